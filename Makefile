@@ -1,0 +1,64 @@
+# `make run` shows the main job, `make test` proves it, `make check` is what a change has to pass.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := common csi_driver sidecars
+
+# Everything that mounts runs in a mount namespace of its own, so that nothing of it can stay behind:
+# as root a plain one, otherwise one below a user namespace.
+ifeq ($(shell id -u),0)
+UNSHARE := unshare --mount --propagation private
+else
+UNSHARE := unshare --user --map-root-user --mount --propagation private
+endif
+
+.PHONY: help setup run test unit node check format bench lock clean tools
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(VENV)/.installed: requirements.lock pyproject.toml $(wildcard proto/*/*/*.proto) proto/generate.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+setup: $(VENV)/.installed  ## the virtual environment with everything in it
+
+run: setup  ## the main job on embedded defaults; KEEP=1 leaves it running
+	@$(UNSHARE) $(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+test: setup unit node  ## unit and node rings
+
+unit: setup  ## pure logic
+	$(BIN)/pytest tests/unit
+
+node: setup tools  ## the real driver with real mounts
+	$(UNSHARE) $(BIN)/pytest tests/node
+
+tools:  ## the upstream programs that the node ring tests against (skipped where there is no Go)
+	@sh tests/tools/build.sh
+
+check: setup  ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(SOURCES:%=%/oneagent) tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure; prints a table and writes build/bench.json
+	@mkdir -p build
+	$(UNSHARE) $(BIN)/python -m benchmarks
+
+lock: setup  ## resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--upgrade --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist common/oneagent/common/proto tests/tools/bin

@@ -1,0 +1,1 @@
+"""What the components share: names, the tenant API, agent packages, logging and metrics."""

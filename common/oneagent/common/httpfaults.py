@@ -1,0 +1,189 @@
+"""What can go wrong between us and an HTTP server, in words that say what to do about it.
+
+    HttpFault
+    ├── Unreachable      no answer: name, connection, TLS, proxy or time (`reach` says which)
+    ├── Refused          an answer that says no; `status` and the server's own words
+    ├── Throttled        "later": 429 or 503, with `retry_after` seconds if the server said so
+    └── Garbage          an answer that is not what was asked for
+
+`passing` tells whether the same request may succeed later without anybody's doing. No fault shows a header, a
+query or the user part of a URL, so no token and no password.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import re
+import socket
+import ssl
+import time
+from enum import StrEnum
+from typing import Final
+
+import httpx
+import msgspec
+
+LONGEST_MESSAGE: Final = 300
+
+
+class Reach(StrEnum):
+    """Where the way to the server ended."""
+
+    NAME = "name"
+    CONNECT = "connect"
+    TLS = "tls"
+    PROXY = "proxy"
+    TIMEOUT = "timeout"
+    BROKEN = "broken"
+
+
+class HttpFault(Exception):
+    """A request did not succeed."""
+
+    passing = True
+    retry_after: float | None = None
+
+
+class Unreachable(HttpFault):
+    """No answer came."""
+
+    def __init__(self, message: str, reach: Reach) -> None:
+        super().__init__(message)
+        self.reach = reach
+        # A certificate does not become trusted by asking again.
+        self.passing = reach is not Reach.TLS
+
+
+class Refused(HttpFault):
+    """The server answered and said no."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.passing = status >= 500 or status in (408, 425)
+
+
+class Throttled(HttpFault):
+    """The server asks to come back later."""
+
+    def __init__(self, message: str, status: int, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Garbage(HttpFault):
+    """The answer is not what was asked for."""
+
+    passing = False
+
+
+def of_transport(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpFault:
+    """The fault behind an error of the HTTP library, for a request of `url`."""
+    where, cause = place(url), _root(error)
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.TooManyRedirects):
+        return Garbage(f"{where}: cannot be asked ({_words(str(error))})")
+    reach, said = _reach(error, cause)
+    return Unreachable(f"{where}: {said}", reach)
+
+
+def _reach(error: httpx.HTTPError, cause: BaseException) -> tuple[Reach, str]:
+    found = Reach.BROKEN, f"the connection broke ({type(error).__name__})"
+    match error, cause:
+        case _, ssl.SSLCertVerificationError(verify_message=why):
+            found = Reach.TLS, f"its certificate is not trusted ({why}): add its authority to trustedCAs"
+        case httpx.ConnectError(), ssl.SSLError(reason=why) if not isinstance(cause, ssl.SSLEOFError):
+            found = Reach.TLS, f"no TLS connection ({why or 'protocol error'})"
+        case httpx.ProxyError(), _:
+            found = Reach.PROXY, f"the proxy refused the connection ({_words(str(error))})"
+        case _, socket.gaierror(strerror=why):
+            found = Reach.NAME, f"the host name cannot be resolved ({why})"
+        case httpx.TimeoutException(), _:
+            did = "connect" if isinstance(error, httpx.ConnectTimeout) else "answer"
+            found = Reach.TIMEOUT, f"did not {did} in time: is a proxy or a firewall in between?"
+        case httpx.ConnectError(), OSError(strerror=why):
+            found = Reach.CONNECT, f"cannot connect ({why or 'connection failed'})"
+        case _:
+            pass
+    return found
+
+
+def of_answer(
+    response: httpx.Response,
+    body: bytes,
+    *,
+    secret: str = "",
+    remedy: str = "",
+    now: float | None = None,
+) -> HttpFault:
+    """The fault that an answer with an error status (or a status nobody asked for) says.
+
+    `remedy` is added where the token is refused (401, 403): which token it is and what it must be allowed.
+    `secret` is taken out of the server's words, should it echo them.
+    """
+    status, where, said = response.status_code, place(str(response.url)), _message(body)
+    said = said.replace(secret, "***") if secret else said
+    text = f"{where}: answered {status}{f': {said}' if said else ''}"
+    if status in (429, 503):
+        return Throttled(text, status, retry_after(response.headers.get("Retry-After", ""), now))
+    if status in (401, 403) and remedy:
+        text += f" ({remedy})"
+    if status < 400:
+        return Garbage(text)
+    return Refused(text, status)
+
+
+def retry_after(value: str, now: float | None = None) -> float | None:
+    """Seconds to wait by a `Retry-After` header: a number or a date (RFC 9110 section 10.2.3)."""
+    value = value.strip()
+    if re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, date.timestamp() - (time.time() if now is None else now))
+
+
+def place(url: str) -> str:
+    """The part of a URL that may be shown: no user, no password, no query."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return "an unreadable URL"
+    port = f":{parsed.port}" if parsed.port else ""
+    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    return f"{parsed.scheme}://{host}{port}{parsed.path}"
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+def _message(body: bytes) -> str:
+    try:
+        return _words(msgspec.json.decode(body, type=_ErrorBody).error.message)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+
+
+def _words(text: str) -> str:
+    """Somebody else's words, as one line of bounded length."""
+    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff]", " ", text).split())[:LONGEST_MESSAGE]
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first error of the chain that the system or the TLS library raised, else the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return error

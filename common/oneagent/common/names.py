@@ -1,0 +1,23 @@
+"""Names that more than one component must spell the same way."""
+
+from __future__ import annotations
+
+from typing import NewType
+
+DRIVER_NAME = "csi.oneagent.dynatrace.com"
+DISTRIBUTION = "oneagent-csi"
+
+API_GROUP = "dynatrace.com"
+FEATURE_PREFIX = "feature.dynatrace.com/"
+
+PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
+"""Where the library that `LD_PRELOAD` names lies inside a view."""
+
+Version = NewType("Version", str)
+"""An agent version's identity, safe as a folder name: `1.277.0.20230914-094321` or `sha256-<hex>`."""
+
+DynaKubeName = NewType("DynaKubeName", str)
+"""A DynaKube's name: a DNS-1035 label, so also safe as a folder name."""
+
+TenantId = NewType("TenantId", str)
+"""A tenant's UUID as its API gives it: `[A-Za-z0-9._-]` only, so also safe as a folder name."""

@@ -1,0 +1,200 @@
+"""What an agent package may hold, whatever its format: decided by names and sizes, before anything is written.
+
+A package comes from the network and is unpacked by root, so it is refused as a whole if any entry is odd.
+`Outline` collects entries one by one, so that a zip's directory and a tar's stream feed it alike:
+
+- paths are relative, without `..`, backslashes, drive letters and control characters, and fit the kernel;
+- no name comes twice, and nothing lies below a file or a link, so no entry is written through a link;
+- a link leads, by every other link on its way, to an entry of the same tree.
+
+    PackageError                    one line for the log; nothing of the package stays on the disk
+    ├── DamagedPackage              cut short, altered, or not a package at all: fetch it again
+    ├── UnsafePackage               an entry that could write or point outside of the tree, or is no file
+    ├── OversizedPackage            more entries or bytes than the limits allow
+    ├── UnsupportedPackage          encrypted, or compressed in a way that is not read here
+    ├── NotAnAgent                  a sound package without an agent in it
+    ├── UnpackFailed                the disk or the archive's file system refused; `errno` says why
+    └── UnpackCancelled             the caller asked to stop
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_NAME_MAX: Final = 255
+_PATH_MAX: Final = 4095
+_DEPTH_MAX: Final = 64
+"""Folders are opened one below the other; no agent is deeper than about ten."""
+_LINKS_MAX: Final = 40
+"""As many links as the kernel follows in one path (path_resolution(7))."""
+_RATIO_FREE: Final = 16 << 20
+"""Bytes that any archive may unpack to: nobody is harmed by a small package of zeros."""
+
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
+
+
+class PackageError(Exception):
+    """A package that is not unpacked."""
+
+
+class DamagedPackage(PackageError):
+    """The archive contradicts itself, its checksums, or its format."""
+
+
+class UnsafePackage(PackageError):
+    """An entry that has no place in an agent."""
+
+
+class OversizedPackage(PackageError):
+    """The package is over a limit."""
+
+
+class UnsupportedPackage(PackageError):
+    """The archive uses a feature that is not read here."""
+
+
+class NotAnAgent(PackageError):
+    """The preload library, or another thing that makes an agent, is missing."""
+
+
+class UnpackFailed(PackageError):
+    """The operating system refused; `errno` as in `OSError` (`ENOSPC`: the disk is full)."""
+
+    def __init__(self, what: str, error: OSError) -> None:
+        name = f" ({os.fsdecode(error.filename)})" if error.filename else ""
+        super().__init__(f"{what}: {error.strerror or error}{name}")
+        self.errno = error.errno
+
+
+class UnpackCancelled(PackageError):
+    """The caller's `cancelled()` was true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a package may cost; an agent of today has 0.6 to 1.2 GB in some thousand files."""
+
+    unpacked_bytes: int = 4 << 30
+    ratio: int = 50
+    """Unpacked bytes for each byte of the archive; an agent has about 3, a zip bomb 1,000 and more."""
+    entries: int = 50_000
+
+
+def clean(name: str) -> str:
+    """The path in the tree that an entry's name stands for; "" is the tree itself.
+
+    `.` and empty components are dropped, as every unpacker does; whatever could lead elsewhere is refused.
+    """
+    shown = repr(name if len(name) <= 80 else name[:77] + "...")
+    if name.startswith("/") or _DRIVE.match(name):
+        raise UnsafePackage(f"{shown} is an absolute path")
+    if "\\" in name or any(character < " " or character == "\x7f" for character in name):
+        raise UnsafePackage(f"{shown} has a backslash or a control character in its name")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UnsafePackage(f"{shown} leads out of the tree")
+    if not parts and not name:
+        raise DamagedPackage("an entry has no name")
+    path = "/".join(parts)
+    if len(parts) > _DEPTH_MAX or len(os.fsencode(path)) > _PATH_MAX:
+        raise UnsafePackage(f"{shown} is longer than a path can be")
+    if any(len(os.fsencode(part)) > _NAME_MAX for part in parts):
+        raise UnsafePackage(f"{shown} has a name of more than {_NAME_MAX} bytes")
+    return path
+
+
+def parent(path: str) -> str:
+    """The folder of an entry; "" is the tree itself."""
+    return path.rpartition("/")[0]
+
+
+class Outline:
+    """The entries of a package: `files` with sizes, `links` with targets, and every folder above one."""
+
+    def __init__(self, limits: Limits, archive_bytes: int) -> None:
+        self.files: dict[str, int] = {}
+        self.links: dict[str, str] = {}
+        self.directories: set[str] = {""}
+        self.unpacked_bytes = 0
+        self._named: set[str] = set()
+        self._limits = limits
+        self._most = min(limits.unpacked_bytes, max(limits.ratio * archive_bytes, _RATIO_FREE))
+
+    def add_file(self, path: str, size: int) -> None:
+        self._add(path)
+        self.files[path] = size
+        self.unpacked_bytes += size
+        if self.unpacked_bytes > self._most:
+            raise OversizedPackage(
+                f"the package unpacks to more than {self._most:,} bytes, which its size and the limits of "
+                f"{self._limits.unpacked_bytes:,} bytes and {self._limits.ratio} to 1 allow"
+            )
+
+    def add_link(self, path: str, target: str) -> None:
+        self._add(path)
+        if target.startswith("/") or not target or "\0" in target or len(os.fsencode(target)) > _PATH_MAX:
+            raise UnsafePackage(f"{path!r} links to {target[:80]!r}, which is not a relative path")
+        self.links[path] = target
+
+    def add_directory(self, path: str) -> None:
+        if path:
+            self._add(path)
+            self._add_folder(path)
+
+    def _add(self, path: str) -> None:
+        if not path:
+            raise UnsafePackage("an entry would replace the tree itself")
+        # The number of folders counts too: 50,000 files could name a million of them.
+        if max(len(self._named), len(self.directories)) >= self._limits.entries:
+            raise OversizedPackage(f"the package has more than {self._limits.entries:,} entries")
+        if path in self._named:
+            raise UnsafePackage(f"{path!r} comes twice")
+        self._named.add(path)
+        self._add_folder(parent(path))
+
+    def _add_folder(self, path: str) -> None:
+        while path not in self.directories:
+            self.directories.add(path)
+            path = parent(path)
+
+    def check(self, root: str = "") -> None:
+        """What only the whole shows: nothing below a file, and no link that leaves `root` or the tree."""
+        for path in (*self.files, *self.links):
+            if path in self.directories:
+                raise UnsafePackage(f"{path!r} is a file or a link, and a folder as well")
+        for path in self.links:
+            self.resolve(path, root if path.startswith(f"{root}/") else "")
+
+    def resolve(self, link: str, boundary: str = "") -> str:
+        """The file or folder that a link leads to; refused if the way leaves `boundary` or ends nowhere."""
+        floor = len(_parts(boundary))
+        here = _parts(parent(link))
+        ahead = [link.rpartition("/")[2]]
+        followed = 0
+        while ahead:
+            part = ahead.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if len(here) <= floor:
+                    raise UnsafePackage(f"{link!r} links out of the tree")
+                here.pop()
+                continue
+            path = "/".join((*here, part))
+            if path in self.links and followed < _LINKS_MAX:
+                followed += 1
+                ahead.extend(reversed(self.links[path].split("/")))
+            elif path in self.directories:
+                here.append(part)
+            elif path in self.files and not ahead:
+                return path
+            else:
+                raise UnsafePackage(f"{link!r} links to {self.links[link]!r}, which leads nowhere")
+        return "/".join(here)
+
+
+def _parts(path: str) -> list[str]:
+    return path.split("/") if path else []

@@ -1,0 +1,78 @@
+"""Gives the page cache back while a large file is written or read.
+
+Pages of a file count as the memory of the container that touched them, dirty ones until they are on the disk.
+A gigabyte that streams through would fill a 100 MiB limit with pages nobody needs again soon. So what is
+written is sent to the disk window by window, and dropped one window later: the disk works on one window while
+the network fills the next, which costs no throughput (`fdatasync` per window would wait for both).
+
+Errors are `OSError`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import Final
+
+WINDOW_BYTES: Final = 8 * 1024 * 1024
+
+# <fcntl.h>; sync_file_range(2)
+SYNC_FILE_RANGE_WAIT_BEFORE: Final = 1
+SYNC_FILE_RANGE_WRITE: Final = 2
+SYNC_FILE_RANGE_WAIT_AFTER: Final = 4
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+def sync_file_range(descriptor: int, offset: int, size: int, flags: int) -> None:
+    """sync_file_range(2): data only, no metadata and no disk flush."""
+    if _libc.sync_file_range(descriptor, offset, size, flags) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+class Written:
+    """Follows one file as it grows; the caller keeps `descriptor` and flushes buffers of its own before."""
+
+    def __init__(self, descriptor: int, offset: int = 0) -> None:
+        self._descriptor = descriptor
+        # Up to `_dropped` pages are gone, up to `_started` they are on their way to the disk.
+        self._dropped = self._started = offset
+
+    def grown(self, size: int) -> bool:
+        """Say how large the file is now; whether that was worth doing something about it."""
+        if size - self._started < WINDOW_BYTES:
+            return False
+        self._advance(size)
+        return True
+
+    def finish(self, size: int) -> None:
+        """The file is complete: wait for the rest of it and drop it."""
+        self._advance(size)
+        self._advance(size)
+
+    def _advance(self, size: int) -> None:
+        descriptor, begun = self._descriptor, self._started
+        if size > begun:
+            _write_back(descriptor, begun, size - begun, SYNC_FILE_RANGE_WRITE)
+        if begun > self._dropped:
+            every = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
+            _write_back(descriptor, self._dropped, begun - self._dropped, every)
+            drop_read(descriptor, self._dropped, begun - self._dropped)
+        self._dropped, self._started = begun, size
+
+
+def drop_read(descriptor: int, offset: int = 0, size: int = 0) -> None:
+    """Pages that were only read: nothing to wait for. A size of 0 means up to the end."""
+    os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+
+
+def _write_back(descriptor: int, offset: int, size: int, flags: int) -> None:
+    try:
+        sync_file_range(descriptor, offset, size, flags)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP):
+            raise
+        os.fdatasync(descriptor)  # a file system or a sandbox without the call

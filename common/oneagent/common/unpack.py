@@ -1,0 +1,224 @@
+"""An agent package becomes a tree on the disk: the whole one, or nothing.
+
+Everything that names and sizes can show is refused before the first byte is written; a checksum that
+fails later, a full disk or a cancellation empties the folder again. The caller unpacks into a fresh
+folder below `tmp/`, calls `Unpacked.settle`, and makes the agent visible by one rename.
+
+Inflating, hashing and writing release the interpreter's lock, so a thread per core does all three for one
+file after the other. Files over 4 MiB are jobs of their own, small ones are taken together by
+folder; the largest jobs go first, so that no thread is left alone with one at the end. Memory is a read
+buffer and a piece for each thread, whatever the package holds.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import disks, layouts, packages, treemanifests, trees, zips
+
+_SMALL: Final = 4 << 20
+_THREADS_MAX: Final = 8
+"""More threads than this wait for the disk, and each holds its buffers."""
+
+Jobs = collections.deque[list[zips.Member]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """An agent on the disk, ready to be synced and renamed."""
+
+    root: Path
+    """The agent's root: the scratch folder or a folder below it. What lies beside it may be deleted."""
+    manifest: treemanifests.Manifest
+    unpacked_bytes: int
+
+    def settle(self) -> None:
+        """Make the tree durable and give its page cache back: the last step before the rename."""
+        try:
+            disks.sync_tree(self.root)
+            with trees.Tree(self.root) as tree:
+                tree.forget(file.path for file in self.manifest.files)
+        except OSError as error:
+            raise packages.UnpackFailed(f"{self.root} cannot be synced", error) from error
+
+
+def unpack_agent(
+    archive: Path,
+    scratch: Path,
+    *,
+    limits: packages.Limits | None = None,
+    threads: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Unpacked:
+    """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
+
+    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place.
+    """
+    with _opened(archive, limits) as package:
+        inside = layouts.prepare(package.outline)
+        whole = _unpack(package, scratch, threads, cancelled)
+    manifest = _below(whole, inside)
+    return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
+
+
+def unpack_zip(
+    archive: Path,
+    into: Path,
+    *,
+    limits: packages.Limits | None = None,
+    threads: int | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> treemanifests.Manifest:
+    """Unpack a zip into the folder `into`, which is made if it is absent and has to be empty otherwise.
+
+    Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
+    `cancelled` is asked from each of them, after every piece of 256 KiB.
+    """
+    with _opened(archive, limits) as package:
+        return _unpack(package, into, threads, cancelled)
+
+
+@contextlib.contextmanager
+def _opened(archive: Path, limits: packages.Limits | None) -> Iterator[zips.Zip]:
+    try:
+        with zips.Zip(archive, limits or packages.Limits()) as package:
+            yield package
+    except OSError as error:
+        raise packages.UnpackFailed(f"{archive} cannot be unpacked", error) from error
+
+
+def _unpack(
+    package: zips.Zip, into: Path, threads: int | None, cancelled: Callable[[], bool] | None
+) -> treemanifests.Manifest:
+    into.mkdir(exist_ok=True)
+    if any(into.iterdir()):
+        raise FileExistsError(17, "the folder is not empty", str(into))
+    outline = package.outline
+    try:
+        with trees.Tree(into) as tree:
+            tree.make_folders(outline.directories)
+            files = _write_files(package, tree, threads or _cores(), cancelled or (lambda: False))
+            links = [tree.link(path, target) for path, target in sorted(outline.links.items())]
+    except BaseException:
+        _empty(into)
+        raise
+    return treemanifests.Manifest(
+        files=sorted(files, key=lambda file: file.path),
+        links=links,
+        directories=sorted(outline.directories - {""}),
+    )
+
+
+def _write_files(
+    package: zips.Zip, tree: trees.Tree, threads: int, cancelled: Callable[[], bool]
+) -> list[treemanifests.File]:
+    jobs = _jobs(package.members)
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set() or cancelled():
+            raise packages.UnpackCancelled("unpacking was cancelled")
+
+    def work() -> list[treemanifests.File]:
+        try:
+            return _work(package, tree, jobs, check)
+        except BaseException:
+            stop.set()
+            raise
+
+    with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="unpack") as pool:
+        running = [pool.submit(work) for _ in range(min(threads, len(jobs)))]
+        try:
+            concurrent.futures.wait(running)
+        finally:
+            stop.set()
+    errors = [error for future in running if (error := future.exception())]
+    # One thread's error cancels the others; what they then raise is not the reason.
+    for error in sorted(errors, key=lambda error: isinstance(error, packages.UnpackCancelled)):
+        raise error
+    return list(itertools.chain.from_iterable(future.result() for future in running))
+
+
+def _work(
+    package: zips.Zip, tree: trees.Tree, jobs: Jobs, check: Callable[[], None]
+) -> list[treemanifests.File]:
+    """Take jobs until none is left; several threads do this at once."""
+    buffer = bytearray(zips.READ)
+    done: list[treemanifests.File] = []
+    while True:
+        try:
+            job = jobs.popleft()
+        except IndexError:
+            return done
+        with tree.folder(packages.parent(job[0].path)) as folder:
+            for member in job:
+                check()
+                chunks = _checked(package.chunks(member, buffer), check)
+                done.append(tree.write(folder, member.path, member.mode, chunks))
+
+
+def _checked(chunks: Iterable[bytes | memoryview], check: Callable[[], None]) -> Iterator[bytes | memoryview]:
+    for chunk in chunks:
+        yield chunk
+        check()
+
+
+def _jobs(members: Iterable[zips.Member]) -> Jobs:
+    """Members of one folder each, largest job first."""
+    jobs: list[list[zips.Member]] = []
+    for _, group in itertools.groupby(
+        sorted(members, key=lambda member: packages.parent(member.path)),
+        key=lambda member: packages.parent(member.path),
+    ):
+        room = -1
+        for member in sorted(group, key=lambda member: member.size):
+            if member.size > room:
+                jobs.append([])
+                room = _SMALL
+            jobs[-1].append(member)
+            room -= member.size
+    jobs.sort(key=lambda job: sum(member.size for member in job), reverse=True)
+    return collections.deque(jobs)
+
+
+def _below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
+    """The manifest of the folder `root` of a tree."""
+    if not root:
+        return whole
+    start = f"{root}/"
+    cut = len(start)
+    return treemanifests.Manifest(
+        files=[
+            treemanifests.File(file.path[cut:], file.size, file.mode, file.sha256)
+            for file in whole.files
+            if file.path.startswith(start)
+        ],
+        links=[
+            treemanifests.Link(link.path[cut:], link.target)
+            for link in whole.links
+            if link.path.startswith(start)
+        ],
+        directories=[path[cut:] for path in whole.directories if path.startswith(start)],
+    )
+
+
+def _cores() -> int:
+    return min(len(os.sched_getaffinity(0)), _THREADS_MAX)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

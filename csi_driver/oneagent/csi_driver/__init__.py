@@ -1,0 +1,1 @@
+"""The node driver: gRPC services, views, metadata, agent store, provisioner, garbage collection."""

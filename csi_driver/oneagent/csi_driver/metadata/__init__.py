@@ -1,0 +1,1 @@
+"""The metadata DB: what was asked for, and how often it failed."""

@@ -1,0 +1,265 @@
+"""One SQLite file, shared by the server and the provisioner, that must never hold up a mount.
+
+WAL mode and short transactions let both processes go on at once. What can still go wrong is answered here:
+
+* locked, read-only, disk full: `Unavailable` after `BUSY_MILLISECONDS`. The caller keeps what it wanted to write
+  in memory and writes it later.
+* corrupt, no database at all, or of a newer release: the file is put aside (`metadata.db.aside-…`) and an empty
+  one takes its place. Each writer then writes again what it knows (see `on_new_file`), the server from its memory
+  and, after a start, from the mount table.
+* put aside by the other process: noticed by the file's inode before each transaction.
+
+    DatabaseError
+    └── Unavailable     not now; nothing was written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.pool import NullPool
+
+from oneagent.common import logs
+from oneagent.csi_driver.metadata import models
+
+log = logging.getLogger(__name__)
+
+BUSY_MILLISECONDS: Final = 250
+HEAD: Final = "0002"
+"""The newest migration; a test compares it with the scripts."""
+
+_PRAGMAS: Final = (
+    # NORMAL loses the last commits in a power cut, never the file: start-up reconciles.
+    "PRAGMA synchronous=NORMAL",
+    f"PRAGMA busy_timeout={BUSY_MILLISECONDS}",
+    "PRAGMA cache_size=-512",
+    "PRAGMA foreign_keys=ON",
+)
+_CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class DatabaseError(Exception):
+    """The root of this module's errors."""
+
+
+class Unavailable(DatabaseError):
+    """The database can't be read or written at the moment."""
+
+
+class _Corrupt(Exception):
+    pass
+
+
+def engine(path: Path) -> Engine:
+    """An engine whose transactions are explicit: a write starts with BEGIN IMMEDIATE, so it can't fail half-way."""
+    created = create_engine(
+        f"sqlite:///{path}",
+        poolclass=NullPool,
+        connect_args={"check_same_thread": False, "isolation_level": None},
+    )
+
+    @event.listens_for(created, "connect")
+    def _connected(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+
+    return created
+
+
+class Database:
+    """One process's connection. Thread-safe: transactions of one process follow each other."""
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self._path = path
+        self._lock_path = lock
+        self._engine = engine(path)
+        self._guard = threading.RLock()
+        self._connection: Connection | None = None
+        self._inode = 0
+        self._data_version = -1
+        self.on_new_file: Callable[[], None] = lambda: None
+        """Called when the file is another than before, so that the writer writes its rows again."""
+        self.on_busy: Callable[[float], None] = lambda _seconds: None
+        """Told how long each transaction took, waiting included."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A write transaction, committed at the end of the block; `Unavailable` if it can't be had."""
+        with self._guard, self._translated():
+            connection = self._current()
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                with contextlib.suppress(exc.DBAPIError, sqlite3.Error):
+                    connection.exec_driver_sql("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with; each statement is a transaction of its own."""
+        with self._guard, self._translated():
+            yield self._current()
+
+    def changed(self) -> bool:
+        """Whether another process has committed since the last call. Costs a few microseconds."""
+        with self.reading() as connection:
+            seen = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+        was, self._data_version = self._data_version, seen
+        return bool(seen != was)
+
+    def close(self) -> None:
+        with self._guard:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error):
+                self._connection.close()
+        self._connection = None
+        self._data_version = -1
+
+    def _current(self) -> Connection:
+        try:
+            inode = os.stat(self._path).st_ino  # noqa: PTH116
+        except FileNotFoundError:
+            inode = 0
+        if self._connection is not None and inode == self._inode:
+            return self._connection
+        self._disconnect()
+        self._prepare()
+        self._connection = self._engine.connect()
+        previous, self._inode = self._inode, self._path.stat().st_ino
+        if previous:
+            log.warning("the metadata database is another file now", extra=logs.facts(path=self._path))
+            self.on_new_file()
+        return self._connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            original = error.orig if isinstance(error, exc.DBAPIError) else error
+            if _is_corrupt(original):
+                self._disconnect()
+                set_aside(self._path, self._lock_path, f"it is corrupt: {original}")
+            raise Unavailable(f"metadata database {self._path}: {original}") from error
+        except OSError as error:
+            raise Unavailable(f"metadata database {self._path}: {error.strerror}") from error
+        finally:
+            self.on_busy(time.perf_counter() - started)
+
+    def _prepare(self) -> None:
+        """Make the file usable: create it, upgrade it, or put it aside and create it."""
+        with _exclusive(self._lock_path):
+            try:
+                revision = _check(self._path)
+            except _Corrupt as error:
+                _rename_aside(self._path, str(error))
+                revision = None
+            if revision is None:
+                _create(self._path)
+            elif revision != HEAD:
+                _upgrade(self._path, revision)
+
+
+def _is_corrupt(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """The right to create, upgrade or put aside the file; waits for the other process at most two seconds."""
+    with lock.open("w") as held:
+        deadline = time.monotonic() + 2
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        yield
+
+
+def _check(path: Path) -> str | None:
+    """The file's migration, None for a file that is to be created; `_Corrupt` if it can't be used."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000)
+    try:
+        if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise _Corrupt("quick_check finds damage")
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
+            raise _Corrupt("it is not a metadata database")
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        revision = str(row[0]) if row else ""
+        if not revision or revision > HEAD:
+            raise _Corrupt(f"it is of a newer release (schema {revision!r}, ours is {HEAD})")
+        return revision
+    except sqlite3.DatabaseError as error:
+        if _is_corrupt(error):
+            raise _Corrupt(str(error)) from error
+        raise
+    finally:
+        connection.close()
+
+
+def set_aside(path: Path, lock: Path, why: str) -> None:
+    """Rename a damaged file, unless the other process has done so already."""
+    with _exclusive(lock):
+        try:
+            _check(path)
+        except _Corrupt:
+            _rename_aside(path, why)
+        except sqlite3.Error:
+            return
+
+
+def _rename_aside(path: Path, why: str) -> None:
+    aside = path.with_name(f"{path.name}.aside-{time.time_ns()}")
+    log.error("putting the metadata database aside", extra=logs.facts(path=path, aside=aside, why=why))
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+
+
+def _create(path: Path) -> None:
+    """A new file with the newest schema. It appears under its name only when complete."""
+    fresh = path.with_name(f"{path.name}.new")
+    for suffix in ("", "-wal", "-shm"):
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+    created = engine(fresh)
+    with created.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        models.Base.metadata.create_all(connection)
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+    created.dispose()
+    fresh.rename(path)
+
+
+def _upgrade(path: Path, revision: str) -> None:
+    """Bring an older file up to date, in a child process: alembic is 7 MiB that no running server needs."""
+    log.info("upgrading the metadata database", extra=logs.facts(path=path, schema=revision, to=HEAD))
+    command: list[Any] = [sys.executable, "-m", "oneagent.csi_driver.metadata.migrate", path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        _rename_aside(path, f"its upgrade failed: {done.stderr.strip().splitlines()[-1:]}")
+        _create(path)

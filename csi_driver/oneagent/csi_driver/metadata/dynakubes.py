@@ -1,0 +1,105 @@
+"""What each DynaKube wants of this node: written by the provisioner, read by the server.
+
+The server keeps the last answer in memory. Should the database be away when the server starts, it reads the copy
+that the provisioner leaves in `dynakubes.json`, so that pods can start on a node whose database can't be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import delete, insert, select
+
+from oneagent.common import logs
+from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.csi_driver.metadata import database, models
+from oneagent.csi_driver.paths import LayerId
+
+log = logging.getLogger(__name__)
+
+MOUNT_ATTEMPTS: Final = 10
+MOUNT_TIMEOUT_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One row of the dynakubes table. `version` and `layer` are empty while they are not known yet."""
+
+    name: DynaKubeName
+    tenant: TenantId = TenantId("")
+    version: Version = Version("")
+    layer: LayerId = LayerId("")
+    mount_attempts: int = MOUNT_ATTEMPTS
+    mount_timeout_seconds: float = MOUNT_TIMEOUT_SECONDS
+    cluster_id: str = ""
+    host_tenant: bool = False
+    condition: str = ""
+    """Why the version is not there, for people; empty when all is well."""
+    changed_at: float = 0.0
+
+
+class WantedReader:
+    """The server's view of the table. Thread-safe; never raises, never waits longer than a busy time-out."""
+
+    def __init__(self, metadata: database.Database, copy: Path) -> None:
+        self._database = metadata
+        self._copy = copy
+        self._guard = threading.Lock()
+        self._wanted: Mapping[DynaKubeName, Wanted] = {}
+        self._away_until = 0.0
+
+    def refresh(self) -> bool:
+        """Look whether the provisioner has written since the last look; whether anything is different."""
+        if time.monotonic() < self._away_until:
+            return False
+        with self._guard:
+            try:
+                if not self._database.changed() and self._wanted:
+                    return False
+                fresh = self._read()
+            except database.Unavailable as error:
+                self._away_until = time.monotonic() + 1.0
+                if self._wanted:
+                    return False
+                log.error("reading the DynaKubes from their copy", extra=logs.facts(error=error))
+                fresh = self._read_copy()
+            different = fresh != self._wanted
+            self._wanted = fresh
+            return different
+
+    def get(self, name: DynaKubeName) -> Wanted | None:
+        """The newest row of a DynaKube, None for one that the provisioner has not seen."""
+        self.refresh()
+        return self._wanted.get(name)
+
+    def _read(self) -> dict[DynaKubeName, Wanted]:
+        with self._database.reading() as connection:
+            rows = connection.execute(select(models.DynaKubeRow.__table__)).all()
+        return {DynaKubeName(row.name): Wanted(**row._mapping) for row in rows}
+
+    def _read_copy(self) -> dict[DynaKubeName, Wanted]:
+        try:
+            rows = json.loads(self._copy.read_text())
+            return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {}
+
+
+def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[Wanted]) -> None:
+    """Make the table and its copy hold exactly these rows (the provisioner's side)."""
+    rows = [dataclasses.asdict(row) for row in wanted]
+    fresh = copy.with_name(f"{copy.name}.new")
+    fresh.write_text(json.dumps(rows))
+    fresh.rename(copy)
+    with metadata.transaction() as connection:
+        connection.execute(delete(models.DynaKubeRow))
+        if rows:
+            connection.execute(insert(models.DynaKubeRow), rows)

@@ -1,0 +1,28 @@
+"""Upgrades a metadata database to the newest schema: `python -m oneagent.csi_driver.metadata.migrate FILE`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from oneagent.csi_driver.metadata import database
+
+
+def upgrade(path: Path, revision: str = "head") -> None:
+    """Run the migrations that the file has not seen yet, all in one transaction."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    engine = database.engine(path)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.exec_driver_sql("COMMIT")
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    upgrade(Path(sys.argv[1]))

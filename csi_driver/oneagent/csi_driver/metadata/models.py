@@ -1,0 +1,122 @@
+"""The tables. Each has exactly one writing process, named with it; the other one only reads.
+
+Times are seconds since the epoch. Folder names (version, tenant, layer, volume id) are checked by `paths` before
+they come here.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from sqlalchemy import Index
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The schema's root; `Base.metadata` is what migrations are compared with."""
+
+
+class VolumeState(enum.StrEnum):
+    WAITING = "waiting"
+    """Asked for; failed so far, or a call for it is under way."""
+    MOUNTING = "mounting"
+    """The intent: a mount may or may not be there. Only the mount table knows."""
+    MOUNTED = "mounted"
+    EMPTY = "empty"
+    """Attempts used up: the pod runs with an empty folder, unmonitored."""
+
+
+class VersionState(enum.StrEnum):
+    WANTED = "wanted"
+    DOWNLOADING = "downloading"
+    UNPACKING = "unpacking"
+    READY = "ready"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+
+
+class VolumeRow(Base):
+    """kubelet's request for one pod's volume. Written by the server."""
+
+    __tablename__ = "volumes"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    mode: Mapped[str]
+    dynakube: Mapped[str]
+    tenant: Mapped[str] = mapped_column(default="")
+    version: Mapped[str] = mapped_column(default="")
+    layer: Mapped[str] = mapped_column(default="")
+    target: Mapped[str]
+    read_only: Mapped[bool] = mapped_column(default=False)
+    pod_name: Mapped[str] = mapped_column(default="")
+    pod_namespace: Mapped[str] = mapped_column(default="")
+    pod_uid: Mapped[str] = mapped_column(default="")
+    state: Mapped[str]
+    attempts: Mapped[int] = mapped_column(default=0)
+    first_failed_at: Mapped[float] = mapped_column(default=0.0)
+    reason: Mapped[str] = mapped_column(default="")
+    changed_at: Mapped[float]
+
+    __table_args__ = (Index("volumes_version", "version"),)
+
+
+class NoticeRow(Base):
+    """Something the server has to tell the cluster; the provisioner, which has API access, says it.
+
+    Written by the server, which also removes old ones.
+    """
+
+    __tablename__ = "notices"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[float]
+    kind: Mapped[str]
+    reason: Mapped[str]
+    message: Mapped[str]
+    dynakube: Mapped[str]
+    pod_name: Mapped[str]
+    pod_namespace: Mapped[str]
+    pod_uid: Mapped[str]
+
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+
+class DynaKubeRow(Base):
+    """What one DynaKube wants of this node. Written by the provisioner."""
+
+    __tablename__ = "dynakubes"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(default="")
+    version: Mapped[str] = mapped_column(default="")
+    layer: Mapped[str] = mapped_column(default="")
+    mount_attempts: Mapped[int]
+    mount_timeout_seconds: Mapped[float]
+    cluster_id: Mapped[str] = mapped_column(default="")
+    host_tenant: Mapped[bool] = mapped_column(default=False)
+    condition: Mapped[str] = mapped_column(default="")
+    changed_at: Mapped[float]
+
+
+class VersionRow(Base):
+    """An agent version on its way into the store, or in it. Written by the provisioner."""
+
+    __tablename__ = "versions"
+
+    version: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    source: Mapped[str] = mapped_column(default="")
+    size_bytes: Mapped[int] = mapped_column(default=0)
+    message: Mapped[str] = mapped_column(default="")
+    installed_at: Mapped[float] = mapped_column(default=0.0)
+    last_used_at: Mapped[float] = mapped_column(default=0.0)
+    changed_at: Mapped[float]
+
+
+class CursorRow(Base):
+    """How far a reader of notices has come. Written by the provisioner."""
+
+    __tablename__ = "cursors"
+
+    reader: Mapped[str] = mapped_column(primary_key=True)
+    notice_id: Mapped[int]

@@ -1,0 +1,215 @@
+"""The server's memory of its volumes, written through to the `volumes` and `notices` tables.
+
+The server is the only writer of these tables, so what it holds in memory is always the newest; the table is what
+survives a restart. A write that the database refuses stays marked and is written later: a mount never waits for
+longer than one busy time-out, and while the database is known to be away it does not wait at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from oneagent.common import logs
+from oneagent.csi_driver.metadata import database, models
+from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.paths import VolumeId
+
+log = logging.getLogger(__name__)
+
+NOTICES_KEPT_SECONDS: Final = 24 * 3600.0
+RETRY_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRecord:
+    """One row of the volumes table; see `models.VolumeRow`."""
+
+    id: VolumeId
+    mode: str
+    dynakube: str
+    target: str
+    state: str
+    tenant: str = ""
+    version: str = ""
+    layer: str = ""
+    read_only: bool = False
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+    attempts: int = 0
+    first_failed_at: float = 0.0
+    reason: str = ""
+    changed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that a person should see on the pod's events. `kind` is Kubernetes': Normal or Warning."""
+
+    kind: str
+    reason: str
+    message: str
+    dynakube: str
+    pod_name: str
+    pod_namespace: str
+    pod_uid: str
+    at: float
+
+
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(VolumeRecord))
+_table = models.VolumeRow.__table__
+
+
+def _compiled(statement: Any) -> str:
+    return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
+
+
+# Compiled once: on the publish path SQLAlchemy's statement cache alone costs more than SQLite's commit.
+_UPSERT: Final = _compiled(
+    upsert(models.VolumeRow)
+    .values({name: bindparam(name) for name in _FIELDS})
+    .on_conflict_do_update(
+        index_elements=["id"], set_={name: upsert(models.VolumeRow).excluded[name] for name in _FIELDS[1:]}
+    )
+)
+_DELETE: Final = _compiled(delete(models.VolumeRow).where(models.VolumeRow.id == bindparam("volume_id")))
+
+
+def _values(record: VolumeRecord) -> tuple[Any, ...]:
+    return tuple(getattr(record, name) for name in _FIELDS)
+
+
+class VolumeBook:
+    """All volumes of this node, by id. Thread-safe."""
+
+    def __init__(self, metadata: database.Database, now: Callable[[], float] = time.time) -> None:
+        self._database = metadata
+        self._now = now
+        self._guard = threading.Lock()
+        self._records: dict[VolumeId, VolumeRecord] = {}
+        self._unwritten: set[VolumeId] = set()
+        self._notices: deque[Notice] = deque(maxlen=10_000)
+        self._away = threading.Event()
+        self._closing = threading.Event()
+        self._retrier: threading.Thread | None = None
+
+    def load(self) -> None:
+        """Fill the memory from the table; with a database that can't be read it starts empty."""
+        try:
+            with self._database.reading() as connection:
+                rows = connection.execute(select(_table)).all()
+        except database.Unavailable as error:
+            log.error("starting without the volumes table", extra=logs.facts(error=error))
+            return
+        with self._guard:
+            self._records = {VolumeId(row.id): VolumeRecord(**row._mapping) for row in rows}
+
+    def start(self) -> None:
+        """Begin to write in the background what could not be written at once."""
+        self._retrier = threading.Thread(target=self._retry, name="metadata-retry", daemon=True)
+        self._retrier.start()
+
+    def close(self) -> None:
+        """Write what is left, if the database lets us."""
+        self._closing.set()
+        self._away.set()
+        if self._retrier is not None:
+            self._retrier.join()
+        self.flush()
+
+    def get(self, volume: VolumeId) -> VolumeRecord | None:
+        return self._records.get(volume)
+
+    def all(self) -> list[VolumeRecord]:
+        with self._guard:
+            return list(self._records.values())
+
+    def put(self, record: VolumeRecord, *notices: Notice) -> VolumeRecord:
+        """Remember a volume and write it, at once if possible."""
+        record = dataclasses.replace(record, changed_at=self._now())
+        with self._guard:
+            self._records[record.id] = record
+            self._unwritten.add(record.id)
+            self._notices.extend(notices)
+        self._write()
+        return record
+
+    def drop(self, volume: VolumeId) -> None:
+        """Forget a volume."""
+        with self._guard:
+            if self._records.pop(volume, None) is None:
+                return
+            self._unwritten.add(volume)
+        self._write()
+
+    def rewrite(self) -> None:
+        """Mark everything unwritten: the database is another file than before."""
+        with self._guard:
+            self._unwritten.update(self._records)
+        self._away.set()
+
+    @property
+    def unwritten(self) -> int:
+        """How many volumes the table does not show as they are; 0 in a healthy system."""
+        return len(self._unwritten)
+
+    def flush(self) -> bool:
+        """Try to write everything that is unwritten; whether it worked."""
+        try:
+            with self._database.transaction() as connection:
+                self._write_all(connection)
+        except database.Unavailable as error:
+            if not self._away.is_set():
+                log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
+            self._away.set()
+            return False
+        if self._away.is_set() and not self._closing.is_set():
+            self._away.clear()
+            log.info("metadata is written again")
+        return True
+
+    def _write(self) -> None:
+        if not self._away.is_set():
+            self.flush()
+
+    def _write_all(self, connection: Connection) -> None:
+        """Two callers may come here one after the other; the second finds its row written already."""
+        with self._guard:
+            ids, notices = list(self._unwritten), list(self._notices)
+            rows = [(volume, self._records.get(volume)) for volume in ids]
+            self._unwritten.clear()
+            self._notices.clear()
+        try:
+            for volume, record in rows:
+                if record is None:
+                    connection.exec_driver_sql(_DELETE, (volume,))
+                else:
+                    connection.exec_driver_sql(_UPSERT, _values(record))
+            if notices:
+                old = self._now() - NOTICES_KEPT_SECONDS
+                connection.execute(delete(models.NoticeRow).where(models.NoticeRow.at < old))
+                connection.execute(insert(models.NoticeRow), [dataclasses.asdict(notice) for notice in notices])
+        except BaseException:
+            with self._guard:
+                self._unwritten.update(ids)
+                self._notices.extendleft(reversed(notices))
+            raise
+
+    def _retry(self) -> None:
+        while not self._closing.is_set():
+            self._away.wait()
+            if not self._closing.is_set() and not self.flush():
+                self._closing.wait(RETRY_SECONDS)
+
+

@@ -1,0 +1,140 @@
+"""The data folder: the one place that knows what lies where on the node's disk.
+
+    metadata.db              what was asked for
+    dynakubes.json           the provisioner's last word on DynaKubes, for when the database can't be read
+    agents/<version>/        the agent store: complete, immutable versions
+    manifests/<version>.json what a version consists of, file by file
+    tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
+    hosts/<dynakube>/        persistent folders of host agents
+    volumes/<volume id>/     upper/ and work/ of one view
+    logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
+    tmp/  trash/             may be deleted at any start
+
+Everything that becomes part of a path here is checked to be a single, plain path component first, and the
+folder's own path must hold none of the characters that overlay's options treat as special.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NewType
+
+from oneagent.common.names import DynaKubeName, TenantId, Version
+
+VolumeId = NewType("VolumeId", str)
+TargetPath = NewType("TargetPath", str)
+LayerId = NewType("LayerId", str)
+"""Names one immutable config layer: a digest of what is in it."""
+
+_COMPONENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_SPECIAL: Final = re.compile(r"[:,\\\s]")
+
+
+class UnsafeName(ValueError):
+    """A name that may not become a part of a path."""
+
+
+def component(name: str, what: str) -> str:
+    """The name itself if it is one plain path component, else `UnsafeName` that says what it is the name of."""
+    if not _COMPONENT.fullmatch(name):
+        raise UnsafeName(
+            f"{what} {name!r} is not usable as a folder name: use letters, digits, '.', '_' and '-', at most 128"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """The folders of one volume."""
+
+    root: str
+    upper: str
+    work: str
+
+
+class DataFolder:
+    """The paths below one data folder. Strings, not `Path`s, where the publish path uses them."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_absolute() or _SPECIAL.search(str(root)):
+            raise UnsafeName(
+                f"data folder {str(root)!r}: give an absolute path without colon, comma, backslash or white space "
+                "(it becomes part of the options of every overlay mount)"
+            )
+        self.root = root
+        self.database = root / "metadata.db"
+        self.database_lock = root / "metadata.lock"
+        self.dynakubes = root / "dynakubes.json"
+        self.agents = root / "agents"
+        self.manifests = root / "manifests"
+        self.tenants = root / "tenants"
+        self.hosts = root / "hosts"
+        self.volumes = root / "volumes"
+        self.logs = root / "logs"
+        self.tmp = root / "tmp"
+        self.trash = root / "trash"
+        self._agents = f"{self.agents}/"
+        self._volumes = f"{self.volumes}/"
+
+    def create(self) -> None:
+        """Make the folders that are not there yet; only root may look in."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (
+            self.agents,
+            self.manifests,
+            self.tenants,
+            self.hosts,
+            self.volumes,
+            self.logs,
+            self.tmp,
+            self.trash,
+        ):
+            folder.mkdir(mode=0o700, exist_ok=True)
+
+    def agent(self, version: Version) -> str:
+        return self._agents + component(version, "agent version")
+
+    def manifest(self, version: Version) -> Path:
+        return self.manifests / f"{component(version, 'agent version')}.json"
+
+    def config_layer(self, tenant: TenantId, layer: LayerId) -> Path:
+        return self.tenants / component(tenant, "tenant") / component(layer, "config layer")
+
+    def host(self, dynakube: DynaKubeName) -> Path:
+        return self.hosts / component(dynakube, "DynaKube")
+
+    def volume(self, volume: VolumeId) -> Volume:
+        root = self._volumes + component(volume, "volume id")
+        return Volume(root, root + "/upper", root + "/work")
+
+    def version_of_layer(self, path: str) -> Version | None:
+        """The version whose folder in the store this lower layer is, if it is one."""
+        name = path.removeprefix(self._agents)
+        return Version(name) if name != path and "/" not in name else None
+
+    def volume_of_upper(self, path: str) -> VolumeId | None:
+        """The volume whose upper layer this is, if it is one."""
+        name, _, last = path.removeprefix(self._volumes).partition("/")
+        return VolumeId(name) if path.startswith(self._volumes) and last == "upper" else None
+
+    def discard(self, path: str | Path) -> bool:
+        """Move a file or folder into the trash by one rename; False if it isn't there."""
+        name = f"{os.path.basename(path)}.{time.time_ns():x}"  # noqa: PTH119
+        try:
+            os.rename(path, self.trash / name)  # noqa: PTH104
+        except FileNotFoundError:
+            return False
+        return True
+
+    def keep_log(self, volume: VolumeId, now: float) -> None:
+        """Move a volume's upper layer to the logs, with the time of it; `FileNotFoundError` if there is none."""
+        kept = self.logs / f"{component(volume, 'volume id')}@{now:.0f}"
+        suffix = 0
+        while kept.exists():
+            suffix += 1
+            kept = kept.with_name(f"{volume}@{now:.0f}.{suffix}")
+        os.rename(self.volume(volume).upper, kept)  # noqa: PTH104

@@ -1,0 +1,396 @@
+"""The way of a publish and its mirror: DESIGN's seven steps, one method each.
+
+What is mounted is asked of the kernel, what is installed of the store, what was asked for and how often it
+failed of the volume book. Nothing here reads the whole mount table on the ordinary way, so that a publish costs
+the same on a node with five thousand mounts as on an empty one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from oneagent.common import containerconf, logs
+from oneagent.common.names import Version
+from oneagent.csi_driver import attempts, mounttable, views
+from oneagent.csi_driver.arrivals import Arrivals
+from oneagent.csi_driver.attempts import Failures, Limits
+from oneagent.csi_driver.errors import Conflict, Failed, InFlight, InvalidRequest, NotNow, TargetElsewhere
+from oneagent.csi_driver.inflight import Call, InFlightCalls
+from oneagent.csi_driver.metadata.dynakubes import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted, WantedReader
+from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
+from oneagent.csi_driver.paths import DataFolder, TargetPath, UnsafeName, VolumeId
+from oneagent.csi_driver.requests import Publish
+from oneagent.csi_driver.store import AgentStore
+from oneagent.csi_driver.views import Target, Views
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 1.0
+"""How long before its caller's deadline a waiting call answers."""
+
+
+class Context(Protocol):
+    """What a call knows of its caller."""
+
+    def time_remaining(self) -> float | None: ...
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Have something called when the caller is gone; False if it is gone already."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How a publish ended: `mounted`, `already`, `empty` or `host`; and the version, where there is one."""
+
+    result: str
+    version: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`publish_wait_seconds`: how long one call waits for its version before it counts as a failed attempt.
+
+    `most_waiting`: so many calls wait at once; more are told to come back, without counting against them.
+    """
+
+    node_id: str
+    publish_wait_seconds: float = 60.0
+    most_waiting: int = 400
+    keep_logs: bool = False
+
+
+class Publisher:
+    """Publishes and unpublishes volumes. Thread-safe: any number of volumes at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: DataFolder,
+        store: AgentStore,
+        mounts: Views,
+        volumes: VolumeBook,
+        wanted: WantedReader,
+        *,
+        now: Callable[[], float] = time.time,
+        step: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._store = store
+        self._views = mounts
+        self._volumes = volumes
+        self._wanted = wanted
+        self._now = now
+        self._step = step
+        self.arrivals = Arrivals(str(folder.agents), wanted.refresh)
+        self.calls = InFlightCalls(self.arrivals.wake)
+
+    # ------------------------------------------------------------------ publish
+
+    def publish(self, request: Publish, context: Context) -> Published:
+        """Mount what the volume shall have; a `DriverError` if that is not possible now."""
+        with self.calls.hold(request.volume, "a publish") as call, self._views.at(request.target) as target:
+            if not target.reachable:
+                raise InvalidRequest("target_path", f"the parent folder of {request.target!r} does not exist")
+            record = self._volumes.get(request.volume)
+            if target.mounted():
+                return self._already(request, record, target)
+            self._refuse_second_target(request, record)
+            if request.mode == "host":
+                return self._bind_host(request, target)
+            return self._view(request, record, target, call, context)
+
+    def _already(self, request: Publish, record: VolumeRecord | None, target: Target) -> Published:
+        """Mounts never stack: what is there is either this volume's, as it was asked for, or a conflict."""
+        top = mounttable.top_at(mounttable.read(), target.real_path())
+        if record is None or top is None or record.target != request.target:
+            raise Conflict(f"target_path: something else is mounted at {request.target!r}")
+        # A row that was found in the mount table after the database was lost knows no DynaKube.
+        same_dynakube = record.dynakube in {"", request.dynakube}
+        if not (same_dynakube and record.mode == request.mode and record.read_only == request.read_only):
+            raise Conflict(
+                f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
+                f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
+            )
+        if request.mode == "app" and self._volume_of(top) != request.volume:
+            raise Conflict(f"target_path: another volume's view is mounted at {request.target!r}")
+        if not record.dynakube:
+            fresh = _record(request, VolumeState.MOUNTED, version=record.version, layer=record.layer)
+            self._volumes.put(dataclasses.replace(fresh, tenant=record.tenant))
+        return Published("already", record.version)
+
+    def _volume_of(self, mount: mounttable.Mount) -> VolumeId | None:
+        overlay = mounttable.as_overlay(mount)
+        if overlay is None:
+            return None
+        top = overlay.upper or next(iter(overlay.lower), "")
+        return self._folder.volume_of_upper(top)
+
+    def _refuse_second_target(self, request: Publish, record: VolumeRecord | None) -> None:
+        if record is None or record.target == request.target:
+            return
+        with self._views.at(TargetPath(record.target)) as other:
+            if other.mounted():
+                raise TargetElsewhere(f"volume {request.volume} is published at {record.target!r} already")
+
+    def _bind_host(self, request: Publish, target: Target) -> Published:
+        source = self._folder.host(request.dynakube)
+        record = self._volumes.put(_record(request, VolumeState.MOUNTING))
+        self._step("intent recorded")
+        flags = request.mount_flags | (1 if request.read_only else 0)
+        try:
+            source.mkdir(mode=0o755, exist_ok=True)
+            target.bind(source, flags)
+        except OSError as error:
+            raise self._failed(record, target, f"the host agent's folder can't be mounted: {_why(error)}") from error
+        self._step("mounted")
+        self._volumes.put(dataclasses.replace(record, state=VolumeState.MOUNTED))
+        return Published("host")
+
+    def _view(
+        self, request: Publish, record: VolumeRecord | None, target: Target, call: Call, context: Context
+    ) -> Published:
+        """Mount as soon as the version is there; give up in time, by a failed attempt or an empty view."""
+        started = time.monotonic()
+        remaining = context.time_remaining()
+        patience = self._settings.publish_wait_seconds
+        if remaining is not None:
+            patience = min(patience, remaining - ANSWER_SECONDS)
+        failures = _failures(record)
+        listening = False
+        while True:
+            turn = self.arrivals.turn
+            wanted = self._wanted.get(request.dynakube)
+            limits = _limits(request, wanted)
+            version, reason = self._installed(record, wanted, request)
+            if version is not None:
+                problem = self._mount(request, record, wanted, version, target)
+                if not problem:
+                    return Published("mounted", version)
+                if problem is not _GONE:
+                    reason = problem
+                    break
+            spent = time.monotonic() - started
+            left = min(patience - spent, attempts.seconds_left(failures, limits, self._now()))
+            if call.cancelled:
+                raise NotNow(f"volume {request.volume}: the call was given up while it waited ({reason})")
+            if left <= 0 or attempts.exhausted(failures, limits, self._now()):
+                break
+            if self.arrivals.waiting >= self._settings.most_waiting:
+                raise NotNow(f"{self.arrivals.waiting} other volumes wait already; {reason}")
+            if not listening:
+                listening = True
+                call.cancelled = not context.add_callback(lambda: self.calls.cancel(request.volume, call))
+                continue
+            self.arrivals.wait(turn, left)
+        spent_out = attempts.exhausted(failures, limits, self._now())
+        if spent_out:
+            return self._empty(request, failures, target, f"{spent_out}; {reason}")
+        failed = failures.one_more(self._now())
+        self._volumes.put(_record(request, VolumeState.WAITING, wanted, failures=failed, reason=reason))
+        raise NotNow(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
+
+    def _installed(
+        self, record: VolumeRecord | None, wanted: Wanted | None, request: Publish
+    ) -> tuple[Version | None, str]:
+        """The version to mount, if it is in the store, else why not. A volume keeps the version it once had."""
+        if record is not None and record.state in {VolumeState.MOUNTED, VolumeState.MOUNTING}:
+            pinned = Version(record.version)
+            if self._store.has(pinned):
+                return pinned, ""
+        if wanted is None:
+            return None, f"DynaKube {request.dynakube!r} is not known on this node"
+        if not wanted.version:
+            return None, wanted.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
+        if self._store.has(wanted.version):
+            return wanted.version, ""
+        return None, wanted.condition or f"version {wanted.version} is not in the store yet"
+
+    def _mount(
+        self, request: Publish, old: VolumeRecord | None, wanted: Wanted | None, version: Version, target: Target
+    ) -> str:
+        """Mount a version that is in the store; '' or why it failed, with everything undone."""
+        wanted = wanted or Wanted(request.dynakube)
+        layer = old.layer if old is not None and old.version == version and old.layer else wanted.layer
+        with self._store.lease():
+            if not self._store.has(version):
+                return _GONE
+            record = self._volumes.put(
+                _record(
+                    request, VolumeState.MOUNTING, wanted, version=version, layer=layer, failures=_failures(old)
+                )
+            )
+            self._step("intent recorded")
+            try:
+                volume = self._folder.volume(request.volume)
+                self._keep_or_discard(request.volume)
+                config = str(self._folder.config_layer(wanted.tenant, layer)) if wanted.tenant and layer else ""
+                plan = self._views.plan(
+                    volume,
+                    version,
+                    config,
+                    read_only=request.read_only,
+                    flags=request.mount_flags,
+                    options=request.mount_options,
+                    files=self._files(request, wanted),
+                )
+                target.mount_view(plan, self._step)
+            except (OSError, UnsafeName) as error:
+                self._undo(request.volume, target)
+                return f"the view can't be mounted: {_why(error)}"
+            self._step("mounted")
+            self._volumes.put(
+                dataclasses.replace(record, state=VolumeState.MOUNTED, attempts=0, first_failed_at=0.0, reason="")
+            )
+        self._step("result recorded")
+        return ""
+
+    def _files(self, request: Publish, wanted: Wanted) -> tuple[tuple[str, bytes], ...]:
+        """The identity files: one for the pod, and one for each container that the webhook named."""
+        pod = containerconf.Container(
+            pod_name=request.pod_name,
+            pod_uid=request.pod_uid,
+            namespace=request.pod_namespace,
+            cluster_id=wanted.cluster_id,
+            node_name=self._settings.node_id,
+            host_tenant=wanted.tenant if wanted.host_tenant else "",
+            container_name=request.containers[0] if len(request.containers) == 1 else "",
+        )
+        files = [("container.conf", pod)]
+        files += [
+            (f"container_{name}.conf", dataclasses.replace(pod, container_name=name)) for name in request.containers
+        ]
+        return tuple(
+            (f"{views.CONFIG_FOLDER}/{name}", containerconf.render(container).encode()) for name, container in files
+        )
+
+    def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
+        """Let the pod start unmonitored, and say so."""
+        try:
+            target.make()
+        except OSError as error:
+            raise NotNow(f"target {request.target} can't be made: {error.strerror}") from error
+        notice = Notice(
+            kind="Warning",
+            reason="AgentNotMounted",
+            message=f"The pod starts without its agent: {reason}",
+            dynakube=request.dynakube,
+            pod_name=request.pod_name,
+            pod_namespace=request.pod_namespace,
+            pod_uid=request.pod_uid,
+            at=self._now(),
+        )
+        known = self._volumes.get(request.volume)
+        notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
+        record = _record(request, VolumeState.EMPTY, None, failures=failures, reason=reason)
+        self._volumes.put(record, *notices)
+        return Published("empty", reason=reason)
+
+    def _failed(self, record: VolumeRecord, target: Target, reason: str) -> NotNow:
+        self._undo(record.id, target)
+        self._volumes.put(dataclasses.replace(record, state=VolumeState.WAITING, reason=reason))
+        return NotNow(f"volume {record.id}: {reason}")
+
+    def _undo(self, volume: VolumeId, target: Target) -> None:
+        """After this the node looks as if the publish had never begun."""
+        with contextlib.suppress(Failed):
+            target.clear(self._step)
+        self._discard(volume)
+
+    # ---------------------------------------------------------------- unpublish
+
+    def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
+        """Undo a publish, whatever became of it; unknown volumes are fine. `Failed` leaves all as it was."""
+        with self.calls.hold(volume, "an unpublish", cancel_other=True), self._views.at(path) as target:
+            record = self._volumes.get(volume)
+            if (record is None or record.target != path) and target.mounted() and not self._is_ours(target):
+                log.warning("leaving a mount alone that is not ours", extra=logs.facts(volume=volume, target=path))
+                return
+            target.clear(self._step)
+            self._step("target removed")
+            if record is not None and record.target != path:
+                return
+            self._keep_or_discard(volume)
+            self._step("upper discarded")
+            self._volumes.drop(volume)
+
+    def _is_ours(self, target: Target) -> bool:
+        """Whether a mount that no row tells of is a view, or a host agent's folder, of this data folder."""
+        top = mounttable.top_at(mounttable.read(), target.real_path())
+        if top is not None and self._volume_of(top) is not None:
+            return True
+        here = target.identity()
+        return any(
+            (status.st_dev, status.st_ino) == here
+            for status in (folder.stat() for folder in self._folder.hosts.iterdir())
+        )
+
+    def _keep_or_discard(self, volume: VolumeId) -> None:
+        """Put away the volume's folder: its upper layer to the logs if they are kept, all else to the trash."""
+        place = self._folder.volume(volume)
+        if self._settings.keep_logs:
+            with contextlib.suppress(FileNotFoundError):
+                self._folder.keep_log(volume, self._now())
+        self._folder.discard(place.root)
+
+    def _discard(self, volume: VolumeId) -> None:
+        self._folder.discard(self._folder.volume(volume).root)
+
+
+_GONE = "the version left the store"
+"""Between the look and the lease; the publish looks again."""
+
+
+def _failures(record: VolumeRecord | None) -> Failures:
+    return Failures(record.attempts, record.first_failed_at) if record is not None else Failures()
+
+
+def _limits(request: Publish, wanted: Wanted | None) -> Limits:
+    timeout = request.retry_timeout_seconds
+    if timeout is None:
+        timeout = wanted.mount_timeout_seconds if wanted is not None else MOUNT_TIMEOUT_SECONDS
+    return Limits(wanted.mount_attempts if wanted is not None else MOUNT_ATTEMPTS, timeout)
+
+
+def _record(
+    request: Publish,
+    state: VolumeState,
+    wanted: Wanted | None = None,
+    *,
+    version: str = "",
+    layer: str = "",
+    failures: Failures = Failures(),  # noqa: B008 - frozen
+    reason: str = "",
+) -> VolumeRecord:
+    return VolumeRecord(
+        id=request.volume,
+        mode=request.mode,
+        dynakube=request.dynakube,
+        tenant=wanted.tenant if wanted is not None else "",
+        version=version,
+        layer=layer,
+        target=request.target,
+        read_only=request.read_only,
+        pod_name=request.pod_name,
+        pod_namespace=request.pod_namespace,
+        pod_uid=request.pod_uid,
+        state=state,
+        attempts=failures.attempts,
+        first_failed_at=failures.first_at,
+        reason=reason,
+    )
+
+
+def _why(error: OSError | UnsafeName) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
+    return str(error)

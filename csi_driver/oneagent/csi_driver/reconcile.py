@@ -1,0 +1,166 @@
+"""What a crash, a reboot or a lost database left behind, put right before the first request.
+
+The mount table says what is mounted, and mounts of running pods are never touched: what is mounted and unknown
+is adopted. What was intended and is not mounted is undone; kubelet will ask again. A row whose pod is gone, which
+shows in kubelet's folder for the volume being gone, is dropped: nobody would ever unpublish it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from oneagent.common import logs
+from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.errors import DriverError, InFlight
+from oneagent.csi_driver.inflight import InFlightCalls
+from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
+from oneagent.csi_driver.mounttable import Overlay
+from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
+from oneagent.csi_driver.views import Views
+
+log = logging.getLogger(__name__)
+
+_POD_UID: Final = re.compile(r"/pods/([^/]+)/volumes/")
+
+
+@dataclass(slots=True)
+class Plan:
+    """`put` are rows to write, `drop` volumes whose pod is gone, `discard` volumes whose folder is nobody's."""
+
+    put: list[VolumeRecord] = field(default_factory=list)
+    drop: list[VolumeId] = field(default_factory=list)
+    discard: list[VolumeId] = field(default_factory=list)
+
+
+def plan(
+    records: Iterable[VolumeRecord],
+    overlays: Iterable[Overlay],
+    folders: Iterable[VolumeId],
+    mounted: Callable[[VolumeRecord], bool],
+    pod_is_gone: Callable[[VolumeRecord], bool],
+    data: DataFolder,
+) -> Plan:
+    """Compare the three truths; touches nothing."""
+    result = Plan()
+    rows = {record.id: record for record in records}
+    views = {volume: overlay for overlay in overlays if (volume := _volume(overlay, data)) is not None}
+    for volume, overlay in views.items():
+        row = rows.get(volume)
+        if row is None or row.state != VolumeState.MOUNTED:
+            result.put.append(_adopted(volume, overlay, row, data))
+    for volume, row in rows.items():
+        if volume in views or mounted(row):
+            if volume not in views and row.state == VolumeState.MOUNTING:
+                result.put.append(dataclasses.replace(row, state=VolumeState.MOUNTED))
+        elif pod_is_gone(row):
+            result.drop.append(volume)
+        elif row.state == VolumeState.MOUNTING:
+            result.put.append(
+                dataclasses.replace(row, state=VolumeState.WAITING, reason="the driver stopped during the mount")
+            )
+            result.discard.append(volume)
+    result.discard += [volume for volume in folders if volume not in views and volume not in rows]
+    return result
+
+
+def _volume(overlay: Overlay, data: DataFolder) -> VolumeId | None:
+    return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
+
+
+def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataFolder) -> VolumeRecord:
+    version = next((found for layer in overlay.lower if (found := data.version_of_layer(layer))), "")
+    if row is not None:
+        return dataclasses.replace(
+            row, state=VolumeState.MOUNTED, version=version, attempts=0, first_failed_at=0.0, reason=""
+        )
+    pod = _POD_UID.search(overlay.mount.target)
+    layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.tenants}/")), "")
+    tenant, _, layer_id = layer.removeprefix(f"{data.tenants}/").partition("/")
+    return VolumeRecord(
+        id=volume,
+        mode="app",
+        dynakube="",
+        target=overlay.mount.target,
+        state=VolumeState.MOUNTED,
+        version=version,
+        tenant=tenant,
+        layer=layer_id,
+        read_only=overlay.upper is None,
+        pod_uid=pod[1] if pod else "",
+        reason="found in the mount table",
+    )
+
+
+class Reconciler:
+    """Carries the plans out."""
+
+    def __init__(self, data: DataFolder, volumes: VolumeBook, mounts: Views, calls: InFlightCalls) -> None:
+        self._data = data
+        self._volumes = volumes
+        self._mounts = mounts
+        self._calls = calls
+
+    def at_start(self) -> None:
+        """Before the first request: nothing else touches volumes yet."""
+        started = time.perf_counter()
+        overlays = mounttable.overlays(mounttable.read())
+        folders = [VolumeId(entry.name) for entry in os.scandir(self._data.volumes)]
+        found = plan(
+            self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data
+        )
+        for record in found.put:
+            self._volumes.put(record)
+        for volume in found.discard:
+            self._data.discard(self._data.volume(volume).root)
+        for volume in found.drop:
+            self._drop(volume)
+        log.info(
+            "reconciled",
+            extra=logs.facts(
+                rows=len(self._volumes.all()),
+                adopted_or_undone=len(found.put),
+                dropped=len(found.drop),
+                discarded=len(found.discard),
+                seconds=round(time.perf_counter() - started, 3),
+            ),
+        )
+
+    def sweep(self) -> int:
+        """While running: drop the rows of pods that went away without an unpublish. How many there were."""
+        dropped = 0
+        for record in self._volumes.all():
+            try:
+                with self._calls.hold(record.id, "a sweep"):
+                    current = self._volumes.get(record.id)
+                    if current is not None and not self._is_mounted(current) and self._pod_is_gone(current):
+                        self._drop(record.id)
+                        dropped += 1
+            except InFlight:
+                continue
+        return dropped
+
+    def _drop(self, volume: VolumeId) -> None:
+        self._data.discard(self._data.volume(volume).root)
+        self._volumes.drop(volume)
+
+    def _is_mounted(self, record: VolumeRecord) -> bool:
+        try:
+            with self._mounts.at(TargetPath(record.target)) as target:
+                return target.mounted()
+        except (DriverError, OSError):
+            return True  # What can't be looked at is left alone.
+
+    def _pod_is_gone(self, record: VolumeRecord) -> bool:
+        try:
+            with self._mounts.at(TargetPath(record.target)) as target:
+                return not target.reachable
+        except (DriverError, OSError):
+            return False

@@ -1,0 +1,145 @@
+"""The documents of one YAML file that concern a node: DynaKubes, Secrets, ConfigMaps.
+
+    DocumentError   the file cannot be used: the line, and the DynaKube it is about where that can be told
+
+Anything else in the file is passed over, so that a whole deployment may be given. Errors name the line of the
+field that they are about and never show what a Secret holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import yaml
+
+from oneagent.common import dynakube, manifests
+
+
+class DocumentError(Exception):
+    def __init__(self, line: int, message: str, about: str = "") -> None:
+        super().__init__(message)
+        self.line = line
+        self.about = about
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    dynakubes: tuple[tuple[int, dynakube.DynaKube], ...] = ()
+    """With the line where each begins."""
+    secrets: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
+    config_maps: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+
+
+def parse(data: bytes) -> Content:
+    """Everything that a file says; `DocumentError` if any of it cannot be used."""
+    dynakubes: list[tuple[int, dynakube.DynaKube]] = []
+    secrets: dict[str, Mapping[str, str]] = {}
+    config_maps: dict[str, Mapping[str, str]] = {}
+    if not data.strip():
+        # Most likely just truncated by an editor that is about to write it.
+        raise DocumentError(1, "is empty: remove the file to remove what it defined")
+    for node, obj in _documents(data):
+        kind = obj.get("kind")
+        try:
+            if kind == "DynaKube":
+                dynakubes.append((_line(node), dynakube.from_manifest(obj)))
+            elif kind == "Secret" and (name := manifests.text(obj, "metadata.name")):
+                secrets.setdefault(name, _secret(obj))
+            elif kind == "ConfigMap" and (name := manifests.text(obj, "metadata.name")):
+                config_maps.setdefault(name, _strings(obj, "data"))
+        except manifests.FieldError as error:
+            about = _name(obj) if kind == "DynaKube" else ""
+            raise DocumentError(_line_of_field(node, error.field), str(error), about) from error
+    return Content(tuple(dynakubes), secrets, config_maps)
+
+
+def _documents(data: bytes) -> Iterator[tuple[yaml.Node, dict[str, object]]]:
+    try:
+        loader = yaml.CSafeLoader(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DocumentError(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise _yaml_error(error, 1) from error
+    line = 1
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None:
+                continue
+            line = _line(node)
+            obj = loader.construct_document(node)
+            if obj is None:
+                continue
+            if not isinstance(obj, dict) or not isinstance(obj.get("kind"), str):
+                raise DocumentError(line, "is not a Kubernetes object: a mapping with apiVersion and kind")
+            if obj["kind"].endswith("List"):
+                raise DocumentError(line, f"is a {obj['kind']}: write its items as documents of their own")
+            yield node, obj
+    except (DocumentError, GeneratorExit):
+        raise
+    except yaml.YAMLError as error:
+        raise _yaml_error(error, line) from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        # What PyYAML lets through of its own on nonsense such as `!!timestamp x` or an impossible date.
+        raise DocumentError(line, f"holds a value that cannot be read ({type(error).__name__})") from error
+    finally:
+        loader.dispose()
+
+
+def _yaml_error(error: yaml.YAMLError, line: int) -> DocumentError:
+    """Its own text is left out: it quotes the lines around, which may be those of a Secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        line = error.problem_mark.line + 1
+    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else "unreadable characters"
+    return DocumentError(line, f"is not YAML: {problem}")
+
+
+def _secret(obj: Mapping[str, object]) -> Mapping[str, str]:
+    decoded: dict[str, str] = {}
+    for key, value in _strings(obj, "data").items():
+        try:
+            decoded[key] = base64.b64decode("".join(value.split()), validate=True).decode()
+        except ValueError:
+            raise manifests.FieldError(
+                f"data.{key}", value, "must be base64; plain text goes to stringData", hidden=True
+            ) from None
+    return decoded | _strings(obj, "stringData")
+
+
+def _strings(obj: Mapping[str, object], field: str) -> dict[str, str]:
+    found = manifests.at(obj, field)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise manifests.FieldError(field, found, "must be a mapping of text", hidden=True)
+    strings: dict[str, str] = {}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise manifests.FieldError(f"{field}.{key}", value, "must be text; put it in quotes", hidden=True)
+        strings[str(key)] = value
+    return strings
+
+
+def _name(obj: Mapping[str, object]) -> str:
+    try:
+        return manifests.text(obj, "metadata.name")
+    except manifests.FieldError:
+        return ""
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _line_of_field(node: yaml.Node, path: str) -> int:
+    """The line of a field, or of the innermost part of the way to it that there is."""
+    line = _line(node)
+    for key in path.split("."):
+        children = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next((pair for pair in children if pair[0].value == key), None)
+        if found is None:
+            break
+        line, node = _line(found[0]), found[1]
+    return line

@@ -1,0 +1,83 @@
+"""The agent store: what is installed is a folder here, complete and immutable.
+
+A version appears by one rename of a finished, synced folder and goes by one rename into the trash. Between
+"the version is there" and "it is mounted" a publish holds a shared lease on the store; removal needs the
+exclusive one, so a version can't go while a mount of it is being made, and afterwards the mount table shows it.
+The lease is a flock(2): it ends with the process that held it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from oneagent.common.names import Version
+from oneagent.csi_driver.paths import DataFolder
+
+
+class StoreBusy(Exception):
+    """A mount is being made just now; removal has to come back later."""
+
+
+class AgentStore:
+    """The versions on this node. Needs no state of its own: the folder is the truth."""
+
+    def __init__(self, folder: DataFolder) -> None:
+        self._folder = folder
+        self._lock_path = str(folder.agents)
+
+    def has(self, version: Version) -> bool:
+        return bool(version) and os.path.isdir(self._folder.agent(version))  # noqa: PTH112
+
+    def versions(self) -> list[Version]:
+        return sorted(Version(entry.name) for entry in os.scandir(self._folder.agents) if entry.is_dir())
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """While held, nothing is removed from the store. Shared: any number of publishes at once."""
+        with self._lock(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def removal(self) -> Iterator[None]:
+        """While held, no mount is being made; `StoreBusy` if one is."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise StoreBusy("a mount is being made") from error
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self, how: int) -> Iterator[None]:
+        descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def add(self, version: Version, tree: Path) -> None:
+        """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""
+        place = Path(self._folder.agent(version))
+        if place.exists():
+            raise FileExistsError(f"version {version} is in the store already")
+        tree.rename(place)
+        sync_folder(place.parent)
+
+    def remove(self, version: Version) -> bool:
+        """Take a version out of the store. Call it with `removal` held, after asking whether it is in use."""
+        self._folder.discard(self._folder.manifest(version))
+        return self._folder.discard(self._folder.agent(version))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""The kernel's calls that Python does not have: one thin function each, with the kernel's names.
+
+They are called directly and not through a child process: `mount(8)` costs milliseconds, and forking a
+process with gRPC's threads in it is unsafe. Every failure is an `OSError(errno, text, path)`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_NOATIME: Final = 1024
+MS_NODIRATIME: Final = 2048
+MS_BIND: Final = 4096
+MS_RELATIME: Final = 1 << 21
+UMOUNT_NOFOLLOW: Final = 8
+
+RESOLVE_NO_MAGICLINKS: Final = 0x02
+RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
+
+_AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_NO_AUTOMOUNT: Final = 0x800
+_STATX_ATTR_MOUNT_ROOT: Final = 0x2000
+# openat2 has no wrapper in glibc before 2.43; its number is the same on every architecture (Linux 5.6).
+_SYS_OPENAT2: Final = 437
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_mount = _libc.mount
+_mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+_umount2 = _libc.umount2
+_umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+class _StatxTimestamp(ctypes.Structure):
+    _fields_ = (
+        ("tv_sec", ctypes.c_int64),
+        ("tv_nsec", ctypes.c_uint32),
+        ("reserved", ctypes.c_int32),
+    )
+
+
+class _Statx(ctypes.Structure):
+    _fields_ = (
+        ("stx_mask", ctypes.c_uint32),
+        ("stx_blksize", ctypes.c_uint32),
+        ("stx_attributes", ctypes.c_uint64),
+        ("stx_nlink", ctypes.c_uint32),
+        ("stx_uid", ctypes.c_uint32),
+        ("stx_gid", ctypes.c_uint32),
+        ("stx_mode", ctypes.c_uint16),
+        ("spare0", ctypes.c_uint16),
+        ("stx_ino", ctypes.c_uint64),
+        ("stx_size", ctypes.c_uint64),
+        ("stx_blocks", ctypes.c_uint64),
+        ("stx_attributes_mask", ctypes.c_uint64),
+        ("times", _StatxTimestamp * 4),
+        # Device numbers, mount id and what later kernels add: struct statx is 256 bytes in all.
+        ("rest", ctypes.c_uint64 * 16),
+    )
+
+
+_statx = _libc.statx
+_statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(_Statx)]
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _error(path: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
+
+
+def mount(source: str, target: str, fs_type: str, flags: int, data: str = "") -> None:
+    """mount(2). `data` has to be shorter than a page: the kernel cuts the rest off in silence."""
+    if len(data.encode()) >= 4096:
+        raise OSError(7, "mount options are longer than a page", target)
+    if _mount(source.encode(), target.encode(), fs_type.encode(), flags, data.encode()) != 0:
+        raise _error(target)
+
+
+def umount2(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
+    """umount2(2): the topmost mount at `target`."""
+    if _umount2(target.encode(), flags) != 0:
+        raise _error(target)
+
+
+def is_mount_root(path: str) -> bool:
+    """Whether something is mounted at `path` itself (statx, Linux 5.8): no look at the mount table.
+
+    Unlike a comparison of device numbers this sees bind mounts too. `FileNotFoundError` if there is nothing.
+    """
+    answer = _Statx()
+    if _statx(_AT_FDCWD, path.encode(), _AT_SYMLINK_NOFOLLOW | _AT_NO_AUTOMOUNT, 0, ctypes.byref(answer)) != 0:
+        raise _error(path)
+    return bool(answer.stx_attributes & _STATX_ATTR_MOUNT_ROOT)
+
+
+def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    """openat2(2): a descriptor for `path`, which is resolved under the rules of `resolve`."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    descriptor = _syscall(
+        ctypes.c_long(_SYS_OPENAT2),
+        ctypes.c_int(directory),
+        ctypes.c_char_p(path.encode()),
+        ctypes.byref(how),
+        ctypes.c_size_t(ctypes.sizeof(how)),
+    )
+    if descriptor < 0:
+        raise _error(path)
+    return int(descriptor)

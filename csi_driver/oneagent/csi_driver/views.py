@@ -1,0 +1,212 @@
+"""Views: one pod's overlay of a version. First a plan, which is pure, then the system calls that carry it out.
+
+The layers of a view, topmost first: the volume's own upper, with the pod's configuration in it; the tenant's
+config layer, if there is one; the version in the store. Without an upper layer (read-only views) the same
+folder is the topmost lower layer instead. Nothing of the agent is ever copied: its folders are writable for
+everybody with the sticky bit (see `oneagent.common.unpack`), so writing makes new files in upper only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common.names import Version
+from oneagent.csi_driver import mounttable, syscalls
+from oneagent.csi_driver.errors import Failed, InvalidRequest, NotNow
+from oneagent.csi_driver.paths import DataFolder, TargetPath, Volume
+
+CONFIG_FOLDER: Final = "agent/conf"
+_UPPER_FOLDERS: Final = ("agent", "agent/conf")
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """All that is needed to mount a view. `files` are paths below the upper layer with what they hold."""
+
+    volume: Volume
+    options: str
+    flags: int
+    files: tuple[tuple[str, bytes], ...]
+
+
+def in_user_namespace(uid_map: str) -> bool:
+    """Whether this process's root is not the machine's root, given `/proc/self/uid_map`."""
+    return uid_map.split() != ["0", "0", "4294967295"]
+
+
+class Views:
+    """Makes and removes mounts at targets below one folder. Stateless: the mount table is the truth."""
+
+    def __init__(self, folder: DataFolder, target_root: Path, *, user_namespace: bool) -> None:
+        self._folder = folder
+        self._root = str(target_root)
+        # In a user namespace overlay may not write trusted.* attributes; this option makes it use user.* ones.
+        self._always = ("userxattr",) if user_namespace else ()
+
+    def plan(
+        self,
+        volume: Volume,
+        version: Version,
+        config_layer: str,
+        *,
+        read_only: bool,
+        flags: int,
+        options: tuple[str, ...],
+        files: tuple[tuple[str, bytes], ...],
+    ) -> ViewPlan:
+        """What to mount; touches nothing."""
+        lower = [self._folder.agent(version)]
+        if config_layer:
+            lower.insert(0, config_layer)
+        if read_only:
+            layers: tuple[str, ...] = (f"lowerdir={':'.join([volume.upper, *lower])}",)
+            flags |= syscalls.MS_RDONLY
+        else:
+            layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
+        return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files)
+
+    @contextlib.contextmanager
+    def at(self, target: TargetPath) -> Iterator[Target]:
+        """The place of a target, reached without following a symlink; see `Target`."""
+        parent, _, name = target.rpartition("/")
+        root = -1
+        descriptor = -1
+        try:
+            if not target.startswith(f"{self._root}/"):
+                raise FileNotFoundError(errno.ENOENT, "not below the target root", target)
+            root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            below = parent[len(self._root) :].lstrip("/") or "."
+            descriptor = syscalls.openat2(
+                root,
+                below,
+                os.O_PATH | os.O_DIRECTORY,
+                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS,
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.EXDEV}:
+                raise InvalidRequest("target_path", f"{target!r} leads over a symlink") from error
+            raise NotNow(f"target {target} can't be reached: {error.strerror}") from error
+        finally:
+            if root >= 0:
+                os.close(root)
+        try:
+            yield Target(target, descriptor, name)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+class Target:
+    """One target path, while its parent folder is held open. All work on the target goes through that."""
+
+    def __init__(self, path: TargetPath, parent: int, name: str) -> None:
+        self.path = path
+        self._parent = parent
+        self._name = name
+        self._place = f"/proc/self/fd/{parent}/{name}"
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the parent folder, which kubelet makes, is there."""
+        return self._parent >= 0
+
+    def mounted(self) -> bool:
+        """Whether anything is mounted at the target."""
+        try:
+            return self.reachable and syscalls.is_mount_root(self._place)
+        except FileNotFoundError:
+            return False
+
+    def real_path(self) -> str:
+        """The target as the mount table names it, with symlinks above the target root resolved."""
+        return os.readlink(f"/proc/self/fd/{self._parent}") + "/" + self._name  # noqa: PTH115
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of what is visible at the target: equal to those of a bind mount's source."""
+        status = os.stat(self._place)  # noqa: PTH116
+        return status.st_dev, status.st_ino
+
+    def make(self) -> bool:
+        """Create the target folder; whether it was not there."""
+        try:
+            os.mkdir(self._name, 0o755, dir_fd=self._parent)
+        except FileExistsError:
+            return False
+        return True
+
+    def mount_view(self, plan: ViewPlan, step: Callable[[str], None]) -> None:
+        """Make the upper layer and mount. `OSError` if it can't be done; see `undo`."""
+        prepare_upper(plan, step)
+        self.make()
+        step("target made")
+        syscalls.mount("overlay", self._place, "overlay", plan.flags, plan.options)
+
+    def bind(self, source: Path, flags: int) -> None:
+        """Mount a folder here as it is. The kernel takes a bind mount's flags by a second call only."""
+        self.make()
+        syscalls.mount(str(source), self._place, "", syscalls.MS_BIND)
+        try:
+            syscalls.mount("", self._place, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | flags)
+        except OSError:
+            syscalls.umount2(self._place)
+            raise
+
+    def clear(self, step: Callable[[str], None]) -> None:
+        """Unmount all that is mounted here and remove the folder; `Failed` if the kernel says no."""
+        if not self.reachable:
+            return
+        try:
+            # Mounts never stack; should some older program have stacked them, all of them go.
+            while self.mounted():
+                syscalls.umount2(self._place)
+        except OSError as error:
+            hint = "; a process still uses it" if error.errno == errno.EBUSY else ""
+            raise Failed(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
+        step("unmounted")
+        try:
+            os.rmdir(self._name, dir_fd=self._parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            self._remove_leftovers(error)
+
+    def _remove_leftovers(self, error: OSError) -> None:
+        """Remove what a pod wrote into its empty view, once the mount table says that nothing is mounted there."""
+        if error.errno != errno.ENOTEMPTY:
+            raise Failed(f"{self.path} can't be removed: {error.strerror}") from error
+        if mounttable.at_or_below(mounttable.read(), self.real_path()):
+            raise Failed(f"{self.path} can't be removed: something is mounted below it") from error
+        shutil.rmtree(self._name, dir_fd=self._parent)
+
+
+def prepare_upper(plan: ViewPlan, step: Callable[[str], None]) -> None:
+    """Make the volume's folders, with the pod's configuration in them. They must not be there yet.
+
+    An upper layer that a pod has had is never written to by us again: the pod may have put symlinks in it.
+    Modes are set by chmod, since the process-wide umask would cut them: any user id in the pod may write.
+    """
+    volume = plan.volume
+    os.mkdir(volume.root, 0o700)  # noqa: PTH102
+    os.mkdir(volume.work, 0o700)  # noqa: PTH102
+    for folder in (volume.upper, *(f"{volume.upper}/{name}" for name in _UPPER_FOLDERS)):
+        os.mkdir(folder, 0o700)  # noqa: PTH102
+        os.chmod(folder, 0o1777)  # noqa: PTH101
+    step("upper made")
+    for name, content in plan.files:
+        path = f"{volume.upper}/{name}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, content)
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
+    step("config written")

@@ -1,0 +1,1 @@
+"""Small programs that stand next to the driver: registrar and livenessprobe."""

@@ -1,0 +1,102 @@
+"""The driver behind a CSI socket, as far as its sidecars know it: is it there, who is it, is it well.
+
+grpc_wire.RpcError      from every call
+ValueError              from `path_of`, for an address that is no unix socket
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from oneagent.common import logs
+from oneagent.common.proto.csi.v1 import csi_pb2
+from oneagent.sidecars import grpc_client
+from oneagent.sidecars.grpc_wire import RpcError, Status
+
+log = logging.getLogger(__name__)
+
+GET_PLUGIN_INFO: Final = "/csi.v1.Identity/GetPluginInfo"
+PROBE: Final = "/csi.v1.Identity/Probe"
+
+_ATTEMPT_SECONDS: Final = 0.5
+_LOG_EVERY_SECONDS: Final = 10.0
+
+Observer = Callable[[str, Status, float], None]
+"""Told of each call: its method, how it ended, how many seconds it took."""
+
+
+def path_of(address: str) -> str:
+    """The path of a `--csi-address`: `/csi/csi.sock`, `unix:/csi/csi.sock` or `unix:///csi/csi.sock`."""
+    path = address.removeprefix("unix:").removeprefix("//")
+    if not path.startswith("/"):
+        raise ValueError(f"{address!r} is not the absolute path of a unix socket, such as /run/csi/socket")
+    return path
+
+
+def wait(path: str, limit_seconds: float | None) -> bool:
+    """Wait until the socket accepts a connection; False if it does not within the limit (`None`: none)."""
+    started = time.monotonic()
+    last_logged = started
+    while True:
+        now = time.monotonic()
+        if limit_seconds is not None and now - started >= limit_seconds:
+            return False
+        try:
+            grpc_client.connect(path, now + _ATTEMPT_SECONDS).close()
+        except OSError as error:
+            if now - last_logged >= _LOG_EVERY_SECONDS:
+                log.warning(
+                    "still connecting to the driver", extra=logs.facts(socket=path, reason=error.strerror)
+                )
+                last_logged = now
+            # connect() waits by itself where waiting helps; other errors (no permission) would spin.
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _ignore(_method: str, _status: Status, _seconds: float) -> None:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Driver:
+    """Calls to a driver's Identity service, each over its own connection and within `timeout_seconds`."""
+
+    path: str
+    timeout_seconds: float
+    observe: Observer = _ignore
+
+    def name(self) -> str:
+        """The driver's name, which may be empty only with a broken driver."""
+        try:
+            answer = csi_pb2.GetPluginInfoResponse.FromString(self._call(GET_PLUGIN_INFO))
+        except DecodeError as error:
+            raise RpcError(Status.INTERNAL, f"{GET_PLUGIN_INFO} was answered with something else") from error
+        return answer.name
+
+    def ready(self) -> bool:
+        """Whether the driver says it is ready; one that answers without saying so is (CSI spec, Probe)."""
+        try:
+            answer = csi_pb2.ProbeResponse.FromString(self._call(PROBE))
+        except DecodeError as error:
+            raise RpcError(Status.INTERNAL, f"{PROBE} was answered with something else") from error
+        return answer.ready.value if answer.HasField("ready") else True
+
+    def _call(self, method: str) -> bytes:
+        started = time.monotonic()
+        status = Status.OK
+        try:
+            # Both requests have no fields.
+            return grpc_client.call(self.path, method, b"", self.timeout_seconds)
+        except RpcError as error:
+            status = error.status
+            raise
+        finally:
+            self.observe(method, status, time.monotonic() - started)

@@ -1,0 +1,112 @@
+"""Command lines as Go's `flag` package reads them: `-name`, `--name`, `=value` or the next word.
+
+The sidecars take over the command lines of the Go programs they stand in for. So flags without a meaning here
+(logging and runtime knobs of Go) are accepted and ignored, unlike unknown ones, which end the program with 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from oneagent.common import durations, names
+
+_IGNORED_SWITCHES: Final = (
+    "add_dir_header",
+    "alsologtostderr",
+    "automaxprocs",
+    "legacy_stderr_threshold_behavior",
+    "log-json-split-stream",
+    "log-text-split-stream",
+    "logtostderr",
+    "one_output",
+    "skip_headers",
+    "skip_log_headers",
+)
+_IGNORED_VALUES: Final = (
+    "log-flush-frequency",
+    "log-json-info-buffer-size",
+    "log-text-info-buffer-size",
+    "log_backtrace_at",
+    "log_dir",
+    "log_file",
+    "log_file_max_size",
+    "stderrthreshold",
+    "v",
+    "vmodule",
+)
+
+
+class Flags(argparse.ArgumentParser):
+    """The flags of one sidecar; `switch` and `add_argument` declare them, `read` reads a command line."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=command, description=description, allow_abbrev=False)
+        self.switch("version", "say the version and exit")
+        self.add_argument(
+            "--log-format",
+            "--logging-format",
+            choices=("json", "text"),
+            default="json",
+            help="form of the log lines on stderr (default json)",
+        )
+        for name in _IGNORED_SWITCHES:
+            self.switch(name)
+        for name in _IGNORED_VALUES:
+            self.add_argument(f"--{name}", help=argparse.SUPPRESS)
+
+    def switch(self, name: str, text: str = argparse.SUPPRESS) -> None:
+        """A boolean: `--name` or `--name=true|false`."""
+        self.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, help=text)
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """The flags' values; ends the program for `--help`, `--version` and what cannot be understood."""
+        doubled = [f"-{word}" if re.match(r"-[a-zA-Z_]{2}|-v", word) else word for word in words]
+        options = self.parse_args(doubled)
+        if options.version:
+            sys.stdout.write(f"{self.prog} {_version()}\n")
+            sys.exit(0)
+        return options
+
+    def refuse(self, reason: str) -> NoReturn:
+        """End the program with 1 for values that are understood but impossible."""
+        self.exit(1, f"{self.prog}: {reason}\n")
+
+
+def seconds(text: str) -> float:
+    """A positive Go duration."""
+    try:
+        value = durations.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be longer than nothing")
+    return value
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 for none."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def _boolean(text: str) -> bool:
+    # The words that Go's strconv.ParseBool takes.
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def _version() -> str:
+    from importlib import metadata  # costs a megabyte, wanted once
+
+    try:
+        return metadata.version(names.DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"

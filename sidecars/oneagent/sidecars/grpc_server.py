@@ -1,0 +1,205 @@
+"""A server for unary gRPC calls at a unix socket that only its owner can open.
+
+- The socket has mode 0700 from its first moment on: Linux takes a bound socket's mode from the unbound one's,
+  so neither a process-wide umask nor a later chmod is needed.
+- An old socket in its place is removed; anything else there is an error and stays.
+- `keep` makes the socket anew when its file was removed. It leaves a successor's socket alone; so does `stop`.
+- `stop` lets the calls in flight be answered before it removes the file.
+
+A thread a connection, which answers the connection's calls one after the other: kubelet makes one at a time.
+
+    SocketTaken     what lies at the socket's path is not a socket
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
+
+from oneagent.common import logs
+from oneagent.sidecars import grpc_wire
+from oneagent.sidecars.grpc_wire import RpcError, Status
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[bytes], bytes]
+"""From a request's bytes to the response's; a `RpcError` is the answer's status."""
+
+_MODE: Final = 0o700
+_READ_BYTES: Final = 16 * 1024
+_BACKLOG: Final = 16
+
+
+class SocketTaken(Exception):
+    """Something that is not a socket lies where the socket has to be."""
+
+
+class Server:
+    """Answers `handlers` (by `/package.Service/Method`) at `path`, from `keep` until `stop`."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
+        self._handlers = handlers
+        self._listener: socket.socket | None = None
+        self._inode: tuple[int, int] | None = None
+        self._connections: dict[threading.Thread, socket.socket] = {}
+        self._lock = threading.Lock()
+
+    def keep(self) -> bool:
+        """Make the socket if its file is not there; True if it was made. `SocketTaken`, `OSError`."""
+        found = self._found()
+        if self._listener and found:
+            # Ours, or that of a newer process, which is not fought.
+            return False
+        self._close_listener()
+        if found:
+            if not stat.S_ISSOCK(found.st_mode):
+                raise SocketTaken(f"{self._path} is not a socket; move it away")
+            self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            os.fchmod(listener.fileno(), _MODE)
+            listener.bind(os.fspath(self._path))
+            listener.listen(_BACKLOG)
+            bound = self._path.lstat()
+        except BaseException:
+            listener.close()
+            raise
+        self._listener, self._inode = listener, (bound.st_dev, bound.st_ino)
+        threading.Thread(target=self._accept, args=(listener,), name="grpc-accept", daemon=True).start()
+        return True
+
+    def stop(self, grace_seconds: float) -> None:
+        """Accept no more, answer what has begun (for at most `grace_seconds`), then remove the socket."""
+        self._close_listener()
+        with self._lock:
+            open_connections = dict(self._connections)
+        for sock in open_connections.values():
+            # What has arrived can still be read and answered; after that the connection reads its end.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RD)
+        deadline = time.monotonic() + grace_seconds
+        for thread in open_connections:
+            thread.join(max(deadline - time.monotonic(), 0))
+        found = self._found()
+        if found and (found.st_dev, found.st_ino) == self._inode:
+            self._path.unlink(missing_ok=True)
+
+    def _found(self) -> os.stat_result | None:
+        try:
+            return self._path.lstat()
+        except FileNotFoundError:
+            return None
+
+    def _close_listener(self) -> None:
+        if self._listener:
+            # Closing alone would leave the accepting thread asleep.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(sock,), name="grpc", daemon=True)
+            with self._lock:
+                self._connections[thread] = sock
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        try:
+            with sock:
+                _Connection(sock, self._handlers).run()
+        except (OSError, h2.exceptions.H2Error) as error:
+            log.info("a connection broke", extra=logs.facts(reason=error))
+        finally:
+            with self._lock:
+                self._connections.pop(threading.current_thread(), None)
+
+
+class _Connection:
+    """One client's connection, until it or we end it."""
+
+    def __init__(self, sock: socket.socket, handlers: Mapping[str, Handler]) -> None:
+        self._sock = sock
+        self._handlers = handlers
+        config = h2.config.H2Configuration(client_side=False)
+        self._h2 = h2.connection.H2Connection(config)
+        self._methods: dict[int, str] = {}
+        self._bodies: dict[int, bytearray] = {}
+
+    def run(self) -> None:
+        self._h2.initiate_connection()
+        self._send()
+        while data := self._sock.recv(_READ_BYTES):
+            for event in self._h2.receive_data(data):
+                self._take(event)
+            self._send()
+        self._h2.close_connection()
+        # The client may have gone first.
+        with contextlib.suppress(OSError):
+            self._send()
+
+    def _send(self) -> None:
+        if data := self._h2.data_to_send():
+            self._sock.sendall(data)
+
+    def _take(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.RequestReceived) and event.stream_id:
+            headers = dict(event.headers or ())
+            self._methods[event.stream_id] = headers.get(b":path", b"").decode(errors="replace")
+            self._bodies[event.stream_id] = bytearray()
+        elif isinstance(event, h2.events.DataReceived) and event.stream_id in self._bodies:
+            # A stream's window is never enlarged (which limits a message), the connection's is.
+            self._bodies[event.stream_id] += event.data or b""
+            if event.flow_controlled_length:
+                self._h2.increment_flow_control_window(event.flow_controlled_length)
+        elif isinstance(event, h2.events.StreamEnded) and event.stream_id in self._bodies:
+            method = self._methods.pop(event.stream_id)
+            self._answer(event.stream_id, method, bytes(self._bodies.pop(event.stream_id)))
+        elif isinstance(event, h2.events.StreamReset) and event.stream_id in self._bodies:
+            del self._methods[event.stream_id], self._bodies[event.stream_id]
+
+    def _answer(self, stream: int, method: str, body: bytes) -> None:
+        start = [(":status", "200"), ("content-type", "application/grpc")]
+        try:
+            response = self._run_handler(method, body)
+        except RpcError as error:
+            log.warning(
+                "call failed", extra=logs.facts(method=method, status=error.status.name, reason=error.detail)
+            )
+            end = [("grpc-status", str(int(error.status))), ("grpc-message", grpc_wire.quote(error.detail))]
+            self._h2.send_headers(stream, start + end, end_stream=True)
+            return
+        self._h2.send_headers(stream, start)
+        self._h2.send_data(stream, grpc_wire.frame(response))
+        self._h2.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+
+    def _run_handler(self, method: str, body: bytes) -> bytes:
+        handler = self._handlers.get(method)
+        if handler is None:
+            raise RpcError(Status.UNIMPLEMENTED, f"there is no method {method}")
+        try:
+            return handler(grpc_wire.unframe(body))
+        except RpcError:
+            raise
+        except Exception as error:
+            log.exception("a handler failed", extra=logs.facts(method=method))
+            raise RpcError(Status.INTERNAL, f"{method} failed: {type(error).__name__}") from error

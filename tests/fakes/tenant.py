@@ -1,0 +1,342 @@
+"""A Dynatrace tenant, as far as its deployment API goes: a real HTTP(S) server with the documented answers.
+
+Tests release versions, plan faults (`plan`) and look at what was asked (`requests`). The demo runs it as a
+process, where a zip that appears in the folder is a version that was released:
+
+    python -m tests.fakes.tenant --port 0 --packages DIR --port-file FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import email.utils
+import hashlib
+import json
+import re
+import signal
+import ssl
+import threading
+import time
+import urllib.parse
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import trustme
+
+TOKEN = "dt0c01.DOUBLE.SECRET"
+TENANT = "abc12345"
+_AGENT = "/api/v1/deployment/installer/agent"
+_PIECE = 64 * 1024
+
+Endpoint = Literal["latest", "versions", "connection", "config", "package"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one answer; several may be combined."""
+
+    status: int = 0
+    """Answer this status, with an error body, instead of the real thing."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Added to the answer, or put in the place of its own; an empty value leaves the header out."""
+    body: bytes | None = None
+    """In place of the real body."""
+    cut_after: int | None = None
+    """Close the connection after so many bytes of the body."""
+    stall_after: int | None = None
+    """Send nothing more after so many bytes, until the tenant closes."""
+    flip: int | None = None
+    """Send the byte at this offset of the file wrongly."""
+    bytes_per_second: int = 0
+    ignore_range: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    endpoint: str
+    path: str
+    query: dict[str, list[str]]
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Package:
+    path: Path
+    size: int
+    etag: str
+    modified: str
+
+
+class Tenant:
+    """One tenant, serving while in use as a context manager."""
+
+    def __init__(
+        self,
+        *,
+        tls: trustme.CA | None = None,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        packages: Path | None = None,
+        token: str = TOKEN,
+        tenant: str = TENANT,
+    ) -> None:
+        self.token, self.tenant = token, tenant
+        self.tenant_token = "tenant-token-of-the-double"
+        self.endpoints = ["https://ag1.example/communication", "https://ag2.example/communication"]
+        self.revision = 1
+        self.properties: list[dict[str, str]] = []
+        self.requests: list[Request] = []
+        self.bytes_per_second = 0
+        self._folder = packages
+        self._released: dict[str, _Package] = {}
+        self._faults: dict[str, collections.deque[Fault]] = collections.defaultdict(collections.deque)
+        self._lock = threading.Lock()
+        self.closing = threading.Event()
+        self._server = _Server((host, port), _handler(self))
+        self._host, self._scheme = host, "http"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+            # The handshake belongs into the request's thread, not into the one that accepts.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self._scheme = "https"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    @property
+    def api_url(self) -> str:
+        return f"{self._scheme}://{self._host}:{self.port}/api"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def release(self, version: str, package: Path) -> None:
+        """From now on the version can be downloaded; the highest one is the latest."""
+        size, etag = package.stat().st_size, hashlib.sha256(package.read_bytes()).hexdigest()
+        modified = email.utils.format_datetime(
+            datetime.datetime.fromtimestamp(int(package.stat().st_mtime), datetime.UTC), usegmt=True
+        )
+        with self._lock:
+            self._released[version] = _Package(package, size, f'"{etag}"', modified)
+
+    def plan(self, endpoint: Endpoint, *faults: Fault) -> None:
+        """The next answers of an endpoint go wrong like this, one after the other."""
+        self._faults[endpoint].extend(faults)
+
+    def count(self, endpoint: Endpoint) -> int:
+        """How often an endpoint was asked."""
+        return sum(request.endpoint == endpoint for request in self.requests)
+
+    def note(self, request: Request) -> Fault:
+        with self._lock:
+            self.requests.append(request)
+            planned = self._faults[request.endpoint]
+            return planned.popleft() if planned else Fault()
+
+    def package(self, version: str) -> _Package | None:
+        self._look()
+        return self._released.get(version)
+
+    def versions(self) -> list[str]:
+        self._look()
+        return sorted(self._released, key=lambda text: [int(part) for part in re.findall(r"\d+", text)])
+
+    def _look(self) -> None:
+        for path in sorted(self._folder.glob("*.zip")) if self._folder else ():
+            if path.stem not in self._released:
+                self.release(path.stem, path)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that go away in the middle are what this double is for."""
+
+
+def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_GET(self) -> None:
+            parts = urllib.parse.urlsplit(self.path)
+            endpoint, argument = _endpoint(parts.path)
+            query = urllib.parse.parse_qs(parts.query)
+            fault = tenant.note(Request(endpoint, parts.path, query, dict(self.headers.items())))
+            scheme, _, given = self.headers.get("Authorization", "").partition(" ")
+            if fault.status >= 400:
+                self._error(fault.status, "planned by the test", fault)
+            elif scheme != "Api-Token" or not given:
+                self._error(401, "Missing authorization parameter.", fault)
+            elif given != tenant.token:
+                self._error(403, "Token is missing required scope: InstallerDownload", fault)
+            elif endpoint == "package":
+                self._package(argument, query, fault)
+            else:
+                self._api(endpoint, query, fault)
+
+        def _api(self, endpoint: str, query: dict[str, list[str]], fault: Fault) -> None:
+            if endpoint == "latest" and (versions := tenant.versions()):
+                self._json({"latestAgentVersion": versions[-1]}, fault)
+            elif endpoint == "versions":
+                self._json({"availableVersions": tenant.versions()}, fault)
+            elif endpoint == "connection":
+                joined = ";".join(tenant.endpoints)
+                answer = {"tenantUUID": tenant.tenant, "tenantToken": tenant.tenant_token}
+                lists = {"communicationEndpoints": tenant.endpoints}
+                self._json({**answer, **lists, "formattedCommunicationEndpoints": joined}, fault)
+            elif endpoint == "config" and query.get("revision") == [str(tenant.revision)]:
+                self._answer(304, {}, b"", fault)
+            elif endpoint == "config":
+                self._json({"revision": tenant.revision, "properties": tenant.properties}, fault)
+            else:
+                self._error(404, "HTTP 404 Not Found", fault)
+
+        def _package(self, version: str, query: dict[str, list[str]], fault: Fault) -> None:
+            if query.get("bitness") != ["64"] or query.get("arch", [""])[0] not in (
+                "x86",
+                "arm",
+                "ppcle",
+                "s390",
+            ):
+                self._error(400, "Unknown arch or bitness", fault)
+                return
+            package = tenant.package(version)
+            if package is None:
+                self._error(404, f"Version {version} not found", fault)
+                return
+            first, status = 0, 200
+            headers = {
+                "Content-Type": "application/octet-stream",
+                "ETag": package.etag,
+                "Last-Modified": package.modified,
+                "Accept-Ranges": "bytes",
+            }
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            same = self.headers.get("If-Range", package.etag) in (package.etag, package.modified)
+            if asked and same and not fault.ignore_range:
+                first, status = int(asked[1]), 206
+                headers["Content-Range"] = f"bytes {first}-{package.size - 1}/{package.size}"
+                if first >= package.size:
+                    self._error(
+                        416, "beyond the end", Fault(headers={"Content-Range": f"bytes */{package.size}"})
+                    )
+                    return
+            with package.path.open("rb") as file:
+                file.seek(first)
+                self._head(status, {**headers, "Content-Length": str(package.size - first)}, fault)
+                self._send(iter(lambda: file.read(_PIECE), b""), first, fault)
+
+        def _json(self, answer: Any, fault: Fault) -> None:
+            self._answer(200, {"Content-Type": "application/json"}, json.dumps(answer).encode(), fault)
+
+        def _error(self, status: int, message: str, fault: Fault) -> None:
+            body = json.dumps({"error": {"code": status, "message": message}}).encode()
+            self._answer(status, {"Content-Type": "application/json"}, body, fault)
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+            body = body if fault.body is None else fault.body
+            self._head(status, {**headers, "Content-Length": str(len(body))}, fault)
+            self._send(iter([body]), 0, fault)
+
+        def _head(self, status: int, headers: dict[str, str], fault: Fault) -> None:
+            self.send_response(fault.status or status)
+            for name, value in {**headers, **fault.headers}.items():
+                if value:
+                    self.send_header(name, value)
+            self.end_headers()
+
+        def _send(self, pieces: Any, offset: int, fault: Fault) -> None:
+            """The body, as far as the fault lets it."""
+            rate = fault.bytes_per_second or tenant.bytes_per_second
+            limits = [limit for limit in (fault.cut_after, fault.stall_after) if limit is not None]
+            left = min(limits, default=None)
+            for right in pieces:
+                piece = bytearray(right)
+                if fault.flip is not None and offset <= fault.flip < offset + len(piece):
+                    piece[fault.flip - offset] ^= 0xFF
+                offset += len(piece)
+                self.wfile.write(piece if left is None else piece[:left])
+                left = None if left is None else left - len(piece)
+                if left is not None and left <= 0:
+                    self._break(fault)
+                    return
+                if rate:
+                    time.sleep(len(piece) / rate)
+
+        def _break(self, fault: Fault) -> None:
+            self.wfile.flush()
+            if fault.stall_after is not None:
+                tenant.closing.wait(30)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
+
+
+def _endpoint(path: str) -> tuple[str, str]:
+    """Which call of the API a path is, and the version in it."""
+    fixed = {
+        "/unix/paas/latest/metainfo": "latest",
+        "/connectioninfo": "connection",
+        "/processmoduleconfig": "config",
+    }
+    rest = path.removeprefix(_AGENT)
+    if match := re.fullmatch(r"/unix/paas/version/([^/]+)", rest):
+        return "package", urllib.parse.unquote(match[1])
+    return ("versions" if rest == "/versions/unix/paas" else fixed.get(rest, "unknown")), ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fakes.tenant", description="A tenant to try things with"
+    )
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--packages", type=Path, required=True, help="folder of <version>.zip")
+    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    parser.add_argument("--token", default=TOKEN)
+    parser.add_argument("--tenant", default=TENANT, help="the tenant's UUID")
+    parser.add_argument(
+        "--bytes-per-second", type=int, default=0, help="for each download; 0 is as fast as it goes"
+    )
+    given = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with Tenant(
+        host=given.host, port=given.port, packages=given.packages, token=given.token, tenant=given.tenant
+    ) as tenant:
+        tenant.bytes_per_second = given.bytes_per_second
+        if given.port_file:
+            unfinished = given.port_file.with_suffix(".new")
+            unfinished.write_text(str(tenant.port))
+            unfinished.rename(given.port_file)
+        print(tenant.api_url, flush=True)
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()
