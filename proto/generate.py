@@ -45,7 +45,7 @@ class ProtoBuildHook(BuildHookInterface):  # type: ignore[misc,type-arg]
 
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         generate(ROOT)
 
 

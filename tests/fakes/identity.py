@@ -44,7 +44,7 @@ class IdentityDriver(csi_pb2_grpc.IdentityServicer):
 
     def start(self) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(4))
-        csi_pb2_grpc.add_IdentityServicer_to_server(self, server)
+        csi_pb2_grpc.add_IdentityServicer_to_server(self, server)  # type: ignore[no-untyped-call]
         server.add_insecure_port(f"unix:{self.socket}")
         server.start()
         self._server = server
@@ -66,15 +66,13 @@ class IdentityDriver(csi_pb2_grpc.IdentityServicer):
     ) -> None:
         self.stop()
 
-    def GetPluginInfo(  # noqa: N802
+    def GetPluginInfo(
         self, request: csi_pb2.GetPluginInfoRequest, context: grpc.ServicerContext
     ) -> csi_pb2.GetPluginInfoResponse:
         self._obey(context)
         return csi_pb2.GetPluginInfoResponse(name=self.name, vendor_version="1.2.3")
 
-    def Probe(  # noqa: N802
-        self, request: csi_pb2.ProbeRequest, context: grpc.ServicerContext
-    ) -> csi_pb2.ProbeResponse:
+    def Probe(self, request: csi_pb2.ProbeRequest, context: grpc.ServicerContext) -> csi_pb2.ProbeResponse:
         self.probes += 1
         self._obey(context)
         if self.ready is None:

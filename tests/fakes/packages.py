@@ -54,8 +54,9 @@ def build_large(path: Path, *, megabytes: int = 600, files: int = 1500, seed: in
     """An agent of about `megabytes` unpacked, a third of it packed, in `files` files.
 
     Four libraries hold half of the bytes (three are over 64 MiB at the default size); the rest have sizes
-    from nothing to some MiB. A file is like machine code (deflate makes two fifths of it, and zlib and ISA-L
-    inflate it as fast as they do real libraries), like text (a seventh), or already compressed.
+    from nothing to some MiB. A file is like machine code, like text, or already
+    compressed. What is like code or text packs as well as real libraries and sources do, and zlib and ISA-L
+    unpack it as fast as those.
     """
     chance = random.Random(seed)
     blocks = {"so": _machine_code(chance), "js": _text(chance), "jar": chance.randbytes(8 * _MIB)}
@@ -75,9 +76,7 @@ def _sizes(chance: random.Random, total: int, files: int) -> Iterator[tuple[str,
     weights = [min(weight, 400.0) for weight in weights]
     unit = total / 2 / sum(weights)
     for number, weight in enumerate(weights):
-        kind = ("so", "js", "so", "so", "js", "so", "so", "js", "so", "jar" if number % 20 == 9 else "js")[
-            number % 10
-        ]
+        kind = "jar" if number % 20 == 19 else "so" if number % 2 else "js"
         yield f"agent/bin/{VERSION}/any/module{number % 97}/file{number}.{kind}", int(weight * unit)
 
 
@@ -87,8 +86,8 @@ def _machine_code(chance: random.Random) -> bytes:
 
 
 def _text(chance: random.Random) -> bytes:
-    """8 MiB of longer sequences, many of them the same."""
-    return _sentences(chance, 400, (4, 8, 12, 20, 40, 80))
+    """8 MiB of fewer sequences: deflate makes a quarter of it."""
+    return _sentences(chance, 300, (3, 4, 5, 6, 8, 10, 14, 24))
 
 
 def _sentences(chance: random.Random, words: int, lengths: tuple[int, ...]) -> bytes:

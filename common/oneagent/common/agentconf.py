@@ -106,8 +106,8 @@ def merge(
                 continue
             name = (prop.section, prop.key)
             wanted[name] = prop
-            if mine and not prop.value:
-                removed.add(name)
+            if mine:
+                (removed.discard if prop.value else removed.add)(name)
     lines = _replaced(package, wanted, removed)
     added = [prop for name, prop in wanted.items() if name not in removed]
     lines = _appended(lines, added)

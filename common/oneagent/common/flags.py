@@ -57,12 +57,20 @@ def adder(to: argparse.ArgumentParser) -> Add:
                     to.error(f"${variable}: {given!r} is neither true nor false")
                 is_set = given == "true"
             to.add_argument(
-                f"--{name}", action=argparse.BooleanOptionalAction, default=is_set, help=f"{meaning} (or ${variable})"
+                f"--{name}",
+                action=argparse.BooleanOptionalAction,
+                default=is_set,
+                help=f"{meaning} (or ${variable})",
             )
             return
         # argparse applies `type` to text defaults, so a bad variable is refused like a bad flag.
         to.add_argument(
-            f"--{name}", default=given or default, type=parse, help=shown, metavar="…", choices=choices or None
+            f"--{name}",
+            default=given or default,
+            type=parse,
+            help=shown,
+            metavar="…",
+            choices=choices or None,
         )
 
     return add

@@ -1,4 +1,4 @@
-"""What an agent package may hold, whatever its format: decided by names and sizes, before anything is written.
+"""What an agent package may hold, whatever its format: decided before anything of it is written.
 
 A package comes from the network and is unpacked by root, so it is refused as a whole if any entry is odd.
 `Outline` collects entries one by one, so that a zip's directory and a tar's stream feed it alike:
@@ -33,7 +33,8 @@ _LINKS_MAX: Final = 40
 _RATIO_FREE: Final = 16 << 20
 """Bytes that any archive may unpack to: nobody is harmed by a small package of zeros."""
 
-_DRIVE: Final = re.compile(r"[A-Za-z]:")
+_ABSOLUTE: Final = re.compile(r"/|[A-Za-z]:")
+_ODD: Final = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 class PackageError(Exception):
@@ -88,22 +89,25 @@ def clean(name: str) -> str:
 
     `.` and empty components are dropped, as every unpacker does; whatever could lead elsewhere is refused.
     """
-    shown = repr(name if len(name) <= 80 else name[:77] + "...")
-    if name.startswith("/") or _DRIVE.match(name):
-        raise UnsafePackage(f"{shown} is an absolute path")
-    if "\\" in name or any(character < " " or character == "\x7f" for character in name):
-        raise UnsafePackage(f"{shown} has a backslash or a control character in its name")
+    if _ABSOLUTE.match(name):
+        raise UnsafePackage(f"{_shown(name)} is an absolute path")
+    if _ODD.search(name):
+        raise UnsafePackage(f"{_shown(name)} has a backslash or a control character in its name")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise UnsafePackage(f"{shown} leads out of the tree")
+        raise UnsafePackage(f"{_shown(name)} leads out of the tree")
     if not parts and not name:
         raise DamagedPackage("an entry has no name")
     path = "/".join(parts)
-    if len(parts) > _DEPTH_MAX or len(os.fsencode(path)) > _PATH_MAX:
-        raise UnsafePackage(f"{shown} is longer than a path can be")
-    if any(len(os.fsencode(part)) > _NAME_MAX for part in parts):
-        raise UnsafePackage(f"{shown} has a name of more than {_NAME_MAX} bytes")
+    if len(parts) > _DEPTH_MAX or (len(path) > _PATH_MAX // 4 and len(os.fsencode(path)) > _PATH_MAX):
+        raise UnsafePackage(f"{_shown(name)} is longer than a path can be")
+    if len(path) > _NAME_MAX // 4 and any(len(os.fsencode(part)) > _NAME_MAX for part in parts):
+        raise UnsafePackage(f"{_shown(name)} has a name of more than {_NAME_MAX} bytes")
     return path
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def parent(path: str) -> str:

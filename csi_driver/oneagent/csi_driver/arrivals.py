@@ -60,7 +60,7 @@ class Arrivals:
         while True:
             changed = self._refresh_wanted()
             try:
-                now = os.stat(self._store_folder).st_mtime_ns  # noqa: PTH116
+                now = os.stat(self._store_folder).st_mtime_ns
             except OSError:
                 now = None
             # The first look counts as a change: something may have come before this thread did.

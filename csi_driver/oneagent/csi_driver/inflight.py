@@ -55,5 +55,3 @@ class InFlightCalls:
         for call in list(self._calls.values()):
             call.cancelled = True
         self._wake()
-
-

@@ -21,7 +21,12 @@ from oneagent.csi_driver.metrics import ServerMetrics
 log = logging.getLogger(__name__)
 
 _LOGGED: Final = {"NodePublishVolume", "NodeUnpublishVolume"}
-_CONTEXT: Final = {"pod": requests.POD_NAME, "namespace": requests.POD_NAMESPACE, "dynakube": "dynakube", "mode": "mode"}
+_CONTEXT: Final = {
+    "pod": requests.POD_NAME,
+    "namespace": requests.POD_NAMESPACE,
+    "dynakube": "dynakube",
+    "mode": "mode",
+}
 
 
 class Calls(grpc.ServerInterceptor):

@@ -55,4 +55,4 @@ def serve(address: str, registry: CollectorRegistry) -> None:
     if not address:
         return
     host, _, port = address.rpartition(":")
-    start_http_server(int(port), addr=host or "0.0.0.0", registry=registry)  # noqa: S104
+    start_http_server(int(port), addr=host or "0.0.0.0", registry=registry)

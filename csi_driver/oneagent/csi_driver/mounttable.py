@@ -101,9 +101,7 @@ def as_overlay(mount: Mount) -> Overlay | None:
     for option in mount.super_options:
         key, _, value = option.partition("=")
         if key == "lowerdir":
-            lower += tuple(
-                _BACKSLASHED.sub(r"\1", layer) for layer in _split_unescaped(value, ":") if layer
-            )
+            lower += tuple(_BACKSLASHED.sub(r"\1", layer) for layer in _split_unescaped(value, ":") if layer)
         elif key == "lowerdir+":
             lower += (_BACKSLASHED.sub(r"\1", value),)
         elif key == "upperdir":

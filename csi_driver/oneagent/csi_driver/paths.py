@@ -123,9 +123,9 @@ class DataFolder:
 
     def discard(self, path: str | Path) -> bool:
         """Move a file or folder into the trash by one rename; False if it isn't there."""
-        name = f"{os.path.basename(path)}.{time.time_ns():x}"  # noqa: PTH119
+        name = f"{os.path.basename(path)}.{time.time_ns():x}"
         try:
-            os.rename(path, self.trash / name)  # noqa: PTH104
+            os.rename(path, self.trash / name)
         except FileNotFoundError:
             return False
         return True
@@ -137,4 +137,4 @@ class DataFolder:
         while kept.exists():
             suffix += 1
             kept = kept.with_name(f"{volume}@{now:.0f}.{suffix}")
-        os.rename(self.volume(volume).upper, kept)  # noqa: PTH104
+        os.rename(self.volume(volume).upper, kept)

@@ -20,12 +20,12 @@ from oneagent.common.names import Version
 from oneagent.csi_driver import attempts, mounttable, views
 from oneagent.csi_driver.arrivals import Arrivals
 from oneagent.csi_driver.attempts import Failures, Limits
-from oneagent.csi_driver.errors import Conflict, Failed, InFlight, InvalidRequest, NotNow, TargetElsewhere
+from oneagent.csi_driver.errors import Conflict, Failed, InvalidRequest, NotNow, TargetElsewhere
 from oneagent.csi_driver.inflight import Call, InFlightCalls
 from oneagent.csi_driver.metadata.dynakubes import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted, WantedReader
-from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
-from oneagent.csi_driver.paths import DataFolder, TargetPath, UnsafeName, VolumeId
+from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, UnsafeName, VolumeId
 from oneagent.csi_driver.requests import Publish
 from oneagent.csi_driver.store import AgentStore
 from oneagent.csi_driver.views import Target, Views
@@ -216,17 +216,27 @@ class Publisher:
         return None, wanted.condition or f"version {wanted.version} is not in the store yet"
 
     def _mount(
-        self, request: Publish, old: VolumeRecord | None, wanted: Wanted | None, version: Version, target: Target
+        self,
+        request: Publish,
+        old: VolumeRecord | None,
+        wanted: Wanted | None,
+        version: Version,
+        target: Target,
     ) -> str:
         """Mount a version that is in the store; '' or why it failed, with everything undone."""
         wanted = wanted or Wanted(request.dynakube)
-        layer = old.layer if old is not None and old.version == version and old.layer else wanted.layer
+        layer = LayerId(old.layer) if old is not None and old.version == version and old.layer else wanted.layer
         with self._store.lease():
             if not self._store.has(version):
                 return _GONE
             record = self._volumes.put(
                 _record(
-                    request, VolumeState.MOUNTING, wanted, version=version, layer=layer, failures=_failures(old)
+                    request,
+                    VolumeState.MOUNTING,
+                    wanted,
+                    version=version,
+                    layer=layer,
+                    failures=_failures(old),
                 )
             )
             self._step("intent recorded")

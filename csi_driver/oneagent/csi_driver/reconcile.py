@@ -20,7 +20,7 @@ from oneagent.common import logs
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.errors import DriverError, InFlight
 from oneagent.csi_driver.inflight import InFlightCalls
-from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
 from oneagent.csi_driver.mounttable import Overlay
 from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
@@ -113,9 +113,7 @@ class Reconciler:
         started = time.perf_counter()
         overlays = mounttable.overlays(mounttable.read())
         folders = [VolumeId(entry.name) for entry in os.scandir(self._data.volumes)]
-        found = plan(
-            self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data
-        )
+        found = plan(self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data)
         for record in found.put:
             self._volumes.put(record)
         for volume in found.discard:

@@ -143,9 +143,11 @@ def _needed(context: Mapping[str, str], key: str, remedy: str) -> str:
 
 def _mode(context: Mapping[str, str]) -> Literal["app", "host"]:
     mode = _needed(context, "mode", "set volumeAttributes.mode to app or host")
-    if mode == "app" or mode == "host":  # noqa: PLR1714 - so that the type is narrowed
-        return mode
-    raise InvalidRequest("volume_context[mode]", f"{mode!r} is unknown; use app or host")
+    match mode:
+        case "app" | "host":
+            return mode
+        case _:
+            raise InvalidRequest("volume_context[mode]", f"{mode!r} is unknown; use app or host")
 
 
 def _dynakube(context: Mapping[str, str]) -> DynaKubeName:

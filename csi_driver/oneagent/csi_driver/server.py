@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib.metadata
 import logging
@@ -83,8 +84,17 @@ def parse(arguments: list[str] | None = None) -> Config:
         parse=flags.duration,
     )
     add("drain", 10.0, "how long calls under way may take after SIGTERM", parse=flags.duration)
-    add("keep-logs", False, "keep what pods wrote into their views until the provisioner's log retention removes it")
-    add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8080; none if empty", parse=flags.address)
+    add(
+        "keep-logs",
+        False,
+        "keep what pods wrote into their views until the provisioner's log retention removes it",
+    )
+    add(
+        "metrics-address",
+        "",
+        "host:port for Prometheus metrics, e.g. :8080; none if empty",
+        parse=flags.address,
+    )
     flags.add_logging(add)
     given = parser.parse_args(arguments)
     if not given.node_id:
@@ -144,7 +154,13 @@ class Server:
         )
         self._reconciler = Reconciler(folder, self.volumes, mounts, self.publisher.calls)
         self._node = services.Node(
-            config.node_id, str(config.target_root), self.publisher, folder, self.volumes, mounts, self.metrics
+            config.node_id,
+            str(config.target_root),
+            self.publisher,
+            folder,
+            self.volumes,
+            mounts,
+            self.metrics,
         )
         self._grpc: grpc.Server | None = None
         self._stopped = threading.Event()
@@ -163,9 +179,7 @@ class Server:
             interceptors=[interceptor.Calls(self.metrics)],
             options=[("grpc.so_reuseport", 0)],
         )
-        csi_pb2_grpc.add_IdentityServicer_to_server(
-            services.Identity(importlib.metadata.version(DISTRIBUTION)), server
-        )
+        csi_pb2_grpc.add_IdentityServicer_to_server(services.Identity(importlib.metadata.version(DISTRIBUTION)), server)
         csi_pb2_grpc.add_NodeServicer_to_server(self._node, server)
         checks = health.HealthServicer()
         checks.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -194,9 +208,10 @@ class Server:
         self.metrics.waiting.set_function(lambda: self.publisher.arrivals.waiting)
         self.metrics.unwritten.set_function(lambda: self.volumes.unwritten)
         for state in ("waiting", "mounted", "empty"):
-            self.metrics.volumes.labels(state).set_function(
-                lambda state=state: sum(record.state == state for record in self.volumes.all())
-            )
+            self.metrics.volumes.labels(state).set_function(functools.partial(self._count, state))
+
+    def _count(self, state: str) -> int:
+        return sum(record.state == state for record in self.volumes.all())
 
     def _sweep(self) -> None:
         while not self._stopped.wait(SWEEP_SECONDS):

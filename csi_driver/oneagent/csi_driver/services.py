@@ -28,15 +28,17 @@ class Identity(csi_pb2_grpc.IdentityServicer):
     def __init__(self, version: str) -> None:
         self._version = version
 
-    def GetPluginInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.GetPluginInfoResponse:  # noqa: ARG002, N802
+    def GetPluginInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.GetPluginInfoResponse:
         return csi_pb2.GetPluginInfoResponse(name=DRIVER_NAME, vendor_version=self._version)
 
-    def GetPluginCapabilities(  # noqa: N802
-        self, request: Any, context: grpc.ServicerContext  # noqa: ARG002
+    def GetPluginCapabilities(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
         return csi_pb2.GetPluginCapabilitiesResponse()
 
-    def Probe(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.ProbeResponse:  # noqa: ARG002, N802
+    def Probe(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.ProbeResponse:
         """Ready whenever it answers: a download under way is no reason to have the server killed."""
         response = csi_pb2.ProbeResponse()
         response.ready.value = True
@@ -64,26 +66,34 @@ class Node(csi_pb2_grpc.NodeServicer):
         self._views = mounts
         self._metrics = metrics
 
-    def NodePublishVolume(  # noqa: N802
+    def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest, context: Any
     ) -> csi_pb2.NodePublishVolumeResponse:
         published = self._publisher.publish(requests.publish(request, self._target_root), context)
         outcome: Outcome = context.outcome
-        outcome.result, outcome.message, outcome.version = published.result, published.reason, published.version
+        outcome.result, outcome.message, outcome.version = (
+            published.result,
+            published.reason,
+            published.version,
+        )
         if published.result == "empty":
             self._metrics.empty_views.inc()
         return csi_pb2.NodePublishVolumeResponse()
 
-    def NodeUnpublishVolume(  # noqa: N802
-        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: grpc.ServicerContext  # noqa: ARG002
+    def NodeUnpublishVolume(
+        self,
+        request: csi_pb2.NodeUnpublishVolumeRequest,
+        context: grpc.ServicerContext,
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         volume = requests.volume_id(request.volume_id)
         target = requests.target_path(request.target_path, self._target_root)
         self._publisher.unpublish(volume, target)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
-    def NodeGetVolumeStats(  # noqa: N802
-        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: grpc.ServicerContext  # noqa: ARG002
+    def NodeGetVolumeStats(
+        self,
+        request: csi_pb2.NodeGetVolumeStatsRequest,
+        context: grpc.ServicerContext,
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         volume = requests.volume_id(request.volume_id)
         path = requests.volume_path(request.volume_path, self._target_root)
@@ -94,9 +104,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         )
         return csi_pb2.NodeGetVolumeStatsResponse(
             usage=[
-                csi_pb2.VolumeUsage(
-                    unit=unit, total=amount.total, available=amount.available, used=amount.used
-                )
+                csi_pb2.VolumeUsage(unit=unit, total=amount.total, available=amount.available, used=amount.used)
                 for unit, amount in units
             ],
             volume_condition=csi_pb2.VolumeCondition(
@@ -104,8 +112,10 @@ class Node(csi_pb2_grpc.NodeServicer):
             ),
         )
 
-    def NodeGetCapabilities(  # noqa: N802
-        self, request: Any, context: grpc.ServicerContext  # noqa: ARG002
+    def NodeGetCapabilities(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         return csi_pb2.NodeGetCapabilitiesResponse(
             capabilities=[
@@ -114,5 +124,5 @@ class Node(csi_pb2_grpc.NodeServicer):
             ]
         )
 
-    def NodeGetInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.NodeGetInfoResponse:  # noqa: ARG002, N802
+    def NodeGetInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.NodeGetInfoResponse:
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)

@@ -30,7 +30,7 @@ class AgentStore:
         self._lock_path = str(folder.agents)
 
     def has(self, version: Version) -> bool:
-        return bool(version) and os.path.isdir(self._folder.agent(version))  # noqa: PTH112
+        return bool(version) and os.path.isdir(self._folder.agent(version))
 
     def versions(self) -> list[Version]:
         return sorted(Version(entry.name) for entry in os.scandir(self._folder.agents) if entry.is_dir())

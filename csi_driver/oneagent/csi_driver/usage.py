@@ -12,7 +12,7 @@ from typing import Final
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver.errors import NotFound
-from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
 from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
 from oneagent.csi_driver.views import Views
@@ -39,9 +39,7 @@ class Usage:
     problem: str
 
 
-def of_volume(
-    volume: VolumeId, path: TargetPath, folder: DataFolder, volumes: VolumeBook, mounts: Views
-) -> Usage:
+def of_volume(volume: VolumeId, path: TargetPath, folder: DataFolder, volumes: VolumeBook, mounts: Views) -> Usage:
     """`NotFound` if the volume is unknown or not published at this path."""
     record = volumes.get(volume)
     if record is None or not path or record.target != path:
@@ -50,7 +48,7 @@ def of_volume(
         mounted = target.mounted()
     problem = _problem(record, mounted, folder)
     written = folder.volume(volume).upper if record.mode == "app" else str(folder.root)
-    filesystem = os.statvfs(written if os.path.exists(written) else folder.root)  # noqa: PTH110
+    filesystem = os.statvfs(written if os.path.exists(written) else folder.root)
     size, inodes = _written(written) if record.mode == "app" else (0, 0)
     return Usage(
         size=Amount(
@@ -70,7 +68,7 @@ def _problem(record: VolumeRecord, mounted: bool, folder: DataFolder) -> str:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
-        if not os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}"):  # noqa: PTH113
+        if not os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}"):
             return f"version {version} is damaged: {PRELOAD_LIBRARY} is missing in the store"
     return ""
 

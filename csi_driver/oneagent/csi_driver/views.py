@@ -128,11 +128,11 @@ class Target:
 
     def real_path(self) -> str:
         """The target as the mount table names it, with symlinks above the target root resolved."""
-        return os.readlink(f"/proc/self/fd/{self._parent}") + "/" + self._name  # noqa: PTH115
+        return os.readlink(f"/proc/self/fd/{self._parent}") + "/" + self._name
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of what is visible at the target: equal to those of a bind mount's source."""
-        status = os.stat(self._place)  # noqa: PTH116
+        status = os.stat(self._place)
         return status.st_dev, status.st_ino
 
     def make(self) -> bool:
@@ -195,11 +195,11 @@ def prepare_upper(plan: ViewPlan, step: Callable[[str], None]) -> None:
     Modes are set by chmod, since the process-wide umask would cut them: any user id in the pod may write.
     """
     volume = plan.volume
-    os.mkdir(volume.root, 0o700)  # noqa: PTH102
-    os.mkdir(volume.work, 0o700)  # noqa: PTH102
+    os.mkdir(volume.root, 0o700)
+    os.mkdir(volume.work, 0o700)
     for folder in (volume.upper, *(f"{volume.upper}/{name}" for name in _UPPER_FOLDERS)):
-        os.mkdir(folder, 0o700)  # noqa: PTH102
-        os.chmod(folder, 0o1777)  # noqa: PTH101
+        os.mkdir(folder, 0o700)
+        os.chmod(folder, 0o1777)
     step("upper made")
     for name, content in plan.files:
         path = f"{volume.upper}/{name}"

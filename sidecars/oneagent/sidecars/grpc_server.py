@@ -3,7 +3,7 @@
 - The socket has mode 0700 from its first moment on: Linux takes a bound socket's mode from the unbound one's,
   so neither a process-wide umask nor a later chmod is needed.
 - An old socket in its place is removed; anything else there is an error and stays.
-- `keep` makes the socket anew when its file was removed. It leaves a successor's socket alone; so does `stop`.
+- `keep` makes the socket anew when its file was removed. It leaves a successor's socket alone, like `stop`.
 - `stop` lets the calls in flight be answered before it removes the file.
 
 A thread a connection, which answers the connection's calls one after the other: kubelet makes one at a time.

@@ -1,7 +1,7 @@
 """What both ends of a unary gRPC call share: statuses, errors, message framing.
 
 The sidecars make and answer three kinds of tiny unary calls over a unix socket. grpcio does that in 39 MiB of
-resident memory (it loads asyncio, TLS and a C core, and starts nine threads); h2 with these modules needs 20.
+resident memory (it loads asyncio, TLS and a C core, and starts nine threads); h2 with these modules needs 22.
 Two sidecars run on every node, commonly limited to 30 MiB each, so they speak gRPC over h2 and keep only what
 such calls need: no compression, no streams, no TLS, messages up to 64 KiB.
 What counts is set down in grpc's PROTOCOL-HTTP2 document; tests talk to grpcio and to Go programs.

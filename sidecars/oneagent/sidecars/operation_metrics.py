@@ -2,7 +2,7 @@
 
 Its name, labels and buckets are those of the Go sidecars, so that existing dashboards go on working; the
 numbers are written as Go writes them (`le="1"`, not `le="1.0"`). Not `prometheus_client`: that one brings
-11 MiB to a process of 20.
+11 MiB to a process of 22.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client import parser
-
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
 from tests.node.sidecars.programs import Flavour, Program

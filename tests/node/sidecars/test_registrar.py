@@ -12,12 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-
-from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
-from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
 from tests.node.sidecars.programs import Flavour, Program
+
+from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
+from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
 
 ENDPOINT = "/var/lib/kubelet/plugins/csi.oneagent.dynatrace.com/csi.sock"
 Start = Callable[..., Program]
@@ -32,7 +32,7 @@ class Kubelet:
     @contextlib.contextmanager
     def _stub(self) -> Iterator[registration_grpc.RegistrationStub]:
         with grpc.insecure_channel(f"unix:{self.path}") as channel:
-            yield registration_grpc.RegistrationStub(channel)
+            yield registration_grpc.RegistrationStub(channel)  # type: ignore[no-untyped-call]
 
     def sees_socket(self) -> bool:
         return self.path.exists()
@@ -46,7 +46,7 @@ class Kubelet:
         try:
             self.get_info()
         except grpc.RpcError as error:
-            code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]
+            code: grpc.StatusCode = error.code()
             return code
         return grpc.StatusCode.OK
 

@@ -28,11 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
-from sqlalchemy.pool import NullPool
-
 from oneagent.common import logs
-from oneagent.csi_driver.metadata import models
+from oneagent.csi_driver.metadata import statements
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +59,13 @@ class _Corrupt(Exception):
     pass
 
 
-def engine(path: Path) -> Engine:
-    """An engine whose transactions are explicit: a write starts with BEGIN IMMEDIATE, so it can't fail half-way."""
-    created = create_engine(
-        f"sqlite:///{path}",
-        poolclass=NullPool,
-        connect_args={"check_same_thread": False, "isolation_level": None},
-    )
-
-    @event.listens_for(created, "connect")
-    def _connected(connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-
-    return created
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions are explicit; a write starts with BEGIN IMMEDIATE, so it can't fail half-way."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    return connection
 
 
 class Database:
@@ -84,9 +74,8 @@ class Database:
     def __init__(self, path: Path, lock: Path) -> None:
         self._path = path
         self._lock_path = lock
-        self._engine = engine(path)
         self._guard = threading.RLock()
-        self._connection: Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._data_version = -1
         self.on_new_file: Callable[[], None] = lambda: None
@@ -95,21 +84,21 @@ class Database:
         """Told how long each transaction took, waiting included."""
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, committed at the end of the block; `Unavailable` if it can't be had."""
         with self._guard, self._translated():
             connection = self._current()
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
-                connection.exec_driver_sql("COMMIT")
+                connection.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(exc.DBAPIError, sqlite3.Error):
-                    connection.exec_driver_sql("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection to read with; each statement is a transaction of its own."""
         with self._guard, self._translated():
             yield self._current()
@@ -117,7 +106,7 @@ class Database:
     def changed(self) -> bool:
         """Whether another process has committed since the last call. Costs a few microseconds."""
         with self.reading() as connection:
-            seen = connection.exec_driver_sql("PRAGMA data_version").scalar_one()
+            seen = connection.execute("PRAGMA data_version").fetchone()[0]
         was, self._data_version = self._data_version, seen
         return bool(seen != was)
 
@@ -127,21 +116,21 @@ class Database:
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(exc.SQLAlchemyError, sqlite3.Error):
+            with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
         self._connection = None
         self._data_version = -1
 
-    def _current(self) -> Connection:
+    def _current(self) -> sqlite3.Connection:
         try:
-            inode = os.stat(self._path).st_ino  # noqa: PTH116
+            inode = os.stat(self._path).st_ino
         except FileNotFoundError:
             inode = 0
         if self._connection is not None and inode == self._inode:
             return self._connection
         self._disconnect()
         self._prepare()
-        self._connection = self._engine.connect()
+        self._connection = connect(self._path)
         previous, self._inode = self._inode, self._path.stat().st_ino
         if previous:
             log.warning("the metadata database is another file now", extra=logs.facts(path=self._path))
@@ -153,12 +142,11 @@ class Database:
         started = time.perf_counter()
         try:
             yield
-        except (exc.DBAPIError, sqlite3.Error) as error:
-            original = error.orig if isinstance(error, exc.DBAPIError) else error
-            if _is_corrupt(original):
+        except sqlite3.Error as error:
+            if _is_corrupt(error):
                 self._disconnect()
-                set_aside(self._path, self._lock_path, f"it is corrupt: {original}")
-            raise Unavailable(f"metadata database {self._path}: {original}") from error
+                set_aside(self._path, self._lock_path, f"it is corrupt: {error}")
+            raise Unavailable(f"metadata database {self._path}: {error}") from error
         except OSError as error:
             raise Unavailable(f"metadata database {self._path}: {error.strerror}") from error
         finally:
@@ -178,8 +166,8 @@ class Database:
                 _upgrade(self._path, revision)
 
 
-def _is_corrupt(error: BaseException | None) -> bool:
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
 
 
 @contextlib.contextmanager
@@ -245,13 +233,13 @@ def _create(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.new")
     for suffix in ("", "-wal", "-shm"):
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
-    created = engine(fresh)
-    with created.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        models.Base.metadata.create_all(connection)
-        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-    created.dispose()
+    connection = connect(fresh)
+    connection.execute("PRAGMA journal_mode=WAL")
+    for statement in statements.SCHEMA:
+        connection.execute(statement)
+    connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
+    connection.close()
     fresh.rename(path)
 
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import delete, insert, select
-
 from oneagent.common import logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
-from oneagent.csi_driver.metadata import database, models
+from oneagent.csi_driver.metadata import database, statements
 from oneagent.csi_driver.paths import LayerId
 
 log = logging.getLogger(__name__)
@@ -82,8 +80,8 @@ class WantedReader:
 
     def _read(self) -> dict[DynaKubeName, Wanted]:
         with self._database.reading() as connection:
-            rows = connection.execute(select(models.DynaKubeRow.__table__)).all()
-        return {DynaKubeName(row.name): Wanted(**row._mapping) for row in rows}
+            rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
+        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
 
     def _read_copy(self) -> dict[DynaKubeName, Wanted]:
         try:
@@ -100,6 +98,5 @@ def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[Wanted
     fresh.write_text(json.dumps(rows))
     fresh.rename(copy)
     with metadata.transaction() as connection:
-        connection.execute(delete(models.DynaKubeRow))
-        if rows:
-            connection.execute(insert(models.DynaKubeRow), rows)
+        connection.execute(statements.DROP_DYNAKUBES)
+        connection.executemany(statements.ADD_DYNAKUBE, rows)

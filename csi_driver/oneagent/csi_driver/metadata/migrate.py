@@ -7,16 +7,17 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-
-from oneagent.csi_driver.metadata import database
+from sqlalchemy import create_engine
 
 
 def upgrade(path: Path, revision: str = "head") -> None:
     """Run the migrations that the file has not seen yet, all in one transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    engine = database.engine(path)
+    # No implicit transactions: sqlite3 would commit before each change of the schema.
+    engine = create_engine(f"sqlite:///{path}", connect_args={"isolation_level": None})
     with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

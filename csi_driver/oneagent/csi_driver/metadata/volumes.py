@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert as upsert
-
 from oneagent.common import logs
-from oneagent.csi_driver.metadata import database, models
-from oneagent.csi_driver.metadata.models import VolumeState
+from oneagent.csi_driver.metadata import database, statements
 from oneagent.csi_driver.paths import VolumeId
 
 log = logging.getLogger(__name__)
@@ -68,26 +64,10 @@ class Notice:
 
 
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(VolumeRecord))
-_table = models.VolumeRow.__table__
 
 
-def _compiled(statement: Any) -> str:
-    return str(statement.compile(dialect=sqlite.dialect(paramstyle="qmark")))
-
-
-# Compiled once: on the publish path SQLAlchemy's statement cache alone costs more than SQLite's commit.
-_UPSERT: Final = _compiled(
-    upsert(models.VolumeRow)
-    .values({name: bindparam(name) for name in _FIELDS})
-    .on_conflict_do_update(
-        index_elements=["id"], set_={name: upsert(models.VolumeRow).excluded[name] for name in _FIELDS[1:]}
-    )
-)
-_DELETE: Final = _compiled(delete(models.VolumeRow).where(models.VolumeRow.id == bindparam("volume_id")))
-
-
-def _values(record: VolumeRecord) -> tuple[Any, ...]:
-    return tuple(getattr(record, name) for name in _FIELDS)
+def _values(record: VolumeRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _FIELDS}
 
 
 class VolumeBook:
@@ -108,12 +88,12 @@ class VolumeBook:
         """Fill the memory from the table; with a database that can't be read it starts empty."""
         try:
             with self._database.reading() as connection:
-                rows = connection.execute(select(_table)).all()
+                rows = connection.execute(statements.SELECT_VOLUMES).fetchall()
         except database.Unavailable as error:
             log.error("starting without the volumes table", extra=logs.facts(error=error))
             return
         with self._guard:
-            self._records = {VolumeId(row.id): VolumeRecord(**row._mapping) for row in rows}
+            self._records = {VolumeId(row["id"]): VolumeRecord(**row) for row in rows}
 
     def start(self) -> None:
         """Begin to write in the background what could not be written at once."""
@@ -183,7 +163,7 @@ class VolumeBook:
         if not self._away.is_set():
             self.flush()
 
-    def _write_all(self, connection: Connection) -> None:
+    def _write_all(self, connection: sqlite3.Connection) -> None:
         """Two callers may come here one after the other; the second finds its row written already."""
         with self._guard:
             ids, notices = list(self._unwritten), list(self._notices)
@@ -193,13 +173,12 @@ class VolumeBook:
         try:
             for volume, record in rows:
                 if record is None:
-                    connection.exec_driver_sql(_DELETE, (volume,))
+                    connection.execute(statements.DROP_VOLUME, {"volume": volume})
                 else:
-                    connection.exec_driver_sql(_UPSERT, _values(record))
+                    connection.execute(statements.PUT_VOLUME, _values(record))
             if notices:
-                old = self._now() - NOTICES_KEPT_SECONDS
-                connection.execute(delete(models.NoticeRow).where(models.NoticeRow.at < old))
-                connection.execute(insert(models.NoticeRow), [dataclasses.asdict(notice) for notice in notices])
+                connection.execute(statements.DROP_OLD_NOTICES, {"before": self._now() - NOTICES_KEPT_SECONDS})
+                connection.executemany(statements.ADD_NOTICE, [dataclasses.asdict(notice) for notice in notices])
         except BaseException:
             with self._guard:
                 self._unwritten.update(ids)
@@ -211,5 +190,3 @@ class VolumeBook:
             self._away.wait()
             if not self._closing.is_set() and not self.flush():
                 self._closing.wait(RETRY_SECONDS)
-
-

@@ -18,7 +18,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -72,9 +72,7 @@ class FolderSource:
                 self._follow(before, changed, stop)
             missing = before is None
 
-    def _follow(
-        self, folder: _Stamp, changed: Callable[[sources.Snapshot], None], stop: threading.Event
-    ) -> None:
+    def _follow(self, folder: _Stamp, changed: Callable[[sources.Snapshot], None], stop: threading.Event) -> None:
         """Look whenever something happens, for as long as the path leads to this very folder."""
         try:
             for _ in watchfiles.watch(
@@ -220,9 +218,7 @@ def _snapshot(files: Mapping[str, _File]) -> sources.Snapshot:
         for line, found in file.content.dynakubes:
             place = f"{name}:{line}"
             if found.name in good:
-                bad[place] = (
-                    f"{place}: DynaKube {found.name} is already defined in {where[found.name]}; remove one"
-                )
+                bad[place] = f"{place}: DynaKube {found.name} is already defined in {where[found.name]}; remove one"
             else:
                 good[found.name], where[found.name] = found, place
     return sources.Snapshot(good, bad)

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from oneagent.common import dynakube
+
+VERSION = "1.277.0.20230914-094321"
+
+
+def manifest(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "dynatrace.com/v1beta6",
+        "kind": "DynaKube",
+        "metadata": {"name": "prod", "namespace": "dynatrace", "uid": "u-1", "generation": 3},
+        "spec": {
+            "apiUrl": "https://abc12345.live.dynatrace.com/api",
+            "oneAgent": {"cloudNativeFullStack": {}},
+            **spec,
+        },
+    }
+
+
+def annotated(**flags: Any) -> dict[str, Any]:
+    obj = manifest()
+    prefix = "feature.dynatrace.com/"
+    obj["metadata"]["annotations"] = {prefix + name.replace("_", "-"): v for name, v in flags.items()}
+    return obj
+
+
+def test_a_short_dynakube_gets_the_documented_defaults() -> None:
+    found = dynakube.from_manifest(manifest())
+    assert (found.name, found.namespace, found.uid, found.generation) == ("prod", "dynatrace", "u-1", 3)
+    assert found.mode == "cloudNativeFullStack"
+    assert found.needs_app_views
+    assert found.needs_host_folder
+    assert found.wanted_version is found.pinned_version is found.tenant is found.package_file is None
+    assert found.technologies == ("all",)
+    assert found.tokens_secret == "prod"
+    assert (found.mount_attempts, found.mount_timeout_seconds) == (10, 600.0)
+    assert (found.request_threshold_minutes, found.poll_seconds) == (15, 900.0)
+    assert not found.skip_cert_check
+    assert found.warnings == ()
+
+
+def test_every_field_that_concerns_a_node_is_read() -> None:
+    obj = manifest(
+        networkZone="zone-1",
+        proxy={"value": "http://user:hunter2@proxy:3128", "valueFrom": "proxy-secret"},
+        trustedCAs="our-cas",
+        skipCertCheck=True,
+        tokens="our-tokens",
+        dynatraceApiRequestThreshold=5,
+        oneAgent={
+            "hostGroup": "group-1",
+            "applicationMonitoring": {
+                "codeModulesVersion": VERSION,
+                "codeModulesImage": "registry.local/agent:1",
+            },
+        },
+    )
+    obj["metadata"]["annotations"] = {
+        "oneagent.dynatrace.com/technologies": "java, nginx,java",
+        "feature.dynatrace.com/no-proxy": "10.0.0.0/8",
+        "feature.dynatrace.com/max-csi-mount-attempts": "3",
+        "feature.dynatrace.com/max-csi-mount-timeout": "1m30s",
+        "feature.dynatrace.com/poll-interval": "30s",
+    }
+    obj["status"] = {
+        "codeModules": {"version": VERSION, "imageID": "registry.local/agent@sha256:00"},
+        "oneAgent": {
+            "connectionInfoStatus": {"tenantUUID": "abc12345", "endpoints": "https://a:443;https://b"}
+        },
+    }
+    found = dynakube.from_manifest(obj)
+    assert found.mode == "applicationMonitoring"
+    assert found.needs_app_views
+    assert not found.needs_host_folder
+    assert found.wanted_version == found.pinned_version == VERSION
+    assert (found.package, found.image_id) == ("registry.local/agent:1", "registry.local/agent@sha256:00")
+    assert found.technologies == ("java", "nginx")
+    assert (found.network_zone, found.host_group) == ("zone-1", "group-1")
+    assert (found.proxy_secret, found.no_proxy) == ("proxy-secret", "10.0.0.0/8")
+    assert (found.trusted_cas, found.skip_cert_check, found.tokens_secret) == ("our-cas", True, "our-tokens")
+    assert (found.tenant, found.endpoints) == ("abc12345", "https://a:443;https://b")
+    assert (found.mount_attempts, found.mount_timeout_seconds) == (3, 90.0)
+    assert (found.request_threshold_minutes, found.poll_seconds) == (5, 30.0)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "views", "host"),
+    [
+        ("applicationMonitoring", True, False),
+        ("cloudNativeFullStack", True, True),
+        ("hostMonitoring", False, True),
+        ("classicFullStack", False, False),
+    ],
+)
+def test_the_mode_says_what_the_node_has_to_offer(mode: str, views: bool, host: bool) -> None:
+    found = dynakube.from_manifest(manifest(oneAgent={mode: {}}))
+    assert (found.mode, found.needs_app_views, found.needs_host_folder) == (mode, views, host)
+
+
+def test_a_dynakube_without_agent_has_no_mode() -> None:
+    found = dynakube.from_manifest(manifest(oneAgent=None))
+    assert (found.mode, found.needs_app_views, found.needs_host_folder) == ("none", False, False)
+
+
+@pytest.mark.parametrize("version", [f"v1beta{number}" for number in range(2, 7)])
+def test_newer_versions_ask_for_csi_by_their_mode_alone(version: str) -> None:
+    obj = manifest(oneAgent={"applicationMonitoring": {}}) | {"apiVersion": f"dynatrace.com/{version}"}
+    assert dynakube.from_manifest(obj).needs_app_views
+
+
+@pytest.mark.parametrize(("asked", "views"), [({}, False), ({"useCSIDriver": True}, True)])
+def test_v1beta1_asks_for_csi_explicitly(asked: dict[str, bool], views: bool) -> None:
+    obj = manifest(oneAgent={"applicationMonitoring": asked}) | {"apiVersion": "dynatrace.com/v1beta1"}
+    assert dynakube.from_manifest(obj).needs_app_views is views
+
+
+@pytest.mark.parametrize(
+    ("sections", "mode"),
+    [
+        ({"classicFullStack": {}}, "classicFullStack"),
+        ({"classicFullStack": {"enabled": True}, "infraMonitoring": {"enabled": False}}, "classicFullStack"),
+        ({"infraMonitoring": {"enabled": True}}, "hostMonitoring"),
+        ({"codeModules": {"enabled": True}}, "applicationMonitoring"),
+        ({"codeModules": {"enabled": True}, "infraMonitoring": {"enabled": True}}, "cloudNativeFullStack"),
+    ],
+)
+def test_v1alpha1_has_its_modes_below_spec(sections: dict[str, Any], mode: str) -> None:
+    obj = manifest(oneAgent={"version": VERSION}, **sections) | {"apiVersion": "dynatrace.com/v1alpha1"}
+    obj["status"] = {"connectionInfo": {"tenantUUID": "abc12345"}}
+    found = dynakube.from_manifest(obj)
+    assert found.mode == mode
+    assert found.pinned_version == (VERSION if found.needs_app_views else None)
+    assert found.tenant == "abc12345"
+
+
+def test_flags_are_found_under_their_old_names_too() -> None:
+    obj = manifest()
+    old = "alpha.operator.dynatrace.com/feature-"
+    obj["metadata"]["annotations"] = {
+        old + "max-csi-mount-attempts": "4",
+        "feature.dynatrace.com/dynatrace-api-request-threshold": "20",
+    }
+    found = dynakube.from_manifest(obj)
+    assert (found.mount_attempts, found.request_threshold_minutes) == (4, 20)
+
+
+def test_the_host_group_of_an_older_manifest_is_found_among_the_arguments() -> None:
+    arguments = ["--set-proxy=x", "--set-host-group=old-group"]
+    found = dynakube.from_manifest(manifest(oneAgent={"cloudNativeFullStack": {"args": arguments}}))
+    assert found.host_group == "old-group"
+
+
+@pytest.mark.parametrize("value", ["-1", "ten", "1.5", "", "99999999999999999999", "1e3", "٣"])
+def test_impossible_mount_attempts_fall_back_with_a_warning(value: str) -> None:
+    found = dynakube.from_manifest(annotated(max_csi_mount_attempts=value))
+    assert found.mount_attempts == 10
+    assert len(found.warnings) == bool(value)
+    assert all("max-csi-mount-attempts" in warning and "10 is used" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("value", ["-1m", "soon", "10", "9" * 400 + "h", "0s" * 100_000])
+def test_an_impossible_mount_timeout_falls_back_with_a_warning(value: str) -> None:
+    found = dynakube.from_manifest(annotated(max_csi_mount_timeout=value))
+    assert found.mount_timeout_seconds == 600.0
+    assert "max-csi-mount-timeout" in found.warnings[0]
+
+
+@pytest.mark.parametrize("value", [-1, "often", 10**30, True, 1.5])
+def test_an_impossible_request_threshold_falls_back_with_a_warning(value: object) -> None:
+    found = dynakube.from_manifest(manifest(dynatraceApiRequestThreshold=value))
+    assert (found.request_threshold_minutes, len(found.warnings)) == (15, 1)
+
+
+def test_zero_mount_attempts_are_a_number_like_any_other() -> None:
+    assert dynakube.from_manifest(annotated(max_csi_mount_attempts="0")).mount_attempts == 0
+
+
+def test_a_version_without_build_time_pins_nothing_and_is_warned_about() -> None:
+    found = dynakube.from_manifest(manifest(oneAgent={"applicationMonitoring": {"version": "1.277.0"}}))
+    assert found.pinned_version is None
+    assert "spec.oneAgent.applicationMonitoring.version" in found.warnings[0]
+
+
+def test_a_package_may_be_a_local_file_and_then_needs_no_tenant() -> None:
+    package = {"codeModulesImage": "file:///srv/agents/agent%20x.zip"}
+    obj = manifest(apiUrl="", oneAgent={"applicationMonitoring": package})
+    assert dynakube.from_manifest(obj).package_file == Path("/srv/agents/agent x.zip")
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"metadata": {"name": "Prod"}}, ["metadata.name", "'Prod'", "DNS-1035"]),
+        ({"metadata": {"name": "../../etc"}}, ["metadata.name"]),
+        ({"metadata": {"name": "a" * 64}}, ["metadata.name"]),
+        ({"metadata": {}}, ["metadata.name", "missing"]),
+        ({"kind": "EdgeConnect"}, ["kind", "'EdgeConnect'"]),
+        ({"apiVersion": "v1"}, ["apiVersion", "'v1'"]),
+        ({"spec": None}, ["spec.apiUrl", "missing"]),
+        ({"spec": "text"}, ["spec", "mapping"]),
+    ],
+)
+def test_an_error_names_the_field_the_value_and_the_remedy(change: dict[str, Any], names: list[str]) -> None:
+    with pytest.raises(dynakube.DynaKubeError) as caught:
+        dynakube.from_manifest(manifest() | change)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"apiUrl": "https://abc/e/x"}, "spec.apiUrl"),
+        ({"apiUrl": "ftp://abc/api"}, "spec.apiUrl"),
+        ({"apiUrl": "https://[abc/api"}, "spec.apiUrl"),
+        ({"apiUrl": "https://abc:99999/api"}, "spec.apiUrl"),
+        ({"apiUrl": "https:///api"}, "spec.apiUrl"),
+        ({"networkZone": "a\n[general]\ntenant evil"}, "spec.networkZone"),
+        ({"networkZone": 7}, "spec.networkZone"),
+        ({"trustedCAs": "../x"}, "spec.trustedCAs"),
+        ({"skipCertCheck": "false"}, "spec.skipCertCheck"),
+        ({"oneAgent": {"hostMonitoring": {}, "applicationMonitoring": {}}}, "spec.oneAgent"),
+        ({"oneAgent": {"applicationMonitoring": {"version": "latest"}}}, "applicationMonitoring.version"),
+        (
+            {"oneAgent": {"applicationMonitoring": {"codeModulesImage": "file://host/a.zip"}}},
+            "codeModulesImage",
+        ),
+        (
+            {"oneAgent": {"applicationMonitoring": {"codeModulesImage": "file:///../a.zip"}}},
+            "codeModulesImage",
+        ),
+        (
+            {"oneAgent": {"applicationMonitoring": {"codeModulesImage": "file:///a%00.zip"}}},
+            "codeModulesImage",
+        ),
+    ],
+)
+def test_a_field_that_would_do_harm_is_refused(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(dynakube.DynaKubeError, match=field.replace(".", r"\.")):
+        dynakube.from_manifest(manifest(**spec))
+
+
+@pytest.mark.parametrize("version", ["../../etc", ".", "..", "a/b", "a\x00b", "-rf"])
+def test_a_wanted_version_that_is_no_folder_name_is_refused(version: str) -> None:
+    with pytest.raises(dynakube.DynaKubeError, match=r"status\.codeModules\.version"):
+        dynakube.from_manifest(manifest() | {"status": {"codeModules": {"version": version}}})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"tokens": "dt0c01.HUNTER2"},
+        {"tokens": {"apiToken": "HUNTER2"}},
+        {"proxy": "http://user:HUNTER2@proxy"},
+        {"proxy": {"value": "http://user:HUNTER2@proxy\n"}},
+        {"proxy": {"value": "http://user:HUNTER2@pr\toxy"}},
+        {"proxy": {"valueFrom": "http://user:HUNTER2@proxy"}},
+        {"apiUrl": "https://user:HUNTER2@abc/api"},
+        {"apiUrl": "https://user:HUNTER2@[abc/api\t."},
+    ],
+)
+def test_a_secret_that_was_put_into_the_wrong_field_is_not_repeated(spec: dict[str, Any]) -> None:
+    try:
+        shown = repr(dynakube.from_manifest(manifest(**spec)))
+    except dynakube.DynaKubeError as error:
+        shown = str(error)
+    assert "HUNTER2" not in shown
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+_PATHS = [
+    "apiVersion", "kind", "metadata", "metadata.name", "metadata.namespace", "metadata.uid",
+    "metadata.generation", "metadata.annotations", "spec", "spec.apiUrl", "spec.proxy", "spec.proxy.value",
+    "spec.proxy.valueFrom", "spec.tokens", "spec.trustedCAs", "spec.skipCertCheck", "spec.networkZone",
+    "spec.oneAgent", "spec.oneAgent.hostGroup", "spec.oneAgent.cloudNativeFullStack",
+    "spec.oneAgent.cloudNativeFullStack.args", "spec.oneAgent.cloudNativeFullStack.version",
+    "spec.oneAgent.cloudNativeFullStack.codeModulesImage", "spec.oneAgent.cloudNativeFullStack.enabled",
+    "spec.classicFullStack", "spec.codeModules", "spec.dynatraceApiRequestThreshold", "status",
+    "status.codeModules", "status.codeModules.version", "status.codeModules.imageID", "status.oneAgent",
+    "status.oneAgent.connectionInfoStatus.tenantUUID",
+]  # fmt: skip
+_FLAGS = st.sampled_from(
+    [
+        "feature.dynatrace.com/" + flag
+        for flag in ("max-csi-mount-attempts", "max-csi-mount-timeout", "no-proxy")
+    ]
+    + ["feature.dynatrace.com/poll-interval", "oneagent.dynatrace.com/technologies"]
+)
+_URLS = st.text(alphabet="htpsfile:/[]@%?#.0a\u2100", max_size=30)
+
+
+def _set(obj: dict[str, Any], path: str, value: object) -> None:
+    *way, last = path.split(".")
+    here: Any = obj
+    for key in way:
+        if not isinstance(here.get(key), dict):
+            here[key] = {}
+        here = here[key]
+    here[last] = value
+
+
+@hypothesis.given(st.dictionaries(st.text(), _JUNK, max_size=4))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_nothing_but_a_dynakube_error_comes_of_any_object(obj: dict[str, Any]) -> None:
+    with pytest.raises(dynakube.DynaKubeError):
+        dynakube.from_manifest(obj)
+
+
+@hypothesis.given(
+    st.dictionaries(st.sampled_from(_PATHS), _JUNK | _URLS, max_size=3),
+    st.dictionaries(_FLAGS, _JUNK, max_size=3),
+)
+@hypothesis.settings(max_examples=400, deadline=None)
+def test_whatever_a_field_holds_the_result_is_safe_or_a_dynakube_error(
+    changes: dict[str, object], flags: dict[str, object]
+) -> None:
+    obj = copy.deepcopy(manifest())
+    obj["metadata"]["annotations"] = flags
+    for path, value in changes.items():
+        _set(obj, path, value)
+    try:
+        found = dynakube.from_manifest(obj)
+    except dynakube.DynaKubeError as error:
+        assert str(error)
+        return
+    assert hash(found.package_file) is not None
+    assert all("/" not in part and not part.startswith(".") for part in (found.name, found.tokens_secret))
+    assert found.mount_attempts >= 0
+    assert 0 <= found.mount_timeout_seconds < float("inf")
+    assert found.poll_seconds >= 0
+    for text in (found.network_zone, found.host_group, found.no_proxy, found.proxy, *found.technologies):
+        assert text.isprintable()
