@@ -54,6 +54,7 @@ class KubeApi:
         self.dynakube_versions = {"v1beta6", "v1beta5"}
         self.forbidden: set[str] = set()
         self.watch_seconds: float | None = None
+        self.forget_next_page = False
         self.requests: list[Request] = []
         self.changed = threading.Condition()
         self.closing = False
@@ -71,9 +72,7 @@ class KubeApi:
         self._server.daemon_threads = True
         self._tls = tls
         if tls is not None:
-            self._server.socket = tls.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> KubeApi:
@@ -100,9 +99,7 @@ class KubeApi:
             "current-context": "test",
             "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": {"token": self.token} if self.token else {}}],
-            "contexts": [
-                {"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}
-            ],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
         }
         path.write_text(json.dumps(config))
         return path
@@ -171,9 +168,7 @@ class KubeApi:
             return [
                 request
                 for request in self.requests
-                if request.method == method
-                and f"/{plural}" in request.path
-                and ("watch" in request.query) == watch
+                if request.method == method and f"/{plural}" in request.path and ("watch" in request.query) == watch
             ]
 
     # What the handler asks of it
@@ -198,6 +193,9 @@ class KubeApi:
             if token not in self._pages:
                 return None
             version, items = self._pages.pop(token)
+            if self.forget_next_page:
+                self.forget_next_page = False
+                return None
         else:
             version = self._version
             items = [o for k, o in sorted(self._objects.items()) if k[:2] == (plural, namespace)]
@@ -352,8 +350,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         while True:
             with api.changed:
-                if not api.changed.wait_for(news, seconds) or api.closing or api.cuts != cuts:
-                    return
+                in_time = api.changed.wait_for(news, seconds)
                 lines = api.since(plural, namespace, version) or []
                 extra = api.sent_to_watches[sent:]
                 sent += len(extra)
@@ -361,6 +358,8 @@ class _Handler(BaseHTTPRequestHandler):
                 version = at
                 yield line
             yield from extra
+            if not in_time or api.closing or api.cuts != cuts:
+                return
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:

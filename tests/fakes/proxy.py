@@ -44,9 +44,7 @@ class Proxy:
                 proxy.seen.append(f"GET {self.path.partition('?')[0]}")
                 url = urllib.parse.urlsplit(self.path)
                 upstream = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=5)
-                headers = {
-                    name: value for name, value in self.headers.items() if not name.startswith("Proxy-")
-                }
+                headers = {name: value for name, value in self.headers.items() if not name.startswith("Proxy-")}
                 upstream.request("GET", f"{url.path}?{url.query}", headers=headers)
                 answer = upstream.getresponse()
                 body = answer.read()

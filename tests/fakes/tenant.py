@@ -1,7 +1,7 @@
 """A Dynatrace tenant, as far as its deployment API goes: a real HTTP(S) server with the documented answers.
 
 Tests release versions, plan faults (`plan`) and look at what was asked (`requests`). The demo runs it as a
-process, where a zip that appears in the folder is a version that was released:
+process, where a zip that appears in the folder (by a rename, so whole) is a version that was released:
 
     python -m tests.fakes.tenant --port 0 --packages DIR --port-file FILE
 """
@@ -131,7 +131,8 @@ class Tenant:
 
     def release(self, version: str, package: Path) -> None:
         """From now on the version can be downloaded; the highest one is the latest."""
-        size, etag = package.stat().st_size, hashlib.sha256(package.read_bytes()).hexdigest()
+        with package.open("rb") as file:
+            size, etag = package.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
         modified = email.utils.format_datetime(
             datetime.datetime.fromtimestamp(int(package.stat().st_mtime), datetime.UTC), usegmt=True
         )
@@ -141,6 +142,9 @@ class Tenant:
     def plan(self, endpoint: Endpoint, *faults: Fault) -> None:
         """The next answers of an endpoint go wrong like this, one after the other."""
         self._faults[endpoint].extend(faults)
+
+    def plan_nothing_more(self) -> None:
+        self._faults.clear()
 
     def count(self, endpoint: Endpoint) -> int:
         """How often an endpoint was asked."""
@@ -238,9 +242,7 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
                 first, status = int(asked[1]), 206
                 headers["Content-Range"] = f"bytes {first}-{package.size - 1}/{package.size}"
                 if first >= package.size:
-                    self._error(
-                        416, "beyond the end", Fault(headers={"Content-Range": f"bytes */{package.size}"})
-                    )
+                    self._error(416, "beyond the end", Fault(headers={"Content-Range": f"bytes */{package.size}"}))
                     return
             with package.path.open("rb") as file:
                 file.seek(first)
@@ -310,18 +312,14 @@ def _endpoint(path: str) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.fakes.tenant", description="A tenant to try things with"
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.tenant", description="A tenant to try things with")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--packages", type=Path, required=True, help="folder of <version>.zip")
     parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
     parser.add_argument("--token", default=TOKEN)
     parser.add_argument("--tenant", default=TENANT, help="the tenant's UUID")
-    parser.add_argument(
-        "--bytes-per-second", type=int, default=0, help="for each download; 0 is as fast as it goes"
-    )
+    parser.add_argument("--bytes-per-second", type=int, default=0, help="for each download; 0 is as fast as it goes")
     given = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -136,9 +136,7 @@ def _read(text: str) -> Iterator[_Line]:
             yield line, Property(section, key, value.strip())
 
 
-def _replaced(
-    package: str, wanted: dict[tuple[str, str], Property], removed: set[tuple[str, str]]
-) -> list[_Line]:
+def _replaced(package: str, wanted: dict[tuple[str, str], Property], removed: set[tuple[str, str]]) -> list[_Line]:
     """The package's lines with wanted values in place; takes out of `wanted` what it has placed.
 
     A key that stands twice is written once: which of the two an agent believes is not ours to guess.

@@ -158,16 +158,12 @@ def _disk_errors(into: Path) -> Iterator[None]:
         raise DiskFailed(f"{error.filename or into}: {error.strerror}") from error
 
 
-def _digest(
-    path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]
-) -> tuple[int, str]:
+def _digest(path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]) -> tuple[int, str]:
     """Size and SHA-256 of a local package."""
     digest, done = hashlib.sha256(), 0
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.
-        with open(
-            path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
-        ) as file:
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise UnusableFile(f"{path}: not a regular file")

@@ -72,17 +72,18 @@ def client(settings: HttpSettings, headers: dict[str, str] | None = None) -> htt
 
 
 def _no_downgrade(response: httpx.Response) -> None:
-    target = response.next_request
-    if target and response.request.url.scheme == "https" and target.url.scheme != "https":
-        raise httpx.UnsupportedProtocol("redirect from https to http", request=target)
+    """Runs before the redirect is followed."""
+    request = response.request
+    if response.has_redirect_location and request.url.scheme == "https":
+        target = request.url.join(response.headers["Location"])
+        if target.scheme != "https":
+            raise httpx.UnsupportedProtocol("a redirect from https to http", request=request)
 
 
 class _Routes(httpx.BaseTransport):
     """Sends each request, redirected ones too, directly or through the proxy."""
 
-    def __init__(
-        self, direct: httpx.HTTPTransport, proxied: httpx.HTTPTransport, no_proxy: tuple[str, ...]
-    ) -> None:
+    def __init__(self, direct: httpx.HTTPTransport, proxied: httpx.HTTPTransport, no_proxy: tuple[str, ...]) -> None:
         self._direct, self._proxied, self._no_proxy = direct, proxied, no_proxy
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -36,9 +36,7 @@ class PartFile:
         self._path = into.with_name(into.name + ".part")
         self._state_path = into.with_name(into.name + ".part.json")
         self._source = hashlib.sha256(source.encode()).hexdigest()  # a URL may hold what should not lie about
-        self._file = os.fdopen(
-            os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", _BLOCK
-        )
+        self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", _BLOCK)
         self._hash = hashlib.sha256()
         self._flushed, self._cache = 0, pagecache.Written(self._file.fileno())
         self.have = ranges.Have()
@@ -76,9 +74,7 @@ class PartFile:
             self._empty()
         self.have = have
         # Written in place: a torn file does not parse, and the download begins anew.
-        self._state_path.write_bytes(
-            msgspec.json.encode(_State(self._source, _boot_id(), have.validator, have.total))
-        )
+        self._state_path.write_bytes(msgspec.json.encode(_State(self._source, _boot_id(), have.validator, have.total)))
 
     def write(self, chunk: bytes) -> bool:
         """Add bytes; whether a window of them has just been sent to the disk."""

@@ -53,9 +53,7 @@ def plan(response: httpx.Response, have: Have) -> Have:
     if response.status_code == 416:
         total = _UNSATISFIED.fullmatch(said)
         if not total or not have.size or int(total[1]) != have.size or have.total not in (None, have.size):
-            raise WrongRange(
-                f"{where}: refuses to continue at byte {have.size} (Content-Range: {said[:80]!r})"
-            )
+            raise WrongRange(f"{where}: refuses to continue at byte {have.size} (Content-Range: {said[:80]!r})")
         return Have(have.size, have.size, have.validator)
     match = _RANGE.fullmatch(said)
     if not (have.size and have.validator and match):

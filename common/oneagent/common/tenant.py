@@ -55,9 +55,7 @@ class TenantAccess:
         if url.query or url.fragment or not self.api_url.endswith("/api"):
             raise httpclient.InvalidSettings(f"apiUrl: {shown}: must end in /api")
         if not self.token:
-            raise httpclient.InvalidSettings(
-                "apiToken: empty: the DynaKube's secret needs apiToken or paasToken"
-            )
+            raise httpclient.InvalidSettings("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
         if not re.fullmatch(r"[\x21-\x7e]+", self.token):
             raise httpclient.InvalidSettings(
                 f"{self.token_name}: holds white space or what no token has: is there a line break in it?"
@@ -131,15 +129,11 @@ class Tenant:
         _, body = self._ask(path, params)
         return version(_decoded(body, _Latest, path).latestAgentVersion, "latestAgentVersion")
 
-    def available_versions(
-        self, *, flavor: str = "default", machine: str | None = None
-    ) -> list[names.Version]:
+    def available_versions(self, *, flavor: str = "default", machine: str | None = None) -> list[names.Version]:
         """All versions that can be downloaded, in the tenant's order."""
         path = f"{_AGENT}/versions/unix/paas"
         _, body = self._ask(path, {"flavor": flavor, "arch": architecture(machine)})
-        return [
-            version(text, "availableVersions") for text in _decoded(body, _Available, path).availableVersions
-        ]
+        return [version(text, "availableVersions") for text in _decoded(body, _Available, path).availableVersions]
 
     def connection(self) -> Connection | None:
         """Where agents report to; `None` if the tenant answers 400: no endpoint for the network zone."""
@@ -152,10 +146,8 @@ class Tenant:
             return None
         answer = _decoded(body, _Connection, path)
         if not _FOLDER_NAME.fullmatch(answer.tenantUUID):
-            raise _not_a_folder_name("tenantUUID", answer.tenantUUID)
-        return Connection(
-            names.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
-        )
+            raise httpfaults.Garbage(_not_a_folder_name("tenantUUID", answer.tenantUUID))
+        return Connection(names.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints))
 
     def module_config(self, revision: int = 0, *, host_group: str = "") -> ModuleConfig | None:
         """The tenant's settings for agents, `None` if nothing changed since `revision`."""
@@ -193,9 +185,7 @@ class Tenant:
             if len(body) > LARGEST_ANSWER:
                 raise httpfaults.Garbage(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
             if time.monotonic() > deadline:
-                raise httpfaults.Unreachable(
-                    f"{where}: the answer comes too slowly", httpfaults.Reach.TIMEOUT
-                )
+                raise httpfaults.Unreachable(f"{where}: the answer comes too slowly", httpfaults.Reach.TIMEOUT)
         return bytes(body)
 
 
@@ -208,7 +198,8 @@ def package(
     machine: str | None = None,
 ) -> downloads.HttpSource:
     """Where the package of a version is fetched from; `machine` as `platform.machine()` says it."""
-    checked = version(wanted, "version")
+    if not _FOLDER_NAME.fullmatch(wanted):
+        raise httpclient.InvalidSettings(_not_a_folder_name("version", wanted))
     params: list[tuple[str, str | int | float | bool | None]] = [
         ("flavor", flavor),
         ("arch", architecture(machine)),
@@ -216,7 +207,7 @@ def package(
         ("skipMetadata", "true"),
         *(("include", technology) for technology in technologies or ("all",)),
     ]
-    url = httpx.URL(f"{access.api_url}{_AGENT}/unix/paas/version/{checked}", params=params)
+    url = httpx.URL(f"{access.api_url}{_AGENT}/unix/paas/version/{wanted}", params=params)
     return downloads.HttpSource(
         str(url), headers=access.headers, http=access.http, secret=access.token, remedy=access.remedy
     )
@@ -235,14 +226,13 @@ def architecture(machine: str | None = None) -> str:
 def version(text: str, source: str) -> names.Version:
     """A version as checked for use as a folder name; `source` is the field it came from."""
     if not _FOLDER_NAME.fullmatch(text):
-        raise _not_a_folder_name(source, text)
+        raise httpfaults.Garbage(_not_a_folder_name(source, text))
     return names.Version(text)
 
 
-def _not_a_folder_name(source: str, text: str) -> httpfaults.Garbage:
-    return httpfaults.Garbage(
-        f"{source}: {text[:140]!r}: letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128"
-    )
+def _not_a_folder_name(source: str, text: str) -> str:
+    rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
+    return f"{source}: {text[:140]!r}: {rule}"
 
 
 def _decoded(body: bytes, wanted: type[_T], path: str) -> _T:

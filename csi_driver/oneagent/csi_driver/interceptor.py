@@ -56,6 +56,9 @@ class Calls(grpc.ServerInterceptor):
             except DriverError as error:
                 outcome.result, outcome.message = error.result, str(error)
                 context.abort(error.status, str(error))
+            except NotImplementedError:
+                outcome.result = "unimplemented"
+                context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this driver")
             except Exception:
                 outcome.result, outcome.message = "error", "internal error; the driver's log has the details"
                 log.exception("call failed", extra=logs.facts(method=method, **_facts(request)))

@@ -27,14 +27,10 @@ def intended(*layers: list[Property]) -> dict[tuple[str, str], str]:
 
 
 @given(PROPERTIES, PROPERTIES)
-def test_reading_the_merged_file_gives_the_intended_settings_only(
-    api: list[Property], ours: list[Property]
-) -> None:
+def test_reading_the_merged_file_gives_the_intended_settings_only(api: list[Property], ours: list[Property]) -> None:
     merged = agentconf.merge(PACKAGE, api, ours)
     read = agentconf.parse(merged.text)
-    emptied = {
-        (prop.section, prop.key) for prop in filter(None, map(agentconf.neutral, ours)) if not prop.value
-    }
+    emptied = {(prop.section, prop.key) for prop in filter(None, map(agentconf.neutral, ours)) if not prop.value}
     # A later value of ours may fill again what an earlier one emptied: only the last one counts.
     wanted = {name: value for name, value in intended(api, ours).items() if value or name not in emptied}
     assert {(prop.section, prop.key): prop.value for prop in read} == wanted
@@ -59,19 +55,14 @@ def test_a_harmless_value_comes_back_as_it_is(value: str) -> None:
 
 @given(st.text(), PROPERTIES)
 def test_any_package_file_can_be_merged(package: str, api: list[Property]) -> None:
-    read = {
-        (prop.section, prop.key): prop.value
-        for prop in agentconf.parse(agentconf.merge(package, api, []).text)
-    }
+    read = {(prop.section, prop.key): prop.value for prop in agentconf.parse(agentconf.merge(package, api, []).text)}
     for prop in filter(None, map(agentconf.neutral, api)):
         assert (prop.section, prop.key) in read
 
 
 @given(TEXT, TEXT, TEXT)
 def test_a_container_cannot_add_lines_to_its_file(name: str, image: str, namespace: str) -> None:
-    text = containerconf.render(
-        containerconf.Container(container_name=name, image_name=image, namespace=namespace)
-    )
+    text = containerconf.render(containerconf.Container(container_name=name, image_name=image, namespace=namespace))
     allowed = {"containerName", "imageName", "k8s_containername", "k8s_namespace"}
     assert text.startswith("[container]\n")
     read = agentconf.parse(text)

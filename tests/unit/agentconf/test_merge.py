@@ -65,9 +65,7 @@ def test_endpoints_become_one_server_address() -> None:
 
 def test_a_key_that_stands_twice_is_written_once() -> None:
     twice = "[general]\na 1\na 2\n[x]\n[general]\na 3\n"
-    assert (
-        agentconf.merge(twice, [Property("general", "a", "4")], []).text == "[general]\na 4\n[x]\n[general]\n"
-    )
+    assert agentconf.merge(twice, [Property("general", "a", "4")], []).text == "[general]\na 4\n[x]\n[general]\n"
 
 
 def test_the_order_of_the_answer_does_not_matter() -> None:

@@ -15,9 +15,7 @@ from tests.unit.downloads.bench import SIZE, VERSION, Bench
 
 
 def test_a_whole_file_arrives_with_its_digest_and_nothing_else_stays(bench: Bench) -> None:
-    done = bench.download(
-        expected_size=SIZE, expected_sha256=hashlib.sha256(bench.content).hexdigest().upper()
-    )
+    done = bench.download(expected_size=SIZE, expected_sha256=hashlib.sha256(bench.content).hexdigest().upper())
     assert bench.into.read_bytes() == bench.content
     assert (done.path, done.size, done.ours, done.resumed_at) == (bench.into, SIZE, True, 0)
     assert done.sha256 == hashlib.sha256(bench.content).hexdigest()
@@ -36,7 +34,7 @@ def test_a_connection_cut_at_any_byte_is_continued_there(bench: Bench, cuts: lis
     assert bench.ranges()[0] == ""
     if 0 < cuts[0] < SIZE:
         assert bench.ranges()[1] == f"bytes={cuts[0]}-"
-    bench.server._faults.clear()
+    bench.server.plan_nothing_more()
 
 
 def test_a_new_process_goes_on_where_the_old_one_stopped(bench: Bench) -> None:

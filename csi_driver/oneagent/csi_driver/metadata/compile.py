@@ -20,7 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oneagent.csi_driver.metadata.models import Base, CursorRow, DynaKubeRow, NoticeRow, VersionRow, VolumeRow
 
 _DIALECT: Final = sqlite.dialect(paramstyle="named")
-_HEAD: Final = '''"""The SQL of the running processes. Written by `metadata.compile` from the typed models; not by hand."""
+_HEAD: Final = '''"""The SQL of running processes. Written by `metadata.compile` from the typed models; not by hand."""
 
 from typing import Final
 '''

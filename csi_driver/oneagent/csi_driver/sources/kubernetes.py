@@ -38,20 +38,22 @@ from oneagent.csi_driver.sources import events, watch
 log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 250
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
 _PLURAL: Final = "dynakubes"
 _TIMEOUT: Final = httpx2.Timeout(10.0, connect=5.0)
 _EVENT_TIMEOUT: Final = httpx2.Timeout(3.0)
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
-def connect(kubeconfig: Path | None = None) -> tuple[httpx2.Client, str]:
+def connect(kubeconfig: Path | None = None, service_account: Path = SERVICE_ACCOUNT) -> tuple[httpx2.Client, str]:
     """A client for the API server, and the namespace that its configuration names.
 
     Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`. `UnavailableError` if there is none.
     """
     try:
         if kubeconfig is None:
-            config = lightkube.KubeConfig.from_env().get()
+            config = lightkube.KubeConfig.from_env(service_account=service_account).get()
         else:
             config = lightkube.KubeConfig.from_file(kubeconfig).get()
         if config is None:
@@ -60,7 +62,16 @@ def connect(kubeconfig: Path | None = None) -> tuple[httpx2.Client, str]:
             config = config._replace(user=User())
         parameters = client_adapter.ConnectionParams(timeout=_TIMEOUT)
         return client_adapter.Client(config, parameters), config.namespace
-    except (lightkube.ConfigError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (
+        lightkube.ConfigError,
+        OSError,
+        yaml.YAMLError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # All but the first three come from a file that is YAML, but of something else.
         place = kubeconfig or "in-cluster, KUBECONFIG or ~/.kube/config"
         raise sources.UnavailableError(f"no usable API server configuration ({place}): {error}") from error
 
@@ -73,16 +84,18 @@ class KubernetesSource:
         *,
         namespace: str = "",
         kubeconfig: Path | None = None,
+        service_account: Path = SERVICE_ACCOUNT,
         api_version: str = "",
         component: str = names.DISTRIBUTION,
         node: str = "",
+        page_size: int = PAGE_SIZE,
         pauses: watch.Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`api_version` as `v1beta6`; empty: the newest that the API server serves."""
-        self._http, default_namespace = connect(kubeconfig)
+        self._http, default_namespace = connect(kubeconfig, service_account)
         self._namespace = namespace or default_namespace
-        self._api = _DynaKubeApi(self._http, self._namespace, api_version)
+        self._api = _DynaKubeApi(self._http, self._namespace, api_version, page_size)
         self._watch = watch.Watch(self._api, pauses=pauses, clock=clock)
         self._events = events.Events(self._send_event, component=component, node=node, clock=clock)
 
@@ -135,17 +148,18 @@ class KubernetesSource:
 class _DynaKubeApi:
     """`watch.Api` for the DynaKubes of a namespace."""
 
-    def __init__(self, http: httpx2.Client, namespace: str, api_version: str) -> None:
+    def __init__(self, http: httpx2.Client, namespace: str, api_version: str, page_size: int) -> None:
         self._http = http
         self._namespace = namespace
         self._configured = api_version
+        self._page_size = str(page_size)
         self._served = ""
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._stopped = False
 
     def page(self, token: str) -> bytes:
-        params = {"limit": str(PAGE_SIZE)} | ({"continue": token} if token else {})
+        params = {"limit": self._page_size} | ({"continue": token} if token else {})
         try:
             return _call(self._http, "GET", self._path(), params=params)
         except sources.NotFoundError:

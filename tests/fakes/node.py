@@ -1,0 +1,207 @@
+"""A node with a real driver on it: data folder, kubelet's folder, server process, and kubelet's part as a client.
+
+Used by the node ring, the benchmarks and the demonstration. It needs a mount namespace of its own, so that nothing
+it mounts can stay behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
+from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.metadata import database, dynakubes
+from oneagent.csi_driver.paths import DataFolder, LayerId
+
+VERSION = Version("1.277.0.20230914-094321")
+
+
+def install(data: DataFolder, version: Version = VERSION, content: bytes = b"library") -> None:
+    """Put a small version into the store, by one rename, as the provisioner does."""
+    tree = data.tmp / f"{version}.install"
+    library = tree / PRELOAD_LIBRARY
+    library.parent.mkdir(parents=True)
+    library.write_bytes(content)
+    (tree / "agent/conf").mkdir()
+    (tree / "agent/conf/ruxitagentproc.conf").write_text("[general]\nfromPackage yes\n")
+    for folder in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
+        folder.chmod(0o1777)
+    tree.rename(data.agent(version))
+
+
+def want(data: DataFolder, *wanted: dynakubes.Wanted) -> None:
+    """Say what DynaKubes want, as the provisioner does."""
+    metadata = database.Database(data.database, data.database_lock)
+    dynakubes.replace_all(metadata, data.dynakubes, wanted)
+    metadata.close()
+
+
+def demo(**fields: Any) -> dynakubes.Wanted:
+    """What the DynaKube `demo` wants unless told otherwise."""
+    defaults: dict[str, Any] = {
+        "name": DynaKubeName("demo"),
+        "tenant": TenantId("abc12345"),
+        "version": VERSION,
+        "layer": LayerId(""),
+    }
+    return dynakubes.Wanted(**(defaults | fields))
+
+
+class Kubelet:
+    """What kubelet does for a pod's inline volume: makes the parent folder, calls, and cleans up."""
+
+    def __init__(self, socket: Path, root: Path) -> None:
+        self.root = root
+        self.channel = grpc.insecure_channel(f"unix:{socket}")
+        self.identity = csi_pb2_grpc.IdentityStub(self.channel)
+        self.node = csi_pb2_grpc.NodeStub(self.channel)
+
+    def target(self, pod: str) -> Path:
+        return self.root / "pods" / pod / "volumes/kubernetes.io~csi/oneagent-bin/mount"
+
+    @staticmethod
+    def volume_id(pod: str) -> str:
+        return f"csi-{pod}"
+
+    def request(
+        self, pod: str, *, read_only: bool = False, mount_flags: tuple[str, ...] = (), **attributes: str
+    ) -> csi_pb2.NodePublishVolumeRequest:
+        """The request that kubelet sends for a pod; `attributes` are the volume's, `_` stands for `/` nowhere."""
+        context: Mapping[str, str] = {
+            "csi.storage.k8s.io/pod.name": pod,
+            "csi.storage.k8s.io/pod.namespace": "default",
+            "csi.storage.k8s.io/pod.uid": f"uid-{pod}",
+            "csi.storage.k8s.io/ephemeral": "true",
+            "mode": "app",
+            "dynakube": "demo",
+        } | attributes
+        request = csi_pb2.NodePublishVolumeRequest(
+            volume_id=self.volume_id(pod),
+            target_path=str(self.target(pod)),
+            readonly=read_only,
+            volume_context={key: value for key, value in context.items() if value},
+        )
+        request.volume_capability.mount.mount_flags.extend(mount_flags)
+        request.volume_capability.access_mode.mode = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_WRITER
+        return request
+
+    def publish(self, pod: str, *, timeout: float = 20, **fields: Any) -> Path:
+        """Publish a pod's volume; `grpc.RpcError` if the driver says no."""
+        self.target(pod).parent.mkdir(parents=True, exist_ok=True)
+        self.node.NodePublishVolume(self.request(pod, **fields), timeout=timeout)
+        return self.target(pod)
+
+    def unpublish(self, pod: str, *, timeout: float = 20) -> None:
+        self.node.NodeUnpublishVolume(
+            csi_pb2.NodeUnpublishVolumeRequest(
+                volume_id=self.volume_id(pod), target_path=str(self.target(pod))
+            ),
+            timeout=timeout,
+        )
+
+    def forget(self, pod: str) -> None:
+        """Remove the volume's folders, as kubelet does once the pod is gone."""
+        with contextlib.suppress(OSError):
+            os.removedirs(self.target(pod).parent)
+
+    def stats(self, pod: str) -> csi_pb2.NodeGetVolumeStatsResponse:
+        return self.node.NodeGetVolumeStats(
+            csi_pb2.NodeGetVolumeStatsRequest(
+                volume_id=self.volume_id(pod), volume_path=str(self.target(pod))
+            ),
+            timeout=10,
+        )
+
+
+class Driver:
+    """One server process on one data folder; `start` and `kill` may be repeated."""
+
+    def __init__(self, place: Path, *flags: str, command: tuple[str, ...] = ()) -> None:
+        self.place = place
+        self.data = DataFolder(place / "data")
+        self.data.create()
+        self.target_root = place / "kubelet"
+        self.target_root.mkdir(exist_ok=True)
+        self.socket = place / "csi" / "csi.sock"
+        self._flags = flags
+        self._command = command or (sys.executable, "-m", "oneagent.csi_driver.server")
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = place / "server.log"
+
+    def start(self, *, wait: bool = True, environment: Mapping[str, str] | None = None) -> Kubelet:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *self._command,
+                    f"--endpoint=unix://{self.socket}",
+                    "--node-id=node1",
+                    f"--data-dir={self.data.root}",
+                    f"--target-root={self.target_root}",
+                    "--log-format=text",
+                    *self._flags,
+                ],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+            )
+        kubelet = Kubelet(self.socket, self.target_root)
+        if wait:
+            self.wait_ready(kubelet)
+        return kubelet
+
+    def wait_ready(self, kubelet: Kubelet) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
+            if self.socket.exists():
+                kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=10, wait_for_ready=True)
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing can be tidied up."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
+
+    def mounts(self) -> list[mounttable.Mount]:
+        """What is mounted below kubelet's folder."""
+        return mounttable.at_or_below(mounttable.read(), str(self.target_root))
+
+
+@contextlib.contextmanager
+def running(place: Path, *flags: str) -> Iterator[tuple[Driver, Kubelet]]:
+    """A driver with the DynaKube `demo`, its version installed; everything is unmounted at the end."""
+    driver = Driver(place, *flags)
+    install(driver.data)
+    want(driver.data, demo())
+    try:
+        yield driver, driver.start()
+    finally:
+        driver.kill()
+        unmount_all(driver)
+
+
+def unmount_all(driver: Driver) -> None:
+    for mount in reversed(driver.mounts()):
+        subprocess.run(["umount", mount.target], check=False)
