@@ -206,10 +206,10 @@ class KubeApi:
             items = items[:limit]
         return {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}
 
-    def since(self, plural: str, namespace: str, version: int) -> list[tuple[int, bytes]] | None:
-        """What changed after a version; `None` if that is forgotten."""
-        if version < self._oldest:
-            return None
+    def remembers(self, version: int) -> bool:
+        return version >= self._oldest
+
+    def since(self, plural: str, namespace: str, version: int) -> list[tuple[int, bytes]]:
         return [
             (at, _line({"type": kind, "object": obj}))
             for at, p, ns, kind, obj in self._log
@@ -317,8 +317,8 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.api
         version = int(query.get("resourceVersion", "0"))
         with api.changed:
-            known, cuts, sent = api.since(plural, namespace, version), api.cuts, len(api.sent_to_watches)
-        if known is None:
+            known, cuts, sent = api.remembers(version), api.cuts, len(api.sent_to_watches)
+        if not known:
             self._status(410, "Expired")
             return
         self.send_response(200)
@@ -351,7 +351,7 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             with api.changed:
                 in_time = api.changed.wait_for(news, seconds)
-                lines = api.since(plural, namespace, version) or []
+                lines = api.since(plural, namespace, version)
                 extra = api.sent_to_watches[sent:]
                 sent += len(extra)
             for at, line in lines:

@@ -39,7 +39,7 @@ def test_a_short_dynakube_gets_the_documented_defaults() -> None:
     assert found.mode == "cloudNativeFullStack"
     assert found.needs_app_views
     assert found.needs_host_folder
-    assert found.wanted_version is found.pinned_version is found.tenant is found.package_file is None
+    assert {found.wanted_version, found.pinned_version, found.tenant, found.package_file} == {None}
     assert found.technologies == ("all",)
     assert found.tokens_secret == "prod"
     assert (found.mount_attempts, found.mount_timeout_seconds) == (10, 600.0)
@@ -73,9 +73,7 @@ def test_every_field_that_concerns_a_node_is_read() -> None:
     }
     obj["status"] = {
         "codeModules": {"version": VERSION, "imageID": "registry.local/agent@sha256:00"},
-        "oneAgent": {
-            "connectionInfoStatus": {"tenantUUID": "abc12345", "endpoints": "https://a:443;https://b"}
-        },
+        "oneAgent": {"connectionInfoStatus": {"tenantUUID": "abc12345", "endpoints": "https://a:443;https://b"}},
     }
     found = dynakube.from_manifest(obj)
     assert found.mode == "applicationMonitoring"
@@ -293,10 +291,7 @@ _PATHS = [
     "status.oneAgent.connectionInfoStatus.tenantUUID",
 ]  # fmt: skip
 _FLAGS = st.sampled_from(
-    [
-        "feature.dynatrace.com/" + flag
-        for flag in ("max-csi-mount-attempts", "max-csi-mount-timeout", "no-proxy")
-    ]
+    ["feature.dynatrace.com/" + flag for flag in ("max-csi-mount-attempts", "max-csi-mount-timeout", "no-proxy")]
     + ["feature.dynatrace.com/poll-interval", "oneagent.dynatrace.com/technologies"]
 )
 _URLS = st.text(alphabet="htpsfile:/[]@%?#.0a\u2100", max_size=30)

@@ -87,6 +87,8 @@ class DynaKube:
     skip_cert_check: bool
     tokens_secret: str
     tenant: names.TenantId | None
+    cluster_id: str
+    """The cluster's identity as the operator learned it: the UID of the namespace kube-system."""
     endpoints: str
     """The tenant's communication endpoints as the operator learned them."""
     mount_attempts: int
@@ -139,11 +141,10 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         skip_cert_check=manifests.flag(obj, "spec.skipCertCheck") or False,
         tokens_secret=manifests.dns_name(obj, "spec.tokens", hidden=True) or name,
         tenant=_tenant(obj),
+        cluster_id=manifests.text(obj, "status.kubeSystemUUID"),
         endpoints=manifests.text(obj, "status.oneAgent.connectionInfoStatus.endpoints"),
         mount_attempts=_mount_attempts(obj, warnings),
-        mount_timeout_seconds=_duration(
-            obj, "max-csi-mount-timeout", DEFAULT_MOUNT_TIMEOUT_SECONDS, warnings
-        ),
+        mount_timeout_seconds=_duration(obj, "max-csi-mount-timeout", DEFAULT_MOUNT_TIMEOUT_SECONDS, warnings),
         request_threshold_minutes=threshold,
         poll_seconds=_duration(obj, "poll-interval", max(threshold, 1) * 60.0, warnings),
         warnings=tuple(warnings),

@@ -121,8 +121,15 @@ def _size(text: str) -> int:
     return int(number) * units[unit]
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 duration = _refusing(durations.parse)
 absolute_path = _refusing(_absolute)
 address = _refusing(_address)
+count = _refusing(_count)
 size = _refusing(_size)
 """Bytes from a number with an optional binary suffix."""

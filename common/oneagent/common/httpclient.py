@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import certifi
-import httpx
+import httpx2 as httpx
 
 _REDIRECTS: Final = 5
 

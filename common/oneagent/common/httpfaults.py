@@ -21,7 +21,7 @@ import time
 from enum import StrEnum
 from typing import Final
 
-import httpx
+import httpx2 as httpx
 import msgspec
 
 LONGEST_MESSAGE: Final = 300

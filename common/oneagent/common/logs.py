@@ -59,5 +59,5 @@ def setup(log_format: Format, level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # These say at INFO what we already say with our own fields, URLs with their query among it.
-    for chatty in ("httpx", "httpcore", "watchfiles", "alembic"):
+    for chatty in ("httpx2", "httpcore2", "watchfiles", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -18,7 +18,7 @@ from importlib import metadata
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-import httpx
+import httpx2 as httpx
 import msgspec
 
 from oneagent.common import agentconf, downloads, httpclient, httpfaults, names

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2 as httpx
 import tenacity
 
 from oneagent.common import httpclient, httpfaults, logs, partfile, ranges

@@ -68,9 +68,7 @@ class Tree:
             with self.folder(path) as fd:
                 os.fchmod(fd, treemanifests.DIRECTORY_MODE)
 
-    def write(
-        self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]
-    ) -> treemanifests.File:
+    def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
         """Write a file into the open `folder`; returns what was written. Nothing is synced."""
         mode = file_mode(mode)
         digest = hashlib.sha256(usedforsecurity=False)

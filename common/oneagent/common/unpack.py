@@ -149,9 +149,7 @@ def _write_files(
     return list(itertools.chain.from_iterable(future.result() for future in running))
 
 
-def _work(
-    package: zips.Zip, tree: trees.Tree, jobs: Jobs, check: Callable[[], None]
-) -> list[treemanifests.File]:
+def _work(package: zips.Zip, tree: trees.Tree, jobs: Jobs, check: Callable[[], None]) -> list[treemanifests.File]:
     """Take jobs until none is left; several threads do this at once."""
     buffer = bytearray(zips.READ)
     done: list[treemanifests.File] = []
@@ -203,11 +201,7 @@ def _below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
             for file in whole.files
             if file.path.startswith(start)
         ],
-        links=[
-            treemanifests.Link(link.path[cut:], link.target)
-            for link in whole.links
-            if link.path.startswith(start)
-        ],
+        links=[treemanifests.Link(link.path[cut:], link.target) for link in whole.links if link.path.startswith(start)],
         directories=[path[cut:] for path in whole.directories if path.startswith(start)],
     )
 

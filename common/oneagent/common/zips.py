@@ -98,15 +98,11 @@ class Zip:
         for piece in pieces:
             size += len(piece)
             if size > member.size:
-                raise DamagedPackage(
-                    f"{member.path!r} unpacks to more than the {member.size:,} bytes it declares"
-                )
+                raise DamagedPackage(f"{member.path!r} unpacks to more than the {member.size:,} bytes it declares")
             crc = isal_zlib.crc32(piece, crc)
             yield piece
         if size != member.size:
-            raise DamagedPackage(
-                f"{member.path!r} unpacks to {size:,} of the {member.size:,} bytes it declares"
-            )
+            raise DamagedPackage(f"{member.path!r} unpacks to {size:,} of the {member.size:,} bytes it declares")
         if crc != member.crc:
             raise DamagedPackage(f"{member.path!r} does not have the checksum that the zip declares")
 
@@ -215,9 +211,7 @@ class Zip:
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
         ):
-            raise UnsupportedPackage(
-                f"{name!r} is compressed by method {entry.compress_type}: only deflate is read"
-            )
+            raise UnsupportedPackage(f"{name!r} is compressed by method {entry.compress_type}: only deflate is read")
         if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
             raise DamagedPackage(f"{name!r} is stored with two different sizes")
         # Both codecs turn the name back into just the bytes that zipfile has read.
@@ -231,9 +225,7 @@ class Zip:
             raise DamagedPackage(f"{name!r} has another name in front of its data")
         if same and not flags & _SIZES_FOLLOW:
             same = (
-                crc == entry.CRC
-                and packed in (entry.compress_size, _IN_ZIP64)
-                and size in (entry.file_size, _IN_ZIP64)
+                crc == entry.CRC and packed in (entry.compress_size, _IN_ZIP64) and size in (entry.file_size, _IN_ZIP64)
             )
         if not same:
             raise DamagedPackage(f"{name!r} is described differently in front of its data")

@@ -8,18 +8,14 @@ whoever can connect gets an answer.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
-import gc
 import importlib.metadata
 import logging
-import os
 import signal
 import socket
 import stat
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from oneagent.common import flags, logs
 from oneagent.common.names import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
-from oneagent.csi_driver import interceptor, metrics, publish, services, views
+from oneagent.csi_driver import interceptor, metrics, processes, publish, services, views
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.dynakubes import WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
@@ -42,9 +38,6 @@ from oneagent.csi_driver.store import AgentStore
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS: Final = 300.0
-HANDOVER_SECONDS: Final = 30.0
-"""How long a new server waits for the old one on the same data folder to end."""
-
 _WORKERS: Final = 512
 
 
@@ -188,8 +181,7 @@ class Server:
         server.start()
         self._grpc = server
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        gc.collect()
-        gc.freeze()
+        processes.settle_memory()
         log.info("serving", extra=logs.facts(socket=path, node=self._config.node_id))
 
     def stop(self) -> None:
@@ -240,33 +232,13 @@ def remove_stale_socket(path: Path) -> None:
     raise SystemExit(f"--endpoint {path}: another server answers on this socket")
 
 
-@contextlib.contextmanager
-def alone(lock: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold a process's exclusive right to the data folder; `SystemExit` if another one keeps it."""
-    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise SystemExit(f"another process holds {lock}: one of a kind may work on a data folder") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
     """Serve until SIGTERM or SIGINT."""
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with alone(config.data_dir / "server.lock", HANDOVER_SECONDS):
+    with processes.alone(config.data_dir / "server.lock"):
         server = Server(config, step)
         server.start()
         stop.wait()

@@ -57,10 +57,10 @@ class Script:
         for chunk in chunks:
             if isinstance(chunk, Exception):
                 raise chunk
-            if isinstance(chunk, float):
-                self.now += chunk
-            else:
+            if isinstance(chunk, bytes):
                 yield chunk
+            else:
+                self.now += chunk
 
     def _wait(self, stop: threading.Event, seconds: float) -> None:
         self.waited.append(seconds)

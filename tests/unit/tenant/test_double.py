@@ -14,7 +14,8 @@ from tests.fakes import tenant as double
 def test_a_zip_that_appears_in_the_folder_is_released(tmp_path: Path) -> None:
     (tmp_path / "1.2.3.4-5.zip").write_bytes(b"zip")
     port_file = tmp_path / "port"
-    command = [sys.executable, "-m", "tests.fakes.tenant", "--packages", tmp_path, "--port-file", port_file]
+    command = [sys.executable, "-m", "tests.fakes.tenant", "--packages", str(tmp_path)]
+    command += ["--port-file", str(port_file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10

@@ -7,7 +7,7 @@ import email.utils
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 import pytest
 import trustme
 

@@ -4,6 +4,10 @@
 
 Anything else in the file is passed over, so that a whole deployment may be given. Errors name the line of the
 field that they are about and never show what a Secret holds.
+
+libyaml is used for its speed, but what PyYAML has around it recurses in C: a file with some ten thousand
+opening brackets would end the process. So the depth is looked at first, in the stream of events, which does
+not recurse.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import yaml
 
 from oneagent.common import dynakube, manifests
+
+_DEEPEST: Final = 100
 
 
 class DocumentError(Exception):
@@ -57,7 +64,9 @@ def parse(data: bytes) -> Content:
 
 def _documents(data: bytes) -> Iterator[tuple[yaml.Node, dict[str, object]]]:
     try:
-        loader = yaml.CSafeLoader(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        _check_depth(text)
+        loader = yaml.CSafeLoader(text)
     except UnicodeDecodeError as error:
         raise DocumentError(data.count(b"\n", 0, error.start) + 1, "is not UTF-8 text") from error
     except yaml.YAMLError as error:
@@ -86,6 +95,18 @@ def _documents(data: bytes) -> Iterator[tuple[yaml.Node, dict[str, object]]]:
         raise DocumentError(line, f"holds a value that cannot be read ({type(error).__name__})") from error
     finally:
         loader.dispose()
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise DocumentError(line, f"is nested more than {_DEEPEST} deep")
 
 
 def _yaml_error(error: yaml.YAMLError, line: int) -> DocumentError:

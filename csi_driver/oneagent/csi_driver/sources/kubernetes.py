@@ -168,7 +168,7 @@ class _DynaKubeApi:
 
     @contextlib.contextmanager
     def stream(self, version: str) -> Iterator[Iterator[bytes]]:
-        seconds = random.randint(*watch.WATCH_SECONDS)  # noqa: S311  # spreads load, guards nothing
+        seconds = random.randint(*watch.WATCH_SECONDS)  # spreads load, guards nothing
         params = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -262,7 +262,7 @@ def _check(answer: httpx2.Response) -> None:
         return
     code, path = answer.status_code, answer.request.url.path
     text = f"{code} for {path}: {_reason(answer)}"
-    if code == 404 and path.startswith(f"/apis/{names.API_GROUP}"):
+    if code == 404 and f"/apis/{names.API_GROUP}" in path:
         definition = f"{_PLURAL}.{names.API_GROUP}"
         raise sources.NotFoundError(f"{text} (is the definition {definition} installed?)")
     if code == 404:

@@ -1,0 +1,44 @@
+"""What the driver's processes do alike: be the only one of their kind, and hold no more memory than needed."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+HANDOVER_SECONDS: Final = 30.0
+"""How long a new process waits for the old one on the same data folder to end."""
+
+
+@contextlib.contextmanager
+def alone(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
+    """Hold a process's exclusive right to the data folder; `SystemExit` if another one keeps it."""
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise SystemExit(f"another process holds {lock}: one of a kind may work on a data folder") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def settle_memory() -> None:
+    """After the start: give back what only loading needed, and spare the collector what will never be garbage."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # a C library other than glibc
+        ctypes.CDLL(None).malloc_trim(0)

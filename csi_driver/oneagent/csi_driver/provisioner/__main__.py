@@ -1,0 +1,3 @@
+from oneagent.csi_driver.provisioner.command import main
+
+raise SystemExit(main())

@@ -1,0 +1,170 @@
+"""The command `oneagent-csi-provisioner`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import flags, logs
+from oneagent.csi_driver import garbage, metrics, processes, sources
+from oneagent.csi_driver.metadata.database import Database
+from oneagent.csi_driver.paths import DataFolder, UnsafeName
+from oneagent.csi_driver.provisioner.installs import Installer
+from oneagent.csi_driver.provisioner.loop import Provisioner
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.store import AgentStore
+
+log = logging.getLogger(__name__)
+
+PARTS_KEPT_SECONDS: Final = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The provisioner's flags; `--help` tells what each is."""
+
+    data_dir: Path
+    source: str
+    dynakubes: Path
+    namespace: str
+    kubeconfig: Path | None
+    node_id: str
+    collect_seconds: float
+    policy: garbage.Policy
+    unpack_threads: int | None
+    metrics_address: str
+    log_format: logs.Format
+    log_level: str
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
+    parser = flags.parser("oneagent-csi-provisioner", "Keeps the agent versions that DynaKubes want on this node.")
+    add = flags.adder(parser)
+    add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
+    add("source", "kubernetes", "where DynaKubes come from: kubernetes or folder", choices=("kubernetes", "folder"))
+    add(
+        "dynakubes", Path("/etc/dynakubes"), "with --source=folder: the folder of YAML files", parse=flags.absolute_path
+    )
+    add("namespace", "", "namespace of the DynaKubes; the own one if empty", env="POD_NAMESPACE")
+    add("kubeconfig", "", "kubeconfig file; in-cluster configuration if empty", env="KUBECONFIG")
+    add("node-id", "", "this node's name, for Events", env="KUBE_NODE_NAME")
+    add("collect", 300.0, "time between runs of the garbage collector", parse=flags.duration)
+    usual = garbage.DEFAULT
+    add("disk-budget", usual.budget_bytes, "most bytes for agents, e.g. 10Gi; 0 for no limit", parse=flags.size)
+    add("disk-reserve", usual.reserve_bytes, "free bytes of the disk that stay free", parse=flags.size)
+    add("keep-unused", usual.keep_unused_seconds, "how long a version that nobody uses is kept", parse=flags.duration)
+    add("log-retention", usual.keep_logs_seconds, "how long kept logs of pods stay", parse=flags.duration)
+    add("log-budget", usual.keep_logs_bytes, "most bytes of kept logs; 0 for no limit", parse=flags.size)
+    add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
+    add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
+    flags.add_logging(add)
+    given = parser.parse_args(arguments)
+    return Config(
+        data_dir=given.data_dir,
+        source=given.source,
+        dynakubes=given.dynakubes,
+        namespace=given.namespace,
+        kubeconfig=Path(given.kubeconfig) if given.kubeconfig else None,
+        node_id=given.node_id,
+        collect_seconds=given.collect,
+        policy=garbage.Policy(
+            budget_bytes=given.disk_budget,
+            reserve_bytes=given.disk_reserve,
+            keep_unused_seconds=given.keep_unused,
+            keep_logs_seconds=given.log_retention,
+            keep_logs_bytes=given.log_budget,
+        ),
+        unpack_threads=given.unpack_threads or None,
+        metrics_address=given.metrics_address,
+        log_format=given.log_format,
+        log_level=given.log_level,
+    )
+
+
+def make_source(config: Config) -> sources.Source:
+    """The source that the flags name. Only this decides whether a Kubernetes client is loaded."""
+    if config.source == "folder":
+        from oneagent.csi_driver.sources.folder import FolderSource
+
+        return FolderSource(config.dynakubes)
+    from oneagent.csi_driver.sources.kubernetes import KubernetesSource
+
+    return KubernetesSource(namespace=config.namespace, kubeconfig=config.kubeconfig, node=config.node_id)
+
+
+def tidy(folder: DataFolder) -> None:
+    """Remove what an earlier process left in tmp/, but for downloads that can be resumed."""
+    for entry in folder.tmp.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif ".zip" not in entry.name or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
+            entry.unlink(missing_ok=True)
+
+
+def build(config: Config, source: sources.Source) -> tuple[Provisioner, ProvisionerMetrics]:
+    """Everything that runs in the provisioner's process, put together."""
+    folder = DataFolder(config.data_dir)
+    folder.create()
+    tidy(folder)
+    counted = ProvisionerMetrics()
+    metadata = Database(folder.database, folder.database_lock)
+    metadata.on_busy = counted.database.observe
+    records = Records(metadata, folder.dynakubes)
+    records.load()
+    store = AgentStore(folder)
+    provisioner = Provisioner(source, folder, store, records, counted, collect_seconds=config.collect_seconds)
+    collector = garbage.Collector(
+        folder,
+        store,
+        records,
+        config.policy,
+        counted,
+        installing=lambda: provisioner.installer.busy,
+        known=provisioner.known,
+    )
+    provisioner.collector = collector
+    provisioner.installer = Installer(
+        folder, store, records, collector, counted, provisioner.wake, threads=config.unpack_threads
+    )
+    return provisioner, counted
+
+
+def run(config: Config) -> int:
+    """Work until SIGTERM or SIGINT."""
+    logs.setup(config.log_format, config.log_level)
+    stop = threading.Event()
+    try:
+        source = make_source(config)
+    except sources.SourceError as error:
+        raise SystemExit(f"--source={config.source}: {error}") from error
+    with processes.alone(config.data_dir / "provisioner.lock"):
+        provisioner, counted = build(config, source)
+
+        def end(*_: object) -> None:
+            stop.set()
+            provisioner.wake()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        metrics.serve(config.metrics_address, counted.registry)
+        processes.settle_memory()
+        log.info("provisioning", extra=logs.facts(source=config.source, data=config.data_dir))
+        provisioner.run(stop)
+    log.info("stopped")
+    return 0
+
+
+def main() -> int:
+    """The command `oneagent-csi-provisioner`."""
+    try:
+        return run(parse())
+    except UnsafeName as error:
+        raise SystemExit(f"--data-dir: {error}") from error

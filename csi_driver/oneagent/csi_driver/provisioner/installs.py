@@ -1,0 +1,263 @@
+"""Installs: a wanted version's way from its source into the store, each version once, several at a time.
+
+    stream to tmp/ (resumable, hashed) → room on the disk? → unpack → sync → manifest → prepare → rename
+
+`prepare` is called with the finished tree just before it becomes visible, so that a publish that waits for the
+version finds its configuration in place the moment it wakes. A failed install is tried again after a back-off
+with jitter, or when the tenant's `Retry-After` says so; other versions go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from oneagent.common import downloads, logs, packages, unpack, zips
+from oneagent.common.names import Version
+from oneagent.csi_driver import store
+from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.records import Records
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 3
+_FIRST_PAUSE: Final = 2.0
+_LONGEST_PAUSE: Final = 300.0
+
+
+class Room(Protocol):
+    """Space on the disk, as the garbage collector can make it."""
+
+    def make(self, needed_bytes: int) -> None:
+        """Remove what may be removed until `needed_bytes` fit; `NoRoom` with a clear sentence if they don't."""
+        ...
+
+    def free(self, folder: Path) -> int:
+        """Bytes that may still be used: of the disk, and of the budget."""
+        ...
+
+
+class NoRoom(Exception):
+    """A version does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A version to install; `prepare` sees the finished tree before anybody else does."""
+
+    version: Version
+    source: downloads.Source
+    prepare: Callable[[Version, Path], None]
+    sha256: str = ""
+
+
+@dataclass(slots=True)
+class _Install:
+    request: Request
+    cancelled: threading.Event
+    running: bool = False
+    failures: int = 0
+    next_at: float = 0.0
+
+
+class Installer:
+    """Thread-safe. `changed` is called after each install, whatever became of it."""
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        agents: store.AgentStore,
+        records: Records,
+        room: Room,
+        metrics: ProvisionerMetrics,
+        changed: Callable[[], None],
+        *,
+        threads: int | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._store = agents
+        self._records = records
+        self._room = room
+        self._metrics = metrics
+        self._changed = changed
+        self._threads = threads
+        self._now = now
+        self._guard = threading.Lock()
+        self._installs: dict[Version, _Install] = {}
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="install")
+
+    @property
+    def busy(self) -> set[Version]:
+        """Versions that are wanted here and not yet in the store: nothing of theirs may be removed."""
+        with self._guard:
+            return set(self._installs)
+
+    def next_at(self) -> float:
+        """When the next failed install is due again, on the monotonic clock."""
+        with self._guard:
+            return min((install.next_at for install in self._installs.values() if not install.running), default=1e18)
+
+    def want(self, requests: list[Request]) -> None:
+        """Install these and no others: what runs for a version that is not among them any more is cancelled."""
+        wanted = {request.version: request for request in requests}
+        with self._guard:
+            for version, install in list(self._installs.items()):
+                if version not in wanted:
+                    install.cancelled.set()
+                    if not install.running:
+                        del self._installs[version]
+            for version, request in wanted.items():
+                install = self._installs.setdefault(version, _Install(request, threading.Event()))
+                if install.running or install.next_at > self._now():
+                    continue
+                install.request, install.running = request, True
+                install.cancelled.clear()
+                self._pool.submit(self._run, install)
+
+    def stop(self) -> None:
+        """Cancel everything and wait for it; what was downloaded is resumed after the next start."""
+        with self._guard:
+            for install in self._installs.values():
+                install.cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, install: _Install) -> None:
+        version = install.request.version
+        try:
+            self._install(install)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the install is tried again
+            self._failed(install, error)
+        else:
+            with self._guard:
+                self._installs.pop(version, None)
+        finally:
+            install.running = False
+            self._changed()
+
+    def _failed(self, install: _Install, error: Exception) -> None:
+        version = install.request.version
+        if isinstance(error, (downloads.Cancelled, packages.UnpackCancelled)):
+            with self._guard:
+                self._installs.pop(version, None)
+            self._records.drop_version(version)
+            return
+        install.failures += 1
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(install.failures - 1, 16)) * random.uniform(0.5, 1.0)
+        pause = max(pause, getattr(error, "retry_after", None) or 0.0)
+        install.next_at = self._now() + pause
+        known = isinstance(error, (downloads.DownloadError, packages.PackageError, NoRoom, OSError))
+        log.log(
+            logging.WARNING if known else logging.ERROR,
+            "install failed",
+            exc_info=None if known else error,
+            extra=logs.facts(version=version, reason=error, retry_seconds=round(pause, 1)),
+        )
+        self._metrics.installs.labels(_kind(error)).inc()
+        self._records.put_version(version, VersionState.FAILED, message=str(error) if known else "internal error")
+
+    def _install(self, install: _Install) -> None:
+        request, version = install.request, install.request.version
+        if self._store.has(version):
+            return
+        started = time.perf_counter()
+        self._records.put_version(version, VersionState.DOWNLOADING, source=_shown(request.source))
+        self._changed()
+        package = self._download(install)
+        self._records.put_version(version, VersionState.UNPACKING)
+        scratch = self._folder.tmp / f"{version}.tree"
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            self._room.make(zips.unpacked_size(package.path))
+            unpacking = time.perf_counter()
+            unpacked = unpack.unpack_agent(
+                package.path, scratch, threads=self._threads, cancelled=install.cancelled.is_set
+            )
+            self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
+            unpacked.settle()
+            unpacked.manifest.dump(self._folder.manifest(version))
+            request.prepare(version, unpacked.root)
+            self._store.add(version, unpacked.root)
+        except packages.PackageError:
+            # What is damaged would be damaged again: the next try downloads anew.
+            _remove(package)
+            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        _remove(package)
+        self._done(version, package, unpacked.unpacked_bytes, time.perf_counter() - started)
+
+    def _done(self, version: Version, package: downloads.Downloaded, size: int, seconds: float) -> None:
+        self._records.put_version(
+            version, VersionState.READY, size_bytes=size, installed_at=time.time(), last_used_at=time.time()
+        )
+        self._metrics.installs.labels("ok").inc()
+        log.info(
+            "version installed",
+            extra=logs.facts(
+                version=version,
+                package_bytes=package.size,
+                bytes=size,
+                sha256=package.sha256,
+                seconds=round(seconds, 2),
+            ),
+        )
+
+    def _download(self, install: _Install) -> downloads.Downloaded:
+        request = install.request
+        self._room.make(0)
+        into = self._folder.tmp / f"{request.version}.zip"
+
+        def fetch() -> downloads.Downloaded:
+            return downloads.download(
+                request.source,
+                into,
+                cancelled=install.cancelled,
+                expected_sha256=request.sha256,
+                free=self._room.free,
+            )
+
+        try:
+            package = fetch()
+        except downloads.DiskFull as error:
+            if not error.needed:
+                raise
+            self._room.make(error.needed)
+            package = fetch()
+        if package.ours:
+            self._metrics.download_seconds.observe(package.seconds)
+            self._metrics.downloaded_bytes.inc(package.size - package.resumed_at)
+        return package
+
+
+def _remove(package: downloads.Downloaded) -> None:
+    if package.ours:
+        with contextlib.suppress(FileNotFoundError):
+            package.path.unlink()
+
+
+def _shown(source: downloads.Source) -> str:
+    if isinstance(source, downloads.LocalFile):
+        return f"file://{source.path}"
+    return source.url.partition("?")[0]
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, (NoRoom, downloads.DiskFull)):
+        return "no_room"
+    if isinstance(error, packages.PackageError):
+        return "bad_package"
+    if isinstance(error, downloads.DownloadError):
+        return "download_failed"
+    return "error"

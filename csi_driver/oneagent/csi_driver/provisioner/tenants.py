@@ -1,0 +1,77 @@
+"""What a DynaKube's tenant says, asked seldom: the tenant allows 50 requests a minute for the whole cluster.
+
+A question that fails leaves the last answer in place. Each DynaKube is asked for in its own task, so a tenant
+that hangs delays nobody else; the answers are plain values that the reconcile loop picks up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from oneagent.common import agentconf, dynakube, httpclient, httpfaults, logs, tenant
+from oneagent.common.names import TenantId, Version
+from oneagent.csi_driver import sources
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The last answers; `problem` is why the newest question failed, for people. Never holds an API token."""
+
+    asked_at: float
+    tenant: TenantId | None = None
+    tenant_token: str = field(default="", repr=False)
+    endpoints: tuple[str, ...] = ()
+    latest: Version | None = None
+    revision: int = 0
+    properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
+    problem: str = ""
+    retry_after: float | None = None
+
+
+def access(kube: dynakube.DynaKube, source: sources.Source) -> tenant.TenantAccess:
+    """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
+    tokens = source.secret(kube.tokens_secret)
+    proxy = kube.proxy
+    if kube.proxy_secret:
+        proxy = source.secret(kube.proxy_secret).get("proxy", "")
+    certificates = source.config_map(kube.trusted_cas).get("certs", "") if kube.trusted_cas else ""
+    return tenant.TenantAccess(
+        api_url=kube.api_url,
+        api_token=tokens.get("apiToken", ""),
+        paas_token=tokens.get("paasToken", ""),
+        network_zone=kube.network_zone,
+        http=httpclient.HttpSettings(
+            proxy=proxy,
+            no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
+            trusted_cas=certificates,
+            skip_cert_check=kube.skip_cert_check,
+        ),
+    )
+
+
+def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, now: Callable[[], float]) -> Facts:
+    """Ask the tenant for all that is not known from the DynaKube. Never raises for what a tenant may do."""
+    facts = replace(before or Facts(0.0), asked_at=now(), problem="", retry_after=None)
+    if not kube.api_url:
+        return replace(facts, tenant=kube.tenant or TenantId(kube.name))
+    try:
+        with tenant.Tenant(access(kube, source)) as api:
+            if connection := api.connection():
+                facts = replace(
+                    facts,
+                    tenant=connection.tenant,
+                    tenant_token=connection.tenant_token,
+                    endpoints=connection.endpoints,
+                )
+            if not (kube.wanted_version or kube.pinned_version or kube.package):
+                facts = replace(facts, latest=api.latest_version())
+            if config := api.module_config(facts.revision, host_group=kube.host_group):
+                facts = replace(facts, revision=config.revision, properties=config.properties)
+    except (httpfaults.HttpFault, httpclient.InvalidSettings, sources.SourceError) as error:
+        log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
+        return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
+    return facts
