@@ -13,7 +13,7 @@ else
 UNSHARE := unshare --user --map-root-user --mount --propagation private
 endif
 
-.PHONY: help setup run test unit node check format bench lock clean tools
+.PHONY: help setup run test unit node check mypy format bench lock clean tools
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -44,9 +44,12 @@ tools:  ## the upstream programs that the node ring tests against (skipped where
 check: setup  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(SOURCES:%=%/oneagent) tests benchmarks
+	$(MAKE) --no-print-directory mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+mypy: setup
+	$(BIN)/mypy $(SOURCES:%=%/oneagent) tests benchmarks
 
 format: setup
 	$(BIN)/ruff format .

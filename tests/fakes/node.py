@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -61,9 +63,9 @@ def demo(**fields: Any) -> dynakubes.Wanted:
 class Kubelet:
     """What kubelet does for a pod's inline volume: makes the parent folder, calls, and cleans up."""
 
-    def __init__(self, socket: Path, root: Path) -> None:
+    def __init__(self, endpoint: Path, root: Path) -> None:
         self.root = root
-        self.channel = grpc.insecure_channel(f"unix:{socket}")
+        self.channel = grpc.insecure_channel(f"unix:{endpoint}")
         self.identity = csi_pb2_grpc.IdentityStub(self.channel)
         self.node = csi_pb2_grpc.NodeStub(self.channel)
 
@@ -101,6 +103,11 @@ class Kubelet:
         self.target(pod).parent.mkdir(parents=True, exist_ok=True)
         self.node.NodePublishVolume(self.request(pod, **fields), timeout=timeout)
         return self.target(pod)
+
+    def begin(self, pod: str, *, timeout: float = 20, **fields: Any) -> Any:
+        """Publish without waiting for the answer: a future of it."""
+        self.target(pod).parent.mkdir(parents=True, exist_ok=True)
+        return self.node.NodePublishVolume.future(self.request(pod, **fields), timeout=timeout)
 
     def unpublish(self, pod: str, *, timeout: float = 20) -> None:
         self.node.NodeUnpublishVolume(
@@ -166,11 +173,16 @@ class Driver:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log.read_text()}")
-            if self.socket.exists():
+            if self._accepts():
                 kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=10, wait_for_ready=True)
                 return
             time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+    def _accepts(self) -> bool:
+        """Whether somebody listens; asked without gRPC, which waits a second after a dead server's socket."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -183,6 +195,15 @@ class Driver:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The volumes table as it is on disk, by volume id."""
+        return {str(row["id"]): row for row in self.table("volumes")}
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        with contextlib.closing(sqlite3.connect(self.data.database, timeout=5)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
     def mounts(self) -> list[mounttable.Mount]:
         """What is mounted below kubelet's folder."""

@@ -94,9 +94,7 @@ def _sentences(chance: random.Random, words: int, lengths: tuple[int, ...]) -> b
     alphabet = [1 / (rank + 3) for rank in range(256)]
     known = [bytes(chance.choices(range(256), alphabet, k=chance.choice(lengths))) for _ in range(words)]
     frequency = [1 / (rank + 20) for rank in range(words)]
-    return b"".join(chance.choices(known, frequency, k=10 * _MIB // (sum(lengths) // len(lengths))))[
-        : 8 * _MIB
-    ]
+    return b"".join(chance.choices(known, frequency, k=10 * _MIB // (sum(lengths) // len(lengths))))[: 8 * _MIB]
 
 
 def _cut(block: bytes, start: int, size: int) -> bytes:

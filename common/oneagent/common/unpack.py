@@ -82,7 +82,7 @@ def unpack_zip(
     """Unpack a zip into the folder `into`, which is made if it is absent and has to be empty otherwise.
 
     Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
-    `cancelled` is asked from each of them, after every piece of 256 KiB.
+    `cancelled` is asked from each of them, after every piece of at most 1 MiB.
     """
     with _opened(archive, limits) as package:
         return _unpack(package, into, threads, cancelled)

@@ -7,6 +7,7 @@
     tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
     hosts/<dynakube>/        persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
+    spares/                  volume folders made beforehand
     logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
     tmp/  trash/             may be deleted at any start
 
@@ -75,6 +76,7 @@ class DataFolder:
         self.hosts = root / "hosts"
         self.volumes = root / "volumes"
         self.logs = root / "logs"
+        self.spares = root / "spares"
         self.tmp = root / "tmp"
         self.trash = root / "trash"
         self._agents = f"{self.agents}/"
@@ -90,6 +92,7 @@ class DataFolder:
             self.hosts,
             self.volumes,
             self.logs,
+            self.spares,
             self.tmp,
             self.trash,
         ):

@@ -27,6 +27,7 @@ from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
 from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, UnsafeName, VolumeId
 from oneagent.csi_driver.requests import Publish
+from oneagent.csi_driver.spares import Spares
 from oneagent.csi_driver.store import AgentStore
 from oneagent.csi_driver.views import Target, Views
 
@@ -91,6 +92,7 @@ class Publisher:
         self._wanted = wanted
         self._now = now
         self._step = step
+        self.spares = Spares(folder)
         self.arrivals = Arrivals(str(folder.agents), wanted.refresh)
         self.calls = InFlightCalls(self.arrivals.wake)
 
@@ -153,7 +155,7 @@ class Publisher:
         except OSError as error:
             raise self._failed(record, target, f"the host agent's folder can't be mounted: {_why(error)}") from error
         self._step("mounted")
-        self._volumes.put(dataclasses.replace(record, state=VolumeState.MOUNTED))
+        self._volumes.put(dataclasses.replace(record, state=VolumeState.MOUNTED), later=True)
         return Published("host")
 
     def _view(
@@ -253,13 +255,17 @@ class Publisher:
                     options=request.mount_options,
                     files=self._files(request, wanted),
                 )
+                self.spares.take(volume.root)
+                self._step("upper made")
                 target.mount_view(plan, self._step)
             except (OSError, UnsafeName) as error:
                 self._undo(request.volume, target)
                 return f"the view can't be mounted: {_why(error)}"
             self._step("mounted")
+            # The intent is on the disk and the mount in the kernel: a start after a crash would conclude the same.
             self._volumes.put(
-                dataclasses.replace(record, state=VolumeState.MOUNTED, attempts=0, first_failed_at=0.0, reason="")
+                dataclasses.replace(record, state=VolumeState.MOUNTED, attempts=0, first_failed_at=0.0, reason=""),
+                later=True,
             )
         self._step("result recorded")
         return ""

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,6 @@ from oneagent.csi_driver.errors import Failed, InvalidRequest, NotNow
 from oneagent.csi_driver.paths import DataFolder, TargetPath, Volume
 
 CONFIG_FOLDER: Final = "agent/conf"
-_UPPER_FOLDERS: Final = ("agent", "agent/conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +143,9 @@ class Target:
         return True
 
     def mount_view(self, plan: ViewPlan, step: Callable[[str], None]) -> None:
-        """Make the upper layer and mount. `OSError` if it can't be done; see `undo`."""
-        prepare_upper(plan, step)
+        """Write the pod's files into the upper layer and mount; `OSError` if it can't be done."""
+        write_files(plan.volume.upper, plan.files)
+        step("config written")
         self.make()
         step("target made")
         syscalls.mount("overlay", self._place, "overlay", plan.flags, plan.options)
@@ -188,25 +188,17 @@ class Target:
         shutil.rmtree(self._name, dir_fd=self._parent)
 
 
-def prepare_upper(plan: ViewPlan, step: Callable[[str], None]) -> None:
-    """Make the volume's folders, with the pod's configuration in them. They must not be there yet.
+def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write the pod's configuration into an upper layer that no pod has seen yet.
 
-    An upper layer that a pod has had is never written to by us again: the pod may have put symlinks in it.
-    Modes are set by chmod, since the process-wide umask would cut them: any user id in the pod may write.
+    One that a pod has had is never written to by us again: the pod may have put symlinks in it. The mode is set by
+    fchmod, since the process-wide umask could cut it.
     """
-    volume = plan.volume
-    os.mkdir(volume.root, 0o700)
-    os.mkdir(volume.work, 0o700)
-    for folder in (volume.upper, *(f"{volume.upper}/{name}" for name in _UPPER_FOLDERS)):
-        os.mkdir(folder, 0o700)
-        os.chmod(folder, 0o1777)
-    step("upper made")
-    for name, content in plan.files:
-        path = f"{volume.upper}/{name}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    for name, content in files:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(f"{upper}/{name}", flags, 0o644)
         try:
             os.write(descriptor, content)
             os.fchmod(descriptor, 0o644)
         finally:
             os.close(descriptor)
-    step("config written")

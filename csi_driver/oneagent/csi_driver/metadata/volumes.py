@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from oneagent.common import logs
 from oneagent.csi_driver.metadata import database, statements
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 
 NOTICES_KEPT_SECONDS: Final = 24 * 3600.0
 RETRY_SECONDS: Final = 0.5
+LATER_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,6 @@ class Notice:
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(VolumeRecord))
 
 
-def _values(record: VolumeRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in _FIELDS}
-
-
 class VolumeBook:
     """All volumes of this node, by id. Thread-safe."""
 
@@ -80,9 +76,10 @@ class VolumeBook:
         self._records: dict[VolumeId, VolumeRecord] = {}
         self._unwritten: set[VolumeId] = set()
         self._notices: deque[Notice] = deque(maxlen=10_000)
-        self._away = threading.Event()
+        self._away = False
+        self._pending = threading.Event()
         self._closing = threading.Event()
-        self._retrier: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
 
     def load(self) -> None:
         """Fill the memory from the table; with a database that can't be read it starts empty."""
@@ -96,16 +93,16 @@ class VolumeBook:
             self._records = {VolumeId(row["id"]): VolumeRecord(**row) for row in rows}
 
     def start(self) -> None:
-        """Begin to write in the background what could not be written at once."""
-        self._retrier = threading.Thread(target=self._retry, name="metadata-retry", daemon=True)
-        self._retrier.start()
+        """Begin to write in the background what is not written at once."""
+        self._writer = threading.Thread(target=self._write_later, name="metadata", daemon=True)
+        self._writer.start()
 
     def close(self) -> None:
         """Write what is left, if the database lets us."""
         self._closing.set()
-        self._away.set()
-        if self._retrier is not None:
-            self._retrier.join()
+        self._pending.set()
+        if self._writer is not None:
+            self._writer.join()
         self.flush()
 
     def get(self, volume: VolumeId) -> VolumeRecord | None:
@@ -115,14 +112,20 @@ class VolumeBook:
         with self._guard:
             return list(self._records.values())
 
-    def put(self, record: VolumeRecord, *notices: Notice) -> VolumeRecord:
-        """Remember a volume and write it, at once if possible."""
+    def put(self, record: VolumeRecord, *notices: Notice, later: bool = False) -> VolumeRecord:
+        """Remember a volume and write it, at once if possible.
+
+        `later` is for what could be found out again after a crash: it is written within `LATER_SECONDS`.
+        """
         record = dataclasses.replace(record, changed_at=self._now())
         with self._guard:
             self._records[record.id] = record
             self._unwritten.add(record.id)
             self._notices.extend(notices)
-        self._write()
+        if later:
+            self._pending.set()
+        else:
+            self._write()
         return record
 
     def drop(self, volume: VolumeId) -> None:
@@ -137,7 +140,7 @@ class VolumeBook:
         """Mark everything unwritten: the database is another file than before."""
         with self._guard:
             self._unwritten.update(self._records)
-        self._away.set()
+        self._pending.set()
 
     @property
     def unwritten(self) -> int:
@@ -146,47 +149,57 @@ class VolumeBook:
 
     def flush(self) -> bool:
         """Try to write everything that is unwritten; whether it worked."""
+        taken: list[VolumeId] = []
+        notices: list[Notice] = []
+
+        def collect() -> list[database.Change]:
+            with self._guard:
+                taken.extend(self._unwritten)
+                notices.extend(self._notices)
+                rows = [(volume, self._records.get(volume)) for volume in taken]
+                self._unwritten.clear()
+                self._notices.clear()
+            return _changes(rows, notices, self._now())
+
         try:
-            with self._database.transaction() as connection:
-                self._write_all(connection)
+            self._database.write(collect)
         except database.Unavailable as error:
-            if not self._away.is_set():
+            with self._guard:
+                self._unwritten.update(taken)
+                self._notices.extendleft(reversed(notices))
+            if not self._away:
                 log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
-            self._away.set()
+            self._away = True
+            self._pending.set()
             return False
-        if self._away.is_set() and not self._closing.is_set():
-            self._away.clear()
+        if self._away:
+            self._away = False
             log.info("metadata is written again")
         return True
 
     def _write(self) -> None:
-        if not self._away.is_set():
+        # While the database is known to be away, only the background thread tries: nobody waits twice.
+        if not self._away:
             self.flush()
 
-    def _write_all(self, connection: sqlite3.Connection) -> None:
-        """Two callers may come here one after the other; the second finds its row written already."""
-        with self._guard:
-            ids, notices = list(self._unwritten), list(self._notices)
-            rows = [(volume, self._records.get(volume)) for volume in ids]
-            self._unwritten.clear()
-            self._notices.clear()
-        try:
-            for volume, record in rows:
-                if record is None:
-                    connection.execute(statements.DROP_VOLUME, {"volume": volume})
-                else:
-                    connection.execute(statements.PUT_VOLUME, _values(record))
-            if notices:
-                connection.execute(statements.DROP_OLD_NOTICES, {"before": self._now() - NOTICES_KEPT_SECONDS})
-                connection.executemany(statements.ADD_NOTICE, [dataclasses.asdict(notice) for notice in notices])
-        except BaseException:
-            with self._guard:
-                self._unwritten.update(ids)
-                self._notices.extendleft(reversed(notices))
-            raise
-
-    def _retry(self) -> None:
+    def _write_later(self) -> None:
         while not self._closing.is_set():
-            self._away.wait()
-            if not self._closing.is_set() and not self.flush():
-                self._closing.wait(RETRY_SECONDS)
+            self._pending.wait()
+            self._closing.wait(RETRY_SECONDS if self._away else LATER_SECONDS)
+            self._pending.clear()
+            self.flush()
+
+
+def _changes(
+    rows: Iterable[tuple[VolumeId, VolumeRecord | None]], notices: Iterable[Notice], now: float
+) -> list[database.Change]:
+    changes: list[database.Change] = [
+        (statements.DROP_VOLUME, {"volume": volume})
+        if record is None
+        else (statements.PUT_VOLUME, {name: getattr(record, name) for name in _FIELDS})
+        for volume, record in rows
+    ]
+    for notice in notices:
+        changes.append((statements.ADD_NOTICE, dataclasses.asdict(notice)))
+        changes.append((statements.DROP_OLD_NOTICES, {"before": now - NOTICES_KEPT_SECONDS}))
+    return changes

@@ -1,0 +1,189 @@
+"""Publishes that wait for their version: woken at once, given up in time, and in nobody's way."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from oneagent.common.names import DynaKubeName, Version
+from oneagent.csi_driver.metadata.dynakubes import Wanted
+from tests.fakes import node
+from tests.fakes.node import Driver, Kubelet
+from tests.node.answers import eventually, refused, status_of
+
+PODS_ON_A_NODE = 110
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+METRICS = f"127.0.0.1:{free_port()}"
+
+
+def waiting() -> int:
+    """How many publishes wait, as the driver's metrics say."""
+    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as page:
+        found = re.search(r"^oneagent_csi_waiting_publishes (\d+)", page.read().decode(), re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    place = tmp_path_factory.mktemp("waiting")
+    with node.running(place, "--publish-wait=30s", f"--metrics-address={METRICS}") as (driver, _):
+        yield driver
+
+
+@pytest.fixture
+def version() -> Version:
+    return Version(f"8.0.{time.monotonic_ns()}")
+
+
+@pytest.fixture
+def slow(driver: Driver, version: Version) -> str:
+    """A DynaKube whose version is not there yet."""
+    wanted = late(version)
+    node.want(driver.data, node.demo(), wanted)
+    return wanted.name
+
+
+def late(version: Version) -> Wanted:
+    return node.demo(name=DynaKubeName(f"late{version.rpartition('.')[2]}"), version=version)
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits() -> None:
+    """Each test begins with those of the one before it gone."""
+    eventually(lambda: waiting() == 0)
+
+
+class TestAWaitingPublish:
+    def test_is_woken_by_the_version_in_the_store(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answer = kubelet.begin("woken", dynakube=slow)
+        eventually(lambda: waiting() == 1)
+        node.install(driver.data, version)
+        came = time.monotonic()
+        answer.result(10)
+        assert time.monotonic() - came < 0.5
+        assert os.path.ismount(kubelet.target("woken"))
+
+    def test_is_woken_by_its_dynakube(self, driver: Driver, kubelet: Kubelet) -> None:
+        answer = kubelet.begin("unknown", dynakube="newcomer")
+        eventually(lambda: waiting() == 1)
+        node.want(driver.data, node.demo(), node.demo(name=DynaKubeName("newcomer")))
+        came = time.monotonic()
+        answer.result(10)
+        assert time.monotonic() - came < 0.5
+        assert os.path.ismount(kubelet.target("unknown"))
+
+    def test_is_woken_by_another_wanted_version_that_is_there_already(
+        self, driver: Driver, kubelet: Kubelet, slow: str
+    ) -> None:
+        answer = kubelet.begin("rewanted", dynakube=slow)
+        eventually(lambda: waiting() == 1)
+        node.want(driver.data, node.demo(), node.demo(name=DynaKubeName(slow)))
+        answer.result(10)
+        assert driver.rows()["csi-rewanted"]["version"] == node.VERSION
+
+    def test_makes_a_second_call_for_its_volume_come_back_later(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answer = kubelet.begin("twice", dynakube=slow)
+        eventually(lambda: waiting() == 1)
+        with refused(grpc.StatusCode.ABORTED, "csi-twice: a publish is under way"):
+            kubelet.publish("twice", dynakube=slow)
+        node.install(driver.data, version)
+        answer.result(10)
+        kubelet.publish("twice", dynakube=slow)
+
+    def test_is_given_up_for_an_unpublish(self, driver: Driver, kubelet: Kubelet, slow: str, version: Version) -> None:
+        answer = kubelet.begin("cancelled", dynakube=slow)
+        eventually(lambda: waiting() == 1)
+        with refused(grpc.StatusCode.ABORTED):
+            kubelet.unpublish("cancelled")
+        assert status_of(answer.exception(5))[0] == grpc.StatusCode.UNAVAILABLE
+        kubelet.unpublish("cancelled")
+        assert "csi-cancelled" not in driver.rows()
+        node.install(driver.data, version)
+        time.sleep(0.1)
+        assert not kubelet.target("cancelled").exists()
+
+    def test_frees_its_volume_and_counts_nothing_when_its_client_goes_away(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answer = kubelet.begin("gone", dynakube=slow)
+        eventually(lambda: waiting() == 1)
+        answer.cancel()
+        eventually(lambda: waiting() == 0, 1)
+        assert "csi-gone" not in driver.rows()
+        node.install(driver.data, version)
+        kubelet.publish("gone", dynakube=slow)
+
+    def test_answers_before_its_callers_deadline(self, driver: Driver, kubelet: Kubelet, slow: str) -> None:
+        began = time.monotonic()
+        with refused(grpc.StatusCode.UNAVAILABLE, "attempt 1 of 10"):
+            kubelet.publish("deadline", timeout=1.5, dynakube=slow)
+        assert 0.4 < time.monotonic() - began < 1.2
+
+
+class TestManyAtOnce:
+    def test_all_pods_of_a_node_get_their_view_once_the_version_is_there(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        pods = [f"many{number}" for number in range(PODS_ON_A_NODE)]
+        answers = [kubelet.begin(pod, dynakube=slow) for pod in pods]
+        eventually(lambda: waiting() == PODS_ON_A_NODE)
+        node.install(driver.data, version)
+        for answer in answers:
+            answer.result(10)
+        targets = [str(kubelet.target(pod)) for pod in pods]
+        mounted = [mount.target for mount in driver.mounts()]
+        assert sorted(target for target in mounted if "/many" in target) == sorted(targets)
+        assert {driver.rows()[kubelet.volume_id(pod)]["state"] for pod in pods} == {"mounted"}
+        for pod in pods:
+            kubelet.unpublish(pod)
+        assert not [mount for mount in driver.mounts() if "/many" in mount.target]
+
+    def test_never_delays_those_whose_version_is_there(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answers = [kubelet.begin(f"slow{number}", dynakube=slow) for number in range(50)]
+        eventually(lambda: waiting() == 50)
+        for number in range(10):
+            began = time.monotonic()
+            kubelet.publish(f"quick{number}")
+            kubelet.unpublish(f"quick{number}")
+            assert time.monotonic() - began < 0.5
+        assert not any(answer.done() for answer in answers)
+        for answer in answers:
+            answer.cancel()
+
+    def test_more_than_can_wait_are_told_to_come_back_without_being_counted(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        answers = [kubelet.begin(f"crowd{number}", dynakube=slow, timeout=60) for number in range(450)]
+        eventually(lambda: waiting() >= 400 and sum(answer.done() for answer in answers) >= 50)
+        kubelet.publish("beside-the-crowd")
+        turned_away = [answer for answer in answers if answer.done()]
+        for answer in turned_away:
+            code, message = status_of(answer)
+            assert code == grpc.StatusCode.UNAVAILABLE
+            assert "other volumes wait already" in message
+        assert not [volume for volume in driver.rows() if volume.startswith("csi-crowd")]
+        node.install(driver.data, version)
+        assert sum(answer.exception(20) is None for answer in answers) == 400
+        for number in range(450):
+            kubelet.unpublish(f"crowd{number}")
+        assert not [volume for volume in driver.rows() if volume.startswith("csi-crowd")]
