@@ -16,7 +16,7 @@ from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.paths import LayerId
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
-from tests.node.answers import refused
+from tests.node.answers import eventually, refused
 
 MISSING = Version("9.9.9")
 SHORT = 1.05
@@ -95,8 +95,9 @@ class TestTheLimit:
             fail(kubelet, "reset", dynakube=dynakube)
         node.install(driver.data, version)
         assert os.path.ismount(kubelet.publish("reset", dynakube=dynakube))
+        eventually(lambda: driver.rows()["csi-reset"]["state"] == "mounted")
         row = driver.rows()["csi-reset"]
-        assert (row["state"], row["attempts"], row["first_failed_at"]) == ("mounted", 0, 0.0)
+        assert (row["attempts"], row["first_failed_at"]) == (0, 0.0)
         # As after a reboot, with a store that lost the version.
         node.unmount_all(driver)
         Path(driver.data.agent(version)).rename(driver.data.trash / "lost")
@@ -183,7 +184,7 @@ class TestAnEmptyView:
         assert is_empty_view(kubelet.publish("belated", dynakube=dynakube))
         node.install(driver.data, version)
         assert os.path.ismount(kubelet.publish("belated", dynakube=dynakube))
-        assert driver.rows()["csi-belated"]["state"] == "mounted"
+        eventually(lambda: driver.rows()["csi-belated"]["state"] == "mounted")
         kubelet.unpublish("belated")
         assert not kubelet.target("belated").exists()
 

@@ -95,7 +95,7 @@ class TestAWaitingPublish:
         eventually(lambda: waiting() == 1)
         node.want(driver.data, node.demo(), node.demo(name=DynaKubeName(slow)))
         answer.result(10)
-        assert driver.rows()["csi-rewanted"]["version"] == node.VERSION
+        eventually(lambda: driver.rows()["csi-rewanted"]["version"] == node.VERSION)
 
     def test_makes_a_second_call_for_its_volume_come_back_later(
         self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
@@ -151,7 +151,7 @@ class TestManyAtOnce:
         targets = [str(kubelet.target(pod)) for pod in pods]
         mounted = [mount.target for mount in driver.mounts()]
         assert sorted(target for target in mounted if "/many" in target) == sorted(targets)
-        assert {driver.rows()[kubelet.volume_id(pod)]["state"] for pod in pods} == {"mounted"}
+        eventually(lambda: {row["state"] for pod, row in driver.rows().items() if "many" in pod} == {"mounted"})
         for pod in pods:
             kubelet.unpublish(pod)
         assert not [mount for mount in driver.mounts() if "/many" in mount.target]

@@ -181,16 +181,23 @@ class Collector:
         return self.free(self._folder.root) >= needed_bytes
 
     def _retire(self, policy: Policy, at_most: int = 1 << 30) -> list[Version]:
-        """Move what may go into the trash, under the store's exclusive lease."""
+        """Move what may go into the trash, under the store's exclusive lease.
+
+        Rows are read before it and mounts under it: a publish that comes in between shows in the mount table.
+        """
+        known = self._known()
+        if known is None:
+            return []
+        used_bytes = self.used_bytes()
+        volumes = self._records.volumes()
         with self._store.removal():
-            found = self._needs()
-            if found is None:
-                return []
+            wanted = self._records.wanted.values()
+            found = needs(self._folder, self._mounts(), volumes, wanted, self._installing(), known)
             stored = self._store.versions()
             self._records.used(version for version in stored if version in found.versions)
             unused = [version for version in stored if version not in found.versions]
             records = self._records.versions
-            gone = expired(unused, records, policy, self.used_bytes(), self._now())[:at_most]
+            gone = expired(unused, records, policy, used_bytes, self._now())[:at_most]
             for version in gone:
                 self._store.remove(version)
                 log.info("version removed", extra=logs.facts(version=version))
@@ -202,19 +209,6 @@ class Collector:
                 self._metrics.store_bytes.remove(version)
         self._records.flush()
         return gone
-
-    def _needs(self) -> Needs | None:
-        known = self._known()
-        if known is None:
-            return None
-        return needs(
-            self._folder,
-            self._mounts(),
-            self._records.volumes(),
-            self._records.wanted.values(),
-            self._installing(),
-            known,
-        )
 
     def _retire_layers(self, found: Needs) -> None:
         for tenant in self._folder.tenants.iterdir():

@@ -191,6 +191,7 @@ class Server:
         self.publisher.calls.cancel_all()
         if self._grpc is not None:
             self._grpc.stop(self._config.drain_seconds).wait()
+            self.publisher.calls.cancel_all()
         self.volumes.close()
         self._database.close()
         with contextlib.suppress(FileNotFoundError):

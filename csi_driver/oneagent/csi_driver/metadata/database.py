@@ -34,6 +34,8 @@ from oneagent.csi_driver.metadata import statements
 log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS: Final = 250
+AWAY_SECONDS: Final = 0.4
+"""After a failure nobody tries again for so long."""
 HEAD: Final = "0002"
 """The newest migration; a test compares it with the scripts."""
 
@@ -82,6 +84,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._data_version = -1
+        self._away_until = 0.0
         self.on_new_file: Callable[[], None] = lambda: None
         """Called when the file is another than before, so that the writer writes its rows again."""
         self.on_busy: Callable[[float], None] = lambda _seconds: None
@@ -90,7 +93,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, committed at the end of the block; `Unavailable` if it can't be had."""
-        with self._guard, self._translated():
+        with self._alone():
             connection = self._current()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -105,7 +108,7 @@ class Database:
         """Commit what `collect` gives, together. It is called once nobody else of this process can write, so of two
         callers the later one has the newer state. A single statement is its own transaction, at a third of the cost.
         """
-        with self._guard, self._translated():
+        with self._alone():
             connection = self._current()
             changes = collect()
             if len(changes) > 1:
@@ -118,7 +121,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection to read with; each statement is a transaction of its own."""
-        with self._guard, self._translated():
+        with self._alone():
             yield self._current()
 
     def changed(self) -> bool:
@@ -156,19 +159,29 @@ class Database:
         return self._connection
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        except sqlite3.Error as error:
-            if _is_corrupt(error):
-                self._disconnect()
-                set_aside(self._path, self._lock_path, f"it is corrupt: {error}")
-            raise Unavailable(f"metadata database {self._path}: {error}") from error
-        except OSError as error:
-            raise Unavailable(f"metadata database {self._path}: {error.strerror}") from error
-        finally:
-            self.on_busy(time.perf_counter() - started)
+    def _alone(self) -> Iterator[None]:
+        """One thread at a time, with every error as `Unavailable`.
+
+        Who finds the database away says so for all who queue behind: of a hundred publishes one waits, not each.
+        """
+        with self._guard:
+            started = time.perf_counter()
+            if time.monotonic() < self._away_until:
+                raise Unavailable(f"metadata database {self._path} was away a moment ago")
+            try:
+                yield
+            except sqlite3.Error as error:
+                if _is_corrupt(error):
+                    self._disconnect()
+                    set_aside(self._path, self._lock_path, f"it is corrupt: {error}")
+                else:
+                    self._away_until = time.monotonic() + AWAY_SECONDS
+                raise Unavailable(f"metadata database {self._path}: {error}") from error
+            except OSError as error:
+                self._away_until = time.monotonic() + AWAY_SECONDS
+                raise Unavailable(f"metadata database {self._path}: {error.strerror}") from error
+            finally:
+                self.on_busy(time.perf_counter() - started)
 
     def _prepare(self) -> None:
         """Make the file usable: create it, upgrade it, or put it aside and create it."""
@@ -190,9 +203,9 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
 
 @contextlib.contextmanager
 def _exclusive(lock: Path) -> Iterator[None]:
-    """The right to create, upgrade or put aside the file; waits for the other process at most two seconds."""
+    """The right to create, upgrade or put aside the file; waits for the other process briefly."""
     with lock.open("w") as held:
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
         while True:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,14 +241,12 @@ def _check(path: Path) -> str | None:
 
 
 def set_aside(path: Path, lock: Path, why: str) -> None:
-    """Rename a damaged file, unless the other process has done so already."""
-    with _exclusive(lock):
+    """Rename a damaged file, unless the other process has done so already; what can't be done now is done later."""
+    with contextlib.suppress(OSError, sqlite3.Error), _exclusive(lock):
         try:
             _check(path)
         except _Corrupt:
             _rename_aside(path, why)
-        except sqlite3.Error:
-            return
 
 
 def _rename_aside(path: Path, why: str) -> None:

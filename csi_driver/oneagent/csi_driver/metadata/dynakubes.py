@@ -10,7 +10,6 @@ import dataclasses
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,19 +51,15 @@ class WantedReader:
         self._copy = copy
         self._guard = threading.Lock()
         self._wanted: Mapping[DynaKubeName, Wanted] = {}
-        self._away_until = 0.0
 
     def refresh(self) -> bool:
         """Look whether the provisioner has written since the last look; whether anything is different."""
-        if time.monotonic() < self._away_until:
-            return False
         with self._guard:
             try:
                 if not self._database.changed() and self._wanted:
                     return False
                 fresh = self._read()
             except database.Unavailable as error:
-                self._away_until = time.monotonic() + 1.0
                 if self._wanted:
                     return False
                 log.error("reading the DynaKubes from their copy", extra=logs.facts(error=error))
