@@ -44,12 +44,14 @@ def main() -> int:
     if _is_the_machines_namespace():
         parser.error("this mounts: run it in a mount namespace of its own, with `make bench`")
     measured: list[Result] = []
-    for name in names:
-        started = time.monotonic()
-        measured += _BENCHMARKS[name]()
+    try:
+        for name in names:
+            started = time.monotonic()
+            measured += _BENCHMARKS[name]()
+            sys.stderr.write(f"{name}: measured in {time.monotonic() - started:.0f} s\n")
+    finally:
         results.write(_KEPT, measured)
-        sys.stderr.write(f"{name}: measured in {time.monotonic() - started:.0f} s\n")
-    results.show(measured)
+        results.show(measured)
     return 0
 
 

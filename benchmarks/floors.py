@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import syscalls
+from oneagent.csi_driver import syscalls, views
 from oneagent.csi_driver.paths import LayerId
 from tests.fakes import node
 
@@ -32,6 +32,7 @@ class Floor:
         self._lower = f"{layer}:{driver.data.agent(wanted.version)}"
         self._place = driver.place / "floor"
         self._kubelet = kubelet
+        self._more = ",userxattr" if in_user_namespace() else ""
         self._empty = csi_pb2.NodeGetInfoRequest()
 
     def prepare(self, name: str) -> None:
@@ -49,12 +50,10 @@ class Floor:
     def mount(self, name: str) -> float:
         """The folder and the mount."""
         place = f"{self._place}/{name}"
-        options = f"lowerdir={self._lower},upperdir={place}/upper,workdir={place}/work"
+        options = f"lowerdir={self._lower},upperdir={place}/upper,workdir={place}/work{self._more}"
         started = time.perf_counter()
         os.mkdir(f"{place}/parent/mount")
-        syscalls.mount(
-            "overlay", f"{place}/parent/mount", "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options
-        )
+        syscalls.mount("overlay", f"{place}/parent/mount", "overlay", syscalls.MS_NOSUID | syscalls.MS_NODEV, options)
         return time.perf_counter() - started
 
     def unmount(self, name: str) -> float:
@@ -66,11 +65,15 @@ class Floor:
         return time.perf_counter() - started
 
 
+def in_user_namespace() -> bool:
+    return views.in_user_namespace(Path("/proc/self/uid_map").read_text())
+
+
 @contextlib.contextmanager
-def running(*flags: str) -> Iterator[tuple[node.Driver, node.Kubelet]]:
+def running(*flags: str, within: Path | None = None) -> Iterator[tuple[node.Driver, node.Kubelet]]:
     """A driver whose views have a config layer as they do in the field; nothing is left behind."""
     with (
-        tempfile.TemporaryDirectory(prefix="bench-") as place,
+        tempfile.TemporaryDirectory(prefix="bench-", dir=within) as place,
         _mounted_as_volumes(Path(place)),
         node.running(Path(place), *flags) as (driver, kubelet),
     ):

@@ -18,7 +18,7 @@ class Result:
     """One row. Without a target `ok` is None: the value is there to be looked at."""
 
     name: str
-    value: float | None
+    value: float
     unit: str
     target: str = ""
     ok: bool | None = None
@@ -32,11 +32,6 @@ def at_most(name: str, value: float, unit: str, limit: float) -> Result:
 def shown(name: str, value: float, unit: str) -> Result:
     """A value without a target."""
     return Result(name, _rounded(value), unit)
-
-
-def skipped(name: str, why: str, limit: float) -> Result:
-    """A value that could not be measured here, and why."""
-    return Result(name, None, why, f"≤ {limit:g}")
 
 
 def quantile(samples: Iterable[float], percent: int) -> float:
@@ -63,8 +58,7 @@ def show(results: Iterable[Result]) -> None:
     table.columns[1].justify = "right"
     for result in results:
         met = "" if result.ok is None else "[green]yes" if result.ok else "[red]no"
-        value = "-" if result.value is None else f"{result.value:g}"
-        table.add_row(result.name, value, result.unit, result.target, met)
+        table.add_row(result.name, f"{result.value:g}", result.unit, result.target, met)
     Console().print(table)
 
 

@@ -49,7 +49,7 @@ class _Waker:
         self._kubelet = kubelet
         self._connections = connections
         self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        self._staging = DataFolder(driver.place / "staging")
+        self._staging = DataFolder(driver.data.tmp / "staging")
         self._staging.create()
 
     def wake(self, name: str, count: int) -> list[float]:

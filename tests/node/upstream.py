@@ -1,6 +1,7 @@
-"""The upstream programs that the node ring tests against, or the reason why they are not here.
+"""The programs in Go that the node ring tests against, or the reason why they are not here.
 
-`tests/tools/build.sh` builds them. Where it could not (no Go, no way to the modules), a test that wants
+`tests/tools/build.sh` builds them: those that others test CSI drivers with, and two peers of our own that
+speak the field's gRPC, grpc-go. Where it could not (no Go, no way to the modules), a test that wants
 one is skipped with the reason that the script left; in CI it fails instead, so that a green run there
 means that the driver was tested against them.
 """
@@ -13,7 +14,7 @@ from typing import Final, Literal, Protocol
 
 import pytest
 
-Name = Literal["csi-sanity", "csc"]
+Name = Literal["csi-sanity", "csc", "driver-peer", "kubelet-peer"]
 
 POD_CONTEXT: Final = {
     "csi.storage.k8s.io/ephemeral": "true",
@@ -40,7 +41,7 @@ class Driver(Protocol):
 
 
 def program(name: Name) -> Path:
-    """The path of an upstream program; skips the calling test (in CI: fails it) where there is none."""
+    """The path of a program; skips the calling test (in CI: fails it) where there is none."""
     path = _BIN / name
     if path.exists():
         return path

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the upstream test programs that go.mod pins into bin/, and only those that are older than
-# go.mod, go.sum or this script.
+# Builds the test programs that go.mod lists as tools into bin/, and only those that are older than what
+# they are made of. Those of others come from the modules that go.mod pins, ours from the folders here.
 #
 # A machine that has no Go, or cannot reach the modules, is no error: it says why in one line, leaves the
 # line in bin/.why-not for the tests to skip with, and exits 0. A program that does not compile is an error.
@@ -13,12 +13,12 @@ export GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
 
 give_up() {
     printf '%s\n' "$1" >bin/.why-not
-    printf 'upstream test programs not built: %s\n' "$1"
+    printf 'test programs in Go not built: %s\n' "$1"
     exit 0
 }
 
 out_of_date() {  # The path of a program below bin/
-    [ ! -x "$1" ] || [ -n "$(find go.mod go.sum build.sh -newer "$1")" ]
+    [ ! -x "$1" ] || [ -n "$(find go.mod go.sum build.sh ./*/*.go -newer "$1")" ]
 }
 
 build() {  # A package

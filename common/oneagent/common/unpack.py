@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -102,7 +103,7 @@ def _unpack(
 ) -> treemanifests.Manifest:
     into.mkdir(exist_ok=True)
     if any(into.iterdir()):
-        raise FileExistsError(17, "the folder is not empty", str(into))
+        raise FileExistsError(errno.EEXIST, "the folder is not empty", str(into))
     outline = package.outline
     try:
         with trees.Tree(into) as tree:

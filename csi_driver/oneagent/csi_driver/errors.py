@@ -7,6 +7,7 @@
     ├── TargetElsewhere     FAILED_PRECONDITION  the volume is published at another target
     ├── InFlight            ABORTED              another call for this volume is under way
     ├── NotNow              UNAVAILABLE          not final: kubelet retries, and unpublishes when the pod goes
+    │   └── AttemptFailed                        counts against the volume's limit
     └── Failed              INTERNAL             unpublish could not finish; kubelet retries any error there
 
 Publish answers a final error only after it has undone what it did, since unpublish may never come.
@@ -58,6 +59,10 @@ class InFlight(DriverError):
 class NotNow(DriverError):
     status = grpc.StatusCode.UNAVAILABLE
     result = "unavailable"
+
+
+class AttemptFailed(NotNow):
+    pass
 
 
 class Failed(DriverError):

@@ -3,8 +3,8 @@
 A version may go when no DynaKube wants it, no volume row names it, no overlay in the mount table has it as a lower
 layer, and it is not being installed. Config layers go by the same four conditions. If any of these can't be read,
 nothing goes. The decision is a pure function of one look at everything; it is taken, and carried out by renames into
-the trash, while the store's exclusive lease keeps new mounts from being made. Deleting the trash comes later and may
-take its time.
+the trash, while the store's exclusive lease keeps new mounts from being made and nothing new becomes wanted. Deleting
+the trash comes later and may take its time (see `trash`).
 
 Disk budget: over it, unused versions that are kept for a while (`keep_unused_seconds`) go first, the one whose last
 use is longest ago before the others. What is used is never removed; a version that would not fit is refused.
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,18 +22,23 @@ from typing import Final
 
 from oneagent.common import downloads, logs
 from oneagent.common.names import Version
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver import kept_logs, mounttable, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
-from oneagent.csi_driver.paths import DataFolder, VolumeId
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.installs import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
 from oneagent.csi_driver.store import AgentStore, StoreBusy
+from oneagent.csi_driver.trash import Trash
 
 log = logging.getLogger(__name__)
+
+_CANNOT_TELL: Final = (database.Unavailable, StoreBusy, ValueError, OSError)
+"""The database, the lease, the mount table, the disk: without a word of each of them nothing is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +76,25 @@ def needs(
     layers: set[str] = set()
     hosts = set(known)
     for mount in mounts:
-        if overlay := mounttable.as_overlay(mount):
-            versions |= {version for layer in overlay.lower if (version := folder.version_of_layer(layer))}
-            layers |= {layer for layer in overlay.lower if layer.startswith(f"{folder.tenants}/")}
-        # A bind mount's source shows as a path within its file system, which may begin elsewhere than ours.
+        # The server may know the data folder by another path, and a bind mount's source shows as a path within its
+        # file system. So the last parts of a path count: a foreign one that looks like ours only keeps too much.
+        for layer in overlay.lower if (overlay := mounttable.as_overlay(mount)) else ():
+            match layer.split("/"):
+                case [*_, folder.agents.name, version]:
+                    versions.add(Version(version))
+                case [*_, folder.tenants.name, tenant, digest]:
+                    layers.add(f"{folder.tenants}/{tenant}/{digest}")
+                case _:
+                    pass
         head, _, name = mount.root.rpartition("/")
-        if head.endswith("/hosts"):
-            hosts.add(name.removesuffix("//deleted"))
+        if head.rpartition("/")[2] == folder.hosts.name:
+            hosts.add(name)
+    volumes, wanted = list(volumes), list(wanted)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
     named += [(row.version, row.tenant, row.layer) for row in wanted]
     versions |= {Version(version) for version, _, _ in named}
     layers |= {f"{folder.tenants}/{tenant}/{layer}" for _, tenant, layer in named}
-    hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"}
+    hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}
     return Needs(frozenset(versions), frozenset(layers), frozenset(hosts))
 
 
@@ -119,10 +129,16 @@ class Collector:
         *,
         installing: Callable[[], Iterable[Version]],
         known: Callable[[], Iterable[str] | None],
+        deciding: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - has no state
         mounts: Callable[[], list[Mount]] = mounttable.read,
         now: Callable[[], float] = time.time,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`known` gives the names of all DynaKubes, None as long as nobody has told yet."""
+        """`known` gives the names of all DynaKubes, None as long as nobody has told yet.
+
+        `deciding` is held during the decision; whoever changes what is wanted, and makes config layers for it, holds
+        the same.
+        """
         self._folder = folder
         self._store = store
         self._records = records
@@ -131,18 +147,26 @@ class Collector:
         self._installing = installing
         self._known = known
         self._mounts = mounts
+        self._deciding = deciding
         self._now = now
+        self._step = step
+        self._trash = Trash(folder, mounts, step)
 
     def collect(self) -> list[Version]:
         """One run; the versions that went."""
         result, gone = "ok", []
         try:
             gone = self._retire(self._policy)
-            self._expire_logs()
-            self.empty_trash()
-        except (database.Unavailable, StoreBusy, ValueError, OSError) as error:
+        except _CANNOT_TELL as error:
             result = "skipped"
             log.warning("nothing is collected for now", extra=logs.facts(reason=error))
+        try:
+            policy = self._policy
+            left = kept_logs.expire(self._folder, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
+            self._metrics.log_bytes.set(left)
+            self.empty_trash()
+        except _CANNOT_TELL as error:
+            log.warning("the trash stays for now", extra=logs.facts(reason=error))
         self._metrics.collections.labels(result).inc()
         self._measure()
         return gone
@@ -152,8 +176,8 @@ class Collector:
         if self._fits(needed_bytes):
             return
         # As if nothing were kept without need, until there is room.
-        strict = Policy(budget_bytes=1, keep_unused_seconds=float("inf"))
-        with contextlib.suppress(database.Unavailable, StoreBusy, ValueError, OSError):
+        strict = Policy(keep_unused_seconds=float("-inf"))
+        with contextlib.suppress(*_CANNOT_TELL):
             while not self._fits(needed_bytes) and self._retire(strict, at_most=1):
                 self.empty_trash()
         if not self._fits(needed_bytes):
@@ -175,7 +199,7 @@ class Collector:
         """What counts against the budget: the store, and downloads and trees under way."""
         records = self._records.versions
         stored = sum(records[version].size_bytes for version in self._store.versions() if version in records)
-        return stored + _size(self._folder.tmp)
+        return stored + sizes.on_disk(self._folder.tmp)
 
     def _fits(self, needed_bytes: int) -> bool:
         return self.free(self._folder.root) >= needed_bytes
@@ -185,13 +209,18 @@ class Collector:
 
         Rows are read before it and mounts under it: a publish that comes in between shows in the mount table.
         """
-        known = self._known()
-        if known is None:
-            return []
+        with self._deciding:
+            known = self._known()
+            if known is None:
+                return []
+            gone = self._retire_now(policy, known, at_most)
+        self._records.flush()
+        return gone
+
+    def _retire_now(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
         used_bytes = self.used_bytes()
-        volumes = self._records.volumes()
+        volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
         with self._store.removal():
-            wanted = self._records.wanted.values()
             found = needs(self._folder, self._mounts(), volumes, wanted, self._installing(), known)
             stored = self._store.versions()
             self._records.used(version for version in stored if version in found.versions)
@@ -200,18 +229,19 @@ class Collector:
             gone = expired(unused, records, policy, used_bytes, self._now())[:at_most]
             for version in gone:
                 self._store.remove(version)
+                self._step("version in the trash")
                 log.info("version removed", extra=logs.facts(version=version))
             self._retire_layers(found)
             self._retire_hosts(found)
-        for version in set(records) - set(stored) - set(self._installing()) - found.versions | set(gone):
+        self._retire_downloads(found.versions)
+        for version in set(records) - set(stored) - found.versions | set(gone):
             self._records.drop_version(version)
             with contextlib.suppress(KeyError):
                 self._metrics.store_bytes.remove(version)
-        self._records.flush()
         return gone
 
     def _retire_layers(self, found: Needs) -> None:
-        for tenant in self._folder.tenants.iterdir():
+        for tenant in [entry for entry in self._folder.tenants.iterdir() if entry.is_dir()]:
             for layer in tenant.iterdir():
                 if str(layer) not in found.layers:
                     self._folder.discard(layer)
@@ -224,63 +254,25 @@ class Collector:
                 self._folder.discard(host)
                 log.info("host agent's folder removed", extra=logs.facts(dynakube=host.name))
 
-    def _expire_logs(self) -> None:
-        """Remove kept logs by age, then the oldest until the rest is small enough."""
-        entries = sorted(self._folder.logs.iterdir(), key=_kept_at)
-        sizes = {entry: _size(entry) for entry in entries}
-        total = sum(sizes.values())
-        for entry in entries:
-            too_old = self._now() - _kept_at(entry) >= self._policy.keep_logs_seconds
-            too_much = bool(self._policy.keep_logs_bytes) and total > self._policy.keep_logs_bytes
-            if too_old or too_much:
-                self._folder.discard(entry)
-                total -= sizes[entry]
-        self._metrics.log_bytes.set(total)
+    def _retire_downloads(self, needed: frozenset[Version]) -> None:
+        """Packages, parts of them, and manifests that belong to no version any more."""
+        for file in self._folder.tmp.iterdir():
+            version = leftovers.version_of_package(file.name)
+            if version is not None and version not in needed:
+                file.unlink(missing_ok=True)
+        kept = {*needed, *self._store.versions()}
+        for manifest in self._folder.manifests.glob("[!.]*.json"):
+            if manifest.stem not in kept:
+                self._folder.discard(manifest)
 
     def empty_trash(self) -> None:
-        """Delete what was thrown away, unless the mount table shows that somebody still has it."""
-        entries = list(self._folder.trash.iterdir())
-        if not entries:
-            return
-        mounts = self._mounts()
-        uppers = {self._folder.volume_of_upper(overlay.upper or "") for overlay in mounttable.overlays(mounts)}
-        for entry in entries:
-            volume = VolumeId(entry.name.rpartition(".")[0])
-            if volume in uppers or mounttable.at_or_below(mounts, str(entry)):
-                continue
-            size = _size(entry)
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-            self._metrics.reclaimed_bytes.labels("trash").inc(size)
+        """Delete what was thrown away, unless somebody still has it."""
+        self._metrics.reclaimed_bytes.labels("trash").inc(self._trash.empty())
 
     def _measure(self) -> None:
         for version, record in self._records.versions.items():
             if record.size_bytes:
                 self._metrics.store_bytes.labels(version).set(record.size_bytes)
-
-
-def _kept_at(entry: Path) -> float:
-    """The time in `<volume id>@<seconds>`; 0 for anything else, which is then the first to go."""
-    try:
-        return float(entry.name.rpartition("@")[2].partition(".")[0])
-    except ValueError:
-        return 0.0
-
-
-def _size(place: Path) -> int:
-    """Bytes on disk at or below a path; what vanishes meanwhile counts nothing."""
-    size = 0
-    with contextlib.suppress(FileNotFoundError):
-        status = place.lstat()
-        size = status.st_blocks * 512
-        if place.is_dir() and not place.is_symlink():
-            for _, folders, files, descriptor in os.fwalk(place):
-                for name in (*folders, *files):
-                    with contextlib.suppress(FileNotFoundError):
-                        size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-    return size
 
 
 def _mib(size: int) -> str:

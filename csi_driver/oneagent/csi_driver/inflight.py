@@ -29,6 +29,7 @@ class InFlightCalls:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._calls: dict[VolumeId, Call] = {}
+        self._closing = False
 
     @contextlib.contextmanager
     def hold(self, volume: VolumeId, what: str, *, cancel_other: bool = False) -> Iterator[Call]:
@@ -40,6 +41,8 @@ class InFlightCalls:
             if cancel_other:
                 self.cancel(volume, holder)
             raise InFlight(f"volume {volume}: {holder.what} is under way; try again")
+        if self._closing:
+            call.cancelled = True
         try:
             yield call
         finally:
@@ -52,6 +55,8 @@ class InFlightCalls:
             self._wake()
 
     def cancel_all(self) -> None:
+        """Ask all calls to give up, and those that still come."""
+        self._closing = True
         for call in list(self._calls.values()):
             call.cancelled = True
         self._wake()

@@ -6,6 +6,7 @@ Of a request only named fields are ever logged: secrets and service account toke
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -64,7 +65,10 @@ class Calls(grpc.ServerInterceptor):
                 log.exception("call failed", extra=logs.facts(method=method, **_facts(request)))
                 context.abort(grpc.StatusCode.INTERNAL, outcome.message)
             finally:
-                self._done(method, request, outcome, time.perf_counter() - started)
+                # Said once the answer is on its way: kubelet waits for the mount, not for the log.
+                done = functools.partial(self._done, method, request, outcome, time.perf_counter() - started)
+                if not context.add_callback(done):
+                    done()
 
         return call
 

@@ -80,6 +80,7 @@ class DataFolder:
         self.tmp = root / "tmp"
         self.trash = root / "trash"
         self._agents = f"{self.agents}/"
+        self._trash = f"{self.trash}/"
         self._volumes = f"{self.volumes}/"
 
     def create(self) -> None:
@@ -128,7 +129,7 @@ class DataFolder:
         """Move a file or folder into the trash by one rename; False if it isn't there."""
         name = f"{os.path.basename(path)}.{time.time_ns():x}"
         try:
-            os.rename(path, self.trash / name)
+            os.rename(path, self._trash + name)
         except FileNotFoundError:
             return False
         return True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags
-from oneagent.csi_driver import mounttable, status
+from oneagent.csi_driver import mounttable, problems, status, survey
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
 
 _STATUS: Final = """\
@@ -57,7 +57,7 @@ def _status(given: argparse.Namespace) -> int:
         folder = DataFolder(given.data_dir)
     except UnsafeName as error:
         raise SystemExit(f"--data-dir: {error}") from error
-    found = status.look(folder, given.mount_table, now=time.time())
+    found = problems.judge(survey.look(folder, given.mount_table, now=time.time()))
     if given.output == "json":
         sys.stdout.write(json.dumps(status.as_json(found), indent=2) + "\n")
     else:

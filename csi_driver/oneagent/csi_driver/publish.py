@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from oneagent.common.names import Version
 from oneagent.csi_driver import attempts, mounttable, views
 from oneagent.csi_driver.arrivals import Arrivals
 from oneagent.csi_driver.attempts import Failures, Limits
-from oneagent.csi_driver.errors import Conflict, Failed, InvalidRequest, NotNow, TargetElsewhere
+from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed, InvalidRequest, NotNow, TargetElsewhere
 from oneagent.csi_driver.inflight import Call, InFlightCalls
 from oneagent.csi_driver.metadata.dynakubes import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted, WantedReader
 from oneagent.csi_driver.metadata.states import VolumeState
@@ -32,6 +34,9 @@ from oneagent.csi_driver.store import AgentStore
 from oneagent.csi_driver.views import Target, Views
 
 log = logging.getLogger(__name__)
+
+_CSI_TARGET = re.compile(r"/volumes/kubernetes\.io~csi/[^/]+/mount$")
+"""What kubelet gives as the target path of every CSI volume."""
 
 ANSWER_SECONDS = 1.0
 """How long before its caller's deadline a waiting call answers."""
@@ -114,6 +119,9 @@ class Publisher:
     def _already(self, request: Publish, record: VolumeRecord | None, target: Target) -> Published:
         """Mounts never stack: what is there is either this volume's, as it was asked for, or a conflict."""
         top = mounttable.top_at(mounttable.read(), target.real_path())
+        if record is None and request.mode == "host" and self._host_of(target) == request.dynakube:
+            # The database was lost. At the start only views are found in the mount table again.
+            record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
         if record is None or top is None or record.target != request.target:
             raise Conflict(f"target_path: something else is mounted at {request.target!r}")
         # A row that was found in the mount table after the database was lost knows no DynaKube.
@@ -125,8 +133,10 @@ class Publisher:
             )
         if request.mode == "app" and self._volume_of(top) != request.volume:
             raise Conflict(f"target_path: another volume's view is mounted at {request.target!r}")
+        if request.mode == "host" and self._host_of(target) != request.dynakube:
+            raise Conflict(f"target_path: something else is mounted at {request.target!r}")
         if not record.dynakube:
-            fresh = _record(request, VolumeState.MOUNTED, version=record.version, layer=record.layer)
+            fresh = self._record(request, VolumeState.MOUNTED, version=record.version, layer=record.layer)
             self._volumes.put(dataclasses.replace(fresh, tenant=record.tenant))
         return Published("already", record.version)
 
@@ -146,16 +156,20 @@ class Publisher:
 
     def _bind_host(self, request: Publish, target: Target) -> Published:
         source = self._folder.host(request.dynakube)
-        record = self._volumes.put(_record(request, VolumeState.MOUNTING))
+        # Written first: the mount table can't tell which volume a bind mount answers.
+        self._volumes.put(self._record(request, VolumeState.WAITING, reason="being mounted"))
         self._step("intent recorded")
         flags = request.mount_flags | (1 if request.read_only else 0)
         try:
             source.mkdir(mode=0o755, exist_ok=True)
             target.bind(source, flags)
         except OSError as error:
-            raise self._failed(record, target, f"the host agent's folder can't be mounted: {_why(error)}") from error
+            reason = f"the host agent's folder can't be mounted: {_why(error)}"
+            self._undo(request.volume, target)
+            self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
+            raise NotNow(f"volume {request.volume}: {reason}") from error
         self._step("mounted")
-        self._volumes.put(dataclasses.replace(record, state=VolumeState.MOUNTED), later=True)
+        self._volumes.put(self._record(request, VolumeState.MOUNTED), later=True)
         return Published("host")
 
     def _view(
@@ -191,21 +205,22 @@ class Publisher:
                 raise NotNow(f"{self.arrivals.waiting} other volumes wait already; {reason}")
             if not listening:
                 listening = True
-                call.cancelled = not context.add_callback(lambda: self.calls.cancel(request.volume, call))
+                if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
+                    call.cancelled = True
                 continue
             self.arrivals.wait(turn, left)
         spent_out = attempts.exhausted(failures, limits, self._now())
         if spent_out:
             return self._empty(request, failures, target, f"{spent_out}; {reason}")
         failed = failures.one_more(self._now())
-        self._volumes.put(_record(request, VolumeState.WAITING, wanted, failures=failed, reason=reason))
-        raise NotNow(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
+        self._volumes.put(self._record(request, VolumeState.WAITING, wanted, failures=failed, reason=reason))
+        raise AttemptFailed(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
 
     def _installed(
         self, record: VolumeRecord | None, wanted: Wanted | None, request: Publish
     ) -> tuple[Version | None, str]:
         """The version to mount, if it is in the store, else why not. A volume keeps the version it once had."""
-        if record is not None and record.state in {VolumeState.MOUNTED, VolumeState.MOUNTING}:
+        if record is not None and record.state == VolumeState.MOUNTED:
             pinned = Version(record.version)
             if self._store.has(pinned):
                 return pinned, ""
@@ -231,20 +246,8 @@ class Publisher:
         with self._store.lease():
             if not self._store.has(version):
                 return _GONE
-            record = self._volumes.put(
-                _record(
-                    request,
-                    VolumeState.MOUNTING,
-                    wanted,
-                    version=version,
-                    layer=layer,
-                    failures=_failures(old),
-                )
-            )
-            self._step("intent recorded")
             try:
                 volume = self._folder.volume(request.volume)
-                self._keep_or_discard(request.volume)
                 config = str(self._folder.config_layer(wanted.tenant, layer)) if wanted.tenant and layer else ""
                 plan = self._views.plan(
                     volume,
@@ -255,20 +258,29 @@ class Publisher:
                     options=request.mount_options,
                     files=self._files(request, wanted),
                 )
-                self.spares.take(volume.root)
+                self._take(request.volume, volume.root)
                 self._step("upper made")
                 target.mount_view(plan, self._step)
             except (OSError, UnsafeName) as error:
                 self._undo(request.volume, target)
                 return f"the view can't be mounted: {_why(error)}"
             self._step("mounted")
-            # The intent is on the disk and the mount in the kernel: a start after a crash would conclude the same.
+            # Not waited for: after a crash the mount table tells the same, but for the DynaKube's and the pod's name.
             self._volumes.put(
-                dataclasses.replace(record, state=VolumeState.MOUNTED, attempts=0, first_failed_at=0.0, reason=""),
-                later=True,
+                self._record(request, VolumeState.MOUNTED, wanted, version=version, layer=layer), later=True
             )
         self._step("result recorded")
         return ""
+
+    def _take(self, volume: VolumeId, place: str) -> None:
+        """A fresh folder for the volume. One from before a reboot is put away: its pod may have prepared it for us."""
+        try:
+            self.spares.take(place)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            self._keep_or_discard(volume)
+            self.spares.take(place)
 
     def _files(self, request: Publish, wanted: Wanted) -> tuple[tuple[str, bytes], ...]:
         """The identity files: one for the pod, and one for each container that the webhook named."""
@@ -281,13 +293,12 @@ class Publisher:
             host_tenant=wanted.tenant if wanted.host_tenant else "",
             container_name=request.containers[0] if len(request.containers) == 1 else "",
         )
-        files = [("container.conf", pod)]
+        files = [(views.IDENTITY_FILE, pod)]
         files += [
-            (f"container_{name}.conf", dataclasses.replace(pod, container_name=name)) for name in request.containers
+            (f"{views.CONFIG_FOLDER}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
+            for name in request.containers
         ]
-        return tuple(
-            (f"{views.CONFIG_FOLDER}/{name}", containerconf.render(container).encode()) for name, container in files
-        )
+        return tuple((name, containerconf.render(container).encode()) for name, container in files)
 
     def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
         """Let the pod start unmonitored, and say so."""
@@ -307,14 +318,39 @@ class Publisher:
         )
         known = self._volumes.get(request.volume)
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
-        record = _record(request, VolumeState.EMPTY, None, failures=failures, reason=reason)
+        record = self._record(request, VolumeState.EMPTY, None, failures=failures, reason=reason)
         self._volumes.put(record, *notices)
         return Published("empty", reason=reason)
 
-    def _failed(self, record: VolumeRecord, target: Target, reason: str) -> NotNow:
-        self._undo(record.id, target)
-        self._volumes.put(dataclasses.replace(record, state=VolumeState.WAITING, reason=reason))
-        return NotNow(f"volume {record.id}: {reason}")
+    def _record(
+        self,
+        request: Publish,
+        state: VolumeState,
+        wanted: Wanted | None = None,
+        *,
+        version: str = "",
+        layer: str = "",
+        failures: Failures = Failures(),  # noqa: B008 - frozen
+        reason: str = "",
+    ) -> VolumeRecord:
+        return VolumeRecord(
+            id=request.volume,
+            mode=request.mode,
+            dynakube=request.dynakube,
+            tenant=wanted.tenant if wanted is not None else "",
+            version=version,
+            layer=layer,
+            target=request.target,
+            read_only=request.read_only,
+            pod_name=request.pod_name,
+            pod_namespace=request.pod_namespace,
+            pod_uid=request.pod_uid,
+            state=state,
+            attempts=failures.attempts,
+            first_failed_at=failures.first_at,
+            reason=reason,
+            changed_at=self._now(),
+        )
 
     def _undo(self, volume: VolumeId, target: Target) -> None:
         """After this the node looks as if the publish had never begun."""
@@ -328,10 +364,12 @@ class Publisher:
         """Undo a publish, whatever became of it; unknown volumes are fine. `Failed` leaves all as it was."""
         with self.calls.hold(volume, "an unpublish", cancel_other=True), self._views.at(path) as target:
             record = self._volumes.get(volume)
-            if (record is None or record.target != path) and target.mounted() and not self._is_ours(target):
+            known = record is not None and record.target == path
+            if not known and target.mounted() and not self._belongs(target, volume):
                 log.warning("leaving a mount alone that is not ours", extra=logs.facts(volume=volume, target=path))
                 return
-            target.clear(self._step)
+            # Of a volume that the database lost, what its pod wrote into an empty view has to go too.
+            target.clear(self._step, leftovers=known or _CSI_TARGET.search(path) is not None)
             self._step("target removed")
             if record is not None and record.target != path:
                 return
@@ -339,16 +377,25 @@ class Publisher:
             self._step("upper discarded")
             self._volumes.drop(volume)
 
-    def _is_ours(self, target: Target) -> bool:
-        """Whether a mount that no row tells of is a view, or a host agent's folder, of this data folder."""
+    def _belongs(self, target: Target, volume: VolumeId) -> bool:
+        """Whether a mount that the volume's row does not tell of is its own all the same.
+
+        It is if it is the volume's view, or a host agent's folder that no other volume has there.
+        """
         top = mounttable.top_at(mounttable.read(), target.real_path())
-        if top is not None and self._volume_of(top) is not None:
-            return True
+        if top is not None and (owner := self._volume_of(top)) is not None:
+            return owner == volume
+        return self._host_of(target) is not None and all(row.target != target.path for row in self._volumes.all())
+
+    def _host_of(self, target: Target) -> str | None:
+        """The DynaKube whose host agent's folder is what one sees at the target."""
         here = target.identity()
-        return any(
-            (status.st_dev, status.st_ino) == here
-            for status in (folder.stat() for folder in self._folder.hosts.iterdir())
-        )
+        for folder in self._folder.hosts.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) == here:
+                    return folder.name
+        return None
 
     def _keep_or_discard(self, volume: VolumeId) -> None:
         """Put away the volume's folder: its upper layer to the logs if they are kept, all else to the trash."""
@@ -375,35 +422,6 @@ def _limits(request: Publish, wanted: Wanted | None) -> Limits:
     if timeout is None:
         timeout = wanted.mount_timeout_seconds if wanted is not None else MOUNT_TIMEOUT_SECONDS
     return Limits(wanted.mount_attempts if wanted is not None else MOUNT_ATTEMPTS, timeout)
-
-
-def _record(
-    request: Publish,
-    state: VolumeState,
-    wanted: Wanted | None = None,
-    *,
-    version: str = "",
-    layer: str = "",
-    failures: Failures = Failures(),  # noqa: B008 - frozen
-    reason: str = "",
-) -> VolumeRecord:
-    return VolumeRecord(
-        id=request.volume,
-        mode=request.mode,
-        dynakube=request.dynakube,
-        tenant=wanted.tenant if wanted is not None else "",
-        version=version,
-        layer=layer,
-        target=request.target,
-        read_only=request.read_only,
-        pod_name=request.pod_name,
-        pod_namespace=request.pod_namespace,
-        pod_uid=request.pod_uid,
-        state=state,
-        attempts=failures.attempts,
-        first_failed_at=failures.first_at,
-        reason=reason,
-    )
 
 
 def _why(error: OSError | UnsafeName) -> str:

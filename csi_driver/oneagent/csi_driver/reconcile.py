@@ -1,8 +1,8 @@
 """What a crash, a reboot or a lost database left behind, put right before the first request.
 
 The mount table says what is mounted, and mounts of running pods are never touched: what is mounted and unknown
-is adopted. What was intended and is not mounted is undone; kubelet will ask again. A row whose pod is gone, which
-shows in kubelet's folder for the volume being gone, is dropped: nobody would ever unpublish it.
+is adopted. A volume's folder that is neither mounted nor named by a row goes; kubelet will ask again. A row whose
+pod is gone, which shows in kubelet's folder for the volume being gone, is dropped: nobody would ever unpublish it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver import mounttable, syscalls
 from oneagent.csi_driver.errors import DriverError, InFlight
 from oneagent.csi_driver.inflight import InFlightCalls
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
 from oneagent.csi_driver.mounttable import Overlay
 from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
-from oneagent.csi_driver.views import Views
+from oneagent.csi_driver.views import IDENTITY_FILE, Views
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +51,21 @@ def plan(
     """Compare the three truths; touches nothing."""
     result = Plan()
     rows = {record.id: record for record in records}
-    views = {volume: overlay for overlay in overlays if (volume := _volume(overlay, data)) is not None}
+    # Of several mounts of one view the whole one is last: parts of it are what kubelet binds for a subPath.
+    whole_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
+    views = {volume: overlay for overlay in whole_last if (volume := _volume(overlay, data)) is not None}
     for volume, overlay in views.items():
         row = rows.get(volume)
         if row is None or row.state != VolumeState.MOUNTED:
             result.put.append(_adopted(volume, overlay, row, data))
     for volume, row in rows.items():
-        if volume in views or mounted(row):
-            if volume not in views and row.state == VolumeState.MOUNTING:
-                result.put.append(dataclasses.replace(row, state=VolumeState.MOUNTED))
+        if volume in views:
+            continue
+        if mounted(row):
+            if row.mode == "host" and row.state == VolumeState.WAITING:
+                result.put.append(dataclasses.replace(row, state=VolumeState.MOUNTED, reason=""))
         elif pod_is_gone(row):
             result.drop.append(volume)
-        elif row.state == VolumeState.MOUNTING:
-            result.put.append(
-                dataclasses.replace(row, state=VolumeState.WAITING, reason="the driver stopped during the mount")
-            )
-            result.discard.append(volume)
     result.discard += [volume for volume in folders if volume not in views and volume not in rows]
     return result
 
@@ -115,7 +114,7 @@ class Reconciler:
         folders = [VolumeId(entry.name) for entry in os.scandir(self._data.volumes)]
         found = plan(self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data)
         for record in found.put:
-            self._volumes.put(record)
+            self._volumes.put(dataclasses.replace(self._named(record), changed_at=time.time()))
         for volume in found.discard:
             self._data.discard(self._data.volume(volume).root)
         for volume in found.drop:
@@ -129,6 +128,29 @@ class Reconciler:
                 discarded=len(found.discard),
                 seconds=round(time.perf_counter() - started, 3),
             ),
+        )
+
+    def _named(self, record: VolumeRecord) -> VolumeRecord:
+        """With the pod's name, if its view still tells. For people only: the pod may have changed that file."""
+        if record.pod_name or record.mode != "app":
+            return record
+        try:
+            upper = os.open(self._data.volume(record.id).upper, os.O_PATH | os.O_CLOEXEC)
+            try:
+                resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
+                descriptor = syscalls.openat2(upper, IDENTITY_FILE, os.O_RDONLY | os.O_NONBLOCK, resolve)
+            finally:
+                os.close(upper)
+            with os.fdopen(descriptor, "rb") as file:
+                lines = file.read(4096).decode(errors="replace").splitlines()
+        except OSError:
+            return record
+        told = dict(line.split(" ", 1) for line in lines if " " in line)
+        return dataclasses.replace(
+            record,
+            pod_name=told.get("k8s_fullpodname", "")[:253],
+            pod_namespace=told.get("k8s_namespace", "")[:63],
+            pod_uid=record.pod_uid or told.get("k8s_poduid", "")[:64],
         )
 
     def sweep(self) -> int:

@@ -27,7 +27,9 @@ _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _CONTAINER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 # SELinux labels that kubelet passes for CSIDrivers with seLinuxMount; anything else that overlay knows as an
 # option (lowerdir above all) would let the caller choose the layers.
-_CONTEXT: Final = re.compile(r'(?:|fs|def|root)context=(?:"[^"\\]*"|[^",\\\s]+)')
+# A comma may stand in quotes only, and what follows it may not look like an option: without SELinux the kernel
+# would not see the quotes.
+_CONTEXT: Final = re.compile(r'(?:|fs|def|root)context=(?:"[\w.:,-]+"|[\w.:-]+)', re.ASCII)
 _FLAGS: Final = {
     "ro": syscalls.MS_RDONLY,
     "nosuid": syscalls.MS_NOSUID,

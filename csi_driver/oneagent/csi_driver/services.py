@@ -9,6 +9,7 @@ import grpc
 from oneagent.common.names import DRIVER_NAME
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver import requests, usage
+from oneagent.csi_driver.errors import AttemptFailed
 from oneagent.csi_driver.interceptor import Outcome
 from oneagent.csi_driver.metadata.volumes import VolumeBook
 from oneagent.csi_driver.metrics import ServerMetrics
@@ -69,7 +70,11 @@ class Node(csi_pb2_grpc.NodeServicer):
     def NodePublishVolume(
         self, request: csi_pb2.NodePublishVolumeRequest, context: Any
     ) -> csi_pb2.NodePublishVolumeResponse:
-        published = self._publisher.publish(requests.publish(request, self._target_root), context)
+        try:
+            published = self._publisher.publish(requests.publish(request, self._target_root), context)
+        except AttemptFailed:
+            self._metrics.failed_attempts.inc()
+            raise
         outcome: Outcome = context.outcome
         outcome.result, outcome.message, outcome.version = (
             published.result,

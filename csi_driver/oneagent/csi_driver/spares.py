@@ -17,9 +17,15 @@ from collections import deque
 from typing import Final
 
 from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.views import CONFIG_FOLDER, IDENTITY_FILE
 
 KEPT: Final = 32
-_FOLDERS: Final = (("work", 0o700), ("upper", 0o1777), ("upper/agent", 0o1777), ("upper/agent/conf", 0o1777))
+_FOLDERS: Final = (
+    ("work", 0o700),
+    ("upper", 0o1777),
+    ("upper/agent", 0o1777),
+    (f"upper/{CONFIG_FOLDER}", 0o1777),
+)
 
 
 class Spares:
@@ -41,7 +47,7 @@ class Spares:
         threading.Thread(target=self._refill, name="spares", daemon=True).start()
 
     def take(self, place: str) -> None:
-        """Make `place` a volume folder with empty `upper` and `work`. It must not be there yet."""
+        """Make `place` a volume folder with a fresh `upper` and `work`; `OSError` if there is one already."""
         try:
             spare = self._ready.popleft()
         except IndexError:
@@ -58,6 +64,13 @@ class Spares:
             os.mkdir(f"{spare}/{name}", 0o700)
             if mode != 0o700:
                 os.chmod(f"{spare}/{name}", mode)
+        descriptor = os.open(
+            f"{spare}/upper/{IDENTITY_FILE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.fchmod(descriptor, 0o644)
+        finally:
+            os.close(descriptor)
         return spare
 
     def _refill(self) -> None:

@@ -70,8 +70,10 @@ class AgentStore:
 
     def remove(self, version: Version) -> bool:
         """Take a version out of the store. Call it with `removal` held, after asking whether it is in use."""
+        removed = self._folder.discard(self._folder.agent(version))
+        # After the version: a version in the store always has its manifest.
         self._folder.discard(self._folder.manifest(version))
-        return self._folder.discard(self._folder.agent(version))
+        return removed
 
 
 def sync_folder(folder: Path) -> None:

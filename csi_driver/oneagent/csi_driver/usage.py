@@ -6,6 +6,7 @@ and `available` are those of the file system that holds it, because that is what
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Final
@@ -74,13 +75,15 @@ def _problem(record: VolumeRecord, mounted: bool, folder: DataFolder) -> str:
 
 
 def _written(upper: str) -> tuple[int, int]:
-    """Bytes on disk and number of files below a folder."""
+    """Bytes on disk and number of files below a folder; nothing for one that isn't there (an empty view has none)."""
     size = entries = 0
-    for _, folders, files, descriptor in os.fwalk(upper):
-        for name in (*folders, *files):
-            status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            size += status.st_blocks * 512
-            entries += 1
-        if entries > MOST_ENTRIES:
-            break
+    # The pod goes on writing and deleting meanwhile.
+    with contextlib.suppress(FileNotFoundError):
+        for _, folders, files, descriptor in os.fwalk(upper):
+            for name in (*folders, *files):
+                with contextlib.suppress(FileNotFoundError):
+                    size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+                entries += 1
+                if entries >= MOST_ENTRIES:
+                    return size, entries
     return size, entries

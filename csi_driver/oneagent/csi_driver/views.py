@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from oneagent.common import logs
 from oneagent.common.names import Version
 from oneagent.csi_driver import mounttable, syscalls
 from oneagent.csi_driver.errors import Failed, InvalidRequest, NotNow
 from oneagent.csi_driver.paths import DataFolder, TargetPath, Volume
 
+log = logging.getLogger(__name__)
+
 CONFIG_FOLDER: Final = "agent/conf"
+IDENTITY_FILE: Final = f"{CONFIG_FOLDER}/container.conf"
+_NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class Views:
                 root,
                 below,
                 os.O_PATH | os.O_DIRECTORY,
-                syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS,
+                _NO_SYMLINKS,
             )
         except (FileNotFoundError, NotADirectoryError):
             pass
@@ -148,20 +154,34 @@ class Target:
         step("config written")
         self.make()
         step("target made")
-        syscalls.mount("overlay", self._place, "overlay", plan.flags, plan.options)
+        self._mount("overlay", "overlay", plan.flags, plan.options)
 
     def bind(self, source: Path, flags: int) -> None:
         """Mount a folder here as it is. The kernel takes a bind mount's flags by a second call only."""
         self.make()
-        syscalls.mount(str(source), self._place, "", syscalls.MS_BIND)
+        self._mount(str(source), "", syscalls.MS_BIND)
         try:
             syscalls.mount("", self._place, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | flags)
         except OSError:
             syscalls.umount2(self._place)
             raise
 
-    def clear(self, step: Callable[[str], None]) -> None:
-        """Unmount all that is mounted here and remove the folder; `Failed` if the kernel says no."""
+    def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
+        """mount(2) on the folder itself: it would follow a symlink that has taken the folder's place."""
+        try:
+            folder = syscalls.openat2(self._parent, self._name, os.O_PATH | os.O_DIRECTORY, _NO_SYMLINKS)
+            try:
+                syscalls.mount(source, f"/proc/self/fd/{folder}", fs_type, flags, options)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from error
+
+    def clear(self, step: Callable[[str], None], *, leftovers: bool = False) -> None:
+        """Unmount all that is mounted here and remove the folder; `Failed` if the kernel says no.
+
+        `leftovers`: remove it with what is in it. Otherwise a folder that is not empty stays.
+        """
         if not self.reachable:
             return
         try:
@@ -177,28 +197,40 @@ class Target:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
-            self._remove_leftovers(error)
+            if error.errno != errno.ENOTEMPTY:
+                raise Failed(f"{self.path} can't be removed: {error.strerror}") from error
+            if leftovers:
+                self._remove_leftovers()
 
-    def _remove_leftovers(self, error: OSError) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove what a pod wrote into its empty view, once the mount table says that nothing is mounted there."""
-        if error.errno != errno.ENOTEMPTY:
-            raise Failed(f"{self.path} can't be removed: {error.strerror}") from error
         if mounttable.at_or_below(mounttable.read(), self.real_path()):
-            raise Failed(f"{self.path} can't be removed: something is mounted below it") from error
-        shutil.rmtree(self._name, dir_fd=self._parent)
+            raise Failed(f"{self.path} can't be removed: something is mounted below it")
+        try:
+            shutil.rmtree(self._name, dir_fd=self._parent)
+        except OSError as error:
+            raise Failed(f"{self.path} can't be removed: {error.strerror} ({error.filename})") from error
 
 
 def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
     """Write the pod's configuration into an upper layer that no pod has seen yet.
 
-    One that a pod has had is never written to by us again: the pod may have put symlinks in it. The mode is set by
-    fchmod, since the process-wide umask could cut it.
+    One that a pod has had is never written to by us again: the pod may have put symlinks in it. The file that every
+    view has is there already (see `spares`); the mode of others is set by fchmod, since the process-wide umask
+    could cut it.
     """
     for name, content in files:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(f"{upper}/{name}", flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(f"{upper}/{name}", flags, 0o600)
         try:
             os.write(descriptor, content)
-            os.fchmod(descriptor, 0o644)
+            if name != IDENTITY_FILE:
+                os.fchmod(descriptor, 0o644)
+        except OSError as error:
+            # A disk without a free block: an agent that can't tell its pod's name is better than none.
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            os.unlink(f"{upper}/{name}")
+            log.warning("no room for a view's configuration", extra=logs.facts(file=f"{upper}/{name}"))
         finally:
             os.close(descriptor)

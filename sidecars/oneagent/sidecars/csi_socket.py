@@ -51,9 +51,7 @@ def wait(path: str, limit_seconds: float | None) -> bool:
             grpc_client.connect(path, now + _ATTEMPT_SECONDS).close()
         except OSError as error:
             if now - last_logged >= _LOG_EVERY_SECONDS:
-                log.warning(
-                    "still connecting to the driver", extra=logs.facts(socket=path, reason=error.strerror)
-                )
+                log.warning("still connecting to the driver", extra=logs.facts(socket=path, reason=error.strerror))
                 last_logged = now
             # connect() waits by itself where waiting helps; other errors (no permission) would spin.
             time.sleep(0.1)

@@ -8,12 +8,16 @@ Raises `grpc_wire.RpcError` and nothing else.
 
 from __future__ import annotations
 
+import math
 import socket
+import struct
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.exceptions
 
@@ -22,22 +26,33 @@ from oneagent.sidecars.grpc_wire import RpcError, Status
 
 _RETRY_SECONDS: Final = 0.05
 _READ_BYTES: Final = 16 * 1024
+_TIMEOUT_LIMIT_MILLIS: Final = 99_999_999  # `grpc-timeout` has eight digits at most.
+
+_FRAME_HEADER_BYTES: Final = 9
+_FRAME_LIMIT_BYTES: Final = 2**14  # SETTINGS_MAX_FRAME_SIZE, which we leave as it is at first.
+_GOAWAY: Final = 7
+
+_RESETS: Final[dict[int, Status]] = {
+    h2.errors.ErrorCodes.REFUSED_STREAM: Status.UNAVAILABLE,
+    h2.errors.ErrorCodes.CANCEL: Status.CANCELLED,
+    h2.errors.ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
+    h2.errors.ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
+}
+"""The status that a reset stream amounts to, after PROTOCOL-HTTP2; INTERNAL for all others."""
 
 
 def call(path: str, method: str, request: bytes, timeout_seconds: float) -> bytes:
-    """Send `request` to `method` (`/package.Service/Method`) and return the response's bytes."""
+    """Send `request` (16 KiB at most) to `method` (`/package.Service/Method`); returns the response's bytes."""
     deadline = time.monotonic() + timeout_seconds
     try:
         with connect(path, deadline) as sock:
-            return _exchange(sock, method, request, deadline)
+            return _Call(sock, method, deadline).run(request)
     except TimeoutError as error:
-        raise RpcError(
-            Status.DEADLINE_EXCEEDED, f"no answer to {method} at {path} in {timeout_seconds:g} s"
-        ) from error
+        raise RpcError(Status.DEADLINE_EXCEEDED, f"no answer to {method} at {path} in {timeout_seconds:g} s") from error
     except OSError as error:
         raise RpcError(Status.UNAVAILABLE, f"{path}: {error.strerror or error}") from error
     except h2.exceptions.H2Error as error:
-        raise RpcError(Status.UNAVAILABLE, f"{path} does not speak HTTP/2: {error}") from error
+        raise RpcError(Status.UNAVAILABLE, f"{path} breaks the rules of HTTP/2: {error}") from error
 
 
 def connect(path: str, deadline: float) -> socket.socket:
@@ -60,62 +75,102 @@ def connect(path: str, deadline: float) -> socket.socket:
             return sock
 
 
-def _exchange(sock: socket.socket, method: str, request: bytes, deadline: float) -> bytes:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration())
-    connection.initiate_connection()
-    timeout_millis = max(int((deadline - time.monotonic()) * 1000), 1)
-    stream = connection.get_next_available_stream_id()
-    connection.send_headers(
-        stream,
-        [
+class _Call:
+    """The connection's only stream, and what has come of its answer."""
+
+    def __init__(self, sock: socket.socket, method: str, deadline: float) -> None:
+        self._sock = sock
+        self._method = method
+        self._deadline = deadline
+        self._h2 = h2.connection.H2Connection(h2.config.H2Configuration())
+        self._h2.initiate_connection()
+        self._stream = self._h2.get_next_available_stream_id()
+        self._received = bytearray()
+        self._ended = False
+        self._headers: dict[bytes, bytes] = {}
+        self._body = bytearray()
+
+    def run(self, request: bytes) -> bytes:
+        self._h2.send_headers(self._stream, self._request_headers())
+        self._h2.send_data(self._stream, grpc_wire.frame(request), end_stream=True)
+        while not self._ended:
+            self._send()
+            data = self._receive()
+            if not data:
+                raise RpcError(Status.UNAVAILABLE, f"the connection was closed in the middle of {self._method}")
+            self._received += data
+            for frame in self._frames():
+                self._take(frame)
+        return self._message()
+
+    def _request_headers(self) -> list[tuple[str, str]]:
+        # Rounded up: our own clock is the one that ends the call, always with the same status.
+        millis = math.ceil((self._deadline - time.monotonic()) * 1000)
+        return [
             (":method", "POST"),
             (":scheme", "http"),
-            (":path", method),
+            (":path", self._method),
             (":authority", "localhost"),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             ("user-agent", "grpc-python-h2"),
-            ("grpc-timeout", f"{timeout_millis}m"),
-        ],
-    )
-    connection.send_data(stream, grpc_wire.frame(request), end_stream=True)
-    response = _Response()
-    while not response.ended:
-        sock.sendall(connection.data_to_send())
-        remaining = deadline - time.monotonic()
+            ("grpc-timeout", f"{min(max(millis, 1), _TIMEOUT_LIMIT_MILLIS)}m"),
+        ]
+
+    def _send(self) -> None:
+        self._sock.settimeout(self._remaining())
+        self._sock.sendall(self._h2.data_to_send())
+
+    def _receive(self) -> bytes:
+        self._sock.settimeout(self._remaining())
+        return self._sock.recv(_READ_BYTES)
+
+    def _remaining(self) -> float:
+        remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        sock.settimeout(remaining)
-        data = sock.recv(_READ_BYTES)
-        if not data:
-            raise RpcError(Status.UNAVAILABLE, f"the connection was closed in the middle of {method}")
-        for event in connection.receive_data(data):
-            response.take(event)
-    return response.message()
+        return remaining
 
+    def _frames(self) -> Iterator[bytes]:
+        """Cut what has been received into whole frames."""
+        while not self._ended and len(self._received) >= _FRAME_HEADER_BYTES:
+            length = int.from_bytes(self._received[:3])
+            if length > _FRAME_LIMIT_BYTES:
+                raise RpcError(Status.UNAVAILABLE, "what answers does not speak HTTP/2")
+            end = _FRAME_HEADER_BYTES + length
+            if len(self._received) < end:
+                return
+            frame = bytes(self._received[:end])
+            del self._received[:end]
+            yield frame
 
-class _Response:
-    """What has come of an answer."""
+    def _take(self, frame: bytes) -> None:
+        # A server that stops gracefully says so first and still answers what has begun. h2 takes no frame
+        # after a GOAWAY, so it must not see one.
+        if frame[3] == _GOAWAY:
+            self._heed_goaway(frame[_FRAME_HEADER_BYTES:])
+            return
+        for event in self._h2.receive_data(frame):
+            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                self._headers.update(event.headers or ())
+            elif isinstance(event, h2.events.DataReceived):
+                self._body += event.data or b""
+                if grpc_wire.too_long(self._body):
+                    limit = grpc_wire.MESSAGE_LIMIT_BYTES
+                    raise RpcError(Status.RESOURCE_EXHAUSTED, f"the answer has more than {limit} bytes")
+            elif isinstance(event, h2.events.StreamEnded):
+                # Whatever comes now, a reset among it, changes nothing any more.
+                self._ended = True
+            elif isinstance(event, h2.events.StreamReset):
+                status = _RESETS.get(event.error_code or 0, Status.INTERNAL)
+                raise RpcError(status, f"the call was reset with HTTP/2 error {event.error_code}")
 
-    def __init__(self) -> None:
-        self.ended = False
-        self._body = bytearray()
-        self._headers: dict[bytes, bytes] = {}
+    def _heed_goaway(self, payload: bytes) -> None:
+        last_stream, code = struct.unpack_from(">II", payload.ljust(8, b"\0"))
+        if code or last_stream & 0x7FFFFFFF < self._stream:
+            raise RpcError(Status.UNAVAILABLE, f"the server goes away, with HTTP/2 error {code}")
 
-    def take(self, event: h2.events.Event) -> None:
-        if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-            self._headers.update(event.headers or ())
-        elif isinstance(event, h2.events.DataReceived):
-            # Windows are never enlarged: the initial 64 KiB are also the limit of a message.
-            self._body += event.data or b""
-        elif isinstance(event, h2.events.StreamEnded):
-            self.ended = True
-        elif isinstance(event, h2.events.StreamReset):
-            raise RpcError(Status.UNAVAILABLE, f"the call was reset with HTTP/2 error {event.error_code}")
-        elif isinstance(event, h2.events.ConnectionTerminated) and event.error_code:
-            raise RpcError(Status.UNAVAILABLE, f"the server went away with HTTP/2 error {event.error_code}")
-
-    def message(self) -> bytes:
+    def _message(self) -> bytes:
         """The response's bytes, if it has come whole and its status is OK."""
         http_status = self._header(b":status")
         if http_status != "200":
@@ -123,7 +178,7 @@ class _Response:
         status = Status.parse(self._header(b"grpc-status"))
         if status is not Status.OK:
             raise RpcError(status, grpc_wire.unquote(self._header(b"grpc-message")))
-        return grpc_wire.unframe(bytes(self._body))
+        return grpc_wire.unframe(self._body)
 
     def _header(self, name: bytes) -> str:
         return self._headers.get(name, b"").decode(errors="replace")

@@ -6,7 +6,9 @@
 - `keep` makes the socket anew when its file was removed. It leaves a successor's socket alone, like `stop`.
 - `stop` lets the calls in flight be answered before it removes the file.
 
-A thread a connection, which answers the connection's calls one after the other: kubelet makes one at a time.
+A thread a connection, which answers the connection's calls one after the other (kubelet makes one at a time);
+pings are answered between them. Connections may be idle for ever and are not counted: whoever can open the
+socket owns the node.
 
     SocketTaken     what lies at the socket's path is not a socket
 """
@@ -14,6 +16,8 @@ A thread a connection, which answers the connection's calls one after the other:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import logging
 import os
 import socket
@@ -26,6 +30,7 @@ from typing import Final
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.exceptions
 
@@ -41,6 +46,9 @@ Handler = Callable[[bytes], bytes]
 _MODE: Final = 0o700
 _READ_BYTES: Final = 16 * 1024
 _BACKLOG: Final = 16
+_ACCEPT_RETRY_SECONDS: Final = 0.5
+_LISTENER_CLOSED: Final = (errno.EBADF, errno.EINVAL)
+_START: Final = [(":status", "200"), ("content-type", "application/grpc")]
 
 
 class SocketTaken(Exception):
@@ -116,12 +124,18 @@ class Server:
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno in _LISTENER_CLOSED:
+                    return
+                # No file descriptor left, say: that passes, and must not make the server deaf for ever.
+                log.warning("no connection could be accepted", extra=logs.facts(reason=error))
+                time.sleep(_ACCEPT_RETRY_SECONDS)
+                continue
             thread = threading.Thread(target=self._serve, args=(sock,), name="grpc", daemon=True)
+            # Started within the lock: `stop` can only join what has been started.
             with self._lock:
                 self._connections[thread] = sock
-            thread.start()
+                thread.start()
 
     def _serve(self, sock: socket.socket) -> None:
         try:
@@ -134,6 +148,15 @@ class Server:
                 self._connections.pop(threading.current_thread(), None)
 
 
+@dataclasses.dataclass
+class _Request:
+    """A call as far as it has arrived."""
+
+    method: str
+    body: bytearray = dataclasses.field(default_factory=bytearray)
+    whole: bool = False
+
+
 class _Connection:
     """One client's connection, until it or we end it."""
 
@@ -142,20 +165,46 @@ class _Connection:
         self._handlers = handlers
         config = h2.config.H2Configuration(client_side=False)
         self._h2 = h2.connection.H2Connection(config)
-        self._methods: dict[int, str] = {}
-        self._bodies: dict[int, bytearray] = {}
+        self._arriving: dict[int, _Request] = {}
+        self._waiting: dict[int, _Request] = {}
+        self._open = True
 
     def run(self) -> None:
         self._h2.initiate_connection()
         self._send()
-        while data := self._sock.recv(_READ_BYTES):
-            for event in self._h2.receive_data(data):
-                self._take(event)
-            self._send()
+        while self._open or self._waiting:
+            if self._open:
+                # Also between answers: nobody's work is done who has given up by now.
+                self._read(wait=not self._waiting)
+            if self._waiting:
+                stream = next(iter(self._waiting))
+                self._answer(stream, self._waiting[stream])
+                self._waiting.pop(stream, None)
         self._h2.close_connection()
         # The client may have gone first.
         with contextlib.suppress(OSError):
             self._send()
+
+    def _read(self, *, wait: bool) -> None:
+        try:
+            data = self._sock.recv(_READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        self._open = bool(data)
+        try:
+            events = self._h2.receive_data(data)
+        except h2.exceptions.ProtocolError:
+            # Tells the client, by a GOAWAY, what it has done wrong.
+            self._send()
+            raise
+        if any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
+            # A client that goes away wants no answers any more, and h2 would send none.
+            self._open = False
+            self._waiting.clear()
+            return
+        for event in events:
+            self._take(event)
+        self._send()
 
     def _send(self) -> None:
         if data := self._h2.data_to_send():
@@ -164,42 +213,75 @@ class _Connection:
     def _take(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RequestReceived) and event.stream_id:
             headers = dict(event.headers or ())
-            self._methods[event.stream_id] = headers.get(b":path", b"").decode(errors="replace")
-            self._bodies[event.stream_id] = bytearray()
-        elif isinstance(event, h2.events.DataReceived) and event.stream_id in self._bodies:
+            self._arriving[event.stream_id] = _Request(headers.get(b":path", b"").decode(errors="replace"))
+        elif isinstance(event, h2.events.DataReceived) and event.stream_id:
             # A stream's window is never enlarged (which limits a message), the connection's is.
-            self._bodies[event.stream_id] += event.data or b""
             if event.flow_controlled_length:
                 self._h2.increment_flow_control_window(event.flow_controlled_length)
-        elif isinstance(event, h2.events.StreamEnded) and event.stream_id in self._bodies:
-            method = self._methods.pop(event.stream_id)
-            self._answer(event.stream_id, method, bytes(self._bodies.pop(event.stream_id)))
-        elif isinstance(event, h2.events.StreamReset) and event.stream_id in self._bodies:
-            del self._methods[event.stream_id], self._bodies[event.stream_id]
+            self._collect(event.stream_id, event.data or b"")
+        elif isinstance(event, h2.events.StreamEnded) and event.stream_id:
+            self._has_come(event.stream_id, whole=True)
+        elif isinstance(event, h2.events.StreamReset) and event.stream_id:
+            self._arriving.pop(event.stream_id, None)
+            self._waiting.pop(event.stream_id, None)
 
-    def _answer(self, stream: int, method: str, body: bytes) -> None:
-        start = [(":status", "200"), ("content-type", "application/grpc")]
+    def _collect(self, stream: int, data: bytes) -> None:
+        request = self._arriving.get(stream)
+        if request is not None:
+            request.body += data
+            if grpc_wire.too_long(request.body):
+                self._has_come(stream, whole=False)
+
+    def _has_come(self, stream: int, *, whole: bool) -> None:
+        request = self._arriving.pop(stream, None) or self._waiting.get(stream)
+        if request is not None:
+            request.whole = whole
+            self._waiting[stream] = request
+
+    def _answer(self, stream: int, request: _Request) -> None:
         try:
-            response = self._run_handler(method, body)
+            response = self._run_handler(request)
         except RpcError as error:
-            log.warning(
-                "call failed", extra=logs.facts(method=method, status=error.status.name, reason=error.detail)
-            )
-            end = [("grpc-status", str(int(error.status))), ("grpc-message", grpc_wire.quote(error.detail))]
-            self._h2.send_headers(stream, start + end, end_stream=True)
-            return
-        self._h2.send_headers(stream, start)
-        self._h2.send_data(stream, grpc_wire.frame(response))
-        self._h2.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+            self._refuse(stream, request, error)
+        else:
+            self._h2.send_headers(stream, _START)
+            if not self._send_message(stream, grpc_wire.frame(response)):
+                return
+            self._h2.send_headers(stream, [("grpc-status", "0")], end_stream=True)
+        # Before the next handler runs, which may take its time.
+        self._send()
 
-    def _run_handler(self, method: str, body: bytes) -> bytes:
-        handler = self._handlers.get(method)
+    def _send_message(self, stream: int, message: bytes) -> bool:
+        """As fast as the client takes it; False if it does not want it any more."""
+        while message:
+            room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+            if room > 0:
+                self._h2.send_data(stream, message[:room])
+                message = message[room:]
+                continue
+            self._send()
+            self._read(wait=True)
+            if not self._open or stream not in self._waiting:
+                return False
+        return True
+
+    def _refuse(self, stream: int, request: _Request, error: RpcError) -> None:
+        facts = logs.facts(method=request.method, status=error.status.name, reason=error.detail)
+        log.warning("call failed", extra=facts)
+        end = [("grpc-status", str(int(error.status))), ("grpc-message", grpc_wire.quote(error.detail))]
+        self._h2.send_headers(stream, _START + end, end_stream=True)
+        if not request.whole:
+            # The rest of the message need not be sent.
+            self._h2.reset_stream(stream, h2.errors.ErrorCodes.NO_ERROR)
+
+    def _run_handler(self, request: _Request) -> bytes:
+        handler = self._handlers.get(request.method)
         if handler is None:
-            raise RpcError(Status.UNIMPLEMENTED, f"there is no method {method}")
+            raise RpcError(Status.UNIMPLEMENTED, f"there is no method {request.method}")
         try:
-            return handler(grpc_wire.unframe(body))
+            return handler(grpc_wire.unframe(bytes(request.body)))
         except RpcError:
             raise
         except Exception as error:
-            log.exception("a handler failed", extra=logs.facts(method=method))
-            raise RpcError(Status.INTERNAL, f"{method} failed: {type(error).__name__}") from error
+            log.exception("a handler failed", extra=logs.facts(method=request.method))
+            raise RpcError(Status.INTERNAL, f"{request.method} failed: {type(error).__name__}") from error

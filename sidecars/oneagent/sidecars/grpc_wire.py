@@ -3,8 +3,8 @@
 The sidecars make and answer three kinds of tiny unary calls over a unix socket. grpcio does that in 39 MiB of
 resident memory (it loads asyncio, TLS and a C core, and starts nine threads); h2 with these modules needs 22.
 Two sidecars run on every node, commonly limited to 30 MiB each, so they speak gRPC over h2 and keep only what
-such calls need: no compression, no streams, no TLS, messages up to 64 KiB.
-What counts is set down in grpc's PROTOCOL-HTTP2 document; tests talk to grpcio and to Go programs.
+such calls need: no compression, no streams, no TLS, messages up to `MESSAGE_LIMIT_BYTES`.
+What counts is set down in grpc's PROTOCOL-HTTP2 document; tests talk to grpcio and to grpc-go.
 
     RpcError        any failed call, with the status that the other side gave or that the failure amounts to
 """
@@ -16,8 +16,9 @@ import re
 import struct
 from typing import Final
 
-MESSAGE_LIMIT_BYTES: Final = 64 * 1024
 _PREFIX: Final = struct.Struct(">BI")
+MESSAGE_LIMIT_BYTES: Final = 2**16 - 1 - _PREFIX.size
+"""What a stream's first flow-control window takes, so that no end ever has to enlarge one."""
 
 
 class Status(enum.IntEnum):
@@ -61,16 +62,24 @@ def frame(message: bytes) -> bytes:
     return _PREFIX.pack(0, len(message)) + message
 
 
-def unframe(body: bytes) -> bytes:
+def too_long(start: bytes | bytearray) -> bool:
+    """Whether, by the start of its body, the end of a message could never arrive."""
+    return len(start) >= _PREFIX.size and _PREFIX.unpack_from(start)[1] > MESSAGE_LIMIT_BYTES
+
+
+def unframe(body: bytes | bytearray) -> bytes:
     """The only message of a body."""
     if len(body) < _PREFIX.size:
         raise RpcError(Status.INTERNAL, f"a body of {len(body)} bytes holds no message")
     compressed, length = _PREFIX.unpack_from(body)
     if compressed:
         raise RpcError(Status.UNIMPLEMENTED, "compressed messages are not understood")
+    if length > MESSAGE_LIMIT_BYTES:
+        limit = f"more than {MESSAGE_LIMIT_BYTES} are not understood"
+        raise RpcError(Status.RESOURCE_EXHAUSTED, f"a message of {length} bytes has come; {limit}")
     if length != len(body) - _PREFIX.size:
         raise RpcError(Status.INTERNAL, f"a message of {length} bytes came in a body of {len(body)}")
-    return body[_PREFIX.size :]
+    return bytes(body[_PREFIX.size :])
 
 
 def quote(detail: str) -> str:

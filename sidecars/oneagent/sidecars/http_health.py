@@ -23,7 +23,7 @@ from oneagent.common import logs
 log = logging.getLogger(__name__)
 
 _HEAD_LIMIT_BYTES: Final = 8 * 1024
-_READ_TIMEOUT_SECONDS: Final = 5.0
+_TIMEOUT_SECONDS: Final = 5.0
 _PARALLEL_REQUESTS: Final = 8
 _ACCEPT_RETRY_SECONDS: Final = 0.5
 _REASONS: Final = {
@@ -91,9 +91,7 @@ def _accept(listener: socket.socket, pages: Mapping[str, Page]) -> None:
             slots.release()
             time.sleep(_ACCEPT_RETRY_SECONDS)
             continue
-        threading.Thread(
-            target=_handle, args=(client, pages, slots), name="http-request", daemon=True
-        ).start()
+        threading.Thread(target=_handle, args=(client, pages, slots), name="http-request", daemon=True).start()
 
 
 def _handle(client: socket.socket, pages: Mapping[str, Page], slots: threading.BoundedSemaphore) -> None:
@@ -101,8 +99,8 @@ def _handle(client: socket.socket, pages: Mapping[str, Page], slots: threading.B
     with contextlib.suppress(OSError), contextlib.ExitStack() as leave:
         leave.callback(slots.release)
         leave.enter_context(client)
-        client.settimeout(_READ_TIMEOUT_SECONDS)
         method, answer = _answer(_read_head(client), pages)
+        client.settimeout(_TIMEOUT_SECONDS)
         body = answer.body.encode()
         head = (
             f"HTTP/1.1 {answer.status} {_REASONS[answer.status]}\r\n"
@@ -113,8 +111,11 @@ def _handle(client: socket.socket, pages: Mapping[str, Page], slots: threading.B
 
 
 def _read_head(client: socket.socket) -> bytes:
+    # For the whole of it: who says a byte now and then must not hold a slot for hours.
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     head = b""
     while b"\r\n\r\n" not in head and len(head) < _HEAD_LIMIT_BYTES:
+        client.settimeout(max(deadline - time.monotonic(), 0.001))
         data = client.recv(_HEAD_LIMIT_BYTES)
         if not data:
             break

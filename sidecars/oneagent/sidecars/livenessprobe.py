@@ -46,13 +46,9 @@ def read_settings(words: Sequence[str]) -> Settings:
     """The settings of a command line."""
     flags = go_flags.Flags("livenessprobe", "Serves a CSI driver's health over HTTP.")
     flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket")
-    flags.add_argument(
-        "--probe-timeout", type=go_flags.seconds, default=3.0, help="for one probe (default 3s)"
-    )
+    flags.add_argument("--probe-timeout", type=go_flags.seconds, default=3.0, help="for one probe (default 3s)")
     flags.add_argument("--http-endpoint", default="", help="host:port of /healthz and of the metrics")
-    flags.add_argument(
-        "--health-port", type=go_flags.port, default=_DEFAULT_PORT, help="deprecated (default 9808)"
-    )
+    flags.add_argument("--health-port", type=go_flags.port, default=_DEFAULT_PORT, help="deprecated (default 9808)")
     flags.add_argument("--metrics-address", default="", help="deprecated: use --http-endpoint")
     flags.add_argument("--metrics-path", default="/metrics", help="path of the metrics (default /metrics)")
     options = flags.read(words)
@@ -79,9 +75,7 @@ def read_settings(words: Sequence[str]) -> Settings:
 class Probe:
     """The driver as it is watched: its health on request, its name once it has said it."""
 
-    def __init__(
-        self, csi_path: str, timeout_seconds: float, operations: operation_metrics.Operations
-    ) -> None:
+    def __init__(self, csi_path: str, timeout_seconds: float, operations: operation_metrics.Operations) -> None:
         self._operations = operations
         self._name = _NO_NAME
         self._driver = csi_socket.Driver(csi_path, timeout_seconds, self._observe)

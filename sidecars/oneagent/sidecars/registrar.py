@@ -55,23 +55,13 @@ class Settings:
 def read_settings(words: Sequence[str]) -> Settings | None:
     """The settings of a command line; `None` for the probe mode, which has nothing to do."""
     flags = go_flags.Flags("csi-node-driver-registrar", "Registers a CSI driver with this node's kubelet.")
-    flags.add_argument(
-        "--csi-address", default="/run/csi/socket", help="the driver's socket, in this container"
-    )
-    flags.add_argument(
-        "--kubelet-registration-path", default="", help="the driver's socket, on the host (required)"
-    )
-    flags.add_argument(
-        "--plugin-registration-path", default="/registration", help="kubelet's plugins_registry"
-    )
-    flags.add_argument(
-        "--timeout", type=go_flags.seconds, default=1.0, help="for a call to the driver (default 1s)"
-    )
+    flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket, in this container")
+    flags.add_argument("--kubelet-registration-path", default="", help="the driver's socket, on the host (required)")
+    flags.add_argument("--plugin-registration-path", default="/registration", help="kubelet's plugins_registry")
+    flags.add_argument("--timeout", type=go_flags.seconds, default=1.0, help="for a call to the driver (default 1s)")
     flags.add_argument("--http-endpoint", default="", help="host:port of /healthz (default: none)")
     flags.add_argument("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
-    flags.add_argument(
-        "--mode", default="registration", help="deprecated: kubelet-registration-probe exits with 0"
-    )
+    flags.add_argument("--mode", default="registration", help="deprecated: kubelet-registration-probe exits with 0")
     flags.add_argument("--connection-timeout", help="deprecated, without effect")
     flags.switch("enable-pprof", "without effect")
     options = flags.read(words)
@@ -100,9 +90,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
 class Registration:
     """The two calls that kubelet makes."""
 
-    def __init__(
-        self, info: registration.PluginInfo, driver: csi_socket.Driver, codes: stop_signals.ExitCodes
-    ) -> None:
+    def __init__(self, info: registration.PluginInfo, driver: csi_socket.Driver, codes: stop_signals.ExitCodes) -> None:
         self._info = info
         self._driver = driver
         self._codes = codes
@@ -194,9 +182,7 @@ def _register(settings: Settings, driver: csi_socket.Driver, name: str, codes: s
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
             page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
-            log.info(
-                "serving /healthz", extra=logs.facts(address=http_health.serve(settings.http_address, page))
-            )
+            log.info("serving /healthz", extra=logs.facts(address=http_health.serve(settings.http_address, page)))
     except (grpc_server.SocketTaken, http_health.AddressError, OSError) as error:
         log.error("cannot serve", extra=logs.facts(socket=socket_path, reason=error))
         server.stop(0)
@@ -216,9 +202,7 @@ def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: stop
             pass
         try:
             if server.keep():
-                log.warning(
-                    "the registration socket had gone; made anew", extra=logs.facts(socket=socket_path)
-                )
+                log.warning("the registration socket had gone; made anew", extra=logs.facts(socket=socket_path))
         except (grpc_server.SocketTaken, OSError) as error:
             facts = logs.facts(socket=socket_path, reason=error)
             log.error("the registration socket has gone and cannot be made anew yet", extra=facts)

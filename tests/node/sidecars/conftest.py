@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
 

@@ -1,4 +1,4 @@
-"""The sidecars as processes: ours, and the Go programs that they stand in for, where those are built."""
+"""The sidecars as processes, and their HTTP pages."""
 
 from __future__ import annotations
 
@@ -16,20 +16,13 @@ from typing import Final, Literal
 import pytest
 
 Command = Literal["csi-node-driver-registrar", "livenessprobe"]
-Flavour = Literal["ours", "upstream"]
 
-_BIN: Final = Path(__file__).parents[2] / "tools" / "bin"
 _MODULES: Final = {"csi-node-driver-registrar": "registrar", "livenessprobe": "livenessprobe"}
 
 
-def words(command: Command, flavour: Flavour) -> list[str]:
-    """How to start the program; skips the calling test where the Go program is not built."""
-    if flavour == "ours":
-        return [sys.executable, "-m", f"oneagent.sidecars.{_MODULES[command]}"]
-    path = _BIN / command
-    if not path.exists():
-        pytest.skip(f"the upstream {command} is not built")
-    return [str(path)]
+def words(command: Command) -> list[str]:
+    """How to start the sidecar."""
+    return [sys.executable, "-m", f"oneagent.sidecars.{_MODULES[command]}"]
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""The livenessprobe, with kubelet's part played by the test. What both flavours do is asked of both."""
+"""The livenessprobe, with kubelet's part played by the test."""
 
 from __future__ import annotations
 
@@ -10,61 +10,37 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client import parser
+
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
-from tests.node.sidecars.programs import Flavour, Program
+from tests.node.sidecars.programs import Program
 
 BUCKETS = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600, float("inf")]
 Start = Callable[..., Program]
 
 
-@pytest.fixture(params=["ours", "upstream"])
-def flavour(request: pytest.FixtureRequest) -> Flavour:
-    value: Flavour = request.param
-    programs.words("livenessprobe", value)
-    return value
-
-
 @pytest.fixture
-def starter(folder: Path, driver: IdentityDriver) -> Iterator[Callable[[Flavour], Start]]:
+def start(folder: Path, driver: IdentityDriver) -> Iterator[Start]:
     with contextlib.ExitStack() as leave:
 
-        def of(flavour: Flavour) -> Start:
-            def start(*more: str) -> Program:
-                line = [
-                    *programs.words("livenessprobe", flavour),
-                    f"--csi-address={driver.socket}",
-                    "--probe-timeout=1s",
-                    *more,
-                ]
-                return leave.enter_context(programs.running(line, folder / "log"))
+        def begin(*more: str) -> Program:
+            line = [
+                *programs.words("livenessprobe"),
+                f"--csi-address={driver.socket}",
+                "--probe-timeout=1s",
+                *more,
+            ]
+            return leave.enter_context(programs.running(line, folder / "log"))
 
-            return start
-
-        yield of
-
-
-@pytest.fixture
-def start(starter: Callable[[Flavour], Start], flavour: Flavour) -> Start:
-    return starter(flavour)
-
-
-@pytest.fixture
-def start_ours(starter: Callable[[Flavour], Start]) -> Start:
-    return starter("ours")
+        yield begin
 
 
 def until_ok(port: int) -> None:
     programs.until(lambda: programs.get(port) == (200, "ok"))
 
 
-# both flavours
-
-
 @pytest.mark.parametrize("ready", [True, None])
-def test_a_driver_that_answers_is_alive(
-    driver: IdentityDriver, start: Start, port: int, ready: bool | None
-) -> None:
+def test_a_driver_that_answers_is_alive(driver: IdentityDriver, start: Start, port: int, ready: bool | None) -> None:
     driver.ready = ready
     driver.start()
     start(f"--http-endpoint=127.0.0.1:{port}")
@@ -97,9 +73,7 @@ def test_a_driver_that_fails_its_probe_fails_ours(driver: IdentityDriver, start:
     assert "told to fail" in body
 
 
-def test_a_hanging_driver_fails_the_probe_at_the_timeout(
-    driver: IdentityDriver, start: Start, port: int
-) -> None:
+def test_a_hanging_driver_fails_the_probe_at_the_timeout(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.start()
     start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
@@ -170,21 +144,21 @@ def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
     assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 1
 
 
-# ours only: on purpose unlike the Go program
+# on purpose unlike the Go program of that name
 
 
-def test_the_probe_says_why_it_fails_while_there_is_no_driver(start_ours: Start, port: int) -> None:
-    start_ours(f"--http-endpoint=127.0.0.1:{port}")
+def test_the_probe_says_why_it_fails_while_there_is_no_driver(start: Start, port: int) -> None:
+    start(f"--http-endpoint=127.0.0.1:{port}")
     programs.until(lambda: programs.get(port)[0] == 500)
     assert "No such file or directory" in programs.get(port)[1]
 
 
 def test_a_driver_that_does_not_say_its_name_at_first_is_asked_again(
-    driver: IdentityDriver, start_ours: Start, port: int
+    driver: IdentityDriver, start: Start, port: int
 ) -> None:
     driver.failure = grpc.StatusCode.UNAVAILABLE
     driver.start()
-    program = start_ours(f"--http-endpoint=127.0.0.1:{port}")
+    program = start(f"--http-endpoint=127.0.0.1:{port}")
     programs.until(lambda: "asking again" in program.log())
     driver.failure = None
     until_ok(port)
@@ -192,9 +166,9 @@ def test_a_driver_that_does_not_say_its_name_at_first_is_asked_again(
     assert program.process.poll() is None
 
 
-def test_a_change_of_health_is_logged_once(driver: IdentityDriver, start_ours: Start, port: int) -> None:
+def test_a_change_of_health_is_logged_once(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.start()
-    program = start_ours(f"--http-endpoint=127.0.0.1:{port}")
+    program = start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
     driver.ready = False
     for _ in range(3):
@@ -202,22 +176,22 @@ def test_a_change_of_health_is_logged_once(driver: IdentityDriver, start_ours: S
     assert program.log().count('"healthy": false') == 1
 
 
-def test_sigterm_ends_with_0_also_while_waiting(start_ours: Start, port: int) -> None:
-    program = start_ours(f"--http-endpoint=127.0.0.1:{port}")
+def test_sigterm_ends_with_0_also_while_waiting(start: Start, port: int) -> None:
+    program = start(f"--http-endpoint=127.0.0.1:{port}")
     programs.until(lambda: programs.get(port)[0] == 500)
     assert program.terminate() == 0
 
 
-def test_a_port_in_use_ends_with_1(start_ours: Start, port: int) -> None:
-    start_ours(f"--http-endpoint=127.0.0.1:{port}")
+def test_a_port_in_use_ends_with_1(start: Start, port: int) -> None:
+    start(f"--http-endpoint=127.0.0.1:{port}")
     programs.until(lambda: programs.get(port)[0] == 500)
-    second = start_ours(f"--http-endpoint=127.0.0.1:{port}")
+    second = start(f"--http-endpoint=127.0.0.1:{port}")
     assert second.ended() == 1
 
 
-def test_the_livenessprobe_stays_small(driver: IdentityDriver, start_ours: Start, port: int) -> None:
+def test_the_livenessprobe_stays_small(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.start()
-    program = start_ours(f"--http-endpoint=127.0.0.1:{port}")
+    program = start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
     for _ in range(50):
         programs.get(port)

@@ -1,4 +1,4 @@
-"""The registrar, with kubelet's part played by the test. What both flavours do is asked of both."""
+"""The registrar, with kubelet's part played by the test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from tests.fakes.identity import IdentityDriver
-from tests.node.sidecars import programs
-from tests.node.sidecars.programs import Flavour, Program
 
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
+from tests.fakes.identity import IdentityDriver
+from tests.node.sidecars import programs
+from tests.node.sidecars.programs import Program
 
 ENDPOINT = "/var/lib/kubelet/plugins/csi.oneagent.dynatrace.com/csi.sock"
 Start = Callable[..., Program]
@@ -56,50 +56,27 @@ class Kubelet:
             stub.NotifyRegistrationStatus(status, timeout=5)
 
 
-@pytest.fixture(params=["ours", "upstream"])
-def flavour(request: pytest.FixtureRequest) -> Flavour:
-    value: Flavour = request.param
-    programs.words("csi-node-driver-registrar", value)
-    return value
-
-
 @pytest.fixture
 def kubelet(folder: Path, driver: IdentityDriver) -> Kubelet:
     return Kubelet(folder / "registry" / f"{driver.name}-reg.sock")
 
 
 @pytest.fixture
-def starter(folder: Path, driver: IdentityDriver) -> Iterator[Callable[[Flavour], Start]]:
+def start(folder: Path, driver: IdentityDriver) -> Iterator[Start]:
     (folder / "registry").mkdir()
     with contextlib.ExitStack() as leave:
 
-        def of(flavour: Flavour) -> Start:
-            def start(*more: str) -> Program:
-                line = [
-                    *programs.words("csi-node-driver-registrar", flavour),
-                    f"--csi-address={driver.socket}",
-                    f"--kubelet-registration-path={ENDPOINT}",
-                    f"--plugin-registration-path={folder}/registry",
-                    *more,
-                ]
-                return leave.enter_context(programs.running(line, folder / "log"))
+        def begin(*more: str) -> Program:
+            line = [
+                *programs.words("csi-node-driver-registrar"),
+                f"--csi-address={driver.socket}",
+                f"--kubelet-registration-path={ENDPOINT}",
+                f"--plugin-registration-path={folder}/registry",
+                *more,
+            ]
+            return leave.enter_context(programs.running(line, folder / "log"))
 
-            return start
-
-        yield of
-
-
-@pytest.fixture
-def start(starter: Callable[[Flavour], Start], flavour: Flavour) -> Start:
-    return starter(flavour)
-
-
-@pytest.fixture
-def start_ours(starter: Callable[[Flavour], Start]) -> Start:
-    return starter("ours")
-
-
-# both flavours
+        yield begin
 
 
 def test_kubelet_learns_what_it_needs(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
@@ -120,9 +97,7 @@ def test_only_the_owner_can_open_the_socket(driver: IdentityDriver, kubelet: Kub
     assert stat.filemode(kubelet.path.lstat().st_mode) == "srwx------"
 
 
-def test_a_driver_that_comes_later_is_waited_for(
-    driver: IdentityDriver, kubelet: Kubelet, start: Start
-) -> None:
+def test_a_driver_that_comes_later_is_waited_for(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     start()
     time.sleep(1)
     assert not kubelet.sees_socket()
@@ -131,9 +106,7 @@ def test_a_driver_that_comes_later_is_waited_for(
     assert kubelet.get_info().name == driver.name
 
 
-def test_sigterm_removes_the_socket_and_ends_with_0(
-    driver: IdentityDriver, kubelet: Kubelet, start: Start
-) -> None:
+def test_sigterm_removes_the_socket_and_ends_with_0(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
     program = start()
     programs.until(kubelet.sees_socket)
@@ -188,14 +161,14 @@ def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
     assert start("--health-port=9809", "--http-endpoint=127.0.0.1:9810").ended() == 1
 
 
-# ours only: on purpose unlike the Go program
+# on purpose unlike the Go program of that name
 
 
 def test_a_dead_driver_is_not_registered_and_a_returning_one_is(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start, port: int
+    driver: IdentityDriver, kubelet: Kubelet, start: Start, port: int
 ) -> None:
     driver.start()
-    start_ours(f"--http-endpoint=127.0.0.1:{port}", "--timeout=300ms")
+    start(f"--http-endpoint=127.0.0.1:{port}", "--timeout=300ms")
     programs.until(kubelet.sees_socket)
     driver.stop()
     assert kubelet.get_info_code() is grpc.StatusCode.UNAVAILABLE
@@ -207,21 +180,19 @@ def test_a_dead_driver_is_not_registered_and_a_returning_one_is(
     assert programs.get(port) == (200, "ok")
 
 
-def test_a_driver_that_hangs_is_not_registered(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start
-) -> None:
+def test_a_driver_that_hangs_is_not_registered(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
-    start_ours("--timeout=300ms")
+    start("--timeout=300ms")
     programs.until(kubelet.sees_socket)
     driver.hang = True
     assert kubelet.get_info_code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_driver_that_is_not_ready_yet_or_has_no_probe_is_registered(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start
+    driver: IdentityDriver, kubelet: Kubelet, start: Start
 ) -> None:
     driver.start()
-    start_ours()
+    start()
     programs.until(kubelet.sees_socket)
     driver.ready = False
     assert kubelet.get_info_code() is grpc.StatusCode.OK
@@ -232,19 +203,19 @@ def test_a_driver_that_is_not_ready_yet_or_has_no_probe_is_registered(
 
 
 def test_a_refusal_is_answered_first_and_leaves_no_socket(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start
+    driver: IdentityDriver, kubelet: Kubelet, start: Start
 ) -> None:
     driver.start()
-    program = start_ours()
+    program = start()
     programs.until(kubelet.sees_socket)
     kubelet.notify(registered=False, error="no")
     assert program.ended() == 1
     assert not kubelet.sees_socket()
 
 
-def test_a_removed_socket_is_made_anew(driver: IdentityDriver, kubelet: Kubelet, start_ours: Start) -> None:
+def test_a_removed_socket_is_made_anew(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
-    start_ours()
+    start()
     programs.until(kubelet.sees_socket)
     kubelet.path.unlink()
     programs.until(kubelet.sees_socket)
@@ -252,11 +223,9 @@ def test_a_removed_socket_is_made_anew(driver: IdentityDriver, kubelet: Kubelet,
     assert stat.filemode(kubelet.path.lstat().st_mode) == "srwx------"
 
 
-def test_sigterm_waits_for_the_answer_to_kubelet(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start
-) -> None:
+def test_sigterm_waits_for_the_answer_to_kubelet(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
-    program = start_ours("--timeout=10s")
+    program = start("--timeout=10s")
     programs.until(kubelet.sees_socket)
     driver.hang = True
     codes: list[grpc.StatusCode] = []
@@ -272,10 +241,10 @@ def test_sigterm_waits_for_the_answer_to_kubelet(
 
 
 def test_healthz_knows_that_there_is_no_socket(
-    driver: IdentityDriver, kubelet: Kubelet, start_ours: Start, port: int
+    driver: IdentityDriver, kubelet: Kubelet, start: Start, port: int
 ) -> None:
     driver.start()
-    start_ours(f"--health-port={port}")
+    start(f"--health-port={port}")
     programs.until(lambda: programs.get(port) == (200, "ok"))
     # It is made anew within a second, unless its folder is gone too.
     moved = kubelet.path.parent.rename(kubelet.path.parent.with_name("moved"))
@@ -284,9 +253,9 @@ def test_healthz_knows_that_there_is_no_socket(
     programs.until(lambda: programs.get(port) == (200, "ok"))
 
 
-def test_the_registrar_stays_small(driver: IdentityDriver, kubelet: Kubelet, start_ours: Start) -> None:
+def test_the_registrar_stays_small(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
     driver.start()
-    program = start_ours()
+    program = start()
     programs.until(kubelet.sees_socket)
     for _ in range(20):
         kubelet.get_info()

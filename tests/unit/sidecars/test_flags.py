@@ -141,9 +141,7 @@ def test_words_that_cannot_be_read_end_the_program_with_2_and_are_named(
 
 
 @pytest.mark.parametrize("word", ["--version", "-version"])
-def test_the_version_is_said_and_nothing_else_is_asked_for(
-    word: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_version_is_said_and_nothing_else_is_asked_for(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         registrar.read_settings([word])
     assert ended.value.code == 0

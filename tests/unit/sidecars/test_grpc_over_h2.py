@@ -16,10 +16,10 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.identity import IdentityDriver
 
 from oneagent.sidecars import csi_socket, grpc_client, grpc_server, grpc_wire
 from oneagent.sidecars.grpc_wire import RpcError, Status
+from tests.fakes.identity import IdentityDriver
 
 ECHO = "/test.Echo/Say"
 FAIL = "/test.Echo/Fail"

@@ -55,9 +55,7 @@ def test_pages_are_answered(address: str, method: str, path: str, status: int, b
     assert ask(address, path, method) == (status, body)
 
 
-@pytest.mark.parametrize(
-    "noise", [b"\r\n\r\n", b"GET /healthz\r\n\r\n", b"\0" * 8192, b"GET / HTTP/2.0\r\n\r\n"]
-)
+@pytest.mark.parametrize("noise", [b"\r\n\r\n", b"GET /healthz\r\n\r\n", b"\0" * 8192, b"GET / HTTP/2.0\r\n\r\n"])
 def test_noise_is_a_bad_request(address: str, noise: bytes) -> None:
     host, port = http_health.split_address(address)
     with socket.create_connection((host, port), timeout=5) as client:
@@ -69,6 +67,19 @@ def test_a_silent_client_does_not_keep_others_waiting(address: str) -> None:
     host, port = http_health.split_address(address)
     with socket.create_connection((host, port)):
         assert ask(address, "/healthz") == (200, "ok")
+
+
+def test_a_client_that_says_a_byte_now_and_then_is_left(address: str) -> None:
+    host, port = http_health.split_address(address)
+    started = time.monotonic()
+    with socket.create_connection((host, port)) as client:
+        try:
+            while time.monotonic() - started < 10:
+                client.sendall(b"G")
+                time.sleep(0.1)
+        except OSError:
+            pass
+    assert 4.5 < time.monotonic() - started < 6
 
 
 def test_slow_pages_are_answered_side_by_side() -> None:

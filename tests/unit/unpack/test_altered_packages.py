@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from oneagent.common import packages, unpack
 from tests.fakes import packages as fakes
-
-from . import archives
+from tests.unit.unpack import archives
 
 
 def tree_of(root: Path) -> dict[str, bytes]:

@@ -22,8 +22,7 @@ from oneagent.common.packages import (
     UnsupportedPackage,
 )
 from tests.fakes import packages as fakes
-
-from . import archives
+from tests.unit.unpack import archives
 
 FILE = 0o100644
 

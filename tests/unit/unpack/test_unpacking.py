@@ -14,8 +14,7 @@ import pytest
 
 from oneagent.common import names, packages, unpack, zips
 from tests.fakes import packages as fakes
-
-from . import archives
+from tests.unit.unpack import archives
 
 FILE = 0o100644
 

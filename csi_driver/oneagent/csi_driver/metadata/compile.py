@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from oneagent.csi_driver.metadata.models import Base, CursorRow, DynaKubeRow, NoticeRow, VersionRow, VolumeRow
 
 _DIALECT: Final = sqlite.dialect(paramstyle="named")
+_WIDTH: Final = 120
 _HEAD: Final = '''"""The SQL of running processes. Written by `metadata.compile` from the typed models; not by hand."""
 
 from typing import Final
@@ -47,6 +48,7 @@ def statements() -> dict[str, Any]:
     return {
         "SELECT_VOLUMES": select(VolumeRow.__table__),
         "PUT_VOLUME": _upsert(VolumeRow),
+        "DROP_VOLUMES": delete(VolumeRow),
         "DROP_VOLUME": delete(VolumeRow).where(VolumeRow.id == bindparam("volume")),
         "ADD_NOTICE": _insert(NoticeRow, "id"),
         "DROP_OLD_NOTICES": delete(NoticeRow).where(NoticeRow.at < bindparam("before")),
@@ -78,7 +80,9 @@ def schema() -> list[str]:
 
 
 def _literal(text: str, indent: str) -> str:
-    """A string literal in lines that fit."""
+    """A string literal in lines that fit, as `ruff format` leaves it."""
+    if len(one := f'{indent}"{text}"') <= _WIDTH:
+        return one
     lines, line = [], ""
     for word in text.split(" "):
         if len(line) + len(word) > 90:
@@ -93,11 +97,16 @@ def render() -> str:
     """The whole of `statements.py`."""
     text = _HEAD
     for name, statement in statements().items():
-        text += f"\n{name}: Final = (\n{_literal(_text(statement), '    ')}\n)\n"
+        sql = _text(statement)
+        text += "\n" + _fitting(f'{name}: Final = "{sql}"', f"{name}: Final = (\n{_literal(sql, '    ')}\n)")
     text += "\nSCHEMA: Final = (\n"
-    for statement in schema():
-        text += f"    (\n{_literal(statement, '        ')}\n    ),\n"
+    for sql in schema():
+        text += _fitting(f'    ("{sql}"),', f"    (\n{_literal(sql, '        ')}\n    ),")
     return text + ")\n"
+
+
+def _fitting(line: str, lines: str) -> str:
+    return (line if len(line) <= _WIDTH else lines) + "\n"
 
 
 if __name__ == "__main__":

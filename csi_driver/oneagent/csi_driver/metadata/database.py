@@ -47,6 +47,7 @@ _PRAGMAS: Final = (
     "PRAGMA foreign_keys=ON",
 )
 _CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
 Change = tuple[str, Mapping[str, Any]]
@@ -176,6 +177,9 @@ class Database:
                     set_aside(self._path, self._lock_path, f"it is corrupt: {error}")
                 else:
                     self._away_until = time.monotonic() + AWAY_SECONDS
+                    if _code(error) not in _PASSING:
+                        # A file that could be opened for reading only stays so for this connection.
+                        self._disconnect()
                 raise Unavailable(f"metadata database {self._path}: {error}") from error
             except OSError as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
@@ -198,7 +202,11 @@ class Database:
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT
+    return _code(error) in _CORRUPT
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 @contextlib.contextmanager
@@ -269,6 +277,9 @@ def _create(path: Path) -> None:
     connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
     connection.close()
+    # SQLite would replay the log of a file that was here before into this one.
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
     fresh.rename(path)
 
 

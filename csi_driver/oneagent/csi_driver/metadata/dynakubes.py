@@ -1,7 +1,7 @@
 """What each DynaKube wants of this node: written by the provisioner, read by the server.
 
-The server keeps the last answer in memory. Should the database be away when the server starts, it reads the copy
-that the provisioner leaves in `dynakubes.json`, so that pods can start on a node whose database can't be read.
+The server keeps the last answer in memory. While the database is away, or empty because it was lost, it reads the
+copy that the provisioner leaves in `dynakubes.json`, so that pods can start on a node whose database can't be read.
 """
 
 from __future__ import annotations
@@ -51,19 +51,24 @@ class WantedReader:
         self._copy = copy
         self._guard = threading.Lock()
         self._wanted: Mapping[DynaKubeName, Wanted] = {}
+        self._stale = True
+        self._away = False
 
     def refresh(self) -> bool:
         """Look whether the provisioner has written since the last look; whether anything is different."""
         with self._guard:
             try:
-                if not self._database.changed() and self._wanted:
+                # A change that could not be read is still one the next time.
+                self._stale = self._database.changed() or self._stale
+                if not self._stale and self._wanted:
                     return False
                 fresh = self._read()
+                self._stale = self._away = False
             except database.Unavailable as error:
-                if self._wanted:
-                    return False
-                log.error("reading the DynaKubes from their copy", extra=logs.facts(error=error))
-                fresh = self._read_copy()
+                if not self._away:
+                    log.warning("reading the DynaKubes from their copy", extra=logs.facts(error=error))
+                self._away = True
+                fresh = read_copy(self._copy) or self._wanted
             different = fresh != self._wanted
             self._wanted = fresh
             return different
@@ -73,17 +78,20 @@ class WantedReader:
         self.refresh()
         return self._wanted.get(name)
 
-    def _read(self) -> dict[DynaKubeName, Wanted]:
+    def _read(self) -> Mapping[DynaKubeName, Wanted]:
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
-        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
+        # A database that was lost is replaced by an empty one, which holds nothing until the provisioner writes again.
+        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows} or read_copy(self._copy)
 
-    def _read_copy(self) -> dict[DynaKubeName, Wanted]:
-        try:
-            rows = json.loads(self._copy.read_text())
-            return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
-        except (OSError, ValueError, TypeError, KeyError):
-            return {}
+
+def read_copy(copy: Path) -> dict[DynaKubeName, Wanted]:
+    """The rows as the copy has them; none if it can't be read."""
+    try:
+        rows = json.loads(copy.read_text())
+        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[Wanted]) -> None:

@@ -1,4 +1,4 @@
-"""The SQL of the running processes. Written by `metadata.compile` from the typed models; not by hand."""
+"""The SQL of running processes. Written by `metadata.compile` from the typed models; not by hand."""
 
 from typing import Final
 
@@ -21,6 +21,8 @@ PUT_VOLUME: Final = (
     "excluded.state, attempts = excluded.attempts, first_failed_at = excluded.first_failed_at, "
     "reason = excluded.reason, changed_at = excluded.changed_at"
 )
+
+DROP_VOLUMES: Final = "DELETE FROM volumes"
 
 DROP_VOLUME: Final = "DELETE FROM volumes WHERE volumes.id = :volume"
 

@@ -7,9 +7,7 @@ import enum
 
 class VolumeState(enum.StrEnum):
     WAITING = "waiting"
-    """Asked for; failed so far, or a call for it is under way."""
-    MOUNTING = "mounting"
-    """The intent: a mount may or may not be there. Only the mount table knows."""
+    """Asked for; every call has failed so far."""
     MOUNTED = "mounted"
     EMPTY = "empty"
     """Attempts used up: the pod runs with an empty folder, unmonitored."""

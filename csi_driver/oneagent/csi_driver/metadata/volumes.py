@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 NOTICES_KEPT_SECONDS: Final = 24 * 3600.0
 RETRY_SECONDS: Final = 0.5
-LATER_SECONDS: Final = 0.1
+LATER_SECONDS: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +77,38 @@ class VolumeBook:
         self._unwritten: set[VolumeId] = set()
         self._notices: deque[Notice] = deque(maxlen=10_000)
         self._away = False
+        self._unread = False
+        """The table may hold rows that are not in memory, since it could not be read at the start."""
+        self._foreign = False
+        """The table's rows are not ours: its file is another one than before."""
         self._pending = threading.Event()
         self._closing = threading.Event()
         self._writer: threading.Thread | None = None
 
     def load(self) -> None:
         """Fill the memory from the table; with a database that can't be read it starts empty."""
+        self._unread = True
         try:
-            with self._database.reading() as connection:
-                rows = connection.execute(statements.SELECT_VOLUMES).fetchall()
+            self._read()
         except database.Unavailable as error:
             log.error("starting without the volumes table", extra=logs.facts(error=error))
-            return
+            self._away = True
+            self._pending.set()
+
+    def _read(self) -> None:
+        """Take over what the table tells of volumes that nobody has asked for since the start."""
+        with self._database.reading() as connection:
+            rows = [VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES)]
         with self._guard:
-            self._records = {VolumeId(row["id"]): VolumeRecord(**row) for row in rows}
+            for row in rows:
+                known = self._records.get(row.id)
+                if known is None and row.id not in self._unwritten:
+                    self._records[row.id] = row
+                elif known is not None and not known.dynakube and known.version == row.version:
+                    # Found in the mount table, which knows neither pod nor DynaKube.
+                    found = dataclasses.replace(row, target=known.target, state=known.state)
+                    self._records[row.id] = dataclasses.replace(found, attempts=0, first_failed_at=0.0, reason="")
+            self._unread = False
 
     def start(self) -> None:
         """Begin to write in the background what is not written at once."""
@@ -117,7 +135,6 @@ class VolumeBook:
 
         `later` is for what could be found out again after a crash: it is written within `LATER_SECONDS`.
         """
-        record = dataclasses.replace(record, changed_at=self._now())
         with self._guard:
             self._records[record.id] = record
             self._unwritten.add(record.id)
@@ -131,7 +148,7 @@ class VolumeBook:
     def drop(self, volume: VolumeId) -> None:
         """Forget a volume."""
         with self._guard:
-            if self._records.pop(volume, None) is None:
+            if self._records.pop(volume, None) is None and not self._unread:
                 return
             self._unwritten.add(volume)
         self._write()
@@ -139,6 +156,7 @@ class VolumeBook:
     def rewrite(self) -> None:
         """Mark everything unwritten: the database is another file than before."""
         with self._guard:
+            self._foreign = True
             self._unwritten.update(self._records)
         self._pending.set()
 
@@ -152,19 +170,27 @@ class VolumeBook:
         taken: list[VolumeId] = []
         notices: list[Notice] = []
 
+        foreign = False
+
         def collect() -> list[database.Change]:
+            nonlocal foreign
             with self._guard:
+                foreign, self._foreign = self._foreign, False
                 taken.extend(self._unwritten)
                 notices.extend(self._notices)
                 rows = [(volume, self._records.get(volume)) for volume in taken]
                 self._unwritten.clear()
                 self._notices.clear()
-            return _changes(rows, notices, self._now())
+            changes = _changes(rows, notices, self._now())
+            return [(statements.DROP_VOLUMES, {}), *changes] if foreign else changes
 
         try:
+            if self._unread:
+                self._read()
             self._database.write(collect)
         except database.Unavailable as error:
             with self._guard:
+                self._foreign |= foreign
                 self._unwritten.update(taken)
                 self._notices.extendleft(reversed(notices))
             if not self._away:
@@ -174,6 +200,8 @@ class VolumeBook:
             return False
         if self._away:
             self._away = False
+            # Rows that came since `collect` were left to the background thread.
+            self._pending.set()
             log.info("metadata is written again")
         return True
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from oneagent.common import flags, logs
 from oneagent.csi_driver import garbage, metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
+from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -22,8 +21,6 @@ from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
-
-PARTS_KEPT_SECONDS: Final = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +97,20 @@ def make_source(config: Config) -> sources.Source:
     return KubernetesSource(namespace=config.namespace, kubeconfig=config.kubeconfig, node=config.node_id)
 
 
-def tidy(folder: DataFolder) -> None:
-    """Remove what an earlier process left in tmp/, but for downloads that can be resumed."""
-    for entry in folder.tmp.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        elif ".zip" not in entry.name or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
-            entry.unlink(missing_ok=True)
-
-
-def build(config: Config, source: sources.Source) -> tuple[Provisioner, ProvisionerMetrics]:
+def build(
+    config: Config, source: sources.Source, step: Callable[[str], None] = lambda _name: None
+) -> tuple[Provisioner, ProvisionerMetrics]:
     """Everything that runs in the provisioner's process, put together."""
     folder = DataFolder(config.data_dir)
     folder.create()
-    tidy(folder)
+    leftovers.tidy(folder)
     counted = ProvisionerMetrics()
     metadata = Database(folder.database, folder.database_lock)
     metadata.on_busy = counted.database.observe
     records = Records(metadata, folder.dynakubes)
     records.load()
     store = AgentStore(folder)
+    leftovers.reconcile(folder, store, records)
     provisioner = Provisioner(source, folder, store, records, counted, collect_seconds=config.collect_seconds)
     collector = garbage.Collector(
         folder,
@@ -129,15 +120,17 @@ def build(config: Config, source: sources.Source) -> tuple[Provisioner, Provisio
         counted,
         installing=lambda: provisioner.installer.busy,
         known=provisioner.known,
+        deciding=provisioner.deciding,
+        step=step,
     )
     provisioner.collector = collector
     provisioner.installer = Installer(
-        folder, store, records, collector, counted, provisioner.wake, threads=config.unpack_threads
+        folder, store, records, collector, counted, provisioner.wake, threads=config.unpack_threads, step=step
     )
     return provisioner, counted
 
 
-def run(config: Config) -> int:
+def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
     """Work until SIGTERM or SIGINT."""
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
@@ -146,7 +139,7 @@ def run(config: Config) -> int:
     except sources.SourceError as error:
         raise SystemExit(f"--source={config.source}: {error}") from error
     with processes.alone(config.data_dir / "provisioner.lock"):
-        provisioner, counted = build(config, source)
+        provisioner, counted = build(config, source, step)
 
         def end(*_: object) -> None:
             stop.set()

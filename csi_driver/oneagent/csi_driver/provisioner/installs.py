@@ -4,12 +4,14 @@
 
 `prepare` is called with the finished tree just before it becomes visible, so that a publish that waits for the
 version finds its configuration in place the moment it wakes. A failed install is tried again after a back-off
-with jitter, or when the tenant's `Retry-After` says so; other versions go on meanwhile.
+with jitter, not before the tenant's `Retry-After`, and from the next DynaKube that wants the version, if there are
+several; other versions go on meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import random
 import shutil
@@ -21,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, logs, packages, unpack, zips
+from oneagent.common import downloads, httpclient, logs, packages, unpack, zips
 from oneagent.common.names import Version
-from oneagent.csi_driver import store
+from oneagent.csi_driver import sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 3
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 300.0
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Room(Protocol):
@@ -52,14 +55,30 @@ class NoRoom(Exception):
     """A version does not fit."""
 
 
+_KNOWN: Final = (
+    downloads.DownloadError,
+    httpclient.InvalidSettings,
+    packages.PackageError,
+    sources.SourceError,
+    NoRoom,
+    OSError,
+)
+"""What needs no stack trace: its text says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A version to install; `prepare` sees the finished tree before anybody else does."""
+    """A version to install; `prepare` sees the finished tree before anybody else does.
+
+    `origins` tell where its package is, one for each DynaKube that wants it. They may ask the API server and raise
+    `SourceError` or `InvalidSettings`. A failed request that comes with other `settings` is tried again at once.
+    """
 
     version: Version
-    source: downloads.Source
+    origins: tuple[Callable[[], downloads.Source], ...]
     prepare: Callable[[Version, Path], None]
     sha256: str = ""
+    settings: tuple[object, ...] = ()
 
 
 @dataclass(slots=True)
@@ -69,6 +88,8 @@ class _Install:
     running: bool = False
     failures: int = 0
     next_at: float = 0.0
+    fetched: tuple[downloads.Source, downloads.Downloaded] | None = None
+    """The package, if all but its unpacking has worked."""
 
 
 class Installer:
@@ -85,6 +106,7 @@ class Installer:
         *,
         threads: int | None = None,
         now: Callable[[], float] = time.monotonic,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._folder = folder
         self._store = agents
@@ -94,6 +116,7 @@ class Installer:
         self._changed = changed
         self._threads = threads
         self._now = now
+        self._step = step
         self._guard = threading.Lock()
         self._installs: dict[Version, _Install] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="install")
@@ -103,11 +126,6 @@ class Installer:
         """Versions that are wanted here and not yet in the store: nothing of theirs may be removed."""
         with self._guard:
             return set(self._installs)
-
-    def next_at(self) -> float:
-        """When the next failed install is due again, on the monotonic clock."""
-        with self._guard:
-            return min((install.next_at for install in self._installs.values() if not install.running), default=1e18)
 
     def want(self, requests: list[Request]) -> None:
         """Install these and no others: what runs for a version that is not among them any more is cancelled."""
@@ -120,7 +138,11 @@ class Installer:
                         del self._installs[version]
             for version, request in wanted.items():
                 install = self._installs.setdefault(version, _Install(request, threading.Event()))
-                if install.running or install.next_at > self._now():
+                if install.running:
+                    continue
+                if install.request.settings != request.settings:
+                    install.failures, install.next_at = 0, 0.0
+                if install.next_at > self._now():
                     continue
                 install.request, install.running = request, True
                 install.cancelled.clear()
@@ -149,15 +171,16 @@ class Installer:
     def _failed(self, install: _Install, error: Exception) -> None:
         version = install.request.version
         if isinstance(error, (downloads.Cancelled, packages.UnpackCancelled)):
+            # In this order: as soon as it is popped, another install of the version may begin.
+            self._records.drop_version(version)
             with self._guard:
                 self._installs.pop(version, None)
-            self._records.drop_version(version)
             return
         install.failures += 1
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(install.failures - 1, 16)) * random.uniform(0.5, 1.0)
         pause = max(pause, getattr(error, "retry_after", None) or 0.0)
         install.next_at = self._now() + pause
-        known = isinstance(error, (downloads.DownloadError, packages.PackageError, NoRoom, OSError))
+        known = isinstance(error, _KNOWN)
         log.log(
             logging.WARNING if known else logging.ERROR,
             "install failed",
@@ -172,36 +195,57 @@ class Installer:
         if self._store.has(version):
             return
         started = time.perf_counter()
-        self._records.put_version(version, VersionState.DOWNLOADING, source=_shown(request.source))
+        source = request.origins[install.failures % len(request.origins)]()
+        self._records.put_version(version, VersionState.DOWNLOADING, source=_shown(source))
         self._changed()
-        package = self._download(install)
+        package = self._download(install, source)
+        install.fetched = (source, package) if package.ours else None
+        self._step("downloaded")
+        try:
+            size = self._unpack(install, package)
+        except packages.UnpackFailed:
+            raise
+        except packages.PackageError:
+            # What is damaged would be damaged again: the next try downloads anew.
+            install.fetched = None
+            _remove(package)
+            raise
+        _remove(package)
+        self._step("renamed")
+        self._done(version, package, size, time.perf_counter() - started)
+
+    def _unpack(self, install: _Install, package: downloads.Downloaded) -> int:
+        """Unpack the package and put it into the store; the bytes it takes there."""
+        request, version = install.request, install.request.version
+
+        def cancelled() -> bool:
+            self._step("unpacking")
+            return install.cancelled.is_set()
+
         self._records.put_version(version, VersionState.UNPACKING)
         scratch = self._folder.tmp / f"{version}.tree"
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             self._room.make(zips.unpacked_size(package.path))
             unpacking = time.perf_counter()
-            unpacked = unpack.unpack_agent(
-                package.path, scratch, threads=self._threads, cancelled=install.cancelled.is_set
-            )
+            unpacked = unpack.unpack_agent(package.path, scratch, threads=self._threads, cancelled=cancelled)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
             unpacked.settle()
+            self._step("unpacked")
             unpacked.manifest.dump(self._folder.manifest(version))
+            self._step("manifest written")
             request.prepare(version, unpacked.root)
+            self._step("prepared")
             self._store.add(version, unpacked.root)
-        except packages.PackageError:
-            # What is damaged would be damaged again: the next try downloads anew.
-            _remove(package)
-            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        _remove(package)
-        self._done(version, package, unpacked.unpacked_bytes, time.perf_counter() - started)
+        return unpacked.unpacked_bytes
 
     def _done(self, version: Version, package: downloads.Downloaded, size: int, seconds: float) -> None:
         self._records.put_version(
             version, VersionState.READY, size_bytes=size, installed_at=time.time(), last_used_at=time.time()
         )
+        self._step("row ready")
         self._metrics.installs.labels("ok").inc()
         log.info(
             "version installed",
@@ -214,14 +258,17 @@ class Installer:
             ),
         )
 
-    def _download(self, install: _Install) -> downloads.Downloaded:
+    def _download(self, install: _Install, source: downloads.Source) -> downloads.Downloaded:
         request = install.request
+        if install.fetched is not None and install.fetched[0] == source:
+            return install.fetched[1]
         self._room.make(0)
+        self._step("download begun")
         into = self._folder.tmp / f"{request.version}.zip"
 
         def fetch() -> downloads.Downloaded:
             return downloads.download(
-                request.source,
+                source,
                 into,
                 cancelled=install.cancelled,
                 expected_sha256=request.sha256,
@@ -254,10 +301,10 @@ def _shown(source: downloads.Source) -> str:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, (NoRoom, downloads.DiskFull)):
+    if isinstance(error, (NoRoom, downloads.DiskFull)) or getattr(error, "errno", None) in _NO_SPACE:
         return "no_room"
     if isinstance(error, packages.PackageError):
         return "bad_package"
-    if isinstance(error, downloads.DownloadError):
+    if isinstance(error, (downloads.DownloadError, httpclient.InvalidSettings, sources.SourceError)):
         return "download_failed"
     return "error"

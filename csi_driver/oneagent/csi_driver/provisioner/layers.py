@@ -37,13 +37,7 @@ def merged(tree: Path, kube: dynakube.DynaKube, facts: Facts) -> str:
         endpoints=endpoints or None,
         proxy=kube.proxy or None,
     )
-    result = agentconf.merge(package, facts.properties, ours)
-    if result.refused:
-        log.warning(
-            "the tenant's configuration has impossible names",
-            extra=logs.facts(dynakube=kube.name, refused=", ".join(result.refused)),
-        )
-    return result.text
+    return agentconf.merge(package, facts.properties, ours).text
 
 
 def ensure(folder: DataFolder, tenant: TenantId, text: str) -> LayerId:

@@ -8,7 +8,7 @@ installed in tasks of their own, whose ends wake the loop.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import logging
 import random
 import threading
@@ -18,15 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import downloads, dynakube, httpclient, logs, tenant
+from oneagent.common import dynakube, logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.garbage import Collector
-from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
-from oneagent.csi_driver.provisioner import layers, tenants
+from oneagent.csi_driver.provisioner import layers, origins, tenants
+from oneagent.csi_driver.provisioner.announcements import Announcer
 from oneagent.csi_driver.provisioner.installs import Installer, Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records
@@ -72,11 +72,12 @@ class Provisioner:
         self._collect_seconds = collect_seconds
         self._now = now
         self._wake = threading.Event()
-        self._turning = threading.RLock()
+        self.deciding = threading.RLock()
+        """Held while it is decided what is wanted, and while it is decided what may go."""
         self._snapshot: sources.Snapshot | None = None
         self._asking: dict[DynaKubeName, _Asking] = {}
-        self._told: dict[tuple[str, str], str] = {}
-        self._digests: dict[tuple[str, int, int], Version] = {}
+        self._announcer = Announcer(source, records)
+        self._archives = origins.Archives()
         self._tasks = ThreadPoolExecutor(4, thread_name_prefix="ask")
         self.installer: Installer
         self.collector: Collector
@@ -107,6 +108,7 @@ class Provisioner:
                 log.exception("turn failed")
                 stop.wait(TICK_SECONDS)
         self._tasks.shutdown(wait=False, cancel_futures=True)
+        self._announcer.stop()
         self.installer.stop()
         watching.join(5)
 
@@ -126,33 +128,39 @@ class Provisioner:
 
     def turn(self) -> None:
         """One look at everything. Called from the loop; safe to call from elsewhere."""
-        self._say_notices()
+        self._announcer.pass_on_notices()
         snapshot = self._snapshot
         if snapshot is None:
             self._records.flush()
             return
-        with self._turning:
+        with self.deciding:
             kubes = [kube for kube in snapshot.dynakubes.values() if kube.needs_app_views or kube.needs_host_folder]
             for kube in kubes:
                 self._ask_if_due(kube)
             for name in set(self._asking) - set(snapshot.dynakubes):
                 del self._asking[name]
             rows = self._rows(kubes, {})
-            kept = [row for name, row in self._records.wanted.items() if name in snapshot.invalid and name not in rows]
-            self._records.want([*rows.values(), *kept])
+            self._records.want([*rows.values(), *self._kept(snapshot)])
             self.installer.want(self._requests(kubes, rows))
             self._tell(kubes, rows)
+
+    def _kept(self, snapshot: sources.Snapshot) -> list[Wanted]:
+        """The rows of DynaKubes that exist and can't be read. Those of a broken file may be any, so all are kept."""
+        unnamed = any(":" in name for name in snapshot.invalid)
+        rows = [row for name, row in self._records.wanted.items() if name not in snapshot.dynakubes]
+        return [row for row in rows if unnamed or row.name in snapshot.invalid]
 
     # --------------------------------------------------------------- questions
 
     def _ask_if_due(self, kube: dynakube.DynaKube) -> None:
         asking = self._asking.setdefault(kube.name, _Asking())
-        about: tuple[object, ...] = (kube.api_url, kube.tokens_secret, kube.network_zone, kube.proxy, kube.proxy_secret)
-        about += (kube.no_proxy, kube.trusted_cas, kube.skip_cert_check, kube.host_group, kube.package, kube.tenant)
+        about = origins.settings(kube)
         if asking.running or (about == asking.about and time.monotonic() < asking.next_at):
             return
         if about != asking.about:
             asking.about, asking.failures = about, 0
+            # Another tenant, or host group, numbers its revisions anew; till it answers the row stays as it is.
+            asking.facts = None
         asking.running = True
         self._tasks.submit(self._ask, kube, asking)
 
@@ -200,32 +208,24 @@ class Provisioner:
                 row, version=Version(""), condition=facts.problem or "the tenant names no version"
             )
         tree = trees.get(version) or (Path(self._folder.agent(version)) if self._store.has(version) else None)
-        layer = LayerId("")
-        if tree is not None:
-            layer = layers.ensure(self._folder, row.tenant, layers.merged(tree, kube, facts))
-        return dataclasses.replace(
-            row, version=version, layer=layer, condition="" if tree else self._why_not(version, facts)
-        )
+        row = dataclasses.replace(row, version=version)
+        if tree is None:
+            return dataclasses.replace(row, condition=self._why_not(version, facts))
+        return dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+
+    def _layer(self, kube: dynakube.DynaKube, facts: Facts, row: Wanted, tree: Path) -> LayerId:
+        """The config layer; while the tenant has never told us all, the one that an earlier process made."""
+        if not facts.complete and row.layer and self._folder.config_layer(row.tenant, row.layer).exists():
+            return row.layer
+        return layers.ensure(self._folder, row.tenant, layers.merged(tree, kube, facts))
 
     def _version(self, kube: dynakube.DynaKube, facts: Facts, before: Wanted) -> Version | None:
         """What the operator decided, else what the user pinned, else the tenant's latest, else what it was."""
         if chosen := kube.wanted_version or kube.pinned_version:
             return chosen
         if kube.package_file is not None:
-            return self._digest(kube.package_file) or before.version
+            return self._archives.version(kube.package_file) or before.version
         return facts.latest or before.version or None
-
-    def _digest(self, package: Path) -> Version | None:
-        """A local archive without a version is known by what is in it. Hashed once for each change of the file."""
-        try:
-            status = package.stat()
-            key = (str(package), status.st_mtime_ns, status.st_size)
-            if key not in self._digests:
-                with package.open("rb") as file:
-                    self._digests[key] = Version(f"sha256-{hashlib.file_digest(file, 'sha256').hexdigest()}")
-            return self._digests[key]
-        except OSError:
-            return None
 
     def _why_not(self, version: Version, facts: Facts) -> str:
         record = self._records.versions.get(version)
@@ -237,74 +237,45 @@ class Provisioner:
     # ---------------------------------------------------------------- installs
 
     def _requests(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]) -> list[Request]:
-        """The versions to install. Of two DynaKubes that want the same version, the first one's source serves."""
-        requests: dict[Version, Request] = {}
+        """The versions to install, each once however many DynaKubes want it."""
+        wanting: dict[Version, list[dynakube.DynaKube]] = {}
         for kube in kubes:
             version = rows[kube.name].version
-            if not version or version in requests or self._store.has(version):
-                continue
-            if source := self._package(kube, version):
-                requests[version] = Request(version, source, self._prepare)
-        return list(requests.values())
-
-    def _package(self, kube: dynakube.DynaKube, version: Version) -> downloads.Source | None:
-        try:
-            if kube.package_file is not None:
-                return downloads.LocalFile(kube.package_file)
-            if kube.package:
-                raise httpclient.InvalidSettings(
-                    f"codeModulesImage: {kube.package!r} is an image; only file:///… archives are supported so far"
-                )
-            return tenant.package(tenants.access(kube, self._source), version, technologies=kube.technologies)
-        except (httpclient.InvalidSettings, sources.SourceError) as error:
-            record = self._records.versions.get(version)
-            if record is None or record.message != str(error):
-                self._records.put_version(version, VersionState.FAILED, message=str(error))
-            return None
+            # Before the tenant was asked there is no configuration that could go with a version.
+            asked = kube.name in self._asking and self._asking[kube.name].facts is not None
+            if version and asked and not self._store.has(version):
+                wanting.setdefault(version, []).append(kube)
+                self._announcer.expect(kube, version)
+        return [
+            Request(
+                version,
+                tuple(functools.partial(origins.package, kube, version, self._source) for kube in wanted_by),
+                self._prepare,
+                sha256=origins.sha256(wanted_by[0], version),
+                settings=tuple(origins.settings(kube) for kube in wanted_by),
+            )
+            for version, wanted_by in wanting.items()
+        ]
 
     def _prepare(self, version: Version, tree: Path) -> None:
         """Have rows and config layers ready for a version before it becomes visible."""
-        snapshot = self._snapshot
-        if snapshot is None:
-            return
-        with self._turning:
+        with self.deciding:
+            snapshot = self._snapshot
+            if snapshot is None:
+                return
             kubes = [kube for kube in snapshot.dynakubes.values() if kube.needs_app_views]
             rows = dict(self._records.wanted) | self._rows(kubes, {version: tree})
             self._records.want(rows.values())
 
     # ----------------------------------------------------------- to the cluster
 
-    def _say_notices(self) -> None:
-        try:
-            with self._records.notices() as notices:
-                for notice in notices:
-                    pod = sources.PodReference(notice.pod_namespace, notice.pod_name, notice.pod_uid)
-                    self._source.event(pod, _kind(notice.kind), notice.reason, notice.message)
-        except database.Unavailable as error:
-            log.debug("notices can't be read", extra=logs.facts(error=error))
-
     def _tell(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]) -> None:
-        """An Event on the DynaKube when its version arrives, or can't."""
         versions = self._records.versions
         ready = 0
         for kube in kubes:
             record = versions.get(rows[kube.name].version)
-            if record is None:
-                continue
-            ready += record.state == VersionState.READY
-            key, news = (kube.name, record.version), f"{record.state} {record.message}"
-            if self._told.get(key, f"{VersionState.READY} ") == news:
-                continue
-            self._told[key] = news
-            if record.state == VersionState.READY:
-                self._source.event(kube, "Normal", "InstallAgentVersion", f"Installed agent version {record.version}")
-            elif record.state == VersionState.FAILED:
-                self._source.event(
-                    kube, "Warning", "FailedInstallAgentVersion", f"Agent version {record.version}: {record.message}"
-                )
+            if record is not None:
+                ready += record.state == VersionState.READY
+                self._announcer.tell(kube, record)
         self._metrics.dynakubes.labels("ready").set(ready)
         self._metrics.dynakubes.labels("waiting").set(len(rows) - ready)
-
-
-def _kind(text: str) -> sources.Kind:
-    return "Normal" if text == "Normal" else "Warning"

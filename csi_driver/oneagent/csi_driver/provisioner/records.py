@@ -55,10 +55,11 @@ class Records:
         self._dropped: set[Version] = set()
         self._cursor = 0
         self._dirty = False
+        self._away = False
         metadata.on_new_file = self.rewrite
 
     def load(self) -> None:
-        """What an earlier process knew; nothing, if the database can't be read."""
+        """What an earlier process knew. DynaKubes come from their copy if the database is away, or a new one."""
         with contextlib.suppress(database.Unavailable), self._database.reading() as connection:
             wanted = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
@@ -66,11 +67,14 @@ class Records:
             self._wanted = {DynaKubeName(row["name"]): Wanted(**row) for row in wanted}
             self._versions = {Version(row["version"]): VersionRecord(**row) for row in versions}
             self._cursor = cursor[0] if cursor else 0
+        if not self._wanted:
+            self._wanted = dynakubes.read_copy(self._copy)
+            self._dirty = bool(self._wanted)
 
     def rewrite(self) -> None:
-        with self._guard:
-            self._dirty = True
-            self._cursor = 0
+        """Called with the database's lock held, which `flush` takes after ours: so this must not take ours."""
+        self._dirty = True
+        self._cursor = 0
 
     @property
     def wanted(self) -> Mapping[DynaKubeName, Wanted]:
@@ -130,6 +134,8 @@ class Records:
         with self._guard:
             if not self._dirty:
                 return True
+            # Before the writing: should the file be another one in the middle of it, all is written again.
+            self._dirty = False
             try:
                 dynakubes.replace_all(self._database, self._copy, self._wanted.values())
                 with self._database.transaction() as connection:
@@ -139,11 +145,20 @@ class Records:
                         statements.PUT_VERSION, [dataclasses.asdict(row) for row in self._versions.values()]
                     )
             except (database.Unavailable, OSError) as error:
-                log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
+                self._dirty = True
+                if not self._away:
+                    log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
+                self._away = True
                 return False
             self._dropped.clear()
-            self._dirty = False
+            self._away = False
             return True
+
+    def wanted_anywhere(self) -> list[Wanted]:
+        """What is wanted, and what the server may still take for wanted, since it is not overwritten yet."""
+        with self._database.reading() as connection:
+            written = [Wanted(**row) for row in connection.execute(statements.SELECT_DYNAKUBES).fetchall()]
+        return [*self._wanted.values(), *written]
 
     def volumes(self) -> list[VolumeRecord]:
         """The server's rows; `database.Unavailable` if they can't be read, and then nothing may be removed."""
@@ -157,8 +172,9 @@ class Records:
             rows = connection.execute(statements.SELECT_NOTICES_AFTER, {"after": self._cursor}).fetchall()
         yield [Notice(**{name: row[name] for name in row.keys() if name != "id"}) for row in rows]  # noqa: SIM118
         if rows:
-            with self._guard, self._database.transaction() as connection:
-                self._cursor = rows[-1]["id"]
+            # Before the transaction, which begins at 0 again if the file is another one by now.
+            self._cursor = rows[-1]["id"]
+            with self._database.transaction() as connection:
                 connection.execute(statements.PUT_CURSOR, {"reader": _READER, "notice_id": self._cursor})
 
 

@@ -28,6 +28,8 @@ class Facts:
     latest: Version | None = None
     revision: int = 0
     properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
+    complete: bool = False
+    """Whether the tenant has answered all questions once: what it then fails to say is as it was."""
     problem: str = ""
     retry_after: float | None = None
 
@@ -57,7 +59,7 @@ def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, n
     """Ask the tenant for all that is not known from the DynaKube. Never raises for what a tenant may do."""
     facts = replace(before or Facts(0.0), asked_at=now(), problem="", retry_after=None)
     if not kube.api_url:
-        return replace(facts, tenant=kube.tenant or TenantId(kube.name))
+        return replace(facts, tenant=kube.tenant or TenantId(kube.name), complete=True)
     try:
         with tenant.Tenant(access(kube, source)) as api:
             if connection := api.connection():
@@ -71,7 +73,18 @@ def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, n
                 facts = replace(facts, latest=api.latest_version())
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
+                _warn_of_refused(kube, config)
     except (httpfaults.HttpFault, httpclient.InvalidSettings, sources.SourceError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
-    return facts
+    return replace(facts, complete=True)
+
+
+def _warn_of_refused(kube: dynakube.DynaKube, config: tenant.ModuleConfig) -> None:
+    """Once for each revision; `agentconf.merge` leaves these out."""
+    refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if agentconf.neutral(prop) is None]
+    if refused:
+        log.warning(
+            "the tenant's configuration has impossible names",
+            extra=logs.facts(dynakube=kube.name, refused=", ".join(refused)),
+        )

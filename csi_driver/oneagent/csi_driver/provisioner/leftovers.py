@@ -1,0 +1,70 @@
+"""What an earlier process left behind, put right before the first turn.
+
+A process can end at any step of an install, and the database can be lost. The store is the truth of what is
+installed, and the versions table is made to say the same. In `tmp/` only downloads that can be resumed are worth
+keeping.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from typing import Final
+
+from oneagent.common import logs, treemanifests
+from oneagent.common.names import Version
+from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.store import AgentStore
+
+log = logging.getLogger(__name__)
+
+PARTS_KEPT_SECONDS: Final = 86400.0
+
+_PARTS: Final = (".zip.part", ".zip.part.json")
+_PACKAGES: Final = (*reversed(_PARTS), ".zip")
+
+
+def version_of_package(name: str) -> Version | None:
+    """The version that a file in `tmp/` is the package, or a part of the package, of."""
+    for suffix in _PACKAGES:
+        if name.endswith(suffix):
+            return Version(name.removesuffix(suffix))
+    return None
+
+
+def tidy(folder: DataFolder) -> None:
+    """Remove what is in tmp/, but for the parts of downloads that can be resumed."""
+    for entry in folder.tmp.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif not entry.name.endswith(_PARTS) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
+            entry.unlink(missing_ok=True)
+    for unfinished in folder.manifests.glob(".*"):
+        unfinished.unlink(missing_ok=True)
+
+
+def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
+    """Make the versions table agree with the store."""
+    stored = set(store.versions())
+    for version in set(records.versions) - stored:
+        records.drop_version(version)
+    for version in stored:
+        record = records.versions.get(version)
+        if record is None or record.state not in {VersionState.READY, VersionState.DAMAGED}:
+            now = time.time()
+            records.put_version(
+                version, VersionState.READY, size_bytes=_size(folder, version), installed_at=now, last_used_at=now
+            )
+            log.info("version found in the store", extra=logs.facts(version=version))
+    records.flush()
+
+
+def _size(folder: DataFolder, version: Version) -> int:
+    """As the manifest says it; a version without one counts nothing, which only makes the budget generous."""
+    try:
+        return treemanifests.Manifest.load(folder.manifest(version)).unpacked_bytes
+    except treemanifests.TreeManifestError:
+        return 0

@@ -1,0 +1,239 @@
+"""A look at one node, put together from the three truths: mount table, agent store, metadata database.
+
+It only reads, and it always has an answer. What can't be read is named, and the rest is still
+shown: without a database the versions come from the store, the views from the mount table, and the DynaKubes
+from the copy that the provisioner leaves for the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.csi_driver import mounttable, paths, recorded
+from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.states import VersionState, VolumeState
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.mounttable import Mount, Overlay
+from oneagent.csi_driver.paths import DataFolder, VolumeId
+from oneagent.csi_driver.provisioner.records import VersionRecord
+from oneagent.csi_driver.recorded import Recorded
+from oneagent.csi_driver.status import (
+    MISSING,
+    UNRECORDED,
+    Disk,
+    DynaKubeStatus,
+    Failure,
+    Running,
+    Status,
+    VersionStatus,
+    VolumeStatus,
+)
+
+
+def look(folder: DataFolder, mount_table: Path, *, now: float) -> Status:
+    """One look at everything, without the judgement; see `problems.judge`."""
+    unreadable = []
+    try:
+        stored = {version for entry in os.scandir(folder.agents) if entry.is_dir() and (version := _named(entry.name))}
+    except OSError as error:
+        unreadable.append(f"the agent store {folder.agents} can't be read: {error.strerror}")
+        stored = set()
+    try:
+        mounts: list[Mount] | None = mounttable.read(mount_table)
+    except (OSError, ValueError) as error:
+        unreadable.append(f"the mount table {mount_table} can't be read: {error}")
+        mounts = None
+    rows = recorded.read(folder)
+    if rows.problem:
+        unreadable.append(f"{rows.problem} ({folder.database})")
+    # Parts of a view are what kubelet binds for a subPath.
+    overlays = [overlay for overlay in mounttable.overlays(mounts or []) if overlay.mount.root == "/"]
+    return Status(
+        data_dir=str(folder.root),
+        taken_at=now,
+        metadata=rows.state,
+        set_aside=tuple(sorted(str(path) for path in folder.root.glob(f"{folder.database.name}.aside-*[0-9]"))),
+        running=Running(_is_held(folder.root / "server.lock"), _is_held(folder.root / "provisioner.lock")),
+        versions=_versions(folder, stored, rows, overlays),
+        volumes=_volumes(folder, rows, mounts, overlays),
+        failures=tuple(_failure(row) for row in rows.volumes if row.attempts or row.state == VolumeState.EMPTY),
+        dynakubes=tuple(_dynakube(row, stored) for row in sorted(rows.dynakubes, key=lambda row: row.name)),
+        disk=_disk(folder),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _named(folder: str) -> Version | None:
+    """The version that a folder of the store is, None for a folder that somebody else put there."""
+    try:
+        return Version(paths.component(folder, "agent version"))
+    except paths.UnsafeName:
+        return None
+
+
+def _is_held(lock: Path) -> bool | None:
+    """Whether a process holds its lock (see `processes.alone`)."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        # Held for microseconds; a process that starts just then tries again after 100 ms.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _versions(
+    folder: DataFolder, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
+) -> tuple[VersionStatus, ...]:
+    records = {row.version: row for row in rows.versions}
+    mounted = Counter(
+        version for overlay in overlays for layer in overlay.lower if (version := folder.version_of_layer(layer))
+    )
+    wanted = {row.version for row in rows.dynakubes if row.version}
+    return tuple(
+        _version(
+            folder,
+            version,
+            records.get(version),
+            version in stored,
+            mounted[version],
+            tuple(sorted(row.name for row in rows.dynakubes if row.version == version)),
+        )
+        for version in sorted({*stored, *records, *mounted, *wanted})
+    )
+
+
+def _version(
+    folder: DataFolder,
+    version: Version,
+    row: VersionRecord | None,
+    stored: bool,
+    views: int,
+    wanted_by: tuple[str, ...],
+) -> VersionStatus:
+    state: str = MISSING
+    if stored:
+        whole = os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}")
+        state = VersionState.READY if whole else VersionState.DAMAGED
+    elif row is not None and row.state != VersionState.READY:
+        state = row.state
+    size = row.size_bytes if row is not None else 0
+    return VersionStatus(
+        version=version,
+        state=state,
+        size_bytes=size or (bytes_below(folder.agent(version)) if stored else 0),
+        views=views,
+        wanted_by=wanted_by,
+        installed_at=(row.installed_at or None) if row is not None else None,
+        last_used_at=(row.last_used_at or None) if row is not None else None,
+        message=row.message if row is not None else "",
+    )
+
+
+def _volumes(
+    folder: DataFolder, rows: Recorded, mounts: list[Mount] | None, overlays: Iterable[Overlay]
+) -> tuple[VolumeStatus, ...]:
+    views = {
+        volume: overlay
+        for overlay in overlays
+        if (volume := folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), "")))
+    }
+    targets = {mount.target for mount in mounts or []}
+    known = [_volume(row, None if mounts is None else row.id in views or row.target in targets) for row in rows.volumes]
+    unknown = [
+        _unrecorded(folder, volume, overlay)
+        for volume, overlay in views.items()
+        if volume not in {row.id for row in rows.volumes}
+    ]
+    return tuple(sorted([*known, *unknown], key=lambda volume: (volume.namespace, volume.pod, volume.id)))
+
+
+def _volume(row: VolumeRecord, mounted: bool | None) -> VolumeStatus:
+    return VolumeStatus(
+        id=row.id,
+        namespace=row.pod_namespace,
+        pod=row.pod_name,
+        dynakube=row.dynakube,
+        mode=row.mode,
+        version=row.version,
+        state=row.state,
+        mounted=mounted,
+        read_only=bool(row.read_only),
+        target=row.target,
+        since=row.changed_at or None,
+    )
+
+
+def _unrecorded(folder: DataFolder, volume: VolumeId, overlay: Overlay) -> VolumeStatus:
+    versions = (found for layer in overlay.lower if (found := folder.version_of_layer(layer)))
+    return VolumeStatus(
+        id=volume,
+        namespace="",
+        pod="",
+        dynakube="",
+        mode="app",
+        version=next(versions, ""),
+        state=UNRECORDED,
+        mounted=True,
+        read_only=overlay.upper is None,
+        target=overlay.mount.target,
+        since=None,
+    )
+
+
+def _failure(row: VolumeRecord) -> Failure:
+    return Failure(
+        volume=row.id,
+        namespace=row.pod_namespace,
+        pod=row.pod_name,
+        dynakube=row.dynakube,
+        attempts=row.attempts,
+        first_failed_at=row.first_failed_at or None,
+        empty=row.state == VolumeState.EMPTY,
+        reason=row.reason,
+    )
+
+
+def _dynakube(row: Wanted, stored: set[Version]) -> DynaKubeStatus:
+    return DynaKubeStatus(
+        row.name, row.tenant, row.version, row.version in stored, row.condition, row.changed_at or None
+    )
+
+
+def _disk(folder: DataFolder) -> Disk | None:
+    try:
+        filesystem = os.statvfs(folder.root)
+    except OSError:
+        return None
+    return Disk(
+        store_bytes=bytes_below(folder.agents),
+        volumes_bytes=bytes_below(folder.volumes),
+        logs_bytes=bytes_below(folder.logs),
+        trash_bytes=bytes_below(folder.trash),
+        tmp_bytes=bytes_below(folder.tmp),
+        free_bytes=filesystem.f_bavail * filesystem.f_frsize,
+        total_bytes=filesystem.f_blocks * filesystem.f_frsize,
+    )
+
+
+def bytes_below(place: str | Path) -> int:
+    """Bytes on disk below a folder; what vanishes or can't be read meanwhile counts nothing."""
+    size = 0
+    for _, folders, files, descriptor in os.fwalk(place):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):
+                size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
+    return size

@@ -1,0 +1,33 @@
+"""The demonstration's voice: one line a step with its time, and indented what others say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+
+_started = time.monotonic()
+
+
+def step(text: str) -> None:
+    """One thing that happened."""
+    _write(f"{time.monotonic() - _started:6.2f} s  {text}")
+
+
+def quote(lines: str | Iterable[str]) -> None:
+    """What somebody else says: a process, the kernel, a file."""
+    for line in lines.splitlines() if isinstance(lines, str) else lines:
+        _write(f"          │ {line}".rstrip())
+
+
+def chapter(title: str) -> None:
+    _write(f"\n{title}")
+
+
+def say(text: str) -> None:
+    _write(text)
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,75 @@
+"""What must be true of a node at any moment, whatever crashed in between."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.paths import DataFolder
+
+
+def violations(
+    data: DataFolder,
+    target_root: str,
+    rows: Mapping[str, Mapping[str, Any]],
+    *,
+    unmounted: Collection[str] = (),
+    unknown: Collection[str] = (),
+) -> list[str]:
+    """Every rule that is broken. `rows` are the volumes that the driver knows, by id.
+
+    `unmounted` are volumes whose mounts a reboot took; `unknown` are targets whose rows were lost for good.
+    """
+    mounts = mounttable.at_or_below(mounttable.read(), target_root)
+    found = [f"{target} has {count} mounts" for target, count in Counter(m.target for m in mounts).items() if count > 1]
+    views = {}
+    for overlay in mounttable.overlays(mounts):
+        volume = data.volume_of_upper(overlay.upper or overlay.lower[0])
+        found += [] if volume else [f"a view of nobody at {overlay.mount.target}"]
+        views[str(volume)] = overlay
+    for volume, overlay in views.items():
+        versions = [version for layer in overlay.lower if (version := data.version_of_layer(layer))]
+        if len(versions) != 1 or not os.path.isfile(f"{data.agent(versions[0])}/{PRELOAD_LIBRARY}"):
+            found.append(f"the view of {volume} has lost its version {versions}")
+        if not os.path.isfile(f"{overlay.mount.target}/{PRELOAD_LIBRARY}"):
+            found.append(f"the view of {volume} shows no agent")
+        if not os.path.isfile(f"{overlay.mount.target}/agent/conf/container.conf"):
+            found.append(f"the view of {volume} has lost its upper layer")
+        row = rows.get(volume)
+        if row is None:
+            found.append(f"the view of {volume} has no row")
+        elif (row["target"], row["version"]) != (overlay.mount.target, versions[0]):
+            found.append(f"the row of {volume} tells of another view: {dict(row)}")
+        elif row["state"] not in {"mounted", "mounting"}:
+            found.append(f"the row of {volume}, which has a view, says {row['state']}")
+    targets = {mount.target for mount in mounts}
+    found += [
+        f"{mount.target} is mounted and has no row"
+        for mount in mounts
+        if mount.target not in {*unknown, *(row["target"] for row in rows.values())}
+    ]
+    found += [
+        f"{volume} has a row that says mounted, and no mount"
+        for volume, row in rows.items()
+        if row["state"] == "mounted" and row["target"] not in targets and volume not in unmounted
+    ]
+    found += [
+        f"the folder of {volume} is nobody's"
+        for volume in os.listdir(data.volumes)
+        if volume not in views and volume not in rows
+    ]
+    return found
+
+
+def remains(data: DataFolder, target_root: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is left although every volume was unpublished."""
+    found = [f"mount {mount.target}" for mount in mounttable.at_or_below(mounttable.read(), target_root)]
+    found += [f"row {volume}" for volume in rows]
+    found += [f"folder {volume}" for volume in os.listdir(data.volumes)]
+    for folder, folders, _ in os.walk(target_root):
+        found += [f"target {folder}/mount" for name in folders if name == "mount"]
+    return found

@@ -1,0 +1,383 @@
+"""A node's life in any order: publishes, versions that come and go, restarts, reboots, failures.
+
+In one process, so that thousands of steps fit into a test: the publisher, its book, the reconciler and the garbage
+collection are the real ones, on a real disk with real mounts; only gRPC is left out. A crash is a driver that is
+dropped with what it has not written yet, a reboot takes its mounts as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, Version
+from oneagent.csi_driver import garbage, mounttable, syscalls, views
+from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata.dynakubes import WantedReader
+from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, VolumeId
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.publish import Publisher, Settings
+from oneagent.csi_driver.reconcile import Reconciler
+from oneagent.csi_driver.requests import Publish
+from oneagent.csi_driver.store import AgentStore
+from tests.fakes import node
+from tests.node import invariants
+
+VERSIONS: Final = [Version("1.0"), Version("2.0"), Version("sha256-3")]
+DYNAKUBES: Final = [DynaKubeName("one"), DynaKubeName("two")]
+PODS: Final = ["a", "b", "c", "d"]
+LIMIT: Final = 2
+
+
+class UnreliableDatabase(database.Database):
+    """A database that can be away."""
+
+    away = False
+
+    def _check(self) -> None:
+        if self.away:
+            raise database.Unavailable("the database is away, because the test says so")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        self._check()
+        with super().transaction() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        self._check()
+        with super().reading() as connection:
+            yield connection
+
+    def write(self, collect: Callable[[], Sequence[database.Change]]) -> None:
+        self._check()
+        super().write(collect)
+
+
+class Impatient:
+    """A caller that does not wait for a version."""
+
+    def time_remaining(self) -> float:
+        return 1.0
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
+
+
+@dataclass
+class Pod:
+    """What the model knows: what was asked for, the version it has (None: no mount), failures (None: unsure)."""
+
+    dynakube: DynaKubeName
+    mode: Literal["app", "host"]
+    read_only: bool
+    mounted: bool = False
+    version: str = ""
+    failures: int | None = 0
+    written: bool = True
+    """Whether the table holds all there is to know of the volume."""
+
+
+class Node(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp(prefix="node-"))
+        self.root = self.place / "kubelet"
+        self.root.mkdir()
+        self.data = DataFolder(self.place / "data")
+        self.data.create()
+        self.store = AgentStore(self.data)
+        self.provisioner = database.Database(self.data.database, self.data.database_lock)
+        self.records = Records(self.provisioner, self.data.dynakubes)
+        self.wanted = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
+        self.records.want(self.wanted.values())
+        self.pods: dict[str, Pod] = {}
+        self.rebooted: set[str] = set()
+        self.unknown_hosts: set[str] = set()
+        self.gone: set[str] = set()
+        """Volumes that are unpublished, which the table did not come to know."""
+        self.boot(away=False)
+
+    def boot(self, *, away: bool) -> None:
+        """A new server process on what the last one left."""
+        self.database = UnreliableDatabase(self.data.database, self.data.database_lock)
+        self.database.away = away
+        self.book = VolumeBook(self.database)
+        self.database.on_new_file = self.book.rewrite
+        user_namespace = views.in_user_namespace(Path("/proc/self/uid_map").read_text())
+        mounts = views.Views(self.data, self.root, user_namespace=user_namespace)
+        wanted = WantedReader(self.database, self.data.dynakubes)
+        self.publisher = Publisher(Settings("node1"), self.data, self.store, mounts, self.book, wanted)
+        self.book.load()
+        self.reconciler = Reconciler(self.data, self.book, mounts, self.publisher.calls)
+        self.reconciler.at_start()
+        if away:
+            for name, pod in self.pods.items():
+                pod.failures = 0 if pod.mounted else None
+                if pod.mounted and pod.mode == "host":
+                    self.unknown_hosts.add(str(self.target(name)))
+
+    # ------------------------------------------------------------------ what kubelet does
+
+    def target(self, pod: str) -> Path:
+        return self.root / "pods" / pod / "volumes/kubernetes.io~csi/oneagent-bin/mount"
+
+    def request(self, name: str, pod: Pod) -> Publish:
+        return Publish(
+            volume=VolumeId(f"csi-{name}"),
+            target=TargetPath(str(self.target(name))),
+            mode=pod.mode,
+            dynakube=pod.dynakube,
+            pod_name=name,
+            pod_namespace="default",
+            pod_uid=name,
+            containers=("app",),
+            read_only=pod.read_only,
+            retry_timeout_seconds=None,
+            mount_flags=syscalls.MS_NOSUID | syscalls.MS_NODEV,
+            mount_options=(),
+        )
+
+    @rule(
+        name=st.sampled_from(PODS),
+        dynakube=st.sampled_from(DYNAKUBES),
+        mode=st.sampled_from(["app", "app", "app", "host"]),
+        read_only=st.booleans(),
+    )
+    def publish(
+        self, name: str, dynakube: DynaKubeName, mode: Literal["app", "host"], read_only: bool
+    ) -> None:
+        pod = self.pods.setdefault(name, Pod(dynakube, mode, read_only))
+        self.target(name).parent.mkdir(parents=True, exist_ok=True)
+        was_mounted = pod.mounted
+        try:
+            result = self.publisher.publish(self.request(name, pod), Impatient()).result
+        except AttemptFailed:
+            assert not was_mounted
+            assert pod.mode == "app"
+            assert not self.target(name).exists()
+            if pod.failures is not None:
+                pod.failures += 1
+                assert pod.failures <= LIMIT
+        else:
+            assert (result == "already") == was_mounted
+            if result == "empty":
+                assert pod.failures in {LIMIT, None}
+                assert list(self.target(name).iterdir()) == []
+            else:
+                self.mounted(name, pod, result)
+        pod.written = pod.written and not self.database.away
+
+    def mounted(self, name: str, pod: Pod, result: str) -> None:
+        pod.mounted, pod.failures = True, 0
+        self.rebooted.discard(f"csi-{name}")
+        self.unknown_hosts.discard(str(self.target(name)))
+        if pod.mode == "app":
+            shown = (self.target(name) / PRELOAD_LIBRARY).read_text()
+            expected = {pod.version} if pod.version else {self.wanted[pod.dynakube].version}
+            if pod.version and not (pod.written and self.store.has(Version(pod.version))):
+                expected.add(self.wanted[pod.dynakube].version)
+            assert shown in expected, result
+            pod.version = shown
+
+    @precondition(lambda self: any(pod.mounted for pod in self.pods.values()))
+    @rule(data=st.data())
+    def publish_with_other_arguments(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([name for name, pod in self.pods.items() if pod.mounted]))
+        pod = self.pods[name]
+        if str(self.target(name)) in self.unknown_hosts:
+            return
+        with pytest.raises(Conflict):
+            self.publisher.publish(self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), Impatient())
+
+    @rule(name=st.sampled_from(PODS))
+    def unpublish(self, name: str) -> None:
+        self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
+        assert not self.target(name).exists()
+        self.pods.pop(name, None)
+        self.gone.discard(f"csi-{name}")
+        self.rebooted.discard(f"csi-{name}")
+        self.unknown_hosts.discard(str(self.target(name)))
+        with contextlib.suppress(OSError):
+            self.target(name).parent.rmdir()
+
+    @precondition(lambda self: any(pod.mounted for pod in self.pods.values()))
+    @rule(data=st.data())
+    def unpublish_while_a_process_uses_it(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from([name for name, pod in self.pods.items() if pod.mounted]))
+        held = next(self.target(name).iterdir(), self.target(name))
+        with held.open("rb") if held.is_file() else opened(held), pytest.raises(Failed):
+            self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
+
+    @rule(name=st.sampled_from(PODS))
+    def write(self, name: str) -> None:
+        """A pod writes into what it has, view or empty folder."""
+        pod = self.pods.get(name)
+        if pod is not None and not pod.read_only and self.target(name).is_dir() and pod.mounted:
+            (self.target(name) / "written").write_text("x")
+
+    # ------------------------------------------------------------------ what the provisioner does
+
+    @rule(version=st.sampled_from(VERSIONS))
+    def install(self, version: Version) -> None:
+        if not self.store.has(version):
+            shutil.rmtree(self.data.tmp / f"{version}.install", ignore_errors=True)
+            node.install(self.data, version, version.encode())
+
+    @rule(
+        dynakube=st.sampled_from(DYNAKUBES), version=st.sampled_from([*VERSIONS, Version("")]), torn=st.sampled_from([0, 0, 1])
+    )
+    def want(self, dynakube: DynaKubeName, version: Version, torn: int) -> None:
+        """`torn`: with a config layer that isn't there, so that the kernel refuses to mount."""
+        layer = LayerId("torn" if torn else "")
+        fresh = dataclasses.replace(self.wanted[dynakube], version=version, layer=layer)
+        self.wanted[dynakube] = fresh
+        assert self.records.want(self.wanted.values())
+
+    @rule()
+    def collect_garbage(self) -> None:
+        collector = garbage.Collector(
+            self.data,
+            self.store,
+            self.records,
+            garbage.Policy(reserve_bytes=0),
+            ProvisionerMetrics(),
+            installing=lambda: (),
+            known=lambda: DYNAKUBES,
+        )
+        collector.collect()
+        for wanted in self.wanted.values():
+            assert not wanted.version or wanted.version not in collector.collect()
+
+    # ------------------------------------------------------------------ what goes wrong
+
+    @rule(away=st.booleans())
+    def database_is(self, away: bool) -> None:
+        self.database.away = away
+
+    @precondition(lambda self: not self.database.away)
+    @rule()
+    def everything_is_written(self) -> None:
+        assert self.book.flush()
+        with contextlib.closing(database.connect(self.data.database)) as connection:
+            rows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM volumes")}
+        assert rows == {record.id: dataclasses.asdict(record) for record in self.book.all()}
+        assert self.book.unwritten == 0
+        for pod in self.pods.values():
+            pod.written = True
+
+    @precondition(lambda self: not self.database.away)
+    @rule()
+    def sweep(self) -> None:
+        assert self.book.flush()
+        self.reconciler.sweep()
+        self.gone.clear()
+
+    @rule(away=st.booleans())
+    def restart(self, away: bool) -> None:
+        """An orderly one."""
+        self.book.close()
+        self.lose_what_is_not_written()
+        self.database.close()
+        self.boot(away=away)
+
+    @rule(away=st.booleans())
+    def crash(self, away: bool) -> None:
+        self.lose_what_is_not_written()
+        self.database.close()
+        self.boot(away=away)
+
+    @rule(away=st.booleans())
+    def reboot(self, away: bool) -> None:
+        self.lose_what_is_not_written()
+        self.database.close()
+        for mount in reversed(mounttable.at_or_below(mounttable.read(), str(self.root))):
+            subprocess.run(["umount", mount.target], check=True)
+        for name, pod in self.pods.items():
+            self.rebooted.add(f"csi-{name}") if pod.mounted else None
+            pod.mounted = False
+        self.unknown_hosts.clear()
+        self.boot(away=away)
+
+    def lose_what_is_not_written(self) -> None:
+        with contextlib.closing(database.connect(self.data.database)) as connection:
+            rows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM volumes")}
+        self.gone |= {row for row in rows if self.book.get(VolumeId(row)) is None and row[4:] not in self.pods}
+        for name, pod in self.pods.items():
+            record = self.book.get(VolumeId(f"csi-{name}"))
+            if record is None or rows.get(record.id) != dataclasses.asdict(record):
+                pod.written = False
+                if not pod.mounted:
+                    pod.failures = None
+                elif pod.mode == "host" and record is not None and record.id not in rows:
+                    self.unknown_hosts.add(str(self.target(name)))
+
+    # ------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def is_sound(self) -> None:
+        rows = {record.id: dataclasses.asdict(record) for record in self.book.all()}
+        found = invariants.violations(
+            self.data, str(self.root), rows, unmounted=self.rebooted | self.gone, unknown=self.unknown_hosts
+        )
+        assert found == []
+
+    @invariant()
+    def everybody_keeps_what_they_have(self) -> None:
+        for name, pod in self.pods.items():
+            assert pod.mounted == (self.target(name).exists() and syscalls.is_mount_root(str(self.target(name))))
+            if pod.mounted and pod.mode == "app":
+                assert (self.target(name) / PRELOAD_LIBRARY).read_text() == pod.version
+
+    def teardown(self) -> None:
+        try:
+            self.database.away = False
+            for name in list(self.pods):
+                self.unpublish(name)
+            self.sweep()
+            self.everything_is_written()
+            rows = {record.id: dataclasses.asdict(record) for record in self.book.all()}
+            assert invariants.remains(self.data, str(self.root), rows) == []
+        finally:
+            self.database.close()
+            self.provisioner.close()
+            for mount in reversed(mounttable.at_or_below(mounttable.read(), str(self.place))):
+                subprocess.run(["umount", mount.target], check=False)
+            shutil.rmtree(self.place)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[None]:
+    """The folder is in use, as by a process that has it open."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+Node.TestCase.settings = settings(
+    max_examples=1500,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestNode = Node.TestCase

@@ -1,0 +1,33 @@
+"""A tenant that has released one version, and a desk to lay DynaKubes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import packages, provisioning
+from tests.fakes import tenant as double
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packages.build(tmp_path_factory.mktemp("packages") / "agent.zip", prefix=packages.NESTED)
+
+
+@pytest.fixture(scope="session")
+def other_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packages.build(tmp_path_factory.mktemp("packages") / "other.zip", provisioning.OTHER)
+
+
+@pytest.fixture
+def server(package: Path) -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        server.release(packages.VERSION, package)
+        yield server
+
+
+@pytest.fixture
+def desk() -> provisioning.Desk:
+    return provisioning.Desk()

@@ -1,0 +1,88 @@
+"""How a tenant is asked: seldom, by the DynaKube's way out, and not before it wants to be."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import Desk, Provisioning, manifest
+from tests.fakes.proxy import Proxy
+
+
+class TestATenant:
+    def test_is_left_alone_between_polls(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        desk.put(manifest("demo", server.api_url, dynatraceApiRequestThreshold=1))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(packages.VERSION))
+            for _ in range(100):
+                p.provisioner.turn()
+            time.sleep(0.3)
+        asked = {name: server.count(name) for name in ("latest", "connection", "config", "package")}
+        assert asked == {"latest": 1, "connection": 1, "config": 1, "package": 1}
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_that_says_later_is_asked_later(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, status: int
+    ) -> None:
+        server.plan("connection", double.Fault(status=status, headers={"Retry-After": "1"}))
+        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "10ms"}))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: server.count("connection") == 1)
+            refused = time.monotonic()
+            p.until(lambda: f"answered {status}" in p.condition(), what=p.condition)
+            time.sleep(0.7)
+            p.provisioner.wake()
+            assert server.count("connection") == 1
+            p.until(lambda: p.ready(packages.VERSION))
+            assert time.monotonic() - refused >= 0.9
+
+    def test_that_refuses_the_token_is_asked_with_the_new_one(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}), token="wrong")
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: "check apiToken" in p.condition(), what=p.condition)
+            assert "wrong" not in p.condition()
+            desk.secrets["demo"] = {"apiToken": server.token}
+            p.until(lambda: p.ready(packages.VERSION))
+
+    def test_behind_a_proxy_and_with_an_authority_of_its_own_is_reached(
+        self, tmp_path: Path, desk: Desk, package: Path
+    ) -> None:
+        authority = trustme.CA()
+        desk.config_maps["authorities"] = {"certs": authority.cert_pem.bytes().decode()}
+        with double.Tenant(tls=authority) as server, Proxy("user:secret") as proxy:
+            server.release(packages.VERSION, package)
+            desk.secrets["proxy"] = {"proxy": f"http://user:secret@{proxy.address}"}
+            desk.put(
+                manifest("demo", server.api_url, trustedCAs="authorities", proxy={"valueFrom": "proxy"}),
+                manifest("untrusting", server.api_url),
+            )
+            with Provisioning(tmp_path, desk) as p:
+                p.until(lambda: p.ready(packages.VERSION))
+                p.until(lambda: "not trusted" in p.condition("untrusting"), what=lambda: p.condition("untrusting"))
+            assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
+            assert len(proxy.seen) >= 2, "one for the questions and one for the package"
+
+    def test_that_hangs_delays_no_other(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        with double.Tenant() as hanging:
+            hanging.plan("connection", double.Fault(stall_after=1))
+            desk.put(manifest("a", hanging.api_url), manifest("b", server.api_url))
+            with Provisioning(tmp_path, desk) as p:
+                p.until(lambda: p.ready(packages.VERSION, "b"), 3)
+                assert "being asked" in p.condition("a")
+                hanging.closing.set()
+
+
+class TestAnEditedDynaKube:
+    def test_is_asked_for_at_once(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        desk.put(manifest("demo", "http://127.0.0.1:1/api"))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: "cannot connect" in p.condition())
+            desk.put(manifest("demo", server.api_url))
+            p.until(lambda: p.ready(packages.VERSION), 3)

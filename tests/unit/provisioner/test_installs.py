@@ -1,0 +1,223 @@
+"""A version's way into the store: once, in parallel with others, whole or not at all, and again after a failure."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import Version
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
+
+VERSION = Version(packages.VERSION)
+
+
+def nothing_left(p: Provisioning) -> bool:
+    """No byte of a package or a tree; an empty part only waits for the next try."""
+    return not p.store.versions() and all(file.stat().st_size == 0 for file in p.folder.tmp.iterdir())
+
+
+def inside(package: Path, member: str) -> int:
+    """An offset in a package at which the data of a member lies."""
+    with zipfile.ZipFile(package) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith(member))
+    return info.header_offset + 30 + len(info.filename) + 10
+
+
+class TestOneVersion:
+    def test_is_downloaded_once_for_all_dynakubes_that_want_it(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        server.bytes_per_second = 20_000
+        desk.put(*(manifest(name, server.api_url) for name in ("a", "b", "c")))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: all(p.ready(VERSION, name) for name in ("a", "b", "c")))
+        assert server.count("package") == 1
+
+    def test_comes_from_another_dynakubes_tenant_if_the_first_one_refuses(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        desk.put(manifest("a", server.api_url, version=VERSION), token="wrong")
+        desk.put(manifest("b", server.api_url, version=VERSION))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(VERSION, "a") and p.ready(VERSION, "b"))
+
+    def test_goes_on_arriving_while_the_api_server_is_away(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        server.plan("package", double.Fault(bytes_per_second=3_000))
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: server.count("package") == 1)
+            desk.away = True
+            p.until(lambda: p.ready(VERSION))
+        assert server.count("package") == 1
+
+    def test_that_is_not_wanted_any_more_is_cancelled_and_can_be_wanted_again(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path
+    ) -> None:
+        reached, go_on = threading.Event(), threading.Event()
+
+        def step(name: str) -> None:
+            if name == "unpacking" and not go_on.is_set():
+                reached.set()
+                go_on.wait(10)
+
+        server.release(OTHER, other_package)
+        desk.put(manifest("demo", server.api_url, version=VERSION))
+        with Provisioning(tmp_path, desk, step=step) as p:
+            assert reached.wait(5)
+            desk.put(manifest("demo", server.api_url, version=OTHER))
+            p.until(lambda: (row := p.row()) and row.version == OTHER)
+            desk.put(manifest("demo", server.api_url, version=VERSION))
+            p.until(lambda: (row := p.row()) and row.version == VERSION)
+            go_on.set()
+            p.until(lambda: p.ready(VERSION))
+            p.collect()
+            p.until(lambda: p.provisioner.installer.busy == set())
+            assert [version for version in p.provisioner._records.versions] == [VERSION]
+            assert list(p.folder.tmp.iterdir()) == []
+
+
+class TestSeveralVersions:
+    def test_arrive_side_by_side(self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path) -> None:
+        together = threading.Barrier(2)
+
+        def step(name: str) -> None:
+            if name == "downloaded":
+                together.wait(5)
+
+        server.release(OTHER, other_package)
+        desk.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
+        with Provisioning(tmp_path, desk, step=step) as p:
+            p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
+        assert damaged(p.folder) == []
+
+
+class TestABrokenDownload:
+    def test_is_resumed(self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path) -> None:
+        server.plan("package", double.Fault(cut_after=1000))
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(VERSION))
+        second = [request for request in server.requests if request.endpoint == "package"][1]
+        assert second.headers["Range"] == "bytes=1000-"
+
+    def test_is_resumed_by_the_next_process(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        server.plan("package", double.Fault(bytes_per_second=30_000_000))
+        packages.build(tmp_path / "large.zip", OTHER, filler=20 << 20)
+        server.release(OTHER, tmp_path / "large.zip")
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.part")))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: p.ready(OTHER))
+        assert "Range" in [request for request in server.requests if request.endpoint == "package"][1].headers
+
+    def test_that_the_tenant_asks_to_delay_is_delayed(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        server.plan("package", double.Fault(status=429, headers={"Retry-After": "2"}))
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: server.count("package") == 1)
+            refused = time.monotonic()
+            p.until(lambda: p.ready(VERSION))
+            assert time.monotonic() - refused >= 1.9
+        assert server.count("package") == 2
+
+
+class TestABadPackage:
+    @pytest.mark.parametrize(
+        ("fault", "problem"),
+        [
+            (None, "liboneagentproc.so"),
+            (double.Fault(status=404), "answered 404"),
+            (double.Fault(headers={"Content-Type": "text/html"}), "a web page instead of a package"),
+        ],
+        ids=["altered", "absent", "login page"],
+    )
+    def test_is_refused_told_and_fetched_anew(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path, fault: double.Fault | None, problem: str
+    ) -> None:
+        server.plan("package", fault or double.Fault(flip=inside(package, "lib64/liboneagentproc.so")))
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: "can't be installed" in p.condition(), what=p.condition)
+            assert problem in p.condition()
+            assert nothing_left(p)
+            p.until(lambda: p.ready(VERSION), what=p.condition)
+            p.until(lambda: len(desk.events) == 2, what=lambda: desk.events)
+        (name, kind, reason, message), (_, *good) = desk.events
+        assert (name, kind, reason) == ("demo", "Warning", "FailedInstallAgentVersion")
+        assert problem in message
+        assert good == ["Normal", "InstallAgentVersion", f"Installed agent version {VERSION}"]
+
+    def test_that_is_no_archive_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:
+        archive = tmp_path / "agent.zip"
+        archive.write_bytes(b"this is not a zip" * 1000)
+        desk.put(manifest(image=f"file://{archive}"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: "not a readable zip" in p.condition(), what=p.condition)
+            assert nothing_left(p)
+        assert archive.exists()
+
+    def test_that_is_not_what_it_was_when_it_was_named_is_refused(
+        self, tmp_path: Path, desk: Desk, package: Path, other_package: Path
+    ) -> None:
+        archive = tmp_path / "agent.zip"
+        archive.write_bytes(package.read_bytes())
+        swapped = threading.Event()
+
+        def step(name: str) -> None:
+            if name == "download begun" and not swapped.is_set():
+                (tmp_path / "new").write_bytes(other_package.read_bytes())
+                (tmp_path / "new").rename(archive)
+                swapped.set()
+
+        desk.put(manifest(image=f"file://{archive}"))
+        with Provisioning(tmp_path / "data", desk, step=step) as p:
+            digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
+            p.until(lambda: p.ready(f"sha256-{digest}"))
+            assert p.store.versions() == [f"sha256-{digest}"]
+
+    def test_is_tried_again_at_once_when_the_dynakube_is_mended(
+        self, tmp_path: Path, desk: Desk, package: Path
+    ) -> None:
+        desk.put(manifest(image="file:///nowhere.zip", version=VERSION))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: "can't be installed" in p.condition())
+            p.provisioner.installer._installs[VERSION].next_at = time.monotonic() + 3600
+            desk.put(manifest(image=f"file://{package}", version=VERSION))
+            p.until(lambda: p.ready(VERSION), 3)
+
+    def test_that_does_not_fit_is_refused_with_the_figures_and_not_fetched_twice(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+    ) -> None:
+        budget = package.stat().st_size + 20_000
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk, f"--disk-budget={budget}") as p:
+            p.until(lambda: "MiB are needed" in p.condition(), what=p.condition)
+            assert "disk budget" in p.condition()
+            p.until(lambda: p.provisioner.installer._installs[VERSION].failures >= 2, what=p.condition)
+        assert server.count("package") == 1
+
+
+class TestStopping:
+    def test_keeps_what_can_be_resumed_and_nothing_else(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        (tmp_path / "tmp" / "old.tree").mkdir(parents=True)
+        for name in ("old.zip", "layer.x", f"{VERSION}.zip.part", f"{VERSION}.zip.part.json", "gone.zip.part"):
+            (tmp_path / "tmp" / name).write_text("x")
+        with Provisioning(tmp_path, desk) as p:
+            left = sorted(path.name for path in p.folder.tmp.iterdir())
+            assert left == [f"{VERSION}.zip.part", f"{VERSION}.zip.part.json", "gone.zip.part"]
+            desk.put(manifest("demo", server.api_url))
+            p.until(lambda: p.ready(VERSION))
+            p.collect()
+            assert list(p.folder.tmp.iterdir()) == []
