@@ -31,9 +31,9 @@ All of it stays up until Ctrl-C. Talk to the driver from another terminal, in th
   $csc identity plugin-info
   $csc node get-info
   $csc node publish --cap SINGLE_NODE_WRITER,mount, --target-path {target} \\
-      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,dynakube=demo try
-  $csc node stats try:{target}
-  $csc node unpublish --target-path {target} try
+      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,dynakube=demo csi-try
+  $csc node stats csi-try:{target}
+  $csc node unpublish --target-path {target} csi-try
 
 The mounts are in a mount namespace of their own. To look at them, and at the node's status:
 
@@ -50,7 +50,8 @@ def main() -> int:
     given = parser.parse_args()
     if _is_the_machines_namespace():
         parser.error("this mounts: run it in a mount namespace of its own, with `make run`")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         return run(keep=given.keep)
     except library.NoLibrary as error:
@@ -106,7 +107,6 @@ def stay(story: Story) -> None:
             time.sleep(3600)
     except KeyboardInterrupt:
         telling.say("")
-        story.kubelet.unpublish("try")
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -18,6 +18,7 @@ from typing import Final
 import grpc
 
 from oneagent.common.names import DRIVER_NAME, PRELOAD_LIBRARY, Version
+from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import mounttable, recorded
 from oneagent.csi_driver.paths import DataFolder, VolumeId
 from tests.demo import container, kubelet, telling
@@ -288,14 +289,17 @@ class Story:
 
     def end(self) -> None:
         telling.chapter("The pods go")
-        for pod in (POD, "cart"):
-            self.kubelet.unpublish(pod)
-            self.kubelet.forget(pod)
+        published = recorded.read(self.data).volumes
+        for row in published:  # Somebody may have tried some more.
+            request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=row.id, target_path=row.target)
+            self.kubelet.node.NodeUnpublishVolume(request, timeout=20)
         left = mounttable.at_or_below(mounttable.read(), str(self.target_root))
         volumes = os.listdir(self.data.volumes)
         if left or volumes:
             raise Failed(f"after unpublish there still are {[mount.target for mount in left]} and {volumes}")
-        telling.step("kubelet unpublishes both volumes: nothing is mounted any more, their upper layers are trash")
+        telling.step(
+            f"kubelet unpublishes {len(published)} volumes: nothing is mounted any more, their upper layers are trash"
+        )
         sizes = ", ".join(f"{program.name} {program.resident_mib():.0f} MiB" for program in self.programs)
         telling.step(f"resident memory: {sizes}")
         codes = self.programs.end()

@@ -44,7 +44,7 @@ class IdentityDriver(csi_pb2_grpc.IdentityServicer):
 
     def start(self) -> None:
         server = grpc.server(futures.ThreadPoolExecutor(4))
-        csi_pb2_grpc.add_IdentityServicer_to_server(self, server)  # type: ignore[no-untyped-call]
+        csi_pb2_grpc.add_IdentityServicer_to_server(self, server)
         server.add_insecure_port(f"unix:{self.socket}")
         server.start()
         self._server = server

@@ -14,6 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,12 @@ class Node(RuleBasedStateMachine):
         self.unknown_hosts: set[str] = set()
         self.gone: set[str] = set()
         """Volumes that are unpublished, which the table did not come to know."""
+        self.born = Counter[str]()
         self.boot(away=False)
+
+    def pod_called(self, name: str) -> str:
+        """A name of its own for each pod: its volume's id is never used again, as with kubelet."""
+        return f"{name}{self.born[name]}"
 
     def boot(self, *, away: bool) -> None:
         """A new server process on what the last one left."""
@@ -165,6 +171,7 @@ class Node(RuleBasedStateMachine):
     def publish(
         self, name: str, dynakube: DynaKubeName, mode: Literal["app", "host"], read_only: bool
     ) -> None:
+        name = self.pod_called(name)
         pod = self.pods.setdefault(name, Pod(dynakube, mode, read_only))
         self.target(name).parent.mkdir(parents=True, exist_ok=True)
         was_mounted = pod.mounted
@@ -210,6 +217,10 @@ class Node(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(PODS))
     def unpublish(self, name: str) -> None:
+        self.unpublish_pod(self.pod_called(name))
+        self.born[name] += 1
+
+    def unpublish_pod(self, name: str) -> None:
         self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
         assert not self.target(name).exists()
         self.pods.pop(name, None)
@@ -217,7 +228,7 @@ class Node(RuleBasedStateMachine):
         self.rebooted.discard(f"csi-{name}")
         self.unknown_hosts.discard(str(self.target(name)))
         with contextlib.suppress(OSError):
-            self.target(name).parent.rmdir()
+            os.removedirs(self.target(name).parent)
 
     @precondition(lambda self: any(pod.mounted for pod in self.pods.values()))
     @rule(data=st.data())
@@ -230,6 +241,7 @@ class Node(RuleBasedStateMachine):
     @rule(name=st.sampled_from(PODS))
     def write(self, name: str) -> None:
         """A pod writes into what it has, view or empty folder."""
+        name = self.pod_called(name)
         pod = self.pods.get(name)
         if pod is not None and not pod.read_only and self.target(name).is_dir() and pod.mounted:
             (self.target(name) / "written").write_text("x")
@@ -351,7 +363,7 @@ class Node(RuleBasedStateMachine):
         try:
             self.database.away = False
             for name in list(self.pods):
-                self.unpublish(name)
+                self.unpublish_pod(name)
             self.sweep()
             self.everything_is_written()
             rows = {record.id: dataclasses.asdict(record) for record in self.book.all()}

@@ -55,9 +55,8 @@ def plan(
     whole_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
     views = {volume: overlay for overlay in whole_last if (volume := _volume(overlay, data)) is not None}
     for volume, overlay in views.items():
-        row = rows.get(volume)
-        if row is None or row.state != VolumeState.MOUNTED:
-            result.put.append(_adopted(volume, overlay, row, data))
+        if (adopted := _adopted(volume, overlay, rows.get(volume), data)) != rows.get(volume):
+            result.put.append(adopted)
     for volume, row in rows.items():
         if volume in views:
             continue
@@ -75,14 +74,22 @@ def _volume(overlay: Overlay, data: DataFolder) -> VolumeId | None:
 
 
 def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataFolder) -> VolumeRecord:
+    """The row as the mount has it: an older one, whose successor was never written, may tell of an earlier mount."""
     version = next((found for layer in overlay.lower if (found := data.version_of_layer(layer))), "")
-    if row is not None:
-        return dataclasses.replace(
-            row, state=VolumeState.MOUNTED, version=version, attempts=0, first_failed_at=0.0, reason=""
-        )
-    pod = _POD_UID.search(overlay.mount.target)
     layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.tenants}/")), "")
     tenant, _, layer_id = layer.removeprefix(f"{data.tenants}/").partition("/")
+    if row is not None:
+        return dataclasses.replace(
+            row,
+            state=VolumeState.MOUNTED,
+            version=version,
+            tenant=tenant or row.tenant,
+            layer=layer_id,
+            attempts=0,
+            first_failed_at=0.0,
+            reason=row.reason if row.state == VolumeState.MOUNTED else "",
+        )
+    pod = _POD_UID.search(overlay.mount.target)
     return VolumeRecord(
         id=volume,
         mode="app",

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _HEAD_LIMIT_BYTES: Final = 8 * 1024
 _TIMEOUT_SECONDS: Final = 5.0
-_PARALLEL_REQUESTS: Final = 8
+_PARALLEL_REQUESTS: Final = 32
 _ACCEPT_RETRY_SECONDS: Final = 0.5
 _REASONS: Final = {
     200: "OK",

@@ -32,7 +32,7 @@ class Kubelet:
     @contextlib.contextmanager
     def _stub(self) -> Iterator[registration_grpc.RegistrationStub]:
         with grpc.insecure_channel(f"unix:{self.path}") as channel:
-            yield registration_grpc.RegistrationStub(channel)  # type: ignore[no-untyped-call]
+            yield registration_grpc.RegistrationStub(channel)
 
     def sees_socket(self) -> bool:
         return self.path.exists()

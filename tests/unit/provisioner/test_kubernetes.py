@@ -1,0 +1,74 @@
+"""With an API server: DynaKubes come from it, and what happens on the node is told to it."""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
+from oneagent.csi_driver.sources.kubernetes import KubernetesSource
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.kube_api import KubeApi
+from tests.fakes.provisioning import Provisioning, manifest
+
+VERSION = packages.VERSION
+
+
+def secret(token: str) -> dict[str, object]:
+    data = {"apiToken": base64.b64encode(token.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "demo"}, "data": data}
+
+
+def test_a_dynakube_of_the_api_server_gets_its_version_and_events_tell(tmp_path: Path, server: double.Tenant) -> None:
+    with KubeApi(token="sa") as api:
+        api.put("secrets", secret("wrong"))
+        api.put("dynakubes", manifest("demo", server.api_url, version=VERSION, annotations={"poll-interval": "1s"}))
+        source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), node="node1")
+        with Provisioning(tmp_path / "data", source) as p:
+            p.until(lambda: api.objects("events"))
+            api.put("secrets", secret(server.token))
+            p.until(lambda: p.ready(VERSION), what=p.condition)
+            p.until(lambda: len(api.objects("events")) > 1)
+            book = VolumeBook(database.Database(p.folder.database, p.folder.database_lock))
+            message = "The pod starts without its agent: attempts used up"
+            book._notices.append(
+                Notice("Warning", "AgentNotMounted", message, "demo", "pod1", "shop", "uid-pod1", time.time())
+            )
+            book.flush()
+            p.until(lambda: len(api.objects("events")) > 2)
+            events = {event["reason"]: event for event in api.objects("events")}
+            api.delete("dynakubes", "demo")
+            p.until(lambda: p.row() is None)
+            assert p.collect() == [VERSION]
+        source.close()
+    failed, ready, pod = (
+        events[name] for name in ("FailedInstallAgentVersion", "InstallAgentVersion", "AgentNotMounted")
+    )
+    assert failed["type"] == "Warning"
+    assert "check apiToken" in failed["message"]
+    assert (ready["type"], ready["involvedObject"]["name"]) == ("Normal", "demo")
+    assert ready["source"] == {"component": "oneagent-csi", "host": "node1"}
+    assert pod["message"] == message
+    assert pod["involvedObject"]["uid"] == "uid-pod1"
+    assert pod["metadata"]["namespace"] == "shop"
+
+
+def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: double.Tenant) -> None:
+    server.plan("package", double.Fault(bytes_per_second=3_000))
+    with KubeApi() as api:
+        api.put("secrets", secret(server.token))
+        api.put("dynakubes", manifest("demo", server.api_url))
+        source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.until(lambda: server.count("package") == 1)
+            api.__exit__()
+            p.until(lambda: p.ready(VERSION))
+            started = time.monotonic()
+            p.provisioner.turn()
+            assert time.monotonic() - started < 0.5
+            assert p.collect() == []
+            assert server.count("package") == 1
+        source.close()

@@ -1,0 +1,123 @@
+"""Config layers: the tenant's settings over the version's own, one layer for each content, there before the version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.paths import VolumeId
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import Desk, Provisioning, manifest
+
+VERSION = packages.VERSION
+
+
+def prop(key: str, value: str) -> dict[str, str]:
+    return {"section": "general", "key": key, "value": value}
+
+
+class TestALayer:
+    def test_holds_the_package_the_tenant_and_the_dynakube(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        server.properties = [prop("fromTenant", "yes"), prop("libjava", "off"), prop("bad key", "x")]
+        desk.put(manifest("demo", server.api_url, networkZone="zone"))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(VERSION))
+            lines = p.layer().splitlines()
+        assert "[general]" in lines
+        for line in ("libjava off", "fromTenant yes", f"tenant {double.TENANT}", f"tenantToken {server.tenant_token}"):
+            assert line in lines
+        assert f"serverAddress {{{';'.join(server.endpoints)}}}" in lines
+        assert not any("bad" in line for line in lines)
+
+    def test_is_each_tenants_own_though_the_version_is_shared(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+    ) -> None:
+        server.properties = [prop("whose", "first")]
+        with double.Tenant(tenant="second") as second:
+            second.release(VERSION, package)
+            second.properties = [prop("whose", "second")]
+            desk.put(manifest("a", server.api_url), manifest("b", second.api_url))
+            with Provisioning(tmp_path, desk) as p:
+                p.until(lambda: p.ready(VERSION, "a") and p.ready(VERSION, "b"))
+                assert "whose first" in p.layer("a")
+                assert "tenant second" in p.layer("b")
+                assert "whose second" in p.layer("b")
+                assert server.count("package") + second.count("package") == 1
+
+    def test_is_in_the_row_before_the_version_is_in_the_store(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        seen: list[tuple[bool, str]] = []
+
+        def step(name: str) -> None:
+            if name == "prepared":
+                row = p.row()
+                assert row is not None
+                seen.append((p.store.has(row.version), p.layer()))
+
+        server.properties = [prop("fromTenant", "yes")]
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk, step=step) as p:
+            p.until(lambda: p.ready(VERSION))
+        ((visible, text),) = seen
+        assert not visible
+        assert "fromTenant yes" in text
+
+
+class TestANewRevision:
+    def test_makes_a_new_layer_and_the_old_one_stays_for_its_pods(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(VERSION))
+            old = p.row()
+            assert old is not None
+            server.properties, server.revision = [prop("fresh", "yes")], 2
+            p.until(lambda: "fresh yes" in p.layer())
+            new = p.row()
+            assert new is not None
+            pod = VolumeRecord(
+                id=VolumeId("csi-1"),
+                mode="app",
+                dynakube="demo",
+                target="/t",
+                state="mounted",
+                tenant=old.tenant,
+                version=old.version,
+                layer=old.layer,
+            )
+            put_volume(p, pod)
+            p.collect()
+            assert layers(p) == {old.layer, new.layer}
+            with p.provisioner._records._database.transaction() as connection:
+                connection.execute("DELETE FROM volumes")
+            p.collect()
+            assert layers(p) == {new.layer}
+
+    def test_without_a_change_makes_nothing_new(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: p.ready(VERSION))
+            before = p.row()
+            p.until(lambda: server.count("config") > 3)
+            assert p.row() == before
+        assert [query["revision"] for query in (r.query for r in server.requests if r.endpoint == "config")][:2] == [
+            ["0"],
+            ["1"],
+        ]
+
+
+def layers(p: Provisioning) -> set[str]:
+    return {layer.name for tenant in p.folder.tenants.iterdir() for layer in tenant.iterdir()}
+
+
+def put_volume(p: Provisioning, row: VolumeRecord) -> None:
+    """As the server would."""
+    fields = {name: getattr(row, name) for name in row.__slots__}
+    names = ", ".join(fields)
+    with p.provisioner._records._database.transaction() as connection:
+        connection.execute(f"INSERT INTO volumes ({names}) VALUES ({', '.join(f':{name}' for name in fields)})", fields)

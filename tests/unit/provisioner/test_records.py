@@ -1,0 +1,168 @@
+"""The provisioner's memory and its tables, whatever becomes of the database."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import DynaKubeName, Version
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.provisioner import leftovers
+from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.store import AgentStore
+from tests.fakes import provisioning
+
+DEMO = Wanted(DynaKubeName("demo"), version=Version("1"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DataFolder:
+    folder = DataFolder(tmp_path / "data")
+    folder.create()
+    return folder
+
+
+def records(folder: DataFolder) -> Records:
+    made = Records(database.Database(folder.database, folder.database_lock), folder.dynakubes)
+    made.load()
+    return made
+
+
+def lose(folder: DataFolder) -> None:
+    for file in folder.root.glob("metadata.db*"):
+        file.unlink()
+
+
+class TestADatabaseThatIsLost:
+    def test_while_running_is_written_again(self, folder: DataFolder) -> None:
+        known = records(folder)
+        known.want([DEMO])
+        known.put_version(Version("1"), VersionState.READY, size_bytes=5)
+        lose(folder)
+        with known.notices():
+            pass
+        assert known.flush()
+        assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
+        assert [row["size_bytes"] for row in provisioning.table(folder, "versions")] == [5]
+
+    def test_between_two_processes_leaves_what_is_wanted(self, folder: DataFolder) -> None:
+        records(folder).want([DEMO])
+        lose(folder)
+        known = records(folder)
+        assert known.wanted["demo"].version == "1"  # type: ignore[index]
+        known.flush()
+        assert [row["version"] for row in provisioning.table(folder, "dynakubes")] == ["1"]
+
+    def test_between_two_writes_of_one_flush_is_written_again(self, folder: DataFolder) -> None:
+        known = records(folder)
+        known.want([DEMO])
+        original = known._database.transaction
+        calls = 0
+
+        def transaction():  # type: ignore[no-untyped-def]
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                lose(folder)
+            return original()
+
+        known._database.transaction = transaction  # type: ignore[method-assign]
+        known.put_version(Version("1"), VersionState.READY)
+        known.flush()
+        assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
+
+    def test_does_not_bring_the_threads_to_wait_for_each_other(self, folder: DataFolder) -> None:
+        known = records(folder)
+        known.want([DEMO])
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                known.put_version(Version("1"), VersionState.READY)
+
+        def read() -> None:
+            while not stop.is_set():
+                with known.notices():
+                    pass
+
+        threads = [threading.Thread(target=each, daemon=True) for each in (write, read)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            lose(folder)
+            time.sleep(0.02)
+        stop.set()
+        for thread in threads:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+class TestADatabaseThatCannotBeWritten:
+    def test_still_tells_what_the_server_takes_for_wanted(self, folder: DataFolder) -> None:
+        known = records(folder)
+        known.want([DEMO])
+        writer = database.connect(folder.database)
+        writer.execute("BEGIN IMMEDIATE")
+        assert not known.want([dataclasses.replace(DEMO, version=Version("2"))])
+        writer.execute("ROLLBACK")
+        writer.close()
+        time.sleep(database.AWAY_SECONDS)
+        assert {row.version for row in known.wanted_anywhere()} == {"1", "2"}
+        assert known.flush()
+        assert {row.version for row in known.wanted_anywhere()} == {"2"}
+
+    def test_is_complained_about_once(self, folder: DataFolder, caplog: pytest.LogCaptureFixture) -> None:
+        known = records(folder)
+        known.want([DEMO])
+        writer = database.connect(folder.database)
+        writer.execute("BEGIN IMMEDIATE")
+        for version in ("2", "3", "4"):
+            known.want([dataclasses.replace(DEMO, version=Version(version))])
+        writer.close()
+        assert caplog.text.count("kept in memory") == 1
+
+
+class TestNotices:
+    def test_are_read_once_and_also_by_the_next_process(self, folder: DataFolder) -> None:
+        book = VolumeBook(database.Database(folder.database, folder.database_lock))
+        known = records(folder)
+        for text in ("one", "two"):
+            notice = Notice("Warning", "AgentNotMounted", text, "demo", "pod", "default", "uid", time.time())
+            book._notices.append(notice)
+            book.flush()
+        with known.notices() as notices:
+            assert [notice.message for notice in notices] == ["one", "two"]
+        with known.notices() as notices:
+            assert notices == []
+        with records(folder).notices() as notices:
+            assert notices == []
+
+    def test_of_a_new_database_are_read_from_the_first(self, folder: DataFolder) -> None:
+        self.test_are_read_once_and_also_by_the_next_process(folder)
+        known = records(folder)
+        lose(folder)
+        book = VolumeBook(database.Database(folder.database, folder.database_lock))
+        book._notices.append(Notice("Warning", "AgentNotMounted", "new", "demo", "pod", "default", "uid", time.time()))
+        book.flush()
+        with known.notices() as notices:
+            assert [notice.message for notice in notices] == ["new"]
+
+
+class TestWhatACrashLeft:
+    def test_is_put_right_by_the_store(self, folder: DataFolder) -> None:
+        known = records(folder)
+        for version, state in (("1", VersionState.UNPACKING), ("2", VersionState.READY), ("3", VersionState.FAILED)):
+            known.put_version(Version(version), state)
+        for version in ("1", "4"):
+            Path(folder.agent(Version(version))).mkdir()
+        leftovers.reconcile(folder, AgentStore(folder), known)
+        states = {row["version"]: row["state"] for row in provisioning.table(folder, "versions")}
+        assert states == {"1": "ready", "4": "ready"}

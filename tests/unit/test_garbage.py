@@ -1,0 +1,482 @@
+"""What goes and what stays: the four conditions one by one, then the collector on real folders."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.csi_driver import garbage, kept_logs, mounttable, sizes, trash
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.mounttable import Mount
+from oneagent.csi_driver.paths import DataFolder, LayerId, VolumeId
+from oneagent.csi_driver.provisioner.installs import NoRoom
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.records import Records, VersionRecord
+from oneagent.csi_driver.store import AgentStore
+
+ONE, TWO, THREE = Version("1"), Version("2"), Version("3")
+MIB = 1 << 20
+
+
+def overlay(*lower: str, upper: str = "", target: str = "/pods/x") -> Mount:
+    options = (f"lowerdir={':'.join(lower)}", *((f"upperdir={upper}",) if upper else ()))
+    return Mount(1, "/", target, "overlay", False, options)
+
+
+def bind(root: str, target: str = "/pods/y") -> Mount:
+    return Mount(2, root, target, "ext4", False, ())
+
+
+def volume(version: str = "", *, mode: str = "app", dynakube: str = "demo", layer: str = "") -> VolumeRecord:
+    return VolumeRecord(
+        id=VolumeId("v"),
+        mode=mode,
+        dynakube=dynakube,
+        target="/t",
+        state="mounted",
+        tenant="t",
+        version=version,
+        layer=layer,
+    )
+
+
+def wanted(version: str = "", layer: str = "", name: str = "demo") -> Wanted:
+    return Wanted(DynaKubeName(name), TenantId("t"), Version(version), LayerId(layer))
+
+
+class TestNeeds:
+    """`needs` on one condition at a time; all others say nothing."""
+
+    DATA = DataFolder(Path("/data"))
+
+    def needs(
+        self,
+        mounts: tuple[Mount, ...] = (),
+        volumes: tuple[VolumeRecord, ...] = (),
+        rows: tuple[Wanted, ...] = (),
+        installing: tuple[Version, ...] = (),
+        known: tuple[str, ...] = (),
+    ) -> garbage.Needs:
+        # As iterators, since none of them may be gone through twice in secret.
+        return garbage.needs(self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known))
+
+    def test_nothing(self) -> None:
+        assert self.needs() == garbage.Needs(frozenset(), frozenset(), frozenset())
+
+    @pytest.mark.parametrize(
+        "mount",
+        [
+            overlay("/data/agents/1", upper="/data/volumes/v/upper"),
+            overlay("/data/tenants/t/layer", "/data/agents/1", upper="/data/volumes/v/upper"),
+            overlay("/data/volumes/v/upper", "/data/agents/1"),
+            overlay("/elsewhere/data/agents/1", upper="/elsewhere/data/volumes/v/upper"),
+            Mount(1, "/", "/pods/x", "overlay", False, ("lowerdir+=/data/tenants/t/layer", "lowerdir+=/data/agents/1")),
+        ],
+        ids=["writable", "with a config layer", "read-only", "data folder by another path", "new mount call"],
+    )
+    def test_a_live_view_needs_its_version(self, mount: Mount) -> None:
+        assert self.needs(mounts=(mount,)).versions == {ONE}
+
+    def test_a_live_view_needs_its_config_layer(self) -> None:
+        assert self.needs(mounts=(overlay("/data/tenants/t/aa", "/data/agents/1"),)).layers == {"/data/tenants/t/aa"}
+
+    def test_other_overlays_need_nothing(self) -> None:
+        assert not self.needs(mounts=(overlay("/var/lib/docker/overlay2/l/ABC", upper="/x/upper"),)).versions
+
+    def test_a_volume_row_needs_its_version_and_layer(self) -> None:
+        found = self.needs(volumes=(volume("1", layer="aa"),))
+        assert (found.versions, found.layers) == ({ONE}, {"/data/tenants/t/aa"})
+
+    def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
+        found = self.needs(rows=(wanted("1", "aa"),))
+        assert (found.versions, found.layers, found.hosts) == ({ONE}, {"/data/tenants/t/aa"}, {"demo"})
+
+    def test_an_install_needs_its_version(self) -> None:
+        assert self.needs(installing=(ONE,)).versions == {ONE}
+
+    @pytest.mark.parametrize("root", ["/data/hosts/demo", "/var/lib/kubelet/plugins/x/data/hosts/demo", "/hosts/demo"])
+    def test_a_bound_host_folder_is_needed_wherever_its_file_system_begins(self, root: str) -> None:
+        assert self.needs(mounts=(bind(root),)).hosts == {"demo"}
+
+    def test_a_host_volumes_row_and_a_known_dynakube_need_the_host_folder(self) -> None:
+        found = self.needs(volumes=(volume(mode="host", dynakube="a"), volume("1", dynakube="b")), known=("c",))
+        assert found.hosts == {"a", "c"}
+
+
+def record(version: Version, size: int = 0, last: float = 0.0) -> VersionRecord:
+    return VersionRecord(version, VersionState.READY, size_bytes=size, last_used_at=last)
+
+
+class TestExpired:
+    RECORDS = {ONE: record(ONE, 100, last=30), TWO: record(TWO, 100, last=10), THREE: record(THREE, 100, last=20)}
+
+    @pytest.mark.parametrize(
+        ("keep", "budget", "gone"),
+        [
+            (0.0, 0, [TWO, THREE, ONE]),
+            (75.0, 0, [TWO, THREE]),
+            (1000.0, 0, []),
+            (1000.0, 300, []),
+            (1000.0, 299, [TWO]),
+            (1000.0, 199, [TWO, THREE]),
+            (1000.0, 1, [TWO, THREE, ONE]),
+        ],
+    )
+    def test_by_age_and_by_budget_the_longest_unused_first(self, keep: float, budget: int, gone: list[Version]) -> None:
+        policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=keep)
+        assert garbage.expired([ONE, TWO, THREE], self.RECORDS, policy, 300, 100.0) == gone
+
+    def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
+        policy = garbage.Policy(budget_bytes=250, keep_unused_seconds=1000.0)
+        assert garbage.expired([ONE, Version("x")], self.RECORDS, policy, 300, 100.0)[0] == "x"
+
+    @given(
+        st.dictionaries(st.sampled_from("abcdef").map(Version), st.tuples(st.integers(0, 50), st.floats(0, 99))),
+        st.integers(1, 200),
+    )
+    def test_no_more_goes_than_the_budget_asks_for(self, found: dict[Version, tuple[int, float]], budget: int) -> None:
+        records = {version: record(version, size, last) for version, (size, last) in found.items()}
+        used = sum(size for size, _ in found.values())
+        policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=1000.0)
+        gone = garbage.expired(found, records, policy, used, 100.0)
+        left = used - sum(found[version][0] for version in gone)
+        assert left <= budget
+        assert not gone or left + found[gone[-1]][0] > budget
+
+
+class Bench:
+    """A collector on real folders and a real database, whose look at the mount table a test decides."""
+
+    def __init__(self, root: Path, **policy: float) -> None:
+        self.folder = DataFolder(root)
+        self.folder.create()
+        self.store = AgentStore(self.folder)
+        self.records = Records(
+            database.Database(self.folder.database, self.folder.database_lock), self.folder.dynakubes
+        )
+        self.records.load()
+        self.mounts: list[Mount] = []
+        self.installing: set[Version] = set()
+        self.known: set[str] | None = set()
+        self.steps: list[str] = []
+        self.now = 1000.0
+        self.metrics = ProvisionerMetrics()
+        self.collector = garbage.Collector(
+            self.folder, self.store, self.records, garbage.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
+            installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
+            step=self.steps.append,
+        )  # fmt: skip
+
+    def look(self) -> list[Mount]:
+        return self.mounts
+
+    def install(self, version: str, size: int = 0, last: float = 0.0) -> None:
+        tree = self.folder.tmp / "tree"
+        tree.mkdir()
+        (tree / "library").write_bytes(b"x" * size)
+        self.folder.manifest(Version(version)).write_text("{}")
+        self.store.add(Version(version), tree)
+        self.records.put_version(Version(version), VersionState.READY, size_bytes=size, last_used_at=last)
+
+    def layer(self, digest: str) -> Path:
+        place = self.folder.config_layer(TenantId("t"), LayerId(digest))
+        place.mkdir(parents=True)
+        return place
+
+    def write(self, statement: str) -> None:
+        with sqlite3.connect(self.folder.database) as connection:
+            connection.execute(statement)
+        connection.close()
+
+    def left(self) -> list[str]:
+        return [str(version) for version in self.store.versions()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "data")
+
+
+def row(bench: Bench, version: str, *, mode: str = "app", layer: str = "") -> None:
+    bench.write(
+        "INSERT INTO volumes VALUES"
+        f" ('v{version}','{mode}','demo','t','{version}','{layer}','/t',0,'','','','mounted',0,0,'',0)"
+    )
+
+
+class TestACollection:
+    def test_takes_what_nobody_needs_with_all_that_belongs_to_it(self, bench: Bench) -> None:
+        bench.install("1")
+        bench.layer("aa")
+        (bench.folder.hosts / "demo").mkdir()
+        (bench.folder.tmp / "1.zip.part").write_text("x")
+        (bench.folder.manifests / "9.json").write_text("{}")
+        assert bench.collector.collect() == [ONE]
+        folder = bench.folder
+        for place in (folder.agents, folder.manifests, folder.tenants, folder.hosts, folder.tmp, folder.trash):
+            assert list(place.iterdir()) == [], place
+        assert bench.records.versions == {}
+
+    @pytest.mark.parametrize(
+        "keep",
+        [
+            lambda bench: bench.mounts.append(overlay(f"{bench.folder.agents}/1", upper="/x/upper")),
+            lambda bench: row(bench, "1"),
+            lambda bench: bench.records.want([wanted("1")]),
+            lambda bench: bench.installing.add(ONE),
+        ],
+        ids=["a live view", "a volume's row", "a DynaKube", "an install"],
+    )
+    def test_leaves_what_one_of_the_four_needs(self, bench: Bench, keep: Callable[[Bench], object]) -> None:
+        bench.install("1")
+        bench.install("2")
+        keep(bench)
+        assert bench.collector.collect() == [TWO]
+        assert bench.left() == ["1"]
+        assert bench.folder.manifest(ONE).exists()
+
+    def test_leaves_a_version_that_the_table_wants_still(self, bench: Bench) -> None:
+        bench.install("1")
+        bench.records.want([wanted("1")])
+        writer = database.connect(bench.folder.database)
+        writer.execute("BEGIN IMMEDIATE")
+        bench.records.want([wanted("2")])
+        writer.execute("ROLLBACK")
+        writer.close()
+        assert bench.collector.collect() == []
+        assert bench.left() == ["1"]
+
+    def test_keeps_layers_of_views_and_rows(self, bench: Bench) -> None:
+        for digest in ("aa", "bb", "cc", "dd"):
+            bench.layer(digest)
+        bench.mounts = [overlay(f"{bench.folder.tenants}/t/aa", f"{bench.folder.agents}/1")]
+        row(bench, "1", layer="bb")
+        bench.records.want([wanted("1", "cc")])
+        bench.collector.collect()
+        assert sorted(layer.name for layer in (bench.folder.tenants / "t").iterdir()) == ["aa", "bb", "cc"]
+
+    def test_begins_once_the_dynakubes_are_known(self, bench: Bench) -> None:
+        bench.install("1")
+        bench.known = None
+        assert bench.collector.collect() == []
+        assert bench.left() == ["1"]
+
+    def test_minds_no_strange_files(self, bench: Bench) -> None:
+        bench.install("1")
+        (bench.folder.tenants / "file").write_text("x")
+        (bench.folder.tmp / "strange").write_text("x")
+        assert bench.collector.collect() == [ONE]
+
+
+class TestNothingGoesWhen:
+    def unreadable_mounts(self, bench: Bench) -> None:
+        def fails() -> list[Mount]:
+            raise OSError(5, "Input/output error", "/proc/self/mountinfo")
+
+        bench.look = fails  # type: ignore[method-assign]
+        bench.collector._mounts = fails
+
+    def strange_mounts(self, bench: Bench) -> None:
+        bench.collector._mounts = lambda: mounttable.parse(["half a line"])
+
+    def locked_database(self, bench: Bench) -> None:
+        bench.write("DROP TABLE volumes")
+
+    def no_database(self, bench: Bench) -> None:
+        bench.records._database.close()
+        bench.folder.database.unlink()
+        bench.folder.database.mkdir()
+
+    @pytest.mark.parametrize("broken", ["unreadable_mounts", "strange_mounts", "locked_database", "no_database"])
+    def test_it_cannot_be_told_who_needs_it(self, bench: Bench, broken: str) -> None:
+        bench.install("1")
+        bench.layer("aa")
+        (bench.folder.hosts / "old").mkdir()
+        getattr(self, broken)(bench)
+        assert bench.collector.collect() == []
+        assert bench.left() == ["1"]
+        assert (bench.folder.tenants / "t/aa").exists()
+        assert (bench.folder.hosts / "old").exists()
+        assert bench.metrics.collections.labels("skipped")._value.get() == 1
+
+    def test_a_publish_holds_the_lease_and_logs_expire_all_the_same(self, bench: Bench) -> None:
+        bench.install("1")
+        (bench.folder.logs / "v@1").mkdir()
+        bench.now = 1e9
+        with bench.store.lease():
+            assert bench.collector.collect() == []
+        assert bench.left() == ["1"]
+        assert list(bench.folder.logs.iterdir()) == []
+        assert bench.collector.collect() == [ONE]
+
+    def test_what_is_wanted_is_being_decided(self, bench: Bench) -> None:
+        deciding = threading.RLock()
+        bench.collector._deciding = deciding
+        bench.install("1")
+        with deciding:
+            collecting = threading.Thread(target=bench.collector.collect)
+            collecting.start()
+            bench.records.want([wanted("1")])
+        collecting.join(5)
+        assert bench.left() == ["1"]
+
+
+class TestRoom:
+    def test_is_made_by_the_longest_unused_and_no_more_than_needed(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path / "data", budget_bytes=10 * MIB, keep_unused_seconds=1e9)
+        for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
+            bench.install(version, 3 * MIB, last)
+        bench.collector.make(3 * MIB)
+        assert bench.left() == ["1", "3"]
+        bench.collector.make(4 * MIB)
+        assert bench.left() == ["1", "3"]
+
+    def test_is_never_made_by_what_is_used(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path / "data", budget_bytes=10 * MIB)
+        for version in ("1", "2", "3"):
+            bench.install(version, 3 * MIB)
+        bench.records.want([wanted("1")])
+        row(bench, "2")
+        bench.mounts = [overlay(f"{bench.folder.agents}/3", upper="/x/upper")]
+        with pytest.raises(NoRoom, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
+            bench.collector.make(3 * MIB)
+        assert bench.left() == ["1", "2", "3"]
+
+    def test_is_made_by_versions_whose_size_nobody_knows(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path / "data", keep_unused_seconds=1e9)
+        bench.install("1")
+        bench.records.drop_version(ONE)
+        with pytest.raises(NoRoom):
+            bench.collector.make(1 << 60)
+        assert bench.left() == []
+
+    def test_that_is_there_costs_nothing(self, bench: Bench) -> None:
+        bench.install("1")
+        bench.collector.make(1)
+        assert bench.left() == ["1"]
+
+    def test_over_budget_the_unused_go_at_the_next_collection(self, tmp_path: Path) -> None:
+        bench = Bench(tmp_path / "data", budget_bytes=7 * MIB, keep_unused_seconds=1e9)
+        for version, last in (("1", 10.0), ("2", 20.0), ("3", 30.0)):
+            bench.install(version, 3 * MIB, last)
+        bench.records.want([wanted("1")])
+        assert bench.collector.collect() == [TWO]
+
+
+class TestKeptLogs:
+    def keep(self, folder: DataFolder, at: float, size: int = 0, suffix: str = "") -> None:
+        place = folder.logs / f"v@{at:.0f}{suffix}"
+        place.mkdir()
+        (place / "log").write_bytes(b"x" * size)
+
+    def test_go_by_age(self, bench: Bench) -> None:
+        for at in (100, 200, 300):
+            self.keep(bench.folder, at)
+        self.keep(bench.folder, 100, suffix=".1")
+        kept_logs.expire(bench.folder, 150, 0, 349)
+        assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
+
+    def test_go_by_size_the_oldest_first(self, bench: Bench) -> None:
+        for at in (300, 100, 200):
+            self.keep(bench.folder, at, size=MIB)
+        left = kept_logs.expire(bench.folder, 1e9, int(2.5 * MIB), 1000)
+        assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
+        assert 2 * MIB <= left <= 2.5 * MIB
+
+    def test_of_an_unknown_name_go_first(self, bench: Bench) -> None:
+        (bench.folder.logs / "strange").mkdir()
+        self.keep(bench.folder, 500)
+        kept_logs.expire(bench.folder, 600, 0, 1000)
+        assert [path.name for path in bench.folder.logs.iterdir()] == ["v@500"]
+
+
+class TestTheTrash:
+    def throw(self, folder: DataFolder, name: str) -> Path:
+        place = folder.root / name
+        place.mkdir()
+        (place / "file").write_text("x")
+        folder.discard(place)
+        (found,) = folder.trash.glob(f"{name}.*")
+        return found
+
+    @pytest.mark.parametrize(
+        ("name", "mount"),
+        [
+            ("v", lambda entry: overlay("/data/agents/1", upper="/data/volumes/v/upper")),
+            ("v", lambda entry: overlay("/data/volumes/v/upper", "/data/agents/1")),
+            ("1", lambda entry: overlay("/data/agents/1", upper="/data/volumes/v/upper")),
+            ("aa", lambda entry: overlay("/data/tenants/t/aa", "/data/agents/1", upper="/data/volumes/v/upper")),
+            ("demo", lambda entry: bind(f"/some/fs/trash/{entry.name}")),
+            ("demo", lambda entry: bind(f"/trash/{entry.name}/sub")),
+            ("v", lambda entry: bind("/", target=f"{entry}/mnt")),
+            ("v", lambda entry: bind("/", target=str(entry))),
+        ],
+        ids=["upper", "read-only upper", "version", "layer", "source", "below a source", "below", "target"],
+    )
+    def test_keeps_what_a_mount_still_needs(self, bench: Bench, name: str, mount: Callable[[Path], Mount]) -> None:
+        entry, other = self.throw(bench.folder, name), self.throw(bench.folder, "other")
+        bench.mounts = [mount(entry)]
+        bench.collector.empty_trash()
+        assert entry.exists()
+        assert not other.exists()
+        bench.mounts = []
+        bench.collector.empty_trash()
+        assert list(bench.folder.trash.iterdir()) == []
+
+    def test_stays_when_the_mount_table_cannot_be_read(self, bench: Bench) -> None:
+        entry = self.throw(bench.folder, "v")
+        bench.collector._trash._mounts = lambda: mounttable.parse(["half a line"])
+        bench.collector.collect()
+        assert entry.exists()
+
+    def test_follows_no_link_out(self, bench: Bench, tmp_path: Path) -> None:
+        outside = tmp_path / "precious"
+        outside.mkdir()
+        (outside / "file").write_text("x")
+        entry = self.throw(bench.folder, "v")
+        (entry / "folder").symlink_to(outside)
+        (entry / "file2").symlink_to(outside / "file")
+        (bench.folder.trash / "link.1").symlink_to(outside)
+        bench.collector.empty_trash()
+        assert (outside / "file").exists()
+        assert list(bench.folder.trash.iterdir()) == []
+
+    def test_is_deleted_however_deep_a_pod_has_made_it(self, bench: Bench) -> None:
+        entry = self.throw(bench.folder, "v")
+        (entry / "2").mkdir()
+        (entry / "1_").mkdir()
+        where = os.open(entry, os.O_RDONLY)
+        for _ in range(3000):
+            os.mkdir("deeper", dir_fd=where)
+            below = os.open("deeper", os.O_RDONLY, dir_fd=where)
+            os.close(where)
+            where = below
+        os.close(where)
+        assert sizes.on_disk(entry) > 0
+        freed = trash.Trash(bench.folder, list, lambda _step: None).empty()
+        assert freed > 3000 * 512
+        assert list(bench.folder.trash.iterdir()) == []
+
+    def test_that_cannot_be_deleted_holds_up_nothing_else(self, bench: Bench) -> None:
+        entries = [self.throw(bench.folder, name) for name in ("a", "b", "c")]
+        stubborn = list(bench.folder.trash.iterdir())[0]
+
+        def step(_name: str) -> None:
+            if not (stubborn / "file").exists() and stubborn.exists() and not (stubborn / "new").exists():
+                (stubborn / "new").write_text("written meanwhile")
+
+        emptying = trash.Trash(bench.folder, list, step)
+        emptying.empty()
+        assert [entry for entry in entries if entry.exists()] == [stubborn]
+        emptying.empty()
