@@ -31,7 +31,8 @@ All of it stays up until Ctrl-C. Talk to the driver from another terminal, in th
   $csc identity plugin-info
   $csc node get-info
   $csc node publish --cap SINGLE_NODE_WRITER,mount, --target-path {target} \\
-      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,dynakube=demo csi-try
+      --vol-context csi.storage.k8s.io/pod.name=try,csi.storage.k8s.io/pod.namespace=default,mode=app,dynakube=demo \\
+      csi-try
   $csc node stats csi-try:{target}
   $csc node unpublish --target-path {target} csi-try
 

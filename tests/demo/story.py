@@ -289,9 +289,11 @@ class Story:
 
     def end(self) -> None:
         telling.chapter("The pods go")
-        published = recorded.read(self.data).volumes
-        for row in published:  # Somebody may have tried some more.
-            request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=row.id, target_path=row.target)
+        published = {self.kubelet.volume_id(pod): str(self.kubelet.target(pod)) for pod in (POD, "cart")}
+        # Somebody may have tried some more.
+        published |= {row.id: row.target for row in recorded.read(self.data).volumes}
+        for volume, target in published.items():
+            request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target)
             self.kubelet.node.NodeUnpublishVolume(request, timeout=20)
         left = mounttable.at_or_below(mounttable.read(), str(self.target_root))
         volumes = os.listdir(self.data.volumes)

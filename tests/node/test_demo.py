@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.demo import library
 
 _ROOT = Path(__file__).parents[2]

@@ -77,6 +77,7 @@ class Node:
             "version": VERSION,
             "pod_name": pod,
             "pod_namespace": "default",
+            "changed_at": time.time(),
         }
         metadata = database.Database(self.data.database, self.data.database_lock)
         record = VolumeBook(metadata).put(VolumeRecord(**(defaults | fields)))
@@ -151,9 +152,12 @@ class TestAHealthyNode:
         healthy.mount(root="/agent/log")
         assert healthy.look().versions[0].views == 1
 
-    def test_shows_a_mount_whose_result_is_not_written_yet_as_mounted(self, healthy: Node) -> None:
-        healthy.volume(state=VolumeState.MOUNTING)
-        assert healthy.look().volumes[0].state == "mounted"
+    def test_believes_the_mount_table_where_the_row_is_not_written_yet(self, healthy: Node) -> None:
+        healthy.volume(state=VolumeState.WAITING, attempts=1, reason="not in the store yet")
+        found = healthy.look()
+        assert found.volumes[0].state == "mounted"
+        assert not found.failures
+        assert not found.problems
 
 
 class TestWhatNeedsAPerson:

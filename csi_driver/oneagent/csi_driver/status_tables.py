@@ -48,7 +48,7 @@ def show(status: Status, file: IO[str] | None = None) -> None:
         return
     console.print("[bold red]Needs attention[/]")
     for problem in status.problems:
-        console.print(f"  - {escape(problem)}")
+        console.print(f"  - {escape(problem)}", soft_wrap=True)
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

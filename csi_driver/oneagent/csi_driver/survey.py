@@ -1,21 +1,21 @@
 """A look at one node, put together from the three truths: mount table, agent store, metadata database.
 
-It only reads, and it always has an answer. What can't be read is named, and the rest is still
-shown: without a database the versions come from the store, the views from the mount table, and the DynaKubes
-from the copy that the provisioner leaves for the server.
+It only reads, and it always has an answer. What can't be read is named, and the rest is still shown:
+without a database the versions come from the store, the views from the mount table, and the DynaKubes from the copy
+that the provisioner leaves for the server. Where two truths differ the mount table is right: the server writes the
+row of a mount a moment after its answer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import mounttable, paths, recorded
+from oneagent.csi_driver import mounttable, paths, recorded, sizes
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
@@ -54,15 +54,16 @@ def look(folder: DataFolder, mount_table: Path, *, now: float) -> Status:
         unreadable.append(f"{rows.problem} ({folder.database})")
     # Parts of a view are what kubelet binds for a subPath.
     overlays = [overlay for overlay in mounttable.overlays(mounts or []) if overlay.mount.root == "/"]
+    views = {volume: overlay for overlay in overlays if (volume := _volume_of(overlay, folder))}
     return Status(
         data_dir=str(folder.root),
         taken_at=now,
         metadata=rows.state,
         set_aside=tuple(sorted(str(path) for path in folder.root.glob(f"{folder.database.name}.aside-*[0-9]"))),
         running=Running(_is_held(folder.root / "server.lock"), _is_held(folder.root / "provisioner.lock")),
-        versions=_versions(folder, stored, rows, overlays),
-        volumes=_volumes(folder, rows, mounts, overlays),
-        failures=tuple(_failure(row) for row in rows.volumes if row.attempts or row.state == VolumeState.EMPTY),
+        versions=_versions(folder, stored, rows, views.values()),
+        volumes=_volumes(folder, rows, mounts, views),
+        failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),
         dynakubes=tuple(_dynakube(row, stored) for row in sorted(rows.dynakubes, key=lambda row: row.name)),
         disk=_disk(folder),
         unreadable=tuple(unreadable),
@@ -134,7 +135,7 @@ def _version(
     return VersionStatus(
         version=version,
         state=state,
-        size_bytes=size or (bytes_below(folder.agent(version)) if stored else 0),
+        size_bytes=size or (sizes.on_disk(folder.agent(version)) if stored else 0),
         views=views,
         wanted_by=wanted_by,
         installed_at=(row.installed_at or None) if row is not None else None,
@@ -143,25 +144,20 @@ def _version(
     )
 
 
+def _volume_of(overlay: Overlay, folder: DataFolder) -> VolumeId | None:
+    return folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
+
+
 def _volumes(
-    folder: DataFolder, rows: Recorded, mounts: list[Mount] | None, overlays: Iterable[Overlay]
+    folder: DataFolder, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
 ) -> tuple[VolumeStatus, ...]:
-    views = {
-        volume: overlay
-        for overlay in overlays
-        if (volume := folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), "")))
-    }
     targets = {mount.target for mount in mounts or []}
-    known = [_volume(row, None if mounts is None else row.id in views or row.target in targets) for row in rows.volumes]
-    unknown = [
-        _unrecorded(folder, volume, overlay)
-        for volume, overlay in views.items()
-        if volume not in {row.id for row in rows.volumes}
-    ]
+    known = [_volume(row, row.id in views, None if mounts is None else row.target in targets) for row in rows.volumes]
+    unknown = [_unrecorded(folder, volume, views[volume]) for volume in views.keys() - {row.id for row in rows.volumes}]
     return tuple(sorted([*known, *unknown], key=lambda volume: (volume.namespace, volume.pod, volume.id)))
 
 
-def _volume(row: VolumeRecord, mounted: bool | None) -> VolumeStatus:
+def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> VolumeStatus:
     return VolumeStatus(
         id=row.id,
         namespace=row.pod_namespace,
@@ -169,8 +165,8 @@ def _volume(row: VolumeRecord, mounted: bool | None) -> VolumeStatus:
         dynakube=row.dynakube,
         mode=row.mode,
         version=row.version,
-        state=row.state,
-        mounted=mounted,
+        state=VolumeState.MOUNTED if has_view else row.state,
+        mounted=has_view or mounted,
         read_only=bool(row.read_only),
         target=row.target,
         since=row.changed_at or None,
@@ -192,6 +188,10 @@ def _unrecorded(folder: DataFolder, volume: VolumeId, overlay: Overlay) -> Volum
         target=overlay.mount.target,
         since=None,
     )
+
+
+def _has_failed(row: VolumeRecord) -> bool:
+    return row.attempts > 0 or row.state == VolumeState.EMPTY
 
 
 def _failure(row: VolumeRecord) -> Failure:
@@ -219,21 +219,19 @@ def _disk(folder: DataFolder) -> Disk | None:
     except OSError:
         return None
     return Disk(
-        store_bytes=bytes_below(folder.agents),
-        volumes_bytes=bytes_below(folder.volumes),
-        logs_bytes=bytes_below(folder.logs),
-        trash_bytes=bytes_below(folder.trash),
-        tmp_bytes=bytes_below(folder.tmp),
+        store_bytes=_inside(folder.agents),
+        volumes_bytes=_inside(folder.volumes),
+        logs_bytes=_inside(folder.logs),
+        trash_bytes=_inside(folder.trash),
+        tmp_bytes=_inside(folder.tmp),
         free_bytes=filesystem.f_bavail * filesystem.f_frsize,
         total_bytes=filesystem.f_blocks * filesystem.f_frsize,
     )
 
 
-def bytes_below(place: str | Path) -> int:
-    """Bytes on disk below a folder; what vanishes or can't be read meanwhile counts nothing."""
-    size = 0
-    for _, folders, files, descriptor in os.fwalk(place):
-        for name in (*folders, *files):
-            with contextlib.suppress(OSError):
-                size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-    return size
+def _inside(folder: Path) -> int:
+    """What is in a folder, without the folder itself: nothing is in an empty one."""
+    try:
+        return sum(sizes.on_disk(entry.path) for entry in os.scandir(folder))
+    except OSError:
+        return 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from oneagent.common.names import DynaKubeName
 from oneagent.csi_driver.paths import LayerId
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest
 
 PINNED = "1.275.0.20230801-000000"
+DEMO = DynaKubeName("demo")
 DECIDED = "1.276.0.20230901-000000"
 
 
@@ -135,14 +137,14 @@ class TestADynaKube:
         desk.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, desk) as p:
             p.until(lambda: p.ready(packages.VERSION))
-            p.folder.host("demo").mkdir()  # type: ignore[arg-type]
+            p.folder.host(DEMO).mkdir()
         broken = Desk()
         broken.spoil("all.yaml:3", "is not YAML")
         with Provisioning(tmp_path, broken) as p:
             p.until(lambda: p.provisioner.known() is not None)
             assert p.collect() == []
             assert p.ready(packages.VERSION)
-            assert p.folder.host("demo").exists()  # type: ignore[arg-type]
+            assert p.folder.host(DEMO).exists()
 
     def test_that_goes_takes_its_version_layers_and_host_folder_along(
         self, tmp_path: Path, server: double.Tenant, desk: Desk
@@ -150,7 +152,7 @@ class TestADynaKube:
         desk.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, desk) as p:
             p.until(lambda: p.ready(packages.VERSION))
-            p.folder.host("demo").mkdir()  # type: ignore[arg-type]
+            p.folder.host(DEMO).mkdir()
             desk.remove("demo")
             p.until(lambda: p.row() is None)
             assert p.collect() == [packages.VERSION]
@@ -184,7 +186,7 @@ class TestADynaKube:
     ) -> None:
         desk.put(manifest("demo", server.api_url, mode="hostMonitoring"))
         with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.row())
+            p.until(p.row)
             row = p.row()
             assert row is not None
             assert (row.version, row.layer) == ("", LayerId(""))

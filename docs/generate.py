@@ -1,0 +1,106 @@
+"""Writes the tables of flags in configuration.md, from the parsers themselves: `python docs/generate.py`.
+
+The text around the tables is written by hand; a table stands between `<!-- flags of NAME -->` and `<!-- end -->`.
+A test compares the file with what this would write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from unittest import mock
+
+from oneagent.csi_driver import people, server
+from oneagent.csi_driver.provisioner import command
+from oneagent.sidecars import livenessprobe, registrar
+
+FILE: Final = Path(__file__).with_name("configuration.md")
+
+_TABLE: Final = re.compile(r"(<!-- flags of (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_VARIABLE: Final = re.compile(r"(?:, )?or \$(\w+)\)$")
+_DEFAULT: Final = re.compile(r" \(default:? ([^)]*)\)?$")
+
+
+class _Built(Exception):
+    """Carries a parser out of the function that builds it."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self.parser = parser
+
+
+def _parser(build: Callable[[], Any]) -> argparse.ArgumentParser:
+    """The parser that a command reads its command line with, built without any of its variables set."""
+
+    def stop(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _Built(parser)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop), mock.patch.dict(os.environ, clear=True):
+        try:
+            build()
+        except _Built as built:
+            return built.parser
+    raise AssertionError("the command did not read its command line")
+
+
+def _status_parser() -> argparse.ArgumentParser:
+    with mock.patch.dict(os.environ, clear=True):
+        parser = people.make_parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found: argparse.ArgumentParser = commands.choices["status"]
+    return found
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The commands, by name."""
+    return {
+        "oneagent-csi-server": _parser(server.parse),
+        "oneagent-csi-provisioner": _parser(command.parse),
+        "csi-node-driver-registrar": _parser(lambda: registrar.read_settings([])),
+        "livenessprobe": _parser(lambda: livenessprobe.read_settings([])),
+        "oneagent-csi-status": _status_parser(),
+    }
+
+
+def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, str, str]]:
+    """Flag, variable, default and meaning of each flag."""
+    for action in parser._actions:
+        if action.help in {None, argparse.SUPPRESS} or "--help" in action.option_strings:
+            continue
+        meaning, variable, default = str(action.help), "", ""
+        if found := _VARIABLE.search(meaning):
+            variable = found[1]
+            meaning = meaning[: found.start()].rstrip(" (")
+        if found := _DEFAULT.search(meaning):
+            default = found[1]
+            meaning = meaning[: found.start()]
+        elif isinstance(action.default, bool):
+            default = "off"
+        elif action.default:
+            default = str(action.default)
+        default = "" if default == "none" else default
+        flags = ", ".join(f"`{option}`" for option in action.option_strings)
+        yield flags, f"`{variable}`" if variable else "", f"`{default}`" if default else "", meaning
+
+
+def table(parser: argparse.ArgumentParser) -> str:
+    """The rows as Markdown; without a column for variables if there are none."""
+    found = list(rows(parser))
+    shown = [0, 1, 2, 3] if any(row[1] for row in found) else [0, 2, 3]
+    header = ("flag", "environment", "default", "meaning")
+    lines = [[header[column] for column in shown], ["---" for _ in shown]]
+    lines += [[row[column].replace("|", "\\|") for column in shown] for row in found]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def render(text: str) -> str:
+    """The document with its tables as they have to be."""
+    known = parsers()
+    return _TABLE.sub(lambda match: match[1] + "\n" + table(known[match[2]]) + "\n" + match[3], text)
+
+
+if __name__ == "__main__":
+    FILE.write_text(render(FILE.read_text()))

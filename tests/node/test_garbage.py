@@ -1,0 +1,137 @@
+"""The collector and real mounts: what the kernel says is in use stays, whatever else has been lost."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import Version
+from oneagent.csi_driver import garbage, mounttable
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.store import AgentStore
+from tests.fakes import node
+
+LIBRARY = "agent/lib64/liboneagentproc.so"
+
+
+@pytest.fixture
+def records(driver: node.Driver) -> Iterator[Records]:
+    metadata = database.Database(driver.data.database, driver.data.database_lock)
+    records = Records(metadata, driver.data.dynakubes)
+    records.load()
+    yield records
+    metadata.close()
+
+
+@pytest.fixture
+def collector(driver: node.Driver, records: Records) -> garbage.Collector:
+    return garbage.Collector(
+        driver.data, AgentStore(driver.data), records, garbage.Policy(reserve_bytes=0), ProvisionerMetrics(),
+        installing=set, known=set,
+    )  # fmt: skip
+
+
+class TestAViewThatIsMounted:
+    @pytest.mark.parametrize("read_only", [False, True])
+    def test_keeps_its_version_though_all_rows_are_gone(
+        self,
+        driver: node.Driver,
+        kubelet: node.Kubelet,
+        records: Records,
+        collector: garbage.Collector,
+        read_only: bool,
+    ) -> None:
+        view = kubelet.publish("pod1", read_only=read_only)
+        driver.kill()
+        records.want([])
+        with records._database.transaction() as connection:
+            connection.execute("DELETE FROM volumes")
+        assert collector.collect() == []
+        assert (view / LIBRARY).read_bytes() == b"library"
+        kubelet = driver.start()
+        kubelet.unpublish("pod1")
+        assert collector.collect() == [node.VERSION]
+
+    def test_that_is_bound_elsewhere_too_keeps_its_version_until_the_last(
+        self, tmp_path: Path, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+    ) -> None:
+        view = kubelet.publish("pod1")
+        container = tmp_path / "container"
+        container.mkdir()
+        subprocess.run(["mount", "--bind", view, container], check=True)
+        try:
+            kubelet.unpublish("pod1")
+            records.want([])
+            assert collector.collect() == []
+            (held,) = driver.data.trash.iterdir()
+            assert (held / "upper").exists(), "the upper layer is still mounted, so it is not deleted"
+            (container / "agent/log").mkdir()
+            assert (container / LIBRARY).read_bytes() == b"library"
+        finally:
+            subprocess.run(["umount", container], check=True)
+        assert collector.collect() == [node.VERSION]
+        assert list(driver.data.trash.iterdir()) == []
+
+
+class TestAVolumesRow:
+    def test_keeps_its_version_without_a_mount(
+        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+    ) -> None:
+        view = kubelet.publish("pod1")
+        eventually_written(driver)
+        driver.kill()
+        subprocess.run(["umount", view], check=True)
+        records.want([])
+        assert collector.collect() == []
+        kubelet = driver.start()
+        kubelet.unpublish("pod1")
+        assert collector.collect() == [node.VERSION]
+
+
+class TestARemoval:
+    def test_never_comes_between_the_look_and_the_mount(
+        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+    ) -> None:
+        """Versions come and go under publishes: each view that is answered shows a whole agent."""
+        deadline = time.monotonic() + 3
+        removed = 0
+        while time.monotonic() < deadline:
+            calls = {pod: kubelet.begin(pod) for pod in ("a", "b", "c")}
+            node.want(driver.data, node.demo(version=Version("")))
+            records._wanted = {}
+            removed += len(collector.collect())
+            if not AgentStore(driver.data).has(node.VERSION):
+                node.install(driver.data)
+            node.want(driver.data, node.demo())
+            for pod, call in calls.items():
+                if call.exception() is None:
+                    assert (kubelet.target(pod) / LIBRARY).read_bytes() == b"library"
+                kubelet.unpublish(pod)
+        assert removed > 0
+
+    def test_of_a_view_leaves_no_upper_and_keeps_the_log(
+        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage.Collector
+    ) -> None:
+        view = kubelet.publish("pod1")
+        (view / "agent/log.txt").write_text("x")
+        kubelet.unpublish("pod1")
+        assert list(driver.data.trash.iterdir())
+        collector.collect()
+        assert list(driver.data.trash.iterdir()) == []
+        assert not Path(driver.data.volume(VolumeId("csi-pod1")).root).exists()
+        assert not mounttable.at_or_below(mounttable.read(), str(driver.data.root))
+
+
+def eventually_written(driver: node.Driver) -> None:
+    """The server writes the result of a mount a moment after it."""
+    deadline = time.monotonic() + 5
+    while driver.rows().get("csi-pod1", {}).get("state") != "mounted":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

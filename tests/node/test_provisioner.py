@@ -1,0 +1,249 @@
+"""Provisioner and server together, as on a node: real processes, a real tenant, real mounts."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import node, packages, provisioning
+from tests.fakes import tenant as double
+from tests.fakes.kube_api import KubeApi
+from tests.fakes.provisioning import OTHER, Process, eventually, manifest
+
+VERSION = packages.VERSION
+CONFIG = "agent/conf/ruxitagentproc.conf"
+LIBRARY = "agent/lib64/liboneagentproc.so"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        server.release(VERSION, packages.build(tmp_path / "agent.zip", prefix=packages.NESTED))
+        yield server
+
+
+@pytest.fixture(params=["10s"])
+def driver(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[node.Driver]:
+    driver = node.Driver(tmp_path, f"--publish-wait={request.param}")
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        node.unmount_all(driver)
+
+
+def prop(key: str, value: str) -> dict[str, str]:
+    return {"section": "general", "key": key, "value": value}
+
+
+class TestAPublish:
+    def test_that_waits_sees_the_tenants_configuration_at_once(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        server.properties = [prop("fromTenant", "yes")]
+        server.bytes_per_second = 5_000
+        kubelet = driver.start()
+        with provisioning.running(tmp_path) as process:
+            process.want(manifest("demo", server.api_url))
+            waiting = [kubelet.begin(f"pod{number}") for number in range(5)]
+            for call in waiting:
+                call.result(15)
+            for number in range(5):
+                view = kubelet.target(f"pod{number}")
+                assert "fromTenant yes" in (view / CONFIG).read_text()
+                assert (view / LIBRARY).read_bytes().startswith(b"\x7fELF")
+                assert (view / "agent/bin/current").is_dir()
+            assert server.count("package") == 1
+            assert process.stop() == 0
+
+    def test_works_on_while_tenant_and_provisioner_are_down(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        server.properties = [prop("fromTenant", "yes")]
+        kubelet = driver.start()
+        with provisioning.running(tmp_path) as process:
+            process.want(manifest("demo", server.api_url))
+            view = kubelet.publish("pod1")
+            server.plan("connection", *[double.Fault(status=503)] * 50)
+            process.kill()
+            kubelet.publish("pod2")
+            process.start()
+            eventually(lambda: server.count("connection") > 1)
+            time.sleep(1.0)
+            process.await_ready(VERSION)
+            for pod in ("pod1", "pod2", "pod3"):
+                assert "fromTenant yes" in (kubelet.publish(pod) / CONFIG).read_text()
+            assert (view / LIBRARY).exists()
+
+
+class TestANewRevision:
+    def test_reaches_new_pods_and_leaves_the_old_ones_alone(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        kubelet = driver.start()
+        layers = driver.data.tenants / double.TENANT
+        with provisioning.running(tmp_path) as process:
+            process.want(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
+            old = kubelet.publish("old")
+            before = (old / CONFIG).read_text()
+            first = process.row()["layer"]
+            server.properties, server.revision = [prop("fresh", "yes")], 2
+            eventually(lambda: process.row()["layer"] != first)
+            new = kubelet.publish("new")
+            assert "fresh yes" in (new / CONFIG).read_text()
+            time.sleep(1.2)
+            assert (old / CONFIG).read_text() == before
+            assert len(list(layers.iterdir())) == 2
+            kubelet.unpublish("old")
+            eventually(lambda: [layer.name for layer in layers.iterdir()] == [process.row()["layer"]])
+            assert "fresh yes" in (new / CONFIG).read_text()
+
+
+class TestANewVersion:
+    def test_is_for_new_pods_and_the_old_one_goes_with_its_last_pod(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
+        kubelet = driver.start()
+        with provisioning.running(tmp_path) as process:
+            process.want(manifest("demo", server.api_url, version=VERSION))
+            old = kubelet.publish("old")
+            process.want(manifest("demo", server.api_url, version=OTHER))
+            process.await_ready(OTHER)
+            new = kubelet.publish("new")
+            assert (new / "agent/installer.version").read_text() == OTHER
+            time.sleep(1.2)
+            assert (old / "agent/installer.version").read_text() == VERSION
+            assert process.versions() == [VERSION, OTHER]
+            kubelet.unpublish("old")
+            eventually(lambda: process.versions() == [OTHER])
+            eventually(lambda: process.states() == {OTHER: "ready"})
+            assert provisioning.damaged(process.folder) == []
+
+    def test_of_a_dynakube_that_is_gone_goes_too_and_the_host_folder_when_it_is_free(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        kubelet = driver.start()
+        with provisioning.running(tmp_path) as process:
+            process.want(manifest("demo", server.api_url))
+            process.await_ready(VERSION)
+            host = kubelet.publish("agent", mode="host")
+            (host / "state").write_text("kept")
+            process.want()
+            eventually(lambda: process.versions() == [])
+            time.sleep(0.7)
+            assert (host / "state").read_text() == "kept"
+            kubelet.unpublish("agent")
+            eventually(lambda: not list(process.folder.hosts.iterdir()))
+
+
+class TestTheCluster:
+    @pytest.mark.parametrize("driver", ["300ms"], indirect=True)
+    def test_is_told_of_a_pod_that_starts_without_its_agent(
+        self, tmp_path: Path, driver: node.Driver, server: double.Tenant
+    ) -> None:
+        server.plan("package", *[double.Fault(status=404)] * 50)
+        kubelet = driver.start()
+        with KubeApi() as api:
+            annotations = {"max-csi-mount-timeout": "1s"}
+            api.put("dynakubes", manifest("demo", server.api_url, version=VERSION, annotations=annotations))
+            data = {"apiToken": "ZHQwYzAxLkRPVUJMRS5TRUNSRVQ="}
+            api.put("secrets", {"metadata": {"name": "demo"}, "data": data})
+            flags = (
+                "--source=kubernetes",
+                f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig')}",
+                "--node-id=node1",
+            )
+            with provisioning.running(tmp_path, *flags) as process:
+                eventually(lambda: process.row().get("mount_timeout_seconds") == 1.0)
+                deadline = time.monotonic() + 10
+                while time.monotonic() < deadline:
+                    call = kubelet.begin("pod1", timeout=15)
+                    if call.exception() is None:
+                        break
+                assert list(kubelet.target("pod1").iterdir()) == []
+
+                def said() -> list[dict[str, object]]:
+                    return [event for event in api.objects("events") if event["reason"] == "AgentNotMounted"]
+
+                eventually(said)
+                (event,) = said()
+                assert event["involvedObject"] == {
+                    "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "pod1", "uid": "uid-pod1",
+                }  # fmt: skip
+                assert "answered 404" in str(event["message"])
+                process.stop()
+
+
+class TestADiskThatIsFull:
+    @pytest.fixture
+    def small(self, tmp_path: Path) -> Iterator[Path]:
+        place = tmp_path / "small"
+        (place / "data").mkdir(parents=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", place / "data"], check=True)
+        try:
+            yield place
+        finally:
+            subprocess.run(["umount", "-l", place / "data"], check=True)
+
+    def test_says_what_is_missing_and_installs_once_there_is_room(
+        self, tmp_path: Path, small: Path, server: double.Tenant
+    ) -> None:
+        server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
+        ballast = small / "data/ballast"
+        ballast.write_bytes(b"x" * (5 << 20))
+        with provisioning.running(small) as process:
+            process.want(manifest("demo", server.api_url))
+            eventually(lambda: "are needed and" in process.row().get("condition", ""), what=process.row)
+            assert "every version in the store is in use or wanted" in process.row()["condition"]
+            assert process.versions() == []
+            assert not list(process.folder.tmp.glob("*.tree"))
+            ballast.unlink()
+            process.await_ready(OTHER)
+            assert server.count("package") == 1
+            assert list(process.folder.tmp.iterdir()) == []
+        assert provisioning.damaged(Process(small).folder) == []
+
+    def test_that_other_writers_fill_meanwhile_leaves_nothing_half(
+        self, tmp_path: Path, small: Path, server: double.Tenant
+    ) -> None:
+        server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=3 << 20))
+        server.plan("package", double.Fault(bytes_per_second=3_000_000))
+        with provisioning.running(small) as process:
+            process.want(manifest("demo", server.api_url))
+            eventually(lambda: server.count("package"))
+            fill(small / "data/ballast")
+            eventually(
+                lambda: "can't be installed" in process.row().get("condition", "") or "full" in process.log.read_text()
+            )
+            assert process.versions() == []
+            assert sum(file.stat().st_size for file in process.folder.tmp.iterdir() if file.is_file()) == 0
+            (small / "data/ballast").unlink()
+            process.await_ready(OTHER, seconds=20)
+        assert provisioning.damaged(Process(small).folder) == []
+
+    def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
+        server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))
+        server.release(OTHER, packages.build(tmp_path / "b.zip", OTHER, filler=4 << 20))
+        with provisioning.running(small, "--keep-unused=1h", "--collect=1h") as process:
+            process.want(manifest("demo", server.api_url, version=VERSION))
+            process.await_ready(VERSION)
+            (small / "data/ballast").write_bytes(b"x" * (5 << 19))
+            process.want(manifest("demo", server.api_url, version=OTHER))
+            process.await_ready(OTHER)
+            assert process.versions() == [OTHER]
+
+
+def fill(ballast: Path) -> None:
+    """Take all that is left of a disk."""
+    with ballast.open("wb", buffering=0) as file:
+        for block in (1 << 20, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * block)
+            except OSError:
+                continue

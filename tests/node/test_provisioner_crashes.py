@@ -1,0 +1,218 @@
+"""The provisioner is killed at every step of an install and of a removal: the next one puts all right."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from oneagent.csi_driver import mounttable
+from tests.fakes import node, packages, provisioning
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import OTHER, Process, eventually, manifest
+
+VERSION = packages.VERSION
+INSTALL = (
+    "download begun",
+    "downloaded",
+    "unpacking",
+    "unpacking:6",
+    "unpacked",
+    "manifest written",
+    "prepared",
+    "renamed",
+    "row ready",
+)
+REMOVAL = ("version in the trash", "deleting", "deleting:4")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        server.release(VERSION, packages.build(tmp_path / "agent.zip", prefix=packages.NESTED))
+        yield server
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path, module="tests.fakes.crashing_provisioner")
+    yield process
+    process.kill()
+
+
+def is_whole(process: Process) -> None:
+    """What holds at every moment, also right after a kill."""
+    assert provisioning.damaged(process.folder) == []
+
+
+def is_right(process: Process, *versions: str) -> None:
+    """What holds once a provisioner has come to rest."""
+    is_whole(process)
+    folder = process.folder
+    eventually(lambda: process.versions() == sorted(versions), what=process.versions)
+    eventually(lambda: process.states() == dict.fromkeys(versions, "ready"), what=process.states)
+    eventually(lambda: not [*folder.tmp.iterdir(), *folder.trash.iterdir()], what=lambda: list(folder.trash.iterdir()))
+    eventually(lambda: sorted(file.stem for file in folder.manifests.iterdir()) == sorted(versions))
+    assert all(row["size_bytes"] for row in provisioning.table(folder, "versions"))
+
+
+@pytest.mark.parametrize("step", INSTALL)
+def test_an_install_that_is_killed_is_done_by_the_next_process(
+    process: Process, server: double.Tenant, step: str
+) -> None:
+    process.want(manifest("demo", server.api_url))
+    process.start(CRASH_AT=step)
+    assert process.ended() == -9
+    is_whole(process)
+    assert process.versions() == ([VERSION] if step in {"renamed", "row ready"} else [])
+    process.start(CRASH_AT="never")
+    process.await_ready(VERSION)
+    is_right(process, VERSION)
+    row = process.row()
+    assert process.folder.config_layer(row["tenant"], row["layer"]).is_dir()
+    assert server.count("package") <= 2
+
+
+def test_a_download_that_is_killed_half_way_is_resumed(tmp_path: Path, process: Process, server: double.Tenant) -> None:
+    server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
+    server.plan("package", double.Fault(bytes_per_second=4_000_000))
+    process.want(manifest("demo", server.api_url))
+    process.start(CRASH_AT="never")
+    part = process.folder.tmp / f"{OTHER}.zip.part"
+    eventually(lambda: part.exists() and part.stat().st_size >= 2 << 20)
+    process.kill()
+    have = part.stat().st_size
+    is_whole(process)
+    process.start(CRASH_AT="never")
+    process.await_ready(OTHER)
+    is_right(process, OTHER)
+    second = [request for request in server.requests if request.endpoint == "package"][1]
+    assert second.headers["Range"] == f"bytes={have}-"
+
+
+@pytest.mark.parametrize("step", REMOVAL)
+def test_a_removal_that_is_killed_is_finished_by_the_next_process(
+    tmp_path: Path, process: Process, server: double.Tenant, step: str
+) -> None:
+    server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
+    process.want(manifest("demo", server.api_url, version=VERSION))
+    process.start(CRASH_AT=step)
+    process.await_ready(VERSION)
+    process.want(manifest("demo", server.api_url, version=OTHER))
+    assert process.ended() == -9
+    is_whole(process)
+    process.start(CRASH_AT="never")
+    process.await_ready(OTHER)
+    is_right(process, OTHER)
+
+
+def test_a_version_that_is_wanted_again_after_a_killed_removal_comes_back(
+    process: Process, server: double.Tenant
+) -> None:
+    process.want(manifest("demo", server.api_url))
+    process.start(CRASH_AT="deleting")
+    process.await_ready(VERSION)
+    process.want()
+    assert process.ended() == -9
+    process.want(manifest("demo", server.api_url))
+    process.start(CRASH_AT="never")
+    process.await_ready(VERSION)
+    is_right(process, VERSION)
+
+
+class Pods:
+    """Kubelet's part for many pods: asks until it is answered, and takes down again."""
+
+    def __init__(self, kubelet: node.Kubelet, seed: int) -> None:
+        self._kubelet = kubelet
+        self._random = random.Random(seed)
+        self.wrong: list[str] = []
+        self.published = 0
+
+    def live(self, pod: str) -> None:
+        self._until_answered(lambda: self._kubelet.publish(pod, timeout=5))
+        view = self._kubelet.target(pod)
+        version = (view / "agent/installer.version").read_text()
+        if (view / "agent/lib64/liboneagentproc.so").read_bytes() != b"\x7fELF" + version.encode() * 200:
+            self.wrong.append(f"{pod} has another library than its version {version}")
+        if "tenantToken" not in (view / "agent/conf/ruxitagentproc.conf").read_text():
+            self.wrong.append(f"{pod} has no configuration of its tenant")
+        time.sleep(self._random.random() * 0.5)
+        if (view / "agent/installer.version").read_text() != version:
+            self.wrong.append(f"{pod} has lost its agent")
+        self.published += 1
+        self._until_answered(lambda: self._kubelet.unpublish(pod, timeout=5))
+
+    def _until_answered(self, call: object) -> None:
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                call()  # type: ignore[operator]
+            except grpc.RpcError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+
+def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path: Path, server: double.Tenant) -> None:
+    server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
+    chance = random.Random(7)
+    driver = node.Driver(tmp_path, "--publish-wait=1s")
+    process = Process(tmp_path, "--collect=100ms")
+    annotations = {"max-csi-mount-attempts": "9999"}
+    objects = {
+        version: manifest("demo", server.api_url, version=version, annotations=annotations)
+        for version in (VERSION, OTHER)
+    }
+    process.want(objects[VERSION])
+    process.start()
+    kubelet = driver.start()
+    pods = Pods(kubelet, 7)
+    names = iter([f"pod{number}" for number in range(30)])
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                pod = next(names, None)
+            if pod is None:
+                return
+            pods.live(pod)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(chance.uniform(0.2, 0.9))
+            process.want(objects[chance.choice((VERSION, OTHER))])
+            if chance.random() < 0.6:
+                process.kill()
+                is_whole(process)
+                process.start()
+            if chance.random() < 0.3:
+                driver.kill()
+                driver.start(wait=False)
+        for thread in threads:
+            thread.join()
+        assert (pods.wrong, pods.published) == ([], 30)
+        process.want(objects[OTHER])
+        process.await_ready(OTHER)
+        driver.wait_ready(kubelet)
+        eventually(lambda: not driver.rows(), what=driver.rows)
+        is_right(process, OTHER)
+        assert not mounttable.at_or_below(mounttable.read(), str(tmp_path))
+        assert not list(driver.data.volumes.iterdir())
+        layers = [layer.name for tenant in driver.data.tenants.iterdir() for layer in tenant.iterdir()]
+        assert layers == [process.row()["layer"]]
+    finally:
+        process.kill()
+        driver.kill()
+        node.unmount_all(driver)
