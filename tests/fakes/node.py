@@ -200,6 +200,10 @@ class Driver:
         """The volumes table as it is on disk, by volume id."""
         return {str(row["id"]): row for row in self.table("volumes")}
 
+    def state(self, pod: str) -> str:
+        """What the table says of a pod's volume; '' if it has no row. Of a mount it says so a moment later."""
+        return str(self.rows().get(Kubelet.volume_id(pod), {}).get("state", ""))
+
     def table(self, name: str) -> list[dict[str, Any]]:
         with contextlib.closing(sqlite3.connect(self.data.database, timeout=5)) as connection:
             connection.row_factory = sqlite3.Row

@@ -57,7 +57,7 @@ class TestTheLimit:
             assert not kubelet.target(pod).exists()
             assert driver.rows()[kubelet.volume_id(pod)]["attempts"] == attempt
         assert is_empty_view(kubelet.publish(pod, timeout=SHORT, dynakube=dynakube))
-        assert driver.rows()[kubelet.volume_id(pod)]["state"] == "empty"
+        assert driver.state(pod) == "empty"
         (notice,) = [row for row in driver.table("notices") if row["pod_name"] == pod]
         assert f"{limit} mount attempts failed (the limit is {limit})" in notice["message"]
         kubelet.unpublish(pod)
@@ -95,7 +95,7 @@ class TestTheLimit:
             fail(kubelet, "reset", dynakube=dynakube)
         node.install(driver.data, version)
         assert os.path.ismount(kubelet.publish("reset", dynakube=dynakube))
-        eventually(lambda: driver.rows()["csi-reset"]["state"] == "mounted")
+        eventually(lambda: driver.state("reset") == "mounted")
         row = driver.rows()["csi-reset"]
         assert (row["attempts"], row["first_failed_at"]) == (0, 0.0)
         # As after a reboot, with a store that lost the version.
@@ -184,7 +184,7 @@ class TestAnEmptyView:
         assert is_empty_view(kubelet.publish("belated", dynakube=dynakube))
         node.install(driver.data, version)
         assert os.path.ismount(kubelet.publish("belated", dynakube=dynakube))
-        eventually(lambda: driver.rows()["csi-belated"]["state"] == "mounted")
+        eventually(lambda: driver.state("belated") == "mounted")
         kubelet.unpublish("belated")
         assert not kubelet.target("belated").exists()
 

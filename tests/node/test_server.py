@@ -43,6 +43,14 @@ class TestSigterm:
         kubelet.unpublish("pod1")
         assert not driver.mounts()
 
+    @pytest.mark.parametrize("delay_milliseconds", [0, 1, 2, 5, 10, 20])
+    def test_is_noticed_however_soon_after_the_start_it_comes(self, tmp_path: Path, delay_milliseconds: int) -> None:
+        driver = Driver(tmp_path)
+        driver.start(wait=False)
+        eventually(lambda: "serving" in driver.log.read_text() or driver.socket.exists())
+        time.sleep(delay_milliseconds / 1000)
+        assert driver.stop() == 0
+
     def test_tells_waiting_publishes_to_come_back_at_once_and_counts_none_of_them(self, tmp_path: Path) -> None:
         with node.running(tmp_path, "--publish-wait=60s") as (driver, kubelet):
             node.want(driver.data, node.demo(version=Version("9.9.9")))
@@ -224,8 +232,12 @@ class TestTheLog:
     def test_has_one_line_for_a_publish_with_its_pod_and_version(self, driver: Driver, kubelet: Kubelet) -> None:
         kubelet.publish("pod1")
         kubelet.unpublish("pod1")
-        lines = [line for line in driver.log.read_text().splitlines() if "csi-pod1" in line]
-        assert len(lines) == 2
+
+        def lines_of_pod1() -> list[str]:
+            return [line for line in driver.log.read_text().splitlines() if "csi-pod1" in line]
+
+        eventually(lambda: len(lines_of_pod1()) == 2)
+        lines = lines_of_pod1()
         assert f"NodePublishVolume: mounted  volume=csi-pod1 target={kubelet.target('pod1')} pod=pod1" in lines[0]
         assert f"version={node.VERSION}" in lines[0]
 

@@ -140,7 +140,7 @@ class TestUnpublish:
         with (target / "agent/log.txt").open("w"), refused(grpc.StatusCode.INTERNAL, "a process still uses it"):
             kubelet.unpublish("busy")
         assert os.path.ismount(target)
-        assert driver.rows()["csi-busy"]
+        eventually(lambda: driver.state("busy") == "mounted")
         assert (Path(driver.data.volume(VolumeId("csi-busy")).upper) / "agent/log.txt").exists()
         kubelet.publish("busy")
         kubelet.unpublish("busy")
@@ -257,7 +257,7 @@ class TestTheHostsFolder:
         began = time.monotonic()
         kubelet.publish("first", mode="host", dynakube="unheard-of")
         assert time.monotonic() - began < 0.5
-        eventually(lambda: driver.rows()["csi-first"]["state"] == "mounted")
+        eventually(lambda: driver.state("first") == "mounted")
 
     def test_can_be_mounted_read_only(self, kubelet: Kubelet) -> None:
         target = kubelet.publish("looker", mode="host", read_only=True)

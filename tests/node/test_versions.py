@@ -78,7 +78,7 @@ def test_a_volume_keeps_its_version_and_configuration_over_a_reboot(
     node.want(driver.data, node.demo(version=OLD, layer=LayerId(f"old{killed}")))
     (kubelet.publish(pod) / "agent/mark").write_text("written before the reboot")
     if killed:
-        eventually(lambda: driver.rows()[kubelet.volume_id(pod)]["state"] == "mounted")
+        eventually(lambda: driver.state(pod) == "mounted")
         driver.kill()
     else:
         driver.stop()

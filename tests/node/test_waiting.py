@@ -95,7 +95,8 @@ class TestAWaitingPublish:
         eventually(lambda: waiting() == 1)
         node.want(driver.data, node.demo(), node.demo(name=DynaKubeName(slow)))
         answer.result(10)
-        eventually(lambda: driver.rows()["csi-rewanted"]["version"] == node.VERSION)
+        eventually(lambda: driver.state("rewanted") == "mounted")
+        assert driver.rows()["csi-rewanted"]["version"] == node.VERSION
 
     def test_makes_a_second_call_for_its_volume_come_back_later(
         self, driver: Driver, kubelet: Kubelet, slow: str, version: Version

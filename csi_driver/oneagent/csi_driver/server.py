@@ -237,13 +237,14 @@ def remove_stale_socket(path: Path) -> None:
 def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
     """Serve until SIGTERM or SIGINT."""
     logs.setup(config.log_format, config.log_level)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Waited for, not handled: what a handler does is not noticed if the signal comes just before the waiting begins.
+    # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
+    stop = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     with processes.alone(config.data_dir / "server.lock"):
         server = Server(config, step)
         server.start()
-        stop.wait()
+        signal.sigwait(stop)
         server.stop()
     return 0
 

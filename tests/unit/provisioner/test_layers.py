@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from oneagent.common.names import DynaKubeName, Version
+from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.paths import VolumeId
 from tests.fakes import packages
@@ -66,6 +69,21 @@ class TestALayer:
         assert not visible
         assert "fromTenant yes" in text
 
+    def test_is_waited_for_by_a_version_that_an_earlier_process_had_begun(
+        self, tmp_path: Path, desk: Desk, package: Path
+    ) -> None:
+        with double.Tenant() as hanging:
+            hanging.plan("connection", double.Fault(stall_after=1))
+            desk.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
+            p = Provisioning(tmp_path, desk)
+            p.provisioner._records.want([Wanted(DynaKubeName("demo"), version=Version(VERSION))])
+            with p:
+                p.until(lambda: hanging.count("connection"))
+                time.sleep(0.3)
+                assert p.store.versions() == [], "no tenant has told what should be in its layer"
+                hanging.closing.set()
+                p.until(lambda: p.ready(VERSION), what=p.condition)
+
 
 class TestANewRevision:
     def test_makes_a_new_layer_and_the_old_one_stays_for_its_pods(
@@ -109,6 +127,22 @@ class TestANewRevision:
             ["0"],
             ["1"],
         ]
+
+
+class TestALayerThatCannotBeWritten:
+    def test_holds_up_nothing_else(self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path) -> None:
+        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, desk) as p, double.Tenant(tenant="second") as second:
+            p.until(lambda: p.ready(VERSION))
+            (p.folder.tenants / "second").write_text("in the way")
+            second.release(VERSION, package)
+            desk.put(manifest("broken", second.api_url))
+            p.until(lambda: "configuration can't be written: File exists" in p.condition("broken"))
+            server.properties, server.revision = [prop("fresh", "yes")], 2
+            p.until(lambda: "fresh yes" in p.layer())
+            (p.folder.tenants / "second").unlink()
+            p.until(lambda: p.ready(VERSION, "broken"))
+            assert f"tenant {second.tenant}" in p.layer("broken")
 
 
 def layers(p: Provisioning) -> set[str]:

@@ -100,13 +100,16 @@ class Provisioner:
             self._wake.clear()
             try:
                 self.turn()
+            except Exception:
+                log.exception("turn failed")
+                stop.wait(TICK_SECONDS)
+            try:
                 if time.monotonic() >= collect_at and self._snapshot is not None:
                     collect_at = time.monotonic() + self._collect_seconds
                     if self.collector.collect():
                         self.wake()
             except Exception:
-                log.exception("turn failed")
-                stop.wait(TICK_SECONDS)
+                log.exception("collection failed")
         self._tasks.shutdown(wait=False, cancel_futures=True)
         self._announcer.stop()
         self.installer.stop()
@@ -211,7 +214,13 @@ class Provisioner:
         row = dataclasses.replace(row, version=version)
         if tree is None:
             return dataclasses.replace(row, condition=self._why_not(version, facts))
-        return dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+        try:
+            return dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+        except OSError as error:
+            if version in trees:
+                raise
+            # A full disk must hold up neither other DynaKubes nor the collector, which comes after this.
+            return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
 
     def _layer(self, kube: dynakube.DynaKube, facts: Facts, row: Wanted, tree: Path) -> LayerId:
         """The config layer; while the tenant has never told us all, the one that an earlier process made."""
