@@ -15,10 +15,10 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from oneagent.common import containerconf, logs
-from oneagent.common.names import Version
+from oneagent.common.names import TenantId, Version
 from oneagent.csi_driver import attempts, mounttable, views
 from oneagent.csi_driver.arrivals import Arrivals
 from oneagent.csi_driver.attempts import Failures, Limits
@@ -242,17 +242,16 @@ class Publisher:
     ) -> str:
         """Mount a version that is in the store; '' or why it failed, with everything undone."""
         wanted = wanted or Wanted(request.dynakube)
-        layer = LayerId(old.layer) if old is not None and old.version == version and old.layer else wanted.layer
         with self._store.lease():
-            if not self._store.has(version):
+            config = self._config(old, wanted, version)
+            if config is None or not self._store.has(version):
                 return _GONE
             try:
                 volume = self._folder.volume(request.volume)
-                config = str(self._folder.config_layer(wanted.tenant, layer)) if wanted.tenant and layer else ""
                 plan = self._views.plan(
                     volume,
                     version,
-                    config,
+                    config.path,
                     read_only=request.read_only,
                     flags=request.mount_flags,
                     options=request.mount_options,
@@ -266,11 +265,25 @@ class Publisher:
                 return f"the view can't be mounted: {_why(error)}"
             self._step("mounted")
             # Not waited for: after a crash the mount table tells the same, but for the DynaKube's and the pod's name.
+            if config.tenant != wanted.tenant:
+                wanted = dataclasses.replace(wanted, tenant=config.tenant)
             self._volumes.put(
-                self._record(request, VolumeState.MOUNTED, wanted, version=version, layer=layer), later=True
+                self._record(request, VolumeState.MOUNTED, wanted, version=version, layer=config.layer), later=True
             )
         self._step("result recorded")
         return ""
+
+    def _config(self, old: VolumeRecord | None, wanted: Wanted, version: Version) -> _Config | None:
+        """The config layer that the volume once had with this version, else the wanted one; None if that has gone."""
+        if old is not None and old.version == version and old.layer and old.tenant:
+            layer = LayerId(old.layer)
+            kept = self._folder.config_layer(TenantId(old.tenant), layer)
+            if kept.is_dir():
+                return _Config(TenantId(old.tenant), layer, str(kept))
+        if not (wanted.tenant and wanted.layer):
+            return _Config(wanted.tenant, LayerId(""), "")
+        place = self._folder.config_layer(wanted.tenant, wanted.layer)
+        return _Config(wanted.tenant, wanted.layer, str(place)) if place.is_dir() else None
 
     def _take(self, volume: VolumeId, place: str) -> None:
         """A fresh folder for the volume. One from before a reboot is put away: its pod may have prepared it for us."""
@@ -407,6 +420,14 @@ class Publisher:
 
     def _discard(self, volume: VolumeId) -> None:
         self._folder.discard(self._folder.volume(volume).root)
+
+
+class _Config(NamedTuple):
+    """A tenant's config layer; `layer` and `path` are empty for none."""
+
+    tenant: TenantId
+    layer: LayerId
+    path: str
 
 
 _GONE = "the version left the store"
