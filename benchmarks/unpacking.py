@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypedDict
 
-from oneagent.common import unpack
+from oneagent.common.packages import unpack
 from tests.fakes import packages
 
 _TURNS: Final = 5
@@ -27,7 +27,7 @@ _TMPFS: Final = Path("/dev/shm")
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common import unpack
+from oneagent.common.packages import unpack
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 idle = kib("VmRSS")

@@ -19,8 +19,9 @@ import grpc
 
 from oneagent.common.names import DRIVER_NAME, PRELOAD_LIBRARY, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import mounttable, recorded
+from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import DataFolder, VolumeId
+from oneagent.csi_driver.status import recorded
 from tests.demo import container, kubelet, telling
 from tests.demo.library import Library
 from tests.demo.programs import Failed, Programs

@@ -95,9 +95,7 @@ class _Forward(grpc.GenericRpcHandler):
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
 
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
         method = handler_call_details.method
         # Without serializers a message is its bytes, here and towards the driver.
         call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)

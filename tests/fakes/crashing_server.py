@@ -1,7 +1,7 @@
 """The real server, killed by SIGKILL at a step of its own choosing: no `finally`, no commit, no tidying up.
 
-    CRASH_AT=<step>     die at the first step of this name (`<step>#2`: at the second)
-    CRASH_TRACE=<file>  write down every step that is passed, so that a test can know them all
+CRASH_AT=<step>     die at the first step of this name (`<step>#2`: at the second)
+CRASH_TRACE=<file>  write down every step that is passed, so that a test can know them all
 """
 
 from __future__ import annotations

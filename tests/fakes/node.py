@@ -111,9 +111,7 @@ class Kubelet:
 
     def unpublish(self, pod: str, *, timeout: float = 20) -> None:
         self.node.NodeUnpublishVolume(
-            csi_pb2.NodeUnpublishVolumeRequest(
-                volume_id=self.volume_id(pod), target_path=str(self.target(pod))
-            ),
+            csi_pb2.NodeUnpublishVolumeRequest(volume_id=self.volume_id(pod), target_path=str(self.target(pod))),
             timeout=timeout,
         )
 
@@ -124,9 +122,7 @@ class Kubelet:
 
     def stats(self, pod: str) -> csi_pb2.NodeGetVolumeStatsResponse:
         return self.node.NodeGetVolumeStats(
-            csi_pb2.NodeGetVolumeStatsRequest(
-                volume_id=self.volume_id(pod), volume_path=str(self.target(pod))
-            ),
+            csi_pb2.NodeGetVolumeStatsRequest(volume_id=self.volume_id(pod), volume_path=str(self.target(pod))),
             timeout=10,
         )
 

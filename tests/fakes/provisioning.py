@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from oneagent.common import dynakube, treemanifests
+from oneagent.common import dynakube
 from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.packages import treemanifests
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.paths import DataFolder

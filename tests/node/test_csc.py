@@ -16,9 +16,9 @@ from typing import Final
 
 import grpc
 import pytest
-from tests.node import upstream
 
 from oneagent.common import names
+from tests.node import upstream
 
 CONTEXT: Final = ",".join(f"{key}={value}" for key, value in upstream.POD_CONTEXT.items())
 MOUNT: Final = ("--cap", "SINGLE_NODE_WRITER,mount,")  # The comma ends an empty type of file system.
@@ -123,26 +123,20 @@ class TestTheNode:
         ],
         ids=lambda command: command[0],
     )
-    def test_what_it_does_not_offer_is_unimplemented(
-        self, csc: Csc, volume: str, command: tuple[str, ...]
-    ) -> None:
+    def test_what_it_does_not_offer_is_unimplemented(self, csc: Csc, volume: str, command: tuple[str, ...]) -> None:
         path = ["/target"] if command == ("expand",) else []
         assert status(csc("node", *command, volume, *path)) is grpc.StatusCode.UNIMPLEMENTED
 
 
 class TestAVolume:
-    def test_is_mounted_by_publish_and_gone_after_unpublish(
-        self, csc: Csc, volume: str, target: Path
-    ) -> None:
+    def test_is_mounted_by_publish_and_gone_after_unpublish(self, csc: Csc, volume: str, target: Path) -> None:
         assert publish(csc, volume, target) == succeeded(volume)
         assert target.is_mount()
         assert csc("node", "unpublish", "--target-path", target, volume) == succeeded(volume)
         assert not target.exists()
         assert target.parent.exists(), "kubelet's own folder is not the driver's to remove"
 
-    def test_can_be_published_again_without_a_second_mount(
-        self, csc: Csc, published: str, target: Path
-    ) -> None:
+    def test_can_be_published_again_without_a_second_mount(self, csc: Csc, published: str, target: Path) -> None:
         assert publish(csc, published, target) == succeeded(published)
         mounted_at = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
         assert mounted_at.count(str(target)) == 1
@@ -177,16 +171,12 @@ class TestARefusal:
         assert status(answer) is grpc.StatusCode.INVALID_ARGUMENT
         assert not target.exists()
 
-    def test_is_what_a_target_outside_of_kubelets_folder_gets(
-        self, csc: Csc, volume: str, tmp_path: Path
-    ) -> None:
+    def test_is_what_a_target_outside_of_kubelets_folder_gets(self, csc: Csc, volume: str, tmp_path: Path) -> None:
         outside = tmp_path / "outside"
         assert status(publish(csc, volume, outside)) is grpc.StatusCode.INVALID_ARGUMENT
         assert not outside.exists()
 
-    def test_is_what_a_second_volume_gets_at_a_taken_target(
-        self, csc: Csc, published: str, target: Path
-    ) -> None:
+    def test_is_what_a_second_volume_gets_at_a_taken_target(self, csc: Csc, published: str, target: Path) -> None:
         answer = publish(csc, f"{published}-other", target)
         assert status(answer) is grpc.StatusCode.ALREADY_EXISTS
         assert target.is_mount()
@@ -198,8 +188,6 @@ class TestARefusal:
         answer = csc("node", "stats", f"{volume}:{target}")
         assert status(answer) is grpc.StatusCode.NOT_FOUND
 
-    def test_says_that_a_volume_has_no_statistics_elsewhere(
-        self, csc: Csc, published: str, target: Path
-    ) -> None:
+    def test_says_that_a_volume_has_no_statistics_elsewhere(self, csc: Csc, published: str, target: Path) -> None:
         answer = csc("node", "stats", f"{published}:{target.parent}")
         assert status(answer) is grpc.StatusCode.NOT_FOUND

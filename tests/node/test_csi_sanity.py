@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from tests.fakes import controller_shim
 from tests.node import upstream
 
@@ -37,9 +38,7 @@ def test_the_driver_passes_every_spec_that_applies_to_it(
 ) -> None:
     mounts = driver.target_root / "sanity"
     endpoint = tmp_path / "shim.sock"
-    with controller_shim.ControllerShim(
-        driver=driver.socket, endpoint=endpoint, volume_context=upstream.POD_CONTEXT
-    ):
+    with controller_shim.ControllerShim(driver=driver.socket, endpoint=endpoint, volume_context=upstream.POD_CONTEXT):
         exit_code, specs = run(program, endpoint, mounts, tmp_path)
     assert exit_code == 0
     assert specs.keys() == {"passed", "pending", "skipped"}

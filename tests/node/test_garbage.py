@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.names import Version
-from oneagent.csi_driver import garbage, mounttable
+from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.provisioner import garbage
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.store import AgentStore

@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, Version
-from oneagent.csi_driver import garbage, mounttable, syscalls, views
+from oneagent.csi_driver import mounttable, syscalls, views
 from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
 from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, VolumeId
+from oneagent.csi_driver.provisioner import garbage
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.publish import Publisher, Settings
@@ -169,9 +170,7 @@ class Node(RuleBasedStateMachine):
         mode=st.sampled_from(["app", "app", "app", "host"]),
         read_only=st.booleans(),
     )
-    def publish(
-        self, name: str, dynakube: DynaKubeName, mode: Literal["app", "host"], read_only: bool
-    ) -> None:
+    def publish(self, name: str, dynakube: DynaKubeName, mode: Literal["app", "host"], read_only: bool) -> None:
         name = self.pod_called(name)
         pod = self.pods.setdefault(name, Pod(dynakube, mode, read_only))
         self.target(name).parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +216,9 @@ class Node(RuleBasedStateMachine):
         if str(self.target(name)) in self.unknown_hosts:
             return
         with pytest.raises(Conflict):
-            self.publisher.publish(self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), Impatient())
+            self.publisher.publish(
+                self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), Impatient()
+            )
 
     @rule(name=st.sampled_from(PODS))
     def unpublish(self, name: str) -> None:
@@ -259,7 +260,9 @@ class Node(RuleBasedStateMachine):
             node.install(self.data, version, version.encode())
 
     @rule(
-        dynakube=st.sampled_from(DYNAKUBES), version=st.sampled_from([*VERSIONS, Version("")]), torn=st.sampled_from([0, 0, 1])
+        dynakube=st.sampled_from(DYNAKUBES),
+        version=st.sampled_from([*VERSIONS, Version("")]),
+        torn=st.sampled_from([0, 0, 1]),
     )
     def want(self, dynakube: DynaKubeName, version: Version, torn: int) -> None:
         """`torn`: with a config layer that isn't there, so that the kernel refuses to mount."""

@@ -186,9 +186,7 @@ class TestATargetThatIsNotToBeTrusted:
             kubelet.unpublish("sneaky")
         assert "csi-sneaky" not in driver.rows()
 
-    def test_that_is_a_symlink_itself_is_never_followed(
-        self, driver: Driver, kubelet: Kubelet, tmp_path: Path
-    ) -> None:
+    def test_that_is_a_symlink_itself_is_never_followed(self, driver: Driver, kubelet: Kubelet, tmp_path: Path) -> None:
         (tmp_path / "etc").mkdir()
         target = kubelet.target("linked")
         target.parent.mkdir(parents=True)
@@ -218,7 +216,8 @@ class TestMountFlags:
         assert not os.statvfs(kubelet.publish("flagless")).f_flag & os.ST_NOEXEC
 
     @pytest.mark.parametrize(
-        "flag", ["lowerdir=/etc", "upperdir=/etc", "suid", "index=on", 'context="x",lowerdir=/etc', 'context="x,lowerdir=/"']
+        "flag",
+        ["lowerdir=/etc", "upperdir=/etc", "suid", "index=on", 'context="x",lowerdir=/etc', 'context="x,lowerdir=/"'],
     )
     def test_that_could_choose_the_layers_are_refused(self, kubelet: Kubelet, flag: str) -> None:
         with refused(grpc.StatusCode.INVALID_ARGUMENT, "mount_flags"):
@@ -269,4 +268,3 @@ class TestTheHostsFolder:
         for _ in range(3):
             target = kubelet.publish("hosted", mode="host")
         assert [mount.target for mount in driver.mounts()].count(str(target)) == 1
-

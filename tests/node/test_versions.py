@@ -47,9 +47,7 @@ def test_each_dynakube_has_its_own_version_and_configuration_side_by_side(driver
     wanted = []
     for name, version in (("one", OLD), ("two", NEW)):
         config_layer(driver, tenants[name], LayerId("aa"), f"config of {name}")
-        wanted.append(
-            node.demo(name=DynaKubeName(name), version=version, tenant=tenants[name], layer=LayerId("aa"))
-        )
+        wanted.append(node.demo(name=DynaKubeName(name), version=version, tenant=tenants[name], layer=LayerId("aa")))
     node.want(driver.data, *wanted)
     for name, content in (("one", b"old"), ("two", b"new")):
         view = kubelet.publish(f"side-{name}", dynakube=name)

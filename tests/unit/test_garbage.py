@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common.names import DynaKubeName, TenantId, Version
-from oneagent.csi_driver import garbage, kept_logs, mounttable, sizes, trash
+from oneagent.csi_driver import mounttable, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder, LayerId, VolumeId
+from oneagent.csi_driver.provisioner import garbage, kept_logs, trash
 from oneagent.csi_driver.provisioner.installs import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
-from oneagent.csi_driver import people, problems, status, status_tables, survey
+from oneagent.csi_driver import people, status
 from oneagent.csi_driver.metadata import database, dynakubes
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
 from oneagent.csi_driver.paths import DataFolder, VolumeId
 from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.status import problems, survey
+from oneagent.csi_driver.status import tables as status_tables
 
 VERSION = Version("1.277.0.20230914-094321")
 NEXT = Version("1.279.0.20231001-000000")

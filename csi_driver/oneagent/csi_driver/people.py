@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags
-from oneagent.csi_driver import mounttable, problems, status, survey
+from oneagent.csi_driver import mounttable, status
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
+from oneagent.csi_driver.status import problems, survey
 
 _STATUS: Final = """\
 Shows the agent versions, volumes, failures, DynaKubes and disk of this node. Run it where the driver's mounts are
@@ -61,7 +62,7 @@ def _status(given: argparse.Namespace) -> int:
     if given.output == "json":
         sys.stdout.write(json.dumps(status.as_json(found), indent=2) + "\n")
     else:
-        from oneagent.csi_driver import status_tables  # rich: 6 MiB that only people need
+        from oneagent.csi_driver.status import tables as status_tables  # rich: 6 MiB that only people need
 
         status_tables.show(found)
     return 1 if found.problems else 0

@@ -3,7 +3,7 @@
 The layers of a view, topmost first: the volume's own upper, with the pod's configuration in it; the tenant's
 config layer, if there is one; the version in the store. Without an upper layer (read-only views) the same
 folder is the topmost lower layer instead. Nothing of the agent is ever copied: its folders are writable for
-everybody with the sticky bit (see `oneagent.common.unpack`), so writing makes new files in upper only.
+everybody with the sticky bit (see `oneagent.common.packages.unpack`), so writing makes new files in upper only.
 """
 
 from __future__ import annotations

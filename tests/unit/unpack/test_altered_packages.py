@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import packages, unpack
+from oneagent.common import packages
+from oneagent.common.packages import unpack
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives
 

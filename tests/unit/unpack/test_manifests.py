@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import disks, treemanifests, unpack
-from oneagent.common.treemanifests import Finding, TreeManifestError
+from oneagent.common import disks
+from oneagent.common.packages import treemanifests, unpack
+from oneagent.common.packages.treemanifests import Finding, TreeManifestError
 from tests.fakes import packages as fakes
 
 LIBRARY = "agent/lib64/liboneagentproc.so"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import packages, unpack, zips
+from oneagent.common import packages
 from oneagent.common.packages import (
     DamagedPackage,
     Limits,
@@ -20,6 +20,8 @@ from oneagent.common.packages import (
     UnpackFailed,
     UnsafePackage,
     UnsupportedPackage,
+    unpack,
+    zips,
 )
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives

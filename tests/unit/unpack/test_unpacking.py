@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import names, packages, unpack, zips
+from oneagent.common import names, packages
+from oneagent.common.packages import unpack, zips
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives
 

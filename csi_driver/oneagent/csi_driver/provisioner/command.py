@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oneagent.common import flags, logs
-from oneagent.csi_driver import garbage, metrics, processes, sources
+from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
-from oneagent.csi_driver.provisioner import leftovers
+from oneagent.csi_driver.provisioner import garbage, leftovers
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpclient, logs, packages, unpack, zips
+from oneagent.common import downloads, httpclient, logs, packages
 from oneagent.common.names import Version
+from oneagent.common.packages import unpack, zips
 from oneagent.csi_driver import sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder

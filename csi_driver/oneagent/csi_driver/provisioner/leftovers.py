@@ -12,8 +12,9 @@ import shutil
 import time
 from typing import Final
 
-from oneagent.common import logs, treemanifests
+from oneagent.common import logs
 from oneagent.common.names import Version
+from oneagent.common.packages import treemanifests
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner.records import Records

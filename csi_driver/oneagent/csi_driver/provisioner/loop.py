@@ -21,12 +21,12 @@ from typing import Final
 from oneagent.common import dynakube, logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
 from oneagent.csi_driver import sources
-from oneagent.csi_driver.garbage import Collector
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner import layers, origins, tenants
 from oneagent.csi_driver.provisioner.announcements import Announcer
+from oneagent.csi_driver.provisioner.garbage import Collector
 from oneagent.csi_driver.provisioner.installs import Installer, Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records

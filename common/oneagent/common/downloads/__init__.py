@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import httpclient, pagecache, partfile
-from oneagent.common.transfers import (
+from oneagent.common import httpclient, pagecache
+from oneagent.common.downloads import partfile
+from oneagent.common.downloads.transfers import (
     Cancelled,
     DiskFailed,
     DiskFull,

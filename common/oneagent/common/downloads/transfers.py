@@ -25,7 +25,8 @@ from typing import Final
 import httpx2 as httpx
 import tenacity
 
-from oneagent.common import httpclient, httpfaults, logs, partfile, ranges
+from oneagent.common import httpclient, httpfaults, logs
+from oneagent.common.downloads import partfile, ranges
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ from typing import Final, Self
 
 import msgspec
 
-from oneagent.common import pagecache, ranges
+from oneagent.common import pagecache
+from oneagent.common.downloads import ranges
 
 _BLOCK: Final = 1024 * 1024
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import disks, layouts, packages, treemanifests, trees, zips
+from oneagent.common import disks, packages
+from oneagent.common.packages import layouts, treemanifests, trees, zips
 
 _SMALL: Final = 4 << 20
 _THREADS_MAX: Final = 8

@@ -15,14 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import mounttable, paths, recorded, sizes
+from oneagent.csi_driver import mounttable, paths, sizes
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount, Overlay
 from oneagent.csi_driver.paths import DataFolder, VolumeId
 from oneagent.csi_driver.provisioner.records import VersionRecord
-from oneagent.csi_driver.recorded import Recorded
 from oneagent.csi_driver.status import (
     MISSING,
     UNRECORDED,
@@ -33,7 +32,9 @@ from oneagent.csi_driver.status import (
     Status,
     VersionStatus,
     VolumeStatus,
+    recorded,
 )
+from oneagent.csi_driver.status.recorded import Recorded
 
 
 def look(folder: DataFolder, mount_table: Path, *, now: float) -> Status:

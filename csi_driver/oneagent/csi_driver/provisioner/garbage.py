@@ -22,18 +22,18 @@ from typing import Final
 
 from oneagent.common import downloads, logs
 from oneagent.common.names import Version
-from oneagent.csi_driver import kept_logs, mounttable, sizes
+from oneagent.csi_driver import mounttable, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import leftovers
+from oneagent.csi_driver.provisioner import kept_logs, leftovers
 from oneagent.csi_driver.provisioner.installs import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
+from oneagent.csi_driver.provisioner.trash import Trash
 from oneagent.csi_driver.store import AgentStore, StoreBusy
-from oneagent.csi_driver.trash import Trash
 
 log = logging.getLogger(__name__)
 

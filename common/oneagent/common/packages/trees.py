@@ -19,7 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from oneagent.common import pagecache, treemanifests
+from oneagent.common import pagecache
+from oneagent.common.packages import treemanifests
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
