@@ -42,6 +42,16 @@ def install(data: DataFolder, version: Version = VERSION, content: bytes = b"lib
     tree.rename(data.agent(version))
 
 
+def torn_layer(data: DataFolder) -> LayerId:
+    """A config layer of the DynaKube `demo` with which the kernel refuses to mount: no layer may lie on procfs."""
+    layer = LayerId("torn")
+    place = data.config_layer(demo().tenant, layer)
+    place.parent.mkdir(exist_ok=True)
+    if not place.is_symlink():
+        place.symlink_to("/proc")
+    return layer
+
+
 def want(data: DataFolder, *wanted: dynakubes.Wanted) -> None:
     """Say what DynaKubes want, as the provisioner does."""
     metadata = database.Database(data.database, data.database_lock)
@@ -121,10 +131,11 @@ class Kubelet:
             os.removedirs(self.target(pod).parent)
 
     def stats(self, pod: str) -> csi_pb2.NodeGetVolumeStatsResponse:
-        return self.node.NodeGetVolumeStats(
+        response: csi_pb2.NodeGetVolumeStatsResponse = self.node.NodeGetVolumeStats(
             csi_pb2.NodeGetVolumeStatsRequest(volume_id=self.volume_id(pod), volume_path=str(self.target(pod))),
             timeout=10,
         )
+        return response
 
 
 class Driver:

@@ -28,9 +28,9 @@ def violations(
     found = [f"{target} has {count} mounts" for target, count in Counter(m.target for m in mounts).items() if count > 1]
     views = {}
     for overlay in mounttable.overlays(mounts):
-        volume = data.volume_of_upper(overlay.upper or overlay.lower[0])
-        found += [] if volume else [f"a view of nobody at {overlay.mount.target}"]
-        views[str(volume)] = overlay
+        owner = data.volume_of_upper(overlay.upper or overlay.lower[0])
+        found += [] if owner else [f"a view of nobody at {overlay.mount.target}"]
+        views[str(owner)] = overlay
     for volume, overlay in views.items():
         versions = [version for layer in overlay.lower if (version := data.version_of_layer(layer))]
         if len(versions) != 1 or not os.path.isfile(f"{data.agent(versions[0])}/{PRELOAD_LIBRARY}"):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from oneagent.csi_driver.paths import LayerId, VolumeId
+from oneagent.csi_driver.paths import VolumeId
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node import invariants
@@ -73,7 +73,7 @@ def test_the_steps_that_these_tests_know_are_all_that_there_are(driver: Driver, 
 
 
 def test_the_steps_of_a_mount_that_fails_are_known_too(driver: Driver, tmp_path: Path) -> None:
-    node.want(driver.data, node.demo(layer=LayerId("gone")))
+    node.want(driver.data, node.demo(layer=node.torn_layer(driver.data)))
     kubelet = start(driver, trace=tmp_path / "trace")
     with contextlib.suppress(grpc.RpcError):
         kubelet.publish("pod1")
@@ -130,7 +130,7 @@ def test_a_crash_in_an_unpublish(driver: Driver, kind: str, step: str) -> None:
 
 @pytest.mark.parametrize("step", FAILED_MOUNT)
 def test_a_crash_in_a_mount_that_fails(driver: Driver, step: str) -> None:
-    node.want(driver.data, node.demo(layer=LayerId("gone")))
+    node.want(driver.data, node.demo(layer=node.torn_layer(driver.data)))
     kubelet = start(driver, crash_at=step)
     with contextlib.suppress(grpc.RpcError):
         kubelet.publish("pod1")

@@ -28,7 +28,10 @@ class TestAView:
 
     def test_is_writable_for_any_user_id_and_private_to_its_pod(self, driver: Driver, kubelet: Kubelet) -> None:
         one, other = kubelet.publish("pod1"), kubelet.publish("pod2")
-        script = "cd $0 && echo mine > agent/log.txt && mkdir -p log/sub && echo more > log/sub/x && ! rm -f agent/conf/container.conf"
+        script = (
+            "cd $0 && echo mine > agent/log.txt && mkdir -p log/sub && echo more > log/sub/x"
+            " && ! rm -f agent/conf/container.conf"
+        )
         for folder in (driver.place, *driver.place.parents):
             if folder.stat().st_uid == os.getuid() and folder != Path("/"):
                 folder.chmod(folder.stat().st_mode | 0o011)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -21,7 +22,7 @@ from oneagent.csi_driver import processes
 from oneagent.csi_driver.paths import VolumeId
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
-from tests.node.answers import eventually, refused, status_of
+from tests.node.answers import eventually, status_of
 
 SECRETS = ("s3cr3t-token-of-the-account", "s3cr3t-of-the-pod")
 
@@ -62,8 +63,7 @@ class TestSigterm:
             assert {status_of(answer.exception(1))[0] for answer in answers} == {grpc.StatusCode.UNAVAILABLE}
             assert driver.rows() == {}
             # Kubelet, which tries again, is served by the next process.
-            kubelet = driver.start()
-            answer = kubelet.begin("pod0")
+            answer = driver.start().begin("pod0")
             node.install(driver.data, Version("9.9.9"))
             answer.result(10)
 
@@ -191,7 +191,8 @@ def start_with(*flags: str) -> subprocess.CompletedProcess[str]:
 
 class TestHealth:
     def test_is_served_by_the_standard_service_and_by_probe(self, driver: Driver, kubelet: Kubelet) -> None:
-        check = health_pb2_grpc.HealthStub(kubelet.channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        stub: Any = health_pb2_grpc.HealthStub(kubelet.channel)
+        check = stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert check.status == health_pb2.HealthCheckResponse.SERVING
         assert kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=5).ready.value is True
 
@@ -206,14 +207,14 @@ class TestHealth:
 class TestTheLog:
     def test_never_holds_a_secret_or_a_token(self, tmp_path: Path) -> None:
         with node.running(tmp_path, "--publish-wait=50ms", "--log-level=debug") as (driver, kubelet):
-            for pod, attributes in (
-                ("good", {}),
-                ("invalid", {"dynakube": "NOT VALID"}),
-                ("waiting", {"dynakube": "unknown"}),
-                ("conflict", {"mode": "host"}),
+            for pod, dynakube, mode in (
+                ("good", "demo", "app"),
+                ("good", "demo", "host"),
+                ("invalid", "NOT VALID", "app"),
+                ("waiting", "unknown", "app"),
             ):
                 kubelet.target(pod).parent.mkdir(parents=True, exist_ok=True)
-                request = kubelet.request(pod, **attributes)
+                request = kubelet.request(pod, dynakube=dynakube, mode=mode)
                 request.secrets["csi.storage.k8s.io/serviceAccount.tokens"] = f'{{"a":{{"token":"{SECRETS[0]}"}}}}'
                 request.volume_context["csi.storage.k8s.io/serviceAccount.tokens"] = SECRETS[1]
                 try:

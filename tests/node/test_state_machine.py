@@ -265,8 +265,8 @@ class Node(RuleBasedStateMachine):
         torn=st.sampled_from([0, 0, 1]),
     )
     def want(self, dynakube: DynaKubeName, version: Version, torn: int) -> None:
-        """`torn`: with a config layer that isn't there, so that the kernel refuses to mount."""
-        layer = LayerId("torn" if torn else "")
+        """`torn`: with a config layer with which the kernel refuses to mount."""
+        layer = node.torn_layer(self.data) if torn else LayerId("")
         fresh = dataclasses.replace(self.wanted[dynakube], version=version, layer=layer)
         self.wanted[dynakube] = fresh
         assert self.records.want(self.wanted.values())
@@ -354,7 +354,7 @@ class Node(RuleBasedStateMachine):
 
     @invariant()
     def is_sound(self) -> None:
-        rows = {record.id: dataclasses.asdict(record) for record in self.book.all()}
+        rows = {str(record.id): dataclasses.asdict(record) for record in self.book.all()}
         found = invariants.violations(
             self.data, str(self.root), rows, unmounted=self.rebooted | self.gone, unknown=self.unknown_hosts
         )
@@ -374,7 +374,7 @@ class Node(RuleBasedStateMachine):
                 self.unpublish_pod(name)
             self.sweep()
             self.everything_is_written()
-            rows = {record.id: dataclasses.asdict(record) for record in self.book.all()}
+            rows = {str(record.id): dataclasses.asdict(record) for record in self.book.all()}
             assert invariants.remains(self.data, str(self.root), rows) == []
         finally:
             self.database.close()

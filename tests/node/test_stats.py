@@ -29,7 +29,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
         yield driver
 
 
-def usage(kubelet: Kubelet, pod: str, unit: csi_pb2.VolumeUsage.Unit.ValueType) -> csi_pb2.VolumeUsage:
+def usage(kubelet: Kubelet, pod: str, unit: csi_pb2.VolumeUsage.Unit) -> csi_pb2.VolumeUsage:
     (found,) = [usage for usage in kubelet.stats(pod).usage if usage.unit == unit]
     return found
 

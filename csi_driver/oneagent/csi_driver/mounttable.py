@@ -41,7 +41,7 @@ class Overlay:
 
 
 def _unescape(field: str) -> str:
-    if "\\" not in field:
+    if "\\" not in field and field.isascii():
         return field
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field).encode("latin-1").decode(errors="surrogateescape")
 
@@ -126,4 +126,4 @@ def top_at(mounts: Iterable[Mount], target: str) -> Mount | None:
 def at_or_below(mounts: Iterable[Mount], folder: str) -> list[Mount]:
     """The mounts at a folder or anywhere below it."""
     inside = folder.rstrip("/") + "/"
-    return [mount for mount in mounts if mount.target == folder or mount.target.startswith(inside)]
+    return [mount for mount in mounts if f"{mount.target}/".startswith(inside)]

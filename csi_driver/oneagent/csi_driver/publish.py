@@ -1,4 +1,4 @@
-"""The way of a publish and its mirror: DESIGN's seven steps, one method each.
+"""The way of a publish and its mirror.
 
 What is mounted is asked of the kernel, what is installed of the store, what was asked for and how often it
 failed of the volume book. Nothing here reads the whole mount table on the ordinary way, so that a publish costs
@@ -7,29 +7,26 @@ the same on a node with five thousand mounts as on an empty one.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import errno
 import logging
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from oneagent.common import containerconf, logs
-from oneagent.common.names import TenantId, Version
-from oneagent.csi_driver import attempts, mounttable, views
+from oneagent.common import logs
+from oneagent.common.names import Version
+from oneagent.csi_driver import appviews, attempts, hostfolders, mounttable
+from oneagent.csi_driver.appviews import AppViews
 from oneagent.csi_driver.arrivals import Arrivals
 from oneagent.csi_driver.attempts import Failures, Limits
-from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed, InvalidRequest, NotNow, TargetElsewhere
+from oneagent.csi_driver.errors import AttemptFailed, Conflict, InvalidRequest, NotNow, TargetElsewhere
 from oneagent.csi_driver.inflight import Call, InFlightCalls
 from oneagent.csi_driver.metadata.dynakubes import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted, WantedReader
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
-from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, UnsafeName, VolumeId
+from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
 from oneagent.csi_driver.requests import Publish
-from oneagent.csi_driver.spares import Spares
 from oneagent.csi_driver.store import AgentStore
 from oneagent.csi_driver.views import Target, Views
 
@@ -97,7 +94,9 @@ class Publisher:
         self._wanted = wanted
         self._now = now
         self._step = step
-        self.spares = Spares(folder)
+        self.appviews = AppViews(
+            settings.node_id, folder, store, mounts, keep_logs=settings.keep_logs, now=now, step=step
+        )
         self.arrivals = Arrivals(str(folder.agents), wanted.refresh)
         self.calls = InFlightCalls(self.arrivals.wake)
 
@@ -119,7 +118,7 @@ class Publisher:
     def _already(self, request: Publish, record: VolumeRecord | None, target: Target) -> Published:
         """Mounts never stack: what is there is either this volume's, as it was asked for, or a conflict."""
         top = mounttable.top_at(mounttable.read(), target.real_path())
-        if record is None and request.mode == "host" and self._host_of(target) == request.dynakube:
+        if record is None and request.mode == "host" and hostfolders.owner(self._folder, target) == request.dynakube:
             # The database was lost. At the start only views are found in the mount table again.
             record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
         if record is None or top is None or record.target != request.target:
@@ -131,21 +130,14 @@ class Publisher:
                 f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
                 f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
             )
-        if request.mode == "app" and self._volume_of(top) != request.volume:
+        if request.mode == "app" and self.appviews.owner(top) != request.volume:
             raise Conflict(f"target_path: another volume's view is mounted at {request.target!r}")
-        if request.mode == "host" and self._host_of(target) != request.dynakube:
+        if request.mode == "host" and hostfolders.owner(self._folder, target) != request.dynakube:
             raise Conflict(f"target_path: something else is mounted at {request.target!r}")
         if not record.dynakube:
-            fresh = self._record(request, VolumeState.MOUNTED, version=record.version, layer=record.layer)
-            self._volumes.put(dataclasses.replace(fresh, tenant=record.tenant))
+            row = (VolumeState.MOUNTED, record.tenant)
+            self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
         return Published("already", record.version)
-
-    def _volume_of(self, mount: mounttable.Mount) -> VolumeId | None:
-        overlay = mounttable.as_overlay(mount)
-        if overlay is None:
-            return None
-        top = overlay.upper or next(iter(overlay.lower), "")
-        return self._folder.volume_of_upper(top)
 
     def _refuse_second_target(self, request: Publish, record: VolumeRecord | None) -> None:
         if record is None or record.target == request.target:
@@ -155,17 +147,14 @@ class Publisher:
                 raise TargetElsewhere(f"volume {request.volume} is published at {record.target!r} already")
 
     def _bind_host(self, request: Publish, target: Target) -> Published:
-        source = self._folder.host(request.dynakube)
         # Written first: the mount table can't tell which volume a bind mount answers.
         self._volumes.put(self._record(request, VolumeState.WAITING, reason="being mounted"))
         self._step("intent recorded")
-        flags = request.mount_flags | (1 if request.read_only else 0)
         try:
-            source.mkdir(mode=0o755, exist_ok=True)
-            target.bind(source, flags)
+            hostfolders.bind(self._folder, request, target)
         except OSError as error:
-            reason = f"the host agent's folder can't be mounted: {_why(error)}"
-            self._undo(request.volume, target)
+            reason = f"the host agent's folder can't be mounted: {appviews.why(error)}"
+            self.appviews.undo(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise NotNow(f"volume {request.volume}: {reason}") from error
         self._step("mounted")
@@ -189,12 +178,13 @@ class Publisher:
             limits = _limits(request, wanted)
             version, reason = self._installed(record, wanted, request)
             if version is not None:
-                problem = self._mount(request, record, wanted, version, target)
-                if not problem:
-                    return Published("mounted", version)
-                if problem is not _GONE:
-                    reason = problem
+                try:
+                    return self._mount(request, record, wanted, version, target)
+                except appviews.CannotMount as error:
+                    reason = str(error)
                     break
+                except appviews.Gone:
+                    reason = f"version {version} left the store"
             spent = time.monotonic() - started
             left = min(patience - spent, attempts.seconds_left(failures, limits, self._now()))
             if call.cancelled:
@@ -213,7 +203,7 @@ class Publisher:
         if spent_out:
             return self._empty(request, failures, target, f"{spent_out}; {reason}")
         failed = failures.one_more(self._now())
-        self._volumes.put(self._record(request, VolumeState.WAITING, wanted, failures=failed, reason=reason))
+        self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
         raise AttemptFailed(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
 
     def _installed(
@@ -235,83 +225,18 @@ class Publisher:
     def _mount(
         self,
         request: Publish,
-        old: VolumeRecord | None,
+        record: VolumeRecord | None,
         wanted: Wanted | None,
         version: Version,
         target: Target,
-    ) -> str:
-        """Mount a version that is in the store; '' or why it failed, with everything undone."""
+    ) -> Published:
         wanted = wanted or Wanted(request.dynakube)
-        with self._store.lease():
-            config = self._config(old, wanted, version)
-            if config is None or not self._store.has(version):
-                return _GONE
-            try:
-                volume = self._folder.volume(request.volume)
-                plan = self._views.plan(
-                    volume,
-                    version,
-                    config.path,
-                    read_only=request.read_only,
-                    flags=request.mount_flags,
-                    options=request.mount_options,
-                    files=self._files(request, wanted),
-                )
-                self._take(request.volume, volume.root)
-                self._step("upper made")
-                target.mount_view(plan, self._step)
-            except (OSError, UnsafeName) as error:
-                self._undo(request.volume, target)
-                return f"the view can't be mounted: {_why(error)}"
-            self._step("mounted")
-            # Not waited for: after a crash the mount table tells the same, but for the DynaKube's and the pod's name.
-            if config.tenant != wanted.tenant:
-                wanted = dataclasses.replace(wanted, tenant=config.tenant)
-            self._volumes.put(
-                self._record(request, VolumeState.MOUNTED, wanted, version=version, layer=config.layer), later=True
-            )
+        config = self.appviews.mount(request, record, wanted, version, target)
+        # Not waited for: after a crash the mount table tells the same, but for the DynaKube's name.
+        row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
+        self._volumes.put(row, later=True)
         self._step("result recorded")
-        return ""
-
-    def _config(self, old: VolumeRecord | None, wanted: Wanted, version: Version) -> _Config | None:
-        """The config layer that the volume once had with this version, else the wanted one; None if that has gone."""
-        if old is not None and old.version == version and old.layer and old.tenant:
-            layer = LayerId(old.layer)
-            kept = self._folder.config_layer(TenantId(old.tenant), layer)
-            if kept.is_dir():
-                return _Config(TenantId(old.tenant), layer, str(kept))
-        if not (wanted.tenant and wanted.layer):
-            return _Config(wanted.tenant, LayerId(""), "")
-        place = self._folder.config_layer(wanted.tenant, wanted.layer)
-        return _Config(wanted.tenant, wanted.layer, str(place)) if place.is_dir() else None
-
-    def _take(self, volume: VolumeId, place: str) -> None:
-        """A fresh folder for the volume. One from before a reboot is put away: its pod may have prepared it for us."""
-        try:
-            self.spares.take(place)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            self._keep_or_discard(volume)
-            self.spares.take(place)
-
-    def _files(self, request: Publish, wanted: Wanted) -> tuple[tuple[str, bytes], ...]:
-        """The identity files: one for the pod, and one for each container that the webhook named."""
-        pod = containerconf.Container(
-            pod_name=request.pod_name,
-            pod_uid=request.pod_uid,
-            namespace=request.pod_namespace,
-            cluster_id=wanted.cluster_id,
-            node_name=self._settings.node_id,
-            host_tenant=wanted.tenant if wanted.host_tenant else "",
-            container_name=request.containers[0] if len(request.containers) == 1 else "",
-        )
-        files = [(views.IDENTITY_FILE, pod)]
-        files += [
-            (f"{views.CONFIG_FOLDER}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
-            for name in request.containers
-        ]
-        return tuple((name, containerconf.render(container).encode()) for name, container in files)
+        return Published("mounted", version)
 
     def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
         """Let the pod start unmonitored, and say so."""
@@ -331,7 +256,7 @@ class Publisher:
         )
         known = self._volumes.get(request.volume)
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
-        record = self._record(request, VolumeState.EMPTY, None, failures=failures, reason=reason)
+        record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)
         self._volumes.put(record, *notices)
         return Published("empty", reason=reason)
 
@@ -339,7 +264,7 @@ class Publisher:
         self,
         request: Publish,
         state: VolumeState,
-        wanted: Wanted | None = None,
+        tenant: str = "",
         *,
         version: str = "",
         layer: str = "",
@@ -350,7 +275,7 @@ class Publisher:
             id=request.volume,
             mode=request.mode,
             dynakube=request.dynakube,
-            tenant=wanted.tenant if wanted is not None else "",
+            tenant=tenant,
             version=version,
             layer=layer,
             target=request.target,
@@ -364,12 +289,6 @@ class Publisher:
             reason=reason,
             changed_at=self._now(),
         )
-
-    def _undo(self, volume: VolumeId, target: Target) -> None:
-        """After this the node looks as if the publish had never begun."""
-        with contextlib.suppress(Failed):
-            target.clear(self._step)
-        self._discard(volume)
 
     # ---------------------------------------------------------------- unpublish
 
@@ -386,7 +305,7 @@ class Publisher:
             self._step("target removed")
             if record is not None and record.target != path:
                 return
-            self._keep_or_discard(volume)
+            self.appviews.put_away(volume)
             self._step("upper discarded")
             self._volumes.drop(volume)
 
@@ -396,42 +315,11 @@ class Publisher:
         It is if it is the volume's view, or a host agent's folder that no other volume has there.
         """
         top = mounttable.top_at(mounttable.read(), target.real_path())
-        if top is not None and (owner := self._volume_of(top)) is not None:
+        if top is not None and (owner := self.appviews.owner(top)) is not None:
             return owner == volume
-        return self._host_of(target) is not None and all(row.target != target.path for row in self._volumes.all())
-
-    def _host_of(self, target: Target) -> str | None:
-        """The DynaKube whose host agent's folder is what one sees at the target."""
-        here = target.identity()
-        for folder in self._folder.hosts.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                status = folder.stat()
-                if (status.st_dev, status.st_ino) == here:
-                    return folder.name
-        return None
-
-    def _keep_or_discard(self, volume: VolumeId) -> None:
-        """Put away the volume's folder: its upper layer to the logs if they are kept, all else to the trash."""
-        place = self._folder.volume(volume)
-        if self._settings.keep_logs:
-            with contextlib.suppress(FileNotFoundError):
-                self._folder.keep_log(volume, self._now())
-        self._folder.discard(place.root)
-
-    def _discard(self, volume: VolumeId) -> None:
-        self._folder.discard(self._folder.volume(volume).root)
-
-
-class _Config(NamedTuple):
-    """A tenant's config layer; `layer` and `path` are empty for none."""
-
-    tenant: TenantId
-    layer: LayerId
-    path: str
-
-
-_GONE = "the version left the store"
-"""Between the look and the lease; the publish looks again."""
+        return hostfolders.owner(self._folder, target) is not None and all(
+            row.target != target.path for row in self._volumes.all()
+        )
 
 
 def _failures(record: VolumeRecord | None) -> Failures:
@@ -443,9 +331,3 @@ def _limits(request: Publish, wanted: Wanted | None) -> Limits:
     if timeout is None:
         timeout = wanted.mount_timeout_seconds if wanted is not None else MOUNT_TIMEOUT_SECONDS
     return Limits(wanted.mount_attempts if wanted is not None else MOUNT_ATTEMPTS, timeout)
-
-
-def _why(error: OSError | UnsafeName) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
-    return str(error)

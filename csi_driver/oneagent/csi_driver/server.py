@@ -163,7 +163,7 @@ class Server:
         self.volumes.load()
         self.volumes.start()
         self._reconciler.at_start()
-        self.publisher.spares.start()
+        self.publisher.appviews.spares.start()
         self._observe()
         metrics.serve(self._config.metrics_address, self.metrics.registry)
         path = socket_path(self._config.endpoint)

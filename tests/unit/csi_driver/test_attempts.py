@@ -41,7 +41,9 @@ def test_whichever_is_first_ends_it(limit: int, timeout: float, waits: list[floa
     assert failed == limit or (failed < limit and ended == calls_until_empty(Limits(10**9, timeout), waits)[2])
 
 
-@given(first=st.floats(min_value=1, max_value=1e9), timeout=st.floats(min_value=0, max_value=1e6), later=st.floats(0, 1e6))
+@given(
+    first=st.floats(min_value=1, max_value=1e9), timeout=st.floats(min_value=0, max_value=1e6), later=st.floats(0, 1e6)
+)
 def test_a_wait_for_as_long_as_is_left_ends_in_an_empty_view(first: float, timeout: float, later: float) -> None:
     failures, limits = Failures(1, first), Limits(10**9, timeout)
     left = attempts.seconds_left(failures, limits, first + later)

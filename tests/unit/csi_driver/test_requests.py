@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
+from oneagent.common.names import DynaKubeName
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import requests, syscalls
 from oneagent.csi_driver.errors import InvalidRequest
+from oneagent.csi_driver.paths import TargetPath, VolumeId
 from oneagent.csi_driver.requests import POD_NAME, POD_NAMESPACE, POD_UID
 
 ROOT = "/var/lib/kubelet"
 TARGET = f"{ROOT}/pods/1/volumes/kubernetes.io~csi/oneagent-bin/mount"
 
 Request = csi_pb2.NodePublishVolumeRequest
-Change = Callable[[Request], None]
+Change = Callable[[Request], object]
 
 
 def good() -> Request:
@@ -39,7 +41,11 @@ def checked(request: Request) -> requests.Publish:
 
 
 def setting(**fields: str) -> Change:
-    return lambda request: [setattr(request, name, value) for name, value in fields.items()][0]
+    def change(request: Request) -> None:
+        for name, value in fields.items():
+            setattr(request, name, value)
+
+    return change
 
 
 def context(key: str, value: str) -> Change:
@@ -47,7 +53,7 @@ def context(key: str, value: str) -> Change:
 
 
 def without(key: str) -> Change:
-    return lambda request: request.volume_context.pop(key) and None
+    return lambda request: request.volume_context.pop(key)
 
 
 def flag(value: str) -> Change:
@@ -60,10 +66,10 @@ def test_a_good_request_becomes_a_value() -> None:
     request.volume_context.update({"retryTimeout": "1m30s", "containers": "app,side-car", "unknown": "is ignored"})
     request.volume_capability.mount.mount_flags.extend(["noexec", 'context="system_u:object_r:x_t:s0:c1,c2"'])
     assert checked(request) == requests.Publish(
-        volume=requests.VolumeId("csi-1"),
-        target=requests.TargetPath(TARGET),
+        volume=VolumeId("csi-1"),
+        target=TargetPath(TARGET),
         mode="app",
-        dynakube=requests.DynaKubeName("demo"),
+        dynakube=DynaKubeName("demo"),
         pod_name="shop",
         pod_namespace="default",
         pod_uid="1",
@@ -120,7 +126,10 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
         *((spoil, message) for message, spoil in IN_ORDER),
         (block, "volume_capability: block access is not possible"),
         (no_access_type, "volume_capability: has no access type"),
-        *((setting(volume_id=bad), "volume_id: ") for bad in ("../x", "a/b", ".", "..", ".x", "a b", "x" * 129, "ä", "a\n")),
+        *(
+            (setting(volume_id=bad), "volume_id: ")
+            for bad in ("../x", "a/b", ".", "..", ".x", "a b", "x" * 129, "ä", "a\n")
+        ),
         *(
             (setting(target_path=bad), "target_path: ")
             for bad in (
@@ -147,7 +156,10 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
             (context("retryTimeout", bad), "volume_context[retryTimeout]: ")
             for bad in ("10", "1 m", "-5s", "1d", "ten minutes", "1h30", "s")
         ),
-        *((context("containers", bad), "volume_context[containers]: ") for bad in ("A", "a,b c", "../x", "a,-b", "x" * 64)),
+        *(
+            (context("containers", bad), "volume_context[containers]: ")
+            for bad in ("A", "a,b c", "../x", "a,-b", "x" * 64)
+        ),
         *(
             (flag(bad), "volume_capability.mount.mount_flags: ")
             for bad in (
@@ -182,7 +194,9 @@ def test_what_can_not_be_used_is_refused_with_the_name_of_its_field(spoil: Chang
     assert str(refusal.value).startswith(f"{refusal.value.field}: ")
 
 
-@pytest.mark.parametrize("label", ["context=system_u:object_r:x_t:s0", 'fscontext="a:b"', 'defcontext="a"', "rootcontext=a:b"])
+@pytest.mark.parametrize(
+    "label", ["context=system_u:object_r:x_t:s0", 'fscontext="a:b"', 'defcontext="a"', "rootcontext=a:b"]
+)
 def test_selinux_options_go_to_the_mount_as_they_are(label: str) -> None:
     request = good()
     flag(label)(request)

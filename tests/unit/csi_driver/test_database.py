@@ -1,0 +1,342 @@
+"""The database and the memory in front of it: what is said is written sooner or later, whatever happens to the file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import DynaKubeName, Version
+from oneagent.csi_driver.metadata import database, dynakubes
+from oneagent.csi_driver.metadata.database import Database, Unavailable
+from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
+from oneagent.csi_driver.paths import VolumeId
+
+DEMO = Wanted(DynaKubeName("demo"), version=Version("1.0"))
+OTHER = Wanted(DynaKubeName("other"), version=Version("2.0"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metadata.db"
+
+
+@pytest.fixture
+def metadata(path: Path) -> Iterator[Database]:
+    metadata = opened(path)
+    yield metadata
+    metadata.close()
+
+
+@pytest.fixture
+def book(metadata: Database) -> VolumeBook:
+    book = VolumeBook(metadata)
+    metadata.on_new_file = book.rewrite
+    book.load()
+    return book
+
+
+def opened(path: Path) -> Database:
+    return Database(path, path.with_suffix(".lock"))
+
+
+def record(volume: str, state: str = "mounted", **fields: object) -> VolumeRecord:
+    known = VolumeRecord(VolumeId(volume), "app", "demo", f"/pods/{volume}/mount", state, version="1.0")
+    return dataclasses.replace(known, **fields)  # type: ignore[arg-type]
+
+
+def table(path: Path) -> dict[str, str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT id, state FROM volumes"))
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def recover(book: VolumeBook) -> None:
+    """What the background thread does, without waiting for it."""
+    deadline = time.monotonic() + 5
+    while not book.flush():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class TestTheBook:
+    def test_writes_at_once_what_it_is_told(self, path: Path, book: VolumeBook) -> None:
+        book.put(record("a"))
+        book.put(record("b"))
+        book.drop(VolumeId("a"))
+        assert table(path) == {"b": "mounted"}
+        assert book.unwritten == 0
+
+    def test_writes_a_moment_later_what_may_wait(self, path: Path, book: VolumeBook) -> None:
+        book.put(record("a"), later=True)
+        assert book.get(VolumeId("a")) is not None
+        assert table(path) == {}
+        book.start()
+        deadline = time.monotonic() + 2
+        while table(path) != {"a": "mounted"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        book.close()
+
+    def test_keeps_what_a_locked_database_refuses_and_writes_it_in_the_end(self, path: Path, book: VolumeBook) -> None:
+        book.put(record("before"))
+        with locked(path):
+            began = time.monotonic()
+            for number in range(20):
+                book.put(record(f"during{number}"))
+            book.drop(VolumeId("before"))
+            assert time.monotonic() - began < 0.5, "only the first one waits"
+            assert book.unwritten == 21
+        recover(book)
+        assert table(path) == {f"during{number}": "mounted" for number in range(20)}
+        assert book.unwritten == 0
+
+    def test_makes_one_of_many_callers_wait_and_not_each(self, path: Path, book: VolumeBook) -> None:
+        with locked(path), ThreadPoolExecutor(50) as callers:
+            began = time.monotonic()
+            list(callers.map(book.put, [record(str(number)) for number in range(50)]))
+            assert time.monotonic() - began < 1
+        recover(book)
+        assert len(table(path)) == 50
+
+    def test_writes_again_what_a_failed_commit_has_lost(self, path: Path, metadata: Database, book: VolumeBook) -> None:
+        """A full disk shows at the commit, not at the statements."""
+        book.put(record("a"))
+        with metadata.reading() as connection:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count={pages}")
+        long = "x" * 100_000
+        book.put(record("b", reason=long), later=True)
+        book.put(record("c", reason=long), later=True)
+        assert not book.flush()
+        assert book.unwritten == 2
+        with contextlib.suppress(Unavailable), metadata.reading() as connection:
+            connection.execute("PRAGMA max_page_count=1000000")
+        metadata.close()
+        recover(book)
+        assert table(path) == {"a": "mounted", "b": "mounted", "c": "mounted"}
+
+    def test_keeps_notices_through_a_failure_in_their_order(self, path: Path, book: VolumeBook) -> None:
+        def notice(message: str) -> Notice:
+            return Notice("Warning", "AgentNotMounted", message, "demo", "pod", "default", "1", time.time())
+
+        with locked(path):
+            book.put(record("a", "empty"), notice("first"))
+            book.put(record("b", "empty"), notice("second"))
+        recover(book)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            written = connection.execute("SELECT message FROM notices ORDER BY id").fetchall()
+        assert written == [("first",), ("second",)]
+
+    @pytest.mark.parametrize("suffixes", [("",), ("", "-wal"), ("", "-wal", "-shm")])
+    def test_writes_everything_again_into_a_new_file(
+        self, path: Path, book: VolumeBook, suffixes: tuple[str, ...]
+    ) -> None:
+        for name in ("a", "b"):
+            book.put(record(name))
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).unlink()
+        book.put(record("c"))
+        assert table(path) == {"a": "mounted", "b": "mounted", "c": "mounted"}
+
+    def test_drops_the_rows_of_a_file_that_is_not_its_own(self, path: Path, book: VolumeBook) -> None:
+        other = path.with_name("other.db")
+        stranger = opened(other)
+        strangers_book = VolumeBook(stranger)
+        strangers_book.load()
+        strangers_book.put(record("stranger"))
+        stranger.close()
+        book.put(record("a"))
+        other.rename(path)
+        book.put(record("b"))
+        assert table(path) == {"a": "mounted", "b": "mounted"}
+
+    def test_puts_a_damaged_file_aside_and_writes_a_new_one(
+        self, path: Path, metadata: Database, book: VolumeBook
+    ) -> None:
+        for number in range(50):
+            book.put(record(f"v{number}"))
+        metadata.close()
+        path.write_bytes(os.urandom(64 << 10))
+        book.put(record("later"))
+        recover(book)
+        assert len(table(path)) == 51
+        assert len(list(path.parent.glob("metadata.db.aside-*"))) == 1
+
+    def test_that_could_not_read_at_the_start_does_so_when_it_can(self, path: Path, metadata: Database) -> None:
+        first = VolumeBook(metadata)
+        first.load()
+        for name in ("kept", "changed", "dropped"):
+            first.put(record(name, attempts=2))
+        metadata.close()
+        late = opened(path)
+        book = VolumeBook(late)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode=EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            book.load()
+            assert book.all() == []
+            book.put(record("changed", "empty"))
+            book.drop(VolumeId("dropped"))
+            book.put(record("new"))
+        recover(book)
+        assert table(path) == {"kept": "mounted", "changed": "empty", "new": "mounted"}
+        assert {known.id: known.state for known in book.all()} == table(path)
+        kept = book.get(VolumeId("kept"))
+        assert kept is not None
+        assert kept.attempts == 2
+        late.close()
+
+    def test_learns_the_pod_of_a_mount_that_it_found(self, path: Path, metadata: Database) -> None:
+        first = VolumeBook(metadata)
+        first.load()
+        first.put(record("a", pod_name="shop"))
+        metadata.close()
+        late = opened(path)
+        book = VolumeBook(late)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode=EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            book.load()
+            book.put(record("a", dynakube="", reason="found in the mount table"))
+        recover(book)
+        found = book.get(VolumeId("a"))
+        assert found is not None
+        assert (found.dynakube, found.pod_name, found.reason) == ("demo", "shop", "")
+        late.close()
+
+
+class TestWhatIsWanted:
+    @pytest.fixture
+    def copy(self, path: Path) -> Path:
+        return path.with_name("dynakubes.json")
+
+    @pytest.fixture
+    def provisioner(self, path: Path) -> Iterator[Database]:
+        provisioner = opened(path)
+        yield provisioner
+        provisioner.close()
+
+    @pytest.fixture
+    def reader(self, metadata: Database, copy: Path) -> WantedReader:
+        return WantedReader(metadata, copy)
+
+    def test_is_seen_as_soon_as_it_is_written(self, provisioner: Database, reader: WantedReader, copy: Path) -> None:
+        assert reader.get(DEMO.name) is None
+        dynakubes.replace_all(provisioner, copy, [DEMO])
+        assert reader.refresh()
+        assert not reader.refresh()
+        assert reader.get(DEMO.name) == DEMO
+        dynakubes.replace_all(provisioner, copy, [OTHER])
+        assert reader.get(DEMO.name) is None
+        assert reader.get(OTHER.name) == OTHER
+        dynakubes.replace_all(provisioner, copy, [])
+        assert reader.get(OTHER.name) is None
+
+    def test_comes_from_the_copy_while_the_database_can_not_be_read(
+        self, path: Path, provisioner: Database, copy: Path
+    ) -> None:
+        dynakubes.replace_all(provisioner, copy, [DEMO])
+        provisioner.close()
+        late = opened(path)
+        reader = WantedReader(late, copy)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("PRAGMA locking_mode=EXCLUSIVE")
+            other.execute("BEGIN EXCLUSIVE")
+            assert reader.get(DEMO.name) == DEMO
+            # The copy is written before the table.
+            with pytest.raises(Unavailable):
+                dynakubes.replace_all(provisioner, copy, [DEMO, OTHER])
+            assert reader.get(OTHER.name) == OTHER
+        late.close()
+
+    def test_comes_from_the_copy_while_the_database_is_a_new_one(
+        self, path: Path, provisioner: Database, reader: WantedReader, copy: Path
+    ) -> None:
+        dynakubes.replace_all(provisioner, copy, [DEMO])
+        assert reader.get(DEMO.name) == DEMO
+        path.unlink()
+        assert reader.get(DEMO.name) == DEMO
+
+    def test_stays_known_when_table_and_copy_are_lost(self, path: Path, reader: WantedReader, copy: Path) -> None:
+        provisioner = opened(path)
+        dynakubes.replace_all(provisioner, copy, [DEMO])
+        provisioner.close()
+        assert reader.get(DEMO.name) == DEMO
+        copy.write_text("{")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert reader.get(DEMO.name) == DEMO
+
+    @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"name": "demo", "of a newer release": 1}]', "null", "\0"])
+    def test_of_a_copy_that_can_not_be_read_is_nothing(self, copy: Path, text: str) -> None:
+        copy.write_text(text)
+        assert dynakubes.read_copy(copy) == {}
+
+
+class TestTheFile:
+    def test_is_never_seen_half_made(self, path: Path) -> None:
+        def use(_number: int) -> int:
+            metadata = opened(path)
+            with metadata.reading() as connection:
+                found = connection.execute("SELECT count(*) FROM volumes").fetchone()[0]
+            metadata.close()
+            return int(found)
+
+        with ThreadPoolExecutor(8) as processes:
+            assert set(processes.map(use, range(8))) == {0}
+        assert not list(path.parent.glob("*.aside-*"))
+
+    @pytest.mark.parametrize("content", [b"", b"SQLite format 3\0", b"garbage" * 1000, bytes(8192)])
+    def test_with_anything_in_it_is_usable_in_the_end(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        metadata = opened(path)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                with metadata.transaction() as connection:
+                    connection.execute("DELETE FROM volumes")
+                break
+            except Unavailable:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        metadata.close()
+
+    def test_of_somebody_else_is_put_aside(self, path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE theirs (x)")
+        metadata = opened(path)
+        with metadata.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM volumes").fetchone()[0] == 0
+        metadata.close()
+        assert len(list(path.parent.glob("metadata.db.aside-*"))) == 1
+
+    def test_in_a_folder_that_is_gone_is_unavailable_and_nothing_worse(self, path: Path) -> None:
+        metadata = Database(path / "nowhere/metadata.db", path / "nowhere/metadata.lock")
+        with pytest.raises(Unavailable), metadata.reading():
+            pass
+
+    def test_a_transaction_that_fails_leaves_nothing(self, path: Path, metadata: Database, book: VolumeBook) -> None:
+        book.put(record("a"))
+        with pytest.raises(RuntimeError), metadata.transaction() as connection:
+            connection.execute("DELETE FROM volumes")
+            raise RuntimeError
+        assert table(path) == {"a": "mounted"}
+
+
+def test_the_busy_time_out_leaves_room_below_a_second() -> None:
+    assert database.BUSY_MILLISECONDS <= 250
