@@ -28,7 +28,7 @@ class Connections:
     def __init__(self, driver: node.Driver) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         self._channels = [grpc.insecure_channel(f"unix:{driver.socket}", options=options) for _ in range(_CONNECTIONS)]
-        self._nodes = [csi_pb2_grpc.NodeStub(channel) for channel in self._channels]  # type: ignore[no-untyped-call]
+        self._nodes = [csi_pb2_grpc.NodeStub(channel) for channel in self._channels]
         for channel in self._channels:
             grpc.channel_ready_future(channel).result(10)
 

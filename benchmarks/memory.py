@@ -88,7 +88,7 @@ def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> N
         for url in endpoints:
             _until(functools.partial(_answers, url), f"{url} does not answer")
         with grpc.insecure_channel(f"unix:{next(sockets.iterdir())}") as channel:
-            kubelet_side = pluginregistration_pb2_grpc.RegistrationStub(channel)  # type: ignore[no-untyped-call]
+            kubelet_side = pluginregistration_pb2_grpc.RegistrationStub(channel)
             kubelet_side.GetInfo(registration.InfoRequest(), timeout=10)
 
 

@@ -33,7 +33,7 @@ class ControllerShim:
         self._channel = grpc.insecure_channel(f"unix://{driver}")
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
         controller = _Controller(volume_context)
-        csi_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)  # type: ignore[no-untyped-call]
+        csi_pb2_grpc.add_ControllerServicer_to_server(controller, self._server)
         self._server.add_generic_rpc_handlers((_Forward(self._channel),))
         self._server.add_insecure_port(f"unix://{endpoint}")
 

@@ -13,7 +13,6 @@ import pytest
 
 from oneagent.common.names import DynaKubeName, Version
 from oneagent.csi_driver.metadata.dynakubes import Wanted
-from oneagent.csi_driver.paths import LayerId
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
@@ -77,7 +76,7 @@ class TestTheLimit:
     def test_counts_a_mount_that_the_kernel_refuses_and_leaves_nothing_of_it(
         self, driver: Driver, kubelet: Kubelet
     ) -> None:
-        dynakube = lacking(driver, version=node.VERSION, layer=LayerId("gone"), mount_attempts=2)
+        dynakube = lacking(driver, version=node.VERSION, layer=node.torn_layer(driver.data), mount_attempts=2)
         for attempt in (1, 2):
             fail(kubelet, "torn", f"attempt {attempt} of 2: the view can't be mounted", dynakube=dynakube)
             assert not kubelet.target("torn").exists()

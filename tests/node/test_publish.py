@@ -14,7 +14,7 @@ from tests.fakes.node import Driver, Kubelet
 
 
 def code(error: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
-    return error.value.code()  # type: ignore[no-any-return, attr-defined]
+    return error.value.code()
 
 
 class TestAView:

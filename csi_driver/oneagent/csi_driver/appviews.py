@@ -72,8 +72,10 @@ class AppViews:
         """Mount a version that is in the store, and say with which config layer; `Gone` or `CannotMount`."""
         with self._store.lease():
             config = self._config(old, wanted, version)
-            if config is None or not self._store.has(version):
-                raise Gone
+            if config is None:
+                raise Gone(f"the config layer of version {version} is being made")
+            if not self._store.has(version):
+                raise Gone(f"version {version} left the store")
             try:
                 volume = self._folder.volume(request.volume)
                 plan = self._views.plan(

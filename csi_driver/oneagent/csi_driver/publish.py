@@ -183,8 +183,8 @@ class Publisher:
                 except appviews.CannotMount as error:
                     reason = str(error)
                     break
-                except appviews.Gone:
-                    reason = f"version {version} left the store"
+                except appviews.Gone as error:
+                    reason = str(error)
             spent = time.monotonic() - started
             left = min(patience - spent, attempts.seconds_left(failures, limits, self._now()))
             if call.cancelled:
