@@ -123,6 +123,16 @@ def top_at(mounts: Iterable[Mount], target: str) -> Mount | None:
     return found
 
 
+def holding(mounts: Iterable[Mount], path: str) -> Mount | None:
+    """The mount that a path lies on: the one with the longest target above it, of equal ones the topmost."""
+    found = None
+    for mount in mounts:
+        inside = path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
+        if inside and (found is None or len(mount.target) >= len(found.target)):
+            found = mount
+    return found
+
+
 def at_or_below(mounts: Iterable[Mount], folder: str) -> list[Mount]:
     """The mounts at a folder or anywhere below it."""
     inside = folder.rstrip("/") + "/"

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib.metadata
 import logging
+import os
 import signal
 import socket
 import stat
@@ -27,7 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from oneagent.common import flags, logs
 from oneagent.common.names import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
-from oneagent.csi_driver import interceptor, metrics, processes, publish, services, views
+from oneagent.csi_driver import interceptor, metrics, mounttable, processes, publish, services, views
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.dynakubes import WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
@@ -164,6 +165,7 @@ class Server:
         self.volumes.start()
         self._reconciler.at_start()
         self.publisher.appviews.spares.start()
+        self._warn_of_one_mount()
         self._observe()
         metrics.serve(self._config.metrics_address, self.metrics.registry)
         path = socket_path(self._config.endpoint)
@@ -197,6 +199,18 @@ class Server:
         with contextlib.suppress(FileNotFoundError):
             socket_path(self._config.endpoint).unlink()
         log.info("stopped")
+
+    def _warn_of_one_mount(self) -> None:
+        """For each layer mount(2) looks at all that is mounted on the layer's own mount: 0.3 ms with few views, 4.5 ms
+        with 5,000 (Linux 6.18), unless the views are mounted on another one."""
+        mounts = mounttable.read()
+        data, targets = os.path.realpath(self._config.data_dir), os.path.realpath(self._config.target_root)
+        if mounttable.holding(mounts, data) is mounttable.holding(mounts, targets):
+            log.warning(
+                "data folder and target root lie on one mount, so a publish costs more with every view that is "
+                "mounted; make the data folder a mount (in Kubernetes: a hostPath volume) of its own",
+                extra=logs.facts(data=data, targets=targets),
+            )
 
     def _observe(self) -> None:
         self.metrics.waiting.set_function(lambda: self.publisher.arrivals.waiting)

@@ -133,3 +133,18 @@ def test_every_name_of_a_layer_survives_the_escapes(layers: list[str]) -> None:
     found = overlay(text.encode().decode("latin-1"))
     assert found.lower == tuple(layers)
     assert found.upper == layers[0]
+
+
+class TestThePathsMount:
+    def mount(self, target: str, number: int) -> Mount:
+        return Mount(number, "/", target, "ext4", False, ())
+
+    def test_is_the_deepest_above_it_and_of_equal_ones_the_topmost(self) -> None:
+        root, data, other, over = (
+            self.mount(target, number) for number, target in enumerate(["/", "/data", "/database", "/data"])
+        )
+        mounts = [root, data, other, over]
+        assert mounttable.holding(mounts, "/data/agents") is over
+        assert mounttable.holding(mounts, "/database") is other
+        assert mounttable.holding(mounts, "/datum") is root
+        assert mounttable.holding([], "/data") is None

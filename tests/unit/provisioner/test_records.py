@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -90,7 +91,7 @@ class TestADatabaseThatIsLost:
 
         def read() -> None:
             while not stop.is_set():
-                with known.notices():
+                with contextlib.suppress(database.Unavailable), known.notices():
                     pass
 
         threads = [threading.Thread(target=each, daemon=True) for each in (write, read)]
