@@ -29,12 +29,16 @@ def free_port() -> int:
 METRICS = f"127.0.0.1:{free_port()}"
 
 
+def metric(name: str) -> float:
+    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as page:
+        found = re.search(rf"^{name} (\S+)", page.read().decode(), re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
 def waiting() -> int:
     """How many publishes wait, as the driver's metrics say."""
-    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as page:
-        found = re.search(r"^oneagent_csi_waiting_publishes (\d+)", page.read().decode(), re.MULTILINE)
-    assert found
-    return int(found[1])
+    return int(metric("oneagent_csi_waiting_publishes"))
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +137,12 @@ class TestAWaitingPublish:
         kubelet.publish("gone", dynakube=slow)
 
     def test_answers_before_its_callers_deadline(self, driver: Driver, kubelet: Kubelet, slow: str) -> None:
+        counted = metric("oneagent_csi_failed_mount_attempts_total")
         began = time.monotonic()
         with refused(grpc.StatusCode.UNAVAILABLE, "attempt 1 of 10"):
             kubelet.publish("deadline", timeout=1.5, dynakube=slow)
         assert 0.4 < time.monotonic() - began < 1.2
+        assert metric("oneagent_csi_failed_mount_attempts_total") == counted + 1
 
 
 class TestManyAtOnce:

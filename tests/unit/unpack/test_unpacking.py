@@ -131,7 +131,7 @@ def test_modes_keep_only_what_a_shared_file_may_have(tmp_path: Path) -> None:
         "program": 0o755,
         "setuid": 0o755,
         "for all": 0o755,
-        "for nobody": 0o410,
+        "for nobody": 0o454,
     }
     assert mode_of(into) == 0o1777
     assert all(file.mode == modes[file.path] for file in manifest.files)

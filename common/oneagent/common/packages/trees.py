@@ -27,9 +27,11 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 
 
 def file_mode(mode: int) -> int:
-    """What is kept of a package's permission bits: no setuid, nobody but the owner may write, the owner may
-    read. A write by anyone else goes to a view's upper layer by way of its folder, not through the file."""
-    return mode & 0o755 | 0o400
+    """What is kept of a package's permission bits: no setuid, everybody may read, nobody but the owner may write.
+
+    A pod runs as any user id and has to load all of its agent; what it writes goes to new files in its upper layer.
+    """
+    return mode & 0o755 | 0o444
 
 
 class Tree:
