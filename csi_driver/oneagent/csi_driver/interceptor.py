@@ -35,17 +35,21 @@ class Calls(grpc.ServerInterceptor):
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
+        self._handlers: dict[str, Any] = {}
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
-        method = handler_call_details.method.rpartition("/")[2]
-        return grpc.unary_unary_rpc_method_handler(
-            self._wrapped(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        path = handler_call_details.method
+        wrapped = self._handlers.get(path)
+        if wrapped is None:
+            handler = continuation(handler_call_details)
+            if handler is None or handler.unary_unary is None:
+                return handler
+            wrapped = self._handlers[path] = grpc.unary_unary_rpc_method_handler(
+                self._wrapped(path.rpartition("/")[2], handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        return wrapped
 
     def _wrapped(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
@@ -85,7 +89,7 @@ class Calls(grpc.ServerInterceptor):
                     **_facts(request),
                     version=outcome.version,
                     reason=outcome.message,
-                    seconds=round(seconds, 4),
+                    seconds=round(seconds, 6),
                 ),
             )
 

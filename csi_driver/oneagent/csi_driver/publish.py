@@ -104,7 +104,11 @@ class Publisher:
 
     def publish(self, request: Publish, context: Context) -> Published:
         """Mount what the volume shall have; a `DriverError` if that is not possible now."""
-        with self.calls.hold(request.volume, "a publish") as call, self._views.at(request.target) as target:
+        with (
+            self.calls.hold(request.volume, "a publish") as call,
+            self.calls.hold(request.target, "a publish"),
+            self._views.at(request.target) as target,
+        ):
             if not target.reachable:
                 raise InvalidRequest("target_path", f"the parent folder of {request.target!r} does not exist")
             record = self._volumes.get(request.volume)
@@ -294,7 +298,11 @@ class Publisher:
 
     def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
         """Undo a publish, whatever became of it; unknown volumes are fine. `Failed` leaves all as it was."""
-        with self.calls.hold(volume, "an unpublish", cancel_other=True), self._views.at(path) as target:
+        with (
+            self.calls.hold(volume, "an unpublish", cancel_other=True),
+            self.calls.hold(path, "an unpublish"),
+            self._views.at(path) as target,
+        ):
             record = self._volumes.get(volume)
             known = record is not None and record.target == path
             if not known and target.mounted() and not self._belongs(target, volume):

@@ -94,7 +94,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
     volume = volume_id(request.volume_id)
     target = target_path(request.target_path, root)
     flags, options = _capability(request)
-    context = request.volume_context
+    context = dict(request.volume_context)
     if not context:
         raise InvalidRequest("volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true")
     return Publish(

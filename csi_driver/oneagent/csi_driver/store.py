@@ -8,10 +8,8 @@ The lease is a flock(2): it ends with the process that held it.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from oneagent.common.names import Version
@@ -20,6 +18,26 @@ from oneagent.csi_driver.paths import DataFolder
 
 class StoreBusy(Exception):
     """A mount is being made just now; removal has to come back later."""
+
+
+class Lease:
+    """A lock on the store, held until the block ends."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, path: str, how: int) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._descriptor, how)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
 
 class AgentStore:
@@ -35,30 +53,16 @@ class AgentStore:
     def versions(self) -> list[Version]:
         return sorted(Version(entry.name) for entry in os.scandir(self._folder.agents) if entry.is_dir())
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
+    def lease(self) -> Lease:
         """While held, nothing is removed from the store. Shared: any number of publishes at once."""
-        with self._lock(fcntl.LOCK_SH):
-            yield
+        return Lease(self._lock_path, fcntl.LOCK_SH)
 
-    @contextlib.contextmanager
-    def removal(self) -> Iterator[None]:
+    def removal(self) -> Lease:
         """While held, no mount is being made; `StoreBusy` if one is."""
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise StoreBusy("a mount is being made") from error
-            yield
-
-    @contextlib.contextmanager
-    def _lock(self, how: int) -> Iterator[None]:
-        descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, how)
-            yield
-        finally:
-            os.close(descriptor)
+            return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreBusy("a mount is being made") from error
 
     def add(self, version: Version, tree: Path) -> None:
         """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""

@@ -8,12 +8,11 @@ everybody with the sticky bit (see `oneagent.common.packages.unpack`), so writin
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -77,9 +76,8 @@ class Views:
             layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files)
 
-    @contextlib.contextmanager
-    def at(self, target: TargetPath) -> Iterator[Target]:
-        """The place of a target, reached without following a symlink; see `Target`."""
+    def at(self, target: TargetPath) -> Target:
+        """The place of a target, reached without following a symlink: a context manager; see `Target`."""
         parent, _, name = target.rpartition("/")
         root = -1
         descriptor = -1
@@ -103,11 +101,7 @@ class Views:
         finally:
             if root >= 0:
                 os.close(root)
-        try:
-            yield Target(target, descriptor, name)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+        return Target(target, descriptor, name)
 
 
 class Target:
@@ -119,6 +113,13 @@ class Target:
         self._name = name
         self._place = f"/proc/self/fd/{parent}/{name}"
 
+    def __enter__(self) -> Target:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._parent >= 0:
+            os.close(self._parent)
+
     @property
     def reachable(self) -> bool:
         """Whether the parent folder, which kubelet makes, is there."""
@@ -126,8 +127,12 @@ class Target:
 
     def mounted(self) -> bool:
         """Whether anything is mounted at the target."""
+        if not self.reachable:
+            return False
         try:
-            return self.reachable and syscalls.is_mount_root(self._place)
+            # Most targets aren't there yet, which this tells sooner than statx by way of ctypes.
+            os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
+            return syscalls.is_mount_root(self._place)
         except FileNotFoundError:
             return False
 
@@ -169,7 +174,8 @@ class Target:
     def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
         """mount(2) on the folder itself: it would follow a symlink that has taken the folder's place."""
         try:
-            folder = syscalls.openat2(self._parent, self._name, os.O_PATH | os.O_DIRECTORY, _NO_SYMLINKS)
+            how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            folder = os.open(self._name, how, dir_fd=self._parent)
             try:
                 syscalls.mount(source, f"/proc/self/fd/{folder}", fs_type, flags, options)
             finally:

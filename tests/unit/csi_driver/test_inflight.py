@@ -26,7 +26,7 @@ def calls(woken: list[None]) -> InFlightCalls:
 
 def test_a_second_call_for_a_volume_is_told_so(calls: InFlightCalls) -> None:
     with calls.hold(ONE, "a publish"):
-        with pytest.raises(InFlight, match="volume one: a publish is under way"), calls.hold(ONE, "an unpublish"):
+        with pytest.raises(InFlight, match="one: a publish is under way"), calls.hold(ONE, "an unpublish"):
             pass
         with calls.hold(OTHER, "a publish"):
             pass

@@ -46,6 +46,7 @@ _PRAGMAS: Final = (
     "PRAGMA cache_size=-512",
     "PRAGMA foreign_keys=ON",
 )
+_DATA_VERSION: Final = "PRAGMA data_version"
 _CORRUPT: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
@@ -127,10 +128,24 @@ class Database:
 
     def changed(self) -> bool:
         """Whether another process has committed since the last call. Costs a few microseconds."""
-        with self.reading() as connection:
-            seen = connection.execute("PRAGMA data_version").fetchone()[0]
+        seen = self._data_version_if_well()
+        if seen is None:
+            with self.reading() as connection:
+                seen = connection.execute(_DATA_VERSION).fetchone()[0]
         was, self._data_version = self._data_version, seen
         return bool(seen != was)
+
+    def _data_version_if_well(self) -> int | None:
+        """The short way for every publish; None if the long one has to find out what is wrong."""
+        with self._guard:
+            if self._connection is None or time.monotonic() < self._away_until:
+                return None
+            try:
+                if os.stat(self._path).st_ino == self._inode:
+                    return int(self._connection.execute(_DATA_VERSION).fetchone()[0])
+            except (OSError, sqlite3.Error):
+                pass
+        return None
 
     def close(self) -> None:
         with self._guard:
