@@ -63,6 +63,8 @@ def adder(to: argparse.ArgumentParser) -> Add:
                 help=f"{meaning} (or ${variable})",
             )
             return
+        if given and choices and given not in choices:
+            to.error(f"${variable}: {given!r} is none of {', '.join(choices)}")
         # argparse applies `type` to text defaults, so a bad variable is refused like a bad flag.
         to.add_argument(
             f"--{name}",

@@ -162,7 +162,7 @@ class Publisher:
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise NotNow(f"volume {request.volume}: {reason}") from error
         self._step("mounted")
-        self._volumes.put(self._record(request, VolumeState.MOUNTED), later=True)
+        self._volumes.put(self._record(request, VolumeState.MOUNTED))
         return Published("host")
 
     def _view(
@@ -183,7 +183,7 @@ class Publisher:
             version, reason = self._installed(record, wanted, request)
             if version is not None:
                 try:
-                    return self._mount(request, record, wanted, version, target)
+                    return self._mount(request, record, wanted, version, target, context)
                 except appviews.CannotMount as error:
                     reason = str(error)
                     break
@@ -233,12 +233,15 @@ class Publisher:
         wanted: Wanted | None,
         version: Version,
         target: Target,
+        context: Context,
     ) -> Published:
         wanted = wanted or Wanted(request.dynakube)
         config = self.appviews.mount(request, record, wanted, version, target)
-        # Not waited for: after a crash the mount table tells the same, but for the DynaKube's name.
+        # Written after the answer: should we crash before, the mount table tells the same, but for the DynaKube's name.
         row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
         self._volumes.put(row, later=True)
+        if not context.add_callback(self._volumes.write_soon):
+            self._volumes.write_soon()
         self._step("result recorded")
         return Published("mounted", version)
 

@@ -23,7 +23,7 @@ from oneagent.csi_driver.inflight import InFlightCalls
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
 from oneagent.csi_driver.mounttable import Overlay
-from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
+from oneagent.csi_driver.paths import DataFolder, TargetPath, UnsafeName, VolumeId, component
 from oneagent.csi_driver.views import IDENTITY_FILE, Views
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Reconciler:
         """Before the first request: nothing else touches volumes yet."""
         started = time.perf_counter()
         overlays = mounttable.overlays(mounttable.read())
-        folders = [VolumeId(entry.name) for entry in os.scandir(self._data.volumes)]
+        folders = self._volume_folders()
         found = plan(self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data)
         for record in found.put:
             self._volumes.put(dataclasses.replace(self._named(record), changed_at=time.time()))
@@ -136,6 +136,16 @@ class Reconciler:
                 seconds=round(time.perf_counter() - started, 3),
             ),
         )
+
+    def _volume_folders(self) -> list[VolumeId]:
+        """All that lies in the folder of volumes, but for what can't be one's."""
+        folders = []
+        for entry in self._data.volumes.iterdir():
+            try:
+                folders.append(VolumeId(component(entry.name, "volume id")))
+            except UnsafeName:
+                log.warning("leaving alone what is no volume", extra=logs.facts(path=entry))
+        return folders
 
     def _named(self, record: VolumeRecord) -> VolumeRecord:
         """With the pod's name, if its view still tells. For people only: the pod may have changed that file."""

@@ -229,7 +229,8 @@ def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(f"{upper}/{name}", flags, 0o600)
         try:
-            os.write(descriptor, content)
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{upper}/{name}")
             if name != IDENTITY_FILE:
                 os.fchmod(descriptor, 0o644)
         except OSError as error:

@@ -86,6 +86,7 @@ class TestTheBook:
         assert book.get(VolumeId("a")) is not None
         assert table(path) == {}
         book.start()
+        book.write_soon()
         deadline = time.monotonic() + 2
         while table(path) != {"a": "mounted"}:
             assert time.monotonic() < deadline

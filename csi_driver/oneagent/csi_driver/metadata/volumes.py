@@ -133,17 +133,19 @@ class VolumeBook:
     def put(self, record: VolumeRecord, *notices: Notice, later: bool = False) -> VolumeRecord:
         """Remember a volume and write it, at once if possible.
 
-        `later` is for what could be found out again after a crash: it is written within `LATER_SECONDS`.
+        `later` is for what could be found out again after a crash: it is written by the next write, or `write_soon`.
         """
         with self._guard:
             self._records[record.id] = record
             self._unwritten.add(record.id)
             self._notices.extend(notices)
-        if later:
-            self._pending.set()
-        else:
+        if not later:
             self._write()
         return record
+
+    def write_soon(self) -> None:
+        """Have the background thread write what `later` left, within `LATER_SECONDS`."""
+        self._pending.set()
 
     def drop(self, volume: VolumeId) -> None:
         """Forget a volume."""
