@@ -162,6 +162,8 @@ class _Call:
                 # Whatever comes now, a reset among it, changes nothing any more.
                 self._ended = True
             elif isinstance(event, h2.events.StreamReset):
+                # The server knows our deadline too, and its reset may come before we notice that it is over.
+                self._remaining()
                 status = _RESETS.get(event.error_code or 0, Status.INTERNAL)
                 raise RpcError(status, f"the call was reset with HTTP/2 error {event.error_code}")
 
