@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -120,13 +121,13 @@ class AppViews:
         """The config layer that the volume once had with this version, else the wanted one; None if that has gone."""
         if old is not None and old.version == version and old.layer and old.tenant:
             tenant, layer = TenantId(old.tenant), LayerId(old.layer)
-            kept = self._folder.config_layer(tenant, layer)
-            if kept.is_dir():
-                return ConfigLayer(tenant, layer, str(kept))
+            kept = self._folder.layer(tenant, layer)
+            if os.path.isdir(kept):
+                return ConfigLayer(tenant, layer, kept)
         if not (wanted.tenant and wanted.layer):
             return ConfigLayer(wanted.tenant, LayerId(""), "")
-        place = self._folder.config_layer(wanted.tenant, wanted.layer)
-        return ConfigLayer(wanted.tenant, wanted.layer, str(place)) if place.is_dir() else None
+        place = self._folder.layer(wanted.tenant, wanted.layer)
+        return ConfigLayer(wanted.tenant, wanted.layer, place) if os.path.isdir(place) else None
 
     def _take(self, volume: VolumeId, place: str) -> None:
         """A fresh folder for the volume. One from before a reboot is put away: its pod may have prepared it for us."""

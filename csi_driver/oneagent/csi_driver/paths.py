@@ -80,6 +80,7 @@ class DataFolder:
         self.tmp = root / "tmp"
         self.trash = root / "trash"
         self._agents = f"{self.agents}/"
+        self._tenants = f"{self.tenants}/"
         self._trash = f"{self.trash}/"
         self._volumes = f"{self.volumes}/"
 
@@ -105,8 +106,11 @@ class DataFolder:
     def manifest(self, version: Version) -> Path:
         return self.manifests / f"{component(version, 'agent version')}.json"
 
+    def layer(self, tenant: TenantId, layer: LayerId) -> str:
+        return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"
+
     def config_layer(self, tenant: TenantId, layer: LayerId) -> Path:
-        return self.tenants / component(tenant, "tenant") / component(layer, "config layer")
+        return Path(self.layer(tenant, layer))
 
     def host(self, dynakube: DynaKubeName) -> Path:
         return self.hosts / component(dynakube, "DynaKube")
