@@ -178,9 +178,8 @@ class Publisher:
         listening = False
         while True:
             turn = self.arrivals.turn
-            wanted = self._wanted.get(request.dynakube)
+            wanted, version, reason = self._look(record, request)
             limits = _limits(request, wanted)
-            version, reason = self._installed(record, wanted, request)
             if version is not None:
                 try:
                     return self._mount(request, record, wanted, version, target, context)
@@ -210,21 +209,30 @@ class Publisher:
         self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
         raise AttemptFailed(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
 
-    def _installed(
-        self, record: VolumeRecord | None, wanted: Wanted | None, request: Publish
-    ) -> tuple[Version | None, str]:
-        """The version to mount, if it is in the store, else why not. A volume keeps the version it once had."""
-        if record is not None and record.state == VolumeState.MOUNTED:
-            pinned = Version(record.version)
-            if self._store.has(pinned):
-                return pinned, ""
+    def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[Wanted | None, Version | None, str]:
+        """What is wanted; the version to mount, if it is in the store, else why not. A volume keeps what it once had.
+
+        The store is looked at before the rows are read. The provisioner completes the rows of a version before it
+        makes it visible, so rows that are read after the version was seen name its config layer.
+        """
+        before = self._wanted.known(request.dynakube)
+        seen = before.version if before is not None and self._store.has(before.version) else ""
+        wanted = self._wanted.get(request.dynakube)
+        if wanted is not None and (before is None or before.version != wanted.version):
+            seen = wanted.version if self._store.has(wanted.version) else ""
+            wanted = self._wanted.get(request.dynakube)
+        if record is not None and record.state == VolumeState.MOUNTED and self._store.has(Version(record.version)):
+            return wanted, Version(record.version), ""
         if wanted is None:
-            return None, f"DynaKube {request.dynakube!r} is not known on this node"
+            return None, None, f"DynaKube {request.dynakube!r} is not known on this node"
         if not wanted.version:
-            return None, wanted.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
-        if self._store.has(wanted.version):
-            return wanted.version, ""
-        return None, wanted.condition or f"version {wanted.version} is not in the store yet"
+            return wanted, None, wanted.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
+        if wanted.version != seen:
+            return wanted, None, wanted.condition or f"version {wanted.version} is not in the store yet"
+        if not wanted.layer:
+            copied = self._wanted.copied(request.dynakube)
+            wanted = copied if copied is not None and copied.version == wanted.version else wanted
+        return wanted, wanted.version, ""
 
     def _mount(
         self,

@@ -73,6 +73,14 @@ class WantedReader:
             self._wanted = fresh
             return different
 
+    def known(self, name: DynaKubeName) -> Wanted | None:
+        """The row as of the last look."""
+        return self._wanted.get(name)
+
+    def copied(self, name: DynaKubeName) -> Wanted | None:
+        """The row in the copy, which the provisioner writes before the table: newer while the table is locked."""
+        return read_copy(self._copy).get(name)
+
     def get(self, name: DynaKubeName) -> Wanted | None:
         """The newest row of a DynaKube, None for one that the provisioner has not seen."""
         self.refresh()

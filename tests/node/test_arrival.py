@@ -1,0 +1,71 @@
+"""A version that becomes visible in the middle of a publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import Version
+from oneagent.csi_driver import requests, views
+from oneagent.csi_driver.metadata import database
+from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader
+from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.paths import DataFolder, LayerId
+from oneagent.csi_driver.publish import Publisher, Settings
+from oneagent.csi_driver.store import AgentStore
+from tests.fakes import node
+
+LAYER = LayerId("made")
+
+
+class FillingStore(AgentStore):
+    """A store into which the provisioner puts the version at the very moment at which it is looked for."""
+
+    def __init__(self, data: DataFolder) -> None:
+        super().__init__(data)
+        self._data = data
+
+    def has(self, version: Version) -> bool:
+        if version == node.VERSION and not super().has(version):
+            config = self._data.config_layer(node.demo().tenant, LAYER) / "agent/conf"
+            config.mkdir(parents=True)
+            (config / "ruxitagentproc.conf").write_text("of the tenant")
+            node.want(self._data, node.demo(layer=LAYER))
+            node.install(self._data)
+        return super().has(version)
+
+
+class Patient:
+    def time_remaining(self) -> float:
+        return 100.0
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("known", [None, node.demo()], ids=["after a start", "while the server runs"])
+def test_finds_its_configuration_in_place(tmp_path: Path, known: Wanted | None) -> None:
+    data = DataFolder(tmp_path / "data")
+    data.create()
+    node.want(data, node.demo())
+    driver = node.Driver(tmp_path)
+    kubelet = node.Kubelet(driver.socket, driver.target_root)
+    metadata = database.Database(data.database, data.database_lock)
+    wanted = WantedReader(metadata, data.dynakubes)
+    if known is not None:
+        assert wanted.get(known.name) == known
+    mounts = views.Views(
+        data, driver.target_root, user_namespace=views.in_user_namespace(Path("/proc/self/uid_map").read_text())
+    )
+    publisher = Publisher(Settings("node1"), data, FillingStore(data), mounts, VolumeBook(metadata), wanted)
+    target = kubelet.target("pod")
+    target.parent.mkdir(parents=True)
+    try:
+        request = requests.publish(kubelet.request("pod"), str(driver.target_root))
+        assert publisher.publish(request, Patient()).result == "mounted"
+        assert (target / "agent/conf/ruxitagentproc.conf").read_text() == "of the tenant"
+    finally:
+        node.unmount_all(driver)
+        metadata.close()
