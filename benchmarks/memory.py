@@ -23,12 +23,12 @@ from typing import Final
 
 import grpc
 
-from benchmarks import floors, ports, results
+from benchmarks import floors, results
 from benchmarks.results import Result
 from oneagent.common.names import Version
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc
-from tests.fakes import kube_api, node, packages, tenant
+from tests.fakes import kube_api, node, packages, ports, tenant
 
 _VERSION: Final = Version("1.299.0.20240801-120000")
 _PACKAGE_BYTES: Final = 64 << 20

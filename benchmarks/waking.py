@@ -13,11 +13,11 @@ import urllib.request
 from pathlib import Path
 from typing import Final
 
-from benchmarks import bursts, floors, ports, results
+from benchmarks import bursts, floors, results
 from benchmarks.results import Result
 from oneagent.common.names import Version
 from oneagent.csi_driver.paths import DataFolder
-from tests.fakes import node
+from tests.fakes import node, ports
 
 _SINGLES: Final = 100
 _CROWDS: Final = 5

@@ -25,7 +25,7 @@ from oneagent.csi_driver.status import recorded
 from tests.demo import container, kubelet, telling
 from tests.demo.library import Library
 from tests.demo.programs import Failed, Programs
-from tests.fakes import node, packages, tenant
+from tests.fakes import node, packages, ports, tenant
 
 VERSION: Final = Version(packages.VERSION)
 POD: Final = "shop"
@@ -76,7 +76,7 @@ class Story:
         self.programs = programs
         self._library = library
         self._api_url = ""
-        self._health_port = kubelet.free_port()
+        self._health_port = ports.free()
         self.kubelet = node.Kubelet(self.socket, self.target_root)
         for path in (self.target_root, self._dynakubes, self._packages, self._registry):
             path.mkdir()
@@ -160,7 +160,7 @@ class Story:
         self.programs.until(place.exists, "the registration socket appears")
         info = kubelet.register(place)
         telling.step(f"kubelet sees {place.name}, asks GetInfo: {info.type} {info.name}, and registers it")
-        self.programs.until(lambda: kubelet.probe(self._health_port) == (200, "ok"), "/healthz is ok")
+        self.programs.until(lambda: ports.get(self._health_port) == (200, "ok"), "/healthz is ok")
         telling.step("kubelet's liveness probe asks /healthz: 200 ok")
 
     # ------------------------------------------------------------------- middle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,19 +13,14 @@ import pytest
 
 from oneagent.common.names import DynaKubeName, Version
 from oneagent.csi_driver.metadata.dynakubes import Wanted
-from tests.fakes import node
+from tests.fakes import node, ports
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused, status_of
 
 PODS_ON_A_NODE = 110
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-METRICS = f"127.0.0.1:{free_port()}"
+METRICS = f"127.0.0.1:{ports.free()}"
 
 
 def metric(name: str) -> float:

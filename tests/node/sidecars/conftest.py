@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import ports
 from tests.fakes.identity import IdentityDriver
-from tests.node.sidecars import programs
 
 
 @pytest.fixture
@@ -28,4 +28,4 @@ def driver(folder: Path) -> Iterator[IdentityDriver]:
 
 @pytest.fixture
 def port() -> int:
-    return programs.free_port()
+    return ports.free()

@@ -1,11 +1,9 @@
-"""The sidecars as processes, and their HTTP pages."""
+"""The sidecars as processes."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -67,22 +65,3 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         if time.monotonic() > deadline:
             pytest.fail(f"did not come true within {seconds} s")
         time.sleep(0.02)
-
-
-def get(port: int, path: str = "/healthz") -> tuple[int, str]:
-    """Status and body; status 0 if nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    except ConnectionRefusedError:
-        return 0, ""
-    finally:
-        connection.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

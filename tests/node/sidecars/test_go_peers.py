@@ -19,7 +19,7 @@ import pytest
 
 from oneagent.sidecars import csi_socket, grpc_client, grpc_server
 from oneagent.sidecars.grpc_wire import RpcError, Status
-from tests.fakes import node
+from tests.fakes import node, ports
 from tests.fakes.identity import IdentityDriver
 from tests.node import upstream
 from tests.node.sidecars import programs
@@ -85,7 +85,7 @@ def livenessprobe(folder: Path, port: int) -> Livenessprobe:
             f"--http-endpoint=127.0.0.1:{port}",
         ]
         with programs.running(line, folder / "livenessprobe.log") as program:
-            programs.until(lambda: programs.get(port)[0] != 0)
+            programs.until(lambda: ports.get(port)[0] != 0)
             yield program
 
     return start
@@ -326,21 +326,21 @@ class TestTheSidecarsAtADriver:
         self, go_driver: GoDriver, livenessprobe: Livenessprobe, port: int
     ) -> None:
         with livenessprobe(go_driver.socket) as program:
-            assert programs.get(port) == (200, "ok")
+            assert ports.get(port) == (200, "ok")
             programs.until(lambda: GO_NAME in program.log())
             go_driver.behave(ready=False)
-            assert programs.get(port) == (500, "driver responded but is not ready")
+            assert ports.get(port) == (500, "driver responded but is not ready")
             go_driver.behave(millis=2000)
-            assert programs.get(port)[1].startswith("DEADLINE_EXCEEDED")
+            assert ports.get(port)[1].startswith("DEADLINE_EXCEEDED")
             go_driver.behave(code=13, message="ünwell")
-            assert programs.get(port) == (500, "INTERNAL: ünwell")
+            assert ports.get(port) == (500, "INTERNAL: ünwell")
             go_driver.end()
-            assert programs.get(port)[1].startswith("UNAVAILABLE")
+            assert ports.get(port)[1].startswith("UNAVAILABLE")
             go_driver.start()
             go_driver.behave(ready=True)
-            assert programs.get(port) == (200, "ok")
+            assert ports.get(port) == (200, "ok")
             assert go_driver.end(signal.SIGTERM) == 0
-            assert programs.get(port)[0] == 500
+            assert ports.get(port)[0] == 500
 
     def test_the_registrar_registers_it_while_it_lives(
         self, go_driver: GoDriver, registrar: Registrar, registry: Path
@@ -364,13 +364,13 @@ def test_the_sidecars_know_our_own_driver(
     tmp_path: Path, registrar: Registrar, livenessprobe: Livenessprobe, kubelet: GoKubelet, port: int
 ) -> None:
     with node.running(tmp_path) as (driver, _), registrar(driver.socket) as program, livenessprobe(driver.socket):
-        assert programs.get(port) == (200, "ok")
+        assert ports.get(port) == (200, "ok")
         kubelet.do("dial")
         assert kubelet.info()["codes"] == ["OK"]
         driver.kill()
         assert kubelet.info()["codes"] == ["Unavailable"]
-        assert programs.get(port)[0] == 500
+        assert ports.get(port)[0] == 500
         driver.start()
         assert kubelet.info()["codes"] == ["OK"]
-        assert programs.get(port) == (200, "ok")
+        assert ports.get(port) == (200, "ok")
         assert program.terminate() == 0

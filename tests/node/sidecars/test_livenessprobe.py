@@ -11,6 +11,7 @@ import grpc
 import pytest
 from prometheus_client import parser
 
+from tests.fakes import ports
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
 from tests.node.sidecars.programs import Program
@@ -36,7 +37,7 @@ def start(folder: Path, driver: IdentityDriver) -> Iterator[Start]:
 
 
 def until_ok(port: int) -> None:
-    programs.until(lambda: programs.get(port) == (200, "ok"))
+    programs.until(lambda: ports.get(port) == (200, "ok"))
 
 
 @pytest.mark.parametrize("ready", [True, None])
@@ -51,16 +52,16 @@ def test_the_deprecated_port_flag_works(driver: IdentityDriver, start: Start, po
     driver.start()
     start(f"--health-port={port}", "-v=2")
     until_ok(port)
-    assert programs.get(port, "/metrics")[0] == 404
+    assert ports.get(port, "/metrics")[0] == 404
 
 
 def test_a_driver_that_is_not_ready_fails_the_probe(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.ready = False
     driver.start()
     start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: programs.get(port)[0] == 500)
+    programs.until(lambda: ports.get(port)[0] == 500)
     # Our answer may be that of a moment before.
-    programs.until(lambda: programs.get(port)[1].strip() == "driver responded but is not ready")
+    programs.until(lambda: ports.get(port)[1].strip() == "driver responded but is not ready")
 
 
 def test_a_driver_that_fails_its_probe_fails_ours(driver: IdentityDriver, start: Start, port: int) -> None:
@@ -68,7 +69,7 @@ def test_a_driver_that_fails_its_probe_fails_ours(driver: IdentityDriver, start:
     start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
     driver.failure = grpc.StatusCode.FAILED_PRECONDITION
-    status, body = programs.get(port)
+    status, body = ports.get(port)
     assert status == 500
     assert "told to fail" in body
 
@@ -79,7 +80,7 @@ def test_a_hanging_driver_fails_the_probe_at_the_timeout(driver: IdentityDriver,
     until_ok(port)
     driver.hang = True
     started = time.monotonic()
-    assert programs.get(port)[0] == 500
+    assert ports.get(port)[0] == 500
     assert 0.9 < time.monotonic() - started < 2
 
 
@@ -90,15 +91,15 @@ def test_a_dead_driver_fails_the_probe_and_a_returning_one_passes(
     start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
     driver.stop()
-    assert programs.get(port)[0] == 500
+    assert ports.get(port)[0] == 500
     driver.start()
-    assert programs.get(port) == (200, "ok")
+    assert ports.get(port) == (200, "ok")
 
 
 def test_the_probe_fails_until_the_driver_is_there(driver: IdentityDriver, start: Start, port: int) -> None:
     start(f"--http-endpoint=127.0.0.1:{port}")
     time.sleep(1)
-    assert programs.get(port)[0] in (0, 500)
+    assert ports.get(port)[0] in (0, 500)
     driver.start()
     until_ok(port)
 
@@ -109,7 +110,7 @@ def test_calls_are_counted_as_dashboards_expect(driver: IdentityDriver, start: S
 
     def samples() -> dict[tuple[str, str, str], list[float]]:
         found: dict[tuple[str, str, str], list[float]] = {}
-        for family in parser.text_string_to_metric_families(programs.get(port, "/m")[1]):
+        for family in parser.text_string_to_metric_families(ports.get(port, "/m")[1]):
             for sample in family.samples:
                 if sample.name == "csi_sidecar_operations_seconds_bucket":
                     labels = dict(sample.labels)
@@ -126,7 +127,7 @@ def test_calls_are_counted_as_dashboards_expect(driver: IdentityDriver, start: S
     programs.until(lambda: ("unknown-driver", "OK", "/csi.v1.Identity/GetPluginInfo") in samples())
     until_ok(port)
     driver.failure = grpc.StatusCode.FAILED_PRECONDITION
-    programs.get(port)
+    ports.get(port)
     found = samples()
     assert found[driver.name, "OK", "/csi.v1.Identity/Probe"] == BUCKETS
     assert (driver.name, "FailedPrecondition", "/csi.v1.Identity/Probe") in found
@@ -134,10 +135,10 @@ def test_calls_are_counted_as_dashboards_expect(driver: IdentityDriver, start: S
 
 def test_metrics_may_have_an_address_of_their_own(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.start()
-    other = programs.free_port()
+    other = ports.free()
     start(f"--health-port={port}", f"--metrics-address=127.0.0.1:{other}")
     until_ok(port)
-    programs.until(lambda: "csi_sidecar_operations_seconds" in programs.get(other, "/metrics")[1])
+    programs.until(lambda: "csi_sidecar_operations_seconds" in ports.get(other, "/metrics")[1])
 
 
 def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
@@ -149,8 +150,8 @@ def test_two_ports_for_health_are_one_too_many(start: Start) -> None:
 
 def test_the_probe_says_why_it_fails_while_there_is_no_driver(start: Start, port: int) -> None:
     start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: programs.get(port)[0] == 500)
-    assert "No such file or directory" in programs.get(port)[1]
+    programs.until(lambda: ports.get(port)[0] == 500)
+    assert "No such file or directory" in ports.get(port)[1]
 
 
 def test_a_driver_that_does_not_say_its_name_at_first_is_asked_again(
@@ -172,19 +173,19 @@ def test_a_change_of_health_is_logged_once(driver: IdentityDriver, start: Start,
     until_ok(port)
     driver.ready = False
     for _ in range(3):
-        programs.get(port)
+        ports.get(port)
     assert program.log().count('"healthy": false') == 1
 
 
 def test_sigterm_ends_with_0_also_while_waiting(start: Start, port: int) -> None:
     program = start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: programs.get(port)[0] == 500)
+    programs.until(lambda: ports.get(port)[0] == 500)
     assert program.terminate() == 0
 
 
 def test_a_port_in_use_ends_with_1(start: Start, port: int) -> None:
     start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: programs.get(port)[0] == 500)
+    programs.until(lambda: ports.get(port)[0] == 500)
     second = start(f"--http-endpoint=127.0.0.1:{port}")
     assert second.ended() == 1
 
@@ -194,6 +195,6 @@ def test_the_livenessprobe_stays_small(driver: IdentityDriver, start: Start, por
     program = start(f"--http-endpoint=127.0.0.1:{port}")
     until_ok(port)
     for _ in range(50):
-        programs.get(port)
-        programs.get(port, "/metrics")
+        ports.get(port)
+        ports.get(port, "/metrics")
     assert program.resident_kib() < 28 * 1024

@@ -15,6 +15,7 @@ import pytest
 
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
+from tests.fakes import ports
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
 from tests.node.sidecars.programs import Program
@@ -150,7 +151,7 @@ def test_a_driver_without_a_name_ends_with_1(driver: IdentityDriver, start: Star
 def test_healthz_says_ok(driver: IdentityDriver, start: Start, port: int) -> None:
     driver.start()
     start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: programs.get(port) == (200, "ok"))
+    programs.until(lambda: ports.get(port) == (200, "ok"))
 
 
 def test_the_deprecated_probe_mode_ends_with_0(start: Start) -> None:
@@ -172,12 +173,12 @@ def test_a_dead_driver_is_not_registered_and_a_returning_one_is(
     programs.until(kubelet.sees_socket)
     driver.stop()
     assert kubelet.get_info_code() is grpc.StatusCode.UNAVAILABLE
-    status, body = programs.get(port)
+    status, body = ports.get(port)
     assert status == 500
     assert "the CSI driver does not answer" in body
     driver.start()
     assert kubelet.get_info_code() is grpc.StatusCode.OK
-    assert programs.get(port) == (200, "ok")
+    assert ports.get(port) == (200, "ok")
 
 
 def test_a_driver_that_hangs_is_not_registered(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
@@ -245,12 +246,12 @@ def test_healthz_knows_that_there_is_no_socket(
 ) -> None:
     driver.start()
     start(f"--health-port={port}")
-    programs.until(lambda: programs.get(port) == (200, "ok"))
+    programs.until(lambda: ports.get(port) == (200, "ok"))
     # It is made anew within a second, unless its folder is gone too.
     moved = kubelet.path.parent.rename(kubelet.path.parent.with_name("moved"))
-    assert programs.get(port) == (404, "registration socket does not exist")
+    assert ports.get(port) == (404, "registration socket does not exist")
     moved.rename(kubelet.path.parent)
-    programs.until(lambda: programs.get(port) == (200, "ok"))
+    programs.until(lambda: ports.get(port) == (200, "ok"))
 
 
 def test_the_registrar_stays_small(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
