@@ -1,15 +1,27 @@
 #!/bin/sh
-# Builds the test programs that go.mod lists as tools into bin/, and only those that are older than what
-# they are made of. Those of others come from the modules that go.mod pins, ours from the folders here.
+# Builds the programs that a folder's go.mod lists as tools into its bin/, and only those that are older than
+# what they are made of. Those of others come from the modules that go.mod pins, ours from the folders beside it.
+#
+#     sh tests/tools/build.sh [FOLDER]
 #
 # A machine that has no Go, or cannot reach the modules, is no error: it says why in one line, leaves the
 # line in bin/.why-not for the tests to skip with, and exits 0. A program that does not compile is an error.
 set -eu
-cd "$(dirname "$0")"
+cd "${1:-$(dirname "$0")}"
 mkdir -p bin
 
 # Nothing may be fetched that go.mod does not pin, a newer toolchain among it.
 export GOTOOLCHAIN=local GOWORK=off CGO_ENABLED=0
+
+# Kubernetes' programs say the version that they were linked with; without one kubelet registers as v0.0.0.
+flags='-s -w'
+release=$(sed -n "s/^[[:space:]]*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p" go.mod)
+if [ -n "$release" ]; then
+    minor=${release#v1.}
+    for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+        flags="$flags -X $package.gitVersion=$release -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
+    done
+fi
 
 give_up() {
     printf '%s\n' "$1" >bin/.why-not
@@ -18,7 +30,7 @@ give_up() {
 }
 
 out_of_date() {  # The path of a program below bin/
-    [ ! -x "$1" ] || [ -n "$(find go.mod go.sum build.sh ./*/*.go -newer "$1")" ]
+    [ ! -x "$1" ] || [ -n "$(find . -path ./bin -prune -o \( -name 'go.*' -o -name '*.go' \) -newer "$1" -print)" ]
 }
 
 build() {  # A package
@@ -30,7 +42,7 @@ build() {  # A package
     fi
     printf 'building %s\n' "$program"
     # Under another name until it is whole: an interrupted build leaves no program behind.
-    go build -mod=readonly -trimpath -ldflags='-s -w' -o "bin/.building-$$" "$1"
+    go build -mod=readonly -trimpath -ldflags="$flags" -o "bin/.building-$$" "$1"
     mv "bin/.building-$$" "bin/$program"
 }
 

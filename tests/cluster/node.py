@@ -1,0 +1,211 @@
+"""The one node: containerd, kubelet and kube-proxy, and what can happen to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import yaml
+
+from oneagent.csi_driver import mounttable
+from tests.cluster import cgroups
+from tests.cluster.controlplane import BIN, PODS, SERVER, ControlPlane
+from tests.cluster.inside import NODE, NODE_ADDRESS
+from tests.cluster.processes import Program
+
+KUBELET: Final = Path("/var/lib/kubelet")
+CONTAINERD: Final = Path("/run/containerd/containerd.sock")
+PAUSE_IMAGE: Final = "localhost/pause:e2e"
+
+_CNI: Final = Path("/usr/lib/cni")
+
+_CONTAINERD: Final = """\
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{socket}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{cni}"
+    conf_dir = "{conf}"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = false
+"""
+
+_NETWORK: Final = """\
+{{"cniVersion": "0.4.0", "name": "pods", "plugins": [
+  {{"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+    "ipam": {{"type": "host-local", "ranges": [[{{"subnet": "{pods}"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}},
+  {{"type": "portmap", "capabilities": {{"portMappings": true}}}}
+]}}
+"""
+
+
+class Node:
+    """Its programs as attributes. Whatever is asked of it is answered by the kernel, not by them."""
+
+    name = NODE
+    address = NODE_ADDRESS
+
+    def __init__(self, folder: Path, control_plane: ControlPlane, group: str) -> None:
+        folder.mkdir()
+        self._folder, self._group = folder, group
+        self.containerd = self._containerd()
+        self.kubelet = self._kubelet(control_plane)
+        self.proxy = self._proxy(control_plane)
+
+    def programs(self) -> tuple[Program, ...]:
+        return self.containerd, self.kubelet, self.proxy
+
+    def start_containerd(self) -> None:
+        self.containerd.start()
+        self.containerd.wait_ready()
+
+    def start_kubelet(self) -> None:
+        for program in (self.kubelet, self.proxy):
+            program.start()
+        for program in (self.kubelet, self.proxy):
+            program.wait_ready()
+
+    def load_image(self, archive: Path) -> None:
+        """Import an image archive for kubelet's use."""
+        self.ctr("images", "import", str(archive))
+
+    def ctr(self, *arguments: str) -> str:
+        command = ["ctr", f"--address={CONTAINERD}", "--namespace=k8s.io", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def mounts(self) -> list[mounttable.Mount]:
+        """What is mounted below kubelet's folder."""
+        return mounttable.at_or_below(mounttable.read(), str(KUBELET))
+
+    def containers_of(self, pod_uid: str) -> set[int]:
+        """The processes in a pod's control groups."""
+        found: set[int] = set()
+        for hierarchy in cgroups.ROOT.iterdir():
+            for folder in (hierarchy / self._group).rglob(f"pod{pod_uid}"):
+                for file in folder.rglob("cgroup.procs"):
+                    with contextlib.suppress(OSError):
+                        found.update(int(line) for line in file.read_text().split())
+        return found
+
+    def power_cut(self) -> None:
+        """Everything on the node ends at once and its memory is gone: processes, mounts and /run, not the disk."""
+        for program in self.programs():
+            program.kill()
+        for process in psutil.process_iter(["name"]):
+            if str(process.info["name"]).startswith("containerd-shim"):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        self._kill_containers()
+        for mount in reversed(self.mounts()):
+            if mount.target != str(KUBELET):
+                subprocess.run(["umount", "--lazy", mount.target], check=True)
+        for mount in reversed(mounttable.at_or_below(mounttable.read(), "/run")):
+            if mount.target != "/run":
+                subprocess.run(["umount", "--lazy", mount.target], check=True)
+        for path in Path("/run").iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        subprocess.run(["ip", "link", "delete", "cni0"], check=False)
+        shutil.rmtree("/var/lib/cni", ignore_errors=True)
+
+    def _kill_containers(self) -> None:
+        deadline = time.monotonic() + 20
+        while left := cgroups.processes(self._group) - {0}:
+            assert time.monotonic() < deadline, f"processes that SIGKILL does not end: {left}"
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+
+    def _containerd(self) -> Program:
+        config, network = self._folder / "containerd.toml", self._folder / "cni"
+        network.mkdir()
+        (network / "10-pods.conflist").write_text(_NETWORK.format(pods=PODS))
+        config.write_text(_CONTAINERD.format(socket=CONTAINERD, pause=PAUSE_IMAGE, cni=_CNI, conf=network))
+
+        def ready() -> bool:
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(str(CONTAINERD)) == 0
+
+        return Program("containerd", ["containerd", f"--config={config}"], self._folder / "containerd.log", ready)
+
+    def _kubelet(self, control_plane: ControlPlane) -> Program:
+        user = f"system:node:{NODE}"
+        access = control_plane.authority.kubeconfig("kubelet", SERVER, common_name=user, groups=["system:nodes"])
+        config = self._folder / "kubelet.yaml"
+        config.write_text(yaml.safe_dump(self._kubelet_configuration(control_plane)))
+        command: list[str | Path] = [
+            BIN / "kubelet",
+            f"--config={config}",
+            f"--kubeconfig={access}",
+            f"--root-dir={KUBELET}",
+            f"--node-ip={NODE_ADDRESS}",
+            f"--hostname-override={NODE}",
+        ]
+        healthz = "http://127.0.0.1:10248/healthz"
+        return Program("kubelet", command, self._folder / "kubelet.log", lambda: control_plane.healthy(healthz))
+
+    def _kubelet_configuration(self, control_plane: ControlPlane) -> dict[str, Any]:
+        resolver = self._folder / "resolv.conf"
+        resolver.write_text("")
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": str(control_plane.authority.certificate)},
+            },
+            "authorization": {"mode": "Webhook"},
+            "containerRuntimeEndpoint": f"unix://{CONTAINERD}",
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{self._group}",
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "enforceNodeAllocatable": [],
+            # The machine's disk may be nearly full without it being this cluster's fault.
+            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "100Mi", "imagefs.available": "100Mi"},
+            "imageGCHighThresholdPercent": 100,
+            "protectKernelDefaults": True,
+            "resolvConf": str(resolver),
+            "volumePluginDir": str(KUBELET / "volume-plugins"),
+            "maxPods": 150,
+        }
+
+    def _proxy(self, control_plane: ControlPlane) -> Program:
+        access = control_plane.authority.kubeconfig("proxy", SERVER, common_name="system:kube-proxy")
+        config = self._folder / "proxy.yaml"
+        # Limits of connection tracking are the whole machine's, and stay as they are.
+        conntrack = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
+        configuration = {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "clientConnection": {"kubeconfig": str(access)},
+            "mode": "iptables",
+            "clusterCIDR": PODS,
+            "hostnameOverride": NODE,
+            "conntrack": conntrack,
+        }
+        config.write_text(yaml.safe_dump(configuration))
+        command: list[str | Path] = [BIN / "kube-proxy", f"--config={config}"]
+        healthz = "http://127.0.0.1:10256/livez"
+        return Program("kube-proxy", command, self._folder / "kube-proxy.log", lambda: control_plane.healthy(healthz))
