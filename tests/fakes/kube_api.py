@@ -25,7 +25,8 @@ Json = dict[str, Any]
 
 GROUP = "dynatrace.com"
 _OBJECTS = re.compile(
-    r"/(?:api/v1|apis/dynatrace\.com/(?P<version>\w+))/namespaces/(?P<ns>[^/]+)/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
+    r"/(?:api/v1|apis/apps/v1|apis/dynatrace\.com/(?P<version>\w+))"
+    r"/namespaces/(?P<ns>[^/]+)/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
 )
 
 

@@ -32,13 +32,24 @@ def write(
     archive.writestr(info, content, compresslevel=level)
 
 
-def build(path: Path, version: str = VERSION, *, prefix: str = "", filler: int = 0) -> Path:
-    """A small agent of a few files; `filler` bytes that do not compress can make it larger."""
+def loadable() -> Path:
+    """A small library that every program with glibc can be started with, and that does nothing by itself."""
+    return next(Path("/lib").glob("*-linux-gnu/libdl.so.2"))
+
+
+def build(
+    path: Path, version: str = VERSION, *, prefix: str = "", filler: int = 0, library: Path | None = None
+) -> Path:
+    """A small agent of a few files; `filler` bytes that do not compress can make it larger.
+
+    `library` is what is preloaded, where a program is really started with it.
+    """
+    preloaded = library.read_bytes() if library else b"\x7fELF" + version.encode() * 200
     binaries = f"{prefix}agent/bin/{version}/"
     with zipfile.ZipFile(path, "w") as archive:
         for folder in ("agent/", "agent/bin/", "agent/conf/", "agent/log/"):
             write(archive, prefix + folder, mode=0o040755)
-        write(archive, prefix + names.PRELOAD_LIBRARY, b"\x7fELF" + version.encode() * 200, 0o100755)
+        write(archive, prefix + names.PRELOAD_LIBRARY, preloaded, 0o100755)
         write(archive, f"{prefix}agent/lib/liboneagentproc.so", b"\x7fELF" + version.encode() * 100, 0o100755)
         write(archive, f"{binaries}any/liboneagentjava.so", b"\x7fELF java" * 500, 0o100755)
         write(archive, f"{binaries}linux-x86-64/oneagentnodeagent", b"#!/bin/sh\n", 0o100755)

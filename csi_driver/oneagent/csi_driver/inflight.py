@@ -37,6 +37,11 @@ class InFlightCalls:
         self._calls: dict[str, Call] = {}
         self._closing = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether any call is under way."""
+        return bool(self._calls)
+
     def hold(self, key: str, what: str, *, cancel_other: bool = False) -> Call:
         """Hold a volume or a target for one call; `InFlight` if another one holds it."""
         call = Call(self._calls, key, what)

@@ -9,6 +9,8 @@
     volumes/<volume id>/     upper/ and work/ of one view
     spares/                  volume folders made beforehand
     logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
+    uninstalled              the provisioner's word to the server: stay until the last volume is gone; a starting
+                             server removes it, which tells one that stays to make way
     tmp/  trash/             may be deleted at any start
 
 Everything that becomes part of a path here is checked to be a single, plain path component first, and the
@@ -70,6 +72,8 @@ class DataFolder:
         self.database = root / "metadata.db"
         self.database_lock = root / "metadata.lock"
         self.dynakubes = root / "dynakubes.json"
+        self.uninstalled = root / "uninstalled"
+        self.server_lock = root / "server.lock"
         self.agents = root / "agents"
         self.manifests = root / "manifests"
         self.tenants = root / "tenants"

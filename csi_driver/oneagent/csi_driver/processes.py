@@ -36,6 +36,24 @@ def alone(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_held(lock: Path) -> bool | None:
+    """Whether a process holds its exclusive right (see `alone`); None if that can't be told."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        # Held for microseconds; a process that starts just then tries again after 100 ms.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def settle_memory() -> None:
     """After the start: give back what only loading needed, and spare the collector what will never be garbage."""
     gc.collect()

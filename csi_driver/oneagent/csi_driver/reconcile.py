@@ -184,6 +184,13 @@ class Reconciler:
                 continue
         return dropped
 
+    def left(self) -> int:
+        """How many volumes kubelet has still to take back: with a view, an empty one, or none yet.
+
+        Each is looked up in the kernel, not in its row: what is mounted, or has its folder, is still there.
+        """
+        return sum(self._is_mounted(record) or not self._pod_is_gone(record) for record in self._volumes.all())
+
     def _drop(self, volume: VolumeId) -> None:
         self._data.discard(self._data.volume(volume).root)
         self._volumes.drop(volume)

@@ -28,7 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from oneagent.common import flags, logs
 from oneagent.common.names import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
-from oneagent.csi_driver import interceptor, metrics, mounttable, processes, publish, services, views
+from oneagent.csi_driver import departure, interceptor, metrics, mounttable, processes, publish, services, views
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.dynakubes import WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
@@ -52,6 +52,7 @@ class Config:
     target_root: Path
     publish_wait_seconds: float
     drain_seconds: float
+    uninstall_wait_seconds: float
     keep_logs: bool
     metrics_address: str
     log_format: logs.Format
@@ -79,6 +80,13 @@ def parse(arguments: list[str] | None = None) -> Config:
     )
     add("drain", 10.0, "how long calls under way may take after SIGTERM", parse=flags.duration)
     add(
+        "uninstall-wait",
+        0.0,
+        "how long after SIGTERM, while there are volumes, the provisioner may take to say that the driver was "
+        "uninstalled; the server then stays until they are gone",
+        parse=flags.duration,
+    )
+    add(
         "keep-logs",
         False,
         "keep what pods wrote into their views until the provisioner's log retention removes it",
@@ -102,6 +110,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         target_root=given.target_root,
         publish_wait_seconds=given.publish_wait,
         drain_seconds=given.drain,
+        uninstall_wait_seconds=given.uninstall_wait,
         keep_logs=given.keep_logs,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
@@ -187,6 +196,11 @@ class Server:
         processes.settle_memory()
         log.info("serving", extra=logs.facts(socket=path, node=self._config.node_id))
 
+    def volumes_left(self) -> int:
+        """How many volumes need a driver yet; at least one while a call is under way."""
+        under_way = self.publisher.calls.busy  # Asked first: a call that ends meanwhile has left its volume.
+        return self._reconciler.left() or int(under_way)
+
     def stop(self) -> None:
         """Drain: no new calls; waiting ones are told to come back, the others end. Running views stay."""
         self._stopped.set()
@@ -249,16 +263,20 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; after an uninstall until the last volume is gone (see `departure`)."""
     logs.setup(config.log_format, config.log_level)
     # Waited for, not handled: what a handler does is not noticed if the signal comes just before the waiting begins.
     # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
     stop = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    with processes.alone(config.data_dir / "server.lock"):
+    folder = DataFolder(config.data_dir)
+    # Before waiting for the place: one that stays after an uninstall leaves it then.
+    folder.uninstalled.unlink(missing_ok=True)
+    with processes.alone(folder.server_lock):
         server = Server(config, step)
         server.start()
         signal.sigwait(stop)
+        departure.wait(server.volumes_left, folder.uninstalled, config.uninstall_wait_seconds, stop)
         server.stop()
     return 0
 

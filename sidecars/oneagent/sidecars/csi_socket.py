@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -57,6 +58,18 @@ def wait(path: str, limit_seconds: float | None) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+def file_id(path: str) -> tuple[int, int, int] | None:
+    """What tells the socket's file from its successor at the same path; None if there is none.
+
+    By the time, too: ext4 gives the number of a removed inode to the next file.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _ignore(_method: str, _status: Status, _seconds: float) -> None:

@@ -6,6 +6,8 @@ Takes the flags of the Go program of that name and does its work, with these dif
   never registers a dead driver, and `/healthz`, which asks GetInfo, tells the truth about it.
 - The registration socket is made again when its file was removed. A successor's socket is left alone.
 - A refused registration is answered before the program ends with 1, and no stale socket stays behind.
+- With `--stay-while-driver-serves` SIGTERM ends it only after the driver: kubelet calls no driver that is not
+  registered, and one that stays after an uninstall, until its last volume is gone, has to be called.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ NOTIFY: Final = "/pluginregistration.Registration/NotifyRegistrationStatus"
 
 _WAIT_FOR_DRIVER_SECONDS: Final = 30.0
 _LOOK_FOR_SOCKET_SECONDS: Final = 1.0
+_LOOK_FOR_DRIVER_SECONDS: Final = 0.5
 _DRAIN_SECONDS: Final = 5.0
 
 
@@ -49,6 +52,8 @@ class Settings:
     """For each call to the driver."""
     http_address: str
     """Where `/healthz` is served; empty for nowhere."""
+    stay_while_driver_serves: bool
+    """After a first signal, until the driver ends or a second one comes."""
     log_format: logs.Format
 
 
@@ -63,6 +68,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
     flags.add_argument("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
     flags.add_argument("--mode", default="registration", help="deprecated: kubelet-registration-probe exits with 0")
     flags.add_argument("--connection-timeout", help="deprecated, without effect")
+    flags.switch("stay-while-driver-serves", "on SIGTERM stay registered until the driver has ended")
     flags.switch("enable-pprof", "without effect")
     options = flags.read(words)
     if not options.kubelet_registration_path:
@@ -83,6 +89,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
         plugin_registration_path=Path(options.plugin_registration_path),
         timeout_seconds=options.timeout,
         http_address=f":{options.health_port}" if options.health_port else options.http_endpoint,
+        stay_while_driver_serves=options.stay_while_driver_serves,
         log_format=options.log_format,
     )
 
@@ -189,6 +196,8 @@ def _register(settings: Settings, driver: csi_socket.Driver, name: str, codes: s
         return 1
     log.info("waiting for kubelet", extra=logs.facts(driver=name, socket=socket_path, endpoint=info.endpoint))
     code = _serve_until_told(server, socket_path, codes)
+    if code == 0 and settings.stay_while_driver_serves:
+        code = _stay(server, socket_path, driver.path, codes)
     server.stop(_DRAIN_SECONDS)
     log.info("stopped", extra=logs.facts(driver=name, exit_code=code))
     return code
@@ -199,13 +208,28 @@ def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: stop
         try:
             return codes.get(timeout=_LOOK_FOR_SOCKET_SECONDS)
         except queue.Empty:
-            pass
+            _mend(server, socket_path)
+
+
+def _stay(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: stop_signals.ExitCodes) -> int:
+    """Serve until the driver of this moment has ended. Its successor at the same path has a registrar of its own."""
+    driver = csi_socket.file_id(driver_path)
+    log.info("staying registered until the driver has ended", extra=logs.facts(socket=driver_path))
+    while driver == csi_socket.file_id(driver_path) and csi_socket.wait(driver_path, _LOOK_FOR_DRIVER_SECONDS):
         try:
-            if server.keep():
-                log.warning("the registration socket had gone; made anew", extra=logs.facts(socket=socket_path))
-        except (grpc_server.SocketTaken, OSError) as error:
-            facts = logs.facts(socket=socket_path, reason=error)
-            log.error("the registration socket has gone and cannot be made anew yet", extra=facts)
+            return codes.get(timeout=_LOOK_FOR_DRIVER_SECONDS)
+        except queue.Empty:
+            _mend(server, socket_path)
+    return 0
+
+
+def _mend(server: grpc_server.Server, socket_path: Path) -> None:
+    try:
+        if server.keep():
+            log.warning("the registration socket had gone; made anew", extra=logs.facts(socket=socket_path))
+    except (grpc_server.SocketTaken, OSError) as error:
+        facts = logs.facts(socket=socket_path, reason=error)
+        log.error("the registration socket has gone and cannot be made anew yet", extra=facts)
 
 
 if __name__ == "__main__":

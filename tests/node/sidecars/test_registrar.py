@@ -15,6 +15,7 @@ import pytest
 
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
+from oneagent.sidecars import csi_socket
 from tests.fakes import ports
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
@@ -239,6 +240,53 @@ def test_sigterm_waits_for_the_answer_to_kubelet(driver: IdentityDriver, kubelet
     asking.join()
     later.join()
     assert codes == [grpc.StatusCode.OK]
+
+
+class TestToldToStayWhileTheDriverServes:
+    @pytest.fixture
+    def program(self, driver: IdentityDriver, kubelet: Kubelet, start: Start) -> Program:
+        """Has had its SIGTERM."""
+        driver.start()
+        program = start("--stay-while-driver-serves")
+        programs.until(kubelet.sees_socket)
+        program.process.terminate()
+        programs.until(lambda: "staying registered until the driver has ended" in program.log())
+        return program
+
+    def test_sigterm_ends_it_after_the_driver(self, driver: IdentityDriver, kubelet: Kubelet, program: Program) -> None:
+        time.sleep(1.5)
+        assert program.process.poll() is None
+        assert kubelet.get_info().name == driver.name
+        driver.stop()
+        assert program.ended(within_seconds=3) == 0
+        assert not kubelet.sees_socket()
+
+    def test_a_removed_socket_is_still_made_anew(self, kubelet: Kubelet, program: Program) -> None:
+        kubelet.path.unlink()
+        programs.until(kubelet.sees_socket)
+
+    def test_a_second_sigterm_ends_it(self, kubelet: Kubelet, program: Program) -> None:
+        assert program.terminate() == 0
+        assert not kubelet.sees_socket()
+
+    def test_the_drivers_successor_does_not_hold_it(
+        self, driver: IdentityDriver, kubelet: Kubelet, program: Program
+    ) -> None:
+        driver.stop()
+        driver.start()
+        assert program.ended(within_seconds=3) == 0
+
+    def test_the_registration_of_its_own_successor_survives_it(
+        self, driver: IdentityDriver, kubelet: Kubelet, start: Start, program: Program
+    ) -> None:
+        before = csi_socket.file_id(str(kubelet.path))
+        successor = start("--stay-while-driver-serves")
+        programs.until(lambda: csi_socket.file_id(str(kubelet.path)) not in {before, None})
+        driver.stop()
+        driver.start()
+        assert program.ended(within_seconds=3) == 0
+        assert kubelet.get_info().name == driver.name
+        assert successor.process.poll() is None
 
 
 def test_healthz_knows_that_there_is_no_socket(

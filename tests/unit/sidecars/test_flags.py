@@ -50,6 +50,7 @@ def test_the_registrar_defaults_to_what_the_go_program_does() -> None:
         plugin_registration_path=Path("/registration"),
         timeout_seconds=1.0,
         http_address="",
+        stay_while_driver_serves=False,
         log_format="json",
     )
 

@@ -13,7 +13,7 @@ from oneagent.common import flags, logs
 from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
-from oneagent.csi_driver.provisioner import garbage, leftovers
+from oneagent.csi_driver.provisioner import garbage, leftovers, uninstall
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -33,6 +33,7 @@ class Config:
     namespace: str
     kubeconfig: Path | None
     node_id: str
+    daemonset: str
     collect_seconds: float
     policy: garbage.Policy
     unpack_threads: int | None
@@ -53,6 +54,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("namespace", "", "namespace of the DynaKubes; the own one if empty", env="POD_NAMESPACE")
     add("kubeconfig", "", "kubeconfig file; in-cluster configuration if empty", env="KUBECONFIG")
     add("node-id", "", "this node's name, for Events", env="KUBE_NODE_NAME")
+    add("daemonset", "", "the DaemonSet that this process runs in, so that the server can be told of an uninstall")
     add("collect", 300.0, "time between runs of the garbage collector", parse=flags.duration)
     usual = garbage.DEFAULT
     add("disk-budget", usual.budget_bytes, "most bytes for agents, e.g. 10Gi; 0 for no limit", parse=flags.size)
@@ -71,6 +73,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         namespace=given.namespace,
         kubeconfig=Path(given.kubeconfig) if given.kubeconfig else None,
         node_id=given.node_id,
+        daemonset=given.daemonset,
         collect_seconds=given.collect,
         policy=garbage.Policy(
             budget_bytes=given.disk_budget,
@@ -150,9 +153,22 @@ def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int
         metrics.serve(config.metrics_address, counted.registry)
         processes.settle_memory()
         log.info("provisioning", extra=logs.facts(source=config.source, data=config.data_dir))
+        asking = _watch_for_uninstall(config, source, stop)
         provisioner.run(stop)
+    if asking is not None:
+        asking.join()
     log.info("stopped")
     return 0
+
+
+def _watch_for_uninstall(config: Config, source: sources.Source, stop: threading.Event) -> threading.Thread | None:
+    """The thread that asks after `stop`, if there is somebody to ask."""
+    if not (config.daemonset and isinstance(source, uninstall.Cluster)):
+        return None
+    arguments = (source, config.daemonset, DataFolder(config.data_dir), stop)
+    asking = threading.Thread(target=uninstall.watch, args=arguments, name="uninstall", daemon=True)
+    asking.start()
+    return asking
 
 
 def main() -> int:

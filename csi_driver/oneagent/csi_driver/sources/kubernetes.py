@@ -6,7 +6,7 @@ client, because its own `watch` cannot be stopped while nothing happens, goes on
 that deletions are missed), and never closes a stream.
 
 Secrets and ConfigMaps are read when asked for and not kept: that is once per download or poll. Nothing
-outside the DynaKubes' own namespace is read.
+outside the DynaKubes' own namespace is read, but for the DaemonSet that this process runs in.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _PLURAL: Final = "dynakubes"
 _TIMEOUT: Final = httpx2.Timeout(10.0, connect=5.0)
+_DAEMONSET_TIMEOUT: Final = httpx2.Timeout(2.0)
 _EVENT_TIMEOUT: Final = httpx2.Timeout(3.0)
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
@@ -93,8 +94,8 @@ class KubernetesSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`api_version` as `v1beta6`; empty: the newest that the API server serves."""
-        self._http, default_namespace = connect(kubeconfig, service_account)
-        self._namespace = namespace or default_namespace
+        self._http, self._own_namespace = connect(kubeconfig, service_account)
+        self._namespace = namespace or self._own_namespace
         self._api = _DynaKubeApi(self._http, self._namespace, api_version, page_size)
         self._watch = watch.Watch(self._api, pauses=pauses, clock=clock)
         self._events = events.Events(self._send_event, component=component, node=node, clock=clock)
@@ -124,6 +125,13 @@ class KubernetesSource:
         message: str,
     ) -> None:
         self._events.say(about, kind, reason, message)
+
+    def has_daemonset(self, name: str) -> bool:
+        """Whether a DaemonSet of this process's own namespace is there to stay; `SourceError`."""
+        namespace, name = (urllib.parse.quote(part, safe="") for part in (self._own_namespace, name))
+        path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
+        obj = _parsed(_call(self._http, "GET", path, timeout=_DAEMONSET_TIMEOUT))
+        return not (obj.get("metadata") or {}).get("deletionTimestamp")
 
     def alive(self) -> bool:
         return self._watch.alive()

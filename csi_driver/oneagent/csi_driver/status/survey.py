@@ -8,14 +8,13 @@ row of a mount a moment after its answer.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import mounttable, paths, sizes
+from oneagent.csi_driver import mounttable, paths, processes, sizes
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
@@ -61,7 +60,7 @@ def look(folder: DataFolder, mount_table: Path, *, now: float) -> Status:
         taken_at=now,
         metadata=rows.state,
         set_aside=tuple(sorted(str(path) for path in folder.root.glob(f"{folder.database.name}.aside-*[0-9]"))),
-        running=Running(_is_held(folder.root / "server.lock"), _is_held(folder.root / "provisioner.lock")),
+        running=Running(processes.is_held(folder.server_lock), processes.is_held(folder.root / "provisioner.lock")),
         versions=_versions(folder, stored, rows, views.values()),
         volumes=_volumes(folder, rows, mounts, views),
         failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),
@@ -77,24 +76,6 @@ def _named(folder: str) -> Version | None:
         return Version(paths.component(folder, "agent version"))
     except paths.UnsafeName:
         return None
-
-
-def _is_held(lock: Path) -> bool | None:
-    """Whether a process holds its lock (see `processes.alone`)."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        # Held for microseconds; a process that starts just then tries again after 100 ms.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _versions(

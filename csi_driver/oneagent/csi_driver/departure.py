@@ -1,0 +1,46 @@
+"""When a server that was told to end may do so: at once, or after an uninstall once the last volume is gone.
+
+Kubelet takes a volume back by its driver only. Without one it tries for ever (TearDownAt in Kubernetes'
+pkg/volume/csi/csi_mounter.go), and the pod hangs in Terminating. Where the driver comes back that is soon over;
+after an uninstall nobody comes back, so the server stays for as long as pods have volumes of it.
+
+The server has no access to the cluster. The provisioner, which is told to end at the same moment, asks there and
+says "uninstalled" by a file in the data folder. A new server on the same folder removes that file.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import logs
+
+log = logging.getLogger(__name__)
+
+_ASK_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 1.0
+
+
+def wait(
+    volumes_left: Callable[[], int], uninstalled: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
+) -> None:
+    """Return when the server may end. One of the signals, which have to be blocked, ends the waiting at once."""
+    signals = tuple(signals)
+    deadline = time.monotonic() + verdict_seconds
+    while (rest := deadline - time.monotonic()) > 0 and volumes_left():
+        if uninstalled.exists():
+            _outstay(volumes_left, uninstalled, signals)
+            return
+        if signal.sigtimedwait(signals, min(rest, _ASK_SECONDS)):
+            return
+
+
+def _outstay(volumes_left: Callable[[], int], uninstalled: Path, signals: Iterable[signal.Signals]) -> None:
+    log.info("the driver was uninstalled; staying until no volume is left", extra=logs.facts(volumes=volumes_left()))
+    while volumes_left() and uninstalled.exists():
+        if signal.sigtimedwait(signals, _LOOK_SECONDS):
+            return
