@@ -13,10 +13,13 @@ else
 UNSHARE := unshare --user --map-root-user --mount --propagation private
 endif
 
-.PHONY: help setup run test unit node check mypy format bench lock clean tools
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	--python-version 3.11
+
+.PHONY: help setup run test unit node check mypy format bench lock clean tools e2e e2e-packages cluster
 
 help:  ## what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard proto/*/*/*.proto) proto/generate.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
@@ -41,6 +44,15 @@ node: setup tools  ## the real driver with real mounts
 tools:  ## the upstream programs that the node ring tests against (skipped where there is no Go)
 	@sh tests/tools/build.sh
 
+e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails where that cannot be had
+	$(BIN)/python -m tests.cluster $(if $(REQUIRED),--required) $(BIN)/pytest tests/e2e
+
+e2e-packages: setup  ## the packages of Debian that the cluster ring takes, besides Go
+	@$(BIN)/python -m tests.cluster --packages
+
+cluster: setup  ## a real cluster of one node with the driver installed, until Ctrl-C
+	@$(BIN)/python -m tests.cluster --required $(BIN)/python -m tests.e2e.play
+
 check: setup  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -59,9 +71,11 @@ bench: setup  ## measure; prints a table and writes build/bench.json
 	@mkdir -p build
 	$(UNSHARE) $(BIN)/python -m benchmarks
 
-lock: setup  ## resolve the dependencies anew
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--upgrade --python-version 3.11 --all-extras --group dev pyproject.toml -o requirements.lock
+lock: setup  ## resolve the dependencies anew; what an image runs and is built with is a part of it
+	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
+	$(COMPILE) --constraint requirements.lock --all-extras pyproject.toml -o requirements-runtime.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) build dist common/oneagent/common/proto tests/tools/bin
+	rm -rf $(VENV) build dist common/oneagent/common/proto tests/tools/bin tests/cluster/bin

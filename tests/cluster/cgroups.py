@@ -24,7 +24,7 @@ def unified() -> bool:
 
 
 def create(name: str) -> None:
-    for hierarchy in _hierarchies():
+    for hierarchy in hierarchies():
         folder = hierarchy / name
         folder.mkdir(exist_ok=True)
         if unified():
@@ -38,18 +38,22 @@ def create(name: str) -> None:
 
 def processes(name: str) -> set[int]:
     """The processes in the groups, as this process' PID namespace numbers them; 0 stands for those outside."""
-    found: set[int] = set()
-    for hierarchy in _hierarchies():
-        for file in (hierarchy / name).rglob("cgroup.procs"):
-            with contextlib.suppress(OSError):
-                found.update(int(line) for line in file.read_text().split())
-    return found
+    folders = (folder for hierarchy in hierarchies() for folder, _, _ in os.walk(hierarchy / name))
+    return {process for folder in folders for process in members(Path(folder))}
+
+
+def members(group: Path) -> set[int]:
+    """The processes of one group, without those below it; none if the group has just gone."""
+    try:
+        return {int(line) for line in (group / "cgroup.procs").read_text().split()}
+    except OSError:
+        return set()
 
 
 def remove(name: str, *, within_seconds: float = 10) -> None:
     """End what is left in the groups and remove them; `OSError` if that does not succeed."""
     deadline = time.monotonic() + within_seconds
-    for hierarchy in _hierarchies():
+    for hierarchy in hierarchies():
         while (hierarchy / name).exists():
             for process in processes(name) - {0}:
                 with contextlib.suppress(ProcessLookupError):
@@ -64,7 +68,8 @@ def remove(name: str, *, within_seconds: float = 10) -> None:
                 time.sleep(0.05)
 
 
-def _hierarchies() -> list[Path]:
+def hierarchies() -> list[Path]:
+    """The roots of the hierarchies that this machine has."""
     if unified():
         return [ROOT]
     # Several controllers may share a hierarchy, of which each has a link. v2 may be among them, without controllers.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Final
 
 from tests.cluster import sandbox
-from tests.cluster.controlplane import BIN, ControlPlane
+from tests.cluster.controlplane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.cluster.processes import NotReadyError
+from tests.cluster.processes import NotReadyError, Program
 
-_PROGRAMS: Final = {
+PROGRAMS: Final = {
     "etcd": "etcd-server",
     "containerd": "containerd",
     "ctr": "containerd",
@@ -23,18 +22,6 @@ _PROGRAMS: Final = {
     "/usr/lib/cni/bridge": "containernetworking-plugins",
 }
 """What the distribution has to give, and the package of Debian that has it."""
-
-
-def why_not() -> str:
-    """What is missing for a cluster on this machine; '' if nothing is."""
-    if reason := sandbox.why_not():
-        return reason
-    if missing := sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None}):
-        return f"programs are missing: apt-get install {' '.join(missing)}"
-    reason = BIN / ".why-not"
-    if reason.exists():
-        return reason.read_text().strip()
-    return ""
 
 
 class Cluster:
@@ -60,8 +47,11 @@ class Cluster:
                 raise NotReadyError(f"the node is not ready:\n{self.node.kubelet.last_lines()}")
             time.sleep(0.2)
 
+    def programs(self) -> tuple[Program, ...]:
+        return (*self.control_plane.programs(), *self.node.programs())
+
     def stop(self) -> None:
-        for program in (*reversed(self.node.programs()), *reversed(self.control_plane.programs())):
+        for program in reversed(self.programs()):
             program.kill()
 
     def _node_ready(self) -> bool:

@@ -34,6 +34,7 @@ class ControlPlane:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self._folder = folder
+        self.url = SERVER
         self.authority = pki.Authority(folder / "pki")
         self.admin = self.authority.kubeconfig("admin", SERVER, common_name="admin", groups=[_ADMIN_GROUP])
         self.audit = folder / "audit.log"
@@ -93,6 +94,7 @@ class ControlPlane:
             f"--client-ca-file={self.authority.certificate}",
             f"--kubelet-client-certificate={client}",
             f"--kubelet-client-key={client_key}",
+            "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={keys / 'service-accounts.key'}",
             f"--service-account-signing-key-file={keys / 'service-accounts.key'}",

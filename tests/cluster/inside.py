@@ -55,12 +55,15 @@ def arrange_mounts(folder: Path) -> None:
         Path(path).mkdir(exist_ok=True)
         _call("mount", "--bind", own, path)
     _call("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    kernel = folder / "kernel"
-    kernel.mkdir()
-    for number, (name, value) in enumerate(_KERNEL.items()):
-        file = kernel / str(number)
-        file.write_text(f"{value}\n")
-        _call("mount", "--bind", file, f"/proc/sys/{name}")
+    shown = folder / "shown"
+    shown.mkdir()
+    kernel = {f"/proc/sys/{name}": f"{value}\n" for name, value in _KERNEL.items()}
+    # Nobody answers for names in here, so nobody should be asked and waited for.
+    names = {"/etc/hosts": f"127.0.0.1 localhost\n{NODE_ADDRESS} {NODE}\n", "/etc/resolv.conf": ""}
+    for number, (path, text) in enumerate((kernel | names).items()):
+        file = shown / str(number)
+        file.write_text(text)
+        _call("mount", "--bind", file, path)
 
 
 def arrange_network() -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +34,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni}"
     conf_dir = "{conf}"
@@ -75,9 +74,11 @@ class Node:
         self.containerd.wait_ready()
 
     def start_kubelet(self) -> None:
-        for program in (self.kubelet, self.proxy):
+        """With kube-proxy beside it, unless that runs already."""
+        started = [program for program in (self.kubelet, self.proxy) if not program.running]
+        for program in started:
             program.start()
-        for program in (self.kubelet, self.proxy):
+        for program in started:
             program.wait_ready()
 
     def load_image(self, archive: Path) -> None:
@@ -94,15 +95,14 @@ class Node:
         """What is mounted below kubelet's folder."""
         return mounttable.at_or_below(mounttable.read(), str(KUBELET))
 
-    def containers_of(self, pod_uid: str) -> set[int]:
-        """The processes in a pod's control groups."""
-        found: set[int] = set()
-        for hierarchy in cgroups.ROOT.iterdir():
-            for folder in (hierarchy / self._group).rglob(f"pod{pod_uid}"):
-                for file in folder.rglob("cgroup.procs"):
-                    with contextlib.suppress(OSError):
-                        found.update(int(line) for line in file.read_text().split())
-        return found
+    def processes_of(self, pod: Mapping[str, Any], container: str) -> set[int]:
+        """The processes of a pod's running container, by its control group."""
+        (status,) = (found for found in pod["status"]["containerStatuses"] if found["name"] == container)
+        identity = status["containerID"].removeprefix("containerd://")
+        return {process for file in self._groups(identity) for process in cgroups.members(file)}
+
+    def _groups(self, name: str) -> list[Path]:
+        return [folder for hierarchy in cgroups.hierarchies() for folder in (hierarchy / self._group).rglob(name)]
 
     def power_cut(self) -> None:
         """Everything on the node ends at once and its memory is gone: processes, mounts and /run, not the disk."""
@@ -112,7 +112,9 @@ class Node:
             if str(process.info["name"]).startswith("containerd-shim"):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-        self._kill_containers()
+        # With all that is in them. A group that outlived its container would keep kubelet waiting for three seconds.
+        cgroups.remove(self._group)
+        cgroups.create(self._group)
         for mount in reversed(self.mounts()):
             if mount.target != str(KUBELET):
                 subprocess.run(["umount", "--lazy", mount.target], check=True)
@@ -126,15 +128,6 @@ class Node:
                 path.unlink()
         subprocess.run(["ip", "link", "delete", "cni0"], check=False)
         shutil.rmtree("/var/lib/cni", ignore_errors=True)
-
-    def _kill_containers(self) -> None:
-        deadline = time.monotonic() + 20
-        while left := cgroups.processes(self._group) - {0}:
-            assert time.monotonic() < deadline, f"processes that SIGKILL does not end: {left}"
-            for process in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.05)
 
     def _containerd(self) -> Program:
         config, network = self._folder / "containerd.toml", self._folder / "cni"
@@ -187,7 +180,11 @@ class Node:
             "imageGCHighThresholdPercent": 100,
             "protectKernelDefaults": True,
             "resolvConf": str(resolver),
+            "clusterDNS": ["10.96.0.10"],
+            "clusterDomain": "cluster.local",
             "volumePluginDir": str(KUBELET / "volume-plugins"),
+            # Lowering it needs a capability that root does not have everywhere; containerd is told the same.
+            "oomScoreAdj": 0,
             "maxPods": 150,
         }
 

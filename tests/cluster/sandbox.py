@@ -5,15 +5,11 @@ IPC of its own. The kernel does the cleaning: when that process 1 ends, or this 
 in the namespace is killed, and with the last of them go mounts and network devices. What the kernel does not
 take away is the run's folder and its control groups; this process removes them at the end, and those of runs
 that were killed before they could at the next start (a run holds a lock on its folder as long as it lives).
-
-    python -m tests.cluster.sandbox COMMAND…
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
 import fcntl
 import os
 import secrets
@@ -30,18 +26,21 @@ from tests.cluster import cgroups
 
 RUNS: Final = Path("build/cluster/runs")
 FOLDER_VARIABLE: Final = "CLUSTER_FOLDER"
+PROGRAMS: Final = {"unshare": "util-linux", "setpriv": "util-linux", "ip": "iproute2"}
 DOOR_VARIABLE: Final = "CLUSTER_DOOR"
 
-_PR_SET_PDEATHSIG: Final = 1
-_NAMESPACES: Final = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc")
+# Each of them is killed when the one before it is, so the sandbox ends however this process does.
+_UNSHARE: Final = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--propagation", "private"),
+    *("--fork", "--kill-child", "--mount-proc"),
+)
 
 
 def why_not() -> str:
     """Why no cluster can run on this machine; '' if it can."""
     if os.geteuid() != 0:
         return "a cluster needs root: kubelet makes control groups and mounts"
-    if shutil.which("unshare") is None or shutil.which("ip") is None:
-        return "unshare and ip are missing: install util-linux and iproute2"
     if not cgroups.ROOT.is_dir() or not os.access(cgroups.ROOT, os.W_OK):
         return f"{cgroups.ROOT} is not there or not writable"
     return ""
@@ -59,12 +58,9 @@ def run(command: list[str]) -> int:
             DOOR_VARIABLE: str(door.fileno()),
             "TMPDIR": str(folder / "tmp"),
         }
-        process = subprocess.Popen(
-            ["unshare", *_NAMESPACES, "--propagation", "private", sys.executable, "-m", "tests.cluster.inside", *command],
-            env=environment,
-            pass_fds=[door.fileno()],
-            preexec_fn=_die_with_parent,
-        )
+        inside = (sys.executable, "-m", "tests.cluster.inside", *command)
+        process = subprocess.Popen([*_UNSHARE, *inside], env=environment, pass_fds=[door.fileno()])
+        (folder / "pid").write_text(str(process.pid))
         with _signals(process):
             return process.wait()
 
@@ -121,20 +117,3 @@ def _signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.cluster.sandbox", description="Runs a command in a sandbox")
-    parser.add_argument("command", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
-    if reason := why_not():
-        parser.error(reason)
-    sys.exit(run(given.command))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,56 @@
+"""Runs a command in a sandbox in which a cluster can be started, with everything built that this takes.
+
+    python -m tests.cluster [--required] COMMAND…
+    python -m tests.cluster --packages
+
+What the machine lacks for that is said in one line and is no error, unless the cluster is `--required`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.cluster import cluster, commands, controlplane, images, sandbox
+
+_BUILD: Final = Path("tests/tools/build.sh")
+_PROGRAMS: Final = {**sandbox.PROGRAMS, **cluster.PROGRAMS, **images.PROGRAMS}
+
+
+def prepare() -> None:
+    """Build what a cluster is made of; `Unavailable` if the machine lacks something for it."""
+    commands.need(_PROGRAMS)
+    if reason := sandbox.why_not():
+        raise commands.Unavailable(reason)
+    subprocess.run(["sh", _BUILD, controlplane.BIN.parent], check=True)
+    not_built = controlplane.BIN / ".why-not"
+    if not_built.exists():
+        raise commands.Unavailable(not_built.read_text().strip())
+    images.build()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description="Runs a command beside a cluster.")
+    parser.add_argument("--required", action="store_true", help="fail where a cluster cannot be had")
+    parser.add_argument("--packages", action="store_true", help="only say which of Debian's packages it takes")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    if given.packages:
+        print(*sorted(set(_PROGRAMS.values())))
+        return 0
+    try:
+        prepare()
+    except commands.Unavailable as error:
+        print(f"There is no cluster here: {error}", file=sys.stderr)
+        return 1 if given.required else 0
+    except (commands.Failed, subprocess.CalledProcessError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return sandbox.run(given.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

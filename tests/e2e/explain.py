@@ -1,0 +1,36 @@
+"""What the cluster has to say about a failure: pods, events, and the ends of the logs."""
+
+from __future__ import annotations
+
+import subprocess
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import KubectlError
+from tests.e2e.installed import Installed
+
+
+def sections(cluster: Cluster) -> list[tuple[str, str]]:
+    """Titles and texts; what cannot be had says why."""
+    kubectl = cluster.kubectl
+
+    def ask(*arguments: str) -> str:
+        try:
+            return kubectl(*arguments)
+        except (KubectlError, subprocess.TimeoutExpired) as error:
+            return str(error)
+
+    try:
+        driver = Installed(cluster).logs()
+    except (KubectlError, subprocess.TimeoutExpired) as error:
+        driver = str(error)
+    mounts = "\n".join(f"{mount.target}  {mount.fs_type}" for mount in cluster.node.mounts())
+    ended = [program.name for program in cluster.programs() if not program.running]
+    return [
+        ("pods", ask("get", "pods", "--all-namespaces", "-o", "wide")),
+        ("events", ask("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp")[-6000:]),
+        ("dynakubes", ask("get", "dynakubes", "--all-namespaces", "-o", "yaml")[-4000:]),
+        ("driver", driver),
+        ("kubelet", cluster.node.kubelet.last_lines(40)),
+        ("mounts below kubelet's folder", mounts),
+        ("programs that have ended", ", ".join(ended) or "none"),
+    ]

@@ -1,0 +1,87 @@
+"""The objects that the tests create, as a user would write them."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Final
+
+import yaml
+
+from oneagent.common import names
+from tests.cluster.kubectl import Manifest
+from tests.fakes import tenant
+
+NAMESPACE: Final = "dynatrace"
+APP_IMAGE: Final = "localhost/app:e2e"
+AGENT: Final = "/opt/dynatrace/oneagent-paas"
+VOLUME: Final = "oneagent-bin"
+
+
+def namespace(name: str, enforce: str = "restricted") -> Manifest:
+    labels = {"pod-security.kubernetes.io/enforce": enforce}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def dynakube(name: str, api_url: str, version: str, **features: str) -> tuple[Manifest, Manifest]:
+    """A DynaKube that pins a version, and the Secret with its token; `features` with `_` for `-`."""
+    annotations = {names.FEATURE_PREFIX + key.replace("_", "-"): value for key, value in features.items()}
+    metadata = {"name": name, "namespace": NAMESPACE}
+    spec = {"apiUrl": api_url, "oneAgent": {"applicationMonitoring": {"version": version}}}
+    return (
+        {
+            "apiVersion": "dynatrace.com/v1beta6",
+            "kind": "DynaKube",
+            "metadata": {**metadata, "annotations": annotations},
+            "spec": spec,
+        },
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"apiToken": tenant.TOKEN}},
+    )
+
+
+def as_yaml(*manifests: Manifest) -> str:
+    return str(yaml.safe_dump_all(manifests, sort_keys=False))
+
+
+def created(manifest: Manifest) -> float:
+    """When the API server took an object, in seconds since the epoch."""
+    return datetime.datetime.fromisoformat(manifest["metadata"]["creationTimestamp"]).timestamp()
+
+
+def pod(
+    name: str, namespace: str, dynakube: str, *, user: int = 10001, command: str = "exec sleep infinity"
+) -> dict[str, Any]:
+    """An application with the volume that the webhook adds, fit for a restricted namespace."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": "shop"}},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "shop",
+                    "image": APP_IMAGE,
+                    "imagePullPolicy": "Never",
+                    "command": ["sh", "-c", command],
+                    "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{names.PRELOAD_LIBRARY}"}],
+                    "volumeMounts": [{"name": VOLUME, "mountPath": AGENT}],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+            "volumes": [
+                {
+                    "name": VOLUME,
+                    "csi": {
+                        "driver": names.DRIVER_NAME,
+                        "volumeAttributes": {"mode": "app", "dynakube": dynakube},
+                    },
+                }
+            ],
+        },
+    }

@@ -1,0 +1,54 @@
+"""Whoever ends in the middle, driver, kubelet or the whole node: pods reach their state, and nothing is left."""
+
+from __future__ import annotations
+
+from tests.cluster.cluster import Cluster
+from tests.e2e.crowd import Crowd
+from tests.e2e.installed import Installed
+from tests.e2e.waiting import WaitFor
+
+SERVER = "oneagent-csi-server"
+
+
+def test_a_driver_killed_in_the_middle_of_fifty_pod_starts_loses_none(
+    driver: Installed, crowd: Crowd, wait_for: WaitFor
+) -> None:
+    crowd.create(50)
+    for views in (5, 20, 35):
+        wait_for(lambda least=views: len(driver.views()) >= least and driver.runs(SERVER), f"{views} views", 120, 0.02)  # type: ignore[misc]
+        assert len(driver.views()) < 50, "all pods had their views before the driver was killed"
+        driver.process(SERVER).kill()
+    crowd.wait_running(50, within=240)
+    crowd.check_views()
+    crowd.delete()
+    crowd.wait_nothing_is_left()
+
+
+def test_after_a_power_cut_every_pod_gets_its_view_again(
+    driver: Installed, cluster: Cluster, crowd: Crowd, wait_for: WaitFor
+) -> None:
+    crowd.create(10)
+    crowd.wait_running(10, within=120)
+    cluster.node.power_cut()
+    assert not driver.views()
+    cluster.node.start_containerd()
+    cluster.node.start_kubelet()
+    wait_for(driver.ready, "the driver runs again", within=180, every=1)
+    wait_for(lambda: len(driver.views()) == 10 and crowd.running() == 10, "all pods run again", within=240, every=1)
+    crowd.check_views()
+    crowd.delete()
+    crowd.wait_nothing_is_left()
+
+
+def test_a_kubelet_killed_during_teardown_finishes_it_after_its_restart(
+    driver: Installed, cluster: Cluster, crowd: Crowd, wait_for: WaitFor
+) -> None:
+    crowd.create(20)
+    crowd.wait_running(20, within=120)
+    crowd.delete(wait=False)
+    wait_for(lambda: 0 < len(driver.views()) < 20, "some views are gone, some not yet")
+    cluster.node.kubelet.kill()
+    assert driver.views()
+    cluster.node.start_kubelet()
+    wait_for(lambda: not crowd.pods(), "all pods are gone", within=120, every=1)
+    crowd.wait_nothing_is_left()

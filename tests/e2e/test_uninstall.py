@@ -1,0 +1,49 @@
+"""Whoever removes the driver while pods have views: the pods go on, and can end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import PRELOAD_LIBRARY
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.node import Node
+from tests.e2e import manifests
+from tests.e2e.crowd import Crowd
+from tests.e2e.installed import PLUGIN, Installed
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.waiting import WaitFor
+
+
+@pytest.fixture
+def reinstalled(driver: Installed, crowd: Crowd, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Installed]:
+    """The driver; installed again afterwards."""
+    yield driver
+    crowd.delete()
+    wait_for(lambda: not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"), "the namespace is gone", 120)
+    driver.install()
+
+
+def test_pods_outlive_the_driver_and_the_last_of_them_takes_it_along(
+    reinstalled: Installed, node: Node, kubectl: Kubectl, crowd: Crowd, wait_for: WaitFor
+) -> None:
+    crowd.create(3)
+    crowd.wait_running(3, within=60)
+    reinstalled.uninstall(wait=False)
+    wait_for(lambda: not kubectl("get", "csidriver", "--no-headers"), "the driver's objects are gone")
+    wait_for(reinstalled.terminating, "the driver's pod was told to end")
+
+    for pod in crowd.pods():
+        maps = Path(f"/proc/{min(node.processes_of(pod, 'shop'))}/maps").read_text()
+        assert f"{manifests.AGENT}/{PRELOAD_LIBRARY}" in maps
+    assert crowd.running() == 3
+    crowd.check_views()
+
+    kubectl("-n", crowd.namespace, "delete", "pod", "app-0", timeout=60)
+    assert crowd.running() == 2
+    crowd.delete()
+    assert not reinstalled.views()
+    wait_for(lambda: not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"), "the driver's pod ended", 60)
+    assert not (PLUGIN / "csi.sock").exists()
