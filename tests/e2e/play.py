@@ -22,7 +22,7 @@ A cluster of one node is up, with the driver and a DynaKube `demo` whose tenant 
   {kubectl} get pods --all-namespaces
   {kubectl} apply -f {pod}
 
-Its node is entered with:  nsenter --mount --net --target {pid}
+Its node is entered with:  nsenter --target {pid} --mount --net --pid=/proc/{pid}/ns/pid_for_children
 Logs are below {folder}. Ctrl-C ends it, and leaves nothing behind.
 """
 
