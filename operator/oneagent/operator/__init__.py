@@ -1,0 +1,1 @@
+"""The operator: DynaKubes in, everything that they need on the cluster kept right."""
