@@ -33,7 +33,7 @@ TENANT = "abc12345"
 _AGENT = "/api/v1/deployment/installer/agent"
 _PIECE = 64 * 1024
 
-Endpoint = Literal["latest", "versions", "connection", "config", "package"]
+Endpoint = Literal["latest", "versions", "connection", "config", "package", "scopes"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Tenant:
         self.token, self.tenant = token, tenant
         self.tenant_token = "tenant-token-of-the-double"
         self.endpoints = ["https://ag1.example/communication", "https://ag2.example/communication"]
+        self.scopes = ["InstallerDownload"]
         self.revision = 1
         self.properties: list[dict[str, str]] = []
         self.requests: list[Request] = []
@@ -198,6 +199,20 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
                 self._package(argument, query, fault)
             else:
                 self._api(endpoint, query, fault)
+
+        def do_POST(self) -> None:
+            """The token's scopes: of whatever token the body names."""
+            parts = urllib.parse.urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            fault = tenant.note(Request("scopes", parts.path, {}, dict(self.headers.items())))
+            if fault.status >= 400:
+                self._error(fault.status, "planned by the test", fault)
+            elif parts.path.removeprefix("/api") != "/v2/apiTokens/lookup":
+                self._error(404, "HTTP 404 Not Found", fault)
+            elif json.loads(body).get("token") != tenant.token:
+                self._error(401, "Token Authentication failed", fault)
+            else:
+                self._json({"enabled": True, "scopes": tenant.scopes}, fault)
 
         def _api(self, endpoint: str, query: dict[str, list[str]], fault: Fault) -> None:
             if endpoint == "latest" and (versions := tenant.versions()):

@@ -161,11 +161,25 @@ class Tenant:
         answer = _decoded(body, _ModuleConfig, path)
         return ModuleConfig(answer.revision, tuple(answer.properties))
 
-    def _ask(self, path: str, params: dict[str, str], tolerated: tuple[int, ...] = ()) -> tuple[int, bytes]:
-        """Status and body of an answer with status 200 or a tolerated one."""
+    def scopes(self) -> frozenset[str] | None:
+        """What the token in use may do; `None` if the tenant does not tell."""
+        for path in ("/v2/apiTokens/lookup", "/v1/tokens/lookup"):
+            status, body = self._ask(path, {}, tolerated=(400, 403, 404, 405), json={"token": self._access.token})
+            if status == 200:
+                return frozenset(_decoded(body, _Scopes, path).scopes)
+        return None
+
+    def _ask(
+        self,
+        path: str,
+        params: dict[str, str],
+        tolerated: tuple[int, ...] = (),
+        json: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer with status 200 or a tolerated one; with `json` it is posted."""
         url = self._access.api_url + path
         try:
-            with self._http.stream("GET", url, params=params) as response:
+            with self._http.stream("GET" if json is None else "POST", url, params=params, json=json) as response:
                 body = self._bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise httpfaults.of_transport(error, url) from error
@@ -252,6 +266,10 @@ def _own_version() -> str:
 
 class _Latest(msgspec.Struct):
     latestAgentVersion: str
+
+
+class _Scopes(msgspec.Struct):
+    scopes: list[str]
 
 
 class _Available(msgspec.Struct):

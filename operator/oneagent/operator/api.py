@@ -13,6 +13,8 @@ configuration, TLS, and tokens that are renewed; its generated classes are not u
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +115,18 @@ def dynakubes(version: str) -> Resource:
     return Resource(f"{names.API_GROUP}/{version}", "DynaKube", "dynakubes")
 
 
+def content(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The data of a Secret or ConfigMap as text; what is no text is left out, and reads as missing."""
+    data = manifest.get("data") or {}
+    if manifest.get("kind") == "ConfigMap":
+        return {str(key): str(value) for key, value in data.items()}
+    found = {}
+    for key, value in data.items():
+        with contextlib.suppress(ValueError):
+            found[str(key)] = base64.b64decode(value, validate=True).decode()
+    return found
+
+
 async def connect() -> client.ApiClient:
     """A client with the configuration of a pod, or of `KUBECONFIG` or `~/.kube/config`; `ApiError` if there is none."""
     settings = client.Configuration()
@@ -185,10 +199,8 @@ class Api:
 
     async def delete(self, resource: Resource, name: str, namespace: str = "") -> None:
         """What is not there is no error. What the object owns goes after it, in the background."""
-        try:
+        with contextlib.suppress(NotFoundError):
             await self._call("DELETE", resource.path(namespace, name), {"propagationPolicy": "Background"})
-        except NotFoundError:
-            pass
 
     async def _call(
         self,

@@ -18,17 +18,17 @@ class Verdict:
     """A sentence for people; of what is wrong, with the field, the value and the remedy."""
     again_seconds: float | None = None
     """When to look again, if nothing happens before; None: only when something happens."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    """Top-level fields of the status, replaced as a whole."""
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Sections of the status; what several concerns say of one section is put together."""
 
 
-def fine(reason: str, message: str, **fields: Any) -> Verdict:
+def fine(reason: str, message: str, **fields: Mapping[str, Any]) -> Verdict:
     return Verdict("True", reason, message, fields=fields)
 
 
-def wrong(reason: str, message: str, again_seconds: float | None = None, **fields: Any) -> Verdict:
+def wrong(reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]) -> Verdict:
     return Verdict("False", reason, message, again_seconds, fields)
 
 
-def waiting(reason: str, message: str, again_seconds: float | None = None, **fields: Any) -> Verdict:
+def waiting(reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]) -> Verdict:
     return Verdict("Unknown", reason, message, again_seconds, fields)

@@ -1,0 +1,131 @@
+"""The command `oneagent-operator`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+
+from oneagent.common import flags, logs
+from oneagent.operator import api, health, leader, watching
+from oneagent.operator.controller import Controller, Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The operator's flags; `--help` tells what each is."""
+
+    namespace: str
+    identity: str
+    lease: str
+    lease_seconds: float
+    api_version: str
+    package_url: str
+    metrics_address: str
+    log_format: logs.Format
+    log_level: str
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
+    parser = flags.parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
+    add = flags.adder(parser)
+    add("namespace", "dynatrace", "namespace of the DynaKubes, and of what belongs to them", env="POD_NAMESPACE")
+    add("identity", socket.gethostname(), "name of this process in the Lease", env="POD_NAME")
+    add("lease", "oneagent-operator", "name of the Lease that one operator at a time holds")
+    add("lease-duration", 30.0, "how long after a holder's end another one waits", parse=flags.duration)
+    add("api-version", "v1beta6", "the version in which DynaKubes are read and written")
+    add("package-url", "", "where pods without CSI fetch their agent, as they reach it")
+    add(
+        "metrics-address",
+        ":8080",
+        "host:port for /livez, /readyz and Prometheus metrics; none if empty",
+        parse=flags.address,
+    )
+    flags.add_logging(add)
+    given = parser.parse_args(arguments)
+    if given.lease_duration < 3:
+        parser.error(f"--lease-duration {given.lease_duration:g}s: give at least 3s")
+    return Config(
+        namespace=given.namespace,
+        identity=given.identity,
+        lease=given.lease,
+        lease_seconds=given.lease_duration,
+        api_version=given.api_version,
+        package_url=given.package_url,
+        metrics_address=given.metrics_address,
+        log_format=given.log_format,
+        log_level=given.log_level,
+    )
+
+
+async def run(config: Config) -> int:
+    """Wait for the Lease, work, and stop at SIGTERM or when the Lease is lost. The exit code."""
+    server = api.Api(await api.connect())
+    settings = leader.Settings(
+        config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
+    )
+    election = leader.Election(server, settings)
+    work = Settings(config.namespace, config.api_version, config.package_url)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(server.close)
+        if config.metrics_address:
+            await stack.enter_async_context(health.serving(_address(config.metrics_address), lambda: ""))
+        log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
+        holding = asyncio.create_task(election.hold(lambda: Controller(server, work).run()))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((holding, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if stop.is_set():
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+            return 0
+        error = holding.exception()
+        if isinstance(error, BaseExceptionGroup) and error.split(watching.Stopped)[1] is None:
+            return 0
+        # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
+        if error is not None:
+            log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
+        return 1
+
+
+def _reasons(error: BaseException) -> str:
+    """What a group of errors says, in one line."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_reasons(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}"
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    config = parse()
+    logs.setup(config.log_format, config.log_level)
+    # kopf says at length what it does; what matters of it is said here.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        code = asyncio.run(run(config))
+    except api.ApiError as error:
+        log.error("the operator ends", extra=logs.facts(reason=error))
+        code = 1
+    # kopf's threads may still wait for something; nothing is left that could be lost.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

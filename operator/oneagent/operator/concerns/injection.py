@@ -1,0 +1,138 @@
+"""What pods without a CSI volume need to get their agent, in a Secret of each namespace that has such pods.
+
+With CSI the node's driver puts all of it into the view, and the namespaces hold nothing. Without, the init
+container downloads the agent from the operator and configures it from this Secret. It holds what agents
+themselves use, the tenant's own token among it; an API token is never in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from oneagent.operator import api, verdicts
+from oneagent.operator.mapper import Mapper
+from oneagent.operator.verdicts import Verdict
+from oneagent.operator.worker import Round
+
+NAME: Final = "oneagent-injection"
+KEY: Final = "injection.json"
+
+READY: Final = "InjectionReady"
+WAITING: Final = "WaitingForTenant"
+FAILED: Final = "SecretsNotWritten"
+BY_CSI: Final = "InjectedByCSI"
+
+LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
+
+_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
+_AT_ONCE: Final = 16
+_AGAIN_SECONDS: Final = 10.0
+
+
+class Injection:
+    condition = "CodeModulesInjection"
+
+    def __init__(self, mapper: Mapper, package_url: str) -> None:
+        self._mapper, self._package_url = mapper, package_url
+        self._written: dict[str, str] = {}
+        """By namespace: what its Secret was made of. After a start nothing is known, and all are written once.
+
+        A namespace that goes to another DynaKube or to none loses it by `leave`.
+        """
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        name = round.kube.name
+        has = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
+        if round.kube.mode not in _INJECTING or uses_csi(round):
+            wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(round))
+            await self._remove(round.api, sorted({*has, *(self._mapper.owned(name) if wrote else ())}))
+            return verdicts.fine(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(round) else None
+        content = self._content(round)
+        if content is None:
+            return verdicts.waiting(WAITING, "what pods need is not known before the tenant has answered once")
+        owned = self._mapper.owned(name)
+        await self._remove(round.api, [namespace for namespace in has if namespace not in owned])
+        stamp = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
+        todo = [namespace for namespace in owned if self._written.get(namespace) != stamp]
+        problems = await self._write(round.api, todo, content, stamp)
+        if problems:
+            return verdicts.wrong(
+                FAILED, f"{len(problems)} namespaces lack their Secret: {problems[0]}", _AGAIN_SECONDS
+            )
+        return verdicts.fine(READY, f"{len(owned)} namespaces have what their pods need")
+
+    async def clean(self, round: Round) -> None:
+        """The namespaces lose their Secret; pods that run have read it."""
+        prefix = f"{round.kube.name}/"
+        known = [namespace for namespace, owner in self._written.items() if owner.startswith(prefix)]
+        await self._remove(round.api, sorted({*known, *self._mapper.owned(round.kube.name)}))
+
+    def _content(self, round: Round) -> str | None:
+        facts, kube = round.facts, round.kube
+        version = round.section("codeModules").get("version")
+        if facts.tenant is None or not version:
+            return None
+        return json.dumps(
+            {
+                "dynakube": kube.name,
+                "tenant": facts.tenant,
+                "tenantToken": facts.tenant_token,
+                "endpoints": list(facts.endpoints),
+                "version": version,
+                "technologies": list(kube.technologies),
+                "networkZone": kube.network_zone,
+                "hostGroup": kube.host_group,
+                "packageUrl": self._package_url,
+                "properties": [[prop.section, prop.key, prop.value] for prop in facts.properties],
+            },
+            sort_keys=True,
+        )
+
+    async def leave(self, server: api.Api, namespace: str) -> None:
+        """Take the Secret out of a namespace; `ApiError` if that does not work."""
+        await server.delete(api.SECRETS, NAME, namespace)
+        self._written.pop(namespace, None)
+
+    async def _write(self, server: api.Api, namespaces: list[str], content: str, stamp: str) -> list[str]:
+        gate = asyncio.Semaphore(_AT_ONCE)
+        problems = []
+
+        async def write(namespace: str) -> None:
+            try:
+                async with gate:
+                    await server.apply(api.SECRETS, secret(namespace, content))
+                self._written[namespace] = stamp
+            except api.NotFoundError:
+                pass  # The namespace has gone.
+            except api.ApiError as error:
+                problems.append(str(error))
+
+        await asyncio.gather(*(write(namespace) for namespace in namespaces))
+        return problems
+
+    async def _remove(self, server: api.Api, namespaces: list[str]) -> None:
+        for namespace in namespaces:
+            await self.leave(server, namespace)
+
+
+def _conditions(round: Round) -> list[Mapping[str, Any]]:
+    """This concern's condition of the last time, maybe an earlier operator's."""
+    return [found for found in round.status.get("conditions") or () if found.get("type") == Injection.condition]
+
+
+def uses_csi(round: Round) -> bool:
+    """Whether pods get their agent by a CSI volume: the DynaKube wants views, and there is a driver to make them."""
+    return round.kube.needs_app_views and round.observed.csi_installed
+
+
+def secret(namespace: str, content: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": NAME, "namespace": namespace, "labels": LABELS},
+        "type": "Opaque",
+        "data": {KEY: base64.b64encode(content.encode()).decode()},
+    }

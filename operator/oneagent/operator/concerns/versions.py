@@ -1,0 +1,116 @@
+"""Which agent version a DynaKube wants: the pinned one, else the image's, else the tenant's latest.
+
+The tenant's latest is followed up, never down: a tenant that offers an older version than the one in use (a
+rollback there, a mistake, another answer of a mirror) changes nothing here; who wants the older one pins it. The
+decision is kept in the status, so it survives the operator, and a tenant that is away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from oneagent.common import manifests
+from oneagent.operator import asking, conditions, verdicts
+from oneagent.operator.verdicts import Verdict
+from oneagent.operator.worker import Round
+
+DECIDED: Final = "VersionDecided"
+OLDER_OFFERED: Final = "OlderVersionOffered"
+NOT_KNOWN: Final = "VersionNotKnown"
+
+PINNED: Final = "custom-version"
+IMAGE: Final = "custom-image"
+TENANT: Final = "tenant"
+
+_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
+_ON_HOSTS: Final = ("classicFullStack", "hostMonitoring", "cloudNativeFullStack")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    version: str
+    image: str
+    source: str
+    reason: str
+    message: str
+
+    @property
+    def known(self) -> bool:
+        return bool(self.version or self.image)
+
+
+class CodeModules:
+    """The version that is injected into pods, in `status.codeModules`."""
+
+    condition = "CodeModulesVersion"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        if round.kube.mode not in _INJECTING:
+            return None
+        known = round.section("codeModules")
+        choice = choose(round.kube.pinned_version or "", round.kube.package, known, round.facts)
+        return _verdict(choice, known, round, "codeModules")
+
+    async def clean(self, round: Round) -> None:
+        """Only the status holds it."""
+
+
+class HostAgent:
+    """The version of the agents on hosts, in `status.oneAgent`."""
+
+    condition = "OneAgentVersion"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        mode = round.kube.mode
+        if mode not in _ON_HOSTS:
+            return None
+        pinned = manifests.text(round.manifest, f"spec.oneAgent.{mode}.version")
+        image = manifests.text(round.manifest, f"spec.oneAgent.{mode}.image")
+        follow = manifests.flag(round.manifest, f"spec.oneAgent.{mode}.autoUpdate") is not False
+        known = round.section("oneAgent")
+        choice = choose(pinned, image, known, round.facts, follow=follow)
+        return _verdict(choice, known, round, "oneAgent")
+
+    async def clean(self, round: Round) -> None:
+        """Only the status holds it."""
+
+
+def choose(pinned: str, image: str, known: Mapping[str, Any], facts: asking.Facts, *, follow: bool = True) -> Choice:
+    """`known` is the status' section from earlier; without `follow` a version of the tenant stays once it is chosen."""
+    if pinned:
+        return Choice(pinned, image, PINNED, DECIDED, f"version {pinned} is pinned")
+    if image:
+        return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
+    current = str(known.get("version") or "") if known.get("source") == TENANT else ""
+    latest = str(facts.latest or "")
+    if not latest and not current:
+        why = facts.problem or "the tenant has not been asked yet"
+        return Choice("", "", TENANT, NOT_KNOWN, f"which version is the latest is not known: {why}")
+    if current and (not follow or not latest):
+        return Choice(current, "", TENANT, DECIDED, f"version {current} stays")
+    if current and _order(latest) < _order(current):
+        message = (
+            f"the tenant offers {latest}, which is older than {current}: that stays; pin the older one if it is wanted"
+        )
+        return Choice(current, "", TENANT, OLDER_OFFERED, message)
+    return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """What versions are compared by: all their numbers, the build's time among them."""
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version))
+
+
+def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: str) -> Verdict:
+    if not choice.known:
+        return verdicts.waiting(choice.reason, choice.message)
+    decided = {"version": choice.version, "imageID": choice.image, "source": choice.source}
+    decided = {key: value for key, value in decided.items() if value}
+    asked = conditions.stamp(round.facts.asked_at) if round.facts.asked_at and not round.facts.problem else ""
+    same = all(known.get(key) == value for key, value in decided.items())
+    # The time of the last look alone is no news: it would write every status at every poll.
+    probed = known.get("lastProbeTimestamp", "") if same else asked
+    return verdicts.fine(choice.reason, choice.message, **{section: {**decided, "lastProbeTimestamp": probed or asked}})

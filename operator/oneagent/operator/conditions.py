@@ -1,0 +1,53 @@
+"""Conditions by the conventions of the Kubernetes API: a transition time that moves with the status only."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from oneagent.operator.verdicts import Verdict
+
+READY: Final = "Ready"
+_LONGEST_MESSAGE: Final = 4000
+
+
+def stamp(now: float) -> str:
+    return datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merged(
+    before: Iterable[Mapping[str, Any]], verdicts: Mapping[str, Verdict], generation: int, now: float
+) -> list[dict[str, Any]]:
+    """The conditions that are now, by their types' order; what no concern speaks of any more is gone."""
+    known = {str(condition.get("type")): condition for condition in before}
+    found = []
+    for kind, verdict in sorted(verdicts.items()):
+        old = known.get(kind, {})
+        same = old.get("status") == verdict.status and old.get("lastTransitionTime")
+        found.append(
+            {
+                "type": kind,
+                "status": verdict.status,
+                "reason": verdict.reason,
+                "message": verdict.message[:_LONGEST_MESSAGE],
+                "lastTransitionTime": old["lastTransitionTime"] if same else stamp(now),
+                "observedGeneration": generation,
+            }
+        )
+    return found
+
+
+def ready(verdicts: Mapping[str, Verdict]) -> Verdict:
+    """The one that sums up: what is wrong comes before what is still awaited."""
+    for status, reason in (("False", "Failing"), ("Unknown", "Progressing")):
+        concerned = {kind: verdict for kind, verdict in sorted(verdicts.items()) if verdict.status == status}
+        if concerned:
+            message = "; ".join(f"{kind}: {verdict.message}" for kind, verdict in concerned.items())
+            return Verdict("False", reason, message)
+    return Verdict("True", "AsWanted", "everything is as this DynaKube wants it")
+
+
+def phase(summary: Verdict) -> str:
+    """`status.phase` of the older readers."""
+    return {"AsWanted": "Running", "Progressing": "Deploying"}.get(summary.reason, "Error")

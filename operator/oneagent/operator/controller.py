@@ -1,0 +1,99 @@
+"""What the operator that leads does: watches, a worker for each DynaKube, and the mapper of namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oneagent.common.names import DynaKubeName
+from oneagent.operator import api, asking, events
+from oneagent.operator.concerns import connection, injection, namespaces, tokens, versions
+from oneagent.operator.mapper import Mapper
+from oneagent.operator.observed import Observed
+from oneagent.operator.watching import Watching
+from oneagent.operator.worker import Concern, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    namespace: str
+    api_version: str
+    """Of DynaKubes, as `v1beta6`."""
+    package_url: str
+    """Where pods without CSI fetch their agent."""
+
+
+class Controller:
+    """One term of leading: make a new one for the next."""
+
+    def __init__(self, server: api.Api, settings: Settings) -> None:
+        self._api, self._settings = server, settings
+        self._resource = api.dynakubes(settings.api_version)
+        self.observed = Observed()
+        self._events = events.Events(server)
+        self._limit = asking.Limit()
+        self._mapper = Mapper(server, self.observed, self.wake, self._leave)
+        self._injection = injection.Injection(self._mapper, settings.package_url)
+        self._concerns: Sequence[Concern] = (
+            tokens.Tokens(),
+            connection.Connection(),
+            versions.CodeModules(),
+            versions.HostAgent(),
+            namespaces.Namespaces(self._mapper),
+            self._injection,
+        )
+        self._workers: dict[DynaKubeName, Worker] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._watching = Watching(server, settings.namespace, self._resource, self.observed, self)
+
+    async def run(self) -> None:
+        """Until cancelled; an error of any part ends all of them."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self._watching.list_all()
+            group.create_task(self._watching.run())
+            group.create_task(self._mapper.run())
+
+    def wake(self, name: DynaKubeName) -> None:
+        if worker := self._workers.get(name):
+            worker.wake()
+
+    def dynakube_changed(self, name: DynaKubeName) -> None:
+        if name in self._workers:
+            self._workers[name].wake()
+        elif name in self.observed.dynakubes and self._group is not None:
+            self._workers[name] = self._worker(name)
+            self._group.create_task(self._work(name), name=f"dynakube-{name}")
+
+    def namespace_changed(self, name: str) -> None:
+        self._mapper.look(name)
+
+    def object_changed(self, kind: str, name: str) -> None:
+        for worker in self._workers.values():
+            if kind not in ("Secret", "ConfigMap") or (kind, name) in worker.uses:
+                worker.wake()
+
+    def _worker(self, name: DynaKubeName) -> Worker:
+        return Worker(
+            name,
+            self._resource,
+            self._settings.namespace,
+            self._api,
+            self.observed,
+            self._concerns,
+            self._limit,
+            self._events.say,
+        )
+
+    async def _work(self, name: DynaKubeName) -> None:
+        try:
+            await self._workers[name].run()
+        finally:
+            del self._workers[name]
+        self._mapper.forget(name)
+        if name in self.observed.dynakubes:  # Made anew meanwhile.
+            self.dynakube_changed(name)
+
+    async def _leave(self, namespace: str) -> None:
+        await self._injection.leave(self._api, namespace)

@@ -1,0 +1,220 @@
+"""kopf's watches: they fill `Observed` and tell who is concerned by a change.
+
+kopf watches the API server, and takes up a watch that breaks off with a list. What went while it was broken off
+is in no event, so everything is listed again from time to time, and what is no longer there is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import kopf
+
+from oneagent.common import logs
+from oneagent.common.names import DRIVER_NAME, DynaKubeName
+from oneagent.operator import api
+from oneagent.operator.observed import KUBE_SYSTEM, Namespace, Observed
+
+log = logging.getLogger(__name__)
+
+RESYNC_SECONDS: Final = 300.0
+AGENT_LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
+
+_COMPONENT: Final = "oneagent-operator"
+
+
+class Stopped(Exception):
+    """kopf has ended by itself: it takes SIGTERM and SIGINT for its own as soon as it runs."""
+
+
+class Listener(Protocol):
+    """Whom changes concern; called in the event loop's thread, after `Observed` has changed."""
+
+    def dynakube_changed(self, name: DynaKubeName) -> None: ...
+    def namespace_changed(self, name: str) -> None: ...
+    def object_changed(self, kind: str, name: str) -> None:
+        """A Secret, ConfigMap, DaemonSet or host agent's Pod of the own namespace, a Node, CSINode or CSIDriver."""
+        ...
+
+
+class Watching:
+    def __init__(
+        self, server: api.Api, namespace: str, dynakubes: api.Resource, observed: Observed, listener: Listener
+    ) -> None:
+        self._api, self._namespace, self._dynakubes = server, namespace, dynakubes
+        self._observed, self._listener = observed, listener
+
+    async def list_all(self) -> None:
+        """Fill `Observed` with everything that there is, and drop what is not; `ApiError`."""
+        await self._list(self._dynakubes, self._namespace, list(self._observed.dynakubes), self.see_dynakube)
+        await self._list(api.NAMESPACES, "", list(self._observed.namespaces), self.see_namespace)
+        await self._list(api.NODES, "", list(self._observed.nodes), self.see_node)
+        await self._list(api.DAEMON_SETS, self._namespace, list(self._observed.daemon_sets), self.see_daemon_set)
+        await self._list(api.PODS, self._namespace, list(self._observed.agent_pods), self.see_pod, _selector())
+        self._observed.csi_installed = await self._api.find(api.CSI_DRIVERS, DRIVER_NAME) is not None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._resync())
+
+    async def _watch(self) -> None:
+        await kopf.operator(
+            registry=self._registry(),
+            settings=self._settings(),
+            namespaces=[self._namespace],
+            clusterwide=False,
+            standalone=True,
+        )
+        raise Stopped
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.list_all()
+            except api.ApiError as error:
+                log.warning("not listed again", extra=logs.facts(reason=error))
+
+    async def _list(
+        self,
+        resource: api.Resource,
+        namespace: str,
+        before: list[Any],
+        see: Callable[[str, api.Object, bool], None],
+        labels: str = "",
+    ) -> None:
+        gone = set(before)
+        async for item in self._api.list(resource, namespace, labels=labels):
+            # Of the items of a list the API server leaves these out.
+            manifest = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+            name = manifest["metadata"]["name"]
+            gone.discard(name)
+            see(name, manifest, False)
+        for name in gone:
+            see(name, {}, True)
+
+    def see_dynakube(self, name: str, manifest: api.Object, gone: bool) -> None:
+        dynakube = DynaKubeName(name)
+        known = self._observed.dynakubes.get(dynakube)
+        if gone:
+            self._observed.dynakubes.pop(dynakube, None)
+        elif known is not None and _older(manifest, known):
+            return
+        else:
+            self._observed.dynakubes[dynakube] = manifest
+        if gone or known is None or _wanted(known) != _wanted(manifest):
+            self._listener.dynakube_changed(dynakube)
+
+    def see_namespace(self, name: str, manifest: api.Object, gone: bool) -> None:
+        if gone:
+            self._observed.namespaces.pop(name, None)
+        else:
+            metadata = manifest["metadata"]
+            labels = metadata.get("labels") or {}
+            now = Namespace(labels, "deletionTimestamp" in metadata)
+            if self._observed.namespaces.get(name) == now:
+                return
+            self._observed.namespaces[name] = now
+            if name == KUBE_SYSTEM:
+                self._observed.cluster_id = str(metadata.get("uid", ""))
+        self._listener.namespace_changed(name)
+
+    def see_node(self, name: str, manifest: api.Object, gone: bool) -> None:
+        before = self._observed.nodes.get(name)
+        now = None if gone else dict((manifest.get("metadata") or {}).get("labels") or {})
+        if now is None:
+            self._observed.nodes.pop(name, None)
+        else:
+            self._observed.nodes[name] = now
+        # Nodes report themselves every few minutes, with nothing in it for us.
+        if before != now:
+            self._listener.object_changed("Node", name)
+
+    def see_daemon_set(self, name: str, manifest: api.Object, gone: bool) -> None:
+        self._keep(self._observed.daemon_sets, "DaemonSet", name, manifest, gone)
+
+    def see_pod(self, name: str, manifest: api.Object, gone: bool) -> None:
+        self._keep(self._observed.agent_pods, "Pod", name, manifest, gone)
+
+    def _keep(self, kept: dict[str, api.Object], kind: str, name: str, manifest: api.Object, gone: bool) -> None:
+        if gone:
+            kept.pop(name, None)
+        else:
+            manifest["metadata"].pop("managedFields", None)
+            kept[name] = manifest
+        self._listener.object_changed(kind, name)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(_login)
+        self._on_event(registry, self._dynakubes, self.see_dynakube)
+        self._on_event(registry, api.NAMESPACES, self.see_namespace)
+        self._on_event(registry, api.NODES, self.see_node)
+        self._on_event(registry, api.DAEMON_SETS, self.see_daemon_set)
+        self._on_event(registry, api.PODS, self.see_pod, AGENT_LABELS)
+        for resource in (api.SECRETS, api.CONFIG_MAPS, api.CSI_NODES, api.CSI_DRIVERS):
+            self._on_event(registry, resource, self._tell(resource.kind))
+        return registry
+
+    def _on_event(
+        self,
+        registry: kopf.OperatorRegistry,
+        resource: api.Resource,
+        see: Callable[[str, api.Object, bool], None],
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        group, _, version = resource.api_version.rpartition("/")
+
+        def handler(*, event: Any, name: str, **_: Any) -> None:
+            see(name, dict(event["object"]), event["type"] == "DELETED")
+
+        kopf.on.event(group, version, resource.plural, registry=registry, labels=labels)(handler)
+
+    def _tell(self, kind: str) -> Callable[[str, api.Object, bool], None]:
+        def see(name: str, manifest: api.Object, gone: bool) -> None:
+            if kind == "CSIDriver":
+                if name != DRIVER_NAME:
+                    return
+                self._observed.csi_installed = not gone
+            self._listener.object_changed(kind, name)
+
+        return see
+
+    @staticmethod
+    def _settings() -> kopf.OperatorSettings:
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        # Looking for new kinds of resources and namespaces would need rights that nothing else here needs.
+        settings.scanning.disabled = True
+        settings.watching.chunk_size = api.PAGE_SIZE
+        settings.queueing.exit_timeout = 1.0
+        settings.process.ultimate_exiting_timeout = None
+        return settings
+
+
+def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+def _selector() -> str:
+    return ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
+
+
+def _older(manifest: api.Object, known: api.Object) -> bool:
+    """Whether an event tells of a state that is over; the API server's versions of one object grow."""
+    try:
+        return int(manifest["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
+    except (KeyError, ValueError):
+        return False
+
+
+def _wanted(manifest: api.Object) -> tuple[object, ...]:
+    """What of a DynaKube is its owner's word: our own writing of the status is no news."""
+    metadata = manifest["metadata"]
+    keys = ("uid", "generation", "annotations", "labels", "deletionTimestamp", "finalizers")
+    return tuple(metadata.get(key) for key in keys)
