@@ -68,7 +68,13 @@ def run(command: list[str]) -> int:
 def _sweep() -> None:
     """Remove what runs left behind that were killed."""
     for folder in RUNS.glob("*/"):
-        with (folder / "lock").open("a") as lock:
+        try:
+            lock = (folder / "lock").open("r")
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # Of one that removes it just now, or was ended when only this was left to do.
+            continue
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -100,8 +106,16 @@ def group(folder: Path) -> str:
 
 
 def _remove(folder: Path) -> None:
+    """For who holds the lock, which goes last: whoever sees the folder without it leaves it alone."""
     cgroups.remove(group(folder))
-    shutil.rmtree(folder)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+    (folder / "lock").unlink()
+    with contextlib.suppress(FileNotFoundError):
+        folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from oneagent.common.names import DRIVER_NAME
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import DataFolder
 from tests.cluster.cluster import Cluster
-from tests.cluster.kubectl import Manifest
+from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import KUBELET
 from tests.e2e.manifests import NAMESPACE
 
@@ -25,6 +26,7 @@ DAEMON_SET: Final = "daemonset/oneagent-csi-driver"
 SELECTOR: Final = "app.kubernetes.io/component=csi-driver"
 PLUGIN: Final = KUBELET / "plugins" / DRIVER_NAME
 
+_CONDITIONS: Final = "jsonpath={range .status.conditions[*]}{.type}={.status} {end}"
 _DEPLOY: Final = Path("deploy")
 # A publish that waits in vain counts as failed after this time instead of after a minute.
 _FLAGS: Final = {"server": ["--publish-wait=5s"], "provisioner": ["--collect=5s"]}
@@ -42,6 +44,16 @@ def manifests(name: str) -> list[Manifest]:
     return found
 
 
+def define(kubectl: Kubectl) -> None:
+    """Make DynaKubes known to the cluster, and the namespace that they are in."""
+    kubectl.apply(*manifests("crd.yaml"), *manifests("namespace.yaml"))
+    deadline = time.monotonic() + 30
+    # `kubectl wait` fails on a definition that is so new that it has no conditions yet.
+    while "Established=True" not in kubectl("get", "crd", "dynakubes.dynatrace.com", "-o", _CONDITIONS):
+        assert time.monotonic() < deadline, "the CRD is not established after 30 s"
+        time.sleep(0.1)
+
+
 class Installed:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -49,19 +61,23 @@ class Installed:
 
     def install(self) -> None:
         """Returns once the driver is registered."""
-        self._cluster.kubectl.apply(*manifests("crd.yaml"))
-        self._cluster.kubectl("wait", "--for=condition=Established", "crd/dynakubes.dynatrace.com")
+        define(self._cluster.kubectl)
         self._cluster.kubectl.apply(*manifests("csi-driver.yaml"))
         self._cluster.kubectl("-n", NAMESPACE, "rollout", "status", DAEMON_SET, "--timeout=60s", timeout=70)
 
     def uninstall(self, *, wait: bool = True) -> None:
-        """As by `kubectl delete -f`: the objects go, the namespace among them. The CRD stays."""
+        """As by `kubectl delete -f`: the driver's objects go; namespace and CRD stay."""
         self._cluster.kubectl.delete(*manifests("csi-driver.yaml"), wait=wait)
 
     def terminating(self) -> bool:
         """Whether the driver's pod is there and was told to end."""
-        pods = self._cluster.kubectl.json("-n", NAMESPACE, "get", "pods", "-l", SELECTOR)["items"]
-        return bool(pods) and all("deletionTimestamp" in pod["metadata"] for pod in pods)
+        return bool(self.pods()) and all("deletionTimestamp" in pod["metadata"] for pod in self.pods())
+
+    def pods(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._cluster.kubectl.json("-n", NAMESPACE, "get", "pods", "-l", SELECTOR)[
+            "items"
+        ]
+        return found
 
     def registered(self) -> bool:
         """Whether the node's CSINode lists the driver."""
@@ -83,8 +99,7 @@ class Installed:
 
     def metric(self, port: int, name: str, **labels: str) -> float:
         """A metric's value as the driver's pod serves it; 0 if it has none yet."""
-        pods = self._cluster.kubectl.json("-n", NAMESPACE, "get", "pods", "-l", SELECTOR)["items"]
-        url = f"http://{pods[0]['status']['podIP']}:{port}/metrics"
+        url = f"http://{self.pods()[0]['status']['podIP']}:{port}/metrics"
         with urllib.request.urlopen(url, timeout=5) as response:
             families = list(text_string_to_metric_families(response.read().decode()))
         samples = (sample for family in families for sample in family.samples)

@@ -13,7 +13,6 @@ from tests.cluster.node import Node
 from tests.e2e import manifests
 from tests.e2e.crowd import Crowd
 from tests.e2e.installed import PLUGIN, Installed
-from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import WaitFor
 
 
@@ -22,7 +21,7 @@ def reinstalled(driver: Installed, crowd: Crowd, kubectl: Kubectl, wait_for: Wai
     """The driver; installed again afterwards."""
     yield driver
     crowd.delete()
-    wait_for(lambda: not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"), "the namespace is gone", 120)
+    wait_for(lambda: not driver.pods(), "the driver's pod is gone")
     driver.install()
 
 
@@ -45,5 +44,5 @@ def test_pods_outlive_the_driver_and_the_last_of_them_takes_it_along(
     assert crowd.running() == 2
     crowd.delete()
     assert not reinstalled.views()
-    wait_for(lambda: not kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"), "the driver's pod ended", 60)
+    wait_for(lambda: not reinstalled.pods(), "the driver's pod ends with the last view")
     assert not (PLUGIN / "csi.sock").exists()

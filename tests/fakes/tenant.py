@@ -140,6 +140,11 @@ class Tenant:
         with self._lock:
             self._released[version] = _Package(package, size, f'"{etag}"', modified)
 
+    def withdraw(self, version: str) -> None:
+        """It is not offered any more."""
+        with self._lock:
+            del self._released[version]
+
     def plan(self, endpoint: Endpoint, *faults: Fault) -> None:
         """The next answers of an endpoint go wrong like this, one after the other."""
         self._faults[endpoint].extend(faults)

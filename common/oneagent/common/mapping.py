@@ -20,7 +20,7 @@ LABEL: Final = "dynakube.internal.dynatrace.com/instance"
 
 _IGNORED: Final = ("^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*")
 _FLAG: Final = names.FEATURE_PREFIX + "ignored-namespaces"
-_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
+INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _MOST_PATTERNS: Final = 200
 
 
@@ -50,7 +50,7 @@ class Decision:
 
 def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
     """The claim of a DynaKube in the newest version; `FieldError` for a selector or pattern that is none."""
-    modes = [mode for mode in _INJECTING if isinstance(manifests.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
+    modes = [mode for mode in INJECTING if isinstance(manifests.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
     found = [selectors.parse(manifest, f"spec.oneAgent.{mode}.namespaceSelector") for mode in modes]
     if manifests.flag(manifest, "spec.metadataEnrichment.enabled"):
         found.append(selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from oneagent.common import flags, logs
+from oneagent.common import flags, logs, names
 from oneagent.operator import api, health, leader, watching
 from oneagent.operator.controller import Controller, Settings
 
@@ -73,7 +74,8 @@ async def run(config: Config) -> int:
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
     )
     election = leader.Election(server, settings)
-    work = Settings(config.namespace, config.api_version, config.package_url)
+    version = importlib.metadata.version(names.DISTRIBUTION)
+    work = Settings(config.namespace, config.api_version, config.package_url, version)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, asking, events
 from oneagent.operator.concerns import connection, injection, namespaces, tokens, versions
+from oneagent.operator.hostagents.concern import HostAgents
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.observed import Observed
 from oneagent.operator.watching import Watching
@@ -22,6 +23,7 @@ class Settings:
     """Of DynaKubes, as `v1beta6`."""
     package_url: str
     """Where pods without CSI fetch their agent."""
+    operator_version: str
 
 
 class Controller:
@@ -40,6 +42,7 @@ class Controller:
             connection.Connection(),
             versions.CodeModules(),
             versions.HostAgent(),
+            HostAgents(settings.operator_version),
             namespaces.Namespaces(self._mapper),
             self._injection,
         )
@@ -49,9 +52,12 @@ class Controller:
 
     async def run(self) -> None:
         """Until cancelled; an error of any part ends all of them."""
+        # Before anybody decides anything, everything has been seen once.
+        await self._watching.list_all()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            await self._watching.list_all()
+            for name in list(self.observed.dynakubes):
+                self.dynakube_changed(name)
             group.create_task(self._watching.run())
             group.create_task(self._mapper.run())
 

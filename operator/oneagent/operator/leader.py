@@ -49,8 +49,7 @@ class Election:
 
     async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, then work until the work ends or the Lease is lost; then give it back."""
-        while (renewed := await self._try()) is None:
-            await asyncio.sleep(self._settings.renew_seconds / 2)
+        renewed = await self._wait()
         self.leading = True
         log.info("leading", extra=logs.facts(lease=self._settings.name, identity=self._settings.identity))
         worker = asyncio.ensure_future(work())
@@ -67,6 +66,13 @@ class Election:
             await self._give_back()
         if worker.done() and not worker.cancelled() and (error := worker.exception()):
             raise error
+
+    async def _wait(self) -> float:
+        """Try until the Lease is ours."""
+        while True:
+            if (renewed := await self._try()) is not None:
+                return renewed
+            await asyncio.sleep(self._settings.renew_seconds / 2)
 
     async def _keep(self, renewed: float) -> None:
         """Renew until that has not worked for too long."""

@@ -10,13 +10,14 @@ It must not run before all DynaKubes have been listed: a label that names none o
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
 from oneagent.common import logs, mapping
 from oneagent.common.names import DynaKubeName
-from oneagent.operator import api
+from oneagent.operator import api, observed
 from oneagent.operator.observed import Observed
 
 log = logging.getLogger(__name__)
@@ -32,13 +33,15 @@ class Mapper:
     def __init__(
         self,
         server: api.Api,
-        observed: Observed,
+        seen: Observed,
         changed: Callable[[DynaKubeName], None],
         leave: Callable[[str], Awaitable[None]],
     ) -> None:
-        """`changed` is called with a DynaKube whose namespaces are others than before; `leave` with a namespace
-        before it goes from one DynaKube to another or to none, may raise `ApiError`."""
-        self._api, self._observed, self._changed, self._leave = server, observed, changed, leave
+        """`changed` is called with a DynaKube whose namespaces are others than before; `leave` with a namespace,
+        under its lock, before its label goes or names another DynaKube; may raise `ApiError`."""
+        self.locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
+        """Who puts something into a namespace because of its label holds its lock, and looks at `has` under it."""
+        self._api, self._observed, self._changed, self._leave = server, seen, changed, leave
         self._claims: dict[DynaKubeName, mapping.Claim | None] = {}
         self._decisions: dict[str, mapping.Decision] = {}
         self._dirty: set[str] = set()
@@ -63,8 +66,14 @@ class Mapper:
         self._moved.set()
         before = self._decisions.get(namespace, mapping.Decision(None))
         now = self._decide(namespace)
-        if now != before:
-            self._tell((before, now))
+        self._tell((before, now))
+
+    def has(self, dynakube: DynaKubeName, namespace: str) -> bool:
+        """Whether a namespace is a DynaKube's, by the decision and by the label that is on it."""
+        decision, seen = self._decisions.get(namespace), self._observed.namespaces.get(namespace)
+        if decision is None or seen is None:
+            return False
+        return decision.owner == dynakube == seen.labels.get(mapping.LABEL)
 
     def owned(self, dynakube: DynaKubeName) -> list[str]:
         return sorted(name for name, decision in self._decisions.items() if decision.owner == dynakube)
@@ -143,17 +152,9 @@ class Mapper:
             await self._write(self._dirty.pop())
 
     async def _write(self, name: str) -> None:
-        namespace = self._observed.namespaces.get(name)
-        if namespace is None or namespace.terminating:
-            return
-        decision = self._decisions.get(name)
-        owner = decision.owner if decision else None
-        if namespace.labels.get(mapping.LABEL) == owner:
-            return
         try:
-            if mapping.LABEL in namespace.labels:
-                await self._leave(name)
-            await self._api.merge(api.NAMESPACES, name, {"metadata": {"labels": {mapping.LABEL: owner}}})
+            async with self.locks[name]:
+                await self._put(name)
         except api.NotFoundError:
             return
         except api.ApiError as error:
@@ -163,9 +164,25 @@ class Mapper:
             log.warning("a namespace is not labelled yet", extra=logs.facts(namespace=name, reason=error))
             asyncio.get_running_loop().call_later(pause, self._again, name)
             return
-        log.info("namespace labelled", extra=logs.facts(namespace=name, dynakube=owner or "nobody"))
         self.problems.pop(name, None)
         self._pauses.pop(name, None)
+
+    async def _put(self, name: str) -> None:
+        """Make a namespace's label what it should be now."""
+        namespace = self._observed.namespaces.get(name)
+        if namespace is None or namespace.terminating:
+            return
+        decision = self._decisions.get(name)
+        owner = decision.owner if decision else None
+        if namespace.labels.get(mapping.LABEL) == owner:
+            return
+        if mapping.LABEL in namespace.labels:
+            await self._leave(name)
+        now = await self._api.merge(api.NAMESPACES, name, {"metadata": {"labels": {mapping.LABEL: owner}}})
+        # Not left to the watch: under this lock nobody may see the label that has just gone.
+        self._observed.namespaces[name] = observed.namespace(now)
+        log.info("namespace labelled", extra=logs.facts(namespace=name, dynakube=owner or "nobody"))
+        self.look(name)
 
     def _again(self, name: str) -> None:
         self._dirty.add(name)

@@ -18,6 +18,21 @@ KUBE_SYSTEM = "kube-system"
 class Namespace:
     labels: Mapping[str, str]
     terminating: bool
+    version: int = 0
+    """The API server's; of two states the one with the greater is the newer."""
+
+
+def version(manifest: Mapping[str, object]) -> int:
+    """What states of one object are ordered by (KEP-5504: resource versions can be compared); 0 if it has none."""
+    metadata = manifest.get("metadata")
+    text = str(metadata.get("resourceVersion", "")) if isinstance(metadata, Mapping) else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def namespace(manifest: Mapping[str, object]) -> Namespace:
+    metadata = manifest["metadata"]
+    assert isinstance(metadata, Mapping)
+    return Namespace(metadata.get("labels") or {}, "deletionTimestamp" in metadata, version(manifest))
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import kopf
@@ -16,7 +17,9 @@ import kopf
 from oneagent.common import logs
 from oneagent.common.names import DRIVER_NAME, DynaKubeName
 from oneagent.operator import api
-from oneagent.operator.observed import KUBE_SYSTEM, Namespace, Observed
+from oneagent.operator import observed as observed_
+from oneagent.operator.hostagents import csi
+from oneagent.operator.observed import KUBE_SYSTEM, Observed
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,8 @@ class Watching:
         await self._list(api.NODES, "", list(self._observed.nodes), self.see_node)
         await self._list(api.DAEMON_SETS, self._namespace, list(self._observed.daemon_sets), self.see_daemon_set)
         await self._list(api.PODS, self._namespace, list(self._observed.agent_pods), self.see_pod, _selector())
-        self._observed.csi_installed = await self._api.find(api.CSI_DRIVERS, DRIVER_NAME) is not None
+        driver = await self._api.find(api.CSI_DRIVERS, DRIVER_NAME)
+        self.see_driver(DRIVER_NAME, driver or {}, driver is None)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -103,7 +107,7 @@ class Watching:
         known = self._observed.dynakubes.get(dynakube)
         if gone:
             self._observed.dynakubes.pop(dynakube, None)
-        elif known is not None and _older(manifest, known):
+        elif known is not None and observed_.version(manifest) < observed_.version(known):  # An event that comes late.
             return
         else:
             self._observed.dynakubes[dynakube] = manifest
@@ -114,14 +118,12 @@ class Watching:
         if gone:
             self._observed.namespaces.pop(name, None)
         else:
-            metadata = manifest["metadata"]
-            labels = metadata.get("labels") or {}
-            now = Namespace(labels, "deletionTimestamp" in metadata)
-            if self._observed.namespaces.get(name) == now:
+            before, now = self._observed.namespaces.get(name), observed_.namespace(manifest)
+            if before is not None and (now.version < before.version or now == replace(before, version=now.version)):
                 return
             self._observed.namespaces[name] = now
             if name == KUBE_SYSTEM:
-                self._observed.cluster_id = str(metadata.get("uid", ""))
+                self._observed.cluster_id = str(manifest["metadata"].get("uid", ""))
         self._listener.namespace_changed(name)
 
     def see_node(self, name: str, manifest: api.Object, gone: bool) -> None:
@@ -134,6 +136,12 @@ class Watching:
         # Nodes report themselves every few minutes, with nothing in it for us.
         if before != now:
             self._listener.object_changed("Node", name)
+
+    def see_driver(self, name: str, manifest: api.Object, gone: bool) -> None:
+        now = not gone and csi.is_installed(manifest)
+        if name == DRIVER_NAME and now != self._observed.csi_installed:
+            self._observed.csi_installed = now
+            self._listener.object_changed("CSIDriver", name)
 
     def see_daemon_set(self, name: str, manifest: api.Object, gone: bool) -> None:
         self._keep(self._observed.daemon_sets, "DaemonSet", name, manifest, gone)
@@ -157,7 +165,8 @@ class Watching:
         self._on_event(registry, api.NODES, self.see_node)
         self._on_event(registry, api.DAEMON_SETS, self.see_daemon_set)
         self._on_event(registry, api.PODS, self.see_pod, AGENT_LABELS)
-        for resource in (api.SECRETS, api.CONFIG_MAPS, api.CSI_NODES, api.CSI_DRIVERS):
+        self._on_event(registry, api.CSI_DRIVERS, self.see_driver)
+        for resource in (api.SECRETS, api.CONFIG_MAPS, api.CSI_NODES):
             self._on_event(registry, resource, self._tell(resource.kind))
         return registry
 
@@ -170,20 +179,14 @@ class Watching:
     ) -> None:
         group, _, version = resource.api_version.rpartition("/")
 
-        def handler(*, event: Any, name: str, **_: Any) -> None:
+        # Async, though it waits for nothing: kopf runs others in threads, and `Observed` belongs to the event loop.
+        async def handler(*, event: Any, name: str, **_: Any) -> None:
             see(name, dict(event["object"]), event["type"] == "DELETED")
 
         kopf.on.event(group, version, resource.plural, registry=registry, labels=labels)(handler)
 
     def _tell(self, kind: str) -> Callable[[str, api.Object, bool], None]:
-        def see(name: str, manifest: api.Object, gone: bool) -> None:
-            if kind == "CSIDriver":
-                if name != DRIVER_NAME:
-                    return
-                self._observed.csi_installed = not gone
-            self._listener.object_changed(kind, name)
-
-        return see
+        return lambda name, _manifest, _gone: self._listener.object_changed(kind, name)
 
     @staticmethod
     def _settings() -> kopf.OperatorSettings:
@@ -203,14 +206,6 @@ def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 def _selector() -> str:
     return ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
-
-
-def _older(manifest: api.Object, known: api.Object) -> bool:
-    """Whether an event tells of a state that is over; the API server's versions of one object grow."""
-    try:
-        return int(manifest["metadata"]["resourceVersion"]) < int(known["metadata"]["resourceVersion"])
-    except (KeyError, ValueError):
-        return False
 
 
 def _wanted(manifest: api.Object) -> tuple[object, ...]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from oneagent.common import flags, logs
+from oneagent.common import flags, httpclient, logs, packageendpoint
 from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
@@ -17,10 +19,14 @@ from oneagent.csi_driver.provisioner import garbage, leftovers, uninstall
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.mirrors import Mirror
 from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
+
+MIRROR_TOKEN: Final = Path("/var/run/secrets/oneagent-packages/token")
+"""Where a projected volume is expected: nothing else gets a token of this audience into a container."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Config:
     collect_seconds: float
     policy: garbage.Policy
     unpack_threads: int | None
+    mirror: packageendpoint.Endpoint | None
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -63,6 +70,9 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("log-retention", usual.keep_logs_seconds, "how long kept logs of pods stay", parse=flags.duration)
     add("log-budget", usual.keep_logs_bytes, "most bytes of kept logs; 0 for no limit", parse=flags.size)
     add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
+    add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
+    add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
+    add("package-mirror-token", MIRROR_TOKEN, "file of the token to show there", parse=flags.absolute_path)
     add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
     flags.add_logging(add)
     given = parser.parse_args(arguments)
@@ -83,10 +93,21 @@ def parse(arguments: list[str] | None = None) -> Config:
             keep_logs_bytes=given.log_budget,
         ),
         unpack_threads=given.unpack_threads or None,
+        mirror=_mirror(parser, given),
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
     )
+
+
+def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packageendpoint.Endpoint | None:
+    if not given.package_mirror:
+        return None
+    ca_file = Path(given.package_mirror_ca) if given.package_mirror_ca else None
+    try:
+        return packageendpoint.Endpoint(given.package_mirror, given.package_mirror_token, ca_file)
+    except httpclient.InvalidSettings as error:
+        parser.error(f"--package-mirror: {error}")
 
 
 def make_source(config: Config) -> sources.Source:
@@ -128,7 +149,15 @@ def build(
     )
     provisioner.collector = collector
     provisioner.installer = Installer(
-        folder, store, records, collector, counted, provisioner.wake, threads=config.unpack_threads, step=step
+        folder,
+        store,
+        records,
+        collector,
+        counted,
+        provisioner.wake,
+        threads=config.unpack_threads,
+        mirror=Mirror(config.mirror, counted) if config.mirror else None,
+        step=step,
     )
     return provisioner, counted
 

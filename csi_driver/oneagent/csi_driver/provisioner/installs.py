@@ -5,13 +5,14 @@
 `prepare` is called with the finished tree just before it becomes visible, so that a publish that waits for the
 version finds its configuration in place the moment it wakes. A failed install is tried again after a back-off
 with jitter, not before the tenant's `Retry-After`, and from the next DynaKube that wants the version, if there are
-several; other versions go on meanwhile.
+several; other versions go on meanwhile. A mirror, if there is one, is asked before the tenant.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import random
 import shutil
@@ -23,13 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpclient, logs, packages
+from oneagent.common import downloads, httpclient, logs, packageendpoint, packages
 from oneagent.common.names import Version
 from oneagent.common.packages import unpack, zips
 from oneagent.csi_driver import sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.mirrors import Mirror
 from oneagent.csi_driver.provisioner.records import Records
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,12 @@ class Room(Protocol):
     def free(self, folder: Path) -> int:
         """Bytes that may still be used: of the disk, and of the budget."""
         ...
+
+
+class Fetch(Protocol):
+    """Brings a package to a path; None if it is to be fetched from elsewhere."""
+
+    def __call__(self, into: Path, /, *, cancelled: threading.Event) -> downloads.Downloaded | None: ...
 
 
 class NoRoom(Exception):
@@ -80,6 +89,8 @@ class Request:
     prepare: Callable[[Version, Path], None]
     sha256: str = ""
     settings: tuple[object, ...] = ()
+    mirrored: tuple[packageendpoint.Package | None, ...] = ()
+    """What a mirror has of it, for each of `origins`; None for what no mirror has."""
 
 
 @dataclass(slots=True)
@@ -89,8 +100,10 @@ class _Install:
     running: bool = False
     failures: int = 0
     next_at: float = 0.0
-    fetched: tuple[downloads.Source, downloads.Downloaded] | None = None
-    """The package, if all but its unpacking has worked."""
+    fetched: tuple[downloads.Source | packageendpoint.Package, downloads.Downloaded] | None = None
+    """The package, and where it came from, if all but its unpacking has worked."""
+    mirror_spoilt: bool = False
+    """The mirror has sent what is no agent."""
 
 
 class Installer:
@@ -106,6 +119,7 @@ class Installer:
         changed: Callable[[], None],
         *,
         threads: int | None = None,
+        mirror: Mirror | None = None,
         now: Callable[[], float] = time.monotonic,
         step: Callable[[str], None] = lambda _name: None,
     ) -> None:
@@ -116,6 +130,7 @@ class Installer:
         self._metrics = metrics
         self._changed = changed
         self._threads = threads
+        self._mirror = mirror
         self._now = now
         self._step = step
         self._guard = threading.Lock()
@@ -192,26 +207,23 @@ class Installer:
         self._records.put_version(version, VersionState.FAILED, message=str(error) if known else "internal error")
 
     def _install(self, install: _Install) -> None:
-        request, version = install.request, install.request.version
+        version = install.request.version
         if self._store.has(version):
             return
         started = time.perf_counter()
-        source = request.origins[install.failures % len(request.origins)]()
-        self._records.put_version(version, VersionState.DOWNLOADING, source=_shown(source))
-        self._changed()
-        package = self._download(install, source)
-        install.fetched = (source, package) if package.ours else None
+        package = self._package(install)
         self._step("downloaded")
         try:
             size = self._unpack(install, package)
         except packages.UnpackFailed:
             raise
-        except packages.PackageError:
+        except packages.PackageError as error:
             # What is damaged would be damaged again: the next try downloads anew.
+            self._shun_mirror(install, error)
             install.fetched = None
             _remove(package)
             raise
-        _remove(package)
+        leftovers.drop_packages(self._folder, version)
         self._step("renamed")
         self._done(version, package, size, time.perf_counter() - started)
 
@@ -259,34 +271,60 @@ class Installer:
             ),
         )
 
-    def _download(self, install: _Install, source: downloads.Source) -> downloads.Downloaded:
-        request = install.request
-        if install.fetched is not None and install.fetched[0] == source:
+    # ---------------------------------------------------------------- download
+
+    def _package(self, install: _Install) -> downloads.Downloaded:
+        """The package, from the mirror if that has it, else from the origin whose turn it is."""
+        request, number = install.request, install.failures % len(install.request.origins)
+        wanted = request.mirrored[number] if request.mirrored else None
+        usable = install.fetched is None or install.fetched[0] == wanted
+        if self._mirror is not None and wanted is not None and usable and not install.mirror_spoilt:
+            fetch = functools.partial(self._mirror.fetch, wanted, free=self._room.free)
+            if package := self._fetched(install, wanted, self._mirror.place(wanted), leftovers.MIRRORED, fetch):
+                return package
+        source = request.origins[number]()
+        download = functools.partial(downloads.download, source, expected_sha256=request.sha256, free=self._room.free)
+        package = self._fetched(install, source, _shown(source), "", download)
+        assert package is not None, "an origin has the package or raises"
+        return package
+
+    def _fetched(
+        self,
+        install: _Install,
+        origin: downloads.Source | packageendpoint.Package,
+        place: str,
+        suffix: str,
+        fetch: Fetch,
+    ) -> downloads.Downloaded | None:
+        """What `fetch` brings, with room made for it; what an earlier try has brought, if that is from there."""
+        version = install.request.version
+        self._records.put_version(version, VersionState.DOWNLOADING, source=place)
+        self._changed()
+        if install.fetched is not None and install.fetched[0] == origin:
             return install.fetched[1]
         self._room.make(0)
         self._step("download begun")
-        into = self._folder.tmp / f"{request.version}.zip"
-
-        def fetch() -> downloads.Downloaded:
-            return downloads.download(
-                source,
-                into,
-                cancelled=install.cancelled,
-                expected_sha256=request.sha256,
-                free=self._room.free,
-            )
-
+        into = self._folder.tmp / f"{version}{suffix}.zip"
         try:
-            package = fetch()
+            package = fetch(into, cancelled=install.cancelled)
         except downloads.DiskFull as error:
             if not error.needed:
                 raise
             self._room.make(error.needed)
-            package = fetch()
-        if package.ours:
+            package = fetch(into, cancelled=install.cancelled)
+        if package is not None and package.ours:
             self._metrics.download_seconds.observe(package.seconds)
             self._metrics.downloaded_bytes.inc(package.size - package.resumed_at)
+            install.fetched = (origin, package)
         return package
+
+    def _shun_mirror(self, install: _Install, error: packages.PackageError) -> None:
+        """If the package that is no agent is the mirror's, the next try asks the tenant."""
+        origin = install.fetched[0] if install.fetched else None
+        cancelled = isinstance(error, packages.UnpackCancelled)
+        if self._mirror is not None and isinstance(origin, packageendpoint.Package) and not cancelled:
+            install.mirror_spoilt = True
+            self._mirror.pass_over(origin, "wrong_content", error)
 
 
 def _remove(package: downloads.Downloaded) -> None:

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 PARTS_KEPT_SECONDS: Final = 86400.0
 
+MIRRORED: Final = ".mirror"
+"""Stands before the suffix of what a mirror sends: its part stays what it is while the tenant is tried, and back."""
+
 _PARTS: Final = (".zip.part", ".zip.part.json")
 _PACKAGES: Final = (*reversed(_PARTS), ".zip")
 
@@ -32,8 +35,15 @@ def version_of_package(name: str) -> Version | None:
     """The version that a file in `tmp/` is the package, or a part of the package, of."""
     for suffix in _PACKAGES:
         if name.endswith(suffix):
-            return Version(name.removesuffix(suffix))
+            return Version(name.removesuffix(suffix).removesuffix(MIRRORED))
     return None
+
+
+def drop_packages(folder: DataFolder, version: Version) -> None:
+    """Remove packages of a version, and parts of them, wherever they are from: the version is in the store."""
+    for file in folder.tmp.iterdir():
+        if version_of_package(file.name) == version:
+            file.unlink(missing_ok=True)
 
 
 def tidy(folder: DataFolder) -> None:

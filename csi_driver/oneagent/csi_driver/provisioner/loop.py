@@ -262,6 +262,7 @@ class Provisioner:
                 self._prepare,
                 sha256=origins.sha256(wanted_by[0], version),
                 settings=tuple(origins.settings(kube) for kube in wanted_by),
+                mirrored=tuple(origins.mirrored(kube, version) for kube in wanted_by),
             )
             for version, wanted_by in wanting.items()
         ]

@@ -16,6 +16,12 @@ class ProvisionerMetrics:
             "oneagent_csi_store_bytes", "Size of each version in the store.", ["version"], registry=registry
         )
         self.installs = Counter("oneagent_csi_installs", "Installs by how they ended.", ["result"], registry=registry)
+        self.mirror = Counter(
+            "oneagent_csi_mirror_downloads",
+            "Downloads that the mirror was asked for, by how they ended.",
+            ["result"],
+            registry=registry,
+        )
         self.download_seconds = Histogram(
             "oneagent_csi_download_seconds", "Seconds that downloads took.", buckets=_SECONDS, registry=registry
         )

@@ -7,9 +7,10 @@ thread and not into the loop.
 from __future__ import annotations
 
 import hashlib
+import platform
 from pathlib import Path
 
-from oneagent.common import downloads, dynakube, httpclient, pagecache, tenant
+from oneagent.common import downloads, dynakube, httpclient, packageendpoint, pagecache, tenant
 from oneagent.common.names import Version
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.provisioner import tenants
@@ -34,6 +35,16 @@ def package(kube: dynakube.DynaKube, version: Version, source: sources.Source) -
             f"codeModulesImage: {kube.package!r} is an image; only file:///… archives are supported so far"
         )
     return tenant.package(tenants.access(kube, source), version, technologies=kube.technologies)
+
+
+def mirrored(kube: dynakube.DynaKube, version: Version) -> packageendpoint.Package | None:
+    """What to ask a mirror for; None for what only the DynaKube's own source has."""
+    if kube.package or kube.package_file is not None:
+        return None
+    try:
+        return packageendpoint.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
+    except httpclient.InvalidSettings:
+        return None
 
 
 def sha256(kube: dynakube.DynaKube, version: Version) -> str:

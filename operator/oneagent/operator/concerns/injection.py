@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, verdicts
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.verdicts import Verdict
@@ -55,11 +56,12 @@ class Injection:
         content = self._content(round)
         if content is None:
             return verdicts.waiting(WAITING, "what pods need is not known before the tenant has answered once")
-        owned = self._mapper.owned(name)
+        # Only where the label is already: it is by the label that the Secret is found again and taken away.
+        owned = [namespace for namespace in self._mapper.owned(name) if self._mapper.has(name, namespace)]
         await self._remove(round.api, [namespace for namespace in has if namespace not in owned])
         stamp = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
         todo = [namespace for namespace in owned if self._written.get(namespace) != stamp]
-        problems = await self._write(round.api, todo, content, stamp)
+        problems = await self._write(round.api, name, todo, content, stamp)
         if problems:
             return verdicts.wrong(
                 FAILED, f"{len(problems)} namespaces lack their Secret: {problems[0]}", _AGAIN_SECONDS
@@ -94,19 +96,23 @@ class Injection:
         )
 
     async def leave(self, server: api.Api, namespace: str) -> None:
-        """Take the Secret out of a namespace; `ApiError` if that does not work."""
+        """Take the Secret out of a namespace, under its lock; `ApiError` if that does not work."""
         await server.delete(api.SECRETS, NAME, namespace)
         self._written.pop(namespace, None)
 
-    async def _write(self, server: api.Api, namespaces: list[str], content: str, stamp: str) -> list[str]:
+    async def _write(
+        self, server: api.Api, dynakube: DynaKubeName, namespaces: list[str], content: str, stamp: str
+    ) -> list[str]:
         gate = asyncio.Semaphore(_AT_ONCE)
         problems = []
 
         async def write(namespace: str) -> None:
             try:
-                async with gate:
-                    await server.apply(api.SECRETS, secret(namespace, content))
-                self._written[namespace] = stamp
+                async with gate, self._mapper.locks[namespace]:
+                    # It may have been given away meanwhile.
+                    if self._mapper.has(dynakube, namespace):
+                        await server.apply(api.SECRETS, secret(namespace, content))
+                        self._written[namespace] = stamp
             except api.NotFoundError:
                 pass  # The namespace has gone.
             except api.ApiError as error:
@@ -117,7 +123,8 @@ class Injection:
 
     async def _remove(self, server: api.Api, namespaces: list[str]) -> None:
         for namespace in namespaces:
-            await self.leave(server, namespace)
+            async with self._mapper.locks[namespace]:
+                await self.leave(server, namespace)
 
 
 def _conditions(round: Round) -> list[Mapping[str, Any]]:

@@ -1,0 +1,78 @@
+"""The mirror: a package endpoint in the cluster, asked before the tenant, so that a cluster downloads a version once.
+
+It is a convenience and nothing waits for it long: whatever is wrong with it is said in one line and a metric, and
+the node goes to the tenant as if there were none. Only what is wrong with the node itself (its disk, a request to
+stop) is an error of the install. Its bytes lie in a file of their own and have to be what it said beforehand, so
+they are never mixed with the tenant's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneagent.common import downloads, httpclient, httpfaults, logs, packageendpoint
+from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Thread-safe."""
+
+    endpoint: packageendpoint.Endpoint
+    metrics: ProvisionerMetrics
+    patience: packageendpoint.Patience = packageendpoint.USUAL
+
+    def place(self, package: packageendpoint.Package) -> str:
+        """Where a package is, for people."""
+        return self.endpoint.url.rstrip("/") + package.path
+
+    def fetch(
+        self,
+        package: packageendpoint.Package,
+        into: Path,
+        *,
+        cancelled: threading.Event,
+        free: Callable[[Path], int],
+    ) -> downloads.Downloaded | None:
+        """Bring a package to `into`; None, once that has been said, if it is to be fetched from the tenant."""
+        try:
+            got = packageendpoint.fetch(
+                self.endpoint, package, into, cancelled=cancelled, patience=self.patience, free=free
+            )
+        except (downloads.DiskFull, downloads.DiskFailed, downloads.Cancelled):
+            raise
+        except (downloads.DownloadError, httpfaults.HttpFault, httpclient.InvalidSettings) as error:
+            self.pass_over(package, _result(error), error)
+            return None
+        self.metrics.mirror.labels("ok").inc()
+        return got
+
+    def pass_over(self, package: packageendpoint.Package, result: str, reason: Exception) -> None:
+        """Say that the mirror is of no use for a version."""
+        self.metrics.mirror.labels(result).inc()
+        log.warning(
+            "the mirror is of no use, the tenant is asked",
+            extra=logs.facts(version=package.version, result=result, reason=reason),
+        )
+
+
+def _result(error: Exception) -> str:
+    """The metric's label."""
+    fault = error.fault if isinstance(error, downloads.SourceFailed) else error
+    match fault:
+        case httpfaults.Unreachable():
+            return "away"
+        case httpfaults.Throttled():
+            return "busy"
+        case httpfaults.Refused(status=404):
+            return "unwanted"
+        case httpfaults.Refused() | httpclient.InvalidSettings():
+            return "refused"
+        case _:
+            return "wrong_content"

@@ -1,0 +1,221 @@
+"""What a DynaKube asks for its host agents: `spec.oneAgent.<mode>` and the feature flags that concern them.
+
+Strict, because whatever is wrong here is wrong on every node: a value that cannot be used is a
+`manifests.FieldError` that names the field, and what runs stays as it is. Quantities, taints and the like are left
+to the API server, which knows their grammar and names the field as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final, cast
+
+from oneagent.common import dynakube, manifests, names
+
+HOST_MODES: Final[frozenset[dynakube.Mode]] = frozenset(("classicFullStack", "hostMonitoring", "cloudNativeFullStack"))
+DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
+DEFAULT_STORAGE: Final = "/var/opt/dynatrace"
+HOST_GROUP: Final = "--set-host-group"
+
+_DNS_POLICIES: Final = (DEFAULT_DNS_POLICY, "ClusterFirst", "Default", "None")
+_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
+_MAX_UNAVAILABLE: Final = re.compile(r"[1-9][0-9]{0,4}|([1-9][0-9]?|100)%")
+_ENV_NAME: Final = re.compile(r"[!-<>-~]+")
+_OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
+_IMAGE: Final = re.compile(
+    r"(?=.{1,512}$)"
+    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?"  # registry
+    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"  # repository
+    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAgent:
+    mode: dynakube.Mode
+    image: str
+    """Empty for the image of the tenant's registry."""
+    version: str
+    """Pinned by the user; empty if not."""
+    host_group: str
+    """Of `spec.oneAgent.hostGroup`; one that is given as an argument is among `args`."""
+    args: tuple[str, ...]
+    env: tuple[Mapping[str, Any], ...]
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str]
+    node_selector: Mapping[str, str]
+    tolerations: tuple[Mapping[str, Any], ...]
+    priority_class: str
+    resources: Mapping[str, Any]
+    dns_policy: str
+    seccomp_profile: str
+    """A file below kubelet's seccomp folder; empty for none."""
+    storage: str
+    """The folder of the host for read-only modes without the CSI driver."""
+    pull_secret: str
+    """The user's own; empty for the one that is made from the token."""
+    max_unavailable: int | str
+    """Of nodes, at a time: a number or a percentage."""
+    read_only: bool
+    """Whether the host's root file system is only read."""
+    privileged: bool
+    uses_proxy: bool
+    has_liveness_probe: bool
+    may_share_nodes: bool
+
+
+def has_host_agents(mode: dynakube.Mode) -> bool:
+    return mode in HOST_MODES
+
+
+def section(mode: dynakube.Mode) -> str:
+    return f"spec.oneAgent.{mode}"
+
+
+def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
+    """Of a DynaKube whose mode has host agents; `manifests.FieldError` names what cannot be used."""
+    own = section(mode)
+    return HostAgent(
+        mode=mode,
+        image=image(f"{own}.image", manifests.text(obj, f"{own}.image")),
+        version=manifests.matching(
+            obj, _VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
+        ),
+        host_group=manifests.text(obj, "spec.oneAgent.hostGroup"),
+        args=_args(obj, f"{own}.args"),
+        env=_env(obj, f"{own}.env"),
+        annotations=texts(obj, f"{own}.annotations"),
+        labels=texts(obj, f"{own}.labels"),
+        node_selector=texts(obj, f"{own}.nodeSelector"),
+        tolerations=_mappings(obj, f"{own}.tolerations"),
+        priority_class=manifests.dns_name(obj, f"{own}.priorityClassName"),
+        resources=_resources(obj, f"{own}.oneAgentResources"),
+        dns_policy=_dns_policy(obj, f"{own}.dnsPolicy"),
+        seccomp_profile=_seccomp_profile(obj, f"{own}.secCompProfile"),
+        storage=_storage(obj, f"{own}.storageHostPath"),
+        pull_secret=manifests.dns_name(obj, "spec.customPullSecret"),
+        max_unavailable=_max_unavailable(obj),
+        read_only=mode != "classicFullStack" and _switch(obj, "oneagent-readonly-host-fs", default=True),
+        privileged=_switch(obj, "oneagent-privileged"),
+        uses_proxy=not _switch(obj, "oneagent-ignore-proxy"),
+        has_liveness_probe=not _switch(obj, "oneagent-skip-liveness-probe"),
+        may_share_nodes=_switch(obj, "multiple-osagents-on-node"),
+    )
+
+
+def image(field: str, reference: str) -> str:
+    """The reference, if it is one of an image; an empty one is."""
+    if reference and not _IMAGE.fullmatch(reference):
+        raise manifests.FieldError(field, reference, "must be an image such as registry.example/oneagent:1.277.0")
+    return reference
+
+
+def texts(obj: Mapping[str, Any], path: str) -> dict[str, str]:
+    """A mapping of text to text, as labels are; absent is empty."""
+    found = manifests.at(obj, path)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise manifests.FieldError(path, found, "must be a mapping of text to text")
+    for key, value in found.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise manifests.FieldError(f"{path}[{key}]", value, "must be text; put it in quotes")
+    return {key: found[key] for key in sorted(found)}
+
+
+def _list(obj: Mapping[str, Any], path: str) -> list[object]:
+    found = manifests.at(obj, path)
+    if found is not None and not isinstance(found, list):
+        raise manifests.FieldError(path, found, "must be a list")
+    return found or []
+
+
+def _mappings(obj: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], ...]:
+    for number, item in enumerate(items := _list(obj, path)):
+        if not isinstance(item, Mapping):
+            raise manifests.FieldError(f"{path}[{number}]", item, "must be a mapping of fields")
+    return cast("tuple[Mapping[str, Any], ...]", tuple(items))
+
+
+def _args(obj: Mapping[str, Any], path: str) -> tuple[str, ...]:
+    found: list[str] = []
+    for number, item in enumerate(_list(obj, path)):
+        field = f"{path}[{number}]"
+        if not isinstance(item, str) or not item.startswith("--"):
+            # What is not shown may be a password.
+            raise manifests.FieldError(field, item, "must be text such as --set-host-tag=team=a", hidden=True)
+        found.append(manifests.printable(field, item, hidden=True))
+    return tuple(found)
+
+
+def _env(obj: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], ...]:
+    seen: set[str] = set()
+    for number, variable in enumerate(found := _mappings(obj, path)):
+        field, name = f"{path}[{number}].name", variable.get("name")
+        if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
+            raise manifests.FieldError(field, name, "must be the name of an environment variable")
+        if name in seen:
+            raise manifests.FieldError(field, name, "is given twice; keep one of them")
+        seen.add(name)
+    return found
+
+
+def _resources(obj: Mapping[str, Any], path: str) -> dict[str, Any]:
+    found = manifests.at(obj, path)
+    if found is not None and not isinstance(found, Mapping):
+        raise manifests.FieldError(path, found, "must be a mapping with requests and limits")
+    for part in ("requests", "limits"):
+        quantities = manifests.at(obj, f"{path}.{part}")
+        if quantities is not None and not isinstance(quantities, Mapping):
+            raise manifests.FieldError(f"{path}.{part}", quantities, "must be a mapping such as cpu: 100m")
+    return dict(found or {})
+
+
+def _dns_policy(obj: Mapping[str, Any], path: str) -> str:
+    value = manifests.text(obj, path) or DEFAULT_DNS_POLICY
+    if value not in _DNS_POLICIES:
+        raise manifests.FieldError(path, value, f"must be one of {', '.join(_DNS_POLICIES)}")
+    return value
+
+
+def _seccomp_profile(obj: Mapping[str, Any], path: str) -> str:
+    value, field = manifests.text(obj, path), path
+    if not value:
+        value, field = _feature(obj, flag := "oneagent-seccomp-profile"), _annotation(flag)
+    if value and (value.startswith("/") or ".." in PurePosixPath(value).parts):
+        raise manifests.FieldError(field, value, "must be a path below kubelet's seccomp folder")
+    return value
+
+
+def _storage(obj: Mapping[str, Any], path: str) -> str:
+    value = manifests.text(obj, path) or DEFAULT_STORAGE
+    folder = PurePosixPath(value)
+    if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) < 2:
+        raise manifests.FieldError(path, value, f"must be the absolute path of a folder such as {DEFAULT_STORAGE}")
+    return value
+
+
+def _max_unavailable(obj: Mapping[str, Any]) -> int | str:
+    value = _feature(obj, flag := "oneagent-max-unavailable") or "1"
+    if not _MAX_UNAVAILABLE.fullmatch(value):
+        raise manifests.FieldError(_annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%")
+    return value if value.endswith("%") else int(value)
+
+
+def _switch(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:
+    value = _feature(obj, flag).lower()
+    if value not in ("", "true", "false"):
+        raise manifests.FieldError(_annotation(flag), value, 'must be "true" or "false"')
+    return value == "true" if value else default
+
+
+def _feature(obj: Mapping[str, Any], flag: str) -> str:
+    new = manifests.annotation(obj, names.FEATURE_PREFIX + flag)
+    return new or manifests.annotation(obj, _OLD_FEATURE_PREFIX + flag)
+
+
+def _annotation(flag: str) -> str:
+    return f"metadata.annotations[{names.FEATURE_PREFIX}{flag}]"

@@ -1,0 +1,91 @@
+"""The operator as a process beside the cluster, with the rights of its service account and no others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.controlplane import SERVER
+from tests.cluster.kubectl import Kubectl, Manifest
+from tests.e2e.manifests import NAMESPACE
+from tests.fakes import ports
+
+ACCOUNT: Final = "oneagent-operator"
+_DEPLOY: Final = Path("deploy/operator.yaml")
+
+
+class Operator:
+    """One process; `start` and `kill` may be repeated."""
+
+    def __init__(self, kubeconfig: Path, log: Path, *flags: str, identity: str = "first") -> None:
+        self.log, self._kubeconfig, self._flags, self._identity = log, kubeconfig, flags, identity
+        self.port = ports.free()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        command = [
+            *(sys.executable, "-m", "oneagent.operator.command", "--log-format=text", "--lease-duration=15s"),
+            *(f"--identity={self._identity}", f"--metrics-address=127.0.0.1:{self.port}", *self._flags),
+        ]
+        environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "POD_NAMESPACE": NAMESPACE}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        return self._end(signal.SIGTERM)
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            return str(response.read().decode())
+
+    def leads(self) -> bool:
+        return "leader: leading" in self.log.read_text().rpartition("command: operating")[2]
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process.wait(20)
+
+
+def install_rights(kubectl: Kubectl) -> None:
+    """Service account and roles of `deploy/operator.yaml`, without the Deployment."""
+    found: list[Manifest] = [m for m in yaml.safe_load_all(_DEPLOY.read_text()) if m["kind"] != "Deployment"]
+    kubectl.apply(*found)
+
+
+def kubeconfig(cluster: Cluster, path: Path) -> Path:
+    """A kubeconfig with a token of the operator's service account."""
+    token = cluster.kubectl("-n", NAMESPACE, "create", "token", ACCOUNT, "--duration=2h").strip()
+    content: dict[str, Any] = yaml.safe_load(cluster.control_plane.admin.read_text())
+    content["users"][0]["user"] = {"token": token}
+    assert content["clusters"][0]["cluster"]["server"] == SERVER
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@contextlib.contextmanager
+def running(operator: Operator) -> Iterator[Operator]:
+    operator.start()
+    try:
+        yield operator
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            operator.kill()

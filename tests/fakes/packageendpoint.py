@@ -1,0 +1,229 @@
+"""The operator's package endpoint, really served on loopback, with an API server that only reviews tokens.
+
+`Serving` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves one
+version of a tenant and accepts the tokens that `Reviews` makes:
+
+    python -m tests.fakes.packageendpoint --folder DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import prometheus_client
+import trustme
+
+from oneagent.common import downloads, packageendpoint, tenant
+from oneagent.common.names import DynaKubeName, Version
+from oneagent.operator import api
+from oneagent.operator.packages import Certificate, CertificateFiles, PackageEndpoint, PackageMetrics, Settings, Wanted
+from oneagent.operator.packages import server as servers
+from oneagent.operator.packages.callers import Reviewer
+from tests.fakes import tenant as double
+
+T = TypeVar("T")
+
+ACCOUNT = "shop/default"
+QUICK = downloads.Limits(attempts=3, longest_pause_seconds=0.1, stall_seconds=2.0)
+"""The patience of downloads in tests."""
+
+
+def token(
+    audience: str = packageendpoint.AUDIENCE, seconds: float = 600, account: str = ACCOUNT, **claims: object
+) -> str:
+    """A token as a service account has it, but for its signature."""
+    namespace, _, name = account.partition("/")
+    body = {"aud": [audience], "exp": int(time.time() + seconds), "sub": f"system:serviceaccount:{namespace}:{name}"}
+    parts = ({"alg": "RS256"}, {**body, **claims}, "signature")
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+
+
+class Reviews:
+    """Accepts every token that says of itself what it has to, but those of accounts that are `gone`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.gone: set[str] = set()
+        self.away = False
+        self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda status: status
+        """Changes an answer before it is given."""
+        self.seconds = 0.0
+
+    async def create(self, resource: api.Resource, manifest: Mapping[str, Any], namespace: str = "") -> api.Object:
+        assert (resource, namespace) == (api.TOKEN_REVIEWS, "")
+        given, audiences = manifest["spec"]["token"], manifest["spec"]["audiences"]
+        self.asked.append(given)
+        await asyncio.sleep(self.seconds)
+        if self.away:
+            raise api.UnavailableError(f"POST tokenreviews: 503: {given}")
+        body = given.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        _, _, account = claims["sub"].partition("system:serviceaccount:")
+        if account.replace(":", "/") in self.gone:
+            return {"status": self.answer({"authenticated": False, "error": "no such account"})}
+        shared = [audience for audience in audiences if audience in claims["aud"]]
+        status = {"authenticated": bool(shared), "user": {"username": claims["sub"]}, "audiences": shared}
+        return {"status": self.answer(status)}
+
+
+class Pair:
+    """A certificate that a test can change."""
+
+    def __init__(self, authority: trustme.CA) -> None:
+        self.authority = authority
+        self.renew(authority)
+
+    def renew(self, authority: trustme.CA) -> None:
+        leaf = authority.issue_cert("localhost", "127.0.0.1")
+        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+        self.pair = Certificate(chain, leaf.private_key_pem.bytes())
+
+    async def current(self) -> Certificate:
+        return self.pair
+
+
+def wanted(
+    version: str,
+    api_url: str,
+    *,
+    dynakube: str = "demo",
+    token: str = double.TOKEN,
+    technologies: tuple[str, ...] = ("all",),
+) -> Wanted:
+    async def origin(package: packageendpoint.Package) -> downloads.Source:
+        access = tenant.TenantAccess(api_url, token)
+        return tenant.package(
+            access,
+            package.version,
+            flavor=package.flavor,
+            technologies=package.technologies,
+            machine=package.machine,
+        )
+
+    return Wanted(DynaKubeName(dynakube), Version(version), origin, api_url, technologies)
+
+
+class Serving:
+    """An endpoint at work in a thread of its own while in use as a context manager."""
+
+    def __init__(
+        self,
+        place: Path,
+        *,
+        budget: int = 1 << 30,
+        limits: servers.Limits | None = None,
+        port: int = 0,
+        reviewer: Reviewer | None = None,
+        **settings: Any,
+    ) -> None:
+        place.mkdir(exist_ok=True)
+        self.authority = trustme.CA()
+        self.reviews = Reviews()
+        self._reviewer = reviewer or self.reviews
+        self.pair = Pair(self.authority)
+        self.registry = prometheus_client.CollectorRegistry()
+        self.folder = place / "packages"
+        self.ca_file, self.token_file = place / "ca.crt", place / "token"
+        self.ca_file.write_bytes(self.authority.cert_pem.bytes())
+        self.token_file.write_text(token())
+        self.now = time.time
+        self._settings = Settings(
+            self.folder,
+            budget,
+            host="127.0.0.1",
+            port=port,
+            limits=limits or servers.Limits(),
+            downloads=QUICK,
+            **{"renew_seconds": 0.05, "drain_seconds": 5.0, **settings},
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.do(self._start())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _start(self) -> None:
+        metrics = PackageMetrics(self.registry)
+        self.endpoint = PackageEndpoint(self._settings, self._reviewer, self.pair, metrics, now=self._now)
+        await self.endpoint.start()
+
+    def _now(self) -> float:
+        return self.now()
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def want(self, *wanted: Wanted) -> None:
+        async def want() -> None:
+            self.endpoint.want(wanted)
+
+        self.do(want())
+
+    def stop(self) -> None:
+        self.do(self.endpoint.stop())
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.endpoint.port}"
+
+    @property
+    def client(self) -> packageendpoint.Endpoint:
+        """How clients in common are told of it."""
+        return packageendpoint.Endpoint(self.url, self.token_file, self.ca_file)
+
+    def counted(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"oneagent_operator_{metric}", labels) or 0.0
+
+
+def package(version: str, dynakube: str = "demo", **kind: Any) -> packageendpoint.Package:
+    return packageendpoint.Package(DynaKubeName(dynakube), Version(version), kind.pop("machine", "x86_64"), **kind)
+
+
+async def _serve(given: argparse.Namespace) -> None:
+    files = CertificateFiles(given.pem / "chain.pem", given.pem / "key.pem")
+    settings = Settings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
+    metrics = PackageMetrics(prometheus_client.CollectorRegistry())
+    endpoint = PackageEndpoint(settings, Reviews(), files, metrics)
+    endpoint.want([wanted(given.version, given.tenant)])
+    await endpoint.start()
+    unfinished = given.port_file.with_suffix(".new")
+    unfinished.write_text(str(endpoint.port))
+    unfinished.rename(given.port_file)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.packageendpoint", description="An endpoint to kill")
+    for name in ("folder", "pem", "port-file"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--tenant", required=True, help="its API URL")
+    parser.add_argument("--version", required=True)
+    parser.add_argument("--port", type=int, default=0)
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

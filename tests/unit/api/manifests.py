@@ -1,0 +1,31 @@
+"""Manifests as people write them, each with what it is in the newest version."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from oneagent.common.api import conversion
+
+Manifest = dict[str, Any]
+
+CASES: Final = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
+
+
+def case(path: Path) -> tuple[Manifest, Manifest]:
+    written, newest = yaml.safe_load_all(path.read_text())
+    return written, newest
+
+
+def plain(manifest: Manifest) -> Manifest:
+    """The same with what is carried as data, whose spaces don't count."""
+    found = copy.deepcopy(manifest)
+    annotations = found["metadata"].get("annotations", {})
+    for key, value in annotations.items():
+        if key.startswith(conversion.CARRIER) and value.startswith("["):
+            annotations[key] = json.loads(value)
+    return found

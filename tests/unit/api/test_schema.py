@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oneagent.common.api import features, fields, moves, schema
+
+NEWEST = moves.described(fields.NEWEST)
+
+
+@pytest.mark.parametrize(
+    ("spec", "unknown"),
+    [
+        ({"apiUrl": "", "oneAgent": {"hostGrup": "a"}}, ["spec.oneAgent.hostGrup"]),
+        ({"oneAgent": {"hostMonitoring": {"tolerations": [{}, {"kye": "a"}]}}}, ["tolerations[1].kye"]),
+        ({"oneAgent": {"hostMonitoring": {"labels": {"anything": "goes"}}}}, []),
+        ({"activeGate": {"anything": {"goes": 1}}}, []),
+        ({"namespaceSelector": {"matchLabels": {}}}, ["spec.namespaceSelector"]),
+        ({"oneAgent": "not a section"}, []),
+        ({"oneAgent": None}, []),
+        ([], []),
+    ],
+)
+def test_what_is_not_described_is_found_with_its_path(spec: Any, unknown: list[str]) -> None:
+    manifest = {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": {"name": "a"}, "spec": spec}
+    found = list(schema.unknown(NEWEST, manifest))
+    assert len(found) == len(unknown)
+    assert all(path.endswith(end) for path, end in zip(found, unknown, strict=True))
+
+
+def test_what_lies_beside_spec_and_status_is_unknown() -> None:
+    assert list(schema.unknown(NEWEST, {"kind": "DynaKube", "data": {}})) == ["data"]
+
+
+def test_taking_a_field_takes_the_rules_that_speak_of_it() -> None:
+    described = schema.section(
+        "All.",
+        {"a": schema.text("A."), "b": schema.text("B.")},
+        **{schema.RULES: [schema.rule("has(self.a)", "Make sure."), schema.rule("has(self.b)", "Make sure.")]},
+    )
+    schema.take(described, "a")
+    assert [rule["rule"] for rule in described[schema.RULES]] == ["has(self.b)"]
+    schema.take(described, "b")
+    assert schema.RULES not in described
+
+
+def test_annotations_that_want_to_be_flags_are_told_apart() -> None:
+    given = {
+        "feature.dynatrace.com/no-proxy": "",
+        "alpha.operator.dynatrace.com/feature-no-proxy": "",
+        "feature.dynatrace.com/no-porxy": "",
+        "feature.dynatrace.com/metadata-enrichment": "",
+        "example.com/owner": "",
+    }
+    found = dict(features.given(given))
+    assert set(found) == set(given) - {"example.com/owner"}
+    assert found["feature.dynatrace.com/no-porxy"] is None
+    assert found["alpha.operator.dynatrace.com/feature-no-proxy"] == features.FEATURES["no-proxy"]
+    deprecated = found["feature.dynatrace.com/metadata-enrichment"]
+    assert deprecated is not None
+    assert deprecated.instead == "spec.metadataEnrichment.enabled"
+
+
+def test_what_took_a_flags_place_is_there() -> None:
+    for feature in features.FEATURES.values():
+        place = feature.instead.replace("MODE", "hostMonitoring")
+        if place.startswith("spec."):
+            assert schema.look(NEWEST, place)
+        elif place:
+            assert place.removeprefix("feature.dynatrace.com/") in features.FEATURES
