@@ -16,6 +16,7 @@ from unittest import mock
 
 from oneagent.csi_driver import people, server
 from oneagent.csi_driver.provisioner import command
+from oneagent.operator import command as operator
 from oneagent.sidecars import livenessprobe, registrar
 
 FILE: Final = Path(__file__).with_name("configuration.md")
@@ -59,6 +60,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     return {
         "oneagent-csi-server": _parser(server.parse),
         "oneagent-csi-provisioner": _parser(command.parse),
+        "oneagent-operator": _parser(operator.parse),
         "csi-node-driver-registrar": _parser(lambda: registrar.read_settings([])),
         "livenessprobe": _parser(lambda: livenessprobe.read_settings([])),
         "oneagent-csi-status": _status_parser(),

@@ -13,8 +13,8 @@ from tests.e2e.waiting import WaitFor
 REGISTRATION = PLUGIN.parents[1] / "plugins_registry/csi.oneagent.dynatrace.com-reg.sock"
 
 
-def test_the_csinode_lists_the_driver(driver: Installed) -> None:
-    assert driver.registered()
+def test_the_csinode_lists_the_driver(driver: Installed, wait_for: WaitFor) -> None:
+    wait_for(driver.registered, "the CSINode lists the driver", within=15)
 
 
 def test_a_restarted_kubelet_finds_the_driver_again(driver: Installed, cluster: Cluster, wait_for: WaitFor) -> None:

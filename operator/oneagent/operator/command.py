@@ -12,8 +12,12 @@ import socket
 import sys
 from dataclasses import dataclass
 
+import prometheus_client
+
 from oneagent.common import flags, logs, names
 from oneagent.operator import api, health, leader, watching
+from oneagent.operator.certificates import settings
+from oneagent.operator.certificates.keeper import Metrics
 from oneagent.operator.controller import Controller, Settings
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,7 @@ class Config:
     lease_seconds: float
     api_version: str
     package_url: str
+    certificates: str
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -39,11 +44,17 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = flags.parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
     add = flags.adder(parser)
     add("namespace", "dynatrace", "namespace of the DynaKubes, and of what belongs to them", env="POD_NAMESPACE")
-    add("identity", socket.gethostname(), "name of this process in the Lease", env="POD_NAME")
+    add("identity", "", "name of this process in the Lease; the host's if empty", env="POD_NAME")
     add("lease", "oneagent-operator", "name of the Lease that one operator at a time holds")
     add("lease-duration", 30.0, "how long after a holder's end another one waits", parse=flags.duration)
     add("api-version", "v1beta6", "the version in which DynaKubes are read and written")
     add("package-url", "", "where pods without CSI fetch their agent, as they reach it")
+    add(
+        "certificates",
+        "self",
+        "who makes the webhook's certificates: self, cert-manager, or none to leave all of that alone",
+        choices=("self", "cert-manager", "none"),
+    )
     add(
         "metrics-address",
         ":8080",
@@ -56,11 +67,12 @@ def parse(arguments: list[str] | None = None) -> Config:
         parser.error(f"--lease-duration {given.lease_duration:g}s: give at least 3s")
     return Config(
         namespace=given.namespace,
-        identity=given.identity,
+        identity=given.identity or socket.gethostname(),
         lease=given.lease,
         lease_seconds=given.lease_duration,
         api_version=given.api_version,
         package_url=given.package_url,
+        certificates=given.certificates,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -70,12 +82,13 @@ def parse(arguments: list[str] | None = None) -> Config:
 async def run(config: Config) -> int:
     """Wait for the Lease, work, and stop at SIGTERM or when the Lease is lost. The exit code."""
     server = api.Api(await api.connect())
-    settings = leader.Settings(
+    lease = leader.Settings(
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
     )
-    election = leader.Election(server, settings)
+    election = leader.Election(server, lease)
     version = importlib.metadata.version(names.DISTRIBUTION)
-    work = Settings(config.namespace, config.api_version, config.package_url, version)
+    work = Settings(config.namespace, config.api_version, config.package_url, version, _certificates(config))
+    metrics = Metrics(prometheus_client.REGISTRY)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -84,7 +97,7 @@ async def run(config: Config) -> int:
         if config.metrics_address:
             await stack.enter_async_context(health.serving(_address(config.metrics_address), lambda: ""))
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
-        holding = asyncio.create_task(election.hold(lambda: Controller(server, work).run()))
+        holding = asyncio.create_task(election.hold(lambda: Controller(server, work, metrics).run()))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((holding, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -99,6 +112,14 @@ async def run(config: Config) -> int:
         if error is not None:
             log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
         return 1
+
+
+def _certificates(config: Config) -> settings.Settings | None:
+    if config.certificates == "none":
+        return None
+    return settings.Settings(
+        namespace=config.namespace, issuer="cert-manager" if config.certificates == "cert-manager" else "self"
+    )
 
 
 def _reasons(error: BaseException) -> str:

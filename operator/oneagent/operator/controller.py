@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, asking, events
-from oneagent.operator.concerns import connection, injection, namespaces, tokens, versions
+from oneagent.operator.certificates import settings as certificates_settings
+from oneagent.operator.certificates.endpoints import Endpoints
+from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.concerns import connection, injection, namespaces, sections, tokens, versions
 from oneagent.operator.hostagents.concern import HostAgents
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.observed import Observed
@@ -24,13 +28,15 @@ class Settings:
     package_url: str
     """Where pods without CSI fetch their agent."""
     operator_version: str
+    certificates: certificates_settings.Settings | None
+    """Of the webhook; None if somebody else sees to them."""
 
 
 class Controller:
     """One term of leading: make a new one for the next."""
 
-    def __init__(self, server: api.Api, settings: Settings) -> None:
-        self._api, self._settings = server, settings
+    def __init__(self, server: api.Api, settings: Settings, certificate_metrics: Metrics) -> None:
+        self._api, self._settings, self._certificate_metrics = server, settings, certificate_metrics
         self._resource = api.dynakubes(settings.api_version)
         self.observed = Observed()
         self._events = events.Events(server)
@@ -45,9 +51,11 @@ class Controller:
             HostAgents(settings.operator_version),
             namespaces.Namespaces(self._mapper),
             self._injection,
+            sections.Sections(),
         )
         self._workers: dict[DynaKubeName, Worker] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._certificates_awake = asyncio.Event()
         self._watching = Watching(server, settings.namespace, self._resource, self.observed, self)
 
     async def run(self) -> None:
@@ -60,6 +68,8 @@ class Controller:
                 self.dynakube_changed(name)
             group.create_task(self._watching.run())
             group.create_task(self._mapper.run())
+            if self._settings.certificates is not None:
+                group.create_task(self._keep_certificates(self._settings.certificates))
 
     def wake(self, name: DynaKubeName) -> None:
         if worker := self._workers.get(name):
@@ -75,7 +85,19 @@ class Controller:
     def namespace_changed(self, name: str) -> None:
         self._mapper.look(name)
 
+    async def _keep_certificates(self, settings: certificates_settings.Settings) -> None:
+        probe = Endpoints(self._api, settings)
+        keeper = Keeper(self._api, settings, probe, metrics=self._certificate_metrics)
+        while True:
+            seconds = await keeper.round()
+            self._certificates_awake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._certificates_awake.wait(), seconds)
+
     def object_changed(self, kind: str, name: str) -> None:
+        wanted = self._settings.certificates
+        if kind == "Secret" and wanted is not None and name in (wanted.secret, wanted.authority_secret):
+            self._certificates_awake.set()
         for worker in self._workers.values():
             if kind not in ("Secret", "ConfigMap") or (kind, name) in worker.uses:
                 worker.wake()

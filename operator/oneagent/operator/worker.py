@@ -173,7 +173,7 @@ class Worker:
                 found[concern.condition] = verdict
         # Until the tenant has answered once, what an earlier operator has found out stands.
         if self._facts.asked_at or not round_.status.get("conditions"):
-            await self._write(manifest, found)
+            await self._write(manifest, found, kube.mode)
         times = [verdict.again_seconds for verdict in found.values() if verdict.again_seconds is not None]
         return min([*times, *([] if due is None else [due])], default=None)
 
@@ -218,7 +218,7 @@ class Worker:
                 finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]
             )
 
-    async def _write(self, manifest: api.Object, found: Mapping[str, Verdict]) -> None:
+    async def _write(self, manifest: api.Object, found: Mapping[str, Verdict], mode: str = "") -> None:
         """The status, if it is another than before."""
         before = manifest.get("status") or {}
         summary = conditions.ready(found)
@@ -231,6 +231,8 @@ class Worker:
         everything = {**found, conditions.READY: summary}
         status["conditions"] = conditions.merged(before.get("conditions") or (), everything, generation, now)
         status["phase"] = conditions.phase(summary)
+        if mode:
+            status["mode"] = mode
         if self._observed.cluster_id:
             status["kubeSystemUUID"] = self._observed.cluster_id
         if {key: value for key, value in before.items() if key != "updatedTimestamp"} == status:

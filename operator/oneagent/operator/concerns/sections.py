@@ -1,0 +1,29 @@
+"""Sections of a DynaKube that belong to other products: kept as they are, and said not to be acted on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oneagent.common import manifests
+from oneagent.common.api import fields
+from oneagent.operator import verdicts
+from oneagent.operator.verdicts import Verdict
+from oneagent.operator.worker import Round
+
+NOT_HANDLED: Final = "SectionsNotHandled"
+
+
+class Sections:
+    """Has a condition only where there is such a section; it is True, since nothing is wrong."""
+
+    condition = "OtherProducts"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        found = [name for name in fields.OUT_OF_SCOPE if manifests.at(round.manifest, f"spec.{name}")]
+        if not found:
+            return None
+        listed = ", ".join(f"spec.{name} ({fields.OUT_OF_SCOPE[name]})" for name in found)
+        return verdicts.fine(NOT_HANDLED, f"kept, but not acted on here: {listed}")
+
+    async def clean(self, round: Round) -> None:
+        """Nothing was done."""
