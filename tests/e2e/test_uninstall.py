@@ -21,7 +21,7 @@ def reinstalled(driver: Installed, crowd: Crowd, kubectl: Kubectl, wait_for: Wai
     """The driver; installed again afterwards."""
     yield driver
     crowd.delete()
-    wait_for(lambda: not driver.pods(), "the driver's pod is gone")
+    wait_for(lambda: not driver.pods(), "the driver's pod is gone", within=60)
     driver.install()
 
 
@@ -44,5 +44,5 @@ def test_pods_outlive_the_driver_and_the_last_of_them_takes_it_along(
     assert crowd.running() == 2
     crowd.delete()
     assert not reinstalled.views()
-    wait_for(lambda: not reinstalled.pods(), "the driver's pod ends with the last view")
+    wait_for(lambda: not reinstalled.pods(), "the driver's pod ends with the last view", within=60)
     assert not (PLUGIN / "csi.sock").exists()

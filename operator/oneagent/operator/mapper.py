@@ -125,6 +125,8 @@ class Mapper:
             self._decisions.pop(name, None)
             self.problems.pop(name, None)
             self._pauses.pop(name, None)
+            if name in self.locks and not self.locks[name].locked():
+                del self.locks[name]
             return mapping.Decision(None)
         decision = self._decided(name, namespace.labels)
         if decision.owner is None:
