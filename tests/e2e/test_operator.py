@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
+import platform
 import random
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import mapping
+from oneagent.common import mapping, packageendpoint
 from oneagent.operator.concerns import injection
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, Manifest
@@ -19,7 +23,7 @@ from tests.cluster.node import Node
 from tests.e2e import installed, manifests, operators
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import Apply, WaitFor
-from tests.fakes import packages
+from tests.fakes import packages, ports
 from tests.fakes.tenant import Fault, Tenant
 
 VERSION = packages.VERSION
@@ -249,6 +253,40 @@ class TestTokens:
         assert "TokensError" in events
         assert tenant.token not in events
 
+    def test_a_pinned_version_without_any_token_still_gets_its_status(
+        self, operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    ) -> None:
+        apply(_dynakube("bare", tenant.api_url, "bare", version=VERSION))
+        cube.wait_condition("bare", "Tokens", "False", "create the Secret bare")
+        assert cube.status("bare")["codeModules"]["version"] == VERSION
+
+
+class TestUnusable:
+    def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(
+        self, operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    ) -> None:
+        apply(_namespace("odd-1", "odd"))
+        apply(_dynakube("odd", tenant.api_url, "odd"), _secret("odd", tenant.token))
+        cube.wait_condition("odd", "Ready", "True")
+        kubectl("-n", NAMESPACE, "patch", "dynakube", "odd", "--type=merge", "-p", '{"spec": {"apiUrl": null}}')
+        cube.wait_condition("odd", "Spec", "False", "spec.apiUrl")
+        assert cube.status("odd")["codeModules"]["version"] == VERSION
+        assert cube.owners("odd-") == {"odd-1": "odd"}
+        kubectl("-n", NAMESPACE, "delete", "dynakube", "odd", "--timeout=20s")
+        cube.wait_owners("odd-", {"odd-1": ""})
+        assert operator.leads()
+
+    def test_certificates_that_are_none_are_a_problem_of_this_dynakube_alone(
+        self, operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    ) -> None:
+        authorities = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cas", "namespace": NAMESPACE}}
+        apply({**authorities, "data": {"certs": "# von Jürgen"}})
+        manifest = _dynakube("cas", tenant.api_url, "cas")
+        apply({**manifest, "spec": {**manifest["spec"], "trustedCAs": "cas"}}, _secret("cas", tenant.token))
+        apply(_dynakube("well", tenant.api_url, "well"), _secret("well", tenant.token))
+        cube.wait_condition("cas", "OneAgentConnectionInfo", "False")
+        cube.wait_condition("well", "Ready", "True")
+
 
 class TestTenant:
     def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
@@ -317,6 +355,53 @@ class TestPodsWithoutCsi:
         wait_for(lambda: not secrets("nocsi-1"), "the Secret goes with the label")
 
 
+class TestPackages:
+    def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its_own_ca(
+        self,
+        rights: Path,
+        tmp_path: Path,
+        tenant: Tenant,
+        apply: Apply,
+        cube: Cube,
+        kubectl: Kubectl,
+        wait_for: WaitFor,
+    ) -> None:
+        port = ports.free()
+        flags = (f"--package-address={Node.address}:{port}", f"--package-folder={tmp_path / 'packages'}")
+        (tmp_path / "packages").mkdir()
+        with operators.running(operators.Operator(rights, tmp_path / "operator.log", *flags)) as operator:
+            apply(_dynakube("pack", tenant.api_url, "pack"), _secret("pack", tenant.token))
+            cube.wait_condition("pack", "CodeModulesVersion", "True")
+            wait_for(lambda: "packages are served" in operator.log.read_text(), "packages are served", within=30)
+            authority = kubectl.json("-n", NAMESPACE, "get", "secret", "oneagent-webhook-ca")["data"]["ca.crt"]
+            token = kubectl("-n", "default", "create", "token", "default", f"--audience={packageendpoint.AUDIENCE}")
+            path = f"/v1/packages/pack/{VERSION}?arch={platform.machine()}"
+
+            def fetch(credential: str) -> tuple[int, bytes]:
+                return _get(port, base64.b64decode(authority).decode(), path, credential)
+
+            wait_for(lambda: fetch(token.strip())[0] == 200, "the version is known to the endpoint", within=40, every=1)
+            assert fetch(token.strip())[1] == (tmp_path / "agent.zip").read_bytes()
+            assert fetch("nobody")[0] == 401
+            assert tenant.count("package") == 1
+            kubectl("-n", NAMESPACE, "delete", "dynakube", "pack")
+
+
+def _get(port: int, authority: str, path: str, token: str) -> tuple[int, bytes]:
+    """Status and body from the package endpoint, called by the name of its Service."""
+    context = ssl.create_default_context(cadata=authority)
+    host = f"oneagent-operator.{NAMESPACE}.svc"
+    with (
+        socket.create_connection((Node.address, port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode())
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return response.status, response.read()
+
+
 class TestDeletion:
     def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
         self, rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
@@ -362,7 +447,7 @@ class TestLeader:
         assert operator.get("/readyz") == "ok\n"
         start = time.monotonic()
         assert operator.stop() == 0
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 10
 
 
 class TestTrouble:

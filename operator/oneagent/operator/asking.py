@@ -26,7 +26,8 @@ NO_TOKENS: Final = "no Secret with the tokens"
 _MOST_A_MINUTE: Final = 45
 _QUESTIONS: Final = 5
 _FIRST_PAUSE_SECONDS: Final = 15.0
-_SHORTEST_PAUSE_SECONDS: Final = 5.0
+_SHORTEST_PAUSE_SECONDS: Final = 10.0
+_LONGEST_PAUSE_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,11 @@ class Limit:
 
 def pause(facts: Facts, usual_seconds: float) -> float:
     """How long to wait after an answer before asking again."""
+    usual_seconds = max(usual_seconds, _SHORTEST_PAUSE_SECONDS)
     if not facts.problem:
         return usual_seconds
     backoff = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(facts.failures - 1, 10), usual_seconds)
-    return max(backoff, facts.retry_after or 0.0, _SHORTEST_PAUSE_SECONDS)
+    return max(backoff, min(facts.retry_after or 0.0, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
 
 
 def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant.TenantAccess:
@@ -155,4 +157,8 @@ def ask(kube: dynakube.DynaKube, inputs: Inputs, before: Facts, limit: Limit, no
             refused=isinstance(error, httpfaults.Refused) and error.status in (401, 403),
             retry_after=getattr(error, "retry_after", None),
         )
+    except Exception as error:
+        # Whatever somebody's URL, certificates or proxy make of the libraries below: it is a problem of this tenant.
+        log.exception("the tenant can't be asked", extra=logs.facts(dynakube=kube.name))
+        return replace(facts, problem=f"{type(error).__name__}: {error}", failures=before.failures + 1)
     return replace(facts, failures=0)

@@ -7,18 +7,21 @@ import contextlib
 import importlib.metadata
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import prometheus_client
 
 from oneagent.common import flags, logs, names
-from oneagent.operator import api, health, leader, watching
+from oneagent.operator import api, health, leader, serving, watching
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.keeper import Metrics
 from oneagent.operator.controller import Controller, Settings
+from oneagent.operator.packages import PackageMetrics
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,10 @@ class Config:
     lease: str
     lease_seconds: float
     api_version: str
-    package_url: str
+    package_address: str
+    package_folder: Path
+    package_budget_bytes: int
+    service: str
     certificates: str
     metrics_address: str
     log_format: logs.Format
@@ -48,7 +54,15 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("lease", "oneagent-operator", "name of the Lease that one operator at a time holds")
     add("lease-duration", 30.0, "how long after a holder's end another one waits", parse=flags.duration)
     add("api-version", "v1beta6", "the version in which DynaKubes are read and written")
-    add("package-url", "", "where pods without CSI fetch their agent, as they reach it")
+    add(
+        "package-address",
+        "",
+        "host:port to serve agent packages on, for pods and nodes; none if empty",
+        parse=flags.address,
+    )
+    add("package-folder", Path("/packages"), "folder for packages; this process' own", parse=flags.absolute_path)
+    add("package-budget", 4 << 30, "most bytes of packages, e.g. 10Gi", parse=flags.size)
+    add("service", "oneagent-operator", "name of the Service by which pods and nodes reach the packages")
     add(
         "certificates",
         "self",
@@ -67,11 +81,14 @@ def parse(arguments: list[str] | None = None) -> Config:
         parser.error(f"--lease-duration {given.lease_duration:g}s: give at least 3s")
     return Config(
         namespace=given.namespace,
-        identity=given.identity or socket.gethostname(),
+        identity=given.identity or f"{socket.gethostname()}_{secrets.token_hex(3)}",
         lease=given.lease,
         lease_seconds=given.lease_duration,
         api_version=given.api_version,
-        package_url=given.package_url,
+        package_address=given.package_address,
+        package_folder=given.package_folder,
+        package_budget_bytes=given.package_budget,
+        service=given.service,
         certificates=given.certificates,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
@@ -87,8 +104,9 @@ async def run(config: Config) -> int:
     )
     election = leader.Election(server, lease)
     version = importlib.metadata.version(names.DISTRIBUTION)
-    work = Settings(config.namespace, config.api_version, config.package_url, version, _certificates(config))
+    work = Settings(config.namespace, config.api_version, _package_url(config), version, _certificates(config))
     metrics = Metrics(prometheus_client.REGISTRY)
+    tasks = []
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -97,21 +115,44 @@ async def run(config: Config) -> int:
         if config.metrics_address:
             await stack.enter_async_context(health.serving(_address(config.metrics_address), lambda: ""))
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
+        if config.package_address:
+            packages_served = serving.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))
+            tasks.append(asyncio.create_task(packages_served.run()))
         holding = asyncio.create_task(election.hold(lambda: Controller(server, work, metrics).run()))
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((holding, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        await asyncio.wait((holding, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        error = next((task.exception() for task in (holding, *tasks) if task.done()), None)
+        for task in (stopping, holding, *tasks):
+            task.cancel()
+        await asyncio.gather(holding, *tasks, return_exceptions=True)
         if stop.is_set():
-            holding.cancel()
-            await asyncio.gather(holding, return_exceptions=True)
             return 0
-        error = holding.exception()
         if isinstance(error, BaseExceptionGroup) and error.split(watching.Stopped)[1] is None:
             return 0
         # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
         if error is not None:
             log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
         return 1
+
+
+def _package_url(config: Config) -> str:
+    if not config.package_address:
+        return ""
+    return f"https://{config.service}.{config.namespace}.svc:{_address(config.package_address)[1]}"
+
+
+def _serving(config: Config) -> serving.Settings:
+    host, port = _address(config.package_address)
+    return serving.Settings(
+        namespace=config.namespace,
+        api_version=config.api_version,
+        service=config.service,
+        authority_secret=settings.Settings(namespace=config.namespace).authority_secret,
+        folder=config.package_folder,
+        budget_bytes=config.package_budget_bytes,
+        host=host,
+        port=port,
+    )
 
 
 def _certificates(config: Config) -> settings.Settings | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Final
 
+from oneagent.common import manifests, mapping
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, asking, events
 from oneagent.operator.certificates import settings as certificates_settings
@@ -18,6 +21,8 @@ from oneagent.operator.mapper import Mapper
 from oneagent.operator.observed import Observed
 from oneagent.operator.watching import Watching
 from oneagent.operator.worker import Concern, Worker
+
+_TENANTS_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Controller:
         self.observed = Observed()
         self._events = events.Events(server)
         self._limit = asking.Limit()
+        self._threads = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
         self._mapper = Mapper(server, self.observed, self.wake, self._leave)
         self._injection = injection.Injection(self._mapper, settings.package_url)
         self._concerns: Sequence[Concern] = (
@@ -62,6 +68,7 @@ class Controller:
         """Until cancelled; an error of any part ends all of them."""
         # Before anybody decides anything, everything has been seen once.
         await self._watching.list_all()
+        self._mapper.begin(self._claims())
         async with asyncio.TaskGroup() as group:
             self._group = group
             for name in list(self.observed.dynakubes):
@@ -70,6 +77,17 @@ class Controller:
             group.create_task(self._mapper.run())
             if self._settings.certificates is not None:
                 group.create_task(self._keep_certificates(self._settings.certificates))
+
+    def _claims(self) -> dict[DynaKubeName, mapping.Claim | None]:
+        """Of all DynaKubes whose claim can be read; of the others it stays open."""
+        found: dict[DynaKubeName, mapping.Claim | None] = {}
+        for name, manifest in self.observed.dynakubes.items():
+            if "deletionTimestamp" in manifest["metadata"]:
+                continue
+            with contextlib.suppress(manifests.FieldError):
+                claim = mapping.claim(manifest, self._settings.namespace)
+                found[name] = claim if claim.selectors else None
+        return found
 
     def wake(self, name: DynaKubeName) -> None:
         if worker := self._workers.get(name):
@@ -111,6 +129,7 @@ class Controller:
             self.observed,
             self._concerns,
             self._limit,
+            self._threads,
             self._events.say,
         )
 

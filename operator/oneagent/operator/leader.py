@@ -46,6 +46,8 @@ class Election:
         self._api, self._settings, self._clock = server, settings, clock
         self._seen: tuple[object, float] = (None, clock())
         self.leading = False
+        self._taken = False
+        """By the last look the Lease is another's."""
 
     async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, then work until the work ends or the Lease is lost; then give it back."""
@@ -83,6 +85,8 @@ class Election:
                 async with asyncio.timeout(max(0.1, self._settings.patience_seconds - (self._clock() - renewed))):
                     if (again := await self._try()) is not None:
                         renewed = again
+                    elif self._taken:
+                        return
             except TimeoutError:
                 pass
 
@@ -96,7 +100,8 @@ class Election:
                 await self._api.create(api.LEASES, self._lease({}, {}), settings.namespace)
                 return asked
             spec = lease.get("spec") or {}
-            if not self._may_take(spec):
+            self._taken = not self._may_take(spec)
+            if self._taken:
                 return None
             await self._api.replace(api.LEASES, self._lease(lease["metadata"], spec))
         except api.ConflictError:

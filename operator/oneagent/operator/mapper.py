@@ -46,10 +46,16 @@ class Mapper:
         self._decisions: dict[str, mapping.Decision] = {}
         self._dirty: set[str] = set()
         self._pauses: dict[str, float] = {}
+        self._retries: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
         self.problems: dict[str, str] = {}
         """By namespace: why its label is not what it should be."""
+
+    def begin(self, claims: Mapping[DynaKubeName, mapping.Claim | None]) -> None:
+        """What all DynaKubes claim at the start: decided together, so that the oldest comes first."""
+        self._claims.update(claims)
+        self._decide_all()
 
     def claim(self, dynakube: DynaKubeName, claim: mapping.Claim | None) -> None:
         """What a DynaKube claims now; None for nothing."""
@@ -60,6 +66,11 @@ class Mapper:
     def forget(self, dynakube: DynaKubeName) -> None:
         """There is no such DynaKube any more."""
         self._claims.pop(dynakube, None)
+        self._decide_all()
+
+    def labelled(self, namespace: str, dynakube: DynaKubeName) -> bool:
+        seen = self._observed.namespaces.get(namespace)
+        return seen is not None and seen.labels.get(mapping.LABEL) == dynakube
 
     def look(self, namespace: str) -> None:
         """A namespace has come, changed or gone."""
@@ -164,7 +175,8 @@ class Mapper:
             pause = min(2 * self._pauses.get(name, _FIRST_PAUSE_SECONDS / 2), _LONGEST_PAUSE_SECONDS)
             self._pauses[name] = pause
             log.warning("a namespace is not labelled yet", extra=logs.facts(namespace=name, reason=error))
-            asyncio.get_running_loop().call_later(pause, self._again, name)
+            if name not in self._retries:
+                self._retries[name] = asyncio.get_running_loop().call_later(pause, self._again, name)
             return
         self.problems.pop(name, None)
         self._pauses.pop(name, None)
@@ -187,5 +199,6 @@ class Mapper:
         self.look(name)
 
     def _again(self, name: str) -> None:
+        self._retries.pop(name, None)
         self._dirty.add(name)
         self._wake.set()

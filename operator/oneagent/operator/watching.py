@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 RESYNC_SECONDS: Final = 300.0
 AGENT_LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
 
-_COMPONENT: Final = "oneagent-operator"
+_REMEMBERED: Final = 1000
 
 
 class Stopped(Exception):
@@ -49,6 +49,8 @@ class Watching:
     ) -> None:
         self._api, self._namespace, self._dynakubes = server, namespace, dynakubes
         self._observed, self._listener = observed, listener
+        self._deleted: dict[str, None] = {}
+        """The UIDs of what was deleted last: a list that was asked for earlier may still have them."""
 
     async def list_all(self) -> None:
         """Fill `Observed` with everything that there is, and drop what is not; `ApiError`."""
@@ -92,19 +94,36 @@ class Watching:
         see: Callable[[str, api.Object, bool], None],
         labels: str = "",
     ) -> None:
-        gone = set(before)
+        gone = {name: self._seen(resource, name) for name in before}
         async for item in self._api.list(resource, namespace, labels=labels):
             # Of the items of a list the API server leaves these out.
             manifest = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
             name = manifest["metadata"]["name"]
-            gone.discard(name)
-            see(name, manifest, False)
-        for name in gone:
-            see(name, {}, True)
+            gone.pop(name, None)
+            if manifest["metadata"].get("uid") not in self._deleted:
+                see(name, manifest, False)
+        for name, version in gone.items():
+            # One that came while the list was on its way is in no page of it.
+            if self._seen(resource, name) == version:
+                see(name, {}, True)
+
+    def _seen(self, resource: api.Resource, name: str) -> int:
+        """The version of an object as it is known now."""
+        if resource.kind == "Namespace":
+            namespace = self._observed.namespaces.get(name)
+            return namespace.version if namespace else 0
+        kept: dict[str, Mapping[str, api.Object]] = {
+            "DynaKube": {str(key): value for key, value in self._observed.dynakubes.items()},
+            "DaemonSet": self._observed.daemon_sets,
+            "Pod": self._observed.agent_pods,
+        }
+        return observed_.version(kept.get(resource.kind, {}).get(name, {}))
 
     def see_dynakube(self, name: str, manifest: api.Object, gone: bool) -> None:
         dynakube = DynaKubeName(name)
         known = self._observed.dynakubes.get(dynakube)
+        if gone and manifest and known is not None and observed_.version(manifest) < observed_.version(known):
+            return  # The end of an earlier one of this name.
         if gone:
             self._observed.dynakubes.pop(dynakube, None)
         elif known is not None and observed_.version(manifest) < observed_.version(known):  # An event that comes late.
@@ -150,6 +169,9 @@ class Watching:
         self._keep(self._observed.agent_pods, "Pod", name, manifest, gone)
 
     def _keep(self, kept: dict[str, api.Object], kind: str, name: str, manifest: api.Object, gone: bool) -> None:
+        known = kept.get(name)
+        if manifest and known is not None and observed_.version(manifest) < observed_.version(known):
+            return
         if gone:
             kept.pop(name, None)
         else:
@@ -181,7 +203,12 @@ class Watching:
 
         # Async, though it waits for nothing: kopf runs others in threads, and `Observed` belongs to the event loop.
         async def handler(*, event: Any, name: str, **_: Any) -> None:
-            see(name, dict(event["object"]), event["type"] == "DELETED")
+            manifest, gone = dict(event["object"]), event["type"] == "DELETED"
+            if gone:
+                self._deleted[str(manifest["metadata"].get("uid"))] = None
+                while len(self._deleted) > _REMEMBERED:
+                    self._deleted.pop(next(iter(self._deleted)))
+            see(name, manifest, gone)
 
         kopf.on.event(group, version, resource.plural, registry=registry, labels=labels)(handler)
 

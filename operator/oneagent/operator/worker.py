@@ -12,10 +12,11 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from oneagent.common import dynakube, logs, manifests, names
+from oneagent.common import dynakube, logs, manifests, mapping, names
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, asking, conditions, verdicts
 from oneagent.operator.observed import Observed
@@ -100,17 +101,20 @@ class Worker:
         observed: Observed,
         concerns: Sequence[Concern],
         limit: asking.Limit,
+        threads: Executor,
         say: Say,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._resource, self._namespace, self._api, self._observed = resource, namespace, server, observed
         self._concerns, self._limit, self._say, self._clock = concerns, limit, say, clock
+        self._threads = threads
         self._awake = asyncio.Event()
         self._facts = asking.Facts()
         self._asked_with: object = None
+        self._asked_about: object = None
         self._ask_at = 0.0
-        self._asking: asyncio.Task[asking.Facts] | None = None
+        self._asking: asyncio.Future[asking.Facts] | None = None
         self._failures = 0
         self.uses: frozenset[tuple[str, str]] = frozenset()
         """Kind and name of the objects that the tenant is asked with: a change of one wakes this worker."""
@@ -134,11 +138,15 @@ class Worker:
                 pause = await asyncio.wait_for(self._round(manifest), _LONGEST_ROUND_SECONDS)
                 self._failures = 0
             except api.ConflictError:
-                pause = _GATHER_SECONDS  # Somebody else was faster; what they wrote is on its way.
-            except (api.ApiError, TimeoutError) as error:
+                # Somebody else was faster; what they wrote is on its way.
+                self._failures += 1
+                pause = min(_GATHER_SECONDS * 2.0 ** min(self._failures, 10), _FIRST_RETRY_SECONDS * 5)
+            except Exception as error:  # No DynaKube may end the operator, and with it the others' care.
                 self._failures += 1
                 pause = min(_FIRST_RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10), _LONGEST_RETRY_SECONDS)
-                log.warning("a round failed", extra=logs.facts(dynakube=self.name, reason=repr(error), again=pause))
+                facts = logs.facts(dynakube=self.name, reason=repr(error), again=pause)
+                known = isinstance(error, api.ApiError | TimeoutError)
+                log.warning("a round failed", extra=facts, exc_info=None if known else error)
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until woken or so many seconds have passed; changes that come together are one."""
@@ -156,8 +164,9 @@ class Worker:
         if metadata.get("deletionTimestamp"):
             await self._leave(manifest)
             return None
-        if FINALIZER not in (metadata.get("finalizers") or ()):
-            await self._set_finalizers(manifest, [*(metadata.get("finalizers") or ()), FINALIZER])
+        finalizers = metadata.get("finalizers") or ()
+        if FINALIZER not in finalizers and not await self._set_finalizers(manifest, [*finalizers, FINALIZER]):
+            return None
         try:
             kube = dynakube.from_manifest(manifest)
         except manifests.FieldError as error:
@@ -199,34 +208,31 @@ class Worker:
         finalizers = manifest["metadata"].get("finalizers") or ()
         if FINALIZER not in finalizers:
             return
-        try:
-            kube = dynakube.from_manifest(manifest)
-        except manifests.FieldError:
-            # What cannot be read was never acted on, but for its name.
-            kube = dynakube.from_manifest({key: manifest[key] for key in ("apiVersion", "kind", "metadata")})
-        for concern in self._concerns:
-            await concern.clean(self._now(manifest, kube, {}))
+        if kube := _nameable(manifest):
+            for concern in self._concerns:
+                await concern.clean(self._now(manifest, kube, {}))
         await self._set_finalizers(manifest, [finalizer for finalizer in finalizers if finalizer != FINALIZER])
         log.info("DynaKube released", extra=logs.facts(dynakube=self.name))
 
-    async def _set_finalizers(self, manifest: api.Object, finalizers: list[str]) -> None:
+    async def _set_finalizers(self, manifest: api.Object, finalizers: list[str]) -> bool:
+        """Whether there was still something to set them on."""
         # With the version that they were read with: another finalizer that came meanwhile is not lost.
         metadata = {"finalizers": finalizers, "resourceVersion": manifest["metadata"]["resourceVersion"]}
-        with contextlib.suppress(api.NotFoundError):
+        try:
             now = await self._api.merge(self._resource, self.name, {"metadata": metadata}, self._namespace)
-            manifest["metadata"].update(
-                finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]
-            )
+        except api.NotFoundError:
+            return False
+        manifest["metadata"].update(
+            finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]
+        )
+        return True
 
     async def _write(self, manifest: api.Object, found: Mapping[str, Verdict], mode: str = "") -> None:
         """The status, if it is another than before."""
         before = manifest.get("status") or {}
         summary = conditions.ready(found)
         now = self._clock()
-        status: dict[str, Any] = {}
-        for verdict in found.values():
-            for field, value in verdict.fields.items():
-                status[field] = {**status.get(field, {}), **value}
+        status: dict[str, Any] = _sections(before, found, mode)
         generation = int(manifest["metadata"].get("generation", 0))
         everything = {**found, conditions.READY: summary}
         status["conditions"] = conditions.merged(before.get("conditions") or (), everything, generation, now)
@@ -235,7 +241,7 @@ class Worker:
             status["mode"] = mode
         if self._observed.cluster_id:
             status["kubeSystemUUID"] = self._observed.cluster_id
-        if {key: value for key, value in before.items() if key != "updatedTimestamp"} == status:
+        if _same(before, status):
             return
         self._tell(manifest, before.get("conditions") or (), everything)
         status["updatedTimestamp"] = conditions.stamp(now)
@@ -259,39 +265,67 @@ class Worker:
         if self._asking is not None:
             if not self._asking.done():
                 return None  # Its end wakes this worker.
-            self._facts, self._asking = self._asking.result(), None
+            done, self._asking = self._asking, None
+            self._facts = done.result()
             self._ask_at = self._clock() + asking.pause(self._facts, kube.poll_seconds)
-        inputs = await self._inputs(kube)
+        inputs, self.uses = await read_inputs(self._api, self._namespace, kube)
         asked_with = (asking_settings(kube), inputs)
         if asked_with == self._asked_with and self._clock() < self._ask_at:
             return self._ask_at - self._clock()
+        if (kube.uid, kube.api_url) != self._asked_about:
+            self._facts, self._asked_about = asking.Facts(), (kube.uid, kube.api_url)
+        elif asked_with != self._asked_with:
+            # To another question "nothing has changed since" would be no answer.
+            self._facts = replace(self._facts, revision=0)
         self._asked_with = asked_with
-        work = asyncio.to_thread(asking.ask, kube, inputs, self._facts, self._limit, self._clock)
-        self._asking = asyncio.create_task(work, name=f"ask-{self.name}")
+        question = (kube, inputs, self._facts, self._limit, self._clock)
+        self._asking = asyncio.get_running_loop().run_in_executor(self._threads, asking.ask, *question)
         self._asking.add_done_callback(lambda _: self.wake())
         return None
 
-    async def _inputs(self, kube: dynakube.DynaKube) -> asking.Inputs:
-        used = {("Secret", kube.tokens_secret)}
-        tokens = await self._content(api.SECRETS, kube.tokens_secret)
-        proxy, certificates, missing = "", "", ""
-        if kube.proxy_secret:
-            used.add(("Secret", kube.proxy_secret))
-            found = await self._content(api.SECRETS, kube.proxy_secret)
-            proxy = (found or {}).get("proxy", "")
-            missing = "" if proxy else f"the Secret {kube.proxy_secret} with the key proxy is not there"
-        if kube.trusted_cas:
-            used.add(("ConfigMap", kube.trusted_cas))
-            found = await self._content(api.CONFIG_MAPS, kube.trusted_cas)
-            certificates = (found or {}).get("certs", "")
-            if not certificates:
-                missing = f"the ConfigMap {kube.trusted_cas} with the key certs is not there"
-        self.uses = frozenset(used)
-        return asking.Inputs(tokens, proxy, certificates, missing)
 
-    async def _content(self, resource: api.Resource, name: str) -> Mapping[str, str] | None:
-        found = await self._api.find(resource, name, self._namespace)
-        return None if found is None else api.content(found)
+def _nameable(manifest: api.Object) -> dynakube.DynaKube | None:
+    """For cleaning up, which needs no more than the name: of one that cannot be read nothing else was acted on."""
+    try:
+        return dynakube.from_manifest(manifest)
+    except manifests.FieldError:
+        bare = {key: manifest[key] for key in ("apiVersion", "kind", "metadata")}
+    try:
+        return dynakube.from_manifest({**bare, "spec": {"apiUrl": "https://none.invalid/api"}})
+    except manifests.FieldError:
+        return None
+
+
+def _sections(before: Mapping[str, Any], found: Mapping[str, Verdict], mode: str) -> dict[str, Any]:
+    """The status' sections: what was found goes over what was known, since what is known must survive a bad day.
+
+    A field that is None goes; so does what the mode has no use for. Without a mode, nothing was found out at all.
+    """
+    sections = {name: dict(before.get(name) or {}) for name in ("oneAgent", "codeModules")}
+    for verdict in found.values():
+        for name, values in verdict.fields.items():
+            sections[name] = {**sections.get(name, {}), **values}
+    if mode and mode not in mapping.INJECTING:
+        sections.pop("codeModules", None)
+    if mode in ("applicationMonitoring", "none"):
+        kept = sections["oneAgent"].get("connectionInfoStatus")
+        sections["oneAgent"] = {"connectionInfoStatus": kept} if kept else {}
+    cleaned = {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
+    return {name: section for name, section in cleaned.items() if section}
+
+
+def _same(before: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether what is ours of a status is so already; another operator's fields and conditions may be beside it."""
+    kinds = {condition["type"] for condition in status["conditions"]}
+    ours = [condition for condition in before.get("conditions") or () if condition.get("type") in kinds]
+    if sorted(ours, key=lambda condition: str(condition["type"])) != status["conditions"]:
+        return False
+    gone = {"oneAgent", "codeModules"} - status.keys()
+    if any(before.get(name) for name in gone):
+        return False
+    return all(before.get(key) == value for key, value in status.items() if key != "conditions")
 
 
 def asking_settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
@@ -300,3 +334,29 @@ def asking_settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
         *(kube.api_url, kube.tokens_secret, kube.network_zone, kube.proxy, kube.proxy_secret, kube.no_proxy),
         *(kube.trusted_cas, kube.skip_cert_check, kube.host_group),
     )
+
+
+async def read_inputs(
+    server: api.Api, namespace: str, kube: dynakube.DynaKube
+) -> tuple[asking.Inputs, frozenset[tuple[str, str]]]:
+    """What a DynaKube's tenant is asked with, and the kinds and names of the objects that say so; `ApiError`."""
+    used = {("Secret", kube.tokens_secret)}
+    tokens = await _content(server, namespace, api.SECRETS, kube.tokens_secret)
+    proxy, certificates, missing = "", "", ""
+    if kube.proxy_secret:
+        used.add(("Secret", kube.proxy_secret))
+        found = await _content(server, namespace, api.SECRETS, kube.proxy_secret)
+        proxy = (found or {}).get("proxy", "")
+        missing = "" if proxy else f"the Secret {kube.proxy_secret} with the key proxy is not there"
+    if kube.trusted_cas:
+        used.add(("ConfigMap", kube.trusted_cas))
+        found = await _content(server, namespace, api.CONFIG_MAPS, kube.trusted_cas)
+        certificates = (found or {}).get("certs", "")
+        if not certificates:
+            missing = f"the ConfigMap {kube.trusted_cas} with the key certs is not there"
+    return asking.Inputs(tokens, proxy, certificates, missing), frozenset(used)
+
+
+async def _content(server: api.Api, namespace: str, resource: api.Resource, name: str) -> Mapping[str, str] | None:
+    found = await server.find(resource, name, namespace)
+    return None if found is None else api.content(found)

@@ -260,6 +260,7 @@ class Installer:
         )
         self._step("row ready")
         self._metrics.installs.labels("ok").inc()
+        self._metrics.store_bytes.labels(version).set(size)
         log.info(
             "version installed",
             extra=logs.facts(

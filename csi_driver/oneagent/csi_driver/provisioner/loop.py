@@ -282,10 +282,13 @@ class Provisioner:
     def _tell(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]) -> None:
         versions = self._records.versions
         ready = 0
+        viewless = 0
         for kube in kubes:
+            viewless += not kube.needs_app_views
             record = versions.get(rows[kube.name].version)
             if record is not None:
-                ready += record.state == VersionState.READY
+                ready += record.state == VersionState.READY and kube.needs_app_views
                 self._announcer.tell(kube, record)
         self._metrics.dynakubes.labels("ready").set(ready)
-        self._metrics.dynakubes.labels("waiting").set(len(rows) - ready)
+        # Those whose pods get no views wait for nothing.
+        self._metrics.dynakubes.labels("waiting").set(len(rows) - viewless - ready)

@@ -40,7 +40,8 @@ def decide(network_zone: str, known: Mapping[str, Any], facts: asking.Facts) -> 
     if facts.tenant is not None:
         info = {"tenantUUID": facts.tenant, "endpoints": ";".join(facts.endpoints)}
         changed = {key: known.get(key) for key in info} != info
-        info["lastRequest"] = conditions.stamp(facts.asked_at) if changed else known.get("lastRequest", "")
+        last = None if changed else known.get("lastRequest")
+        info["lastRequest"] = last or conditions.stamp(facts.asked_at)
         if facts.problem:
             return verdicts.wrong(UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info))
         return verdicts.fine(READY, f"agents report to the tenant {facts.tenant}", **_fields(info))

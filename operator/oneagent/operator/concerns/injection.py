@@ -11,7 +11,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from oneagent.common.names import DynaKubeName
@@ -51,14 +51,14 @@ class Injection:
         has = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
         if round.kube.mode not in _INJECTING or uses_csi(round):
             wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(round))
-            await self._remove(round.api, sorted({*has, *(self._mapper.owned(name) if wrote else ())}))
+            await self._remove(round.api, name, {*has, *(self._mapper.owned(name) if wrote else ())})
             return verdicts.fine(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(round) else None
         content = self._content(round)
         if content is None:
             return verdicts.waiting(WAITING, "what pods need is not known before the tenant has answered once")
         # Only where the label is already: it is by the label that the Secret is found again and taken away.
         owned = [namespace for namespace in self._mapper.owned(name) if self._mapper.has(name, namespace)]
-        await self._remove(round.api, [namespace for namespace in has if namespace not in owned])
+        await self._remove(round.api, name, [namespace for namespace in has if namespace not in owned])
         stamp = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
         todo = [namespace for namespace in owned if self._written.get(namespace) != stamp]
         problems = await self._write(round.api, name, todo, content, stamp)
@@ -70,9 +70,9 @@ class Injection:
 
     async def clean(self, round: Round) -> None:
         """The namespaces lose their Secret; pods that run have read it."""
-        prefix = f"{round.kube.name}/"
-        known = [namespace for namespace, owner in self._written.items() if owner.startswith(prefix)]
-        await self._remove(round.api, sorted({*known, *self._mapper.owned(round.kube.name)}))
+        name = round.kube.name
+        known = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
+        await self._remove(round.api, name, known)
 
     def _content(self, round: Round) -> str | None:
         facts, kube = round.facts, round.kube
@@ -121,10 +121,17 @@ class Injection:
         await asyncio.gather(*(write(namespace) for namespace in namespaces))
         return problems
 
-    async def _remove(self, server: api.Api, namespaces: list[str]) -> None:
-        for namespace in namespaces:
-            async with self._mapper.locks[namespace]:
-                await self.leave(server, namespace)
+    async def _remove(self, server: api.Api, dynakube: DynaKubeName, namespaces: Iterable[str]) -> None:
+        """Take a DynaKube's Secrets out of namespaces; not what another one has put there meanwhile."""
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def remove(namespace: str) -> None:
+            async with gate, self._mapper.locks[namespace]:
+                written = self._written.get(namespace, "")
+                if written.startswith(f"{dynakube}/") or (not written and self._mapper.labelled(namespace, dynakube)):
+                    await self.leave(server, namespace)
+
+        await asyncio.gather(*(remove(namespace) for namespace in namespaces))
 
 
 def _conditions(round: Round) -> list[Mapping[str, Any]]:

@@ -107,10 +107,13 @@ def _order(version: str) -> tuple[int, ...]:
 def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: str) -> Verdict:
     if not choice.known:
         return verdicts.waiting(choice.reason, choice.message)
-    decided = {"version": choice.version, "imageID": choice.image, "source": choice.source}
-    decided = {key: value for key, value in decided.items() if value}
-    asked = conditions.stamp(round.facts.asked_at) if round.facts.asked_at and not round.facts.problem else ""
+    decided: dict[str, str | None] = {
+        "version": choice.version or None,
+        "imageID": choice.image or None,
+        "source": choice.source,
+    }
+    asked = conditions.stamp(round.facts.asked_at) if round.facts.asked_at and not round.facts.problem else None
     same = all(known.get(key) == value for key, value in decided.items())
     # The time of the last look alone is no news: it would write every status at every poll.
-    probed = known.get("lastProbeTimestamp", "") if same else asked
-    return verdicts.fine(choice.reason, choice.message, **{section: {**decided, "lastProbeTimestamp": probed or asked}})
+    decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked
+    return verdicts.fine(choice.reason, choice.message, **{section: decided})

@@ -1,0 +1,146 @@
+"""The package endpoint in the operator's process: which versions are wanted, where they are, and the certificate.
+
+Every replica serves, whoever leads: each lists the DynaKubes for itself, and makes itself a certificate that is
+signed by the CA that the leader keeps. What is wanted is what their status says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import dynakube, httpclient, logs, manifests, packageendpoint, tenant
+from oneagent.common.downloads import Source
+from oneagent.operator import api, asking, packages
+from oneagent.operator.certificates import keys
+from oneagent.operator.packages.certificates import CertificateError
+from oneagent.operator.packages.shelf import ShelfError
+from oneagent.operator.worker import read_inputs
+
+log = logging.getLogger(__name__)
+
+_LIST_SECONDS: Final = 15.0
+_LIFE_SECONDS: Final = 7 * 24 * 3600.0
+_SKEW_SECONDS: Final = 600.0
+_RETRY_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    namespace: str
+    api_version: str
+    service: str
+    """By which callers reach this process; the certificate is for its names."""
+    authority_secret: str
+    folder: Path
+    budget_bytes: int
+    host: str
+    port: int
+
+
+class Serving:
+    def __init__(self, server: api.Api, settings: Settings, metrics: packages.PackageMetrics) -> None:
+        self._api, self._settings = server, settings
+        own = packages.Settings(
+            folder=settings.folder, budget_bytes=settings.budget_bytes, host=settings.host or None, port=settings.port
+        )
+        self._endpoint = packages.PackageEndpoint(own, server, SignedCertificates(server, settings), metrics)
+
+    async def run(self) -> None:
+        """Until cancelled; then transfers get some time to end."""
+        await self._start()
+        try:
+            while True:
+                try:
+                    self._endpoint.want(await self._wanted())
+                except api.ApiError as error:
+                    log.warning("what is wanted is not known anew", extra=logs.facts(reason=error))
+                await asyncio.sleep(_LIST_SECONDS)
+        finally:
+            await self._endpoint.stop()
+
+    async def _start(self) -> None:
+        """At first there may be no CA yet: the leader makes it."""
+        said = ""
+        while True:
+            try:
+                await self._endpoint.start()
+                return
+            except (CertificateError, ShelfError) as error:
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("packages are not served yet", extra=logs.facts(reason=error))
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _wanted(self) -> list[packages.Wanted]:
+        resource = api.dynakubes(self._settings.api_version)
+        found = []
+        async for item in self._api.list(resource, self._settings.namespace):
+            manifest = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+            try:
+                kube = dynakube.from_manifest(manifest)
+            except manifests.FieldError:
+                continue  # Its own condition says so.
+            if kube.wanted_version and kube.api_url and not kube.package:
+                origin = _Origin(self._api, self._settings.namespace, kube)
+                technologies = kube.technologies or ("all",)
+                found.append(packages.Wanted(kube.name, kube.wanted_version, origin, kube.api_url, technologies))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """The tenant of one DynaKube, with the tokens as they are when it is asked."""
+
+    api: api.Api
+    namespace: str
+    kube: dynakube.DynaKube
+
+    async def __call__(self, package: packageendpoint.Package) -> Source:
+        inputs, _ = await read_inputs(self.api, self.namespace, self.kube)
+        if inputs.missing:
+            raise httpclient.InvalidSettings(inputs.missing)
+        return tenant.package(
+            asking.access(self.kube, inputs),
+            package.version,
+            flavor=package.flavor,
+            technologies=package.technologies,
+            machine=package.machine,
+        )
+
+
+class SignedCertificates:
+    """A `packages.Certificates`: signed by the cluster's own CA, and made anew with a new CA or in good time."""
+
+    def __init__(self, server: api.Api, settings: Settings) -> None:
+        self._api, self._settings = server, settings
+        self._authority = ""
+        self._pair: keys.Pair | None = None
+        self._renew_at = 0.0
+
+    async def current(self) -> packages.Certificate:
+        try:
+            found = await self._api.get(api.SECRETS, self._settings.authority_secret, self._settings.namespace)
+            data = {key: value.encode() for key, value in api.content(found).items()}
+            authority = keys.read_authority(data.get("ca.crt", b""), data.get("ca.key", b""))
+        except (api.ApiError, keys.UnusableError) as error:
+            if self._pair is None:
+                raise CertificateError(f"the CA is not to be had: {error}") from error
+        else:
+            self._sign(authority)
+        assert self._pair is not None
+        return packages.Certificate(self._pair.certificate.pem, self._pair.key_pem)
+
+    def _sign(self, authority: keys.Pair) -> None:
+        now = time.time()
+        if self._pair is not None and authority.certificate.fingerprint == self._authority and now < self._renew_at:
+            return
+        short = f"{self._settings.service}.{self._settings.namespace}"
+        hosts = (f"{short}.svc", short, f"{short}.svc.cluster.local")
+        self._pair = keys.issue(authority, hosts, now, _LIFE_SECONDS, _SKEW_SECONDS)
+        self._authority = authority.certificate.fingerprint
+        self._renew_at = now + (self._pair.certificate.not_after - now) * 2 / 3

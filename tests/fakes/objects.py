@@ -1,0 +1,102 @@
+"""The part of an API server that `api.Api`'s callers see: objects with versions, merge patches, conflicts.
+
+Every object that is handed out is a copy. `before` lets a test do something just before a call is answered, and
+raise what the call is to be answered with.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from oneagent.operator import api
+
+Key = tuple[str, str, str]
+"""Kind, namespace, name."""
+
+
+class Objects:
+    def __init__(self) -> None:
+        self.kept: dict[Key, api.Object] = {}
+        self.calls: list[tuple[str, str, str]] = []
+        """Verb, kind with the subresource, name."""
+        self.before: Callable[[str, str, str], None] = lambda verb, kind, name: None
+        self._version = 100
+
+    def put(self, kind: str, manifest: Mapping[str, Any]) -> api.Object:
+        """Create or overwrite, as somebody else would."""
+        kept = copy.deepcopy(dict(manifest))
+        metadata = kept["metadata"]
+        metadata["resourceVersion"] = self._next()
+        metadata.setdefault("uid", f"uid-{metadata['name']}")
+        self.kept[kind, metadata.get("namespace", ""), metadata["name"]] = kept
+        return kept
+
+    def remove(self, kind: str, name: str, namespace: str = "") -> None:
+        del self.kept[kind, namespace, name]
+
+    async def find(self, resource: api.Resource, name: str, namespace: str = "") -> api.Object | None:
+        self._call("find", resource.kind, name)
+        return copy.deepcopy(self.kept.get((resource.kind, namespace, name)))
+
+    async def list(self, resource: api.Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[api.Object]:
+        self._call("list", resource.kind, "")
+        wanted = dict(pair.split("=") for pair in labels.split(",") if pair)
+        for (kind, where, _), kept in sorted(self.kept.items()):
+            has = kept["metadata"].get("labels") or {}
+            if kind == resource.kind and namespace in ("", where) and wanted.items() <= has.items():
+                # Without kind and version, as in a list of the real one.
+                yield copy.deepcopy({key: kept[key] for key in kept if key not in ("kind", "apiVersion")})
+
+    async def replace(self, resource: api.Resource, manifest: Mapping[str, Any]) -> api.Object:
+        metadata = manifest["metadata"]
+        kept = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), manifest)
+        assert (manifest["apiVersion"], manifest["kind"]) == (resource.api_version, resource.kind)
+        kept.clear()
+        kept.update(copy.deepcopy(dict(manifest)))
+        kept["metadata"]["resourceVersion"] = self._next()
+        return copy.deepcopy(kept)
+
+    async def merge(
+        self,
+        resource: api.Resource,
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        subresource: str = "",
+    ) -> api.Object:
+        what = f"{resource.kind}/{subresource}" if subresource else resource.kind
+        kept = self._for_change("merge", what, name, namespace, patch)
+        _merge(kept, patch)
+        kept["metadata"]["resourceVersion"] = self._next()
+        return copy.deepcopy(kept)
+
+    def _for_change(self, verb: str, what: str, name: str, namespace: str, given: Mapping[str, Any]) -> api.Object:
+        self._call(verb, what, name)
+        kept = self.kept.get((what.partition("/")[0], namespace, name))
+        if kept is None:
+            raise api.NotFoundError(name)
+        version = given.get("metadata", {}).get("resourceVersion")
+        if version is not None and version != kept["metadata"]["resourceVersion"]:
+            raise api.ConflictError(name)
+        return kept
+
+    def _call(self, verb: str, what: str, name: str) -> None:
+        self.calls.append((verb, what, name))
+        self.before(verb, what, name)
+
+    def _next(self) -> str:
+        self._version += 1
+        return str(self._version)
+
+
+def _merge(into: dict[str, Any], patch: Mapping[str, Any]) -> None:
+    for key, value in patch.items():
+        if value is None:
+            into.pop(key, None)
+        elif isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = copy.deepcopy(value)
