@@ -36,7 +36,7 @@ def manifests(name: str) -> list[Manifest]:
     """A file of `deploy/`; the image's name, and what would make tests wait, is changed in it."""
     found: list[Manifest] = list(yaml.safe_load_all((_DEPLOY / name).read_text()))
     for manifest in found:
-        if manifest["kind"] == "DaemonSet":
+        if manifest["kind"] in ("DaemonSet", "Deployment"):
             for container in manifest["spec"]["template"]["spec"]["containers"]:
                 container["image"] = IMAGE
                 container["imagePullPolicy"] = "Never"

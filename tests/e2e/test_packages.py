@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from kubernetes.aio import client, config
 
 from oneagent.common import downloads, httpfaults, packageendpoint
 from oneagent.operator import api
-from tests.cluster import sandbox
+from tests.cluster.cluster import Cluster
 from tests.cluster.controlplane import SERVER, ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.fakes import packageendpoint as fakes
@@ -39,15 +38,8 @@ BINDING: Any = {
 
 
 @pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
-    """A control plane without a node: there are no pods in this."""
-    control_plane = ControlPlane(Path(os.environ[sandbox.FOLDER_VARIABLE]) / "packages")
-    try:
-        control_plane.start()
-        yield control_plane
-    finally:
-        for program in reversed(control_plane.programs()):
-            program.stop()
+def control_plane(cluster: Cluster) -> ControlPlane:
+    return cluster.control_plane
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from oneagent.common import logs
 from oneagent.common.names import DRIVER_NAME, DynaKubeName
 from oneagent.operator import api
 from oneagent.operator import observed as observed_
+from oneagent.operator.api import FIELD_MANAGER
 from oneagent.operator.hostagents import csi
 from oneagent.operator.observed import KUBE_SYSTEM, Observed
 
@@ -75,6 +76,8 @@ class Watching:
             namespaces=[self._namespace],
             clusterwide=False,
             standalone=True,
+            # Made up by kopf, it is the name of the user, and in a container there is none.
+            identity=FIELD_MANAGER,  # type: ignore[arg-type]
         )
         raise Stopped
 
