@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := common csi_driver operator sidecars
+SOURCES := common csi_driver operator webhook sidecars
 
 # Everything that mounts runs in a mount namespace of its own, so that nothing of it can stay behind:
 # as root a plain one, otherwise one below a user namespace.

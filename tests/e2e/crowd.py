@@ -17,9 +17,11 @@ class Crowd:
     def __init__(self, driver: Installed, kubectl: Kubectl, namespace: str, wait_for: WaitFor) -> None:
         self._driver, self._kubectl, self.namespace, self._wait_for = driver, kubectl, namespace, wait_for
 
-    def create(self, number: int) -> None:
-        pods = (manifests.pod(f"app-{index}", self.namespace, self.namespace) for index in range(number))
-        self._kubectl.apply(*pods)
+    def create(self, pods: int | range) -> None:
+        """So many pods, or those with these numbers."""
+        numbers = range(pods) if isinstance(pods, int) else pods
+        made = (manifests.pod(f"app-{number}", self.namespace, self.namespace) for number in numbers)
+        self._kubectl.apply(*made)
 
     def pods(self) -> list[dict[str, Any]]:
         pods: list[dict[str, Any]] = self._kubectl.json("-n", self.namespace, "get", "pods")["items"]

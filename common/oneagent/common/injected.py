@@ -1,0 +1,66 @@
+"""What the webhook puts into a pod and the init container `install-oneagent` finds there: both spell it from here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+INIT_CONTAINER: Final = "install-oneagent"
+BIN_VOLUME: Final = "oneagent-bin"
+"""The agent: a view by the CSI driver, or an empty folder that the init container fills."""
+SHARE_VOLUME: Final = "oneagent-share"
+"""An empty folder for what the init container writes for each container: see the folders below."""
+CONFIG_VOLUME: Final = "oneagent-config"
+"""Without CSI: the namespace's Secret of injection, and a token for the package endpoint, projected."""
+
+# Inside the init container.
+BIN_FOLDER: Final = "/mnt/bin"
+SHARE_FOLDER: Final = "/mnt/share"
+CONFIG_FOLDER: Final = "/mnt/config"
+INJECTION_FILE: Final = "injection.json"
+"""In the config folder: what `INJECTION_SECRET` has by this key."""
+TOKEN_FILE: Final = "token"
+"""In the config folder: a service account's token for the package endpoint's audience."""
+INJECTION_SECRET: Final = "oneagent-injection"
+
+# In the share folder, by container: mounted by subPath, so each container sees its own only.
+CONTAINER_CONF: Final = "container_{container}.conf"
+ENRICHMENT_FOLDER: Final = "enrichment"
+
+# Inside the application's containers.
+INSTALL_PATH: Final = "/opt/dynatrace/oneagent-paas"
+CONTAINER_CONF_PATH: Final = "/var/lib/dynatrace/oneagent/agent/config/container.conf"
+ENRICHMENT_PATH: Final = "/var/lib/dynatrace/enrichment"
+
+
+class Variable:
+    """The init container's variables. Numbers and booleans are written as `3`, `true`, `false`."""
+
+    FAILURE_POLICY: Final = "FAILURE_POLICY"
+    """`silent` or `fail`"""
+    MODE: Final = "MODE"
+    """`provisioned` (a CSI view) or `installer` (to be downloaded); unset if no agent is wanted"""
+    ONEAGENT_INJECTED: Final = "ONEAGENT_INJECTED"
+    ENRICHMENT_INJECTED: Final = "DATA_INGEST_INJECTED"
+    DYNAKUBE: Final = "DYNAKUBE"
+    VERSION: Final = "VERSION"
+    """The agent's, if one is pinned for the pod; else that of the Secret."""
+    FLAVOR: Final = "FLAVOR"
+    TECHNOLOGIES: Final = "TECHNOLOGIES"
+    """Comma-separated; empty or `all` for all of them"""
+    INSTALL_PATH: Final = "INSTALLPATH"
+    VIEW_READ_ONLY: Final = "CSI_VOLUME_READONLY"
+    HOST_TENANT: Final = "HOST_TENANT"
+    """The tenant of the host agents that run on this pod's DynaKube's nodes; empty for none"""
+    CONNECT_RETRY: Final = "INITIAL_CONNECT_RETRY_MS"
+    POD_NAME: Final = "K8S_PODNAME"
+    POD_UID: Final = "K8S_PODUID"
+    BASE_POD_NAME: Final = "K8S_BASEPODNAME"
+    NAMESPACE: Final = "K8S_NAMESPACE"
+    NODE_NAME: Final = "K8S_NODE_NAME"
+    CLUSTER_ID: Final = "K8S_CLUSTER_ID"
+    WORKLOAD_KIND: Final = "DT_WORKLOAD_KIND"
+    WORKLOAD_NAME: Final = "DT_WORKLOAD_NAME"
+    CONTAINERS: Final = "CONTAINERS_COUNT"
+    CONTAINER_NAME: Final = "CONTAINER_{number}_NAME"
+    """From 1 on"""
+    CONTAINER_IMAGE: Final = "CONTAINER_{number}_IMAGE"

@@ -1,0 +1,1 @@
+"""The admission server: it mutates pods, labels namespaces, and validates and converts DynaKubes."""
