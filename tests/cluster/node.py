@@ -186,6 +186,8 @@ class Node:
             # Lowering it needs a capability that root does not have everywhere; containerd is told the same.
             "oomScoreAdj": 0,
             "maxPods": 150,
+            # A container that is killed again and again comes back soon enough to be killed again.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
         }
 
     def _proxy(self, control_plane: ControlPlane) -> Program:

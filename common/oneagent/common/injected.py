@@ -18,9 +18,9 @@ SHARE_FOLDER: Final = "/mnt/share"
 CONFIG_FOLDER: Final = "/mnt/config"
 INJECTION_FILE: Final = "injection.json"
 """In the config folder: what `INJECTION_SECRET` has by this key."""
-TOKEN_FILE: Final = "token"
+TOKEN_FILE: Final = "token"  # noqa: S105
 """In the config folder: a service account's token for the package endpoint's audience."""
-INJECTION_SECRET: Final = "oneagent-injection"
+INJECTION_SECRET: Final = "oneagent-injection"  # noqa: S105
 
 # In the share folder, by container: mounted by subPath, so each container sees its own only.
 CONTAINER_CONF: Final = "container_{container}.conf"
