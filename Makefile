@@ -16,7 +16,7 @@ endif
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: help setup run test unit node check mypy format bench lock clean tools e2e e2e-packages cluster
+.PHONY: help setup run test unit node check mypy format bench bench-cluster lock clean tools e2e e2e-packages cluster
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -70,6 +70,9 @@ format: setup
 bench: setup  ## measure; prints a table and writes build/bench.json
 	@mkdir -p build
 	$(UNSHARE) $(BIN)/python -m benchmarks
+
+bench-cluster: setup  ## measure the operator on a real API server; prints a table and writes build/bench-cluster.json
+	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.operating
 
 lock: setup  ## resolve the dependencies anew; what an image runs and is built with is a part of it
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock

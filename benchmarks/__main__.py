@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import bursts, memory, publishing, results, unpacking, waking
+from benchmarks import admission, bursts, memory, publishing, results, unpacking, waking
 from benchmarks.results import Result
 
 _KEPT: Final = Path("build/bench.json")
@@ -29,6 +29,7 @@ _BENCHMARKS: Final[dict[str, Callable[[], list[Result]]]] = {
     "bursts": bursts.run,
     "waking": waking.run,
     "memory": memory.run,
+    "admission": admission.run,
     "unpacking": _unpacking,
 }
 

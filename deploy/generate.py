@@ -33,7 +33,8 @@ class _Dumper(yaml.SafeDumper):
 
 def crd_yaml() -> str:
     head = "# Written by deploy/generate.py from common/oneagent/common/api.\n"
-    return head + yaml.dump(crd.manifest(), Dumper=_Dumper, sort_keys=False, width=120)
+    webhook = crd.service("dynatrace", "oneagent-webhook", "/convert")
+    return head + yaml.dump(crd.manifest(webhook), Dumper=_Dumper, sort_keys=False, width=120)
 
 
 def page() -> str:

@@ -40,8 +40,8 @@ _HERE: Final = Path(__file__).parent
 _MODULES: Final = ("archives.py", "buildah.py", "images.py", "rootfs.py")
 _KEY_LENGTH: Final = 16
 
-# Wheels count on libstdc++ being there.
-_APP_PACKAGES: Final = ("coreutils", "dash", "libstdc++6", "python3")
+# Wheels count on libstdc++ being there. musl is for applications that are not built for glibc.
+_APP_PACKAGES: Final = ("coreutils", "dash", "libstdc++6", "musl", "python3")
 _BUILDER_PACKAGES: Final = (*_APP_PACKAGES, "python3-pip")
 PROGRAMS: Final = {**rootfs.PROGRAMS, **buildah.PROGRAMS, "busybox": "busybox-static"}
 

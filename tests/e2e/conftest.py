@@ -104,9 +104,13 @@ def apply(cluster: clusters.Cluster, kubectl: Kubectl) -> Iterator[Apply]:
         kubectl.apply(*manifests)
 
     yield apply
-    if applied:
-        # In one call, so that nothing waits for its neighbour; pods before what they need.
-        kubectl.delete(*sorted(applied, key=lambda manifest: manifest["kind"] != "Pod"))
+    # In one call, so that nothing waits for its neighbour; pods before what they need.
+    first = [manifest for manifest in applied if manifest["kind"] != "Namespace"]
+    if first:
+        kubectl.delete(*sorted(first, key=lambda manifest: manifest["kind"] != "Pod"))
+    # What is in a namespace is left alone for five seconds before it goes; every test has namespaces of its own.
+    if namespaces := [manifest for manifest in applied if manifest["kind"] == "Namespace"]:
+        kubectl.delete(*namespaces, wait=False)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 from typing import Any, Final
 
@@ -47,10 +48,10 @@ def created(manifest: Manifest) -> float:
     return datetime.datetime.fromisoformat(manifest["metadata"]["creationTimestamp"]).timestamp()
 
 
-def pod(
-    name: str, namespace: str, dynakube: str, *, user: int = 10001, command: str = "exec sleep infinity"
+def application(
+    name: str, namespace: str, *, user: int = 10001, command: str = "exec sleep infinity"
 ) -> dict[str, Any]:
-    """An application with the volume that the webhook adds, fit for a restricted namespace."""
+    """An application as its owner writes it, fit for a restricted namespace."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -63,25 +64,38 @@ def pod(
                 "runAsUser": user,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [
-                {
-                    "name": "shop",
-                    "image": APP_IMAGE,
-                    "imagePullPolicy": "Never",
-                    "command": ["sh", "-c", command],
-                    "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{names.PRELOAD_LIBRARY}"}],
-                    "volumeMounts": [{"name": VOLUME, "mountPath": AGENT}],
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                }
-            ],
-            "volumes": [
-                {
-                    "name": VOLUME,
-                    "csi": {
-                        "driver": names.DRIVER_NAME,
-                        "volumeAttributes": {"mode": "app", "dynakube": dynakube},
-                    },
-                }
-            ],
+            "containers": [container("shop", command)],
         },
     }
+
+
+def container(name: str, command: str = "exec sleep infinity", **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "image": APP_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", command],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        **more,
+    }
+
+
+def pod(
+    name: str, namespace: str, dynakube: str, *, user: int = 10001, command: str = "exec sleep infinity"
+) -> dict[str, Any]:
+    """An application with the volume that the webhook adds."""
+    made = application(name, namespace, user=user, command=command)
+    made["spec"]["containers"][0] |= {
+        "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{names.PRELOAD_LIBRARY}"}],
+        "volumeMounts": [{"name": VOLUME, "mountPath": AGENT}],
+    }
+    attributes = {"mode": "app", "dynakube": dynakube}
+    made["spec"]["volumes"] = [
+        {"name": VOLUME, "csi": {"driver": names.DRIVER_NAME, "volumeAttributes": attributes}},
+    ]
+    return made
+
+
+def decoded(secret: Manifest) -> str:
+    """All that a Secret holds."""
+    return "\n".join(base64.b64decode(value).decode(errors="replace") for value in secret["data"].values())

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import yaml
 
 from tests.cluster.cluster import Cluster
@@ -21,6 +22,8 @@ from tests.e2e.manifests import NAMESPACE
 from tests.fakes import ports
 
 ACCOUNT: Final = "oneagent-operator"
+PATIENT: Final = "--lease-duration=60s"
+"""Who can't renew the Lease in time ends, and here nobody would start it again."""
 _DEPLOY: Final = Path("deploy/operator.yaml")
 
 
@@ -37,6 +40,9 @@ class Operator:
         assert self._process is not None
         return self._process.pid
 
+    def rss_mib(self) -> float:
+        return float(psutil.Process(self.pid).memory_info().rss) / (1 << 20)
+
     def start(self) -> None:
         command = [
             *(sys.executable, "-m", "oneagent.operator.command", "--log-format=text", "--lease-duration=15s"),
@@ -52,9 +58,22 @@ class Operator:
     def stop(self) -> int:
         return self._end(signal.SIGTERM)
 
+    def end(self) -> None:
+        """However it ends, it is gone; as a rule it gives the Lease back."""
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
             return str(response.read().decode())
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/readyz") == "ok\n"
+        except OSError:
+            return False
 
     def leads(self) -> bool:
         return "leader: leading" in self.log.read_text().rpartition("command: operating")[2]
@@ -62,7 +81,7 @@ class Operator:
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(20)
+        return self._process.wait(10)
 
 
 def install_rights(kubectl: Kubectl) -> None:
@@ -72,12 +91,18 @@ def install_rights(kubectl: Kubectl) -> None:
 
 
 def kubeconfig(cluster: Cluster, path: Path) -> Path:
-    """A kubeconfig with a token of the operator's service account."""
+    """One with a token of the operator's service account."""
     token = cluster.kubectl("-n", NAMESPACE, "create", "token", ACCOUNT, "--duration=2h").strip()
     content: dict[str, Any] = yaml.safe_load(cluster.control_plane.admin.read_text())
     content["users"][0]["user"] = {"token": token}
     assert content["clusters"][0]["cluster"]["server"] == SERVER
     path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def through(kubeconfig: Path, port: int, path: Path) -> Path:
+    """The same by another way: a port of the loopback device."""
+    path.write_text(kubeconfig.read_text().replace(SERVER, f"https://127.0.0.1:{port}"))
     return path
 
 
@@ -87,5 +112,4 @@ def running(operator: Operator) -> Iterator[Operator]:
     try:
         yield operator
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            operator.kill()
+        operator.end()

@@ -75,7 +75,7 @@ def agent_images(
     kubectl.apply({**account, "metadata": {"name": manifest.SERVICE_ACCOUNT, "namespace": NAMESPACE}})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def do(cluster: Cluster) -> Do:
     """Let the concern look once at a DynaKube, with what a watch would have seen by now."""
     agents = concern.HostAgents("0.1.0")
@@ -120,7 +120,7 @@ def dynakube(name: str, mode: str = "cloudNativeFullStack", **section: Any) -> M
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pods(kubectl: Kubectl) -> Pods:
     def pods(name: str) -> list[dict[str, Any]]:
         found = kubectl.json("-n", NAMESPACE, "get", "pods", "-l", f"app.kubernetes.io/instance={name}")
@@ -129,19 +129,19 @@ def pods(kubectl: Kubectl) -> Pods:
     return pods
 
 
-@pytest.fixture
-def running_agent(apply: Apply, do: Do, wait_for: WaitFor, pods: Pods) -> Iterator[str]:
-    """A DynaKube whose agent runs on the node."""
-    apply(dynakube("hosts"))
-    wait_for(lambda: do("hosts").reason == concern.READY, "the agent is ready", within=90, every=1)
-    yield "hosts"
+@pytest.fixture(scope="class")
+def running_agent(kubectl: Kubectl, do: Do, wait_for: WaitFor) -> str:
+    """A DynaKube whose agent runs on the node: it does once it has not ended for ten seconds."""
+    kubectl.apply(dynakube("hosts"))
+    wait_for(lambda: do("hosts").reason == concern.READY, "the agent is ready", within=90, every=0.5)
+    return "hosts"
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(kubectl: Kubectl, wait_for: WaitFor, apply: Apply) -> Iterator[None]:
+@pytest.fixture(scope="class", autouse=True)
+def nothing_left(kubectl: Kubectl, wait_for: WaitFor) -> Iterator[None]:
     """What belongs to a DynaKube goes with it, by its owner reference."""
     yield
-    labels = f"app.kubernetes.io/managed-by={manifest.MANAGER}"
+    labels = "app.kubernetes.io/component=host-agent"
     kubectl("-n", NAMESPACE, "delete", "dynakubes", "--all")
     wait_for(
         lambda: not kubectl.json("-n", NAMESPACE, "get", "daemonsets,secrets,pods", "-l", labels)["items"],
@@ -157,51 +157,56 @@ def test_the_api_server_takes_the_daemon_set_of_every_case(kubectl: Kubectl, cas
     assert json.loads(answer)["kind"] == "DaemonSet"
 
 
-def test_an_agent_has_the_folder_that_the_driver_keeps_for_its_dynakube(
-    kubectl: Kubectl, driver: Installed, running_agent: str, pods: Pods
-) -> None:
-    (pod,) = pods(running_agent)
-    folder = driver.data.hosts / running_agent
-    (folder / "kept").write_text("for ever")
-    inside = kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "cat", "/mnt/volume_storage_mount/kept")
-    assert inside == "for ever"
-    assert any(pod["metadata"]["uid"] in mount.target for mount in driver.views())
+class TestAnAgent:
+    def test_has_the_folder_that_the_driver_keeps_for_its_dynakube(
+        self, kubectl: Kubectl, driver: Installed, running_agent: str, pods: Pods
+    ) -> None:
+        (pod,) = pods(running_agent)
+        folder = driver.data.hosts / running_agent
+        (folder / "kept").write_text("for ever")
+        inside = kubectl(
+            "-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "cat", "/mnt/volume_storage_mount/kept"
+        )
+        assert inside == "for ever"
+        assert any(pod["metadata"]["uid"] in mount.target for mount in driver.views())
 
+    def test_sees_the_host_and_its_tenant(self, kubectl: Kubectl, running_agent: str, pods: Pods) -> None:
+        (pod,) = pods(running_agent)
+        show = (
+            "id -u; echo $DT_TENANT $DT_SERVER; cat /var/lib/dynatrace/secrets/tokens/tenant-token; echo; ls /mnt/root"
+        )
+        found = kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "sh", "-c", show).split()
+        assert found[:4] == ["1000", "abc12345", "https://ag.example", "token"]
+        assert {"etc", "proc"} <= set(found)
+        assert pod["status"]["podIP"] == pod["status"]["hostIP"]
+        arguments = pod["spec"]["containers"][0]["args"]
+        assert "--set-tenant=$(DT_TENANT)" in arguments
 
-def test_an_agent_sees_the_host_and_its_tenant(kubectl: Kubectl, running_agent: str, pods: Pods) -> None:
-    (pod,) = pods(running_agent)
-    show = "id -u; echo $DT_TENANT $DT_SERVER; cat /var/lib/dynatrace/secrets/tokens/tenant-token; echo; ls /mnt/root"
-    found = kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "sh", "-c", show).split()
-    assert found[:4] == ["1000", "abc12345", "https://ag.example", "token"]
-    assert {"etc", "proc"} <= set(found)
-    assert pod["status"]["podIP"] == pod["status"]["hostIP"]
-    arguments = pod["spec"]["containers"][0]["args"]
-    assert "--set-tenant=$(DT_TENANT)" in arguments
+    def test_is_replaced_by_a_new_version_and_the_status_follows(
+        self, do: Do, wait_for: WaitFor, running_agent: str, pods: Pods, driver: Installed
+    ) -> None:
+        (before,) = pods(running_agent)
+        node, address = before["spec"]["nodeName"], before["status"]["hostIP"]
+        first = {"podName": before["metadata"]["name"], "ipAddress": address}
+        assert do(running_agent).fields["oneAgent"]["instances"] == {node: first}
+        (driver.data.hosts / running_agent / "kept").write_text("for ever")
 
+        assert do(running_agent, NEW).reason == concern.ROLLING
+        wait_for(
+            lambda: do(running_agent, NEW).reason == concern.READY, "the new version is ready", within=120, every=1
+        )
+        (after,) = pods(running_agent)
+        second = {"podName": after["metadata"]["name"], "ipAddress": address}
+        assert first["podName"] != second["podName"]
+        told = do(running_agent, NEW).fields["oneAgent"]
+        assert told["instances"] == {node: second}
+        assert (told["version"], told["imageID"]) == (NEW, f"{REGISTRY}/linux/oneagent:{NEW}")
+        assert after["spec"]["containers"][0]["image"] == told["imageID"]
+        assert (driver.data.hosts / running_agent / "kept").read_text() == "for ever"
 
-def test_a_new_version_replaces_the_agent_and_the_status_follows(
-    do: Do, wait_for: WaitFor, running_agent: str, pods: Pods, driver: Installed
-) -> None:
-    (before,) = pods(running_agent)
-    node, address = before["spec"]["nodeName"], before["status"]["hostIP"]
-    first = {"podName": before["metadata"]["name"], "ipAddress": address}
-    assert do(running_agent).fields["oneAgent"]["instances"] == {node: first}
-    (driver.data.hosts / running_agent / "kept").write_text("for ever")
-
-    assert do(running_agent, NEW).reason == concern.ROLLING
-    wait_for(lambda: do(running_agent, NEW).reason == concern.READY, "the new version is ready", within=120, every=1)
-    (after,) = pods(running_agent)
-    second = {"podName": after["metadata"]["name"], "ipAddress": address}
-    assert first["podName"] != second["podName"]
-    told = do(running_agent, NEW).fields["oneAgent"]
-    assert told["instances"] == {node: second}
-    assert (told["version"], told["imageID"]) == (NEW, f"{REGISTRY}/linux/oneagent:{NEW}")
-    assert after["spec"]["containers"][0]["image"] == told["imageID"]
-    assert (driver.data.hosts / running_agent / "kept").read_text() == "for ever"
-
-    # A tenant that says something older than what runs changes nothing.
-    assert NEW in do(running_agent, OLD).message
-    assert pods(running_agent)[0]["metadata"]["name"] == after["metadata"]["name"]
+        # A tenant that says something older than what runs changes nothing.
+        assert NEW in do(running_agent, OLD).message
+        assert pods(running_agent)[0]["metadata"]["name"] == after["metadata"]["name"]
 
 
 def test_what_somebody_changes_is_put_right_and_looking_again_changes_nothing(

@@ -1,8 +1,8 @@
-"""A small API server: the documented list/watch protocol for a few namespaced kinds, over real HTTP.
+"""A small API server: the documented list/watch protocol for a few kinds, over real HTTP.
 
 It keeps every change since its last `compact()`, so a watch from an older version is answered with 410, as an
 API server does whose etcd was compacted. List pages are cut by `limit` and go on from the version they began
-with. What a test wants to go wrong it says by `fail_next`, `cut`, `send_to_watches`, `forbidden`, `served`.
+with. What a test wants to go wrong it says by `fail_next`, `cut`, `send_to_watches`, `forbidden`, `held`, `served`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Json = dict[str, Any]
 
 GROUP = "dynatrace.com"
 _OBJECTS = re.compile(
-    r"/(?:api/v1|apis/apps/v1|apis/dynatrace\.com/(?P<version>\w+))"
-    r"/namespaces/(?P<ns>[^/]+)/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
+    r"/(?:api/v1|apis/(?:apps|batch|storage\.k8s\.io)/v1|apis/dynatrace\.com/(?P<version>\w+))"
+    r"(?:/namespaces/(?P<ns>[^/]+))?/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
 )
+_IN_NO_NAMESPACE = {"namespaces", "csidrivers"}
 
 
 @dataclass
@@ -36,6 +37,34 @@ class Request:
     path: str
     query: dict[str, str]
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which objects a request is about, and how much of them."""
+
+    plural: str
+    namespace: str
+    """Empty for all"""
+    fields: str = ""
+    metadata_only: bool = False
+
+    def wants(self, plural: str, namespace: str, obj: Json) -> bool:
+        if plural != self.plural or self.namespace not in ("", namespace):
+            return False
+        for term in filter(None, self.fields.split(",")):
+            path, _, wanted = term.partition("=")
+            value: Any = obj
+            for key in path.split("."):
+                value = value.get(key, {})
+            if value != wanted:
+                return False
+        return True
+
+    def shown(self, obj: Json) -> Json:
+        if not self.metadata_only:
+            return obj
+        return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
 
 
 @dataclass
@@ -54,6 +83,8 @@ class KubeApi:
         self.served = ["v1beta6", "v1beta5"]
         self.dynakube_versions = {"v1beta6", "v1beta5"}
         self.forbidden: set[str] = set()
+        self.held: set[str] = set()
+        """Of these kinds no single object is answered while they are here; see `release`."""
         self.watch_seconds: float | None = None
         self.forget_next_page = False
         self.requests: list[Request] = []
@@ -108,7 +139,7 @@ class KubeApi:
     # What a test does to the cluster
 
     def put(self, plural: str, obj: Json) -> Json:
-        namespace = obj["metadata"].setdefault("namespace", "dynatrace")
+        namespace = "" if plural in _IN_NO_NAMESPACE else obj["metadata"].setdefault("namespace", "dynatrace")
         key = (plural, namespace, obj["metadata"]["name"])
         with self.changed:
             kind = "MODIFIED" if key in self._objects else "ADDED"
@@ -117,7 +148,7 @@ class KubeApi:
 
     def delete(self, plural: str, name: str, namespace: str = "dynatrace") -> None:
         with self.changed:
-            key = (plural, namespace, name)
+            key = (plural, "" if plural in _IN_NO_NAMESPACE else namespace, name)
             self._note("DELETED", key, copy.deepcopy(self._objects[key]))
 
     def objects(self, plural: str) -> list[Json]:
@@ -151,6 +182,11 @@ class KubeApi:
         metadata = {"resourceVersion": str(version)}
         self.send_to_watches({"type": "BOOKMARK", "object": {"kind": "DynaKube", "metadata": metadata}})
         return version
+
+    def release(self, plural: str) -> None:
+        with self.changed:
+            self.held.discard(plural)
+            self.changed.notify_all()
 
     def fail_next(
         self,
@@ -188,7 +224,7 @@ class KubeApi:
     def get(self, plural: str, namespace: str, name: str) -> Json | None:
         return self._objects.get((plural, namespace, name))
 
-    def page(self, plural: str, namespace: str, limit: int, token: str) -> Json | None:
+    def page(self, asked: Asked, limit: int, token: str) -> Json | None:
         """One page of a list; `None` if the place to go on from is forgotten."""
         if token:
             if token not in self._pages:
@@ -199,7 +235,8 @@ class KubeApi:
                 return None
         else:
             version = self._version
-            items = [o for k, o in sorted(self._objects.items()) if k[:2] == (plural, namespace)]
+            found = [obj for key, obj in sorted(self._objects.items()) if asked.wants(*key[:2], obj)]
+            items = [asked.shown(obj) for obj in found]
         metadata = {"resourceVersion": str(version)}
         if limit and len(items) > limit:
             metadata["continue"] = f"page-{version}-{len(items)}"
@@ -210,11 +247,11 @@ class KubeApi:
     def remembers(self, version: int) -> bool:
         return version >= self._oldest
 
-    def since(self, plural: str, namespace: str, version: int) -> list[tuple[int, bytes]]:
+    def since(self, asked: Asked, version: int) -> list[tuple[int, bytes]]:
         return [
-            (at, _line({"type": kind, "object": obj}))
-            for at, p, ns, kind, obj in self._log
-            if at > version and (p, ns) == (plural, namespace)
+            (at, _line({"type": kind, "object": asked.shown(obj)}))
+            for at, plural, namespace, kind, obj in self._log
+            if at > version and asked.wants(plural, namespace, obj)
         ]
 
     def failure(self, plural: str, watch: bool) -> Failure | None:
@@ -244,17 +281,20 @@ class _Handler(BaseHTTPRequestHandler):
         if not (found := self._admit()):
             return
         match, query = found
-        plural, namespace, name = match["plural"], match["ns"], match["name"]
+        plural, namespace, name = match["plural"], match["ns"] or "", match["name"]
+        metadata_only = "as=PartialObjectMetadata" in (self.headers["Accept"] or "")
+        asked = Asked(plural, namespace, query.get("fieldSelector", ""), metadata_only)
         if name:
             with self.api.changed:
+                self.api.changed.wait_for(lambda: plural not in self.api.held or self.api.closing)
                 obj = self.api.get(plural, namespace, name)
-            self._answer(200, obj) if obj else self._status(404, "NotFound")
+            self._answer(200, asked.shown(obj)) if obj else self._status(404, "NotFound")
         elif "watch" in query:
-            self._watch(plural, namespace, query)
+            self._watch(asked, query)
         else:
             limit, token = int(query.get("limit", "0")), query.get("continue", "")
             with self.api.changed:
-                page = self.api.page(plural, namespace, limit, token)
+                page = self.api.page(asked, limit, token)
             self._answer(200, page) if page else self._status(410, "Expired")
 
     def do_POST(self) -> None:
@@ -268,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         match = found[0]
         with self.api.changed:
-            obj = self.api.get(match["plural"], match["ns"], match["name"])
+            obj = self.api.get(match["plural"], match["ns"] or "", match["name"])
         if obj is None:
             self._status(404, "NotFound")
         elif self.headers["Content-Type"] != "application/merge-patch+json":
@@ -314,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._text(404, "404 page not found\n")
 
-    def _watch(self, plural: str, namespace: str, query: Mapping[str, str]) -> None:
+    def _watch(self, asked: Asked, query: Mapping[str, str]) -> None:
         api = self.api
         version = int(query.get("resourceVersion", "0"))
         with api.changed:
@@ -328,7 +368,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         seconds = api.watch_seconds or float(query.get("timeoutSeconds", "300"))
         with self._counted():
-            for line in self._events(plural, namespace, version, (cuts, sent), seconds):
+            for line in self._events(asked, version, (cuts, sent), seconds):
                 self._chunk(line)
             if api.cuts != cuts:
                 self._chunk(b'{"type": "ADDED", "obj')
@@ -336,23 +376,16 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._chunk(b"")
 
-    def _events(
-        self, plural: str, namespace: str, version: int, start: tuple[int, int], seconds: float
-    ) -> Iterator[bytes]:
+    def _events(self, asked: Asked, version: int, start: tuple[int, int], seconds: float) -> Iterator[bytes]:
         api, (cuts, sent) = self.api, start
 
         def news() -> bool:
-            return bool(
-                api.closing
-                or api.cuts != cuts
-                or len(api.sent_to_watches) > sent
-                or api.since(plural, namespace, version)
-            )
+            return bool(api.closing or api.cuts != cuts or len(api.sent_to_watches) > sent or api.since(asked, version))
 
         while True:
             with api.changed:
                 in_time = api.changed.wait_for(news, seconds)
-                lines = api.since(plural, namespace, version)
+                lines = api.since(asked, version)
                 extra = api.sent_to_watches[sent:]
                 sent += len(extra)
             for at, line in lines:

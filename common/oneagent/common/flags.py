@@ -90,7 +90,9 @@ def _shown(default: Any) -> str:
     return str(default) or "none"
 
 
-def _refusing(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def refusing(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser whose `ValueError` is shown to whoever gave the flag."""
+
     def parsed(text: str) -> Any:
         try:
             return parse(text)
@@ -129,9 +131,9 @@ def _count(text: str) -> int:
     return int(text)
 
 
-duration = _refusing(durations.parse)
-absolute_path = _refusing(_absolute)
-address = _refusing(_address)
-count = _refusing(_count)
-size = _refusing(_size)
+duration = refusing(durations.parse)
+absolute_path = refusing(_absolute)
+address = refusing(_address)
+count = refusing(_count)
+size = refusing(_size)
 """Bytes from a number with an optional binary suffix."""

@@ -17,7 +17,7 @@ BIN_FOLDER: Final = "/mnt/bin"
 SHARE_FOLDER: Final = "/mnt/share"
 CONFIG_FOLDER: Final = "/mnt/config"
 INJECTION_FILE: Final = "injection.json"
-"""In the config folder: what `INJECTION_SECRET` has by this key."""
+"""In the config folder: what `INJECTION_SECRET` has by this key, an `injectionsecret.Injection`."""
 TOKEN_FILE: Final = "token"  # noqa: S105
 """In the config folder: a service account's token for the package endpoint's audience."""
 INJECTION_SECRET: Final = "oneagent-injection"  # noqa: S105
@@ -25,18 +25,21 @@ INJECTION_SECRET: Final = "oneagent-injection"  # noqa: S105
 # In the share folder, by container: mounted by subPath, so each container sees its own only.
 CONTAINER_CONF: Final = "container_{container}.conf"
 ENRICHMENT_FOLDER: Final = "enrichment"
+CURL_OPTIONS: Final = "curl_options.conf"
+"""The same for all containers; only there if `Variable.CONNECT_RETRY` is more than 0."""
 
 # Inside the application's containers.
 INSTALL_PATH: Final = "/opt/dynatrace/oneagent-paas"
 CONTAINER_CONF_PATH: Final = "/var/lib/dynatrace/oneagent/agent/config/container.conf"
 ENRICHMENT_PATH: Final = "/var/lib/dynatrace/enrichment"
+CURL_OPTIONS_PATH: Final = "/var/lib/dynatrace/oneagent/agent/customkeys/curl_options.conf"
 
 
 class Variable:
     """The init container's variables. Numbers and booleans are written as `3`, `true`, `false`."""
 
     FAILURE_POLICY: Final = "FAILURE_POLICY"
-    """`silent` or `fail`"""
+    """`silent` or `fail`; what is neither counts as `silent`"""
     MODE: Final = "MODE"
     """`provisioned` (a CSI view) or `installer` (to be downloaded); unset if no agent is wanted"""
     ONEAGENT_INJECTED: Final = "ONEAGENT_INJECTED"
@@ -46,7 +49,7 @@ class Variable:
     """The agent's, if one is pinned for the pod; else that of the Secret."""
     FLAVOR: Final = "FLAVOR"
     TECHNOLOGIES: Final = "TECHNOLOGIES"
-    """Comma-separated; empty or `all` for all of them"""
+    """Comma-separated, or `all`; empty for those that the DynaKube names"""
     INSTALL_PATH: Final = "INSTALLPATH"
     VIEW_READ_ONLY: Final = "CSI_VOLUME_READONLY"
     HOST_TENANT: Final = "HOST_TENANT"

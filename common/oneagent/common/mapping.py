@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import manifests, names, selectors
+from oneagent.common import manifests, names, patterns, selectors
 from oneagent.common.names import DynaKubeName
 
 LABEL: Final = "dynakube.internal.dynatrace.com/instance"
@@ -36,9 +36,9 @@ class Claim:
     ignored: tuple[re.Pattern[str], ...]
 
     def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        if any(pattern.search(namespace) for pattern in self.ignored):
+        if not any(selector.matches(labels) for selector in self.selectors):
             return False
-        return any(selector.matches(labels) for selector in self.selectors)
+        return not any(pattern.search(namespace) for pattern in self.ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +71,17 @@ def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -
 
 
 def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[re.Pattern[str], ...]:
-    patterns = [f"^{re.escape(own_namespace)}$", *_IGNORED]
+    wanted = [f"^{re.escape(own_namespace)}$", *_IGNORED]
     if text := manifests.annotation(manifest, _FLAG):
         field = f"metadata.annotations[{_FLAG}]"
         try:
             given = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             given = None
         if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
             raise manifests.FieldError(field, text, 'must be a JSON list of patterns such as ["^prod-.*"]')
-        patterns = given[:_MOST_PATTERNS]
+        wanted = given[:_MOST_PATTERNS]
     try:
-        return tuple(re.compile(pattern) for pattern in patterns)
-    except re.error as error:
-        raise manifests.FieldError(
-            f"metadata.annotations[{_FLAG}]", patterns, f"must be regular expressions: {error}"
-        ) from error
+        return tuple(patterns.compile(pattern) for pattern in wanted)
+    except ValueError as error:
+        raise manifests.FieldError(f"metadata.annotations[{_FLAG}]", wanted, str(error)) from error

@@ -10,6 +10,9 @@ DISTRIBUTION = "oneagent-csi"
 API_GROUP = "dynatrace.com"
 FEATURE_PREFIX = "feature.dynatrace.com/"
 
+PACKAGE_AUDIENCE = "oneagent-packages"
+"""Whom a service account's token is for that is shown to the operator's package endpoint."""
+
 PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
 """Where the library that `LD_PRELOAD` names lies inside a view."""
 

@@ -25,7 +25,7 @@ import msgspec
 
 from oneagent.common import downloads, httpclient, httpfaults, names, tenant
 
-AUDIENCE: Final = "oneagent-packages"
+AUDIENCE: Final = names.PACKAGE_AUDIENCE
 PREFIX: Final = "/v1/packages"
 METADATA: Final = "metadata"
 FLAVORS: Final = ("default", "multidistro")

@@ -17,7 +17,7 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, logs, names
-from oneagent.operator import api, health, leader, serving, watching
+from oneagent.operator import api, health, leader, serving, taints, watching
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.keeper import Metrics
 from oneagent.operator.controller import Controller, Settings
@@ -40,6 +40,8 @@ class Config:
     package_budget_bytes: int
     service: str
     certificates: str
+    startup_taint: taints.Taint | None
+    startup_patience_seconds: float
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -70,6 +72,18 @@ def parse(arguments: list[str] | None = None) -> Config:
         choices=("self", "cert-manager", "none"),
     )
     add(
+        "startup-taint",
+        "",
+        "KEY:EFFECT of the taint that nodes come with, removed when they have what DynaKubes want; none if empty",
+        parse=flags.refusing(taints.parse),
+    )
+    add(
+        "startup-patience",
+        600.0,
+        "how long a node may have the startup taint before an Event tells why, and one without a driver's pod keeps it",
+        parse=flags.duration,
+    )
+    add(
         "metrics-address",
         ":8080",
         "host:port for /livez, /readyz and Prometheus metrics; none if empty",
@@ -90,6 +104,8 @@ def parse(arguments: list[str] | None = None) -> Config:
         package_budget_bytes=given.package_budget,
         service=given.service,
         certificates=given.certificates,
+        startup_taint=given.startup_taint,
+        startup_patience_seconds=given.startup_patience,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -104,8 +120,16 @@ async def run(config: Config) -> int:
     )
     election = leader.Election(server, lease)
     version = importlib.metadata.version(names.DISTRIBUTION)
-    work = Settings(config.namespace, config.api_version, _package_url(config), version, _certificates(config))
-    metrics = Metrics(prometheus_client.REGISTRY)
+    work = Settings(
+        namespace=config.namespace,
+        api_version=config.api_version,
+        package_url=_package_url(config),
+        operator_version=version,
+        certificates=_certificates(config),
+        startup_taint=config.startup_taint,
+        startup_patience_seconds=config.startup_patience_seconds,
+    )
+    controller = Controller(server, work, Metrics(prometheus_client.REGISTRY))
     tasks = []
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,12 +137,16 @@ async def run(config: Config) -> int:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
         if config.metrics_address:
-            await stack.enter_async_context(health.serving(_address(config.metrics_address), lambda: ""))
+            # Whoever waits for the Lease has nothing else to do, and does that well.
+            ready = health.serving(
+                _address(config.metrics_address), lambda: controller.problem if election.leading else ""
+            )
+            await stack.enter_async_context(ready)
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
         if config.package_address:
             packages_served = serving.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))
             tasks.append(asyncio.create_task(packages_served.run()))
-        holding = asyncio.create_task(election.hold(lambda: Controller(server, work, metrics).run()))
+        holding = asyncio.create_task(election.hold(controller.run))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((holding, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         error = next((task.exception() for task in (holding, *tasks) if task.done()), None)

@@ -1,4 +1,4 @@
-"""What the operator that leads does: watches, a worker for each DynaKube, and the mapper of namespaces."""
+"""What the operator that leads does: watches, a worker for each DynaKube, the mapper of namespaces, and some chores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from oneagent.operator import api, asking, events
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.endpoints import Endpoints
 from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.chores import Chore
 from oneagent.operator.concerns import connection, injection, namespaces, sections, tokens, versions
 from oneagent.operator.hostagents.concern import HostAgents
 from oneagent.operator.mapper import Mapper
+from oneagent.operator.nodecare import NodeCare
 from oneagent.operator.observed import Observed
+from oneagent.operator.storage import Storage
+from oneagent.operator.taints import Taint
 from oneagent.operator.watching import Watching
 from oneagent.operator.worker import Concern, Worker
 
@@ -35,6 +39,10 @@ class Settings:
     operator_version: str
     certificates: certificates_settings.Settings | None
     """Of the webhook; None if somebody else sees to them."""
+    startup_taint: Taint | None = None
+    """Taken off nodes that have what DynaKubes want; None to leave nodes alone."""
+    startup_patience_seconds: float = 600.0
+    """After which an Event tells why a node still has the taint."""
 
 
 class Controller:
@@ -48,7 +56,9 @@ class Controller:
         self._limit = asking.Limit()
         self._threads = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
         self._mapper = Mapper(server, self.observed, self.wake, self._leave)
-        self._injection = injection.Injection(self._mapper, settings.package_url)
+        # The package endpoint's certificate is signed by the webhook's CA.
+        self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
+        self._injection = injection.Injection(self._mapper, settings.package_url, self._authority)
         self._concerns: Sequence[Concern] = (
             tokens.Tokens(),
             connection.Connection(),
@@ -61,13 +71,20 @@ class Controller:
         )
         self._workers: dict[DynaKubeName, Worker] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._certificates_awake = asyncio.Event()
-        self._watching = Watching(server, settings.namespace, self._resource, self.observed, self)
+        self._certificates = self._keeping_certificates()
+        self._care = self._caring()
+        self._nodes = Chore(self._care.round) if self._care else None
+        self._watching = Watching(
+            server, settings.namespace, self._resource, self.observed, self, csi_nodes=self._care is not None
+        )
+        self.problem = "not everything has been listed yet"
+        """Why this does not do its work yet, or ''."""
 
     async def run(self) -> None:
         """Until cancelled; an error of any part ends all of them."""
         # Before anybody decides anything, everything has been seen once.
         await self._watching.list_all()
+        self.problem = ""
         self._mapper.begin(self._claims())
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -75,8 +92,9 @@ class Controller:
                 self.dynakube_changed(name)
             group.create_task(self._watching.run())
             group.create_task(self._mapper.run())
-            if self._settings.certificates is not None:
-                group.create_task(self._keep_certificates(self._settings.certificates))
+            for chore in (self._certificates, self._nodes, Chore(Storage(self._api).round)):
+                if chore is not None:
+                    group.create_task(chore.run())
 
     def _claims(self) -> dict[DynaKubeName, mapping.Claim | None]:
         """Of all DynaKubes whose claim can be read; of the others it stays open."""
@@ -103,22 +121,34 @@ class Controller:
     def namespace_changed(self, name: str) -> None:
         self._mapper.look(name)
 
-    async def _keep_certificates(self, settings: certificates_settings.Settings) -> None:
-        probe = Endpoints(self._api, settings)
-        keeper = Keeper(self._api, settings, probe, metrics=self._certificate_metrics)
-        while True:
-            seconds = await keeper.round()
-            self._certificates_awake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._certificates_awake.wait(), seconds)
-
     def object_changed(self, kind: str, name: str) -> None:
         wanted = self._settings.certificates
-        if kind == "Secret" and wanted is not None and name in (wanted.secret, wanted.authority_secret):
-            self._certificates_awake.set()
+        if self._certificates and wanted and kind == "Secret" and name in (wanted.secret, wanted.authority_secret):
+            self._certificates.wake()
+        if self._care and self._nodes and kind in ("Node", "CSINode"):
+            if kind == "Node":
+                self._care.changed(name)
+            self._nodes.wake()
+        if kind == "CSINode":
+            return  # A matter of node care only.
         for worker in self._workers.values():
-            if kind not in ("Secret", "ConfigMap") or (kind, name) in worker.uses:
+            uses = worker.uses | {("Secret", self._authority)}
+            if kind not in ("Secret", "ConfigMap") or (kind, name) in uses:
                 worker.wake()
+
+    def _keeping_certificates(self) -> Chore | None:
+        if (wanted := self._settings.certificates) is None:
+            return None
+        probe = Endpoints(self._api, wanted)
+        return Chore(Keeper(self._api, wanted, probe, metrics=self._certificate_metrics).round)
+
+    def _caring(self) -> NodeCare | None:
+        if (taint := self._settings.startup_taint) is None:
+            return None
+        patience = self._settings.startup_patience_seconds
+        return NodeCare(
+            self._api, self._settings.namespace, self.observed, taint, self._events.say, patience_seconds=patience
+        )
 
     def _worker(self, name: DynaKubeName) -> Worker:
         return Worker(

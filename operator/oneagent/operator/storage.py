@@ -108,7 +108,8 @@ class Storage:
             except (api.ConflictError, api.NotFoundError):
                 # Somebody else has written it, which did the same, or it is gone.
                 continue
-            except api.InvalidError as error:
+            except (api.InvalidError, api.ForbiddenError) as error:
+                # The second is also what a validating webhook's refusal looks like.
                 left += 1
                 facts = logs.facts(dynakube=item["metadata"]["name"], reason=error)
                 log.warning("a DynaKube can't be migrated", extra=facts)

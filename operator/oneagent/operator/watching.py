@@ -29,6 +29,7 @@ RESYNC_SECONDS: Final = 300.0
 AGENT_LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
 
 _REMEMBERED: Final = 1000
+_STOP_SECONDS: Final = 5.0
 
 
 class Stopped(Exception):
@@ -47,10 +48,19 @@ class Listener(Protocol):
 
 class Watching:
     def __init__(
-        self, server: api.Api, namespace: str, dynakubes: api.Resource, observed: Observed, listener: Listener
+        self,
+        server: api.Api,
+        namespace: str,
+        dynakubes: api.Resource,
+        observed: Observed,
+        listener: Listener,
+        *,
+        csi_nodes: bool = False,
     ) -> None:
+        """`csi_nodes` tells whether changes of CSINodes concern anybody: there are as many as there are nodes."""
         self._api, self._namespace, self._dynakubes = server, namespace, dynakubes
-        self._observed, self._listener = observed, listener
+        self._observed, self._listener, self._csi_nodes = observed, listener, csi_nodes
+        self._node_versions: dict[str, int] = {}
         self._deleted: dict[str, None] = {}
         """The UIDs of what was deleted last: a list that was asked for earlier may still have them."""
 
@@ -71,7 +81,7 @@ class Watching:
             group.create_task(self._resync())
 
     async def _watch(self) -> None:
-        await kopf.operator(
+        tasks = await kopf.spawn_tasks(
             registry=self._registry(),
             settings=self._settings(),
             namespaces=[self._namespace],
@@ -80,7 +90,16 @@ class Watching:
             # Made up by kopf, it is the name of the user, and in a container there is none.
             identity=FIELD_MANAGER,  # type: ignore[arg-type]
         )
-        raise Stopped
+        # Not by `kopf.operator`: that takes every task of the process for its own, and at the end waits for them.
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            raise Stopped
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     async def _resync(self) -> None:
         while True:
@@ -116,6 +135,8 @@ class Watching:
         if resource.kind == "Namespace":
             namespace = self._observed.namespaces.get(name)
             return namespace.version if namespace else 0
+        if resource.kind == "Node":
+            return self._node_versions.get(name, 0)
         kept: dict[str, Mapping[str, api.Object]] = {
             "DynaKube": {str(key): value for key, value in self._observed.dynakubes.items()},
             "DaemonSet": self._observed.daemon_sets,
@@ -150,12 +171,15 @@ class Watching:
         self._listener.namespace_changed(name)
 
     def see_node(self, name: str, manifest: api.Object, gone: bool) -> None:
-        before = self._observed.nodes.get(name)
-        now = None if gone else dict((manifest.get("metadata") or {}).get("labels") or {})
+        before, version = self._observed.nodes.get(name), observed_.version(manifest)
+        if manifest and version < self._node_versions.get(name, 0):
+            return  # An event that comes late, or the end of an earlier one of this name.
+        now = None if gone else dict(manifest["metadata"].get("labels") or {})
         if now is None:
             self._observed.nodes.pop(name, None)
+            self._node_versions.pop(name, None)
         else:
-            self._observed.nodes[name] = now
+            self._observed.nodes[name], self._node_versions[name] = now, version
         # Nodes report themselves every few minutes, with nothing in it for us.
         if before != now:
             self._listener.object_changed("Node", name)
@@ -192,7 +216,7 @@ class Watching:
         self._on_event(registry, api.DAEMON_SETS, self.see_daemon_set)
         self._on_event(registry, api.PODS, self.see_pod, AGENT_LABELS)
         self._on_event(registry, api.CSI_DRIVERS, self.see_driver)
-        for resource in (api.SECRETS, api.CONFIG_MAPS, api.CSI_NODES):
+        for resource in (api.SECRETS, api.CONFIG_MAPS, *((api.CSI_NODES,) if self._csi_nodes else ())):
             self._on_event(registry, resource, self._tell(resource.kind))
         return registry
 

@@ -33,18 +33,6 @@ def test_what_lies_beside_spec_and_status_is_unknown() -> None:
     assert list(schema.unknown(NEWEST, {"kind": "DynaKube", "data": {}})) == ["data"]
 
 
-def test_taking_a_field_takes_the_rules_that_speak_of_it() -> None:
-    described = schema.section(
-        "All.",
-        {"a": schema.text("A."), "b": schema.text("B.")},
-        **{schema.RULES: [schema.rule("has(self.a)", "Make sure."), schema.rule("has(self.b)", "Make sure.")]},
-    )
-    schema.take(described, "a")
-    assert [rule["rule"] for rule in described[schema.RULES]] == ["has(self.b)"]
-    schema.take(described, "b")
-    assert schema.RULES not in described
-
-
 def test_annotations_that_want_to_be_flags_are_told_apart() -> None:
     given = {
         "feature.dynatrace.com/no-proxy": "",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from oneagent.common.api import crd
 from oneagent.operator import api
 from oneagent.operator.certificates import held as holding
 from oneagent.operator.certificates import keys
@@ -111,6 +112,21 @@ def test_the_crd_is_converted_by_the_webhook_once_it_answers() -> None:
             },
         },
     }
+
+
+def test_the_crd_as_it_is_shipped_only_lacks_the_bundle_and_gets_it_before_the_webhook_answers() -> None:
+    world = World()
+    shipped = crd.manifest(crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert"))
+    world.cluster.put(DEFINITION, shipped)
+    world.round()
+    conversion = world.cluster.objects[DEFINITION]["spec"]["conversion"]
+    wanted = crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert", b64encode(world.bundle()).decode())
+    assert conversion == {
+        **shipped["spec"]["conversion"],
+        "webhook": {**shipped["spec"]["conversion"]["webhook"], "clientConfig": wanted},
+    }
+    world.converge()
+    assert "ConversionSet" not in world.told
 
 
 def test_nothing_is_written_or_asked_while_nothing_is_due(world: World) -> None:

@@ -1,16 +1,15 @@
 """The CustomResourceDefinition of DynaKubes, with every version in it.
 
-    manifest()          for a cluster without the webhook: only the newest version is served
-    manifest(client)    with conversion by the webhook that `client` names: all versions are served
+    manifest(client)    with conversion by the webhook that `client` names
     service(…)          such a client: the webhook behind its Service
 
-A version must not be served before there is somebody who converts it. Without conversion the API server changes only
-the version's name on an object, and a selector of `v1beta1` would be stored where nothing looks for it. And with
-conversion by a webhook that does not answer, the API server goes on trying to fill its caches of the old versions:
-three objects made up to 60 errors a second in its log, for as long as nobody answered. So the file that is shipped
-serves the newest version, and an older manifest gets a plain refusal; the operator replaces `spec` by that of
-`manifest(client)` once the webhook's certificate is served. The old versions are in the file all the same: the API
-server takes no CRD that lacks a version in which objects may still be stored.
+Every version is served, and none without somebody who converts: the API server by itself changes only the version's
+name on an object, and a selector of `v1beta1` would be stored where nothing looks for it.
+
+The file that is shipped names the webhook before there is one, and no `caBundle`: the operator adds it with the
+certificate. Until then, and whenever the webhook is down, objects are read and written in the newest version as ever,
+for what is stored in it needs no conversion; an older manifest is refused with the webhook's name. The API server
+goes on trying to fill its caches of the old versions meanwhile, which shows in its log.
 """
 
 from __future__ import annotations
@@ -35,7 +34,8 @@ COLUMNS: Final = (
 """What `kubectl get` shows: the same places in every version, which a test holds."""
 
 
-def manifest(client: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def manifest(client: Mapping[str, Any]) -> dict[str, Any]:
+    webhook = {"clientConfig": dict(client), "conversionReviewVersions": ["v1"]}
     spec: dict[str, Any] = {
         "group": names.API_GROUP,
         "scope": "Namespaced",
@@ -47,11 +47,9 @@ def manifest(client: Mapping[str, Any] | None = None) -> dict[str, Any]:
             "shortNames": ["dk", "dks"],
             "categories": ["dynatrace"],
         },
+        "conversion": {"strategy": "Webhook", "webhook": webhook},
+        "versions": [_version(version) for version in reversed(VERSIONS)],
     }
-    if client is not None:
-        webhook = {"clientConfig": dict(client), "conversionReviewVersions": ["v1"]}
-        spec["conversion"] = {"strategy": "Webhook", "webhook": webhook}
-    spec["versions"] = [_version(version, client is not None) for version in reversed(VERSIONS)]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -60,17 +58,18 @@ def manifest(client: Mapping[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def service(namespace: str, name: str, path: str, bundle: str) -> dict[str, Any]:
-    """`bundle` is what the webhook's certificate is checked with: PEM, in base64."""
-    return {"service": {"namespace": namespace, "name": name, "path": path, "port": 443}, "caBundle": bundle}
+def service(namespace: str, name: str, path: str, bundle: str = "") -> dict[str, Any]:
+    """`bundle` is what the webhook's certificate is checked with, PEM in base64; somebody else adds it if empty."""
+    client: dict[str, Any] = {"service": {"namespace": namespace, "name": name, "path": path, "port": 443}}
+    return {**client, "caBundle": bundle} if bundle else client
 
 
-def _version(version: str, converted: bool) -> dict[str, Any]:
+def _version(version: str) -> dict[str, Any]:
     newest = version == NEWEST
     old = f"{names.API_GROUP}/{version} DynaKube is deprecated; write {names.API_GROUP}/{NEWEST}"
     return {
         "name": version,
-        "served": newest or converted,
+        "served": True,
         "storage": newest,
         **({} if newest else {"deprecated": True, "deprecationWarning": old}),
         "subresources": {"status": {}},

@@ -45,6 +45,7 @@ _NOT_HANDLED: Final = (
     "ignore-unknown-state",
     "k8s-app-enabled",
     "oci-image",
+    "oneagent-skip-liveness-probe",
     "otlp-exporter-configuration-set-no-proxy",
 )
 
@@ -64,7 +65,6 @@ _ALL: Final = (
     Feature("oneagent-max-unavailable", "number", "1"),
     Feature("oneagent-privileged", "switch", "false"),
     Feature("oneagent-readonly-host-fs", "switch", "true"),
-    Feature("oneagent-skip-liveness-probe", "switch", "false"),
     Feature("poll-interval", "duration"),
     Feature("public-registry", "switch", "false"),
     Feature("use-public-registry", "switch", "false"),

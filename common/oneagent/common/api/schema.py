@@ -65,14 +65,8 @@ def put(schema: Schema, path: str, field: Schema) -> None:
 
 
 def take(schema: Schema, path: str) -> Schema | None:
-    """Remove the description of a field, and the rules next to it that speak of it."""
+    """Remove the description of a field."""
     taken: Schema | None = trees.take(schema, _below(path))
-    parent, _, name = path.rpartition(".")
-    holder = look(schema, parent) if parent else schema
-    if taken is not None and holder and RULES in holder:
-        holder[RULES] = [one for one in holder[RULES] if f".{name}" not in one["rule"]]
-        if not holder[RULES]:
-            del holder[RULES]
     return taken
 
 

@@ -2,7 +2,8 @@
 
 With CSI the node's driver puts all of it into the view, and the namespaces hold nothing. Without, the init
 container downloads the agent from the operator and configures it from this Secret. It holds what agents
-themselves use, the tenant's own token among it; an API token is never in it.
+themselves use, the tenant's own token among it, and what verifies the package endpoint; an API token is never in
+it, nor the CA's key.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from oneagent.common import injected, injectionsecret
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, verdicts
+from oneagent.operator.certificates import held, keys
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.verdicts import Verdict
 from oneagent.operator.worker import Round
 
-NAME: Final = "oneagent-injection"
-KEY: Final = "injection.json"
+NAME: Final = injected.INJECTION_SECRET
+KEY: Final = injected.INJECTION_FILE
 
 READY: Final = "InjectionReady"
 WAITING: Final = "WaitingForTenant"
+NO_AUTHORITY: Final = "WaitingForCertificates"
 FAILED: Final = "SecretsNotWritten"
 BY_CSI: Final = "InjectedByCSI"
 
@@ -38,8 +41,9 @@ _AGAIN_SECONDS: Final = 10.0
 class Injection:
     condition = "CodeModulesInjection"
 
-    def __init__(self, mapper: Mapper, package_url: str) -> None:
-        self._mapper, self._package_url = mapper, package_url
+    def __init__(self, mapper: Mapper, package_url: str, authority_secret: str) -> None:
+        """`authority_secret` has the CA of the package endpoint, in the operator's namespace."""
+        self._mapper, self._package_url, self._authority_secret = mapper, package_url, authority_secret
         self._written: dict[str, str] = {}
         """By namespace: what its Secret was made of. After a start nothing is known, and all are written once.
 
@@ -53,7 +57,10 @@ class Injection:
             wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(round))
             await self._remove(round.api, name, {*has, *(self._mapper.owned(name) if wrote else ())})
             return verdicts.fine(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(round) else None
-        content = self._content(round)
+        authority = await self._authority(round)
+        if self._package_url and not authority:
+            return verdicts.waiting(NO_AUTHORITY, f"the Secret {self._authority_secret} has no CA for packages yet")
+        content = self._content(round, authority)
         if content is None:
             return verdicts.waiting(WAITING, "what pods need is not known before the tenant has answered once")
         # Only where the label is already: it is by the label that the Secret is found again and taken away.
@@ -74,26 +81,33 @@ class Injection:
         known = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
         await self._remove(round.api, name, known)
 
-    def _content(self, round: Round) -> str | None:
+    async def _authority(self, round: Round) -> str:
+        """The CA, and those before it whose certificates may still be served; empty if there is none."""
+        if not self._package_url:
+            return ""
+        found = await round.api.find(api.SECRETS, self._authority_secret, round.namespace)
+        return keys.bundle(held.record(found).trusted).decode()
+
+    def _content(self, round: Round, authority: str) -> str | None:
         facts, kube = round.facts, round.kube
         version = round.section("codeModules").get("version")
         if facts.tenant is None or not version:
             return None
-        return json.dumps(
-            {
-                "dynakube": kube.name,
-                "tenant": facts.tenant,
-                "tenantToken": facts.tenant_token,
-                "endpoints": list(facts.endpoints),
-                "version": version,
-                "technologies": list(kube.technologies),
-                "networkZone": kube.network_zone,
-                "hostGroup": kube.host_group,
-                "packageUrl": self._package_url,
-                "properties": [[prop.section, prop.key, prop.value] for prop in facts.properties],
-            },
-            sort_keys=True,
+        injection = injectionsecret.Injection(
+            dynakube=kube.name,
+            tenant=facts.tenant,
+            tenant_token=facts.tenant_token,
+            endpoints=facts.endpoints,
+            version=version,
+            package_url=self._package_url,
+            package_ca=authority,
+            technologies=kube.technologies,
+            network_zone=kube.network_zone,
+            host_group=kube.host_group,
+            proxy=kube.proxy,
+            properties=tuple((prop.section, prop.key, prop.value) for prop in facts.properties),
         )
+        return injectionsecret.encode(injection)
 
     async def leave(self, server: api.Api, namespace: str) -> None:
         """Take the Secret out of a namespace, under its lock; `ApiError` if that does not work."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import manifests
+from oneagent.common.api import moves
 from oneagent.operator import asking, conditions, verdicts
 from oneagent.operator.verdicts import Verdict
 from oneagent.operator.worker import Round
@@ -69,7 +70,8 @@ class HostAgent:
             return None
         pinned = manifests.text(round.manifest, f"spec.oneAgent.{mode}.version")
         image = manifests.text(round.manifest, f"spec.oneAgent.{mode}.image")
-        follow = manifests.flag(round.manifest, f"spec.oneAgent.{mode}.autoUpdate") is not False
+        # The newest version has no field for it: what an older one said came along in this annotation.
+        follow = manifests.annotation(round.manifest, moves.AUTO_UPDATE) != "false"
         known = round.section("oneAgent")
         choice = choose(pinned, image, known, round.facts, follow=follow)
         return _verdict(choice, known, round, "oneAgent")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from oneagent.common import logs, manifests
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, verdicts
 from oneagent.operator.hostagents import csi, fields, images, manifest, nodes, rollout, secrets
-from oneagent.operator.hostagents.facts import Facts, Healthcheck
+from oneagent.operator.hostagents.facts import Facts
 from oneagent.operator.worker import Round
 
 log = logging.getLogger(__name__)
@@ -69,11 +69,8 @@ class _Known:
 class HostAgents:
     condition = "OneAgentDaemonSet"
 
-    def __init__(
-        self, operator_version: str, healthcheck: Callable[[str], Healthcheck | None] = lambda _: None
-    ) -> None:
-        """`healthcheck` tells the one of an image; without, agents have no probes."""
-        self._operator_version, self._healthcheck = operator_version, healthcheck
+    def __init__(self, operator_version: str) -> None:
+        self._operator_version = operator_version
         self._known: dict[DynaKubeName, _Known] = {}
 
     async def reconcile(self, round: Round) -> verdicts.Verdict | None:
@@ -119,7 +116,7 @@ class HostAgents:
         if choice is None:
             return _told(verdicts.waiting(VERSION_UNKNOWN, "which version is wanted is not known yet"), round)
         api_version = manifests.text(round.manifest, "apiVersion")
-        facts = await self._facts(round, agent, choice.image)
+        facts = await self._facts(round, agent)
         has_driver = csi.wants_driver(kube.mode) and round.observed.csi_installed
         wanted = manifest.Wanted(kube, agent, choice, facts, api_version, has_driver)
         now = await self._keep(round, there, wanted)
@@ -146,7 +143,7 @@ class HostAgents:
         message = "the former DaemonSet is being deleted, to be made anew"
         return _told(verdicts.waiting(REPLACING, message, _SOON_SECONDS), round)
 
-    async def _facts(self, round: Round, agent: fields.HostAgent, image: str) -> Facts:
+    async def _facts(self, round: Round, agent: fields.HostAgent) -> Facts:
         assert round.facts.tenant is not None
         borrowed = await self._borrowed(round, uses_proxy=agent.uses_proxy)
         return Facts(
@@ -157,7 +154,6 @@ class HostAgents:
             operator_version=self._operator_version,
             registry_password=borrowed.password,
             proxy=borrowed.proxy,
-            healthcheck=self._healthcheck(image),
         )
 
     async def _borrowed(self, round: Round, *, uses_proxy: bool) -> _Borrowed:
@@ -278,10 +274,7 @@ def _told(verdict: verdicts.Verdict, round: Round, wanted: manifest.Wanted | Non
     told: dict[str, Any] = {"instances": rollout.instances(_pods(round))}
     if wanted is None:
         # What was true of what runs stays true.
-        before = round.section("oneAgent")
-        told |= {key: before[key] for key in ("imageID", "healthcheck") if key in before}
+        told |= {key: value for key, value in round.section("oneAgent").items() if key == "imageID"}
     else:
         told |= {"version": wanted.choice.version, "imageID": wanted.choice.image}
-        if check := wanted.facts.healthcheck:
-            told["healthcheck"] = {"test": ["CMD", *check.command]}
     return verdicts.Verdict(verdict.status, verdict.reason, verdict.message, verdict.again_seconds, {"oneAgent": told})

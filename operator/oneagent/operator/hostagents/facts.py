@@ -1,22 +1,10 @@
-"""What host agents are told of their tenant, and what the operator knows of their image."""
+"""What host agents are told of their tenant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from oneagent.common import names
-
-
-@dataclass(frozen=True, slots=True)
-class Healthcheck:
-    """An image's HEALTHCHECK."""
-
-    command: tuple[str, ...]
-    interval_seconds: int = 10
-    timeout_seconds: int = 30
-    start_seconds: int = 1200
-    """How long a start may take."""
-    retries: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,5 +20,3 @@ class Facts:
     """The token that may download; with it a pull secret for the tenant's registry is made."""
     proxy: str = field(default="", repr=False)
     """The proxy's URL, from wherever the DynaKube has it."""
-    healthcheck: Healthcheck | None = None
-    """Of the image, if somebody has looked."""

@@ -63,7 +63,6 @@ class HostAgent:
     """Whether the host's root file system is only read."""
     privileged: bool
     uses_proxy: bool
-    has_liveness_probe: bool
     may_share_nodes: bool
 
 
@@ -101,7 +100,6 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
         read_only=mode != "classicFullStack" and _switch(obj, "oneagent-readonly-host-fs", default=True),
         privileged=_switch(obj, "oneagent-privileged"),
         uses_proxy=not _switch(obj, "oneagent-ignore-proxy"),
-        has_liveness_probe=not _switch(obj, "oneagent-skip-liveness-probe"),
         may_share_nodes=_switch(obj, "multiple-osagents-on-node"),
     )
 

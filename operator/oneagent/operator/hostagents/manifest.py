@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from oneagent.common import dynakube, names
 from oneagent.operator.hostagents import fields, images, nodes, secrets
-from oneagent.operator.hostagents.facts import Facts, Healthcheck
+from oneagent.operator.hostagents.facts import Facts
 from oneagent.operator.hostagents.fields import HostAgent
 
 MANAGER: Final = "oneagent-operator"
@@ -33,9 +33,8 @@ _CAPABILITIES: Final = (
 )
 _USER: Final = 1000
 _GRACE_SECONDS: Final = 80
-# An image without a health check is ready as soon as it runs. One that ends at once must not get to the next node.
+# An agent is ready as soon as it runs. One that ends at once must not get to the next node.
 _SETTLE_SECONDS: Final = 10
-_READINESS_DELAY_SECONDS: Final = 90
 _TOKEN_PATH: Final = "/var/lib/dynatrace/secrets/tokens/tenant-token"  # noqa: S105
 _CERTIFICATES_PATH: Final = "/mnt/dynatrace/certs"
 _STORAGE_PATH: Final = "/mnt/volume_storage_mount"
@@ -89,7 +88,7 @@ def daemon_set(wanted: Wanted) -> dict[str, Any]:
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxUnavailable": wanted.agent.max_unavailable},
             },
-            "minReadySeconds": 0 if wanted.facts.healthcheck else _SETTLE_SECONDS,
+            "minReadySeconds": _SETTLE_SECONDS,
             "template": _template(wanted),
         },
     }
@@ -164,7 +163,6 @@ def _container(wanted: Wanted) -> dict[str, Any]:
         "resources": _resources(wanted.agent.resources),
         "securityContext": _security(wanted.agent),
         "volumeMounts": [mount for _, mount in _volumes(wanted)],
-        **_probes(wanted.facts.healthcheck, liveness=wanted.agent.has_liveness_probe),
     }
 
 
@@ -172,9 +170,11 @@ def _args(wanted: Wanted) -> list[str]:
     """Ours first: of an argument that is given twice the later one counts."""
     kube, agent = wanted.kube, wanted.agent
     from_nodes = "auto" if agent.mode == "classicFullStack" else "k8s-node-name"
+    has_proxy = _has_proxy(wanted)
     ours = [
-        # An empty one makes an agent forget the proxy that it had.
-        f"--set-proxy={'$(https_proxy)' if _has_proxy(wanted) else ''}",
+        # Empty ones make an agent forget what it had.
+        f"--set-proxy={'$(https_proxy)' if has_proxy else ''}",
+        f"--set-no-proxy={_literal(kube.no_proxy) if has_proxy else ''}",
         *([f"--set-network-zone={_literal(kube.network_zone)}"] if kube.network_zone else []),
         "--set-host-property=OperatorVersion=$(DT_OPERATOR_VERSION)",
         "--set-tenant=$(DT_TENANT)",
@@ -270,17 +270,3 @@ def _storage(wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
     # Below it a folder for each tenant: what an agent keeps is of no use to another tenant's.
     source = {"hostPath": {"path": wanted.agent.storage, "type": "DirectoryOrCreate"}}
     return {"name": name, **source}, {"name": name, "mountPath": _STORAGE_PATH, "subPath": str(wanted.facts.tenant)}
-
-
-def _probes(check: Healthcheck | None, *, liveness: bool) -> dict[str, Any]:
-    if check is None:
-        return {}
-    probe = {
-        "exec": {"command": list(check.command)},
-        "periodSeconds": check.interval_seconds,
-        "timeoutSeconds": check.timeout_seconds,
-        "failureThreshold": check.retries,
-    }
-    readiness = {**probe, "initialDelaySeconds": min(check.start_seconds, _READINESS_DELAY_SECONDS)}
-    alive = {"livenessProbe": {**probe, "initialDelaySeconds": check.start_seconds}} if liveness else {}
-    return {"readinessProbe": readiness, **alive}

@@ -16,7 +16,7 @@ import yaml
 from oneagent.common import dynakube
 from oneagent.common.names import FEATURE_PREFIX, TenantId
 from oneagent.operator.hostagents import fields, images, manifest
-from oneagent.operator.hostagents.facts import Facts, Healthcheck
+from oneagent.operator.hostagents.facts import Facts
 
 VERSION: Final = "1.277.0.20230914-094321"
 
@@ -67,8 +67,7 @@ def wanted(case: dict[str, Any]) -> manifest.Wanted:
     agent = fields.from_manifest(read, kube.mode)
     choice = images.choose(agent, kube, case.get("decided", VERSION), "")
     assert choice is not None
-    check = Healthcheck(tuple(case["healthcheck"])) if "healthcheck" in case else None
-    facts = dataclasses.replace(FACTS, proxy=case.get("proxy", kube.proxy), healthcheck=check)
+    facts = dataclasses.replace(FACTS, proxy=case.get("proxy", kube.proxy))
     return manifest.Wanted(kube, agent, choice, facts, read["apiVersion"], case.get("driver", True))
 
 

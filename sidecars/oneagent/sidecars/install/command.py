@@ -1,0 +1,141 @@
+"""`install-oneagent`: gets a pod's agent and the facts about its containers ready, then ends.
+
+The webhook puts it into pods as an init container and tells it everything by variables. Its promise depends on one
+of them: with the policy `silent` it ends with 0 whatever happens, and the pod starts, if need be unmonitored; with
+`fail` it ends with 1 until everything is in place, and the pod waits. Either way one line and the termination
+message, which `kubectl describe pod` shows, say what is wrong and what to do.
+
+It stands in the way of every pod, mostly with a tenth of a core, so an HTTP client and a parser of flags are only
+imported by those who need them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from types import FrameType
+from typing import Final, NoReturn
+
+from oneagent.common import logs
+from oneagent.sidecars.install import InstallError, settings, share, views
+from oneagent.sidecars.install.settings import Places, Settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_SECONDS: Final = 300.0
+"""With `silent`: so long an application waits for its agent at most."""
+
+_LONGEST_MESSAGE: Final = 4096
+"""Bytes of a termination message; kubelet shows no more."""
+_USAGE: Final = 2
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+
+
+class _Stopped(BaseException):
+    """A signal has come; no library takes it for an error of its own."""
+
+
+def main() -> NoReturn:
+    places = Places()
+    if sys.argv[1:]:
+        from oneagent.sidecars.install import usage
+
+        places = usage.read(sys.argv[1:])
+    # An orderly end of Python's is one with 120 where its last words can't be written, as on a full disk.
+    os._exit(_install(os.environ, places))
+
+
+def _install(environ: Mapping[str, str], places: Places) -> int:
+    """The exit code."""
+    logs.setup("json", "info")
+    if settings.is_by_hand(environ):
+        print(f"install-oneagent: {_problem_of(environ)}. See --help", file=sys.stderr)
+        return _USAGE
+    silent = settings.is_silent(environ)
+    problems: list[str] = []
+    began = time.monotonic()
+    try:
+        _catch_signals(LONGEST_SECONDS if silent else 0.0)
+        _run(environ, places, silent, problems)
+        _ignore_signals()
+    except _Stopped as stopped:
+        problems.append(str(stopped))
+    if not problems:
+        log.info("done", extra=logs.facts(seconds=round(time.monotonic() - began, 3)))
+        return 0
+    outcome = "the pod starts all the same" if silent else "the pod waits, since its failure policy is fail"
+    word = f"{'. '.join(problems)}. So {outcome}."
+    log.log(logging.WARNING if silent else logging.ERROR, word)
+    _leave_word(places.termination_log, word)
+    return 0 if silent else 1
+
+
+def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: list[str]) -> None:
+    """Do everything that can be done; what could not be is added to the problems."""
+    try:
+        wanted = settings.read(environ)
+        for part in (partial(share.write, places.share, wanted), partial(_agent, wanted, places, silent)):
+            # The failure of one is no reason to leave out the other.
+            try:
+                part()
+            except InstallError as error:
+                problems.append(str(error))
+    except InstallError as error:
+        problems.append(str(error))
+    except MemoryError:
+        problems.append("out of memory: raise the memory limit of the init container")
+    except Exception as error:
+        log.exception("internal error")
+        problems.append(f"internal error: {type(error).__name__}: its log says more")
+
+
+def _agent(wanted: Settings, places: Places, silent: bool) -> None:
+    if wanted.mode == settings.PROVISIONED:
+        views.check(places.bin, wanted.pod.node_name)
+    elif wanted.mode == settings.INSTALLER:
+        from oneagent.sidecars.install import installer
+
+        installer.install(wanted, places, silent=silent)
+
+
+def _catch_signals(longest_seconds: float) -> None:
+    """End orderly when the pod is deleted, or, if there is a limit, when the application has waited for long enough."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        _ignore_signals()  # Only one is heeded: what is tidied up now is bounded.
+        if number == signal.SIGALRM:
+            raise _Stopped(f"not done after {longest_seconds:g} s: is the network or the node's disk slow?")
+        raise _Stopped("stopped by a signal before all was in place: the pod is being deleted, or its node shut down")
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    signal.setitimer(signal.ITIMER_REAL, longest_seconds)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave_word(path: str, message: str) -> None:
+    """Write the termination message; where there is no such file, the log has said it."""
+    with contextlib.suppress(OSError), open(path, "wb") as file:
+        file.write(message.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore").encode())
+
+
+def _problem_of(environ: Mapping[str, str]) -> str:
+    try:
+        settings.read(environ)
+    except InstallError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What the webhook has written into the init container's variables; see `injected` for what each of them means.
+
+All that is missing is named at once. Who creates a pod may set any of this, so a container's name is checked before
+it becomes the name of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from oneagent.common import containerconf, injected
+from oneagent.common.injected import Variable
+from oneagent.sidecars.install import SettingsError
+
+PROVISIONED: Final = "provisioned"
+INSTALLER: Final = "installer"
+
+_CONTAINER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_COUNT: Final = re.compile(r"\d{1,3}", re.ASCII)
+_MILLISECONDS: Final = re.compile(r"-?\d{1,9}", re.ASCII)
+_VALUE_SHOWN: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything is; only tests have it elsewhere."""
+
+    bin: str = injected.BIN_FOLDER
+    share: str = injected.SHARE_FOLDER
+    config: str = injected.CONFIG_FOLDER
+    termination_log: str = "/dev/termination-log"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    mode: str
+    """`PROVISIONED`, `INSTALLER`, or empty if no agent is wanted."""
+    enrichment: bool
+    pod: containerconf.Container
+    """What is the same for all of its containers."""
+    containers: tuple[tuple[str, str], ...]
+    """Name and image of each that gets the agent."""
+    workload_kind: str
+    workload_name: str
+    connect_retry_ms: int
+    version: str
+    """One that is pinned for this pod; else empty."""
+    flavor: str
+    technologies: tuple[str, ...]
+    """None: those that the DynaKube names."""
+
+
+def is_silent(environ: Mapping[str, str]) -> bool:
+    """Whether the pod starts whatever happens. Only a clear `fail` holds it back, a misspelt one never."""
+    return environ.get(Variable.FAILURE_POLICY, "").strip() != "fail"
+
+
+def is_by_hand(environ: Mapping[str, str]) -> bool:
+    """Whether nobody has set anything, so that this is no init container."""
+    return not any(name in environ for name in (Variable.FAILURE_POLICY, Variable.MODE, Variable.POD_NAME))
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """The settings; `SettingsError` names everything that is missing, or the first value that can't be used."""
+    agent, enrichment = _switch(environ, Variable.ONEAGENT_INJECTED), _switch(environ, Variable.ENRICHMENT_INJECTED)
+    if missing := list(_missing(environ, agent=agent)):
+        raise SettingsError(f"not set: {', '.join(missing)}: the webhook sets them for its init container")
+    mode = environ[Variable.MODE] if agent else ""
+    if mode not in ("", PROVISIONED, INSTALLER):
+        raise _unusable(Variable.MODE, mode, f"neither {PROVISIONED} nor {INSTALLER}")
+    return Settings(
+        mode=mode,
+        enrichment=enrichment,
+        pod=_pod(environ),
+        containers=_containers(environ) if agent else (),
+        workload_kind=environ.get(Variable.WORKLOAD_KIND, ""),
+        workload_name=environ.get(Variable.WORKLOAD_NAME, ""),
+        connect_retry_ms=_milliseconds(environ),
+        version=environ.get(Variable.VERSION, ""),
+        flavor=environ.get(Variable.FLAVOR, "") or "default",
+        technologies=tuple(filter(None, environ.get(Variable.TECHNOLOGIES, "").replace(" ", "").split(","))),
+    )
+
+
+def _missing(environ: Mapping[str, str], *, agent: bool) -> Iterator[str]:
+    needed = [Variable.FAILURE_POLICY, Variable.POD_NAME, Variable.POD_UID, Variable.NAMESPACE]
+    if agent:
+        needed += [Variable.MODE, Variable.CONTAINERS]
+        number = environ.get(Variable.CONTAINERS, "")
+        count = int(number) if _COUNT.fullmatch(number) else 0
+        needed += [Variable.CONTAINER_NAME.format(number=number) for number in range(1, count + 1)]
+    return (name for name in needed if not environ.get(name))
+
+
+def _pod(environ: Mapping[str, str]) -> containerconf.Container:
+    return containerconf.Container(
+        pod_name=environ[Variable.POD_NAME],
+        pod_uid=environ[Variable.POD_UID],
+        base_pod_name=environ.get(Variable.BASE_POD_NAME, ""),
+        namespace=environ[Variable.NAMESPACE],
+        cluster_id=environ.get(Variable.CLUSTER_ID, ""),
+        node_name=environ.get(Variable.NODE_NAME, ""),
+        host_tenant=environ.get(Variable.HOST_TENANT, ""),
+    )
+
+
+def _containers(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    count = environ[Variable.CONTAINERS]
+    if not _COUNT.fullmatch(count):
+        raise _unusable(Variable.CONTAINERS, count, "not a number of containers")
+    found = []
+    for number in range(1, int(count) + 1):
+        variable = Variable.CONTAINER_NAME.format(number=number)
+        name = environ[variable]
+        if not _CONTAINER.fullmatch(name):
+            raise _unusable(variable, name, "not the name of a container")
+        found.append((name, environ.get(Variable.CONTAINER_IMAGE.format(number=number), "")))
+    return tuple(found)
+
+
+def _milliseconds(environ: Mapping[str, str]) -> int:
+    text = environ.get(Variable.CONNECT_RETRY, "") or "-1"
+    if not _MILLISECONDS.fullmatch(text):
+        raise _unusable(Variable.CONNECT_RETRY, text, "not a number of milliseconds")
+    return int(text)
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name, "")
+    if text not in ("", "true", "false"):
+        raise _unusable(name, text, "neither true nor false")
+    return text == "true"
+
+
+def _unusable(name: str, value: str, why: str) -> SettingsError:
+    return SettingsError(f"{name}: {value[:_VALUE_SHOWN]!r} is {why}: the webhook sets it, nobody else should")

@@ -1,0 +1,127 @@
+"""API server, connections and the operator itself break off: all ends as it would have otherwise."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.node import Node
+from tests.e2e import cubes, operators
+from tests.e2e.cubes import Cube
+from tests.e2e.waiting import Apply, WaitFor
+from tests.fakes.relay import Relay
+from tests.fakes.tenant import Tenant
+
+API_PORT: Final = 6443
+
+
+@pytest.fixture
+def way(cluster: Cluster) -> Iterator[Relay]:
+    """The operator's way to the API server."""
+    with Relay(Node.address, API_PORT) as way:
+        yield way
+
+
+@pytest.fixture
+def distant_operator(rights: Path, tmp_path: Path, way: Relay) -> Iterator[operators.Operator]:
+    kubeconfig = operators.through(rights, way.port, tmp_path / "kubeconfig")
+    with operators.running(operators.Operator(kubeconfig, tmp_path / "operator.log", operators.PATIENT)) as operator:
+        yield operator
+        way.open()
+        print(operator.log.read_text()[-8000:])
+
+
+def test_the_api_server_restarts(
+    own_operator: operators.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: Cube
+) -> None:
+    apply(cubes.namespace("again-1", "again"))
+    apply(cubes.dynakube("again", tenant.api_url, "again"), cubes.secret("again", tenant.token))
+    cube.wait_owners("again-", {"again-1": "again"})
+    restart_api_server(cluster)
+    apply(cubes.namespace("again-2", "again"))
+    cube.wait_owners("again-", {"again-1": "again", "again-2": "again"}, within=60)
+
+
+def test_connections_break_off_while_things_change(
+    distant_operator: operators.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+) -> None:
+    apply(cubes.namespace("cut-1", "cut"))
+    apply(cubes.dynakube("cut", tenant.api_url, "cut"), cubes.secret("cut", tenant.token))
+    cube.wait_owners("cut-", {"cut-1": "cut"})
+    for team, owner in (("none", ""), ("cut", "cut"), ("none", "")):
+        way.cut()
+        cube.label("cut-1", team)
+        cube.wait_owners("cut-", {"cut-1": owner})
+    way.close()
+    before = way.refused
+    cube.label("cut-1", "cut")
+    wait_for(lambda: way.refused > before + 2, "it tries again")
+    assert cube.owners("cut-") == {"cut-1": ""}
+    way.open()
+    cube.wait_owners("cut-", {"cut-1": "cut"})
+
+
+def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
+    distant_operator: operators.Operator,
+    way: Relay,
+    cluster: Cluster,
+    tenant: Tenant,
+    apply: Apply,
+    cube: Cube,
+    kubectl: Kubectl,
+) -> None:
+    apply(cubes.namespace("gone-by-1", "gone-by"), cubes.namespace("gone-by-2", "none"))
+    apply(cubes.dynakube("gone-by", tenant.api_url, "gone-by"), cubes.secret("gone-by", tenant.token))
+    cube.wait_owners("gone-by-", {"gone-by-1": "gone-by", "gone-by-2": ""})
+    seen = cluster.control_plane.call("GET", "/api/v1/namespaces")["metadata"]["resourceVersion"]
+    way.close()
+    cube.label("gone-by-1", "none")
+    cube.label("gone-by-2", "gone-by")
+    restart_api_server(cluster)
+    watch = f"/api/v1/namespaces?watch=true&resourceVersion={seen}&timeoutSeconds=2"
+    assert '"code":410' in kubectl("get", "--raw", watch)
+    way.open()
+    cube.wait_owners("gone-by-", {"gone-by-1": "", "gone-by-2": "gone-by"}, within=60)
+
+
+def restart_api_server(cluster: Cluster) -> None:
+    """What it remembers of changes, for watches that are taken up again, begins anew."""
+    server = cluster.control_plane.apiserver
+    server.kill()
+    time.sleep(1)
+    server.start()
+    server.wait_ready()
+
+
+def test_killed_at_random_during_a_hundred_changes_it_ends_where_it_would_have(
+    own_operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+) -> None:
+    chance = random.Random(7)
+    names = [f"chaos-{number}" for number in range(10)]
+    teams = dict.fromkeys(names, "none")
+    apply(*(cubes.namespace(name, "none") for name in names))
+    apply(cubes.dynakube("red", tenant.api_url, "red", useCSIDriver=False), cubes.secret("red", tenant.token))
+    apply(cubes.dynakube("blue", tenant.api_url, "blue", useCSIDriver=False), cubes.secret("blue", tenant.token))
+    kills = chance.sample(range(100), 5)
+    for change in range(100):
+        wait_for(own_operator.leads, "it works")
+        name = chance.choice(names)
+        teams[name] = chance.choice(["red", "blue", "none"])
+        cube.label(name, teams[name])
+        # It is anywhere between noticing a change and having done all about it.
+        time.sleep(chance.uniform(0, 0.1))
+        if change in kills:
+            own_operator.kill()
+            own_operator.start()
+    wanted = {name: team if team != "none" else "" for name, team in teams.items()}
+    cube.wait_owners("chaos-", wanted, within=60)
+    cube.wait_condition("red", "Ready", "True")
+    cube.wait_condition("blue", "Ready", "True")
+    assert cube.with_secret("chaos-") == {name for name, owner in wanted.items() if owner}

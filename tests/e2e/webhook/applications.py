@@ -1,0 +1,84 @@
+"""Applications in a namespace that is monitored, and what of the agent their processes have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from oneagent.common import injected
+from oneagent.common.names import PRELOAD_LIBRARY
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Manifest
+from tests.e2e.waiting import WaitFor
+
+LIBRARY: Final = f"{injected.INSTALL_PATH}/{PRELOAD_LIBRARY}"
+
+Pod = Mapping[str, Any]
+
+
+class Applications:
+    def __init__(self, cluster: Cluster, namespace: str, wait_for: WaitFor) -> None:
+        self._cluster, self.namespace, self._wait_for = cluster, namespace, wait_for
+
+    def kubectl(self, *arguments: str) -> str:
+        return self._cluster.kubectl("-n", self.namespace, *arguments)
+
+    def create(self, *manifests: Manifest) -> None:
+        self._cluster.kubectl.apply(*manifests)
+
+    def started(self, manifest: Manifest, within: float = 60) -> Pod:
+        """Create a pod, and wait until all its containers are ready."""
+        self.create(manifest)
+        return self.running(f"metadata.name={manifest['metadata']['name']}", within=within)
+
+    def running(self, fields: str = "", labels: str = "", within: float = 60) -> Pod:
+        """The pod that these select, once it is ready."""
+
+        def ready() -> Pod:
+            return next((pod for pod in self.pods(fields, labels) if is_ready(pod)), {})
+
+        return self._wait_for(ready, f"pod {fields}{labels} is ready", within, 0.2)
+
+    def pods(self, fields: str = "", labels: str = "") -> list[Pod]:
+        flags = (f"--field-selector={fields}", f"--selector={labels}")
+        found: list[Pod] = self._cluster.kubectl.json("-n", self.namespace, "get", "pods", *flags)["items"]
+        return found
+
+    def maps(self, pod: Pod, container: str = "shop") -> str:
+        """What the first process of a container has mapped."""
+        return Path(f"/proc/{min(self._cluster.node.processes_of(pod, container))}/maps").read_text()
+
+    def monitored(self, pod: Pod, container: str = "shop") -> bool:
+        return LIBRARY in self.maps(pod, container)
+
+    def read(self, pod: Pod, path: str, container: str = "shop") -> str:
+        return self.kubectl("exec", pod["metadata"]["name"], "-c", container, "--", "cat", path)
+
+    def enrichment(self, pod: Pod, container: str = "shop") -> dict[str, str]:
+        found: dict[str, str] = json.loads(self.read(pod, f"{injected.ENRICHMENT_PATH}/dt_metadata.json", container))
+        return found
+
+    def events(self, reason: str) -> str:
+        return self.kubectl("get", "events", f"--field-selector=reason={reason}", "-o", "jsonpath={.items[*].message}")
+
+
+def is_ready(pod: Pod) -> bool:
+    statuses = pod["status"].get("containerStatuses", [])
+    return bool(statuses) and all(status["ready"] for status in statuses)
+
+
+def init_containers(pod: Pod) -> list[str]:
+    return [container["name"] for container in pod["spec"].get("initContainers", ())]
+
+
+def untouched(pod: Pod) -> bool:
+    """Whether a pod has nothing of ours but annotations that say why."""
+    volumes = [volume["name"] for volume in pod["spec"].get("volumes", ())]
+    environment = [variable["name"] for container in pod["spec"]["containers"] for variable in container.get("env", ())]
+    return (
+        injected.INIT_CONTAINER not in init_containers(pod)
+        and injected.BIN_VOLUME not in volumes
+        and "LD_PRELOAD" not in environment
+    )

@@ -1,0 +1,75 @@
+"""Containers of every sort: they are monitored where they can be, and start in any case."""
+
+from __future__ import annotations
+
+import base64
+
+from oneagent.common import injected
+from tests.e2e import manifests
+from tests.e2e.manifests import APP_IMAGE
+from tests.e2e.webhook.applications import LIBRARY, Applications, init_containers
+from tests.fakes import elf
+
+
+def test_native_sidecars_are_monitored_and_init_containers_left_alone(applications: Applications) -> None:
+    pod = manifests.application("sidecars", applications.namespace)
+    pod["spec"]["initContainers"] = [
+        manifests.container("prepare", "true"),
+        manifests.container("proxy", restartPolicy="Always"),
+    ]
+    pod["spec"]["containers"].append(manifests.container("classic"))
+    found = applications.started(pod)
+    assert init_containers(found)[0] == injected.INIT_CONTAINER
+    assert all(applications.monitored(found, container) for container in ("shop", "classic"))
+    (prepare, proxy) = (c for c in found["spec"]["initContainers"] if c["name"] in ("prepare", "proxy"))
+    assert "LD_PRELOAD" not in str(prepare)
+    assert LIBRARY in str(proxy)
+
+
+def test_an_ephemeral_container_comes_into_a_monitored_pod(applications: Applications) -> None:
+    pod = applications.started(manifests.application("debugged", applications.namespace))
+    name = pod["metadata"]["name"]
+    command = ("--image-pull-policy=Never", "--profile=restricted", "--", "sh", "-c", "sleep 1; echo here")
+    applications.kubectl("debug", name, f"--image={APP_IMAGE}", "--container=look", "--target=shop", *command)
+    assert applications.monitored(applications.running(f"metadata.name={name}"))
+
+
+def test_what_a_container_preloads_by_itself_stays(applications: Applications) -> None:
+    mine = "/lib/x86_64-linux-gnu/libutil.so.1"
+    pod = manifests.application("preloading", applications.namespace)
+    pod["spec"]["containers"][0]["env"] = [{"name": "LD_PRELOAD", "value": mine}]
+    reading = manifests.container("reading", env=[{"name": "LD_PRELOAD", "valueFrom": {"configMapKeyRef": {
+        "name": "preload", "key": "library"}}}])  # fmt: skip
+    pod["spec"]["containers"].append(reading)
+    metadata = {"name": "preload", "namespace": applications.namespace}
+    applications.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"library": mine}})
+    found = applications.started(pod)
+    for container in ("shop", "reading"):
+        maps = applications.maps(found, container)
+        assert LIBRARY in maps
+        assert "libutil" in maps
+
+
+def test_programs_of_musl_are_monitored(applications: Applications) -> None:
+    program = {"program": base64.b64encode(elf.waiting()).decode()}
+    metadata = {"name": "musl", "namespace": applications.namespace}
+    applications.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "binaryData": program})
+    pod = manifests.application("musl", applications.namespace)
+    pod["spec"]["volumes"] = [{"name": "program", "configMap": {"name": "musl", "defaultMode": 0o755}}]
+    pod["spec"]["containers"][0] |= {
+        "command": ["/musl/program"],
+        "volumeMounts": [{"name": "program", "mountPath": "/musl"}],
+    }
+    maps = applications.maps(applications.started(pod))
+    assert "musl" in maps
+    assert LIBRARY in maps
+
+
+def test_a_read_only_root_file_system_and_any_user_will_do(applications: Applications) -> None:
+    pod = manifests.application("read-only", applications.namespace, user=12345)
+    pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True
+    found = applications.started(pod)
+    assert applications.monitored(found)
+    log = f"{injected.INSTALL_PATH}/agent/log/shop.log"
+    applications.kubectl("exec", "read-only", "--", "sh", "-c", f"id -u > {log}")
+    assert applications.read(found, log) == "12345\n"

@@ -1,0 +1,93 @@
+"""DynaKubes that cannot work, as kubectl tells their author: every rule once, by a dry run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.waiting import Apply, WaitFor
+
+NOBODY = {"nobody.example.com/has": "this"}
+
+
+def dynakube(spec: Manifest, name: str = "tried", **flags: str) -> Manifest:
+    annotations = {f"feature.dynatrace.com/{flag.replace('_', '-')}": value for flag, value in flags.items()}
+    return {
+        "apiVersion": "dynatrace.com/v1beta6",
+        "kind": "DynaKube",
+        "metadata": {"name": name, "namespace": NAMESPACE, "annotations": annotations},
+        "spec": {"apiUrl": "https://abc12345.live.dynatrace.com/api", **spec},
+    }
+
+
+def mode(name: str, **own: Any) -> Manifest:
+    """A mode that has nothing to do on this cluster."""
+    selectors = {"namespaceSelector": {"matchLabels": NOBODY}} if name == "applicationMonitoring" else {}
+    return {"oneAgent": {name: {**selectors, **own}}}
+
+
+def said(kubectl: Kubectl, manifest: Manifest) -> str:
+    """What is said against a manifest; empty if nothing is."""
+    try:
+        kubectl("apply", "--dry-run=server", "--warnings-as-errors", "-f", "-", stdin=yaml.safe_dump(manifest))
+    except KubectlError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sentence"),
+    [
+        (dynakube({"apiUrl": ""}), "is missing the API URL or still has the example value set. Make sure you"),
+        (dynakube({"apiUrl": "https://abc12345.live.dynatrace.com"}), "invalid API URL value set. Make sure you"),
+        (dynakube({"proxy": {"value": "proxy:3128"}}), "is not the URL of a proxy"),
+        (dynakube({"proxy": {"value": "http://me:a%2Cb@proxy:3128"}}), "characters that agents cannot read: ','"),
+        (dynakube({}, name="s" * 49), "has 49 characters"),
+        (dynakube({"oneAgent": {"hostMonitoring": {}, "classicFullStack": {}}}), "multiple oneagent modes"),
+        (dynakube(mode("hostMonitoring", version="latest")), "is not a complete version"),
+        (dynakube(mode("hostMonitoring", image="https://a/b")), "is not the reference of an image"),
+        (dynakube(mode("hostMonitoring", args=["a"])), "does not begin with '--'"),
+        (dynakube(mode("hostMonitoring", args=["--a=1", "--a=2"])), "'--a' more than once"),
+        (dynakube({"networkZone": "e\tu"}), "spec.networkZone has a line break, a tab"),
+        (dynakube(mode("applicationMonitoring", useCSIDriver=False), injection_readonly_volume="true"), "read-only"),
+        (dynakube(mode("applicationMonitoring"), node_image_pull="true"), "codeModulesImage names none"),
+        (dynakube({}, automatic_injection="yes"), 'is \'yes\'. Make sure that it is "true" or "false"'),
+        (dynakube({}, ignored_namespaces="prod"), "is not a JSON list"),
+        (dynakube(mode("hostMonitoring", nodeSelector={"a b": "c"})), "which no label can have"),
+        (dynakube({"networkZon": "eu"}), "Warning: spec.networkZon is not a field of v1beta6"),
+        (dynakube({"activeGate": {"capabilities": ["routing"]}}), "Warning: spec.activeGate is kept"),
+        (dynakube({}, no_porxy="a"), "Warning: metadata.annotations[feature.dynatrace.com/no-porxy]"),
+    ],
+)
+def test_the_author_is_told(webhook: None, kubectl: Kubectl, manifest: Manifest, sentence: str) -> None:
+    found = said(kubectl, manifest)
+    assert sentence in found
+    assert ("1 error(s) found in the Dynakube\n1. " in found) is not sentence.startswith("Warning: ")
+
+
+def test_all_that_is_wrong_is_said_at_once(webhook: None, kubectl: Kubectl) -> None:
+    wrong = dynakube({"apiUrl": "", "oneAgent": {"hostMonitoring": {"version": "1"}, "classicFullStack": {}}})
+    assert "3 error(s) found in the Dynakube\n1. The DynaKube's specification is missing" in said(kubectl, wrong)
+
+
+def test_another_dynakubes_nodes_and_namespaces_are_taken(
+    webhook: None, kubectl: Kubectl, apply: Apply, wait_for: WaitFor
+) -> None:
+    own = {"nodeSelector": NOBODY, "namespaceSelector": {"matchLabels": NOBODY}}
+    apply(dynakube({"oneAgent": {"cloudNativeFullStack": own}}, name="standing"))
+    second = dynakube({"oneAgent": {"cloudNativeFullStack": own}})
+    found = wait_for(lambda: said(kubectl, second), "the webhook has seen the first one")
+    assert "2 error(s) found in the Dynakube" in found
+    assert "nodes that have the host agent of the DynaKube 'standing'" in found
+    assert "namespaces that the DynaKube 'standing' selects too" in found
+
+
+def test_a_manifest_of_an_older_version_is_understood(webhook: None, kubectl: Kubectl) -> None:
+    """Converted by the webhook for the API server, and validated as it was written."""
+    old = dynakube({"namespaceSelector": {"matchLabels": {"a b": "c"}}, **mode("hostMonitoring")})
+    found = said(kubectl, {**old, "apiVersion": "dynatrace.com/v1beta1"})
+    assert "spec.metadataEnrichment.namespaceSelector has the key 'a b'" in found

@@ -1,0 +1,176 @@
+"""The Secrets of namespaces without CSI, against a double of the API server that keeps what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from oneagent.common import dynakube, injectionsecret, mapping
+from oneagent.common.agentconf import Property
+from oneagent.common.names import DynaKubeName, TenantId
+from oneagent.operator import api, asking, observed, verdicts
+from oneagent.operator.certificates import keys
+from oneagent.operator.concerns import injection
+from oneagent.operator.mapper import Mapper
+from oneagent.operator.worker import Round
+
+AUTHORITY = "oneagent-webhook-ca"
+DYNAKUBE = DynaKubeName("demo")
+HOUR = 3600.0
+
+
+class Server:
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Any] = {}
+        self.writes = 0
+
+    async def find(self, resource: api.Resource, name: str, namespace: str = "") -> Any:
+        return copy.deepcopy(self.objects.get((namespace, name)))
+
+    async def apply(self, resource: api.Resource, whole: Mapping[str, Any]) -> Any:
+        self.writes += 1
+        self.objects[whole["metadata"]["namespace"], whole["metadata"]["name"]] = copy.deepcopy(dict(whole))
+
+    async def delete(self, resource: api.Resource, name: str, namespace: str = "") -> None:
+        self.objects.pop((namespace, name), None)
+
+
+class Place:
+    """A DynaKube without CSI that has two namespaces."""
+
+    def __init__(self, package_url: str = "https://oneagent-operator.dynatrace.svc:8443") -> None:
+        self.server, self.observed = Server(), observed.Observed()
+        client = cast("api.Api", self.server)
+
+        async def leave(namespace: str) -> None:
+            await self.concern.leave(client, namespace)
+
+        self.mapper = Mapper(client, self.observed, lambda _name: None, leave)
+        self.concern = injection.Injection(self.mapper, package_url, AUTHORITY)
+        for name in ("shop", "bank"):
+            labels = {mapping.LABEL: DYNAKUBE, "kubernetes.io/metadata.name": name}
+            self.observed.namespaces[name] = observed.Namespace(labels, terminating=False)
+        self.manifest: dict[str, Any] = {
+            "apiVersion": "dynatrace.com/v1beta6",
+            "kind": "DynaKube",
+            "metadata": {"name": DYNAKUBE, "namespace": "dynatrace", "uid": "u", "generation": 1},
+            "spec": {
+                "apiUrl": "https://abc12345.live.example/api",
+                "oneAgent": {"hostGroup": "shops", "applicationMonitoring": {"useCSIDriver": False}},
+                "proxy": {"value": "http://proxy.example:3128"},
+            },
+        }
+        self.mapper.begin({DYNAKUBE: mapping.claim(self.manifest, "dynatrace")})
+        self.facts = asking.Facts(
+            asked_at=1.0,
+            tenant=TenantId("abc12345"),
+            tenant_token="dt0a01.agents",
+            endpoints=("https://ag.example",),
+            properties=(Property("general", "key", "a value"),),
+        )
+
+    def publish(self, *authorities: keys.Pair) -> None:
+        """The CA's Secret with the newest authority, and those before it."""
+        (current, *former) = authorities
+        data = {
+            "ca.crt": current.certificate.pem,
+            "ca.key": current.key_pem,
+            "ca.crt.old": keys.bundle(one.certificate for one in former),
+        }
+        manifest = {
+            "metadata": {"name": AUTHORITY},
+            "data": {key: b64encode(pem).decode() for key, pem in data.items()},
+        }
+        self.server.objects["dynatrace", AUTHORITY] = manifest
+
+    def look(self) -> verdicts.Verdict | None:
+        found = {"CodeModulesVersion": verdicts.fine("", "", codeModules={"version": "1.277.0.20230914-094321"})}
+        kube, client = dynakube.from_manifest(self.manifest), cast("api.Api", self.server)
+        round = Round(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
+        return asyncio.run(self.concern.reconcile(round))
+
+    def told(self, namespace: str) -> injectionsecret.Injection:
+        return injectionsecret.decode(self.text(namespace))
+
+    def text(self, namespace: str) -> bytes:
+        return b64decode(self.server.objects[namespace, "oneagent-injection"]["data"]["injection.json"])
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+@pytest.fixture(scope="module")
+def authorities() -> list[keys.Pair]:
+    return [keys.new_authority(1_750_000_000.0, 24 * HOUR, 0.0) for _ in range(2)]
+
+
+def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities: list[keys.Pair]) -> None:
+    place.publish(authorities[0])
+    verdict = place.look()
+    assert verdict is not None
+    assert verdict.reason == injection.READY
+    assert place.told("shop") == place.told("bank")
+    assert place.told("shop") == injectionsecret.Injection(
+        dynakube="demo",
+        tenant="abc12345",
+        tenant_token="dt0a01.agents",
+        endpoints=("https://ag.example",),
+        version="1.277.0.20230914-094321",
+        package_url="https://oneagent-operator.dynatrace.svc:8443",
+        package_ca=authorities[0].certificate.pem.decode(),
+        technologies=("all",),
+        host_group="shops",
+        proxy="http://proxy.example:3128",
+        properties=(("general", "key", "a value"),),
+    )
+
+
+def test_the_key_of_the_authority_stays_where_it_is(place: Place, authorities: list[keys.Pair]) -> None:
+    place.publish(*authorities)
+    place.look()
+    assert b"PRIVATE KEY" not in place.text("shop")
+
+
+def test_another_authority_is_told_once_and_with_the_one_before(place: Place, authorities: list[keys.Pair]) -> None:
+    old, new = authorities
+    place.publish(old)
+    place.look()
+    place.look()
+    assert place.server.writes == 2
+    place.publish(new, old)
+    place.look()
+    assert place.server.writes == 4
+    assert place.told("bank").package_ca == (new.certificate.pem + old.certificate.pem).decode()
+
+
+def test_before_there_is_an_authority_nothing_is_written(place: Place) -> None:
+    verdict = place.look()
+    assert verdict is not None
+    assert (verdict.reason, place.server.writes) == (injection.NO_AUTHORITY, 0)
+    assert AUTHORITY in verdict.message
+
+
+def test_an_operator_that_serves_no_packages_needs_no_authority() -> None:
+    place = Place(package_url="")
+    verdict = place.look()
+    assert verdict is not None
+    assert verdict.reason == injection.READY
+    assert (place.told("shop").package_url, place.told("shop").package_ca) == ("", "")
+
+
+def test_with_csi_a_namespace_holds_nothing(place: Place, authorities: list[keys.Pair]) -> None:
+    place.publish(authorities[0])
+    place.look()
+    place.manifest["spec"]["oneAgent"]["applicationMonitoring"]["useCSIDriver"] = True
+    place.observed.csi_installed = True
+    verdict = place.look()
+    assert verdict is not None
+    assert verdict.reason == injection.BY_CSI
+    assert [key for key in place.server.objects if key[1] == injection.NAME] == []

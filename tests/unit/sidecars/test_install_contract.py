@@ -1,0 +1,65 @@
+"""What the webhook puts into pods is what the init container needs, in every case that the webhook is tested with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneagent.common import injected
+from oneagent.sidecars.install import settings, share
+from oneagent.webhook.facts import Outcome
+from oneagent.webhook.injection import inject
+from tests.unit.webhook.injection import cases, kubelet
+
+PLACES = settings.Places()
+
+
+def outcome(path: Path) -> Outcome:
+    return inject(*cases.arguments(cases.load(path)), cases.SETTINGS)
+
+
+INJECTED = [pytest.param(path, id=path.stem) for path in cases.CASES if outcome(path).injected]
+
+
+def injected_pod(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A case's pod as it comes out, and our init container."""
+    pod, _ = cases.arguments(cases.load(path))
+    spec: dict[str, Any] = cases.patched(pod, outcome(path).patch)["spec"]
+    (ours,) = (one for one in spec["initContainers"] if one["name"] == injected.INIT_CONTAINER)
+    return spec, ours
+
+
+@pytest.mark.parametrize("path", INJECTED)
+def test_every_file_that_a_container_mounts_is_written(path: Path) -> None:
+    spec, ours = injected_pod(path)
+    wanted = settings.read(kubelet.environment(ours["env"], {}))
+    written = {name.partition("/")[0] for name in share.files(wanted)}
+    mounted = {
+        mount["subPath"]
+        for container in (*spec["containers"], *spec["initContainers"])
+        for mount in container.get("volumeMounts", ())
+        if mount["name"] == injected.SHARE_VOLUME and "subPath" in mount
+    }
+    assert mounted == written
+
+
+@pytest.mark.parametrize("path", INJECTED)
+def test_every_folder_that_is_used_is_mounted(path: Path) -> None:
+    _, ours = injected_pod(path)
+    wanted = settings.read(kubelet.environment(ours["env"], {}))
+    used = {PLACES.share: injected.SHARE_VOLUME}
+    if wanted.mode:
+        used[PLACES.bin] = injected.BIN_VOLUME
+    if wanted.mode == settings.INSTALLER:
+        used[PLACES.config] = injected.CONFIG_VOLUME
+    assert {mount["mountPath"]: mount["name"] for mount in ours["volumeMounts"]} == used
+    read_only = {mount["mountPath"] for mount in ours["volumeMounts"] if mount.get("readOnly")}
+    assert not read_only & {PLACES.share, PLACES.bin if wanted.mode == settings.INSTALLER else PLACES.share}
+
+
+def test_the_command_is_one_of_the_package() -> None:
+    _, ours = injected_pod(cases.FOLDER / "without-csi.yaml")
+    assert f"{shlex.join(ours['command'])} =" in Path("pyproject.toml").read_text()

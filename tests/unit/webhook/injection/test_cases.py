@@ -1,0 +1,42 @@
+"""What becomes of pods: by files, each a pod and all that is said and done about it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from oneagent.webhook import injection
+from tests.unit.webhook.injection import cases
+
+
+def test_an_ordinary_pod_gets_an_agent() -> None:
+    outcome = injection.inject(*cases.arguments({}), cases.SETTINGS)
+    assert outcome.injected
+    assert list(outcome.patch) == cases.ORDINARY
+
+
+@pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
+def test_a_pod_gets_what_its_case_says(path: Path) -> None:
+    case = cases.load(path)
+    assert cases.said(injection.inject(*cases.arguments(case), cases.SETTINGS)) == case["outcome"]
+
+
+@pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
+def test_a_second_call_changes_nothing(path: Path) -> None:
+    pod, facts = cases.arguments(cases.load(path))
+    first = injection.inject(pod, facts, cases.SETTINGS)
+    second = injection.inject(cases.patched(pod, first.patch), facts, cases.SETTINGS)
+    assert (second.injected, second.reason, list(second.patch)) == (first.injected, first.reason, [])
+
+
+@pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
+def test_what_comes_in_stays_as_it_was(path: Path) -> None:
+    pod, facts = cases.arguments(cases.load(path))
+    before = copy.deepcopy((pod, facts))
+    outcome = injection.inject(pod, facts, cases.SETTINGS)
+    json.dumps(outcome.patch)
+    cases.patched(pod, outcome.patch)
+    assert (pod, facts) == before

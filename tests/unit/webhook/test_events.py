@@ -1,0 +1,100 @@
+"""Events are written behind the admissions' back, once, and about something that people look at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import prometheus_client
+import pytest
+
+from oneagent.webhook import events
+from oneagent.webhook.facts import Outcome
+from oneagent.webhook.metrics import Metrics
+from tests.fakes import webhook as fakes
+
+OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-5d4f", "uid": "1234", "controller": True}
+POD = {"kind": "Pod", "metadata": {"generateName": "cart-5d4f-", "ownerReferences": [OWNER]}}
+
+
+def notices(*messages: str) -> Outcome:
+    return Outcome(injected=False, reason="Trouble", notices=[fakes.notice(message) for message in messages])
+
+
+class TestAnEvent:
+    def test_is_about_the_pods_controller(self) -> None:
+        with fakes.Serving() as serving, serving.client() as client:
+            serving.decisions.outcome = notices("it was not injected")
+            fakes.ask(client, "/inject", fakes.review(POD))
+            ((path, event),) = serving.journal.wait(1)
+        assert path == "/api/v1/namespaces/shop/events"
+        about = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "namespace": "shop", "name": "cart-5d4f", "uid": "1234"}
+        assert event["involvedObject"] == about
+        assert (event["type"], event["reason"], event["message"]) == ("Warning", "NotInjected", "it was not injected")
+        assert event["metadata"]["name"].startswith("cart-5d4f.")
+
+    def test_is_about_the_pod_if_nobody_controls_it(self) -> None:
+        assert events.of_pod({"metadata": {"name": "one"}}, "shop") == events.Subject("v1", "Pod", "shop", "one")
+        assert events.of_pod({"metadata": {"generateName": "one-"}}, "shop").name == "one"
+
+    def test_is_not_written_in_a_dry_run(self) -> None:
+        with fakes.Serving() as serving, serving.client() as client:
+            serving.decisions.outcome = notices("first")
+            fakes.ask(client, "/inject", fakes.review(POD, dryRun=True))
+            serving.decisions.outcome = notices("second")
+            fakes.ask(client, "/inject", fakes.review(POD, dryRun=False))
+            assert [event["message"] for _, event in serving.journal.wait(1)] == ["second"]
+
+    def test_that_can_not_be_written_costs_no_admission_and_no_other_event(self) -> None:
+        with fakes.Serving() as serving, serving.client() as client:
+            serving.journal.error = ConnectionError("away")
+            serving.decisions.outcome = notices("first")
+            assert fakes.ask(client, "/inject", fakes.review(POD))["allowed"]
+            while not serving.registry.get_sample_value("oneagent_webhook_events_total", {"outcome": "failed"}):
+                pass
+            serving.journal.error = None
+            serving.decisions.outcome = notices("second")
+            fakes.ask(client, "/inject", fakes.review(POD))
+            assert [event["message"] for _, event in serving.journal.wait(1)] == ["second"]
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestTheQueue:
+    def written(self, act: Callable[[events.Events, Clock], None], count: int) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+
+        async def run() -> None:
+            journal, clock = fakes.Journal(), Clock()
+            said = events.Events(journal, Metrics(self.registry), clock=clock, pause_seconds=0)
+            act(said, clock)
+            writing = asyncio.create_task(said.run())
+            await asyncio.to_thread(journal.wait, count)
+            await asyncio.sleep(0.05)
+            writing.cancel()
+            assert len(journal.written) == count
+
+        asyncio.run(run())
+
+    def test_takes_the_same_once_in_five_minutes(self) -> None:
+        def act(said: events.Events, clock: Clock) -> None:
+            for seconds in (0, 299, 2):
+                clock.now += seconds
+                said.say(events.of_pod(POD, "shop"), fakes.notice())
+            said.say(events.of_pod(POD, "other"), fakes.notice())
+
+        self.written(act, 3)
+
+    def test_drops_what_is_too_much_and_takes_it_again_later(self) -> None:
+        def act(said: events.Events, clock: Clock) -> None:
+            for number in range(250):
+                said.say(events.of_pod(POD, "shop"), fakes.notice(f"{number}"))
+
+        self.written(act, 200)
+        dropped = self.registry.get_sample_value("oneagent_webhook_events_total", {"outcome": "dropped"})
+        assert dropped == pytest.approx(50)

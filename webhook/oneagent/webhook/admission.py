@@ -1,0 +1,168 @@
+"""What is answered to each kind of request: collaborators decide, and whatever fails lets the object through.
+
+    /inject     pods that are created       never denied; an error: unchanged, but for annotations that say so
+    /label-ns   namespaces                  never denied; an error: unchanged
+    /validate   DynaKubes                   denied with all that is wrong; an error: allowed, with a warning
+
+So a bug of ours, an API server that does not answer, or a pod that nobody has thought of costs monitoring, and
+never a pod. Every answer is a `Ruling`, which says what is counted and logged of it as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from oneagent.common import logs
+from oneagent.webhook import events, labelling, patches, reviews
+from oneagent.webhook.facts import Facts, Notice, Object, Outcome
+from oneagent.webhook.injection import keys
+from oneagent.webhook.reviews import Request, Status
+
+log = logging.getLogger(__name__)
+
+NOT_INJECTED: Final = "InjectionFailed"
+"""Reason of the Event about a pod that nothing could be decided about."""
+
+
+class Reason:
+    """Why nothing was decided. The other reasons are those of pods: see `oneagent.webhook.injection`."""
+
+    INTERNAL_ERROR: Final = "InternalError"
+    TIMEOUT: Final = "Timeout"
+    NOT_ASKED_FOR: Final = "NotAskedFor"
+    """The webhook configuration sends what it should not."""
+    NO_LABEL: Final = "NoLabel"
+    """The pod's namespace belongs to no DynaKube."""
+    NOT_SYNCED: Final = "NotSynced"
+    """The webhook has just been started, and not all objects are known yet."""
+    INVALID: Final = "Invalid"
+
+
+class Cluster(Protocol):
+    """What is known of the cluster."""
+
+    @property
+    def synced(self) -> bool: ...
+    def dynakubes(self) -> Sequence[Object]: ...
+    async def facts(self, namespace: str, pod: Object) -> Facts | None: ...
+
+
+class Verdict(Protocol):
+    @property
+    def errors(self) -> Sequence[str]: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deciders:
+    """The pure functions behind the three answers."""
+
+    inject: Callable[[Object, Facts], Outcome]
+    validate: Callable[[Object, Object | None], Verdict]
+    message: Callable[[Sequence[str]], str]
+    """Of what is wrong with a DynaKube, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """An answer. `outcome` and `reason` are constants: they are counted."""
+
+    outcome: str
+    reason: str = ""
+    patch: Sequence[Object] = ()
+    warnings: Sequence[str] = ()
+    denied: Status | None = None
+
+
+class Admission:
+    """For one event loop."""
+
+    def __init__(self, cluster: Cluster, deciders: Deciders, said: events.Events, own_namespace: str) -> None:
+        self._cluster, self._deciders, self._events, self._own = cluster, deciders, said, own_namespace
+        self._rules: Mapping[str, tuple[_Rule, _Fallback]] = {
+            "/inject": (self._inject, self._not_injected),
+            "/label-ns": (self._label, _unchanged),
+            "/validate": (self._validate, _unvalidated),
+        }
+
+    async def rule(self, path: str, request: Request, seconds: float) -> Ruling:
+        """The answer, within so many seconds and whatever happens."""
+        decide, fallback = self._rules[path]
+        try:
+            async with asyncio.timeout(seconds):
+                return await decide(request)
+        except Exception as error:
+            reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.INTERNAL_ERROR
+            about = logs.facts(path=path, namespace=request.namespace, name=request.name, uid=request.uid)
+            log.exception("a request was let through undecided", extra=about)
+            return fallback(request, reason)
+
+    async def _inject(self, request: Request) -> Ruling:
+        pod = reviews.decoded(request.object)
+        if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
+            return Ruling("skipped", Reason.NOT_ASKED_FOR)
+        if not self._cluster.synced:
+            return self._not_injected(request, Reason.NOT_SYNCED)
+        facts = await self._cluster.facts(request.namespace or "", pod)
+        if facts is None:
+            return Ruling("skipped", Reason.NO_LABEL)
+        outcome = self._deciders.inject(pod, facts)
+        self._say(request, pod, outcome.notices)
+        return Ruling("injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings)
+
+    async def _label(self, request: Request) -> Ruling:
+        namespace = reviews.decoded(request.object)
+        if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
+            return Ruling("unchanged", Reason.NOT_ASKED_FOR)
+        if not self._cluster.synced:
+            # Without all DynaKubes a label that is right would be taken off.
+            return Ruling("unchanged", Reason.NOT_SYNCED)
+        patch = labelling.patch(namespace, self._cluster.dynakubes(), self._own)
+        return Ruling("changed" if patch else "unchanged", patch=patch)
+
+    async def _validate(self, request: Request) -> Ruling:
+        new = reviews.decoded(request.object)
+        if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
+            return Ruling("allowed", Reason.NOT_ASKED_FOR)
+        verdict = self._deciders.validate(new, reviews.decoded(request.old_object))
+        if not verdict.errors:
+            return Ruling("allowed", warnings=verdict.warnings)
+        # Not 422 with `Invalid`: `kubectl apply --force` deletes the object to create it anew when it is told that.
+        status = Status("Failure", self._deciders.message(verdict.errors), "Forbidden", 403)
+        return Ruling("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
+
+    def _not_injected(self, request: Request, reason: str) -> Ruling:
+        shown = Reason.NOT_SYNCED if reason == Reason.NOT_SYNCED else Reason.INTERNAL_ERROR
+        warning = (
+            f"OneAgent was not injected into this pod ({shown}). Make sure to look at the log of oneagent-webhook."
+        )
+        wanted: dict[str, str | None] = {keys.AGENT_INJECTED: "false", keys.REASON: shown}
+        try:
+            pod = reviews.decoded(request.object) or {}
+            patch = patches.metadata(pod, "annotations", wanted) if pod.get("metadata") else []
+            self._say(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
+        except Exception:  # noqa: BLE001 - what failed before may be that this is no pod
+            patch = []
+        return Ruling("error", reason, patch, (warning,))
+
+    def _say(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
+        for notice in () if request.dry_run else notices:
+            self._events.say(events.of_pod(pod, request.namespace or ""), notice)
+
+
+_Rule = Callable[[Request], Awaitable[Ruling]]
+_Fallback = Callable[[Request, str], Ruling]
+
+
+def _unchanged(_: Request, reason: str) -> Ruling:
+    return Ruling("error", reason)
+
+
+def _unvalidated(_: Request, reason: str) -> Ruling:
+    warning = f"The DynaKube was not validated, by an error of the webhook ({reason}). Make sure to look at its log."
+    return Ruling("error", reason, warnings=(warning,))

@@ -1,0 +1,35 @@
+"""The answer to a ConversionReview: all of its objects in the version that is asked for, or why not one of them."""
+
+from __future__ import annotations
+
+import logging
+
+from oneagent.common import logs, manifests
+from oneagent.common.api import conversion
+from oneagent.webhook import reviews
+from oneagent.webhook.reviews import ConversionRequest
+
+log = logging.getLogger(__name__)
+
+
+def answer(asked: ConversionRequest) -> tuple[str, str, bytes]:
+    """Outcome and reason, to be counted, and the answer."""
+    converted = []
+    for obj in asked.objects:
+        try:
+            converted.append(conversion.convert(obj, asked.desired))
+        except manifests.FieldError as error:
+            message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {error}"
+            log.warning("not converted", extra=logs.facts(reason=message))
+            return "failed", "FieldError", reviews.unconverted(asked.uid, message)
+        except Exception as error:
+            log.exception("not converted", extra=logs.facts(object=_name(obj), wanted=asked.desired))
+            message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {type(error).__name__}"
+            return "failed", "InternalError", reviews.unconverted(asked.uid, message)
+    return "converted", "", reviews.converted(asked.uid, converted)
+
+
+def _name(obj: dict[str, object]) -> str:
+    metadata = obj.get("metadata")
+    known = metadata if isinstance(metadata, dict) else {}
+    return f"{str(obj.get('kind'))[:80]} {known.get('namespace', '')}/{known.get('name', '')}"

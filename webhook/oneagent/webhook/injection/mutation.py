@@ -1,0 +1,271 @@
+"""The patch of a pod, and what is said of it.
+
+A pod is done the first time, or completed when the API server asks again because another webhook has changed it.
+Application containers get the agent, and so do sidecars (init containers with `restartPolicy: Always`), which run
+beside them; other init containers are left alone, since they end before anybody would look at them. Our own comes
+first, so that it is through when the others start. If another webhook puts its own before, that is not fought, and
+a sidecar that starts before ours gets nothing it would have to wait for. Ephemeral containers come later than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from oneagent.common import injected, manifests
+from oneagent.webhook import patches
+from oneagent.webhook.facts import Facts, Notice, Object, Outcome
+from oneagent.webhook.injection import (
+    initcontainer,
+    keys,
+    kubes,
+    mounts,
+    plan,
+    pods,
+    preload,
+    present,
+    rules,
+    skips,
+    variables,
+    volumes,
+)
+from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection.plan import Plan, Settings
+from oneagent.webhook.injection.pods import Container, Pod, Variable
+from oneagent.webhook.injection.present import Present
+from oneagent.webhook.injection.skips import Skip, Telling
+
+LEFT_OUT = "ContainerLeftOut"
+"""The reason of an Event about a container whose own mounts are where the agent goes."""
+
+Operation = dict[str, Any]
+
+
+def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
+    """What is to become of a pod. Pure: the same arguments give the same answer."""
+    try:
+        read = pods.read(pod)
+    except msgspec.ValidationError as error:
+        return _said(replace(skips.NOT_UNDERSTOOD, detail=str(error)), "*", ())
+    if skip := rules.none_of_ours(read, facts, settings.own_namespace):
+        return Outcome(injected=False, reason=skip.reason)
+    found = present.find(read)
+    if found is not None and present.is_complete(read):
+        return Outcome(injected=True, reason="")
+    kube = _kube(facts, settings)
+    if found is not None:
+        return _again(pod, read, facts, settings, kube, found)
+    return _first(pod, read, facts, settings, kube)
+
+
+def _first(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip) -> Outcome:
+    if isinstance(kube, Kube) and rules.is_ignored(facts.namespace, kube):
+        return Outcome(injected=False, reason=skips.NAMESPACE_IGNORED.reason)
+    if skip := rules.never_injected(read):
+        return _skipped(pod, read, skip)
+    if isinstance(kube, Skip):
+        return _skipped(pod, read, kube)
+    return _Work(pod, read, facts, kube, settings).done()
+
+
+def _again(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip, found: Present) -> Outcome:
+    planned = plan.again(found)
+    if planned is None or isinstance(kube, Skip) or not kube.is_on("webhook-reinvocation-policy"):
+        return Outcome(injected=True, reason="")
+    return _Work(pod, read, facts, kube, settings).completed(found, planned)
+
+
+def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
+    if facts.dynakube is None:
+        return skips.DYNAKUBE_MISSING
+    try:
+        return kubes.read(facts.dynakube, settings.own_namespace)
+    except manifests.FieldError as error:
+        return replace(skips.DYNAKUBE_UNUSABLE, detail=str(error))
+
+
+def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
+    told = {
+        keys.AGENT_INJECTED: "false",
+        keys.REASON: skip.reason,
+        keys.DYNAKUBE_INJECTED: "false",
+        keys.ENRICHMENT_INJECTED: None,
+        keys.HANDLED: None,
+    }
+    return _said(skip, read.name, patches.metadata(pod, "annotations", told), keys.unclear(read.annotations))
+
+
+def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
+    if skip.telling is not Telling.ALARM:
+        return Outcome(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
+    text = f"pod {name} is left as it is: {skip}"
+    notice = Notice("Warning", skip.reason, text)
+    return Outcome(injected=False, reason=skip.reason, patch=patch, warnings=(text, *warnings), notices=(notice,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A container that may get something, and where it is."""
+
+    place: str
+    container: Container
+
+
+@dataclass(slots=True)
+class _Work:
+    """One pod under work; the operations come together in an order in which their places are right."""
+
+    pod: Object
+    read: Pod
+    facts: Facts
+    kube: Kube
+    settings: Settings
+    operations: list[Operation] = field(default_factory=list)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    """By container, the place of the mount that keeps it out."""
+
+    def done(self) -> Outcome:
+        planned = plan.fresh(self.read, self.facts, self.kube)
+        if isinstance(planned, Skip):
+            return _skipped(self.pod, self.read, planned)
+        if skip := self._in_the_way(planned):
+            return _skipped(self.pod, self.read, skip)
+        included = list(self._included(planned, after=-1))
+        if not included:
+            return self._nobody()
+        self._annotate(planned)
+        self._change(included, planned)
+        containers = [target.container for target in included]
+        made = volumes.of_pod(self.read, planned, self.kube, [container.name for container in containers])
+        self._append("/spec/volumes", self.read.spec.volumes, made)
+        ours = initcontainer.make(self.read, self.facts, self.kube, self.settings, planned, containers)
+        self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
+        return self._outcome(self._warnings())
+
+    def completed(self, found: Present, planned: Plan) -> Outcome:
+        told = {keys.HANDLED: present.seen(self.read)}
+        self.operations += patches.metadata(self.pod, "annotations", told)
+        included = list(self._included(planned, after=found.index))
+        self._change(included, planned)
+        new = [target.container for target in included if target.container.name not in found.numbered]
+        if planned.agent and new:
+            self._tell_init_container(found, new)
+            self._tell_driver(found, new)
+        return self._outcome([])
+
+    def _in_the_way(self, planned: Plan) -> Skip | None:
+        if taken := volumes.reserved(planned) & {volume.name for volume in self.read.spec.volumes or ()}:
+            return replace(skips.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
+        if any(container.name == injected.INIT_CONTAINER for container in self.read.everything()):
+            return replace(skips.CONFLICTING_CONTAINER, detail=injected.INIT_CONTAINER)
+        return None
+
+    def _included(self, planned: Plan, after: int) -> Iterator[_Target]:
+        ground = mounts.ground(planned, self.read)
+        for target in _targets(self.read, after):
+            container = target.container
+            if plan.is_excluded(container, self.read, self.kube):
+                continue
+            if place := ground.conflict(container):
+                self.conflicts[container.name] = place
+            else:
+                yield target
+
+    def _nobody(self) -> Outcome:
+        if not self.conflicts:
+            return _skipped(self.pod, self.read, skips.CONTAINERS_EXCLUDED)
+        return _skipped(self.pod, self.read, replace(skips.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
+
+    def _annotate(self, planned: Plan) -> None:
+        told = {
+            keys.AGENT_INJECTED: "true" if planned.agent else "false",
+            keys.REASON: planned.agent_off.reason if planned.agent_off else None,
+            keys.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
+            keys.DYNAKUBE_INJECTED: "true",
+            keys.HANDLED: present.seen(self.read),
+        }
+        self.operations += patches.metadata(self.pod, "annotations", told)
+
+    def _change(self, targets: Sequence[_Target], planned: Plan) -> None:
+        """What containers have not got yet: `LD_PRELOAD`, variables of agents, mounts."""
+        told = variables.of_agents(self.facts, self.kube, self.settings) if planned.agent else []
+        for target in targets:
+            container = target.container
+            if planned.agent:
+                self._preload(f"{target.place}/env", container.env or [], planned.library, told)
+            missing = mounts.missing(container, mounts.of_container(container.name, planned))
+            self._append(f"{target.place}/volumeMounts", container.volume_mounts, missing)
+
+    def _preload(self, place: str, env: Sequence[Variable], library: str, told: Sequence[Operation]) -> None:
+        there = {variable.name for variable in env}
+        new = [entry for entry in told if entry["name"] not in there]
+        if env:
+            self.operations += preload.operations(place, env, library)
+        else:
+            new.insert(0, variables.plain(preload.NAME, library))
+        self._append(place, env, new)
+
+    def _tell_init_container(self, found: Present, new: Sequence[Container]) -> None:
+        place = f"/spec/initContainers/{found.index}/env"
+        env = found.container.env or []
+        last = max(found.numbered.values(), default=0)
+        count = variables.plain(injected.Variable.CONTAINERS, str(last + len(new)))
+        told = initcontainer.about_containers(new, first=last + 1)
+        names = [variable.name for variable in env]
+        if injected.Variable.CONTAINERS in names:
+            path = f"{place}/{names.index(injected.Variable.CONTAINERS)}"
+            self.operations.append({"op": "replace", "path": path, "value": count})
+        else:
+            told.append(count)
+        self._append(place, env, told)
+
+    def _tell_driver(self, found: Present, new: Sequence[Container]) -> None:
+        if not found.csi:
+            return
+        index = found.volumes[injected.BIN_VOLUME]
+        csi = (self.read.spec.volumes or [])[index].csi
+        if csi is not None and csi.volume_attributes:
+            known = csi.volume_attributes.get("containers", "")
+            named = ",".join([*filter(None, known.split(",")), *(container.name for container in new)])
+            path = f"/spec/volumes/{index}/csi/volumeAttributes/containers"
+            self.operations.append({"op": "add", "path": path, "value": named})
+
+    def _append(self, place: str, there: Sequence[object] | None, new: Sequence[object]) -> None:
+        if there:
+            self.operations += ({"op": "add", "path": f"{place}/-", "value": value} for value in new)
+        elif new:
+            self.operations.append({"op": "add", "path": place, "value": list(new)})
+
+    def _prepend(self, place: str, there: Sequence[object] | None, new: Operation) -> None:
+        if there:
+            self.operations.append({"op": "add", "path": f"{place}/0", "value": new})
+        else:
+            self.operations.append({"op": "add", "path": place, "value": [new]})
+
+    def _warnings(self) -> list[str]:
+        _, policy = plan.failure_policy(self.read, self.kube)
+        found = [policy, volumes.unusable_size(self.read), *variables.unusable_release_fields(self.facts, self.kube)]
+        return [*filter(None, found), *keys.unclear(self.read.annotations)]
+
+    def _outcome(self, warnings: Sequence[str]) -> Outcome:
+        if not self.conflicts:
+            return Outcome(injected=True, reason="", patch=self.operations, warnings=warnings)
+        text = f"pod {self.read.name}: containers are left out that have mounts of their own where something is to be "
+        text += f"mounted: {_listed(self.conflicts)}; {skips.CONFLICTING_MOUNTS.remedy}"
+        notice = Notice("Warning", LEFT_OUT, text)
+        return Outcome(True, "", self.operations, (text, *warnings), (notice,))
+
+
+def _targets(pod: Pod, after: int) -> Iterator[_Target]:
+    for index, container in enumerate(pod.spec.init_containers or ()):
+        if index > after and container.restart_policy == "Always":
+            yield _Target(f"/spec/initContainers/{index}", container)
+    for index, container in enumerate(pod.spec.containers):
+        yield _Target(f"/spec/containers/{index}", container)
+
+
+def _listed(conflicts: dict[str, str]) -> str:
+    return ", ".join(f"{container} ({place})" for container, place in conflicts.items())

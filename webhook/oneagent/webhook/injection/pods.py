@@ -1,0 +1,121 @@
+"""What is read of a pod, typed. `msgspec` gives a `ValidationError` for what the API server would not take either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from oneagent.webhook.facts import Object
+
+
+class Part(msgspec.Struct, frozen=True, rename="camel"):
+    """Fields that aren't named here are not looked at."""
+
+
+class Variable(Part, frozen=True):
+    name: str
+    value: str | None = None
+    value_from: dict[str, Any] | None = None
+
+
+class Mount(Part, frozen=True):
+    name: str
+    mount_path: str
+    read_only: bool | None = None
+
+
+class Identity(Part, frozen=True):
+    """Of a security context: as whom."""
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+
+
+class Resources(Part, frozen=True):
+    requests: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
+
+
+class Container(Part, frozen=True):
+    name: str
+    image: str | None = None
+    command: list[str] | None = None
+    env: list[Variable] | None = None
+    volume_mounts: list[Mount] | None = None
+    security_context: Identity | None = None
+    resources: Resources | None = None
+    restart_policy: str | None = None
+
+
+class HostPath(Part, frozen=True):
+    path: str
+
+
+class Csi(Part, frozen=True):
+    driver: str
+    volume_attributes: dict[str, str] | None = None
+
+
+class Volume(Part, frozen=True):
+    name: str
+    host_path: HostPath | None = None
+    empty_dir: dict[str, Any] | None = None
+    csi: Csi | None = None
+
+
+class Os(Part, frozen=True):
+    name: str
+
+
+class Spec(Part, frozen=True):
+    containers: list[Container]
+    init_containers: list[Container] | None = None
+    volumes: list[Volume] | None = None
+    security_context: Identity | None = None
+    resources: Resources | None = None
+    """Of the pod as a whole."""
+    host_network: bool | None = None
+    node_selector: dict[str, str] | None = None
+    os: Os | None = None
+    priority_class_name: str | None = None
+
+
+class Metadata(Part, frozen=True):
+    name: str | None = None
+    generate_name: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class Pod(Part, frozen=True):
+    spec: Spec
+    metadata: Metadata
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.metadata.labels or {}
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return self.metadata.annotations or {}
+
+    @property
+    def name(self) -> str:
+        """For people: of a pod that is being created the end of its name may not be known yet."""
+        return self.metadata.name or f"{self.metadata.generate_name or ''}*"
+
+    @property
+    def base_name(self) -> str:
+        """The workload's part of the name: what stands before the last dash."""
+        name = self.metadata.generate_name or self.metadata.name or ""
+        return name.rpartition("-")[0] or name
+
+    def everything(self) -> Iterator[Container]:
+        yield from self.spec.init_containers or ()
+        yield from self.spec.containers
+
+
+def read(pod: Object) -> Pod:
+    return msgspec.convert(pod, Pod)

@@ -1,0 +1,115 @@
+"""Pods that nothing is done to, whatever a DynaKube wants: one rule, one function.
+
+How infrastructure is told: by the names of DNS and network programs in the labels that these bring along, and by
+what a program has to have on its node to do this work. Who serves volumes has to reach kubelet's plugin folders, who
+serves networks the folders of the CNI. That is true whatever a program is called, and no application needs either.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Final
+
+from oneagent.common import mapping, names
+from oneagent.webhook.facts import Facts
+from oneagent.webhook.injection import keys, skips
+from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection.pods import Pod
+from oneagent.webhook.injection.skips import Skip
+
+KUBE_SYSTEM: Final = "kube-system"
+
+_CRITICAL: Final = ("system-node-critical", "system-cluster-critical")
+_NAMING_LABELS: Final = ("k8s-app", "app.kubernetes.io/name", "app")
+_INFRASTRUCTURE: Final = frozenset(
+    (
+        *("kube-dns", "coredns", "node-local-dns", "nodelocaldns", "kube-proxy"),
+        *("aws-node", "azure-cni", "calico-node", "calico-typha", "canal", "cilium", "cilium-operator", "flannel"),
+        *("istio-cni", "istio-cni-node", "kube-multus-ds", "multus", "ovnkube-node", "weave-net"),
+    )
+)
+_CNI_FOLDERS: Final = ("/etc/cni", "/opt/cni", "/var/lib/cni", "/run/cni", "/var/run/cni")
+_PLUGIN_FOLDERS: Final = ("plugins", "plugins_registry", "csi-plugins")
+_OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
+_FARGATE: Final = "eks.amazonaws.com/fargate-profile"
+
+
+def none_of_ours(pod: Pod, facts: Facts, own_namespace: str) -> Skip | None:
+    """For pods that are left without a trace."""
+    if facts.namespace in (KUBE_SYSTEM, own_namespace):
+        return skips.NAMESPACE_IGNORED
+    if keys.MIRROR in pod.annotations:
+        return skips.MIRROR_POD
+    if mapping.LABEL not in facts.namespace_labels:
+        return skips.NAMESPACE_NOT_MONITORED
+    return None
+
+
+def is_ignored(namespace: str, kube: Kube) -> bool:
+    """Whether the label of a namespace is there although the DynaKube ignores it."""
+    return any(pattern.search(namespace) for pattern in kube.ignored)
+
+
+def never_injected(pod: Pod) -> Skip | None:
+    return next((skip for holds, skip in _NEVER if holds(pod)), None)
+
+
+def _opted_out(pod: Pod) -> bool:
+    return keys.switch(pod.annotations, keys.INJECT) is False
+
+
+def _is_own(pod: Pod) -> bool:
+    name = pod.labels.get("app.kubernetes.io/name")
+    host_agent = name == "oneagent" and pod.labels.get("app.kubernetes.io/component") == "host-agent"
+    return name == names.DISTRIBUTION or host_agent
+
+
+def _on_windows(pod: Pod) -> bool:
+    wanted = pod.spec.node_selector or {}
+    named = [pod.spec.os.name if pod.spec.os else "", *(wanted.get(label) for label in _OS_LABELS)]
+    return "windows" in named
+
+
+def _on_virtual_node(pod: Pod) -> bool:
+    return _FARGATE in pod.labels or (pod.spec.node_selector or {}).get("type") == "virtual-kubelet"
+
+
+def _is_debug_copy(pod: Pod) -> bool:
+    return all(key in pod.annotations for key in keys.DEBUG)
+
+
+def _is_critical(pod: Pod) -> bool:
+    return pod.spec.priority_class_name in _CRITICAL
+
+
+def _is_infrastructure(pod: Pod) -> bool:
+    if any(pod.labels.get(label) in _INFRASTRUCTURE for label in _NAMING_LABELS):
+        return True
+    return any(_serves_pods(volume.host_path.path) for volume in pod.spec.volumes or () if volume.host_path)
+
+
+def _serves_pods(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    if any(path == folder or path.startswith(f"{folder}/") for folder in _CNI_FOLDERS):
+        return True
+    # Kubelet's root may be anywhere, but it is called so, and its plugins' folders are right in it.
+    return any(part in _PLUGIN_FOLDERS and before.startswith("kubelet") for before, part in itertools.pairwise(parts))
+
+
+def _on_host_network(pod: Pod) -> bool:
+    asked = keys.switch(pod.annotations, keys.INJECT_AGENT)
+    return bool(pod.spec.host_network) and asked is not True
+
+
+_NEVER: Final[tuple[tuple[Callable[[Pod], bool], Skip], ...]] = (
+    (_opted_out, skips.OPTED_OUT),
+    (_is_own, skips.OWN_POD),
+    (_on_windows, skips.WINDOWS),
+    (_on_virtual_node, skips.VIRTUAL_NODE),
+    (_is_debug_copy, skips.DEBUG_POD),
+    (_is_critical, skips.CRITICAL),
+    (_is_infrastructure, skips.INFRASTRUCTURE),
+    (_on_host_network, skips.HOST_NETWORK),
+)

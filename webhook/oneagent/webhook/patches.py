@@ -1,0 +1,30 @@
+"""JSON patches (RFC 6902) for labels and annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from oneagent.webhook.facts import Object
+
+
+def metadata(obj: Object, section: str, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """What makes a section, `labels` or `annotations`, have these values; None for a key that must not be there."""
+    place = f"/metadata/{section}"
+    present = (obj.get("metadata") or {}).get(section)
+    changed = {key: value for key, value in wanted.items() if (present or {}).get(key) != value}
+    if not changed:
+        return []
+    if not present:
+        return [{"op": "add", "path": place, "value": changed}]
+    return [
+        {"op": "remove", "path": f"{place}/{escaped(key)}"}
+        if value is None
+        else {"op": "add", "path": f"{place}/{escaped(key)}", "value": value}
+        for key, value in changed.items()
+    ]
+
+
+def escaped(key: str) -> str:
+    """A key as a part of a JSON pointer (RFC 6901)."""
+    return key.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,97 @@
+"""Whether a DynaKube makes sense, and what its author should know: an object in, sentences out.
+
+    subject      the DynaKube as rules look at it, and what else is known
+    addresses    rules about the ways to the tenant: API URL and proxy
+    agents       rules about what runs where: name, modes, versions, images, arguments, the CSI driver
+    flags        rules about feature flags
+    selections   rules about selectors, and about what two DynaKubes must not both select
+    notes        what is allowed, but better said: warnings
+
+A rule is a function that yields a sentence for each thing that it finds. All rules run, so that everything is said
+at once, always in the same order. What the API server finds by itself (types, names, a tenant that changes, old
+API versions) it says before anybody is asked here.
+
+A change that leaves `spec` and the feature flags as they are is never refused: labels and finalizers must be
+writable also on a DynaKube that was made before a rule was, or while nobody validated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from oneagent.common import dynakube, manifests, names
+from oneagent.common.api import conversion, fields
+from oneagent.webhook.facts import Object
+from oneagent.webhook.validation import addresses, agents, flags, notes, selections, subject
+from oneagent.webhook.validation.subject import Known, Rule, Subject, Verdict
+
+__all__ = ["Known", "Verdict", "message", "validate"]
+
+_ERRORS: Final[tuple[Rule, ...]] = (
+    addresses.api_url_missing,
+    addresses.api_url_invalid,
+    addresses.tenant_changed,
+    addresses.proxy_invalid,
+    addresses.proxy_password_unusable,
+    agents.name_unusable,
+    agents.several_modes,
+    agents.version_incomplete,
+    agents.image_unreadable,
+    agents.argument_unreadable,
+    agents.argument_twice,
+    agents.text_with_control_characters,
+    agents.csi_driver_missing,
+    agents.read_only_volume_without_csi,
+    agents.node_pull_without_image,
+    flags.value_impossible,
+    flags.ignored_namespaces_unreadable,
+    selections.selector_invalid,
+    selections.nodes_selected_twice,
+    selections.namespaces_selected_twice,
+)
+
+_WARNINGS: Final[tuple[Rule, ...]] = (
+    notes.unknown_fields,
+    notes.deprecated_fields,
+    notes.other_products,
+    notes.short_versions,
+    notes.api_url_without_tls,
+    notes.proxy_password_readable,
+    flags.unknown,
+    flags.deprecated,
+    flags.other_products,
+)
+
+
+def validate(new: Object, old: Object | None, known: Known) -> Verdict:
+    """Of an object in any served version, and what it was before; raises nothing for what the API server sends."""
+    try:
+        seen = Subject(dict(new), _newest(new), _newest(old) if old is not None else None, known)
+        errors = [] if seen.unchanged else [sentence for rule in _ERRORS for sentence in rule(seen)]
+        if not errors and not seen.unchanged:
+            errors = _last(seen)
+        warnings = [sentence for rule in _WARNINGS for sentence in rule(seen)]
+    except manifests.FieldError as error:
+        return Verdict((subject.unusable(error),))
+    if errors and seen.version != fields.NEWEST:
+        warnings.append(f"Fields are named as in {fields.NEWEST}, which this DynaKube of {seen.version} amounts to.")
+    return Verdict(tuple(errors), tuple(warnings))
+
+
+def message(errors: Sequence[str]) -> str:
+    numbered = (f"{number}. {error}" for number, error in enumerate(errors, 1))
+    return "\n".join((f"{len(errors)} error(s) found in the Dynakube", *numbered))
+
+
+def _newest(obj: Object) -> dict[str, object]:
+    return conversion.convert(dict(obj), f"{names.API_GROUP}/{fields.NEWEST}")
+
+
+def _last(seen: Subject) -> list[str]:
+    """What no rule has found, but a node would stumble over."""
+    try:
+        dynakube.from_manifest(seen.new)
+    except manifests.FieldError as error:
+        return [subject.unusable(error)]
+    return []

@@ -1,0 +1,61 @@
+"""What is allowed, but better said: warnings about fields. The API server warns of old API versions by itself."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+from oneagent.common.api import fields, moves, schema, trees
+from oneagent.webhook.validation import addresses, agents
+from oneagent.webhook.validation.subject import Subject, quoted
+
+_MOST: Final = 10
+"""The API server passes on a few kilobytes of warnings in all."""
+_DEPRECATED: Final = ("Deprecated.", "Without effect")
+"""How descriptions of such fields begin."""
+
+
+def unknown_fields(seen: Subject) -> Iterator[str]:
+    found = schema.unknown(moves.described(seen.version), seen.written)
+    for path in itertools.islice(found, _MOST):
+        versions = [version for version in fields.VERSIONS if schema.look(moves.described(version), path)]
+        which = f"it is one of {versions[-1]}" if versions else "nothing here reads it"
+        yield f"{_shown(path)} is not a field of {seen.version}: {which}."
+    if rest := sum(1 for _ in found):
+        yield f"{rest} more fields are unknown, too."
+
+
+def deprecated_fields(seen: Subject) -> Iterator[str]:
+    for path, field in schema.fields(moves.described(seen.version)):
+        meaning = field.get("description", "")
+        if meaning.startswith(_DEPRECATED) and trees.look(seen.written, path) is not None:
+            yield f"{path} is deprecated: {meaning}"
+
+
+def other_products(seen: Subject) -> Iterator[str]:
+    for name, product in sorted(fields.OUT_OF_SCOPE.items()):
+        if trees.look(seen.new, f"spec.{name}"):
+            yield f"spec.{name} is kept, but nothing here acts on it: it belongs to {product}."
+    if trees.look(seen.new, "spec.enableIstio") is True:
+        yield "spec.enableIstio is kept, but nothing here acts on it."
+
+
+def short_versions(seen: Subject) -> Iterator[str]:
+    for path, value in agents.short_versions(seen):
+        yield f"{path} is {quoted(value)}, which pins nothing: only a complete version does."
+
+
+def api_url_without_tls(seen: Subject) -> Iterator[str]:
+    if not addresses.has_tls(seen):
+        yield "spec.apiUrl begins with http: tokens go over the network for everybody to read."
+
+
+def proxy_password_readable(seen: Subject) -> Iterator[str]:
+    if addresses.has_proxy_password(seen):
+        yield "spec.proxy.value holds a password, which whoever reads DynaKubes can read: use spec.proxy.valueFrom."
+
+
+def _shown(path: str) -> str:
+    """A warning goes as an HTTP header, whatever somebody calls a field."""
+    return path if path.isprintable() else quoted(path)

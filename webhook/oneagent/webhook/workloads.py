@@ -1,0 +1,117 @@
+"""What a pod belongs to at the top of its chain of controllers.
+
+Two kinds stand between a pod and what people call its workload, and both are held in memory: a ReplicaSet, whose
+controller is a Deployment, an Argo Rollout or the like, and a Job, whose controller is a CronJob or a workflow.
+Any other controller is the top itself. A pod without one is its own workload, by the name its copies share.
+
+Of a ReplicaSet or Job only its workload is kept, and the ReplicaSets of one Deployment share it. One that was
+created a moment ago is asked for. If it cannot be had in time, the workload is the pod's direct controller: that
+is true, if less than the whole truth, and better than none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from oneagent.common import manifests
+from oneagent.webhook import api, lookups, watches
+from oneagent.webhook.facts import Object, Workload
+
+_ACCEPT: Final = watches.Resource("", metadata_only=True).accept("PartialObjectMetadata")
+
+_shared = functools.lru_cache(4096)(Workload)
+"""One object for equal workloads. Lists come in the order of names, so few need to be remembered for it."""
+
+
+class _Reference(msgspec.Struct, frozen=True):
+    kind: str
+    name: str
+    controller: bool | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str
+    owners: list[_Reference] | None = msgspec.field(name="ownerReferences", default=None)
+
+
+class _Owned(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of controller that may have a controller."""
+
+    kind: str
+    group: str
+    version: str
+    plural: str
+
+    def list_path(self) -> str:
+        return f"/apis/{self.group}/{self.version}/{self.plural}"
+
+    def path(self, key: str) -> str:
+        namespace, _, name = key.partition("/")
+        return f"/apis/{self.group}/{self.version}/namespaces/{namespace}/{self.plural}/{name}"
+
+    def read(self, content: msgspec.Raw | bytes) -> Workload:
+        """The workload that an object of this kind belongs to; the object itself if it has no controller."""
+        metadata = api.decode(content, _Owned).metadata
+        for owner in metadata.owners or ():
+            if owner.controller:
+                return _shared(sys.intern(owner.kind), owner.name)
+        return Workload(self.kind, metadata.name)
+
+
+class Followed:
+    """The objects of one such kind."""
+
+    def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
+        self._api, self._kind = server, kind
+        resource = watches.Resource(kind.list_path(), metadata_only=True)
+        self.watch = watches.Watch(server, resource, kind.read, first_pause=first_pause)
+        self._lookups = lookups.Lookups(self._fetch)
+
+    async def workload(self, namespace: str, name: str) -> Workload | None:
+        """None if it is not to be had."""
+        # The name is that of a reference that nobody has checked yet, and is to become part of a path.
+        if not manifests.is_dns_name(name):
+            return None
+        key = f"{namespace}/{name}"
+        return self.watch.found.get(key) or await self._lookups.get(key)
+
+    async def _fetch(self, key: str) -> Workload:
+        content = await self._api.get(self._kind.path(key), accept=_ACCEPT, seconds=lookups.WAIT_SECONDS)
+        return self._kind.read(content)
+
+
+class Workloads:
+    def __init__(self, server: api.Api, *, first_pause: float = 0.5) -> None:
+        kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
+        self.followed = {(kind.group, kind.kind): Followed(server, kind, first_pause) for kind in kinds}
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for followed in self.followed.values():
+                group.create_task(followed.watch.run())
+
+    async def of(self, namespace: str, pod: Object) -> Workload:
+        metadata = pod.get("metadata") or {}
+        for owner in _controllers(metadata):
+            kind, name = owner.get("kind", ""), owner.get("name", "")
+            followed = self.followed.get((owner.get("apiVersion", "").partition("/")[0], kind))
+            above = await followed.workload(namespace, name) if followed is not None else None
+            return above or Workload(kind, name)
+        return Workload("Pod", metadata.get("name") or metadata.get("generateName", "").removesuffix("-"))
+
+
+def _controllers(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """None or one."""
+    return (owner for owner in metadata.get("ownerReferences") or () if owner.get("controller"))
