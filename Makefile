@@ -16,7 +16,7 @@ endif
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: help setup run test unit node check mypy format bench bench-cluster lock clean tools e2e e2e-packages cluster
+.PHONY: help setup run test unit node check mypy format bench bench-cluster lock clean tools helm e2e e2e-packages cluster
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -36,13 +36,17 @@ run: setup  ## the main job on embedded defaults; KEEP=1 leaves it running
 test: setup unit node  ## unit and node rings
 
 unit: setup  ## pure logic
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n auto --dist worksteal
 
 node: setup tools  ## the real driver with real mounts
 	$(UNSHARE) $(BIN)/pytest tests/node
 
 tools:  ## the upstream programs that the node ring tests against (skipped where there is no Go)
 	@sh tests/tools/build.sh
+
+helm:  ## Helm and a linter, for the chart's tests and for deploy/generate.py
+	@sh tests/tools/build.sh tests/helm
+	@sh tests/tools/build.sh tests/linter
 
 e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails where that cannot be had
 	$(BIN)/python -m tests.cluster $(if $(REQUIRED),--required) $(BIN)/pytest tests/e2e
@@ -81,4 +85,4 @@ lock: setup  ## resolve the dependencies anew; what an image runs and is built w
 		| $(COMPILE) --constraint requirements.lock - -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) build dist common/oneagent/common/proto tests/tools/bin tests/cluster/bin
+	rm -rf $(VENV) build dist common/oneagent/common/proto $(wildcard tests/*/bin)

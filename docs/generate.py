@@ -1,6 +1,7 @@
 """Writes the tables of flags in configuration.md, from the parsers themselves: `python docs/generate.py`.
 
 The text around the tables is written by hand; a table stands between `<!-- flags of NAME -->` and `<!-- end -->`.
+Of the init container, which is told everything by variables, `<!-- variables of install-oneagent -->` has these.
 A test compares the file with what this would write.
 """
 
@@ -18,10 +19,13 @@ from oneagent.csi_driver import people, server
 from oneagent.csi_driver.provisioner import command
 from oneagent.operator import command as operator
 from oneagent.sidecars import livenessprobe, registrar
+from oneagent.sidecars.install import usage
+from oneagent.webhook import command as webhook
 
 FILE: Final = Path(__file__).with_name("configuration.md")
 
 _TABLE: Final = re.compile(r"(<!-- flags of (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_VARIABLES_TABLE: Final = re.compile(r"(<!-- variables of install-oneagent -->\n).*?(<!-- end -->)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"(?:, )?or \$(\w+)\)$")
 _DEFAULT: Final = re.compile(r" \(default:? ([^)]*)\)?$")
 
@@ -61,6 +65,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "oneagent-csi-server": _parser(server.parse),
         "oneagent-csi-provisioner": _parser(command.parse),
         "oneagent-operator": _parser(operator.parse),
+        "oneagent-webhook": _parser(webhook.parse),
         "csi-node-driver-registrar": _parser(lambda: registrar.read_settings([])),
         "livenessprobe": _parser(lambda: livenessprobe.read_settings([])),
         "oneagent-csi-status": _status_parser(),
@@ -98,10 +103,17 @@ def table(parser: argparse.ArgumentParser) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def variables() -> str:
+    """What the webhook tells the init container."""
+    lines = [("variable", "meaning"), ("---", "---"), *((f"`{name}`", meaning) for name, meaning in usage.VARIABLES)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def render(text: str) -> str:
     """The document with its tables as they have to be."""
     known = parsers()
-    return _TABLE.sub(lambda match: match[1] + "\n" + table(known[match[2]]) + "\n" + match[3], text)
+    text = _TABLE.sub(lambda match: match[1] + "\n" + table(known[match[2]]) + "\n" + match[3], text)
+    return _VARIABLES_TABLE.sub(lambda match: match[1] + "\n" + variables() + "\n" + match[2], text)
 
 
 if __name__ == "__main__":

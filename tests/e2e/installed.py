@@ -28,16 +28,15 @@ PLUGIN: Final = KUBELET / "plugins" / DRIVER_NAME
 
 _CONDITIONS: Final = "jsonpath={range .status.conditions[*]}{.type}={.status} {end}"
 _DEPLOY: Final = Path("deploy")
-# A publish that waits in vain counts as failed after this time instead of after a minute.
+# Of a flag that is given twice the last one counts. A publish that waits in vain counts as failed after this time
+# instead of after a minute.
 _FLAGS: Final = {
     "server": ["--publish-wait=5s"],
     "provisioner": ["--collect=5s"],
-    "webhook": ["--image-pull-policy=Never"],
+    "webhook": [f"--image={IMAGE}", "--image-pull-policy=Never"],
 }
 # What hangs is ended after 15 s of no answers and 3 s of grace, instead of 30 and 15.
 _PROBE: Final = {"periodSeconds": 5, "terminationGracePeriodSeconds": 3}
-_NAME: Final = "oneagent-csi"
-"""What the manifests call the image."""
 
 
 def manifests(name: str) -> list[Manifest]:
@@ -48,7 +47,6 @@ def manifests(name: str) -> list[Manifest]:
             for container in manifest["spec"]["template"]["spec"]["containers"]:
                 container["image"] = IMAGE
                 container["imagePullPolicy"] = "Never"
-                container["args"] = [argument.replace(_NAME, IMAGE) for argument in container["args"]]
                 container["args"] += _FLAGS.get(container["name"], [])
                 if "livenessProbe" in container:
                     container["livenessProbe"] |= _PROBE

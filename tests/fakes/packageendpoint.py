@@ -21,10 +21,10 @@ from typing import Any, Self, TypeVar
 import prometheus_client
 import trustme
 
-from oneagent.common import downloads, packageendpoint, tenant
+from oneagent.common import downloads, packageendpoint, servertls, tenant
 from oneagent.common.names import DynaKubeName, Version
 from oneagent.operator import api
-from oneagent.operator.packages import Certificate, CertificateFiles, PackageEndpoint, PackageMetrics, Settings, Wanted
+from oneagent.operator.packages import PackageEndpoint, PackageMetrics, Settings, Wanted
 from oneagent.operator.packages import server as servers
 from oneagent.operator.packages.callers import Reviewer
 from tests.fakes import tenant as double
@@ -81,13 +81,23 @@ class Pair:
         self.authority = authority
         self.renew(authority)
 
-    def renew(self, authority: trustme.CA) -> None:
-        leaf = authority.issue_cert("localhost", "127.0.0.1")
+    def renew(self, authority: trustme.CA, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
+        leaf = authority.issue_cert("localhost", "127.0.0.1", key_type=key_type)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        self.pair = Certificate(chain, leaf.private_key_pem.bytes())
+        self.pair = servertls.Pair(chain, leaf.private_key_pem.bytes())
 
-    async def current(self) -> Certificate:
+    async def current(self) -> servertls.Pair:
         return self.pair
+
+
+class Files:
+    """A pair that stays in two files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pair = servertls.Pair((folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+
+    async def current(self) -> servertls.Pair:
+        return self._pair
 
 
 def wanted(
@@ -203,10 +213,9 @@ def package(version: str, dynakube: str = "demo", **kind: Any) -> packageendpoin
 
 
 async def _serve(given: argparse.Namespace) -> None:
-    files = CertificateFiles(given.pem / "chain.pem", given.pem / "key.pem")
     settings = Settings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
     metrics = PackageMetrics(prometheus_client.CollectorRegistry())
-    endpoint = PackageEndpoint(settings, Reviews(), files, metrics)
+    endpoint = PackageEndpoint(settings, Reviews(), Files(given.pem), metrics)
     endpoint.want([wanted(given.version, given.tenant)])
     await endpoint.start()
     unfinished = given.port_file.with_suffix(".new")

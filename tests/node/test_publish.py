@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from oneagent.common.names import Version
 from oneagent.csi_driver import views
 from oneagent.csi_driver.paths import VolumeId
-from tests.fakes.node import Driver, Kubelet
+from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want
+from tests.node.answers import refused
 
 
 class TestAView:
@@ -63,3 +68,55 @@ class TestAView:
         kubelet.publish("pod1", read_only=True)
         kubelet.unpublish("pod1")
         assert not driver.mounts()
+
+    def test_that_is_read_only_has_the_folders_that_agents_write_to(self, driver: Driver, kubelet: Kubelet) -> None:
+        shipped = driver.data.root / "agents" / VERSION / "log"
+        shipped.write_text("a file in the agent's package")
+        view = kubelet.publish("pod1", read_only=True)
+        assert {path.name for path in view.iterdir() if path.is_dir()} == {"agent", "datastorage", "log"}
+        with mounted_on(view / "log"):
+            (view / "log/shop.log").write_text("written")
+        kubelet.unpublish("pod1")
+        assert not view.exists()
+
+
+class TestAnEmptyView:
+    @pytest.fixture(autouse=True)
+    def _without_an_agent(self, driver: Driver) -> None:
+        want(driver.data, demo(version=Version("other"), mount_attempts=0))
+
+    def test_is_an_empty_folder(self, driver: Driver, kubelet: Kubelet) -> None:
+        assert list(kubelet.publish("pod1").iterdir()) == []
+        assert driver.state("pod1") == "empty"
+
+    def test_that_is_read_only_has_the_folders_that_agents_write_to(self, driver: Driver, kubelet: Kubelet) -> None:
+        view = kubelet.publish("pod1", read_only=True)
+        assert driver.state("pod1") == "empty"
+        assert {path.name for path in view.iterdir()} == {"datastorage", "log"}
+        assert kubelet.publish("pod1", read_only=True) == view
+        kubelet.unpublish("pod1")
+        assert not view.exists()
+
+
+class TestTheHostAgentsFolder:
+    def test_is_only_for_pods_of_the_drivers_namespace(self, tmp_path: Path) -> None:
+        with running(tmp_path, "--namespace=dynatrace") as (driver, kubelet):
+            with refused(grpc.StatusCode.INVALID_ARGUMENT, "only for pods of the namespace 'dynatrace'"):
+                kubelet.publish("shop", mode="host")
+            assert not driver.mounts()
+            of_its_own = kubelet.request("agent", mode="host")
+            of_its_own.volume_context["csi.storage.k8s.io/pod.namespace"] = "dynatrace"
+            kubelet.target("agent").parent.mkdir(parents=True)
+            kubelet.node.NodePublishVolume(of_its_own, timeout=5)
+            assert len(driver.mounts()) == 1
+            kubelet.publish("app")
+
+
+@contextlib.contextmanager
+def mounted_on(folder: Path) -> Iterator[None]:
+    """Mount something to write to, as a container runtime does."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -46,7 +46,7 @@ build() {  # A package
     mv "bin/.building-$$" "bin/$program"
 }
 
-packages=$(sed -n '/^tool (/,/^)/s/^[[:space:]]\{1,\}//p' go.mod)
+packages=$(sed -n -e "s/^tool \([^(]\)/\1/p" -e "/^tool (/,/^)/s/^[[:space:]]\{1,\}//p" go.mod)
 trap 'rm -f "bin/.building-$$" bin/.log' EXIT
 
 # First of all of them: an old program must not pass for the one that go.mod now pins.

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import pytest
 from docs import generate
 from prometheus_client import CollectorRegistry
 
 from oneagent.csi_driver.metrics import ServerMetrics
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.operator.certificates import keeper
+from oneagent.operator.packages.metrics import PackageMetrics
+from oneagent.webhook import admission, breaker, cluster
+from oneagent.webhook import api as webhook_api
+from oneagent.webhook.injection import keys, skips
+from oneagent.webhook.metrics import Metrics as WebhookMetrics
 
 ROOT = Path(__file__).parents[2]
+INJECTION = (ROOT / "docs/injection.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -26,20 +36,65 @@ def test_every_command_has_its_table() -> None:
         assert f"<!-- flags of {name} -->" in generate.FILE.read_text()
 
 
-@pytest.mark.parametrize(
-    "registry", [ServerMetrics().registry, ProvisionerMetrics().registry], ids=["server", "provisioner"]
-)
+def operator_metrics() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    keeper.Metrics(registry)
+    PackageMetrics(registry)
+    return registry
+
+
+async def webhook_metrics() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    WebhookMetrics(registry)
+    async with aiohttp.ClientSession() as session:
+        server = webhook_api.Api(session, lambda: "", "dynatrace")
+        cluster.Cluster(server, "dynatrace", breaker.Breaker(), registry)
+    return registry
+
+
+REGISTRIES: Final = {
+    "server": ServerMetrics().registry,
+    "provisioner": ProvisionerMetrics().registry,
+    "operator": operator_metrics(),
+    "webhook": asyncio.run(webhook_metrics()),
+}
+
+
+def counted(registry: CollectorRegistry) -> set[str]:
+    """The metrics' names as Prometheus shows them."""
+    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
+
+
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
 def test_every_metric_is_listed(registry: CollectorRegistry) -> None:
-    text = (ROOT / "docs/metrics.md").read_text()
-    known = {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
-    for name in known:
+    text = (ROOT / "docs/metrics.md").read_text() + (ROOT / "docs/packages.md").read_text()
+    for name in counted(registry):
         assert f"| `{name}` |" in text
 
 
-def test_no_metric_is_listed_that_is_not_counted() -> None:
-    families = [family for metrics in (ServerMetrics(), ProvisionerMetrics()) for family in metrics.registry.collect()]
-    known = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
-    assert set(re.findall(r"oneagent_csi_\w+", (ROOT / "docs/metrics.md").read_text())) <= known
+@pytest.mark.parametrize("page", ["metrics.md", "packages.md", "troubleshooting.md", "injection.md"])
+def test_no_metric_is_named_that_is_not_counted(page: str) -> None:
+    known = set[str]().union(*map(counted, REGISTRIES.values()))
+    assert set(re.findall(r"oneagent_(?:csi|operator|webhook)_\w+", (ROOT / "docs" / page).read_text())) <= known
+
+
+def test_every_reason_of_a_pod_that_is_left_as_it_is_is_explained_and_no_other() -> None:
+    reasons = {skip.reason for skip in vars(skips).values() if isinstance(skip, skips.Skip)}
+    undecided = {value for name, value in vars(admission.Reason).items() if not name.startswith("_")}
+    section = INJECTION.partition("### Reasons")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert sorted(listed) == sorted(reasons | undecided - {admission.Reason.INVALID})
+
+
+def test_every_annotation_that_is_read_or_written_is_explained() -> None:
+    """Of several names of one thing the first has the line."""
+    named = [
+        value if isinstance(value, str) else value[0] for value in vars(keys).values() if isinstance(value, str | tuple)
+    ]
+    listed = [line for line in INJECTION.splitlines() if line.startswith("| `")]
+    for key in named:
+        if "dynatrace.com/" in key:
+            assert any(line.startswith(f"| `{key}") for line in listed), key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

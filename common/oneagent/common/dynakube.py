@@ -51,8 +51,8 @@ DEFAULT_REQUEST_THRESHOLD_MINUTES: Final = 15
 _API_VERSION: Final = re.compile(r"dynatrace\.com/v[0-9a-z]+")
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_FULL_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
-_SHORT_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
+FULL_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
+SHORT_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 
 DynaKubeError = manifests.FieldError
 
@@ -220,9 +220,9 @@ def _tenant(obj: Mapping[str, object]) -> names.TenantId | None:
 def _pinned_version(obj: Mapping[str, object], own: str, warnings: list[str]) -> names.Version | None:
     for field in (f"{own}.codeModulesVersion", f"{own}.version", "spec.oneAgent.version"):
         text = manifests.text(obj, field)
-        if _FULL_VERSION.fullmatch(text):
+        if FULL_VERSION.fullmatch(text):
             return names.Version(text)
-        if _SHORT_VERSION.fullmatch(text):
+        if SHORT_VERSION.fullmatch(text):
             # Legal up to v1beta1, where the operator looked up the rest of it.
             warnings.append(f"{field} is {text!r}: not complete, so it pins nothing; add the build's time")
         elif text:

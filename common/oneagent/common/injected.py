@@ -9,6 +9,8 @@ BIN_VOLUME: Final = "oneagent-bin"
 """The agent: a view by the CSI driver, or an empty folder that the init container fills."""
 SHARE_VOLUME: Final = "oneagent-share"
 """An empty folder for what the init container writes for each container: see the folders below."""
+DATA_VOLUME: Final = "oneagent-data"
+"""With a read-only view: an empty folder for what agents write, see `names.WRITTEN_FOLDERS`."""
 CONFIG_VOLUME: Final = "oneagent-config"
 """Without CSI: the namespace's Secret of injection, and a token for the package endpoint, projected."""
 

@@ -16,6 +16,13 @@ PACKAGE_AUDIENCE = "oneagent-packages"
 PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
 """Where the library that `LD_PRELOAD` names lies inside a view."""
 
+WRITTEN_FOLDERS = ("datastorage", "log")
+"""What an agent writes lies here, below its install path. A read-only view, and an empty one in its place, has them
+to mount on, and something to write to is mounted there: a container does not start whose mount has no folder."""
+
+NOT_MOUNTED = "AgentNotMounted"
+"""Reason of the Event by which the node driver tells of a pod that got an empty view."""
+
 Version = NewType("Version", str)
 """An agent version's identity, safe as a folder name: `1.277.0.20230914-094321` or `sha256-<hex>`."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oneagent.common import logs
-from oneagent.common.names import Version
+from oneagent.common.names import NOT_MOUNTED, Version
 from oneagent.csi_driver import appviews, attempts, hostfolders, mounttable
 from oneagent.csi_driver.appviews import AppViews
 from oneagent.csi_driver.arrivals import Arrivals
@@ -63,12 +63,14 @@ class Settings:
     """`publish_wait_seconds`: how long one call waits for its version before it counts as a failed attempt.
 
     `most_waiting`: so many calls wait at once; more are told to come back, without counting against them.
+    `host_namespace`: only its pods get the host agent's folder, which is the same for all of them; empty for any pod.
     """
 
     node_id: str
     publish_wait_seconds: float = 60.0
     most_waiting: int = 400
     keep_logs: bool = False
+    host_namespace: str = ""
 
 
 class Publisher:
@@ -104,6 +106,7 @@ class Publisher:
 
     def publish(self, request: Publish, context: Context) -> Published:
         """Mount what the volume shall have; a `DriverError` if that is not possible now."""
+        self._refuse_other_hosts(request)
         with (
             self.calls.hold(request.volume, "a publish") as call,
             self.calls.hold(request.target, "a publish"),
@@ -142,6 +145,16 @@ class Publisher:
             row = (VolumeState.MOUNTED, record.tenant)
             self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
         return Published("already", record.version)
+
+    def _refuse_other_hosts(self, request: Publish) -> None:
+        """Whoever may create a pod may ask for any mode; what host agents run from is not for everybody to write."""
+        allowed = self._settings.host_namespace
+        if request.mode == "host" and allowed and request.pod_namespace != allowed:
+            raise InvalidRequest(
+                "volume_context[mode]",
+                f"'host' is only for pods of the namespace {allowed!r}, and this one is of {request.pod_namespace!r}; "
+                "use app",
+            )
 
     def _refuse_second_target(self, request: Publish, record: VolumeRecord | None) -> None:
         if record is None or record.target == request.target:
@@ -256,12 +269,12 @@ class Publisher:
     def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
         """Let the pod start unmonitored, and say so."""
         try:
-            target.make()
+            target.make_empty(read_only=request.read_only)
         except OSError as error:
             raise NotNow(f"target {request.target} can't be made: {error.strerror}") from error
         notice = Notice(
             kind="Warning",
-            reason="AgentNotMounted",
+            reason=NOT_MOUNTED,
             message=f"The pod starts without its agent: {reason}",
             dynakube=request.dynakube,
             pod_name=request.pod_name,

@@ -48,6 +48,7 @@ class Config:
 
     endpoint: str
     node_id: str
+    namespace: str
     data_dir: Path
     target_root: Path
     publish_wait_seconds: float
@@ -65,6 +66,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add = flags.adder(parser)
     add("endpoint", "unix:///csi/csi.sock", "socket to serve CSI on", env="CSI_ENDPOINT")
     add("node-id", "", "this node's name, as Kubernetes knows it", env="KUBE_NODE_NAME")
+    add("namespace", "", "namespace whose pods may have the host agent's folder; any if empty", env="POD_NAMESPACE")
     add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
     add(
         "target-root",
@@ -106,6 +108,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     return Config(
         endpoint=given.endpoint,
         node_id=given.node_id,
+        namespace=given.namespace,
         data_dir=given.data_dir,
         target_root=given.target_root,
         publish_wait_seconds=given.publish_wait,
@@ -147,6 +150,7 @@ class Server:
                 publish_wait_seconds=config.publish_wait_seconds,
                 most_waiting=_WORKERS - 112,
                 keep_logs=config.keep_logs,
+                host_namespace=config.namespace,
             ),
             folder,
             AgentStore(folder),

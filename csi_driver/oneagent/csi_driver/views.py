@@ -2,23 +2,25 @@
 
 The layers of a view, topmost first: the volume's own upper, with the pod's configuration in it; the tenant's
 config layer, if there is one; the version in the store. Without an upper layer (read-only views) the same
-folder is the topmost lower layer instead. Nothing of the agent is ever copied: its folders are writable for
-everybody with the sticky bit (see `oneagent.common.packages.unpack`), so writing makes new files in upper only.
+folder is the topmost lower layer instead, and has the folders that something to write to is mounted on. Nothing
+of the agent is ever copied: its folders are writable for everybody with the sticky bit (see
+`oneagent.common.packages.unpack`), so writing makes new files in upper only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import Version
+from oneagent.common.names import WRITTEN_FOLDERS, Version
 from oneagent.csi_driver import mounttable, syscalls
 from oneagent.csi_driver.errors import Failed, InvalidRequest, NotNow
 from oneagent.csi_driver.paths import DataFolder, TargetPath, Volume
@@ -32,12 +34,16 @@ _NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | 
 
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
-    """All that is needed to mount a view. `files` are paths below the upper layer with what they hold."""
+    """All that is needed to mount a view. `files` are paths below the upper layer with what they hold.
+
+    `folders` are names of those to make in it.
+    """
 
     volume: Volume
     options: str
     flags: int
     files: tuple[tuple[str, bytes], ...]
+    folders: tuple[str, ...] = ()
 
 
 def in_user_namespace(uid_map: str) -> bool:
@@ -74,7 +80,8 @@ class Views:
             flags |= syscalls.MS_RDONLY
         else:
             layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
-        return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files)
+        folders = WRITTEN_FOLDERS if read_only else ()
+        return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, folders)
 
     def at(self, target: TargetPath) -> Target:
         """The place of a target, reached without following a symlink: a context manager; see `Target`."""
@@ -145,17 +152,25 @@ class Target:
         status = os.stat(self._place)
         return status.st_dev, status.st_ino
 
-    def make(self) -> bool:
-        """Create the target folder; whether it was not there."""
-        try:
+    def make(self) -> None:
+        """Create the target folder, unless it is there."""
+        with contextlib.suppress(FileExistsError):
             os.mkdir(self._name, 0o755, dir_fd=self._parent)
-        except FileExistsError:
-            return False
-        return True
+
+    def make_empty(self, *, read_only: bool) -> None:
+        """What a pod gets instead of a view; it may be there already."""
+        self.make()
+        if read_only:
+            with self._opened() as folder:
+                for name in WRITTEN_FOLDERS:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, 0o755, dir_fd=folder)
 
     def mount_view(self, plan: ViewPlan, step: Callable[[str], None]) -> None:
         """Write the pod's files into the upper layer and mount; `OSError` if it can't be done."""
         write_files(plan.volume.upper, plan.files)
+        for name in plan.folders:
+            os.mkdir(f"{plan.volume.upper}/{name}", 0o755)
         step("config written")
         self.make()
         step("target made")
@@ -174,14 +189,19 @@ class Target:
     def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
         """mount(2) on the folder itself: it would follow a symlink that has taken the folder's place."""
         try:
-            how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            folder = os.open(self._name, how, dir_fd=self._parent)
-            try:
+            with self._opened() as folder:
                 syscalls.mount(source, f"/proc/self/fd/{folder}", fs_type, flags, options)
-            finally:
-                os.close(folder)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path) from error
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(self._name, how, dir_fd=self._parent)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     def clear(self, step: Callable[[str], None], *, leftovers: bool = False) -> None:
         """Unmount all that is mounted here and remove the folder; `Failed` if the kernel says no.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import manifests, mapping
+from oneagent.common import logs, manifests, mapping
 from oneagent.common.names import DynaKubeName
 from oneagent.operator import api, asking, events
 from oneagent.operator.certificates import settings as certificates_settings
@@ -26,7 +27,10 @@ from oneagent.operator.taints import Taint
 from oneagent.operator.watching import Watching
 from oneagent.operator.worker import Concern, Worker
 
+log = logging.getLogger(__name__)
+
 _TENANTS_AT_ONCE: Final = 16
+_LIST_PAUSE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +86,32 @@ class Controller:
 
     async def run(self) -> None:
         """Until cancelled; an error of any part ends all of them."""
-        # Before anybody decides anything, everything has been seen once.
-        await self._watching.list_all()
-        self.problem = ""
-        self._mapper.begin(self._claims())
         async with asyncio.TaskGroup() as group:
+            # First of all: DynaKubes that are stored in an older version can only be listed with the help of the
+            # webhook, which needs its certificate for that.
+            if self._certificates is not None:
+                group.create_task(self._certificates.run())
+            # Before anybody decides anything, everything has been seen once.
+            await self._list_all()
+            self._mapper.begin(self._claims())
             self._group = group
             for name in list(self.observed.dynakubes):
                 self.dynakube_changed(name)
             group.create_task(self._watching.run())
             group.create_task(self._mapper.run())
-            for chore in (self._certificates, self._nodes, Chore(Storage(self._api).round)):
+            for chore in (self._nodes, Chore(Storage(self._api).round)):
                 if chore is not None:
                     group.create_task(chore.run())
+
+    async def _list_all(self) -> None:
+        while self.problem:
+            try:
+                await self._watching.list_all()
+                self.problem = ""
+            except api.ApiError as error:
+                self.problem = f"not everything can be listed: {error}"
+                log.warning("not everything can be listed", extra=logs.facts(reason=error))
+                await asyncio.sleep(_LIST_PAUSE_SECONDS)
 
     def _claims(self) -> dict[DynaKubeName, mapping.Claim | None]:
         """Of all DynaKubes whose claim can be read; of the others it stays open."""

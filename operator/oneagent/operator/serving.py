@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from oneagent.common import dynakube, httpclient, logs, manifests, packageendpoint, tenant
+from oneagent.common import dynakube, httpclient, logs, manifests, packageendpoint, servertls, tenant
 from oneagent.common.downloads import Source
 from oneagent.operator import api, asking, packages
-from oneagent.operator.certificates import keys
-from oneagent.operator.packages.certificates import CertificateError
+from oneagent.operator.certificates import held, keys
 from oneagent.operator.packages.shelf import ShelfError
 from oneagent.operator.worker import read_inputs
 
@@ -70,7 +70,7 @@ class Serving:
             try:
                 await self._endpoint.start()
                 return
-            except (CertificateError, ShelfError) as error:
+            except (servertls.UnusableError, ShelfError) as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("packages are not served yet", extra=logs.facts(reason=error))
@@ -113,34 +113,54 @@ class _Origin:
         )
 
 
-class SignedCertificates:
-    """A `packages.Certificates`: signed by the cluster's own CA, and made anew with a new CA or in good time."""
+class Secrets(Protocol):
+    """What `SignedCertificates` needs of `api.Api`."""
 
-    def __init__(self, server: api.Api, settings: Settings) -> None:
-        self._api, self._settings = server, settings
-        self._authority = ""
+    async def find(self, resource: api.Resource, name: str, namespace: str = "") -> api.Object | None: ...
+
+
+class SignedCertificates:
+    """A `packages.Certificates`: signed by the cluster's own CA, and made anew in good time.
+
+    When there is a new CA, callers learn of it from their namespaces' Secrets, which takes a moment. So the pair of
+    the former one is served until the webhook has served the new one's everywhere, which comes after that moment
+    and well before the former CA is no longer trusted. A process that starts meanwhile has only the new one's key.
+    """
+
+    def __init__(self, secrets: Secrets, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self._secrets, self._settings, self._clock = secrets, settings, clock
         self._pair: keys.Pair | None = None
         self._renew_at = 0.0
 
-    async def current(self) -> packages.Certificate:
+    async def current(self) -> servertls.Pair:
         try:
-            found = await self._api.get(api.SECRETS, self._settings.authority_secret, self._settings.namespace)
-            data = {key: value.encode() for key, value in api.content(found).items()}
-            authority = keys.read_authority(data.get("ca.crt", b""), data.get("ca.key", b""))
-        except (api.ApiError, keys.UnusableError) as error:
-            if self._pair is None:
-                raise CertificateError(f"the CA is not to be had: {error}") from error
-        else:
-            self._sign(authority)
-        assert self._pair is not None
-        return packages.Certificate(self._pair.certificate.pem, self._pair.key_pem)
+            found = await self._secrets.find(api.SECRETS, self._settings.authority_secret, self._settings.namespace)
+        except api.ApiError as error:
+            return self._last(str(error))
+        record = held.record(found)
+        if record.authority is None:
+            return self._last(record.fault)
+        if not self._is_good(record, record.authority.certificate):
+            self._issue(record.authority)
+        return self._last("")
 
-    def _sign(self, authority: keys.Pair) -> None:
-        now = time.time()
-        if self._pair is not None and authority.certificate.fingerprint == self._authority and now < self._renew_at:
-            return
+    def _last(self, why: str) -> servertls.Pair:
+        if self._pair is None:
+            raise servertls.UnusableError(f"the CA is not to be had: {why}")
+        return servertls.Pair(self._pair.certificate.pem, self._pair.key_pem)
+
+    def _is_good(self, record: held.Record, authority: keys.Certificate) -> bool:
+        if self._pair is None:
+            return False
+        certificate, now = self._pair.certificate, self._clock()
+        if certificate.signed_by(authority):
+            return now < self._renew_at
+        is_trusted = any(map(certificate.signed_by, record.former))
+        return is_trusted and record.served is None and now < certificate.not_after - _SKEW_SECONDS
+
+    def _issue(self, authority: keys.Pair) -> None:
+        now = self._clock()
         short = f"{self._settings.service}.{self._settings.namespace}"
         hosts = (f"{short}.svc", short, f"{short}.svc.cluster.local")
         self._pair = keys.issue(authority, hosts, now, _LIFE_SECONDS, _SKEW_SECONDS)
-        self._authority = authority.certificate.fingerprint
         self._renew_at = now + (self._pair.certificate.not_after - now) * 2 / 3

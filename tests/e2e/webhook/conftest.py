@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -53,8 +52,9 @@ def dynakube(
     path = tmp_path_factory.mktemp("agent") / "agent.zip"
     dynatrace.release(VERSION, packages.build(path, VERSION, library=packages.loadable()))
     kube, secret = manifests.dynakube(DYNAKUBE, dynatrace.api_url, VERSION)
-    kube["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"team": DYNAKUBE}}
-    kube["spec"]["metadataEnrichment"] = {"enabled": True}
+    selected = {"namespaceSelector": {"matchLabels": {"team": DYNAKUBE}}}
+    kube["spec"]["oneAgent"]["applicationMonitoring"] |= selected
+    kube["spec"]["metadataEnrichment"] = {"enabled": True, **selected}
     kubectl.apply(secret, kube)
     wait_for(lambda: VERSION in driver.versions(), "the version is in the store")
     wait_for(lambda: "Ready=True" in conditions(kubectl), "the DynaKube is ready")
@@ -80,8 +80,3 @@ def monitored(dynakube: str, kubectl: Kubectl) -> Iterator[str]:
 @pytest.fixture
 def applications(cluster: Cluster, monitored: str, wait_for: WaitFor) -> Applications:
     return Applications(cluster, monitored, wait_for)
-
-
-@pytest.fixture(scope="session")
-def here() -> Path:
-    return Path(__file__).parent

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import json
+from typing import Any
 
 from oneagent.common import injected
+from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
-from tests.e2e.manifests import APP_IMAGE
-from tests.e2e.webhook.applications import LIBRARY, Applications, init_containers
+from tests.e2e.manifests import APP_IMAGE, NAMESPACE
+from tests.e2e.waiting import WaitFor
+from tests.e2e.webhook.applications import LIBRARY, Applications, Pod, init_containers
 from tests.fakes import elf
+from tests.fakes.tenant import Tenant
 
 
 def test_native_sidecars_are_monitored_and_init_containers_left_alone(applications: Applications) -> None:
@@ -73,3 +78,55 @@ def test_a_read_only_root_file_system_and_any_user_will_do(applications: Applica
     log = f"{injected.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "read-only", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(found, log) == "12345\n"
+
+
+def test_a_view_that_is_read_only_has_places_that_agents_write_to(
+    dynakube: str, kubectl: Kubectl, applications: Applications, wait_for: WaitFor
+) -> None:
+    annotate = ("-n", NAMESPACE, "annotate", "dynakube", dynakube)
+    pod = manifests.application("read-only-view", applications.namespace)
+    kubectl(*annotate, "feature.dynatrace.com/injection-readonly-volume=true")
+    try:
+        wait_for(lambda: gets_read_only_view(kubectl, pod), "the webhook knows of the flag")
+        found = applications.started(pod)
+    finally:
+        kubectl(*annotate, "feature.dynatrace.com/injection-readonly-volume-")
+        pod["metadata"]["name"] = "as-before"
+        wait_for(lambda: not gets_read_only_view(kubectl, pod), "the flag is gone")
+    assert applications.monitored(found)
+    assert written(applications, found) == "10001\n"
+    refused = f"! touch {injected.INSTALL_PATH}/agent/x && ! touch {injected.INSTALL_PATH}/x"
+    applications.kubectl("exec", "read-only-view", "--", "sh", "-c", refused)
+
+
+def test_so_has_the_empty_one_in_its_place(
+    dynakube: str, kubectl: Kubectl, applications: Applications, dynatrace: Tenant, wait_for: WaitFor
+) -> None:
+    never = "1.290.9.20261009-000000"
+    kube, secret = manifests.dynakube(
+        "bare", dynatrace.api_url, never, injection_readonly_volume="true", max_csi_mount_attempts="0"
+    )
+    kube["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"team": "bare"}}
+    kubectl.apply(secret, kube)
+    try:
+        kubectl("label", "--overwrite", "namespace", applications.namespace, "team=bare")
+        pod = manifests.application("no-agent", applications.namespace)
+        wait_for(lambda: gets_read_only_view(kubectl, pod), "the webhook knows of the DynaKube")
+        found = applications.started(pod)
+        assert not applications.monitored(found)
+        assert written(applications, found) == "10001\n"
+        kubectl("-n", applications.namespace, "delete", "pod", "no-agent", "--timeout=20s")
+    finally:
+        kubectl.delete(kube, secret)
+
+
+def gets_read_only_view(kubectl: Kubectl, pod: dict[str, Any]) -> bool:
+    stored = json.loads(kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod)))
+    return any(volume["name"] == injected.DATA_VOLUME for volume in stored["spec"].get("volumes", ()))
+
+
+def written(applications: Applications, pod: Pod) -> str:
+    """What the application could write into a folder that is its agent's."""
+    log = f"{injected.INSTALL_PATH}/log/shop.log"
+    applications.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", f"id -u > {log}")
+    return applications.read(pod, log)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.cluster.kubectl import Kubectl
+from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e import manifests
-from tests.e2e.waiting import WaitFor
+from tests.e2e.waiting import Apply, WaitFor
 from tests.e2e.webhook.applications import Applications, untouched
 
 
@@ -75,3 +78,29 @@ def test_three_hundred_pods_at_once_are_all_injected(
     wait_for(lambda: len(applications.pods()) == 300, "300 pods", 90, 1)
     assert not [pod for pod in applications.pods() if untouched(pod)]
     kubectl.delete(deployment, wait=False)
+
+
+def test_the_policy_of_the_security_page_lets_only_a_namespaces_own_agent_in(
+    kubectl: Kubectl, applications: Applications, dynakube: str, apply: Apply, wait_for: WaitFor
+) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", Path("docs/security.md").read_text(), re.DOTALL)
+    policy = yaml.safe_load(text)
+    name = policy["metadata"]["name"]
+    binding = {
+        "apiVersion": policy["apiVersion"],
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    apply(policy, binding)
+
+    def refused(other: str) -> bool:
+        try:
+            dry_run(kubectl, manifests.pod("thief", applications.namespace, other))
+        except KubectlError as error:
+            return policy["spec"]["validations"][0]["message"] in str(error)
+        return False
+
+    wait_for(lambda: refused("other"), "the policy holds")
+    assert not refused(dynakube)
+    assert not untouched(dry_run(kubectl, manifests.application("app", applications.namespace)))

@@ -86,6 +86,7 @@ def test_what_was_made_is_read_again() -> None:
         (AUTHORITY.certificate.pem, b"", "the key can't be read: ValueError"),
         (AUTHORITY.certificate.pem, SERVER.key_pem[:90], "the key can't be read: ValueError"),
     ],
+    ids=("another key", "no authority", "no certificate", "no key", "half a key"),
 )
 def test_an_authority_that_cannot_sign_is_refused_with_the_reason(certificate: bytes, key: bytes, why: str) -> None:
     with pytest.raises(keys.UnusableError) as refused:

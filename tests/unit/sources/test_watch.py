@@ -6,10 +6,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import hypothesis
 import pytest
-from hypothesis import strategies as st
 
+from oneagent.common import listwatch
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import watch
 from tests.unit.sources.following import manifest
@@ -67,7 +66,7 @@ class Script:
         self.now += seconds
 
     def run(self) -> watch.Watch:
-        found = watch.Watch(self, pauses=watch.Pauses(draw=lambda: 1.0), clock=lambda: self.now, wait=self._wait)
+        found = watch.Watch(self, pauses=listwatch.Pauses(draw=lambda: 1.0), clock=lambda: self.now, wait=self._wait)
         # The end of the script must not hide what it said last.
         found.run(self.reports.append, self.stop)
         return found
@@ -194,17 +193,6 @@ def test_the_server_is_given_the_time_it_asks_for() -> None:
     script = Script(sources.UnavailableError("429", retry_after=7.0), page(), END)
     script.run()
     assert script.waited[0] == 7.5
-
-
-def test_an_absurd_retry_after_is_not_followed() -> None:
-    assert watch.Pauses(draw=lambda: 0.0).next(10**9) <= 120.0
-
-
-@hypothesis.given(st.floats(0, 1), st.integers(0, 60))
-def test_a_pause_is_drawn_from_nothing_to_the_limit(drawn: float, failures: int) -> None:
-    pauses = watch.Pauses(draw=lambda: drawn)
-    pauses.fruitless = failures
-    assert 0 <= pauses.next() <= 30.0
 
 
 def test_a_server_that_is_away_does_not_make_the_source_dead_but_standing_still_does() -> None:

@@ -107,6 +107,20 @@ class TestFailedPods:
         clock.now += 300
         assert circuit.trouble("prod") == ""
 
+    def test_one_node_in_trouble_is_not_the_cluster_s(self, circuit: breaker.Breaker, clock: Clock) -> None:
+        circuit.driver_is(desired=5000, ready=5000)
+        for pod in "abcdefgh":
+            circuit.failed("prod", pod, clock.now, "node-1")
+        assert circuit.trouble("prod") == ""
+        circuit.failed("prod", "z", clock.now, "node-2")
+        assert circuit.trouble("prod")
+
+    def test_the_only_node_is_the_cluster(self, circuit: breaker.Breaker, clock: Clock) -> None:
+        circuit.driver_is(desired=1, ready=1)
+        for pod in "abc":
+            circuit.failed("prod", pod, clock.now, "node-1")
+        assert circuit.trouble("prod")
+
     def test_a_limit_of_zero_turns_counting_off(self, clock: Clock) -> None:
         circuit = breaker.Breaker(breaker.Limits(failures=0), clock)
         fail(circuit, clock, *map(str, range(1000)))

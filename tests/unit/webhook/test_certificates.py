@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from oneagent.common import servertls
+from oneagent.common.servertls import Pair, ServerTls, UnusableError
 from oneagent.webhook import api, certificates
-from oneagent.webhook.certificates import Pair, ServerTls, UnusableError
 from tests.fakes import kube_api
 from tests.fakes import webhook as fakes
 
@@ -220,4 +221,4 @@ class TestTrouble:
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ServerTls().context
         client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
         with pytest.raises(ssl.SSLError):
-            certificates._handshake(client, server)
+            servertls._handshake(client, server)

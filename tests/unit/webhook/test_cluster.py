@@ -5,6 +5,7 @@ import datetime
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,19 @@ class TestTheBreaker:
             kube.fail_next(500, plural="namespaces", watch=False, times=3)
             async with seen(kube, tmp_path) as found:
                 await eventually(lambda: found.told)
+
+        asyncio.run(test())
+
+    def test_pods_of_one_node_alone_do_not_pause_the_others(self, kube: kube_api.KubeApi, tmp_path: Path) -> None:
+        async def test() -> None:
+            async with seen(kube, tmp_path) as found:
+                kube.put("daemonsets", daemonset(desired=3, ready=3))
+                await eventually(lambda: not found.cluster.trouble("prod"))
+                for pod, node in (("a", "one"), ("b", "one"), ("c", "two")):
+                    assert found.cluster.trouble("prod") == ""
+                    kube.put("events", failure(pod, time.time()) | {"source": {"host": node}})
+                    await eventually(partial(found.cluster._events.found.__contains__, f"shop/{pod}.AgentNotMounted"))
+                await eventually(lambda: found.cluster.trouble("prod"))
 
         asyncio.run(test())
 

@@ -57,6 +57,20 @@ class TestTheLabel:
         patch = labelling.patch(namespace(), [odd, kube("all")], fakes.NAMESPACE)
         assert [one["value"] for one in patch] == [{LABEL: "all"}]
 
+    @pytest.mark.parametrize("others", [[], [kube("all")]])
+    def test_stays_while_its_dynakube_can_not_be_read(self, others: list[Any]) -> None:
+        odd = kube("odd")
+        odd["spec"]["oneAgent"]["cloudNativeFullStack"]["namespaceSelector"] = {"matchLabels": [1]}
+        assert labelling.patch(namespace(**{LABEL: "odd", "team": "a"}), [odd, *others], fakes.NAMESPACE) == []
+
+    def test_is_not_for_a_dynakube_on_its_way_out(self) -> None:
+        """The operator is taking the label off, and would have to come again."""
+        going = kube("going")
+        going["metadata"]["deletionTimestamp"] = "2026-03-01T00:00:00Z"
+        assert labelling.patch(namespace(), [going], fakes.NAMESPACE) == []
+        patch = labelling.patch(namespace(**{LABEL: "going"}), [going], fakes.NAMESPACE)
+        assert patch == [{"op": "remove", "path": PATH}]
+
     def test_is_for_a_name_that_is_made_later_too(self) -> None:
         assert labelling.patch({"metadata": {"generateName": "kube-"}}, [kube("all")], fakes.NAMESPACE) == []
 

@@ -50,7 +50,7 @@ class TestAPod:
     ) -> None:
         serving.cluster.known = None
         assert fakes.ask(client, "/inject", fakes.review(POD)) == {"uid": "705ab4f5", "allowed": True}
-        assert serving.counted("/inject", "skipped", "NoLabel") == 1
+        assert serving.counted("/inject", "skipped", "NamespaceNotMonitored") == 1
 
     @pytest.mark.parametrize(
         "asked",

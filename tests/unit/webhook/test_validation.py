@@ -322,6 +322,21 @@ def test_arguments_are_unambiguous(arguments: list[str], said: str) -> None:
     assert "geheim" not in "".join(found)
 
 
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"requests": {"cpu": "30m", "memory": "30Mi"}, "limits": {"cpu": 1}}, ""),
+        ({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}, "requests.cpu is more than limits.cpu"),
+        ({"limits": {"nvidia.com/gpu": 1}}, "limits has 'nvidia.com/gpu'"),
+        ({"requests": {"memory": "-1"}}, "requests.memory is '-1'"),
+        ({"claims": [{"name": "gpu"}]}, "claims is there"),
+    ],
+)
+def test_resources_of_init_containers_are_such_as_pods_can_have(resources: Manifest, said: str) -> None:
+    found = errors(kube(mode("applicationMonitoring", initResources=resources)))
+    assert said in only(found) if said else found == ()
+
+
 @pytest.mark.parametrize("character", ["\n", "\t", "\r", "\0", "\x1b", ""])
 def test_texts_for_configuration_files_stay_on_their_line(character: str) -> None:
     text = f"eu{character}rope"

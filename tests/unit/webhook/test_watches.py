@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -10,11 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import msgspec
 import pytest
 import trustme
-from hypothesis import strategies as st
 
 from oneagent.webhook import api, watches
 from tests.fakes import kube_api
@@ -226,14 +222,6 @@ def test_an_object_that_cannot_be_understood_hides_no_other(
     assert told == ["odd", "shop"]
 
 
-def test_after_failures_it_waits_longer_and_as_long_as_it_is_told() -> None:
-    pauses = watches.Pauses(first=1.0, draw=lambda: 1.0)
-    assert [pauses.next() for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
-    pauses.reset()
-    assert pauses.next(retry_after=10) == 11
-    assert pauses.next(retry_after=1e9) == 122
-
-
 def test_a_refusal_does_not_end_it(kube: kube_api.KubeApi, tmp_path: Path) -> None:
     async def test() -> None:
         kube.forbidden.add("namespaces")
@@ -284,19 +272,3 @@ def test_a_configuration_that_is_none_is_named(tmp_path: Path, text: str) -> Non
     config.write_text(text)
     with pytest.raises(api.ApiError, match=str(config)):
         api.connect(config)
-
-
-@hypothesis.settings(max_examples=30)
-@hypothesis.given(st.lists(st.text("a\u2028é ", max_size=5)), st.lists(st.integers(0, 60)))
-def test_lines_come_whole_however_the_stream_is_cut_into_chunks(texts: list[str], cuts: list[int]) -> None:
-    lines = [json.dumps(text, ensure_ascii=False).encode() for text in texts]
-    whole = b"".join(line + b"\n" for line in lines) + b'"a rest'
-
-    async def chunks() -> AsyncIterator[bytes]:
-        for start, end in itertools.pairwise([0, *sorted(cuts), len(whole)]):
-            yield whole[start:end]
-
-    async def read() -> list[bytes]:
-        return [line async for line in watches._lines(chunks())]
-
-    assert asyncio.run(read()) == lines

@@ -76,6 +76,22 @@ def test_the_controller_of_a_replicaset_or_job_is_the_workload(
     assert single_gets(kube, plural) == (not followed)
 
 
+@pytest.mark.parametrize(
+    ("owners", "workload"),
+    [
+        ([owner("DeploymentConfig", "cart", "apps.openshift.io/v1")], Workload("DeploymentConfig", "cart")),
+        ([], Workload("ReplicationController", "cart-1")),
+    ],
+)
+def test_a_replicationcontroller_is_asked_for_and_not_followed(
+    kube: kube_api.KubeApi, tmp_path: Path, owners: list[dict[str, Any]], workload: Workload
+) -> None:
+    kube.put("replicationcontrollers", owned("cart-1", *owners))
+    assert ask(kube, tmp_path, pod(owner("ReplicationController", "cart-1", "v1"))) == workload
+    (asked,) = kube.seen("replicationcontrollers")
+    assert asked.path == "/api/v1/namespaces/shop/replicationcontrollers/cart-1"
+
+
 @pytest.mark.parametrize("followed", [True, False], ids=["from memory", "asked for"])
 def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp_path: Path, followed: bool) -> None:
     kube.put("jobs", {"metadata": {"name": "once", "namespace": "shop"}})
@@ -88,7 +104,6 @@ def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp
     [
         (pod(owner("StatefulSet", "db"), name="db-0"), Workload("StatefulSet", "db")),
         (pod(owner("DaemonSet", "logs"), generateName="logs-"), Workload("DaemonSet", "logs")),
-        (pod(owner("ReplicationController", "old", "v1")), Workload("ReplicationController", "old")),
         (pod(owner("ReplicaSet", "mine", "example.com/v1")), Workload("ReplicaSet", "mine")),
         (pod(owner("Deployment", "cart", controller=False), name="cart"), Workload("Pod", "cart")),
         (pod(name="one"), Workload("Pod", "one")),

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from oneagent.common import logs
 from oneagent.webhook import events, labelling, patches, reviews
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
-from oneagent.webhook.injection import keys
+from oneagent.webhook.injection import keys, skips
 from oneagent.webhook.reviews import Request, Status
 
 log = logging.getLogger(__name__)
@@ -35,8 +35,6 @@ class Reason:
     TIMEOUT: Final = "Timeout"
     NOT_ASKED_FOR: Final = "NotAskedFor"
     """The webhook configuration sends what it should not."""
-    NO_LABEL: Final = "NoLabel"
-    """The pod's namespace belongs to no DynaKube."""
     NOT_SYNCED: Final = "NotSynced"
     """The webhook has just been started, and not all objects are known yet."""
     INVALID: Final = "Invalid"
@@ -110,7 +108,7 @@ class Admission:
             return self._not_injected(request, Reason.NOT_SYNCED)
         facts = await self._cluster.facts(request.namespace or "", pod)
         if facts is None:
-            return Ruling("skipped", Reason.NO_LABEL)
+            return Ruling("skipped", skips.NAMESPACE_NOT_MONITORED.reason)
         outcome = self._deciders.inject(pod, facts)
         self._say(request, pod, outcome.notices)
         return Ruling("injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings)

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiohttp
-import lightkube
 import msgspec
-import yaml
 from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+from oneagent.common import kubeconfig
 
 _CONNECT_SECONDS: Final = 5.0
 _TIMEOUT_SECONDS: Final = 15.0
@@ -132,32 +131,19 @@ class Api:
             raise UnavailableError(f"{method} {path}: {type(error).__name__}: {error}") from error
 
 
-def connect(kubeconfig: Path | None = None, service_account: Path = SERVICE_ACCOUNT) -> Api:
+def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE_ACCOUNT) -> Api:
     """To be called in the event loop. Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`."""
-    try:
-        if kubeconfig is None:
-            config = lightkube.KubeConfig.from_env(service_account=service_account).get()
-        else:
-            config = lightkube.KubeConfig.from_file(kubeconfig).get()
-        if config is None:
-            raise ApiError(f"the kubeconfig {kubeconfig or ''} names no current context")
-        user = config.user or User()
+
+    def make(config: SingleConfig, user: User) -> Api:
         tls = client_adapter.verify_cluster(config.cluster, user, config.abs_file, trust_env=False)
         authorization = _authorization(user)
-    except (
-        lightkube.ConfigError,
-        OSError,
-        yaml.YAMLError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # All but the first three come from a file that is YAML, but of something else.
-        place = kubeconfig or "in-cluster, KUBECONFIG or ~/.kube/config"
-        raise ApiError(f"no usable API server configuration ({place}): {error}") from error
-    connector = aiohttp.TCPConnector(ssl=tls, socket_factory=_socket)
-    return Api(aiohttp.ClientSession(config.cluster.server, connector=connector), authorization, config.namespace)
+        connector = aiohttp.TCPConnector(ssl=tls, socket_factory=_socket)
+        return Api(aiohttp.ClientSession(config.cluster.server, connector=connector), authorization, config.namespace)
+
+    try:
+        return kubeconfig.use(make, path, service_account)
+    except kubeconfig.KubeconfigError as error:
+        raise ApiError(str(error)) from error
 
 
 def decode(content: bytes | msgspec.Raw, into: type[_T]) -> _T:

@@ -4,7 +4,8 @@ It opens for a reason that it can name in a sentence:
 
 - there is no node driver, or it has been ready on no node for longer than a grace period (an update takes less);
 - pods of a DynaKube got an empty view, as many within the window as the limit says. That is told by the Events that
-  the driver leaves on such pods, each pod counted once.
+  the driver leaves on such pods, each pod counted once. Where there are more nodes than one, those of a single node
+  count for half of the limit at most: what is wrong with one node must not leave thousands unmonitored.
 
 The first closes as soon as the driver is back. The second closes by itself when no pod has failed for a whole
 window; as new pods go through unchanged there is nothing that could fail anew, so then the next pods are the trial.
@@ -20,12 +21,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+from oneagent.common import names
+
 PAUSED: Final = "InjectionPaused"
 RESUMED: Final = "InjectionResumed"
 """Reasons of the Events on a DynaKube"""
-
-FAILURE_REASON: Final = "AgentNotMounted"
-"""Reason of the Event by which the driver tells of a pod that got an empty view"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Limits:
 class _Failures:
     """Of one DynaKube."""
 
-    pods: dict[str, float] = field(default_factory=dict)
-    """When each failed, the latest ones"""
+    pods: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """When each failed, and on which node; the latest ones"""
     open_until: float = 0.0
 
 
@@ -68,7 +68,7 @@ class Breaker:
         self._gone = True
         self._down_since = None
 
-    def failed(self, dynakube: str, pod: str, at: float) -> None:
+    def failed(self, dynakube: str, pod: str, at: float, node: str = "") -> None:
         """A pod, told by anything unique, got an empty view; the same may be told again."""
         limit, window = self._limits.failures, self._limits.window_seconds
         now = self._clock()
@@ -77,9 +77,12 @@ class Breaker:
             return
         failures = self._failures.setdefault(dynakube, _Failures())
         pods = failures.pods
-        pods[pod] = max(at, pods.get(pod, 0.0))
-        for other in [other for other, then in pods.items() if then <= now - window]:
+        pods[pod] = max(at, pods.get(pod, (0.0, ""))[0]), node
+        for other in [other for other, (then, _) in pods.items() if then <= now - window]:
             del pods[other]
+        beside = [other for other, (_, where) in pods.items() if where == node]
+        if node and self._nodes > 1 and len(beside) > (limit + 1) // 2:
+            del pods[min(beside, key=pods.__getitem__)]
         if len(pods) > limit:
             del pods[min(pods, key=pods.__getitem__)]
         if len(pods) >= limit or now < failures.open_until:
@@ -102,6 +105,6 @@ class Breaker:
             within = f"{self._limits.window_seconds / 60:g} minutes"
             return (
                 f"{self._limits.failures} pods or more got no agent within {within}, "
-                f"see their Events with the reason {FAILURE_REASON}"
+                f"see their Events with the reason {names.NOT_MOUNTED}"
             )
         return ""

@@ -36,7 +36,7 @@ _CSI_DRIVERS: Final = watches.Resource(
 )
 # The API server keeps no cache of Events: their version may be forgotten after five minutes, and each list goes
 # through all Events there are. So a watch of them stands as long as possible.
-_EVENTS: Final = watches.Resource("/api/v1/events", f"reason={breaker.FAILURE_REASON}", watch_seconds=2700.0)
+_EVENTS: Final = watches.Resource("/api/v1/events", f"reason={names.NOT_MOUNTED}", watch_seconds=2700.0)
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
@@ -77,7 +77,12 @@ class _Involved(msgspec.Struct, frozen=True):
     uid: str = ""
 
 
+class _Source(msgspec.Struct, frozen=True):
+    host: str = ""
+
+
 class _Event(_Object, frozen=True):
+    source: _Source = _Source()
     about: _Involved = msgspec.field(name="involvedObject", default=_Involved())
     last: datetime | None = msgspec.field(name="lastTimestamp", default=None)
 
@@ -223,7 +228,7 @@ class Cluster:
         at = event.last or event.metadata.created
         if kube and at and event.about.kind == "Pod":
             pod = event.about.uid or f"{event.about.namespace}/{event.about.name}"
-            self._breaker.failed(kube, pod, at.timestamp())
+            self._breaker.failed(kube, pod, at.timestamp(), event.source.host)
 
     async def _follow_events(self) -> None:
         await self._namespaces.listed()  # They tell whose an Event's pod is.

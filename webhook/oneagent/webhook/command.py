@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import prometheus_client
 
-from oneagent.common import flags, logs, names
+from oneagent.common import flags, logs, names, servertls
 from oneagent.webhook import admission, api, breaker, certificates, cluster, events, injection, server, validation
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
 from oneagent.webhook.health import Health
@@ -129,7 +129,7 @@ class Webhook:
         self._events = events.Events(connection, metrics)
         circuit = breaker.Breaker(breaker.Limits(config.breaker_failures, config.breaker_window_seconds))
         self._cluster = cluster.Cluster(connection, config.namespace, circuit, registry, self._tell)
-        self._tls = certificates.ServerTls(metrics.certificate_expiry.set)
+        self._tls = servertls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.synced)
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
         settings = server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)

@@ -1,7 +1,8 @@
 """Labels a namespace with its DynaKube while it is created or changed, so that its first pod is already covered.
 
 The operator does the same a moment later for what was missed here, and by the same decision. So nothing has to be
-right here at any price: a DynaKube that claims by a selector that is none is left out, as the operator does.
+right here at any price: a DynaKube that claims by a selector that is none gets nothing new and keeps what it has, as
+with the operator.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ def patch(namespace: Object, dynakubes: Iterable[Object], own_namespace: str) ->
     """The smallest JSON patch after which the namespace's label says whose it is; empty if it does already."""
     metadata = namespace.get("metadata") or {}
     name = metadata.get("name") or metadata.get("generateName") or ""
-    decision = mapping.decide(name, metadata.get("labels") or {}, _claims(dynakubes, own_namespace))
-    return patches.metadata(namespace, "labels", {mapping.LABEL: decision.owner})
-
-
-def _claims(dynakubes: Iterable[Object], own_namespace: str) -> Iterable[mapping.Claim]:
+    labels = metadata.get("labels") or {}
+    claims = []
     for dynakube in dynakubes:
+        if manifests.at(dynakube, "metadata.deletionTimestamp"):
+            continue  # The operator is taking its labels off.
         try:
-            yield mapping.claim(dynakube, own_namespace)
-        except manifests.FieldError:
-            continue  # The DynaKube's own condition says so.
+            claims.append(mapping.claim(dynakube, own_namespace))
+        except manifests.FieldError:  # The DynaKube's own condition says so.
+            if manifests.at(dynakube, "metadata.name") == labels.get(mapping.LABEL):
+                return []
+    decision = mapping.decide(name, labels, claims)
+    return patches.metadata(namespace, "labels", {mapping.LABEL: decision.owner})

@@ -6,7 +6,7 @@ restart costs a reconnect, not a list of the whole cluster. After 410, or with e
 brings nothing, the set is listed anew, which also tells what was deleted meanwhile. Until the new list is complete
 the old set is answered from: old knowledge is better than none.
 
-Between attempts there is always a pause with full jitter, longer with each failure. An attempt that brought an
+Between attempts there is always a pause, longer with each failure. An attempt that brought an
 event or stood for a while resets it.
 
 What is kept of an object is the business of `read`, which decodes its JSON (`api.decode`) into as little as it
@@ -20,13 +20,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from oneagent.common import logs
+from oneagent.common import listwatch, logs
 from oneagent.webhook import api
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,6 @@ log = logging.getLogger(__name__)
 PAGE_SIZE: Final = 500
 WATCH_SECONDS: Final = 300.0
 
-_LONGEST_PAUSE: Final = 30.0
-_LONGEST_RETRY_AFTER: Final = 120.0
-_STOOD_SECONDS: Final = 5.0
-_FRUITLESS_BEFORE_LIST: Final = 3
 _ONLY_METADATA: Final = "application/json;as={shape};g=meta.k8s.io;v=v1,application/json"
 
 _T = TypeVar("_T")
@@ -58,24 +54,6 @@ class Resource:
     def accept(self, shape: str) -> str:
         """The media types to ask for; `shape` is what an answer would be with metadata only."""
         return _ONLY_METADATA.format(shape=shape) if self.metadata_only else "application/json"
-
-
-class Pauses:
-    """Exponential back-off with full jitter."""
-
-    def __init__(self, first: float = 0.5, draw: Callable[[], float] = random.random) -> None:
-        self._first = first
-        self._draw = draw
-        self.fruitless = 0
-
-    def reset(self) -> None:
-        self.fruitless = 0
-
-    def next(self, retry_after: float = 0.0) -> float:
-        """Seconds to wait; never less than the server asked for, within reason."""
-        most = min(_LONGEST_PAUSE, self._first * 2.0 ** min(self.fruitless, 16))
-        self.fruitless += 1
-        return min(retry_after, _LONGEST_RETRY_AFTER) + self._draw() * most
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -117,7 +95,7 @@ class Watch(Generic[_T]):
         self.resource = resource
         self._api, self._read, self._changed, self._clock = server, read, changed, clock
         self._page_size = page_size
-        self._pauses = Pauses(first_pause)
+        self._pauses = listwatch.Pauses(first_pause)
         self._version = ""
         self._listed = asyncio.Event()
 
@@ -156,12 +134,14 @@ class Watch(Generic[_T]):
         accept = self.resource.accept("PartialObjectMetadata")
         try:
             async with self._api.stream(self.resource.path, query, accept=accept, seconds=seconds) as stream:
-                async for line in _lines(stream):
-                    if self._take(line):
-                        self._pauses.reset()
-                        self._changed()
+                lines = listwatch.Lines()
+                async for chunk in stream:
+                    for line in lines.add(chunk):
+                        if self._take(line):
+                            self._pauses.reset()
+                            self._changed()
         finally:
-            if self._clock() - began >= _STOOD_SECONDS:
+            if self._clock() - began >= listwatch.STOOD_SECONDS:
                 self._pauses.reset()
 
     def _failed(self, error: api.ApiError) -> float:
@@ -172,7 +152,7 @@ class Watch(Generic[_T]):
             log.info("objects are listed anew", extra=facts)
         else:
             log.warning("objects cannot be followed", extra=facts)
-        if not isinstance(error, api.UnavailableError) or attempt % _FRUITLESS_BEFORE_LIST == 0:
+        if not isinstance(error, api.UnavailableError) or attempt % listwatch.FRUITLESS_BEFORE_LIST == 0:
             self._version = ""
         return error.retry_after if isinstance(error, api.UnavailableError) else 0.0
 
@@ -214,20 +194,6 @@ class Watch(Generic[_T]):
 
     def _query(self, **parameters: str) -> dict[str, str]:
         return parameters | ({"fieldSelector": self.resource.fields} if self.resource.fields else {})
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole lines; what a cut leaves of the last one is dropped, the next watch brings it again."""
-    rest = bytearray()
-    async for chunk in chunks:
-        start = len(rest)
-        rest += chunk
-        if rest.find(b"\n", start) < 0:
-            continue
-        *whole, rest = rest.split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield bytes(line)
 
 
 def _key(metadata: _Metadata) -> str:

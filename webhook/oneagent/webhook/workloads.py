@@ -1,8 +1,9 @@
 """What a pod belongs to at the top of its chain of controllers.
 
-Two kinds stand between a pod and what people call its workload, and both are held in memory: a ReplicaSet, whose
-controller is a Deployment, an Argo Rollout or the like, and a Job, whose controller is a CronJob or a workflow.
-Any other controller is the top itself. A pod without one is its own workload, by the name its copies share.
+Three kinds stand between a pod and what people call its workload. Two are held in memory: a ReplicaSet, whose
+controller is a Deployment, an Argo Rollout or the like, and a Job, whose controller is a CronJob or a workflow. A
+ReplicationController, which a DeploymentConfig of OpenShift may control, is rare and asked for. Any other controller
+is the top itself. A pod without one is its own workload, by the name its copies share.
 
 Of a ReplicaSet or Job only its workload is kept, and the ReplicaSets of one Deployment share it. One that was
 created a moment ago is asked for. If it cannot be had in time, the workload is the pod's direct controller: that
@@ -55,11 +56,15 @@ class _Kind:
     plural: str
 
     def list_path(self) -> str:
-        return f"/apis/{self.group}/{self.version}/{self.plural}"
+        return f"{self._base}/{self.plural}"
 
     def path(self, key: str) -> str:
         namespace, _, name = key.partition("/")
-        return f"/apis/{self.group}/{self.version}/namespaces/{namespace}/{self.plural}/{name}"
+        return f"{self._base}/namespaces/{namespace}/{self.plural}/{name}"
+
+    @property
+    def _base(self) -> str:
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def read(self, content: msgspec.Raw | bytes) -> Workload:
         """The workload that an object of this kind belongs to; the object itself if it has no controller."""
@@ -70,13 +75,11 @@ class _Kind:
         return Workload(self.kind, metadata.name)
 
 
-class Followed:
+class AskedFor:
     """The objects of one such kind."""
 
-    def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
+    def __init__(self, server: api.Api, kind: _Kind) -> None:
         self._api, self._kind = server, kind
-        resource = watches.Resource(kind.list_path(), metadata_only=True)
-        self.watch = watches.Watch(server, resource, kind.read, first_pause=first_pause)
         self._lookups = lookups.Lookups(self._fetch)
 
     async def workload(self, namespace: str, name: str) -> Workload | None:
@@ -84,18 +87,37 @@ class Followed:
         # The name is that of a reference that nobody has checked yet, and is to become part of a path.
         if not manifests.is_dns_name(name):
             return None
-        key = f"{namespace}/{name}"
-        return self.watch.found.get(key) or await self._lookups.get(key)
+        return await self._find(f"{namespace}/{name}")
+
+    async def _find(self, key: str) -> Workload | None:
+        return await self._lookups.get(key)
 
     async def _fetch(self, key: str) -> Workload:
         content = await self._api.get(self._kind.path(key), accept=_ACCEPT, seconds=lookups.WAIT_SECONDS)
         return self._kind.read(content)
 
 
+class Followed(AskedFor):
+    """Those that are held in memory, too."""
+
+    def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
+        super().__init__(server, kind)
+        resource = watches.Resource(kind.list_path(), metadata_only=True)
+        self.watch = watches.Watch(server, resource, kind.read, first_pause=first_pause)
+
+    async def _find(self, key: str) -> Workload | None:
+        return self.watch.found.get(key) or await super()._find(key)
+
+
 class Workloads:
     def __init__(self, server: api.Api, *, first_pause: float = 0.5) -> None:
         kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
         self.followed = {(kind.group, kind.kind): Followed(server, kind, first_pause) for kind in kinds}
+        rare = _Kind("ReplicationController", "", "v1", "replicationcontrollers")
+        self._known: dict[tuple[str, str], AskedFor] = {
+            **self.followed,
+            (rare.group, rare.kind): AskedFor(server, rare),
+        }
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -106,8 +128,9 @@ class Workloads:
         metadata = pod.get("metadata") or {}
         for owner in _controllers(metadata):
             kind, name = owner.get("kind", ""), owner.get("name", "")
-            followed = self.followed.get((owner.get("apiVersion", "").partition("/")[0], kind))
-            above = await followed.workload(namespace, name) if followed is not None else None
+            group = owner.get("apiVersion", "").rpartition("/")[0]
+            known = self._known.get((group, kind))
+            above = await known.workload(namespace, name) if known is not None else None
             return above or Workload(kind, name)
         return Workload("Pod", metadata.get("name") or metadata.get("generateName", "").removesuffix("-"))
 

@@ -52,7 +52,7 @@ _NOT_HANDLED: Final = (
 _ALL: Final = (
     Feature("automatic-injection", "switch", "true"),
     Feature("ignored-namespaces", "list", '["^<own>$", "^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*"]'),
-    Feature("init-container-seccomp-profile", "switch", "true"),
+    Feature("init-container-seccomp-profile", "switch", "false"),
     Feature("injection-failure-policy", "text", "silent"),
     Feature("injection-readonly-volume", "switch", "false"),
     Feature("label-version-detection", "switch", "false"),

@@ -27,18 +27,17 @@ from typing import Any, Final
 
 import httpx2
 import lightkube
-import yaml
 from lightkube.config import client_adapter
+from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
-from oneagent.common import dynakube, logs, manifests, names
+from oneagent.common import dynakube, kubeconfig, listwatch, logs, manifests, names
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import events, watch
 
 log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 250
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _PLURAL: Final = "dynakubes"
 _TIMEOUT: Final = httpx2.Timeout(10.0, connect=5.0)
@@ -47,34 +46,20 @@ _EVENT_TIMEOUT: Final = httpx2.Timeout(3.0)
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
-def connect(kubeconfig: Path | None = None, service_account: Path = SERVICE_ACCOUNT) -> tuple[httpx2.Client, str]:
+def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE_ACCOUNT) -> tuple[httpx2.Client, str]:
     """A client for the API server, and the namespace that its configuration names.
 
     Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`. `UnavailableError` if there is none.
     """
-    try:
-        if kubeconfig is None:
-            config = lightkube.KubeConfig.from_env(service_account=service_account).get()
-        else:
-            config = lightkube.KubeConfig.from_file(kubeconfig).get()
-        if config is None:
-            raise sources.UnavailableError("the kubeconfig names no current context")
-        if config.user is None:
-            config = config._replace(user=User())
+
+    def make(config: SingleConfig, _: User) -> tuple[httpx2.Client, str]:
         parameters = client_adapter.ConnectionParams(timeout=_TIMEOUT)
         return client_adapter.Client(config, parameters), config.namespace
-    except (
-        lightkube.ConfigError,
-        OSError,
-        yaml.YAMLError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # All but the first three come from a file that is YAML, but of something else.
-        place = kubeconfig or "in-cluster, KUBECONFIG or ~/.kube/config"
-        raise sources.UnavailableError(f"no usable API server configuration ({place}): {error}") from error
+
+    try:
+        return kubeconfig.use(make, path, service_account)
+    except kubeconfig.KubeconfigError as error:
+        raise sources.UnavailableError(str(error)) from error
 
 
 class KubernetesSource:
@@ -85,12 +70,12 @@ class KubernetesSource:
         *,
         namespace: str = "",
         kubeconfig: Path | None = None,
-        service_account: Path = SERVICE_ACCOUNT,
+        service_account: Path = kubeconfig.SERVICE_ACCOUNT,
         api_version: str = "",
         component: str = names.DISTRIBUTION,
         node: str = "",
         page_size: int = PAGE_SIZE,
-        pauses: watch.Pauses | None = None,
+        pauses: listwatch.Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`api_version` as `v1beta6`; empty: the newest that the API server serves."""

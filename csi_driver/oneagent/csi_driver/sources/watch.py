@@ -9,18 +9,15 @@ changes), so an API server's restart costs a reconnect of each node, not a list 
 with every third attempt in a row that brings nothing, the set is listed anew, which also tells what was
 deleted meanwhile.
 
-Between attempts there is always a pause with full jitter, longer with each failure: a fleet of nodes that
-lost its API server at the same moment must not come back at the same moment. An attempt that brought an event
-or stood for a while resets it.
+Between attempts there is always a pause, longer with each failure. An attempt that brought an event or stood
+for a while resets it.
 
-How requests are made is the business of `Api`; this module knows the protocol only. The bytes of the stream
-are split at newlines by hand: text lines would also be split at U+2028, which JSON may hold.
+How requests are made is the business of `Api`; this module knows the protocol only.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +26,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from oneagent.common import dynakube, logs, names
+from oneagent.common import dynakube, listwatch, logs, names
 from oneagent.csi_driver import sources
 
 log = logging.getLogger(__name__)
@@ -37,10 +34,6 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS: Final = (240, 360)
 """A watch is ended by the server after a time in this range, so that a dead connection is found."""
 
-_LONGEST_PAUSE: Final = 30.0
-_LONGEST_RETRY_AFTER: Final = 120.0
-_STOOD_SECONDS: Final = 5.0
-_FRUITLESS_BEFORE_LIST: Final = 3
 _ALIVE_SECONDS: Final = 2.0 * WATCH_SECONDS[1]
 
 _T = TypeVar("_T")
@@ -75,24 +68,6 @@ class _Change(msgspec.Struct, frozen=True):
     object: dict[str, Any]
 
 
-class Pauses:
-    """Exponential back-off with full jitter."""
-
-    def __init__(self, first: float = 0.5, draw: Callable[[], float] = random.random) -> None:
-        self._first = first
-        self._draw = draw
-        self.fruitless = 0
-
-    def reset(self) -> None:
-        self.fruitless = 0
-
-    def next(self, retry_after: float = 0.0) -> float:
-        """Seconds to wait; never less than the server asked for, within reason."""
-        most = min(_LONGEST_PAUSE, self._first * 2.0 ** min(self.fruitless, 16))
-        self.fruitless += 1
-        return min(max(retry_after, 0.0), _LONGEST_RETRY_AFTER) + self._draw() * most
-
-
 class Watch:
     """Not for more than one thread, but for `alive`."""
 
@@ -100,12 +75,12 @@ class Watch:
         self,
         api: Api,
         *,
-        pauses: Pauses | None = None,
+        pauses: listwatch.Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._api = api
-        self._pauses = pauses or Pauses()
+        self._pauses = pauses or listwatch.Pauses()
         self._clock = clock
         self._wait = wait
         self._turned = clock()
@@ -135,7 +110,8 @@ class Watch:
             self._report(changed)
         try:
             with self._api.stream(self._version) as stream:
-                for line in _lines(stream):
+                lines = listwatch.Lines()
+                for line in (line for chunk in stream for line in lines.add(chunk)):
                     if stop.is_set():
                         return
                     self._turned = self._clock()
@@ -143,7 +119,7 @@ class Watch:
                         self._pauses.reset()
                         self._report(changed)
         finally:
-            if self._clock() - began >= _STOOD_SECONDS:
+            if self._clock() - began >= listwatch.STOOD_SECONDS:
                 self._pauses.reset()
 
     def _failed(self, error: sources.SourceError) -> float:
@@ -153,7 +129,7 @@ class Watch:
             log.info("DynaKubes are listed anew", extra=logs.facts(reason=error))
         else:
             log.warning("DynaKubes cannot be followed", extra=logs.facts(reason=error, attempt=attempt))
-        if not isinstance(error, sources.UnavailableError) or attempt % _FRUITLESS_BEFORE_LIST == 0:
+        if not isinstance(error, sources.UnavailableError) or attempt % listwatch.FRUITLESS_BEFORE_LIST == 0:
             self._version = ""
         return error.retry_after if isinstance(error, sources.UnavailableError) else 0.0
 
@@ -193,19 +169,6 @@ class Watch:
                 log.error("DynaKube not usable", extra=logs.facts(dynakube=name, error=error))
             self._reported = snapshot
             changed(snapshot)
-
-
-def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Whole lines; what a cut leaves of the last one is dropped, the next watch brings it again."""
-    rest = bytearray()
-    for chunk in chunks:
-        start = len(rest)
-        rest += chunk
-        if rest.find(b"\n", start) < 0:
-            continue
-        *whole, last = rest.split(b"\n")
-        yield from (bytes(line) for line in whole if line.strip())
-        rest = last
 
 
 def _decode(data: bytes, into: type[_T]) -> _T:

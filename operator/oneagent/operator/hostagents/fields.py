@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
-from oneagent.common import dynakube, manifests, names
+from oneagent.common import dynakube, manifests, names, references
 
 HOST_MODES: Final[frozenset[dynakube.Mode]] = frozenset(("classicFullStack", "hostMonitoring", "cloudNativeFullStack"))
 DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
@@ -21,16 +21,9 @@ DEFAULT_STORAGE: Final = "/var/opt/dynatrace"
 HOST_GROUP: Final = "--set-host-group"
 
 _DNS_POLICIES: Final = (DEFAULT_DNS_POLICY, "ClusterFirst", "Default", "None")
-_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
 _MAX_UNAVAILABLE: Final = re.compile(r"[1-9][0-9]{0,4}|([1-9][0-9]?|100)%")
 _ENV_NAME: Final = re.compile(r"[!-<>-~]+")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
-_IMAGE: Final = re.compile(
-    r"(?=.{1,512}$)"
-    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?"  # registry
-    r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"  # repository
-    r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +74,7 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
         mode=mode,
         image=image(f"{own}.image", manifests.text(obj, f"{own}.image")),
         version=manifests.matching(
-            obj, _VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
+            obj, dynakube.FULL_VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
         ),
         host_group=manifests.text(obj, "spec.oneAgent.hostGroup"),
         args=_args(obj, f"{own}.args"),
@@ -106,7 +99,7 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
 
 def image(field: str, reference: str) -> str:
     """The reference, if it is one of an image; an empty one is."""
-    if reference and not _IMAGE.fullmatch(reference):
+    if reference and not references.IMAGE.fullmatch(reference):
         raise manifests.FieldError(field, reference, "must be an image such as registry.example/oneagent:1.277.0")
     return reference
 

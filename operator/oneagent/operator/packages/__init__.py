@@ -6,14 +6,11 @@ A pod without the node driver gets its agent here without ever holding a tenant'
 before they go to the tenant. Every replica of the operator can serve; each has a shelf of its own.
 """
 
-from oneagent.operator.packages.certificates import Certificate, CertificateFiles, Certificates
-from oneagent.operator.packages.endpoint import PackageEndpoint, Settings
+from oneagent.operator.packages.endpoint import Certificates, PackageEndpoint, Settings
 from oneagent.operator.packages.fetches import Origin, Wanted
 from oneagent.operator.packages.metrics import PackageMetrics
 
 __all__ = [
-    "Certificate",
-    "CertificateFiles",
     "Certificates",
     "Origin",
     "PackageEndpoint",

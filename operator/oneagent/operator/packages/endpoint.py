@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from aiohttp import web
 
-from oneagent.common import downloads, logs
-from oneagent.operator.packages import certificates, server, shelf
+from oneagent.common import downloads, logs, servertls
+from oneagent.operator.packages import server, shelf
 from oneagent.operator.packages.callers import Callers, Reviewer
 from oneagent.operator.packages.fetches import Fetches, Wanted
 from oneagent.operator.packages.metrics import PackageMetrics
@@ -49,6 +49,14 @@ class Settings:
     downloads: downloads.Limits = downloads.USUAL
 
 
+class Certificates(Protocol):
+    """Who has the certificate."""
+
+    async def current(self) -> servertls.Pair:
+        """The newest pair; `UnusableError` while there is none. Asked every few seconds, so it is quick."""
+        ...
+
+
 class PackageEndpoint:
     """For one event loop. `want` may be called before `start`, and as often as something changes."""
 
@@ -56,15 +64,15 @@ class PackageEndpoint:
         self,
         settings: Settings,
         reviewer: Reviewer,
-        certificates_: certificates.Certificates,
+        certificates: Certificates,
         metrics: PackageMetrics,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._certificates = certificates_
-        self._tls = certificates.ServerTls()
+        self._certificates = certificates
+        self._tls = servertls.ServerTls(metrics.certificate_expiry.set)
         self._shelf = shelf.Shelf(settings.folder, settings.budget_bytes, metrics)
         self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads)
         self._answers = server.Answers(
@@ -81,8 +89,10 @@ class PackageEndpoint:
         self._fetches.want(wanted)
 
     async def start(self) -> None:
-        """Listen; `ShelfError` or `CertificateError` if that has no use, `OSError` if the port is not to be had."""
+        """Listen; `ShelfError` or `UnusableError` if that has no use, `OSError` if the port is not to be had."""
         await self._renew()
+        if trouble := self._tls.trouble(time.time()):
+            raise servertls.UnusableError(trouble)
         await asyncio.to_thread(self._shelf.open)
         try:
             self._protocols = web.Server(
@@ -139,21 +149,16 @@ class PackageEndpoint:
         return self._protocols()
 
     async def _renew(self) -> None:
-        await self._tls.renew(self._certificates)
-        self._metrics.certificate_expiry.set(self._tls.expires_at)
+        newest = await self._certificates.current()
+        self._tls.take(lambda: newest)
 
     async def _keep_renewing(self) -> None:
-        told = ""
         while True:
             await asyncio.sleep(self._settings.renew_seconds)
             try:
                 await self._renew()
-                told = ""
-            except certificates.CertificateError as error:
-                # The one in use stays in use; once for each reason is enough.
-                if str(error) != told:
-                    log.warning("the certificate can't be renewed", extra=logs.facts(reason=error))
-                told = str(error)
+            except servertls.UnusableError as error:
+                self._tls.refuse(str(error))
             except Exception:
                 log.exception("the certificate can't be renewed")
 

@@ -10,7 +10,7 @@ from oneagent.common import injected
 from oneagent.common.injected import Variable
 from oneagent.sidecars.install.settings import Places
 
-_VARIABLES: Final = (
+VARIABLES: Final = (
     (Variable.FAILURE_POLICY, "silent: always end with 0; fail: end with 1 if not all is in place"),
     (Variable.MODE, "provisioned: a CSI volume has the agent; installer: download it"),
     (Variable.ONEAGENT_INJECTED, "true if the pod gets an agent"),
@@ -38,12 +38,12 @@ _VARIABLES: Final = (
 
 
 def read(words: Sequence[str]) -> Places:
-    width = max(len(name) for name, _ in _VARIABLES)
+    width = max(len(name) for name, _ in VARIABLES)
     parser = argparse.ArgumentParser(
         prog="install-oneagent",
         description="Gets the agent of a pod ready before its containers start. The webhook puts it into pods as the "
         f"init container {injected.INIT_CONTAINER}, and sets everything by variables.",
-        epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in _VARIABLES),
+        epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

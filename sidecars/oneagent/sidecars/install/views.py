@@ -18,7 +18,7 @@ def check(folder: str, node: str) -> None:
     if os.path.isfile(os.path.join(folder, names.PRELOAD_LIBRARY)):
         return
     try:
-        empty = not os.listdir(folder)
+        empty = "agent" not in os.listdir(folder)
     except OSError as error:
         raise NoAgentError(
             f"{volume} can't be read: {error.strerror} ({folder}): see the log of the CSI driver {where}"

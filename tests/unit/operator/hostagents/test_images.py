@@ -59,4 +59,4 @@ def test_a_tenant_whose_address_is_no_registrys_needs_an_image() -> None:
     with pytest.raises(
         manifests.FieldError, match=r"spec.apiUrl .*name an image in spec.oneAgent.classicFullStack.image"
     ):
-        choose(NEW, "", spec={"apiUrl": "https://[::1]:9999/api"})
+        choose(NEW, "", spec={"apiUrl": "https://dynatrace.example/E/abc/api"})

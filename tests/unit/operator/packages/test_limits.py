@@ -15,7 +15,7 @@ import httpx2 as httpx
 import pytest
 import trustme
 
-from oneagent.operator.packages import Certificate, CertificateFiles, certificates
+from oneagent.common import servertls
 from oneagent.operator.packages import server as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
@@ -156,7 +156,7 @@ class TestACertificate:
             serving.want(fakes.wanted(VERSION, tenant.api_url))
             with idling(serving) as connection:
                 another = trustme.CA()
-                serving.pair.renew(another)
+                serving.pair.renew(another, trustme.KeyType.RSA)
 
                 def renewed() -> bool:
                     try:
@@ -176,27 +176,17 @@ class TestACertificate:
         with fakes.Serving(tmp_path / "endpoint") as serving:
             good = serving.pair.pair
             serving.pair.renew(serving.authority)
-            serving.pair.pair = Certificate(serving.pair.pair.chain, good.key)
-            eventually(lambda: [each for each in caplog.records if "can't be renewed" in each.getMessage()])
+            serving.pair.pair = servertls.Pair(serving.pair.pair.chain, good.key)
+            eventually(lambda: [each for each in caplog.records if "is not taken" in each.getMessage()])
             time.sleep(0.3)
             connect(serving).close()
-            assert len([each for each in caplog.records if "can't be renewed" in each.getMessage()]) == 1
+            assert len([each for each in caplog.records if "is not taken" in each.getMessage()]) == 1
 
     def test_that_can_never_be_used_is_an_error_of_the_start(self, tmp_path: Path) -> None:
         serving = fakes.Serving(tmp_path / "endpoint")
-        serving.pair.pair = Certificate(b"no", b"pem")
-        with pytest.raises(certificates.CertificateError), serving:
+        serving.pair.pair = servertls.Pair(b"no", b"pem")
+        with pytest.raises(servertls.UnusableError), serving:
             pass
-
-    def test_may_come_from_files(self, tmp_path: Path) -> None:
-        with fakes.Serving(tmp_path / "endpoint") as serving:
-            files = CertificateFiles(tmp_path / "chain.pem", tmp_path / "key.pem")
-            with pytest.raises(certificates.CertificateError, match=r"chain\.pem: No such file"):
-                serving.do(files.current())
-            files.chain.write_bytes(serving.pair.pair.chain)
-            files.key.write_bytes(serving.pair.pair.key)
-            assert serving.do(files.current()) == serving.pair.pair
-            assert "PRIVATE KEY" not in repr(serving.pair.pair)
 
 
 class TestAStop:

@@ -169,6 +169,13 @@ class TestAPodThatOnlyClaimsToBeDone:
         assert (outcome.injected, outcome.reason) == (False, outcome.reason)
         assert outcome.reason in ("ConflictingContainer", "ConflictingVolume")
 
+    def test_with_a_read_only_view_is_not_completed_without_what_agents_write_to(self) -> None:
+        read_only = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
+        pod = injected(dynakube=read_only)
+        pod["spec"]["volumes"] = [v for v in pod["spec"]["volumes"] if v["name"] != "oneagent-data"]
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        assert inject(pod, dynakube=read_only).reason == "ConflictingVolume"
+
     def test_is_left_alone_if_its_install_path_was_spoilt(self) -> None:
         pod = injected()
         pod["spec"]["containers"].append(copy.deepcopy(PROXY))

@@ -27,7 +27,7 @@ VALUES = st.sampled_from(["", "x", "/lib/a.so", "/lib/a.so:/lib/b.so", "/lib/a.s
 PATHS = st.sampled_from(
     ["/tmp", "/opt", "/opt/dynatrace/oneagent-paas", "/opt/dynatrace/oneagent-paas/log", "/var/lib/", "/data"]
 )
-VOLUME_NAMES = st.sampled_from(["tmp", "data", "v", "w", "x", "y", "oneagent-share", "oneagent-bin"])
+VOLUME_NAMES = st.sampled_from(["tmp", "data", "v", "w", "x", "y", "oneagent-share", "oneagent-bin", "oneagent-data"])
 SWITCHES = st.sampled_from(["true", "false", "maybe"])
 
 

@@ -5,7 +5,8 @@
     plan                 what is to be in the pod
     preload, variables,
     mounts, volumes,
-    initcontainer        the parts that it is made of
+    initcontainer,
+    resources            the parts that it is made of
     present              what an earlier call has put in
     mutation             all of it in order: the patch, and what is said of it
 

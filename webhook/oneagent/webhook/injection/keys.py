@@ -30,6 +30,8 @@ HANDLED: Final = "oneagent.dynatrace.com/handled-containers"
 """A digest of the names of all containers that have been looked at."""
 
 # Of others.
+EVICTABLE: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+"""Names of empty folders, with commas: a node with a pod that has others is not scaled down."""
 MIRROR: Final = "kubernetes.io/config.mirror"
 DEBUG: Final = ("debug.openshift.io/source-container", "debug.openshift.io/source-resource")
 

@@ -3,17 +3,17 @@
 A mount of the container's own at the very place is a conflict, for which the container is left out. So is one above
 it, unless that is an empty folder to write to: a folder to mount on would have to be made in it, which fails where
 nothing can be written (and then the container does not start), and is not wanted in somebody's data.
-A mount below ours is fine, its owner wants to have the agent's logs, say; but not in a view that is read-only, for the
-same reason. Nor do we mount anything to write to over such a view: an empty view has no folder to mount on.
+A mount below ours is fine, its owner wants to have the agent's logs, say. In a view that is read-only it has to be in
+one of the folders that agents write to, for the same reason. These are there to mount on, in an empty view as well,
+and are ours otherwise: agents could write nothing in such a view.
 """
 
 from __future__ import annotations
 
-import posixpath
 from dataclasses import dataclass
 from typing import Any
 
-from oneagent.common import injected
+from oneagent.common import injected, names
 from oneagent.webhook.injection.plan import Plan
 from oneagent.webhook.injection.pods import Container, Pod
 
@@ -26,6 +26,9 @@ def of_container(name: str, plan: Plan) -> list[Mount]:
         found = [_at(injected.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
         conf = injected.CONTAINER_CONF.format(container=name)
         found.append(_at(injected.SHARE_VOLUME, injected.CONTAINER_CONF_PATH, conf, read_only=True))
+        if plan.read_only:
+            places = {folder: f"{plan.install_path}/{folder}" for folder in names.WRITTEN_FOLDERS}
+            found += [_at(injected.DATA_VOLUME, place, folder) for folder, place in places.items()]
         if plan.connect_retry:
             options = injected.CURL_OPTIONS
             found.append(_at(injected.SHARE_VOLUME, injected.CURL_OPTIONS_PATH, options, read_only=True))
@@ -45,7 +48,7 @@ def of_init_container(plan: Plan) -> list[Mount]:
 
 
 def missing(container: Container, wanted: list[Mount]) -> list[Mount]:
-    there = {posixpath.normpath(mount.mount_path) for mount in container.volume_mounts or ()}
+    there = {mount.place for mount in container.volume_mounts or ()}
     return [mount for mount in wanted if mount["mountPath"] not in there]
 
 
@@ -62,28 +65,34 @@ class Ground:
     """Names of the pod's own empty folders."""
     closed: str
     """A folder in which nothing can be mounted, with a slash at its end; empty for none."""
+    open: frozenset[str]
+    """Folders in it in which that can be done all the same."""
 
     def conflict(self, container: Container) -> str:
         """The place of the container's first mount that is in the way; empty if there is none."""
         for mount in container.volume_mounts or ():
-            path = posixpath.normpath(mount.mount_path)
+            path = mount.place
             if mount.name in self.ours:
                 continue
             writable = mount.name in self.scratch and not mount.read_only
             if path in self.places or (path in self.above and not writable):
                 return path
-            if self.closed and path.startswith(self.closed):
+            if self.closed and path.startswith(self.closed) and not self._is_open(path):
                 return path
         return ""
+
+    def _is_open(self, path: str) -> bool:
+        return any(f"{path}/".startswith(f"{folder}/") for folder in self.open)
 
 
 def ground(plan: Plan, pod: Pod) -> Ground:
     wanted = of_container("", plan)
-    places = frozenset(mount["mountPath"] for mount in wanted)
+    data = frozenset(mount["mountPath"] for mount in wanted if mount["name"] == injected.DATA_VOLUME)
+    places = frozenset(mount["mountPath"] for mount in wanted) - data
     above = frozenset(place[:end] or "/" for place in places for end, letter in enumerate(place) if letter == "/")
     scratch = frozenset(volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None)
     ours = frozenset(mount["name"] for mount in wanted)
-    return Ground(ours, places, above, scratch, f"{plan.install_path}/" if plan.read_only else "")
+    return Ground(ours, places, above, scratch, f"{plan.install_path}/" if plan.read_only else "", data)
 
 
 def _at(volume: str, path: str, below: str = "", *, read_only: bool = False) -> Mount:

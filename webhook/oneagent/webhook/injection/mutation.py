@@ -27,6 +27,7 @@ from oneagent.webhook.injection import (
     pods,
     preload,
     present,
+    resources,
     rules,
     skips,
     variables,
@@ -136,10 +137,10 @@ class _Work:
         included = list(self._included(planned, after=-1))
         if not included:
             return self._nobody()
-        self._annotate(planned)
-        self._change(included, planned)
         containers = [target.container for target in included]
         made = volumes.of_pod(self.read, planned, self.kube, [container.name for container in containers])
+        self._annotate(planned, [volume["name"] for volume in made if "emptyDir" in volume])
+        self._change(included, planned)
         self._append("/spec/volumes", self.read.spec.volumes, made)
         ours = initcontainer.make(self.read, self.facts, self.kube, self.settings, planned, containers)
         self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
@@ -179,12 +180,14 @@ class _Work:
             return _skipped(self.pod, self.read, skips.CONTAINERS_EXCLUDED)
         return _skipped(self.pod, self.read, replace(skips.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
 
-    def _annotate(self, planned: Plan) -> None:
+    def _annotate(self, planned: Plan, folders: Sequence[str]) -> None:
+        evictable = self.read.annotations.get(keys.EVICTABLE, "")
         told = {
             keys.AGENT_INJECTED: "true" if planned.agent else "false",
             keys.REASON: planned.agent_off.reason if planned.agent_off else None,
             keys.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
             keys.DYNAKUBE_INJECTED: "true",
+            keys.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
             keys.HANDLED: present.seen(self.read),
         }
         self.operations += patches.metadata(self.pod, "annotations", told)
@@ -247,7 +250,12 @@ class _Work:
 
     def _warnings(self) -> list[str]:
         _, policy = plan.failure_policy(self.read, self.kube)
-        found = [policy, volumes.unusable_size(self.read), *variables.unusable_release_fields(self.facts, self.kube)]
+        found = [
+            policy,
+            resources.unusable(self.kube),
+            volumes.unusable_size(self.read),
+            *variables.unusable_release_fields(self.facts, self.kube),
+        ]
         return [*filter(None, found), *keys.unclear(self.read.annotations)]
 
     def _outcome(self, warnings: Sequence[str]) -> Outcome:

@@ -72,13 +72,15 @@ def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
             return skips.DYNAKUBE_NOT_READY
         if csi and facts.driver_trouble:
             return replace(skips.DRIVER_TROUBLE, detail=facts.driver_trouble)
+        if csi and pod.spec.host_users is False:
+            return skips.USER_NAMESPACE
         if not install_path:
             return replace(skips.INVALID_INSTALL_PATH, detail=repr(pod.annotations[keys.INSTALL_PATH][:80]))
     return Plan(
         agent=agent_off is None,
         enrichment=enrichment,
         csi=csi,
-        read_only=csi and kube.is_on("injection-readonly-volume"),
+        read_only=agent_off is None and csi and kube.is_on("injection-readonly-volume"),
         install_path=install_path,
         connect_retry=_connect_retry(kube),
         agent_off=agent_off,

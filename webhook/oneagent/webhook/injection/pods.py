@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,12 +26,19 @@ class Mount(Part, frozen=True):
     mount_path: str
     read_only: bool | None = None
 
+    @property
+    def place(self) -> str:
+        """The path as a runtime reads it, which takes each for an absolute one."""
+        return posixpath.normpath(f"/{self.mount_path.lstrip('/')}")
+
 
 class Identity(Part, frozen=True):
     """Of a security context: as whom."""
 
     run_as_user: int | None = None
     run_as_group: int | None = None
+    seccomp_profile: dict[str, Any] | None = None
+    windows_options: dict[str, Any] | None = None
 
 
 class Resources(Part, frozen=True):
@@ -69,6 +77,30 @@ class Os(Part, frozen=True):
     name: str
 
 
+class Expression(Part, frozen=True):
+    key: str
+    operator: str
+    values: list[str] | None = None
+
+
+class Term(Part, frozen=True):
+    match_expressions: list[Expression] | None = None
+
+
+class Nodes(Part, frozen=True):
+    """Those that fit one of the terms."""
+
+    node_selector_terms: list[Term]
+
+
+class NodeAffinity(Part, frozen=True):
+    required: Nodes | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
+
+
+class Affinity(Part, frozen=True):
+    node_affinity: NodeAffinity | None = None
+
+
 class Spec(Part, frozen=True):
     containers: list[Container]
     init_containers: list[Container] | None = None
@@ -77,6 +109,8 @@ class Spec(Part, frozen=True):
     resources: Resources | None = None
     """Of the pod as a whole."""
     host_network: bool | None = None
+    host_users: bool | None = None
+    affinity: Affinity | None = None
     node_selector: dict[str, str] | None = None
     os: Os | None = None
     priority_class_name: str | None = None
@@ -92,6 +126,12 @@ class Metadata(Part, frozen=True):
 class Pod(Part, frozen=True):
     spec: Spec
     metadata: Metadata
+
+    @property
+    def nodes(self) -> list[Term]:
+        """One of these the pod's node has to fit; none: any node does."""
+        affinity = self.spec.affinity and self.spec.affinity.node_affinity
+        return affinity.required.node_selector_terms if affinity and affinity.required else []
 
     @property
     def labels(self) -> dict[str, str]:

@@ -71,7 +71,8 @@ def find(pod: Pod) -> Present | None:
         found = Present(index, container, values, places, _by_driver(volumes.get(injected.BIN_VOLUME)))
         mounted = {mount.name for mount in container.volume_mounts or ()}
         needed = {injected.SHARE_VOLUME, *((injected.BIN_VOLUME,) if found.agent else ())}
-        return found if needed <= mounted and needed <= places.keys() else None
+        data = {injected.DATA_VOLUME} if found.read_only else set[str]()
+        return found if needed <= mounted and needed | data <= places.keys() else None
     return None
 
 

@@ -16,7 +16,7 @@ from oneagent.common import mapping, names
 from oneagent.webhook.facts import Facts
 from oneagent.webhook.injection import keys, skips
 from oneagent.webhook.injection.kubes import Kube
-from oneagent.webhook.injection.pods import Pod
+from oneagent.webhook.injection.pods import Pod, Term
 from oneagent.webhook.injection.skips import Skip
 
 KUBE_SYSTEM: Final = "kube-system"
@@ -69,7 +69,17 @@ def _is_own(pod: Pod) -> bool:
 def _on_windows(pod: Pod) -> bool:
     wanted = pod.spec.node_selector or {}
     named = [pod.spec.os.name if pod.spec.os else "", *(wanted.get(label) for label in _OS_LABELS)]
-    return "windows" in named
+    contexts = [pod.spec.security_context, *(container.security_context for container in pod.everything())]
+    if "windows" in named or any(context.windows_options for context in contexts if context):
+        return True
+    return bool(pod.nodes) and all(_names_windows(term) for term in pod.nodes)
+
+
+def _names_windows(term: Term) -> bool:
+    return any(
+        wanted.key in _OS_LABELS and wanted.operator == "In" and wanted.values == ["windows"]
+        for wanted in term.match_expressions or ()
+    )
 
 
 def _on_virtual_node(pod: Pod) -> bool:

@@ -63,6 +63,13 @@ DYNAKUBE_NOT_READY: Final = Skip(
     "DynaKubeNotReady", _ALARM, "the DynaKube knows no tenant or version yet", "its conditions say what it waits for"
 )
 DRIVER_TROUBLE: Final = Skip("DriverTrouble", _ALARM, "the CSI driver is in trouble")
+# Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
+USER_NAMESPACE: Final = Skip(
+    "UserNamespace",
+    _ALARM,
+    "it has users of its own (hostUsers is false), for which a node can't mount the agent",
+    "let it have its node's users, or use a DynaKube without the CSI driver",
+)
 INVALID_INSTALL_PATH: Final = Skip(
     "InvalidInstallPath",
     _ALARM,

@@ -35,7 +35,7 @@ _FIELD: Final = re.compile(
 
 def plain(name: str, value: str) -> Entry:
     """A variable with just this value: nothing in it is expanded by kubelet."""
-    return {"name": name, "value": value.replace("$(", "$$(")}
+    return {"name": name, "value": value.replace("$", "$$")}
 
 
 def field(name: str, path: str) -> Entry:

@@ -28,6 +28,8 @@ def of_pod(pod: Pod, plan: Plan, kube: Kube, containers: Sequence[str]) -> list[
     found = []
     if plan.agent:
         found.append(_view(plan, kube, containers) if plan.csi else _folder(pod))
+    if plan.read_only:
+        found.append({"name": injected.DATA_VOLUME, "emptyDir": {}})
     found.append({"name": injected.SHARE_VOLUME, "emptyDir": {}})
     if plan.agent and not plan.csi:
         found.append(_config(optional=plans.failure_policy(pod, kube)[0] != "fail"))
@@ -37,6 +39,8 @@ def of_pod(pod: Pod, plan: Plan, kube: Kube, containers: Sequence[str]) -> list[
 def reserved(plan: Plan) -> set[str]:
     """The names that a pod must not have for volumes of its own."""
     of_agent = {injected.BIN_VOLUME} if plan.csi else {injected.BIN_VOLUME, injected.CONFIG_VOLUME}
+    if plan.read_only:
+        of_agent.add(injected.DATA_VOLUME)
     return {injected.SHARE_VOLUME, *(of_agent if plan.agent else ())}
 
 

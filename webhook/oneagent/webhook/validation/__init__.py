@@ -2,7 +2,7 @@
 
     subject      the DynaKube as rules look at it, and what else is known
     addresses    rules about the ways to the tenant: API URL and proxy
-    agents       rules about what runs where: name, modes, versions, images, arguments, the CSI driver
+    agents       rules about what runs where: name, modes, versions, images, arguments, resources, the CSI driver
     flags        rules about feature flags
     selections   rules about selectors, and about what two DynaKubes must not both select
     notes        what is allowed, but better said: warnings
@@ -44,6 +44,7 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     agents.csi_driver_missing,
     agents.read_only_volume_without_csi,
     agents.node_pull_without_image,
+    agents.init_resources_impossible,
     flags.value_impossible,
     flags.ignored_namespaces_unreadable,
     selections.selector_invalid,

@@ -7,23 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from oneagent.common import dynakube, references
 from oneagent.common.api import features, fields, trees
+from oneagent.webhook import quantities
 from oneagent.webhook.validation.subject import Subject, quoted
 
 _POD_SUFFIX: Final = "-oneagent-xxxxx"
 _LONGEST_NAME: Final = 63 - len(_POD_SUFFIX)
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
-_SHORT_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 _WITH_SHORT_VERSIONS: Final = ("v1alpha1", "v1beta1")
-_SEGMENT: Final = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
-_IMAGE: Final = re.compile(
-    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?/)?"  # registry
-    rf"{_SEGMENT}(/{_SEGMENT})*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-    r"(@[A-Za-z][A-Za-z0-9]*:[0-9a-fA-F]{32,})?"
-)
-_LONGEST_IMAGE: Final = 512
 _REPEATABLE: Final = ("--set-host-property", "--set-host-tag")
 
 
@@ -54,7 +46,7 @@ def several_modes(seen: Subject) -> Iterator[str]:
 
 def version_incomplete(seen: Subject) -> Iterator[str]:
     for path, value in _versions(seen):
-        if not _VERSION.fullmatch(value) and not _is_short(seen, value):
+        if not dynakube.FULL_VERSION.fullmatch(value) and not _is_short(seen, value):
             yield (
                 f"{path} is {quoted(value)}, which is not a complete version. Make sure that it reads "
                 "major.minor.patch.timestamp, such as 1.277.0.20230914-094321."
@@ -71,7 +63,7 @@ def image_unreadable(seen: Subject) -> Iterator[str]:
     for path, value in images:
         if path.endswith(".codeModulesImage") and value.startswith("file:"):
             continue
-        if len(value) > _LONGEST_IMAGE or not _IMAGE.fullmatch(value):
+        if not references.IMAGE.fullmatch(value):
             yield (
                 f"{path} is {quoted(value)}, which is not the reference of an image. Make sure that it reads "
                 "registry.example/repository:tag or registry.example/repository@sha256:digest."
@@ -149,10 +141,20 @@ def node_pull_without_image(seen: Subject) -> Iterator[str]:
             )
 
 
+def init_resources_impossible(seen: Subject) -> Iterator[str]:
+    for mode in seen.modes(fields.INJECTING_MODES):
+        path = f"spec.oneAgent.{mode}.initResources"
+        for fault in quantities.faults(trees.section(seen.new, path) or {}):
+            yield (
+                f"{path} is nothing that a container can have: {fault}. Make sure that requests are no more than "
+                "limits, or leave the field out."
+            )
+
+
 def _versions(seen: Subject) -> Iterator[tuple[str, str]]:
     yield from seen.each("version")
     yield from seen.each("codeModulesVersion", fields.INJECTING_MODES)
 
 
 def _is_short(seen: Subject, value: str) -> bool:
-    return seen.version in _WITH_SHORT_VERSIONS and bool(_SHORT_VERSION.fullmatch(value))
+    return seen.version in _WITH_SHORT_VERSIONS and bool(dynakube.SHORT_VERSION.fullmatch(value))

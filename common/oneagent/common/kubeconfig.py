@@ -1,0 +1,50 @@
+"""Where the API server is, and who we are to it: from a file, or as it is told in a cluster or by `KUBECONFIG`.
+
+    KubeconfigError   there is nothing that can be used; the text names the place
+
+Read by lightkube. What a client is made of it belongs to the reading: a file may name certificates that are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import lightkube
+import yaml
+from lightkube.config.kubeconfig import SingleConfig
+from lightkube.config.models import User
+
+SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_T = TypeVar("_T")
+
+
+class KubeconfigError(Exception):
+    pass
+
+
+def use(make: Callable[[SingleConfig, User], _T], path: Path | None, service_account: Path) -> _T:
+    """What is made of the configuration. Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`."""
+    place = path or "in-cluster, KUBECONFIG or ~/.kube/config"
+    try:
+        if path is None:
+            config = lightkube.KubeConfig.from_env(service_account=service_account).get()
+        else:
+            config = lightkube.KubeConfig.from_file(path).get()
+        if config is None:
+            raise KubeconfigError(f"the kubeconfig {place} names no current context")
+        user = config.user or User()
+        return make(config._replace(user=user), user)
+    except (
+        lightkube.ConfigError,
+        OSError,
+        yaml.YAMLError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # All but the first three come from a file that is YAML, but of something else.
+        raise KubeconfigError(f"no usable API server configuration ({place}): {error}") from error

@@ -1,0 +1,145 @@
+"""The package endpoint's certificate: who has read the namespace's Secret can verify it, in a change of the CA too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from oneagent.common import servertls
+from oneagent.operator import api, serving
+from oneagent.operator.certificates import held, keys
+from oneagent.operator.certificates.held import Mark, Record
+from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.certificates.settings import Settings
+from tests.fakes import certificates as fakes
+from tests.fakes.certificates import AUTHORITY, MUTATING, Cluster, Replica
+
+DAY = 86400.0
+HOST = f"oneagent-operator.{fakes.NAMESPACE}.svc"
+CERTIFICATES = Settings(namespace=fakes.NAMESPACE, grace_seconds=30)
+SECRET_SECONDS = 5.0
+"""So long it may take until every namespace has a new bundle."""
+
+
+class World:
+    def __init__(self, tmp_path: Any) -> None:
+        self.cluster = Cluster(1_750_000_000.0)
+        self.settings = serving.Settings(
+            fakes.NAMESPACE, "v1beta6", "oneagent-operator", AUTHORITY[1], tmp_path, 0, "", 0
+        )
+        self.certificates = self.endpoint()
+
+    def endpoint(self) -> serving.SignedCertificates:
+        return serving.SignedCertificates(self.cluster, self.settings, self.cluster.clock)
+
+    def current(self) -> keys.Certificate:
+        return keys.read_certificate(fakes.run(self.certificates.current()).chain)
+
+    def authority(self) -> keys.Pair:
+        return keys.new_authority(self.cluster.now, 365 * DAY, 600)
+
+    def write(self, current: keys.Pair, *former: keys.Pair, served: bool = False) -> None:
+        """The CA's Secret."""
+        mark = Mark(current.certificate.fingerprint, self.cluster.now) if served else None
+        record = Record((current.certificate,), current, tuple(pair.certificate for pair in former), served=mark)
+        self.cluster.put(AUTHORITY, held.record_secret(record, CERTIFICATES, None))
+
+    @property
+    def bundle(self) -> bytes:
+        """What namespaces get."""
+        return keys.bundle(held.record(self.cluster.objects[AUTHORITY]).trusted)
+
+
+@pytest.fixture
+def world(tmp_path: Any) -> World:
+    return World(tmp_path)
+
+
+class TestAPair:
+    def test_is_for_the_names_by_which_callers_come(self, world: World) -> None:
+        world.write(world.authority())
+        assert fakes.verifies(world.current(), world.bundle, HOST, world.cluster.now)
+
+    def test_stays_until_two_thirds_of_its_life_are_over(self, world: World) -> None:
+        world.write(world.authority())
+        first = world.current()
+        world.cluster.now += 4.6 * DAY
+        assert world.current() == first
+        world.cluster.now += 0.1 * DAY
+        assert world.current() != first
+
+    def test_stays_while_the_secret_can_not_be_read(self, world: World) -> None:
+        world.write(world.authority())
+        first = world.current()
+        world.cluster.failing[AUTHORITY] = api.UnavailableError
+        assert world.current() == first
+        world.cluster.failing.clear()
+        world.cluster.remove(AUTHORITY)
+        assert world.current() == first
+
+    def test_can_not_be_had_without_a_ca(self, world: World) -> None:
+        with pytest.raises(servertls.UnusableError, match="the CA is not to be had: it is not there"):
+            world.current()
+        world.cluster.failing[AUTHORITY] = api.UnavailableError
+        with pytest.raises(servertls.UnusableError, match="the CA is not to be had: not now"):
+            world.current()
+
+
+class TestAPairOfTheFormerCA:
+    @pytest.fixture
+    def old(self, world: World) -> keys.Pair:
+        old = world.authority()
+        world.write(old)
+        assert world.current().signed_by(old.certificate)
+        return old
+
+    def test_is_served_until_the_new_ones_is_served_by_the_webhook(self, world: World, old: keys.Pair) -> None:
+        new = world.authority()
+        world.write(new, old)
+        assert world.current().signed_by(old.certificate)
+        world.write(new, old, served=True)
+        assert world.current().signed_by(new.certificate)
+        world.write(new, old)
+        assert world.current().signed_by(new.certificate)
+
+    def test_is_not_served_once_that_is_no_longer_trusted(self, world: World, old: keys.Pair) -> None:
+        new = world.authority()
+        world.write(new)
+        assert world.current().signed_by(new.certificate)
+
+    def test_is_not_served_to_its_end(self, world: World, old: keys.Pair) -> None:
+        new = world.authority()
+        world.write(new, old)
+        world.cluster.now += 7 * DAY - 601
+        assert world.current().signed_by(old.certificate)
+        world.cluster.now += 2
+        assert world.current().signed_by(new.certificate)
+
+
+def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: World) -> None:
+    cluster, replica = world.cluster, Replica()
+    cluster.put(MUTATING, fakes.configuration(MUTATING[0]))
+    keeper = Keeper(
+        cluster, CERTIFICATES, fakes.serving([replica]), metrics=Metrics(CollectorRegistry()), clock=cluster.clock
+    )
+    seen: list[tuple[float, bytes]] = []
+    issuers = set[bytes]()
+
+    def turn(seconds: float) -> None:
+        cluster.now += seconds
+        fakes.run(keeper.round())
+        replica.reload(cluster)
+        if not seen or seen[-1][1] != world.bundle:
+            seen.append((cluster.now, world.bundle))
+        certificate = world.current()
+        before = [bundle for since, bundle in seen if since <= cluster.now - SECRET_SECONDS][-1:]
+        lately = [bundle for since, bundle in seen if since > cluster.now - SECRET_SECONDS]
+        assert all(fakes.verifies(certificate, bundle, HOST, cluster.now) for bundle in (*before, *lately))
+        issuers.add(certificate.x509.issuer.public_bytes())
+
+    for seconds in (0, *([4 * DAY] * 61), *([1] * 100)):
+        turn(seconds)
+    assert len(issuers) == 2
+    assert not held.record(cluster.objects[AUTHORITY]).former
