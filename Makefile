@@ -75,8 +75,9 @@ bench: setup  ## measure; prints a table and writes build/bench.json
 	@mkdir -p build
 	$(UNSHARE) $(BIN)/python -m benchmarks
 
-bench-cluster: setup  ## measure the operator on a real API server; prints a table and writes build/bench-cluster.json
+bench-cluster: setup  ## measure on a real cluster: the operator (also in build/bench-cluster.json), and how injection delays pods
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.operating
+	$(BIN)/python -m tests.cluster --required $(BIN)/pytest -q tests/e2e/webhook/measure_starts.py
 
 lock: setup  ## resolve the dependencies anew; what an image runs and is built with is a part of it
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock

@@ -97,7 +97,9 @@ def converted(established: None, cluster: clusters.Cluster, kubectl: Kubectl, wa
     bundle = b64encode(authority.certificate.read_bytes()).decode()
     client = {"url": f"https://{Node.address}:{server.server_port}/convert", "caBundle": bundle}
     try:
-        kubectl.apply(crd.manifest(client))
+        # The bundle may be the operator's by now.
+        made = yaml.safe_dump(crd.manifest(client))
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=made)
         wait_for(lambda: all(answers(kubectl, version) for version in fields.VERSIONS), "every version is served")
         yield
         kubectl("-n", NAMESPACE, "delete", "dynakubes", "--all")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,12 +20,13 @@ Patch = Callable[[dict[str, Any]], Sequence[dict[str, Any]]]
 
 
 class Webhook:
-    """Serves on `host` as long as it is entered."""
+    """Serves on `host` as long as it is entered; if told so, with a certificate that expired an hour ago."""
 
-    def __init__(self, host: str, folder: Path, patch: Patch, *, seconds: float = 0.0) -> None:
+    def __init__(self, host: str, patch: Patch, *, seconds: float = 0.0, expired: bool = False) -> None:
         self._authority = trustme.CA()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._authority.issue_cert(host).configure_cert(context)
+        end = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1) if expired else None
+        self._authority.issue_cert(host, not_after=end).configure_cert(context)
         self._server = ThreadingHTTPServer((host, 0), _handler(patch, seconds))
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)

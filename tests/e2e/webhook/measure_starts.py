@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
@@ -44,7 +44,7 @@ def test_delay_of_a_start(
     applications: Applications,
     kubectl: Kubectl,
     wait_for: WaitFor,
-    record_property: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
 ) -> None:
     service = kubectl.json("-n", NAMESPACE, "get", "service", "oneagent-operator")
     alias = {"ip": service["spec"]["clusterIP"], "hostnames": [f"oneagent-operator.{NAMESPACE}.svc"]}
@@ -81,4 +81,4 @@ def test_delay_of_a_start(
         "delay p99": delays[math.ceil(0.99 * len(delays)) - 1],
     }
     for what, seconds in told.items():
-        record_property(f"{way}, {what}", f"{seconds:.3f} s")  # type: ignore[operator]
+        record_property(f"{way}, {what}", f"{seconds:.3f} s")

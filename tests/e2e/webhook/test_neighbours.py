@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +31,8 @@ def add_proxy(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
 
 # Webhooks are called in the order of their configurations' names; ours is oneagent-webhook.
 @pytest.fixture(params=["before-mesh", "then-mesh"])
-def mesh(request: pytest.FixtureRequest, kubectl: Kubectl, monitored: str, tmp_path: Path) -> Iterator[str]:
-    with Webhook(Node.address, tmp_path, add_proxy) as webhook:
+def mesh(request: pytest.FixtureRequest, kubectl: Kubectl, monitored: str) -> Iterator[str]:
+    with Webhook(Node.address, add_proxy) as webhook:
         configuration = {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
