@@ -51,12 +51,11 @@ def _parser(build: Callable[[], Any]) -> argparse.ArgumentParser:
     raise AssertionError("the command did not read its command line")
 
 
-def _status_parser() -> argparse.ArgumentParser:
+def _parsers_for_people() -> dict[str, argparse.ArgumentParser]:
     with mock.patch.dict(os.environ, clear=True):
         parser = people.make_parser()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found: argparse.ArgumentParser = commands.choices["status"]
-    return found
+    return {f"oneagent-csi-{name}": command for name, command in commands.choices.items()}
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -68,7 +67,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "oneagent-webhook": _parser(webhook.parse),
         "csi-node-driver-registrar": _parser(lambda: registrar.read_settings([])),
         "livenessprobe": _parser(lambda: livenessprobe.read_settings([])),
-        "oneagent-csi-status": _status_parser(),
+        **_parsers_for_people(),
     }
 
 
@@ -89,7 +88,7 @@ def rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str, str, str]]
         elif action.default:
             default = str(action.default)
         default = "" if default == "none" else default
-        flags = ", ".join(f"`{option}`" for option in action.option_strings)
+        flags = ", ".join(f"`{option}`" for option in action.option_strings or (str(action.metavar or action.dest),))
         yield flags, f"`{variable}`" if variable else "", f"`{default}`" if default else "", meaning
 
 

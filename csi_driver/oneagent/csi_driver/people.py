@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags
-from oneagent.csi_driver import mounttable, status
+from oneagent.common.names import Version
+from oneagent.csi_driver import mounttable, paths, status, why
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
 from oneagent.csi_driver.status import problems, survey
+from oneagent.csi_driver.why import evidence, texts, verdicts
 
 _STATUS: Final = """\
 Shows the agent versions, volumes, failures, DynaKubes and disk of this node. Run it where the driver's mounts are
@@ -31,34 +33,95 @@ exit code:
   2  the command line can't be used
 """
 
+_WHY: Final = """\
+Says why a pod on this node has its agent, or has none: one verdict with what to do, and what it rests on. It joins
+the pod's volume in the metadata database, its view in the mount table, and the memory maps of its processes. What the
+webhook decided stands in the pod's annotations, which are not looked at.
+
+Reads only. The server's container sees volumes and views, but no processes of pods; for these it has to run with
+the node's processes in --proc and its mounts in --mount-table, as root.
+
+exit code:
+  0  the agent is loaded in all processes of the pod that have its view, or the pod is a host agent
+  1  it is not, or that can't be told
+  2  the command line can't be used
+"""
+
+_VERIFY: Final = """\
+Reads the agent versions and config layers of this node's store again, and compares them with what was put there:
+each version with its manifest (every file's content, size and permissions, links and folders), each config layer with
+the digest that is its name. Owners, extended attributes and what pods wrote are not compared. Reads only.
+
+exit code:
+  0  all of it is whole
+  1  something is damaged or missing, has no manifest to compare it with, or can't be read
+  2  the command line can't be used
+"""
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `oneagent-csi`."""
     parser = flags.parser("oneagent-csi", "Answers questions about the agents on this node.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    about = commands.add_parser(
-        "status",
-        help="versions, volumes, failures, DynaKubes and disk of this node",
-        description=_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = flags.adder(about)
-    add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
-    add("mount-table", mounttable.SELF, "the mount table to look at", parse=flags.absolute_path)
-    about.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="for people or for programs (default table)"
-    )
+    about = _command(commands, "status", "versions, volumes, failures, DynaKubes and disk of this node", _STATUS)
+    _add_mount_table(about)
     about.set_defaults(answer=_status)
+    about = _command(commands, "why", "why a pod on this node has its agent, or has none", _WHY)
+    _add_mount_table(about)
+    flags.adder(about)("proc", Path("/proc"), "the processes to look at", parse=flags.absolute_path)
+    about.add_argument("pod", type=flags.refusing(_pod), metavar="namespace/pod", help="the pod")
+    about.set_defaults(answer=_why)
+    about = _command(commands, "verify", "whether versions and config layers are what was put there", _VERIFY)
+    flags.adder(about)("rate", "100Mi", "most to read in a second; 0 for no limit", parse=flags.size)
+    about.add_argument(
+        "version", nargs="*", type=flags.refusing(_version), help="what to check (default: all, and config layers)"
+    )
+    about.set_defaults(answer=_verify)
     return parser
 
 
-def _status(given: argparse.Namespace) -> int:
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, meaning: str, description: str
+) -> argparse.ArgumentParser:
+    """A subcommand with the flags that all have."""
+    parser = commands.add_parser(
+        name,
+        help=meaning,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    flags.adder(parser)("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="for people or for programs (default table)"
+    )
+    return parser
+
+
+def _add_mount_table(to: argparse.ArgumentParser) -> None:
+    flags.adder(to)("mount-table", mounttable.SELF, "the mount table to look at", parse=flags.absolute_path)
+
+
+def _version(text: str) -> Version:
+    return Version(paths.component(text, "agent version"))
+
+
+def _pod(text: str) -> tuple[str, str]:
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise ValueError(f"{text!r} is not namespace/pod, for example shop/cart-0")
+    return namespace, name
+
+
+def _folder(given: argparse.Namespace) -> DataFolder:
     try:
-        folder = DataFolder(given.data_dir)
+        return DataFolder(given.data_dir)
     except UnsafeName as error:
         raise SystemExit(f"--data-dir: {error}") from error
-    found = problems.judge(survey.look(folder, given.mount_table, now=time.time()))
+
+
+def _status(given: argparse.Namespace) -> int:
+    found = problems.judge(survey.look(_folder(given), given.mount_table, now=time.time()))
     if given.output == "json":
         sys.stdout.write(json.dumps(status.as_json(found), indent=2) + "\n")
     else:
@@ -66,6 +129,38 @@ def _status(given: argparse.Namespace) -> int:
 
         status_tables.show(found)
     return 1 if found.problems else 0
+
+
+def _why(given: argparse.Namespace) -> int:
+    namespace, pod = given.pod
+    found = evidence.look(_folder(given), given.mount_table, given.proc, namespace, pod, now=time.time())
+    verdict = verdicts.judge(found)
+    if given.output == "json":
+        sys.stdout.write(json.dumps(why.as_json(found, verdict), indent=2) + "\n")
+    else:
+        sys.stdout.write(texts.render(found, verdict))
+    return 0 if verdict.reason in why.GOOD else 1
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from oneagent.csi_driver import wholeness  # the provisioner's parts, which take twice as long to load
+
+    folder = _folder(given)
+    found = []
+    try:
+        for checked in wholeness.check(folder, given.version, bytes_per_second=given.rate or None):
+            found.append(checked)
+            if given.output == "table":
+                sys.stdout.writelines(f"{line}\n" for line in wholeness.lines(folder, checked))
+                sys.stdout.flush()
+    except OSError as error:
+        raise SystemExit(f"the agent store can't be read: {error.strerror} ({error.filename})") from error
+    bad = sum(checked.state != wholeness.State.WHOLE for checked in found)
+    if given.output == "json":
+        sys.stdout.write(json.dumps(wholeness.as_json(folder, found), indent=2) + "\n")
+    else:
+        sys.stdout.write(f"{len(found)} checked, {bad or 'none'} with something to do.\n")
+    return 1 if bad else 0
 
 
 def main() -> int:

@@ -40,9 +40,14 @@ def merged(tree: Path, kube: dynakube.DynaKube, facts: Facts) -> str:
     return agentconf.merge(package, facts.properties, ours).text
 
 
+def named(content: bytes) -> LayerId:
+    """The name of the layer whose file has this content."""
+    return LayerId(hashlib.sha256(content).hexdigest()[:16])
+
+
 def ensure(folder: DataFolder, tenant: TenantId, text: str) -> LayerId:
     """Make the layer with this content, if it is not there, by one rename."""
-    layer = LayerId(hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16])
+    layer = named(text.encode(errors="replace"))
     place = folder.config_layer(tenant, layer)
     if place.exists():
         return layer

@@ -1,0 +1,86 @@
+"""What is seen of one pod on its node: its row in the database, its view in the mount table, its processes.
+
+It only reads, and it always has an answer: what can't be read is named, and the rest is still looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.csi_driver import mounttable, paths, processes
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.mounttable import Mount
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.status import recorded
+from oneagent.csi_driver.status.recorded import Recorded
+from oneagent.csi_driver.why import Evidence, View, Volume, podprocesses
+from oneagent.csi_driver.why.podprocesses import Seen
+
+
+def look(folder: DataFolder, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float) -> Evidence:
+    """One look at a pod, without the judgement; see `verdicts.judge`."""
+    unreadable = []
+    rows = recorded.read(folder)
+    if rows.problem:
+        unreadable.append(f"{rows.problem} ({folder.database})")
+    row = _row(rows, namespace, pod)
+    mounted: bool | None = None
+    top: Mount | None = None
+    seen = Seen((), pods=False)
+    if row is not None:
+        try:
+            top = mounttable.top_at(mounttable.read(mount_table), row.target)
+            mounted = top is not None
+        except (OSError, ValueError) as error:
+            unreadable.append(f"the mount table {mount_table} can't be read: {error}")
+    overlay = mounttable.as_overlay(top) if top is not None else None
+    if row is not None and overlay is not None:
+        try:
+            seen = podprocesses.look(proc, overlay.mount, row.target)
+        except OSError as error:
+            unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
+    return Evidence(
+        namespace=namespace,
+        pod=pod,
+        taken_at=now,
+        volume=_volume(row, rows) if row is not None else None,
+        mounted=mounted,
+        view=View(overlay.upper, overlay.lower) if overlay is not None else None,
+        damaged=row is not None and _damaged(folder, Version(row.version)),
+        processes=seen.processes,
+        sees_pods=seen.pods,
+        server_running=processes.is_held(folder.server_lock),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _row(rows: Recorded, namespace: str, pod: str) -> VolumeRecord | None:
+    """The newest: a pod of a StatefulSet follows another one of its name, whose volume may still be there."""
+    own = (row for row in rows.volumes if (row.pod_namespace, row.pod_name) == (namespace, pod))
+    return max(own, key=lambda row: row.changed_at, default=None)
+
+
+def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
+    return Volume(
+        id=row.id,
+        mode=row.mode,
+        dynakube=row.dynakube,
+        version=row.version,
+        state=row.state,
+        target=row.target,
+        attempts=row.attempts,
+        reason=row.reason,
+        since=row.changed_at or None,
+        condition=next((kube.condition for kube in rows.dynakubes if kube.name == row.dynakube), ""),
+    )
+
+
+def _damaged(folder: DataFolder, version: Version) -> bool:
+    """A version that has left the store is whole where it is mounted; one that is there must have its library."""
+    try:
+        tree = folder.agent(version)
+    except paths.UnsafeName:
+        return False
+    return os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
