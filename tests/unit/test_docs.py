@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
-from typing import Final
 
-import aiohttp
 import pytest
 from docs import generate
 from prometheus_client import CollectorRegistry
 
-from oneagent.csi_driver.metrics import ServerMetrics
-from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.operator.certificates import keeper
-from oneagent.operator.packages.metrics import PackageMetrics
-from oneagent.webhook import admission, breaker, cluster
-from oneagent.webhook import api as webhook_api
+from oneagent.webhook import admission
 from oneagent.webhook.injection import keys, skips
-from oneagent.webhook.metrics import Metrics as WebhookMetrics
+from tests.unit.registries import REGISTRIES, counted
 
 ROOT = Path(__file__).parents[2]
 INJECTION = (ROOT / "docs/injection.md").read_text()
@@ -34,35 +26,6 @@ def test_the_tables_of_flags_are_current() -> None:
 def test_every_command_has_its_table() -> None:
     for name in generate.parsers():
         assert f"<!-- flags of {name} -->" in generate.FILE.read_text()
-
-
-def operator_metrics() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    keeper.Metrics(registry)
-    PackageMetrics(registry)
-    return registry
-
-
-async def webhook_metrics() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    WebhookMetrics(registry)
-    async with aiohttp.ClientSession() as session:
-        server = webhook_api.Api(session, lambda: "", "dynatrace")
-        cluster.Cluster(server, "dynatrace", breaker.Breaker(), registry)
-    return registry
-
-
-REGISTRIES: Final = {
-    "server": ServerMetrics().registry,
-    "provisioner": ProvisionerMetrics().registry,
-    "operator": operator_metrics(),
-    "webhook": asyncio.run(webhook_metrics()),
-}
-
-
-def counted(registry: CollectorRegistry) -> set[str]:
-    """The metrics' names as Prometheus shows them."""
-    return {f"{family.name}_total" if family.type == "counter" else family.name for family in registry.collect()}
 
 
 @pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
