@@ -33,7 +33,7 @@ def code(page: Path) -> str:
 def dynakubes(page: Path) -> list[dict[str, Any]]:
     """The DynaKubes that a page shows whole, for `kubectl apply` or as a file."""
     shown = re.findall(r"^```yaml\n(.*?)^```|<<EOF\n(.*?)^EOF", page.read_text(), re.DOTALL | re.MULTILINE)
-    found = [yaml.safe_load(file or stdin) for file, stdin in shown]
+    found = [manifest for file, stdin in shown for manifest in yaml.safe_load_all(file or stdin)]
     return [manifest for manifest in found if isinstance(manifest, dict) and manifest.get("kind") == "DynaKube"]
 
 
