@@ -16,7 +16,7 @@ endif
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: help setup run test unit node check mypy format bench bench-cluster lock clean tools helm e2e e2e-packages cluster
+.PHONY: help setup run test unit node check mypy format docs bench bench-cluster lock clean tools helm e2e e2e-packages cluster
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -70,6 +70,9 @@ mypy: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup  ## the documentation as a site, in build/site; a link that leads nowhere is an error
+	$(BIN)/properdocs build --quiet --strict --config-file docs/site/properdocs.yml --site-dir $(CURDIR)/build/site
 
 bench: setup  ## measure; prints a table and writes build/bench.json
 	@mkdir -p build
