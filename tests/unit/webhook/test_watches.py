@@ -287,7 +287,7 @@ def test_one_that_is_ended_leaves_no_connection_behind(tmp_path: Path) -> None:
 def connections(kube: kube_api.KubeApi) -> list[Any]:
     """Those that this process has to the API server."""
     port = int(kube.url.rpartition(":")[2])
-    return [one for one in psutil.Process().net_connections("tcp") if one.raddr and one.raddr.port == port]
+    return [one for one in psutil.Process().net_connections("tcp") if one.raddr[1:] == (port,)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "current-context: x\nclusters: []\ncontexts: []", ": :"])
