@@ -13,10 +13,16 @@ else
 UNSHARE := unshare --user --map-root-user --mount --propagation private
 endif
 
+# Most of the node ring and of the cluster ring is waiting. Of the node ring every worker has a mount namespace of its
+# own, where what another one mounts keeps nothing from being collected; of the cluster ring, a cluster.
+WORKERS  ?= $(shell nproc)
+CLUSTERS ?= 1
+
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
-.PHONY: help setup run test unit node check mypy format docs bench bench-cluster lock clean tools helm e2e e2e-packages cluster
+.PHONY: help setup run test unit node check mypy pyright format docs bench bench-cluster lock clean tools helm e2e e2e-packages \
+	cluster
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -39,7 +45,7 @@ unit: setup  ## pure logic
 	$(BIN)/pytest tests/unit -n auto --dist worksteal
 
 node: setup tools  ## the real driver with real mounts
-	$(UNSHARE) $(BIN)/pytest tests/node
+	$(BIN)/pytest tests/node --dist worksteal --tx '$(WORKERS)*popen//python=$(UNSHARE) $(BIN)/python'
 
 tools:  ## the upstream programs that the node ring tests against (skipped where there is no Go)
 	@sh tests/tools/build.sh
@@ -49,7 +55,7 @@ helm:  ## Helm and a linter, for the chart's tests and for deploy/generate.py
 	@sh tests/tools/build.sh tests/linter
 
 e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails where that cannot be had
-	$(BIN)/python -m tests.cluster $(if $(REQUIRED),--required) $(BIN)/pytest tests/e2e
+	$(BIN)/python -m tests.cluster $(if $(REQUIRED),--required) $(if $(filter-out 1,$(CLUSTERS)),--workers=$(CLUSTERS)) $(BIN)/pytest tests/e2e
 
 e2e-packages: setup  ## the packages of Debian that the cluster ring takes, besides Go
 	@$(BIN)/python -m tests.cluster --packages
@@ -60,12 +66,14 @@ cluster: setup  ## a real cluster of one node with the driver installed, until C
 check: setup  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(MAKE) --no-print-directory mypy
-	$(BIN)/pyright
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync mypy pyright
 	$(BIN)/lint-imports
 
 mypy: setup
 	$(BIN)/mypy $(SOURCES:%=%/oneagent) tests benchmarks
+
+pyright: setup
+	$(BIN)/pyright
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,5 +1,7 @@
 """Runs a command in namespaces of its own, so that whatever it starts, mounts or configures is gone when it ends.
 
+    python -m tests.cluster.sandbox COMMAND…
+
 The command becomes a child of process 1 of a new PID namespace (`inside`), with mounts, network, host name and
 IPC of its own. The kernel does the cleaning: when that process 1 ends, or this process is killed, every process
 in the namespace is killed, and with the last of them go mounts and network devices. What the kernel does not
@@ -46,11 +48,11 @@ def why_not() -> str:
     return ""
 
 
-def run(command: list[str]) -> int:
+def run(command: list[str], runs: Path = RUNS) -> int:
     """The exit code of a command that ran in namespaces of its own; everything of it is gone."""
     # A listening socket belongs to the network namespace that it was made in: through this one, somebody outside
     # reaches the cluster's API server.
-    with _folder() as folder, socket.create_server(("127.0.0.1", 0)) as door:
+    with _folder(runs) as folder, socket.create_server(("127.0.0.1", 0)) as door:
         door.set_inheritable(True)
         environment = {
             **os.environ,
@@ -65,9 +67,9 @@ def run(command: list[str]) -> int:
             return process.wait()
 
 
-def _sweep() -> None:
+def _sweep(runs: Path) -> None:
     """Remove what runs left behind that were killed."""
-    for folder in RUNS.glob("*/"):
+    for folder in runs.glob("*/"):
         try:
             lock = (folder / "lock").open("r")
         except FileNotFoundError:
@@ -83,14 +85,14 @@ def _sweep() -> None:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
+def _folder(runs: Path) -> Iterator[Path]:
     """A new run's folder with its control groups. Its name is short: there are sockets in it."""
-    folder = RUNS.resolve() / secrets.token_hex(3)
-    RUNS.mkdir(parents=True, exist_ok=True)
+    folder = runs.resolve() / secrets.token_hex(3)
+    runs.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as files:
-        with (RUNS / "lock").open("w") as alone:
+        with (runs / "lock").open("w") as alone:
             fcntl.flock(alone, fcntl.LOCK_EX)
-            _sweep()
+            _sweep(runs)
             (folder / "tmp").mkdir(parents=True)
             fcntl.flock(files.enter_context((folder / "lock").open("w")), fcntl.LOCK_EX)
         try:
@@ -131,3 +133,7 @@ def _signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -6,10 +6,12 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.cluster import cluster as clusters
 from tests.cluster import images, sandbox
@@ -25,9 +27,23 @@ _CLUSTER: Final = pytest.StashKey[clusters.Cluster]()
 _numbers = itertools.count(1)
 
 
+class Sharing(LoadScopeScheduling):  # type: ignore[misc] # It has no types.
+    """How several clusters share the work: what installs something for a whole folder happens on one of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """The folder below this one, or the module that is in none."""
+        return PurePath(nodeid.partition("::")[0]).relative_to("tests/e2e").parts[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    return Sharing(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if sandbox.FOLDER_VARIABLE not in os.environ:
         raise pytest.UsageError("the cluster ring starts a cluster: run it in a sandbox, with `make e2e`")
+    # Folders take longest, and come first: no cluster is left with one at the end.
+    items.sort(key=lambda item: item.path.parent == Path(__file__).parent)
 
 
 @pytest.hookimpl(wrapper=True)

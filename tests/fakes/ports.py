@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import http.client
+import itertools
+import os
+import random
 import socket
+from collections.abc import Iterator
+from typing import Final
+
+# Below those that Linux gives away by itself, and of every worker of a run others: nobody else takes one between the
+# time when it is found free and the time when a program listens on it.
+_FIRST: Final = 15_000
+_EACH: Final = 1_000
+_WORKERS: Final = 16
+
+
+def _candidates() -> Iterator[int]:
+    """Those of this worker again and again; where it begins is random, for other runs on this machine."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+    start = random.randrange(_EACH)
+    return itertools.cycle(_FIRST + worker * _EACH + (start + number) % _EACH for number in range(_EACH))
+
+
+_next = _candidates()
 
 
 def free() -> int:
-    """A port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """A port that nobody listens on just now; each call gives another one."""
+    for port in itertools.islice(_next, _EACH):
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port
+    raise OSError(f"all ports from {_FIRST} to {_FIRST + _WORKERS * _EACH} that this worker may use are taken")
 
 
 def get(port: int, path: str = "/healthz") -> tuple[int, str]:

@@ -32,7 +32,7 @@ OTHER = Version("1.279.0.20231001-000000")
 """A second version; newer than `packages.VERSION`."""
 
 
-def eventually(condition: Callable[[], object], seconds: float = 8.0, what: object = "it") -> None:
+def eventually(condition: Callable[[], object], seconds: float = 20.0, what: object = "it") -> None:
     """Wait until something is so; fail if it is not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -176,7 +176,7 @@ class Provisioning:
         assert row is not None
         return (self.folder.config_layer(row.tenant, row.layer) / "agent/conf/ruxitagentproc.conf").read_text()
 
-    def until(self, condition: Callable[[], object], seconds: float = 8.0, what: object = "it") -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 20.0, what: object = "it") -> None:
         """Wait until something is so, without the pauses between two looks of the provisioner's."""
 
         def woken() -> object:

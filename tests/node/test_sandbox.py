@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,9 +18,9 @@ from tests.cluster import cgroups, sandbox
 pytestmark = pytest.mark.skipif(bool(sandbox.why_not()), reason=sandbox.why_not() or "-")
 
 _OUTER = """
-import sys
+import pathlib, sys
 from tests.cluster import sandbox
-sys.exit(sandbox.run(sys.argv[1:]))
+sys.exit(sandbox.run(sys.argv[2:], pathlib.Path(sys.argv[1])))
 """
 # Something that has lost its parent, a mount, a network device, and a process in a control group.
 _INNER = """
@@ -39,11 +40,12 @@ def _wait_for(condition: Callable[[], object]) -> None:
 
 
 class Run:
-    def __init__(self, *command: str) -> None:
-        before = set(sandbox.RUNS.glob("*/"))
-        self.process = subprocess.Popen([sys.executable, "-c", _OUTER, *command], start_new_session=True)
-        _wait_for(lambda: set(sandbox.RUNS.glob("*/")) - before)
-        (self.folder,) = set(sandbox.RUNS.glob("*/")) - before
+    """The only one of its folder of runs when it begins."""
+
+    def __init__(self, runs: Path, *command: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", _OUTER, runs, *command], start_new_session=True)
+        _wait_for(lambda: list(runs.glob("*/")))
+        (self.folder,) = runs.glob("*/")
 
     def groups(self) -> list[Path]:
         return [path for root in cgroups.hierarchies() if (path := root / sandbox.group(self.folder)).exists()]
@@ -66,8 +68,8 @@ def _gone(processes: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_everything_in_it(number: signal.Signals) -> None:
-    run = Run("sh", "-c", _INNER)
+def test_a_signal_ends_everything_in_it(tmp_path: Path, number: signal.Signals) -> None:
+    run = Run(tmp_path, "sh", "-c", _INNER)
     _wait_for((run.folder / "ready").exists)
     inside = run.inside()
     assert len(inside) >= 3
@@ -78,36 +80,41 @@ def test_a_signal_ends_everything_in_it(number: signal.Signals) -> None:
     assert not run.groups()
 
 
-def test_ctrl_c_is_the_commands_to_answer_and_ends_it_by_default() -> None:
+def test_ctrl_c_is_the_commands_to_answer_and_ends_it_by_default(tmp_path: Path) -> None:
     run = Run(
-        sys.executable, "-c", "import os, time; open(os.environ['CLUSTER_FOLDER'] + '/ready', 'w'); time.sleep(99)"
+        tmp_path,
+        sys.executable,
+        "-c",
+        "import os, time; open(os.environ['CLUSTER_FOLDER'] + '/ready', 'w'); time.sleep(99)",
     )
     _wait_for((run.folder / "ready").exists)
     inside = run.inside()
     for process in inside | {run.process.pid}:
-        os.kill(process, signal.SIGINT)
+        # One that was ended by another's end is asked no more.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
     assert run.process.wait(20) != 0
     assert _gone(inside)
     assert not run.folder.exists()
 
 
-def test_what_sigkill_leaves_behind_goes_with_the_next_run() -> None:
-    run = Run("sh", "-c", _INNER)
+def test_what_sigkill_leaves_behind_goes_with_the_next_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, "sh", "-c", _INNER)
     _wait_for((run.folder / "ready").exists)
     inside = run.inside()
     run.process.kill()
     run.process.wait()
     _wait_for(lambda: _gone(inside))
     assert run.folder.exists()
-    assert sandbox.run(["true"]) == 0
+    assert sandbox.run(["true"], tmp_path) == 0
     assert not run.folder.exists()
     assert not run.groups()
 
 
-def test_two_run_beside_each_other_and_the_commands_exit_code_is_the_answer() -> None:
-    other = Run("sh", "-c", _INNER)
+def test_two_run_beside_each_other_and_the_commands_exit_code_is_the_answer(tmp_path: Path) -> None:
+    other = Run(tmp_path, "sh", "-c", _INNER)
     _wait_for((other.folder / "ready").exists)
-    assert sandbox.run(["sh", "-c", "ip link show left; test $? = 1 && exit 7"]) == 7
+    assert sandbox.run(["sh", "-c", "ip link show left; test $? = 1 && exit 7"], tmp_path) == 7
     assert other.process.poll() is None
     assert other.folder.exists()
     other.process.terminate()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import trustme
 
@@ -264,6 +265,29 @@ def test_in_a_cluster_the_service_account_is_used_and_its_renewed_token(
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
         asyncio.run(test(kube))
+
+
+def test_one_that_is_ended_leaves_no_connection_behind(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+
+    async def test(kube: kube_api.KubeApi) -> None:
+        server = api.connect(kube.kubeconfig(tmp_path / "config", ca=authority.cert_pem.bytes()))
+        async with running(watches.Watch(server, NAMESPACES, labels, first_pause=FIRST_PAUSE)):
+            await eventually(lambda: kube.open_watches)
+            assert connections(kube)
+        await server.close()
+        await eventually(lambda: not connections(kube))
+
+    with kube_api.KubeApi(tls=tls) as kube:
+        asyncio.run(test(kube))
+
+
+def connections(kube: kube_api.KubeApi) -> list[Any]:
+    """Those that this process has to the API server."""
+    port = int(kube.url.rpartition(":")[2])
+    return [one for one in psutil.Process().net_connections("tcp") if one.raddr[1:] == (port,)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "current-context: x\nclusters: []\ncontexts: []", ": :"])

@@ -70,6 +70,19 @@ class Status(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class _Answer(aiohttp.ClientResponse):
+    """One that was closed before its end has let go of its connection.
+
+    TLS would close it only after the server's farewell, for which asyncio waits half a minute. A server that has
+    nothing to say does not read either, so it sends none, and a loop that ends meanwhile leaves the socket open.
+    """
+
+    def close(self) -> None:
+        if self.connection is not None and self.connection.transport is not None:
+            self.connection.transport.abort()
+        super().close()
+
+
 class Api:
     """For one event loop; made by `connect`."""
 
@@ -104,7 +117,10 @@ class Api:
         """An answer as it comes; the server is to end it after `seconds` with nothing to say."""
         timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=seconds + _STREAM_SPARE_SECONDS)
         async with self._answer("GET", path, parameters, accept=accept, timeout=timeout) as answer:
-            yield answer.content.iter_any()
+            try:
+                yield answer.content.iter_any()
+            finally:
+                answer.close()
 
     @asynccontextmanager
     async def _answer(
@@ -138,7 +154,8 @@ def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE
         tls = client_adapter.verify_cluster(config.cluster, user, config.abs_file, trust_env=False)
         authorization = _authorization(user)
         connector = aiohttp.TCPConnector(ssl=tls, socket_factory=_socket)
-        return Api(aiohttp.ClientSession(config.cluster.server, connector=connector), authorization, config.namespace)
+        session = aiohttp.ClientSession(config.cluster.server, connector=connector, response_class=_Answer)
+        return Api(session, authorization, config.namespace)
 
     try:
         return kubeconfig.use(make, path, service_account)

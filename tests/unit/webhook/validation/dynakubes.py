@@ -1,0 +1,50 @@
+"""DynaKubes to be judged, and what is said of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from oneagent.common.api import fields
+from oneagent.webhook import validation
+from tests.unit.api.manifests import Manifest
+
+URL: Final = "https://abc12345.live.dynatrace.com/api"
+FLAG: Final = "metadata.annotations[feature.dynatrace.com/{}]"
+UNKNOWN: Final = validation.Known(own_namespace="dynatrace")
+
+MISSING: Final = (
+    "The DynaKube's specification is missing the API URL or still has the example value set. "
+    "Make sure you correctly specify the URL in your custom resource."
+)
+SEVERAL: Final = (
+    "The DynaKube's specification tries to use multiple oneagent modes at the same time, which is not supported. "
+)
+
+
+def kube(
+    spec: Manifest | None = None, name: str = "shop", version: str = fields.NEWEST, **flags: str
+) -> dict[str, Any]:
+    annotations = {f"feature.dynatrace.com/{flag.replace('_', '-')}": value for flag, value in flags.items()}
+    return {
+        "apiVersion": f"dynatrace.com/{version}",
+        "kind": "DynaKube",
+        "metadata": {"name": name, "namespace": "dynatrace", **({"annotations": annotations} if annotations else {})},
+        "spec": {"apiUrl": URL, **(spec or {})},
+    }
+
+
+def mode(name: str, **own: Any) -> Manifest:
+    return {"oneAgent": {name: own}}
+
+
+def errors(
+    new: Manifest, old: Manifest | None = None, known: validation.Known = UNKNOWN, others: tuple[Manifest, ...] = ()
+) -> tuple[str, ...]:
+    if others:
+        known = validation.Known(own_namespace="dynatrace", dynakubes=others, namespaces=known.namespaces)
+    return validation.validate(new, old, known).errors
+
+
+def only(found: tuple[str, ...]) -> str:
+    assert len(found) == 1, found
+    return found[0]

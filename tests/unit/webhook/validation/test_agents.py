@@ -1,0 +1,170 @@
+"""What agents are to be, and where they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from oneagent.common.api import fields
+from oneagent.webhook import validation
+from tests.unit.api.manifests import Manifest
+from tests.unit.webhook.validation.dynakubes import FLAG, SEVERAL, UNKNOWN, errors, kube, mode, only
+
+WITHOUT_CSI = validation.Known(own_namespace="dynatrace", csi=False, csi_known=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "spec", "on"),
+    [
+        ("v1beta6", {"oneAgent": {"hostMonitoring": {}, "applicationMonitoring": {"version": ""}}}, True),
+        ("v1beta6", {"oneAgent": {"hostMonitoring": {}, "applicationMonitoring": None}}, False),
+        ("v1alpha1", {"classicFullStack": {"enabled": True}, "infraMonitoring": {"enabled": True}}, True),
+        ("v1alpha1", {"codeModules": {"enabled": True}, "infraMonitoring": {"enabled": True}}, False),
+        ("v1alpha1", {"classicFullStack": {"enabled": False}, "infraMonitoring": {"enabled": True}}, False),
+    ],
+)
+def test_there_is_one_mode_at_most(version: str, spec: Manifest, on: bool) -> None:
+    found = errors(kube(spec, version=version))
+    assert found == () if not on else only(found).startswith(SEVERAL)
+
+
+@pytest.mark.parametrize("name", fields.MODES)
+@pytest.mark.parametrize(
+    ("version", "complete"),
+    [
+        ("1.277.0.20230914-094321", True),
+        ("", True),
+        ("1.277.0", False),
+        ("1.277.0.20230914", False),
+        ("v1.277.0.20230914-094321", False),
+        ("latest", False),
+    ],
+)
+def test_versions_are_complete(name: str, version: str, complete: bool) -> None:
+    found = errors(kube(mode(name, version=version)))
+    assert found == () if complete else f"spec.oneAgent.{name}.version is '{version}'" in only(found)
+    if name in fields.INJECTING_MODES and not complete:
+        assert ".codeModulesVersion is " in only(errors(kube(mode(name, codeModulesVersion=version))))
+
+
+def test_short_versions_are_taken_where_they_always_were() -> None:
+    verdict = validation.validate(kube(mode("hostMonitoring", version="1.277.0"), version="v1beta1"), None, UNKNOWN)
+    assert verdict.errors == ()
+    assert any("pins nothing" in warning for warning in verdict.warnings)
+
+
+@pytest.mark.parametrize(
+    ("image", "readable"),
+    [
+        ("registry.example/linux/oneagent:1.277.0", True),
+        ("oneagent", True),
+        ("localhost:5000/a__b/c-d.e", True),
+        ("[fd00::1]:5000/oneagent", True),
+        (f"registry.example/oneagent:1@sha256:{'a' * 64}", True),
+        ("https://registry.example/oneagent", False),
+        ("registry.example/OneAgent", False),
+        ("registry.example/oneagent:", False),
+        ("registry.example/oneagent@sha256:abc", False),
+        ("registry.example/one agent", False),
+        ("file:///opt/agent.zip", False),
+        ("a/" * 300 + "a", False),
+    ],
+)
+def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) -> None:
+    found = errors(kube(mode("hostMonitoring", image=image)))
+    assert found == () if readable else "spec.oneAgent.hostMonitoring.image is " in only(found)
+    found = errors(kube(mode("applicationMonitoring", codeModulesImage=image)))
+    assert found == () if readable or image.startswith("file:") else ".codeModulesImage is " in only(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set-host-group=a", "--set-host-group=b"], "has '--set-host-group' more than once"),
+        (["--b=1", "--a", "--b=2", "--a=1"], "has '--a', '--b' more than once"),
+        (["--set-host-tag=a", "--set-host-tag=b", "--set-host-property=a=b", "--set-host-property=c=d"], ""),
+        (["--proxy", "geheim"], ".args[1] (not shown) does not begin with '--'"),
+        (["--set-host-tag=geheim\n"], ".args[0] has a line break"),
+        (["--set-host-tag=a=b c"], ""),
+    ],
+)
+def test_arguments_are_unambiguous(arguments: list[str], said: str) -> None:
+    found = errors(kube(mode("cloudNativeFullStack", args=arguments)))
+    assert said in only(found) if said else found == ()
+    assert "geheim" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("resources", "said"),
+    [
+        ({"requests": {"cpu": "30m", "memory": "30Mi"}, "limits": {"cpu": 1}}, ""),
+        ({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}, "requests.cpu is more than limits.cpu"),
+        ({"limits": {"nvidia.com/gpu": 1}}, "limits has 'nvidia.com/gpu'"),
+        ({"requests": {"memory": "-1"}}, "requests.memory is '-1'"),
+        ({"claims": [{"name": "gpu"}]}, "claims is there"),
+    ],
+)
+def test_resources_of_init_containers_are_such_as_pods_can_have(resources: Manifest, said: str) -> None:
+    found = errors(kube(mode("applicationMonitoring", initResources=resources)))
+    assert said in only(found) if said else found == ()
+
+
+@pytest.mark.parametrize("character", ["\n", "\t", "\r", "\0", "\x1b", ""])
+def test_texts_for_configuration_files_stay_on_their_line(character: str) -> None:
+    text = f"eu{character}rope"
+    for path, new in (
+        ("spec.networkZone", kube({"networkZone": text})),
+        ("spec.oneAgent.hostGroup", kube({"oneAgent": {"hostGroup": text}})),
+        (FLAG.format("no-proxy"), kube(no_proxy=text)),
+    ):
+        found = errors(new)
+        assert only(found).startswith(f"{path} has a line break") if character else found == ()
+
+
+@pytest.mark.parametrize("name", fields.INJECTING_MODES)
+@pytest.mark.parametrize(
+    ("own", "known", "missing"),
+    [
+        ({"useCSIDriver": True}, WITHOUT_CSI, True),
+        ({"useCSIDriver": True}, UNKNOWN, False),
+        ({"useCSIDriver": True}, validation.Known(own_namespace="dynatrace", csi=True, csi_known=True), False),
+        ({"useCSIDriver": False}, WITHOUT_CSI, False),
+        ({}, WITHOUT_CSI, False),
+    ],
+)
+def test_the_csi_driver_is_there_if_it_is_asked_for(
+    name: str, own: Manifest, known: validation.Known, missing: bool
+) -> None:
+    found = errors(kube(mode(name, **own)), known=known)
+    assert "CSI driver" in only(found) if missing else found == ()
+
+
+@pytest.mark.parametrize(
+    ("flag", "spec", "known", "said"),
+    [
+        ("true", mode("applicationMonitoring"), WITHOUT_CSI, "it is not installed"),
+        ("true", mode("cloudNativeFullStack", useCSIDriver=False), UNKNOWN, "useCSIDriver is false"),
+        ("true", mode("applicationMonitoring"), UNKNOWN, ""),
+        ("true", mode("hostMonitoring"), WITHOUT_CSI, ""),
+        ("false", mode("applicationMonitoring"), WITHOUT_CSI, ""),
+    ],
+)
+def test_read_only_volumes_come_from_the_csi_driver(
+    flag: str, spec: Manifest, known: validation.Known, said: str
+) -> None:
+    found = errors(kube(spec, injection_readonly_volume=flag), known=known)
+    assert said in only(found) if said else found == ()
+
+
+@pytest.mark.parametrize(
+    ("flag", "spec", "said"),
+    [
+        ("true", mode("applicationMonitoring"), "spec.oneAgent.applicationMonitoring.codeModulesImage names none"),
+        ("true", mode("cloudNativeFullStack", codeModulesImage="file:///a.zip"), "codeModulesImage names none"),
+        ("true", mode("applicationMonitoring", codeModulesImage="registry.example/agent:1"), ""),
+        ("true", mode("hostMonitoring"), ""),
+        ("false", mode("applicationMonitoring"), ""),
+    ],
+)
+def test_nodes_can_only_pull_an_image_that_is_named(flag: str, spec: Manifest, said: str) -> None:
+    found = errors(kube(spec, node_image_pull=flag))
+    assert said in only(found) if said else found == ()

@@ -1,0 +1,61 @@
+"""Feature flags have values that mean something."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from oneagent.common.api import fields
+from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "form"),
+    [
+        ("automatic-injection", "yes", '"true" or "false"'),
+        ("automatic-injection", "True", ""),
+        ("max-csi-mount-attempts", "-1", "a number from 0"),
+        ("max-csi-mount-attempts", "3", ""),
+        ("max-csi-mount-timeout", "10 minutes", "a duration such as"),
+        ("max-csi-mount-timeout", "1h30m", ""),
+        ("oneagent-max-unavailable", "0", "a number from 1"),
+        ("oneagent-max-unavailable", "101%", "1% to 100%"),
+        ("oneagent-max-unavailable", "25%", ""),
+        ("oneagent-initial-connect-retry-ms", "1.5", "milliseconds"),
+        ("oneagent-initial-connect-retry-ms", "-1", ""),
+        ("injection-failure-policy", "loud", '"silent" or "fail"'),
+        ("injection-failure-policy", "fail", ""),
+        ("injection-failure-policy", "", ""),
+        ("activegate-updates", "whatever", ""),
+        ("no-proxy", "a.example,*.b.example", ""),
+    ],
+)
+def test_feature_flags_have_a_value_that_means_something(flag: str, value: str, form: str) -> None:
+    found = errors(kube({}, "shop", fields.NEWEST, **{flag: value}))
+    assert form in only(found) and FLAG.format(flag) in only(found) if form else found == ()
+
+
+def test_feature_flags_with_the_old_prefix_are_checked_as_well() -> None:
+    new = kube(version="v1beta6")
+    new["metadata"]["annotations"] = {"alpha.operator.dynatrace.com/feature-automatic-injection": "no"}
+    assert "feature-automatic-injection] is 'no'" in only(errors(new))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("^prod-.*", "is not a JSON list of texts"),
+        ('{"a": 1}', "is not a JSON list of texts"),
+        ("[1]", "is not a JSON list of texts"),
+        ("[" * 100_000, "is not a JSON list of texts"),
+        ('["^a$", "(", "("]', "has a pattern that cannot be used: '('"),
+        ('["(a+)+(a+)+(a+)+$"]', "has a pattern that cannot be used"),
+        (json.dumps(["a"] * 201), "has 201 patterns"),
+        ('["^prod-.*", "^test$"]', ""),
+        ("[]", ""),
+    ],
+)
+def test_ignored_namespaces_are_a_list_of_patterns(value: str, said: str) -> None:
+    found = errors(kube(ignored_namespaces=value))
+    assert said in only(found) if said else found == ()
