@@ -88,6 +88,12 @@ class Root:
         library = Path(sysconfig.get_path("stdlib"))
         shutil.copytree(library, self._at(library), ignore=shutil.ignore_patterns(*_LIBRARY_LEFT_OUT))
 
+    def add_terms(self, package: str) -> None:
+        """A package's licence, which has to go where its files go."""
+        path = Path("/usr/share/doc", package, "copyright")
+        if path.exists():
+            self.add(path)
+
     def write(self, name: str, text: str) -> None:
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,10 @@ def main() -> None:
         root.add(Path("/etc/os-release"))
     root.write_cache_of_loader()
     root.make_for_everybody("tmp")
-    root.write(LISTING, json.dumps(packages(sorted(root.copied)), indent=1))
+    found = packages(sorted(root.copied))
+    root.write(LISTING, json.dumps(found, indent=1))
+    for name in sorted({package["name"] for package in found.values() if package}):
+        root.add_terms(name)
 
 
 if __name__ == "__main__":

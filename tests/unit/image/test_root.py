@@ -58,6 +58,13 @@ def test_files_are_told_with_the_package_that_they_are_of() -> None:
     assert found["/nowhere"] == {}
 
 
+def test_libraries_come_with_their_licences(made: Path) -> None:
+    terms = Path("/usr/share/doc/libc6/copyright")
+    if not terms.exists():
+        pytest.skip("this machine keeps no licences of packages")
+    assert (made / terms.relative_to("/")).read_text() == terms.read_text()
+
+
 def test_a_library_that_is_missing_is_told_of(tmp_path: Path) -> None:
     original = Path(str(importlib.util.find_spec("_cffi_backend").origin))  # type: ignore[union-attr]
     python = Path(sys.base_prefix, "bin/python3").resolve()
