@@ -21,8 +21,16 @@ CLUSTERS ?= 1
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--python-version 3.11
 
+ENGINE ?= docker
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= oneagent-csi:$(VERSION)
+SOURCE ?= unknown
+LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) \
+	--build-arg CREATED=$(shell git show -s --format=%cI HEAD) \
+	--build-arg SOURCE=$(SOURCE)
+
 .PHONY: help setup run test unit node check mypy pyright format docs bench bench-cluster lock clean tools helm e2e e2e-packages \
-	cluster
+	cluster image image-arm64-check
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -60,8 +68,16 @@ e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails whe
 e2e-packages: setup  ## the packages of Debian that the cluster ring takes, besides Go
 	@$(BIN)/python -m tests.cluster --packages
 
-cluster: setup  ## a real cluster of one node with the driver installed, until Ctrl-C
+cluster: setup  ## a real cluster of one node with everything installed, until Ctrl-C
 	@$(BIN)/python -m tests.cluster --required $(BIN)/python -m tests.e2e.play
+
+image:  ## the image, by ENGINE=docker, podman or buildah; and what it is made of, in build/
+	$(ENGINE) build -f Dockerfile.csi -t $(IMAGE) $(LABELS) .
+	$(ENGINE) build -f Dockerfile.csi --target sbom --output type=local,dest=build $(LABELS) .
+
+image-arm64-check: setup  ## every package of the image is there for arm64 too, for the glibc of the image's base
+	$(BIN)/uv pip install --quiet --dry-run --target build/none --python-platform aarch64-manylinux_2_36 \
+		--python-version 3.11 --only-binary :all: --require-hashes --no-deps -r requirements-runtime.lock
 
 check: setup  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -3,8 +3,6 @@
 There is neither a registry nor an engine: they are made of Debian's packages and of `Dockerfile.csi`. An archive's
 name holds a hash of all that it is made of, so what is there is right, and what is not is built; it gets its name
 when it is whole. Builds that meet in one folder wait for each other.
-
-The driver's image stands on the application's: one layer on the disk, and in the page cache, for both.
 """
 
 from __future__ import annotations
@@ -72,9 +70,8 @@ def _one_by_one(cache: Path) -> Iterator[tuple[str, Path]]:
     commands.need(PROGRAMS)
     if os.geteuid() != 0:
         raise Unavailable("building images needs root")
-    app = _debian(APP, _APP_PACKAGES)
     with _alone(cache):
-        for image in (_pause(), app, _csi(cache, app)):
+        for image in (_pause(), _debian(APP, _APP_PACKAGES), _csi(cache)):
             yield image.reference, _archive(cache, image)
 
 
@@ -154,8 +151,8 @@ def _debian(reference: str, packages: Sequence[str]) -> _Image:
     return _Image(reference, _key({}, rootfs.release(), *packages), make)
 
 
-def _csi(cache: Path, app: _Image) -> _Image:
-    """The image of `Dockerfile.csi`. The stage that has pip in it is on a base of its own."""
+def _csi(cache: Path) -> _Image:
+    """The image of `Dockerfile.csi`, which takes from its base what it needs, and nothing else."""
     builder = _debian("localhost/builder:e2e", _BUILDER_PACKAGES)
     files = _context()
 
@@ -163,13 +160,12 @@ def _csi(cache: Path, app: _Image) -> _Image:
         context = archive.parent / "context"
         _write(context, files)
         store = buildah.Store(cache / "store", log)
-        store.load(_archive(cache, app))
         store.load(_archive(cache, builder))
         build = functools.partial(
             store.build,
             context=context,
             dockerfile=context / _DOCKERFILE,
-            arguments={"BASE_IMAGE": app.reference, "BUILDER_IMAGE": builder.reference},
+            arguments={"BASE_IMAGE": builder.reference},
         )
         # With a name of its own the first stage stays when what is left over is pruned. And mounts of the way to
         # packages leave empty folders, which are only in this stage.
@@ -178,7 +174,7 @@ def _csi(cache: Path, app: _Image) -> _Image:
         store.save(CSI, archive)
         store.prune()
 
-    return _Image(CSI, _key(files, app.key, builder.key), make)
+    return _Image(CSI, _key(files, builder.key), make)
 
 
 def _context() -> dict[str, bytes]:

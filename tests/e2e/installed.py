@@ -63,6 +63,25 @@ def define(kubectl: Kubectl) -> None:
         time.sleep(0.1)
 
 
+def operator_and_webhook(kubectl: Kubectl) -> list[Manifest]:
+    """Install both Deployments of `deploy/`; their objects, once both are ready."""
+    objects = [*manifests("operator.yaml"), *manifests("webhook.yaml")]
+    kubectl.apply(*objects)
+    for name in ("operator", "webhook"):
+        kubectl("-n", NAMESPACE, "rollout", "status", f"deployment/oneagent-{name}", "--timeout=60s", timeout=70)
+    return objects
+
+
+def trusted(kubectl: Kubectl) -> bool:
+    """Whether the API server knows by what it can tell the webhook."""
+    template = "jsonpath={.webhooks[*].clientConfig.caBundle}"
+    found = (
+        kubectl("get", f"{kind}webhookconfiguration", "oneagent-webhook", "-o", template)
+        for kind in ("mutating", "validating")
+    )
+    return all(found)
+
+
 class Installed:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

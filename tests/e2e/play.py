@@ -1,28 +1,34 @@
-"""`python -m tests.e2e.play`, in a sandbox: a cluster with the driver installed, until Ctrl-C."""
+"""`python -m tests.e2e.play`, in a sandbox: a cluster with driver, operator and webhook installed, until Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 import tempfile
+import time
 from pathlib import Path
 from typing import Final, NoReturn
 
 from tests.cluster import door, images
 from tests.cluster.cluster import Cluster
 from tests.cluster.controlplane import BIN
+from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import Node
-from tests.e2e import manifests
-from tests.e2e.installed import Installed
+from tests.e2e import installed, manifests
+from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages, tenant
 
+_PATIENCE_SECONDS: Final = 60
 _TOLD: Final = """
-A cluster of one node is up, with the driver and a DynaKube `demo` whose tenant is a double.
+A cluster of one node is up, with driver, operator and webhook, and a DynaKube `demo` whose tenant is a double. It
+monitors namespaces with the label agent=demo:
 
-  export KUBECONFIG={kubeconfig}
-  {kubectl} get pods --all-namespaces
-  {kubectl} apply -f {pod}
+  export KUBECONFIG={kubeconfig} PATH={programs}:$PATH
+  kubectl create namespace shop && kubectl label namespace shop agent=demo
+  kubectl apply -f {pod} && kubectl -n shop wait --for=condition=Ready pod/cart
+  kubectl -n shop exec cart -- grep liboneagentproc /proc/1/maps
+  kubectl -n dynatrace exec daemonset/oneagent-csi-driver -c server -- oneagent-csi why shop/cart
 
-Its node is entered with:  nsenter --target {pid} --mount --net --pid=/proc/{pid}/ns/pid_for_children
+The node is entered with:  nsenter --target {pid} --mount --net --pid=/proc/{pid}/ns/pid_for_children
 Logs are below {folder}. Ctrl-C ends it, and leaves nothing behind.
 """
 
@@ -33,9 +39,12 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder, tenant.Tenant(host=Node.address) as serving:
             cluster.start(*images.built().values())
-            Installed(cluster).install()
+            installed.Installed(cluster).install()
+            installed.operator_and_webhook(cluster.kubectl)
             serving.release(packages.VERSION, packages.build(Path(folder) / "agent.zip", library=packages.loadable()))
-            cluster.kubectl.apply(*manifests.dynakube("demo", serving.api_url, packages.VERSION))
+            kube, secret = manifests.dynakube("demo", serving.api_url, packages.VERSION)
+            kube["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"agent": "demo"}}
+            _apply(cluster.kubectl, secret, kube)
             _tell(cluster)
             signal.pause()
     except KeyboardInterrupt:
@@ -44,15 +53,26 @@ def main() -> None:
         cluster.stop()
 
 
+def _apply(kubectl: Kubectl, secret: Manifest, kube: Manifest) -> None:
+    """A DynaKube is refused until the API server trusts the webhook, and then it has to be ready."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not installed.trusted(kubectl):
+        assert time.monotonic() < deadline, f"the API server does not trust the webhook after {_PATIENCE_SECONDS} s"
+        time.sleep(0.2)
+    kubectl.apply(secret, kube)
+    ready = ("wait", "--for=condition=Ready", "dynakube/demo", f"--timeout={_PATIENCE_SECONDS}s")
+    kubectl("-n", NAMESPACE, *ready, timeout=_PATIENCE_SECONDS + 10)
+
+
 def _tell(cluster: Cluster) -> None:
     folder = cluster.folder
     kubeconfig = folder / "kubeconfig"
     inside = cluster.control_plane.admin.read_text()
     kubeconfig.write_text(inside.replace(cluster.control_plane.url, f"https://127.0.0.1:{door.open_door()}"))
     pod = folder / "pod.yaml"
-    pod.write_text(manifests.as_yaml(manifests.pod("shop", "default", "demo")))
+    pod.write_text(manifests.as_yaml(manifests.application("cart", "shop")))
     pid = (folder / "pid").read_text()
-    text = _TOLD.format(kubeconfig=kubeconfig, kubectl=BIN / "kubectl", pod=pod, pid=pid, folder=folder)
+    text = _TOLD.format(kubeconfig=kubeconfig, programs=BIN, pod=pod, pid=pid, folder=folder)
     print(text, flush=True)
 
 

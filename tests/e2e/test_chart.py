@@ -22,7 +22,7 @@ from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import WaitFor
 
 _DRY: Final = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f")
-_FOREIGN: Final = ("Certificate", "Issuer", "PodMonitor")
+_FOREIGN: Final = ("Certificate", "Issuer", "PodMonitor", "ServiceMonitor")
 """Of operators that are not here."""
 _REPOSITORY, _, _TAG = installed.IMAGE.partition(":")
 _VALUES: Final = {
@@ -96,6 +96,7 @@ def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(helm
         "startupTaint": "example.com/agent:NoSchedule",
         "packages": {"mirror": True},
         "priorityClass": {"create": True},
+        "serviceMonitors": {"enabled": True},
         "networkPolicies": {"metricsFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
     }
     for more in ({}, {"certificates": {"issuer": "cert-manager"}, "packages": {"mirror": False}}):

@@ -20,7 +20,16 @@ INJECTION = (ROOT / "docs/injection.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()
 CODE = re.compile(r"^```\w*\n.*?^```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
-FLAGS_OF_OTHERS = {"--build-arg", "--flag", "--logtostderr", "--register-with-taints", "--set", "--v", "--values"}
+FLAGS_OF_OTHERS = {
+    "--build-arg",
+    "--flag",
+    "--logtostderr",
+    "--register-with-taints",
+    "--set",
+    "--target",
+    "--v",
+    "--values",
+}
 PARSERS = generate.parsers()
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

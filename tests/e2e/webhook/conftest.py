@@ -25,22 +25,10 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="package")
 def webhook(driver: installed.Installed, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[None]:
     """Both Deployments of `deploy/`, ready, and the API server knows whom to trust."""
-    objects = [*installed.manifests("operator.yaml"), *installed.manifests("webhook.yaml")]
-    kubectl.apply(*objects)
-    for name in ("operator", "webhook"):
-        kubectl("-n", NAMESPACE, "rollout", "status", f"deployment/oneagent-{name}", "--timeout=60s", timeout=70)
-    wait_for(lambda: trusted(kubectl), "the API server trusts the webhook")
+    objects = installed.operator_and_webhook(kubectl)
+    wait_for(lambda: installed.trusted(kubectl), "the API server trusts the webhook")
     yield
     kubectl.delete(*objects)
-
-
-def trusted(kubectl: Kubectl) -> bool:
-    template = "jsonpath={.webhooks[*].clientConfig.caBundle}"
-    found = (
-        kubectl("get", f"{kind}webhookconfiguration", "oneagent-webhook", "-o", template)
-        for kind in ("mutating", "validating")
-    )
-    return all(found)
 
 
 @pytest.fixture(scope="package")

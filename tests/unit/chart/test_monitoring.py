@@ -145,6 +145,10 @@ def test_the_chart_brings_the_dashboard_as_it_is() -> None:
     assert manifest["metadata"]["labels"] == {"grafana_dashboard": "1"}
 
 
+def test_alerts_come_with_monitors_of_services_too() -> None:
+    assert "PrometheusRule" in helm({"serviceMonitors": {"enabled": True}, "prometheusRules": {"enabled": True}})
+
+
 def test_alerts_about_what_nobody_reads_are_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         helm({"prometheusRules": {"enabled": True}})

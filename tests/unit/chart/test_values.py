@@ -262,6 +262,38 @@ def test_those_who_may_read_metrics_are_named_and_the_operator_is_one_of_them() 
     assert metrics["from"]
 
 
+@pytest.mark.parametrize("kind", ["PodMonitor", "ServiceMonitor"])
+def test_every_port_with_metrics_is_read_whichever_kind_of_monitor_is_chosen(kind: str) -> None:
+    manifests = rendered({f"{kind[0].lower()}{kind[1:]}s": {"enabled": True, "interval": "7s", "labels": {"a": "b"}}})
+    pods = [m["spec"]["template"] for m in manifests if m["kind"] in ("DaemonSet", "Deployment")]
+    for pod in pods:
+        labels = pod["metadata"]["labels"]
+        (monitor,) = (m for m in manifests if m["kind"] == kind and m["spec"]["selector"]["matchLabels"] == labels)
+        assert monitor["metadata"]["labels"] == {"a": "b"}
+        endpoints = monitor["spec"]["podMetricsEndpoints" if kind == "PodMonitor" else "endpoints"]
+        assert {endpoint["interval"] for endpoint in endpoints} == {"7s"}
+        served = {p["name"] for each in pod["spec"]["containers"] for p in each.get("ports", ())}
+        assert {endpoint["port"] for endpoint in endpoints} == served - {"https", "packages"}
+
+
+def test_monitors_of_services_find_their_services_and_give_jobs_the_names_that_alerts_know() -> None:
+    manifests = rendered({"serviceMonitors": {"enabled": True}}, "--namespace=elsewhere")
+    monitors = [manifest for manifest in manifests if manifest["kind"] == "ServiceMonitor"]
+    assert len(monitors) == 3
+    for monitor in monitors:
+        name, wanted = monitor["metadata"]["name"], monitor["spec"]["selector"]["matchLabels"]
+        (service,) = (m for m in manifests if m["kind"] == "Service" and m["metadata"].get("labels") == wanted)
+        assert service["spec"]["selector"] == wanted
+        assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+        pods = [m["spec"]["template"] for m in manifests if m["kind"] in ("DaemonSet", "Deployment")]
+        (pod,) = (pod for pod in pods if pod["metadata"]["labels"] == wanted)
+        ports = {p["name"]: p["containerPort"] for each in pod["spec"]["containers"] for p in each.get("ports", ())}
+        assert all(ports[port["name"]] == port["port"] for port in service["spec"]["ports"])
+        for endpoint in monitor["spec"]["endpoints"]:
+            assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+            assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": f"elsewhere/{name}"}]
+
+
 def test_labels_and_annotations_are_added_and_none_of_ours_is_lost() -> None:
     labels = {"team": "platform", "app.kubernetes.io/component": "mine"}
     manifests = rendered({"csidriver": {"podLabels": labels, "podAnnotations": {"example.com/note": "1"}}})
@@ -289,6 +321,7 @@ def test_labels_and_annotations_are_added_and_none_of_ours_is_lost() -> None:
         ({"packages": {"mirror": True, "enabled": False}}, "packages.mirror"),
         ({"packages": {"mirror": True}, **_ISSUED}, "Set packages.mirror to false"),
         ({"csidriver": {"enabled": False}, **_ISSUED}, "csidriver.enabled is false"),
+        ({"podMonitors": {"enabled": True}, "serviceMonitors": {"enabled": True}}, "Set one of them to false"),
     ],
     ids=str,
 )
