@@ -142,7 +142,7 @@ class Provisioning:
         self.folder = DataFolder(root)
         self.folder.create()
         self.store = AgentStore(self.folder)
-        config = command.parse([f"--data-dir={root}", "--collect=1h", *flags])
+        config = command.parse([f"--data-dir={root}", "--collect=1h", "--download-spread=0", *flags])
         self.provisioner, self.metrics = command.build(config, source, step)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.provisioner.run, args=(self._stop,))
@@ -219,8 +219,8 @@ class Process:
         self.log = place / "provisioner.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [sys.executable, "-m", module, f"--data-dir={self.folder.root}", "--log-format=text"]
-        usual = ("--source=folder", f"--dynakubes={self.dynakubes}", "--collect=500ms", "--disk-reserve=0")
-        self._flags = (*usual, *flags)
+        source = ("--source=folder", f"--dynakubes={self.dynakubes}")
+        self._flags = (*source, "--collect=500ms", "--disk-reserve=0", "--download-spread=0", *flags)
 
     def want(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
         """Have these DynaKubes and no others, by one rename."""

@@ -8,6 +8,7 @@
     hosts/<dynakube>/        persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
     spares/                  volume folders made beforehand
+    awaited/                 the server's word to the provisioner: versions that pods wait for
     logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
     uninstalled              the provisioner's word to the server: stay until the last volume is gone; a starting
                              server removes it, which tells one that stays to make way
@@ -81,6 +82,7 @@ class DataFolder:
         self.volumes = root / "volumes"
         self.logs = root / "logs"
         self.spares = root / "spares"
+        self.awaited = root / "awaited"
         self.tmp = root / "tmp"
         self.trash = root / "trash"
         self._agents = f"{self.agents}/"
@@ -99,6 +101,7 @@ class DataFolder:
             self.volumes,
             self.logs,
             self.spares,
+            self.awaited,
             self.tmp,
             self.trash,
         ):
@@ -109,6 +112,9 @@ class DataFolder:
 
     def manifest(self, version: Version) -> Path:
         return self.manifests / f"{component(version, 'agent version')}.json"
+
+    def awaiting(self, version: Version) -> str:
+        return f"{self.awaited}/{component(version, 'agent version')}"
 
     def layer(self, tenant: TenantId, layer: LayerId) -> str:
         return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from oneagent.common import logs
 from oneagent.common.names import NOT_MOUNTED, Version
-from oneagent.csi_driver import appviews, attempts, hostfolders, mounttable
+from oneagent.csi_driver import appviews, attempts, awaited, hostfolders, mounttable
 from oneagent.csi_driver.appviews import AppViews
 from oneagent.csi_driver.arrivals import Arrivals
 from oneagent.csi_driver.attempts import Failures, Limits
@@ -188,7 +188,7 @@ class Publisher:
         if remaining is not None:
             patience = min(patience, remaining - ANSWER_SECONDS)
         failures = _failures(record)
-        listening = False
+        listening, said = False, Version("")
         while True:
             turn = self.arrivals.turn
             wanted, version, reason = self._look(record, request)
@@ -214,6 +214,9 @@ class Publisher:
                 if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
                     call.cancelled = True
                 continue
+            if wanted is not None and wanted.version != said:
+                said = wanted.version
+                awaited.say(self._folder, said)
             self.arrivals.wait(turn, left)
         spent_out = attempts.exhausted(failures, limits, self._now())
         if spent_out:

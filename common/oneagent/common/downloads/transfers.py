@@ -25,7 +25,7 @@ from typing import Final
 import httpx2 as httpx
 import tenacity
 
-from oneagent.common import httpclient, httpfaults, logs
+from oneagent.common import httpclient, httpfaults, logs, pauses
 from oneagent.common.downloads import partfile, ranges
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,10 @@ class Limits:
     reserve_bytes: int = 0
     """Free space that is not ours to use."""
 
+    def pause(self, attempts: int) -> float:
+        """Seconds after so many attempts that failed."""
+        return pauses.growing(attempts, self.first_pause_seconds, self.longest_pause_seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -136,12 +140,9 @@ class Transfer:
             sleep(seconds)
 
         limits = self.limits
-        growing = tenacity.wait_exponential_jitter(
-            limits.first_pause_seconds, limits.longest_pause_seconds, jitter=limits.first_pause_seconds
-        )
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(limits.attempts),
-            wait=lambda state: max(growing(state), _asked_for(state)),
+            wait=lambda state: pauses.heeding(limits.pause(state.attempt_number), _asked_for(state)),
             retry=tenacity.retry_if_exception(self._worth_another),
             sleep=pause,
             before_sleep=self._say,

@@ -42,6 +42,7 @@ class Config:
     daemonset: str
     collect_seconds: float
     policy: garbage.Policy
+    spread_seconds: float
     unpack_threads: int | None
     mirror: packageendpoint.Endpoint | None
     metrics_address: str
@@ -69,6 +70,12 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("keep-unused", usual.keep_unused_seconds, "how long a version that nobody uses is kept", parse=flags.duration)
     add("log-retention", usual.keep_logs_seconds, "how long kept logs of pods stay", parse=flags.duration)
     add("log-budget", usual.keep_logs_bytes, "most bytes of kept logs; 0 for no limit", parse=flags.size)
+    add(
+        "download-spread",
+        60.0,
+        "a download begins some time within this, another on each node; at once if a pod waits for it",
+        parse=flags.duration,
+    )
     add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
@@ -92,6 +99,7 @@ def parse(arguments: list[str] | None = None) -> Config:
             keep_logs_seconds=given.log_retention,
             keep_logs_bytes=given.log_budget,
         ),
+        spread_seconds=given.download_spread,
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         metrics_address=given.metrics_address,
@@ -157,6 +165,7 @@ def build(
         provisioner.wake,
         threads=config.unpack_threads,
         mirror=Mirror(config.mirror, counted) if config.mirror else None,
+        spread_seconds=config.spread_seconds,
         step=step,
     )
     return provisioner, counted

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpclient, logs, packageendpoint, packages
+from oneagent.common import downloads, httpclient, logs, packageendpoint, packages, pauses
 from oneagent.common.names import Version
 from oneagent.common.packages import unpack, zips
-from oneagent.csi_driver import sources, store
+from oneagent.csi_driver import awaited, sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner import leftovers
@@ -38,8 +38,8 @@ from oneagent.csi_driver.provisioner.records import Records
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 3
-_FIRST_PAUSE: Final = 2.0
-_LONGEST_PAUSE: Final = 300.0
+FIRST_PAUSE: Final = 2.0
+LONGEST_PAUSE: Final = 300.0
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -107,7 +107,11 @@ class _Install:
 
 
 class Installer:
-    """Thread-safe. `changed` is called after each install, whatever became of it."""
+    """Thread-safe. `changed` is called after each install, whatever became of it.
+
+    All nodes of a cluster learn of a version at the same time. Each begins some time within `spread_seconds` after
+    it, or as soon as a pod waits for the version.
+    """
 
     def __init__(
         self,
@@ -120,6 +124,7 @@ class Installer:
         *,
         threads: int | None = None,
         mirror: Mirror | None = None,
+        spread_seconds: float = 0.0,
         now: Callable[[], float] = time.monotonic,
         step: Callable[[str], None] = lambda _name: None,
     ) -> None:
@@ -131,6 +136,7 @@ class Installer:
         self._changed = changed
         self._threads = threads
         self._mirror = mirror
+        self._spread_seconds = spread_seconds
         self._now = now
         self._step = step
         self._guard = threading.Lock()
@@ -146,6 +152,7 @@ class Installer:
     def want(self, requests: list[Request]) -> None:
         """Install these and no others: what runs for a version that is not among them any more is cancelled."""
         wanted = {request.version: request for request in requests}
+        in_demand = awaited.versions(self._folder) if wanted else set()
         with self._guard:
             for version, install in list(self._installs.items()):
                 if version not in wanted:
@@ -153,11 +160,16 @@ class Installer:
                     if not install.running:
                         del self._installs[version]
             for version, request in wanted.items():
-                install = self._installs.setdefault(version, _Install(request, threading.Event()))
+                if version not in self._installs:
+                    start = self._now() + random.uniform(0.0, self._spread_seconds)
+                    self._installs[version] = _Install(request, threading.Event(), next_at=start)
+                install = self._installs[version]
                 if install.running:
                     continue
-                if install.request.settings != request.settings:
+                if install.failures and install.request.settings != request.settings:
                     install.failures, install.next_at = 0, 0.0
+                if not install.failures and version in in_demand:
+                    install.next_at = 0.0
                 if install.next_at > self._now():
                     continue
                 install.request, install.running = request, True
@@ -193,8 +205,8 @@ class Installer:
                 self._installs.pop(version, None)
             return
         install.failures += 1
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(install.failures - 1, 16)) * random.uniform(0.5, 1.0)
-        pause = max(pause, getattr(error, "retry_after", None) or 0.0)
+        pause = pauses.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
+        pause = pauses.heeding(pause, getattr(error, "retry_after", None))
         install.next_at = self._now() + pause
         known = isinstance(error, _KNOWN)
         log.log(
@@ -224,6 +236,7 @@ class Installer:
             _remove(package)
             raise
         leftovers.drop_packages(self._folder, version)
+        awaited.forget(self._folder, version)
         self._step("renamed")
         self._done(version, package, size, time.perf_counter() - started)
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import dynakube, logs
+from oneagent.common import dynakube, logs, pauses
 from oneagent.common.names import DynaKubeName, TenantId, Version
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
@@ -174,7 +174,7 @@ class Provisioner:
             pause = kube.poll_seconds
             if facts.problem:
                 pause = min(pause, _FIRST_ASK_PAUSE * 2 ** min(asking.failures - 1, 16))
-            asking.next_at = time.monotonic() + max(pause * random.uniform(0.8, 1.2), facts.retry_after or 0.0)
+            asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
         except Exception:
             log.exception("asking the tenant failed")
             asking.next_at = time.monotonic() + kube.poll_seconds

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 import time
 import zipfile
@@ -22,7 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpclient, httpfaults, logs, packageendpoint, packages, pagecache, tenant
+from oneagent.common import (
+    downloads,
+    httpclient,
+    httpfaults,
+    logs,
+    packageendpoint,
+    packages,
+    pagecache,
+    pauses,
+    tenant,
+)
 from oneagent.common.names import DynaKubeName, Version
 from oneagent.operator import api
 from oneagent.operator.packages import shelf
@@ -232,8 +241,8 @@ class Fetches:
             del self._fetches[name]
             return
         fetch.failures += 1
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(fetch.failures - 1, 16)) * random.uniform(0.5, 1.0)
-        pause = max(pause, getattr(error, "retry_after", None) or 0.0)
+        pause = pauses.growing(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+        pause = pauses.heeding(pause, getattr(error, "retry_after", None))
         fetch.next_at = time.monotonic() + pause
         fetch.error = _answer(error, pause)
         known = isinstance(error, _KNOWN)

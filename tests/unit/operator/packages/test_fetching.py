@@ -163,7 +163,7 @@ class TestATenantThat:
         server.plan("package", double.Fault(status=429, headers={"Retry-After": "2"}))
         began = time.monotonic()
         answer = client.get(URL)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
+        assert (answer.status_code, answer.headers["Retry-After"] in ("2", "3")) == (503, True)
         eventually(lambda: client.get(URL).status_code == 200)
         assert time.monotonic() - began >= 1.9
         assert server.count("package") == 2

@@ -1,0 +1,35 @@
+"""A download that waits for its turn, because all nodes learn of a version at once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.csi_driver import awaited
+from tests.fakes import node, packages, provisioning
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import manifest
+
+_SPREAD = "--download-spread=10000h"
+
+
+def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_at_once_for_a_pod(
+    tmp_path: Path,
+) -> None:
+    driver = node.Driver(tmp_path, "--publish-wait=10s")
+    with double.Tenant() as server, provisioning.running(tmp_path, _SPREAD) as process:
+        server.release(packages.VERSION, packages.build(tmp_path / "agent.zip"))
+        process.want(manifest("demo", server.api_url))
+        provisioning.eventually(lambda: process.row().get("version"), what="the version is wanted")
+        time.sleep(1.5)  # Longer than the provisioner's turn takes
+        assert server.count("package") == 0
+        assert process.row()["condition"] == f"version {packages.VERSION} is not in the store yet (wanted)"
+        try:
+            kubelet = driver.start()
+            assert (kubelet.publish("pod1") / PRELOAD_LIBRARY).exists()
+        finally:
+            driver.kill()
+            node.unmount_all(driver)
+        assert server.count("package") == 1
+        provisioning.eventually(lambda: not awaited.versions(process.folder), what="the word is forgotten")
