@@ -1,0 +1,179 @@
+"""`kubectl oneagent` on a real cluster: pods that have their agent and pods that have none, and what is broken."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.controlplane import BIN
+from tests.cluster.kubectl import Kubectl
+from tests.e2e import manifests
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.waiting import Apply, Running, WaitFor
+from tests.e2e.webhook.applications import Applications
+from tests.e2e.webhook.conftest import DYNAKUBE, VERSION
+from tests.fakes import tenant
+from tests.fakes.tenant import Tenant
+
+NEVER_RELEASED: Final = "1.999.0.20261001-120000"
+
+
+class Plugin:
+    """`kubectl oneagent`, found by kubectl in the PATH as it is for people."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        program = folder / "kubectl-oneagent"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oneagent.operator.people.command "$@"\n')
+        program.chmod(0o755)
+        path = f"{folder}:{BIN.resolve()}:{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "KUBECONFIG": str(cluster.control_plane.admin)}
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "kubectl"), "oneagent", *arguments]
+        return subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=90, check=False
+        )  # fmt: skip
+
+    def json(self, *arguments: str) -> Any:
+        done = self(*arguments, "-o", "json")
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout)
+
+    def why(self, pod: str) -> Any:
+        return self.json("why", pod)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Those that are more than notes."""
+        return [finding for finding in self.json("doctor")["findings"] if finding["severity"] != "note"]
+
+
+@pytest.fixture(scope="module")
+def plugin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Plugin:
+    return Plugin(cluster, tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture
+def injected(applications: Applications) -> str:
+    applications.started(manifests.application("cart", applications.namespace))
+    return f"{applications.namespace}/cart"
+
+
+@pytest.fixture
+def mended(kubectl: Kubectl, dynakube: str, wait_for: WaitFor) -> Iterator[None]:
+    """Afterwards the webhook runs again, and the token is back."""
+    yield
+    _, secret = manifests.dynakube(DYNAKUBE, "", VERSION)
+    kubectl.apply(secret)
+    kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-webhook", "--replicas=2")
+    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/oneagent-webhook", "--timeout=60s", timeout=70)
+
+
+def test_a_cluster_that_is_well_has_nothing_to_be_put_right(plugin: Plugin, injected: str, wait_for: WaitFor) -> None:
+    wait_for(lambda: not plugin.findings(), f"nothing is found, not {plugin.findings()}", 60, 2)
+    done = plugin("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "nothing needs attention" in done.stdout
+    assert plugin.json("doctor")["nodes"] == 1
+
+
+def test_the_table_of_nodes_shows_driver_version_and_views(plugin: Plugin, injected: str) -> None:
+    (node,) = plugin.json("status")["nodes"]
+    assert (node["driver"], node["registered"]) == ("ready", True)
+    assert VERSION in node["versions"]
+    assert node["views"] >= 1
+    assert node["node"] in plugin("status").stdout
+
+
+def test_an_injected_pod_is_monitored_and_its_process_is_named(plugin: Plugin, injected: str) -> None:
+    found = plugin.why(injected)
+    assert found["verdict"]["reason"] == "Monitored", found
+    (process,) = found["on_node"]["processes"]
+    assert (process["command"], process["mapped"], process["preload"]) == ("sleep", True, True)
+    done = plugin("why", injected)
+    assert done.returncode == 0
+    assert "sleep: library loaded" in done.stdout
+
+
+def test_a_pod_that_opted_out_is_told_by_the_annotation(plugin: Plugin, applications: Applications) -> None:
+    pod = manifests.application("out", applications.namespace)
+    pod["metadata"]["annotations"] = {"dynatrace.com/inject": "false"}
+    applications.create(pod)
+    verdict = plugin.why(f"{applications.namespace}/out")["verdict"]
+    assert verdict["reason"] == "OptedOut"
+    assert 'dynatrace.com/inject: "false"' in verdict["sentence"]
+    assert plugin("why", f"{applications.namespace}/out").returncode == 1
+
+
+def test_a_pod_of_a_namespace_that_nobody_selects_is_told_so(
+    plugin: Plugin, kubectl: Kubectl, dynakube: str, namespace: str
+) -> None:
+    kubectl.apply(manifests.application("alone", namespace))
+    verdict = plugin.why(f"{namespace}/alone")["verdict"]
+    assert verdict["reason"] == "NamespaceNotMonitored"
+    assert "namespaceSelector" in verdict["remedy"]
+
+
+def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
+    plugin: Plugin, webhook: None, dynatrace: Tenant, namespace: str, apply: Apply, running: Running
+) -> None:
+    apply(*manifests.dynakube("late", dynatrace.api_url, NEVER_RELEASED, max_csi_mount_attempts="1"))
+    apply(manifests.pod("early", namespace, "late"))
+    running(namespace, "early")
+    found = plugin.why(f"{namespace}/early")
+    assert found["verdict"]["reason"] == "EmptyView"
+    assert "restart the pod" in found["verdict"]["remedy"]
+    assert "AgentNotMounted" in [event["reason"] for event in found["events"]]
+    (problem,) = (one for one in plugin.findings() if f"{namespace}/early" in one["sentence"])
+    assert problem["check"] == "Nodes"
+
+
+def test_what_is_broken_is_named_with_what_to_do(
+    plugin: Plugin, kubectl: Kubectl, applications: Applications, mended: None, wait_for: WaitFor
+) -> None:
+    kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-webhook", "--replicas=0")
+    kubectl("-n", NAMESPACE, "delete", "secret", DYNAKUBE)
+    kubectl("-n", NAMESPACE, "wait", "pod", "-l", "app.kubernetes.io/component=webhook", "--for=delete")
+    found = {finding["check"]: finding for finding in plugin.findings()}
+    assert "scaled to 0" in found["Deployments"]["sentence"]
+    assert "scale deployment/oneagent-webhook --replicas=2" in found["Deployments"]["remedy"]
+    assert f"the Secret {DYNAKUBE} of DynaKube {DYNAKUBE} is not there" in found["Tokens"]["sentence"]
+    assert plugin("doctor").returncode == 1
+
+    applications.create(manifests.application("missed", applications.namespace))
+    verdict = plugin.why(f"{applications.namespace}/missed")["verdict"]
+    assert verdict["reason"] == "WebhookNotAsked"
+    assert "no pod of the webhook is ready" in verdict["sentence"]
+
+
+def test_an_archive_has_what_helps_and_no_secret(
+    plugin: Plugin, kubectl: Kubectl, injected: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "support.tar.gz"
+    done = plugin("support-archive", f"--file={target}", f"--pod={injected}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(target) as archive:
+        members = {
+            member.name.partition("/")[2]: file.read().decode()
+            for member in archive.getmembers()
+            if (file := archive.extractfile(member)) is not None
+        }
+    assert '"Monitored"' in members[f"why/{injected}.json"]
+    assert any(name.startswith("logs/oneagent-csi-driver-") and name.endswith("/server.log") for name in members)
+    assert '"apiToken"' in members["secrets.json"]
+    secrets = kubectl.json("-n", NAMESPACE, "get", "secrets")["items"]
+    values = {value for secret in secrets for key, value in secret["data"].items() if not key.endswith(".crt")}
+    assert base64.b64encode(tenant.TOKEN.encode()).decode() in values
+    for name, content in members.items():
+        for value in values:
+            assert value not in content, name
+            assert base64.b64decode(value).decode(errors="replace") not in content, name
