@@ -108,6 +108,8 @@ def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, 
             except KubectlError as error:
                 unread[field] = str(error)
             told(field)
+    if not found:
+        raise Unusable(next(iter(unread.values())))
     picture = Cluster(namespace=to.namespace, taken_at=now, unread=unread, **found)
     answers = tuple(drivers.ask(to, picture.drivers, told))
     return dataclasses.replace(picture, answers=answers, served=tuple(_served(to, picture)))

@@ -13,6 +13,7 @@ handled here. Every call has a limit of time, and no call is ever asked a questi
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -32,12 +33,12 @@ _LONGEST_ERROR: Final = 500
 _NO_WAY: Final = (
     "connection to the server",
     "Unable to connect to the server",
-    "couldn't get current server API group list",
-    "context was not found",
-    "context does not exist",
+    "Error in configuration",
     "You must be logged in to the server",
 )
-"""How kubectl begins when every other call would fail alike."""
+"""What kubectl says when every other call would fail alike."""
+_LOG_LINE: Final = re.compile(r"[EWI][0-9]{4} ")
+"""What its libraries log on the way to its own word."""
 
 
 class KubectlError(Exception):
@@ -170,7 +171,7 @@ def _named(arguments: tuple[str, ...]) -> str:
 
 
 def _error(arguments: tuple[str, ...], stderr: str) -> KubectlError:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _LOG_LINE.match(line)]
     said = "; ".join(lines)[-_LONGEST_ERROR:] or "it failed without a word"
     text = f"{_named(arguments)}: {said}"
     if "(NotFound)" in said or "the server doesn't have a resource type" in said:
