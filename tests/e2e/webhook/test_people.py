@@ -3,63 +3,24 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
-import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import BIN
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import Apply, Running, WaitFor
 from tests.e2e.webhook.applications import Applications
 from tests.e2e.webhook.conftest import DYNAKUBE, VERSION
+from tests.e2e.webhook.plugin import Plugin
 from tests.fakes import tenant
 from tests.fakes.tenant import Tenant
 
 NEVER_RELEASED: Final = "1.999.0.20261001-120000"
-
-
-class Plugin:
-    """`kubectl oneagent`, found by kubectl in the PATH as it is for people."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        program = folder / "kubectl-oneagent"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oneagent.operator.people.command "$@"\n')
-        program.chmod(0o755)
-        path = f"{folder}:{BIN.resolve()}:{os.environ['PATH']}"
-        self._environment = {**os.environ, "PATH": path, "KUBECONFIG": str(cluster.control_plane.admin)}
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(BIN / "kubectl"), "oneagent", *arguments]
-        return subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=90, check=False
-        )  # fmt: skip
-
-    def json(self, *arguments: str) -> Any:
-        done = self(*arguments, "-o", "json")
-        assert done.stdout, done.stderr
-        return json.loads(done.stdout)
-
-    def why(self, pod: str) -> Any:
-        return self.json("why", pod)
-
-    def findings(self) -> list[dict[str, Any]]:
-        """Those that are more than notes."""
-        return [finding for finding in self.json("doctor")["findings"] if finding["severity"] != "note"]
-
-
-@pytest.fixture(scope="module")
-def plugin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Plugin:
-    return Plugin(cluster, tmp_path_factory.mktemp("bin"))
 
 
 @pytest.fixture
@@ -126,7 +87,9 @@ def test_a_pod_of_a_namespace_that_nobody_selects_is_told_so(
 def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
     plugin: Plugin, webhook: None, dynatrace: Tenant, namespace: str, apply: Apply, running: Running
 ) -> None:
-    apply(*manifests.dynakube("late", dynatrace.api_url, NEVER_RELEASED, max_csi_mount_attempts="1"))
+    late, secret = manifests.dynakube("late", dynatrace.api_url, NEVER_RELEASED, max_csi_mount_attempts="1")
+    late["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"team": "nobody"}}
+    apply(secret, late)
     apply(manifests.pod("early", namespace, "late"))
     running(namespace, "early")
     found = plugin.why(f"{namespace}/early")
