@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -39,9 +40,13 @@ def mended(kubectl: Kubectl, dynakube: str, wait_for: WaitFor) -> Iterator[None]
     kubectl("-n", NAMESPACE, "rollout", "status", "deployment/oneagent-webhook", "--timeout=60s", timeout=70)
 
 
-def test_a_cluster_that_is_well_has_nothing_to_be_put_right(plugin: Plugin, injected: str, wait_for: WaitFor) -> None:
+def test_a_cluster_that_is_well_has_nothing_to_be_put_right(
+    plugin: Plugin, injected: str, wait_for: WaitFor, record_property: Callable[[str, object], None]
+) -> None:
     wait_for(lambda: not plugin.findings(), f"nothing is found, not {plugin.findings()}", 60, 2)
+    began = time.monotonic()
     done = plugin("doctor")
+    record_property("kubectl oneagent doctor", f"{time.monotonic() - began:.1f} s")
     assert done.returncode == 0, done.stdout
     assert "nothing needs attention" in done.stdout
     assert plugin.json("doctor")["nodes"] == 1
@@ -55,12 +60,16 @@ def test_the_table_of_nodes_shows_driver_version_and_views(plugin: Plugin, injec
     assert node["node"] in plugin("status").stdout
 
 
-def test_an_injected_pod_is_monitored_and_its_process_is_named(plugin: Plugin, injected: str) -> None:
+def test_an_injected_pod_is_monitored_and_its_process_is_named(
+    plugin: Plugin, injected: str, record_property: Callable[[str, object], None]
+) -> None:
     found = plugin.why(injected)
     assert found["verdict"]["reason"] == "Monitored", found
     (process,) = found["on_node"]["processes"]
     assert (process["command"], process["mapped"], process["preload"]) == ("sleep", True, True)
+    began = time.monotonic()
     done = plugin("why", injected)
+    record_property("kubectl oneagent why", f"{time.monotonic() - began:.1f} s")
     assert done.returncode == 0
     assert "sleep: library loaded" in done.stdout
 

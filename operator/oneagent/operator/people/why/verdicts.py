@@ -15,7 +15,7 @@ from oneagent.operator.people.why import Evidence, InitContainer, NamespaceFacts
 
 _SKIPS: Final = {skip.reason: skip for skip in vars(skips).values() if isinstance(skip, Skip)}
 _RESTART: Final = "then restart its workload: a pod that runs is never changed"
-_NO_VOLUME, _NO_PROCESS = "NoVolume", "NoProcess"
+NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
 """Verdicts of the node that the cluster knows more about."""
 
 
@@ -140,14 +140,14 @@ def _on_node(found: Evidence, told: Mapping[str, Any]) -> Verdict:
     reason = str(told.get("reason", ""))
     if found.init is not None and found.init.state != "done" and found.init.message:
         return _failed(found, found.init)
-    if reason == _NO_VOLUME:
+    if reason == NO_VOLUME:
         return Verdict(
             Reason.NOT_PUBLISHED,
             f"{_who(found)} was injected, and kubelet on node {found.node} has not asked the driver for its volume yet",
             f"kubectl -n {found.namespace} describe pod {found.pod} shows what kubelet waits for; kubectl oneagent "
             "doctor says whether it knows the driver",
         )
-    if reason == _NO_PROCESS and found.troubles:
+    if reason == NO_PROCESS and found.troubles:
         return _not_started(found)
     return Verdict(reason, f"{told.get('sentence', '')}, on node {found.node}", str(told.get("remedy", "")))
 
