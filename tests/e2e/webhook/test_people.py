@@ -94,8 +94,9 @@ def test_a_pod_of_a_namespace_that_nobody_selects_is_told_so(
 
 
 def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
-    plugin: Plugin, webhook: None, dynatrace: Tenant, namespace: str, apply: Apply, running: Running
-) -> None:
+    plugin: Plugin, webhook: None, dynatrace: Tenant, namespace: str, apply: Apply, running: Running,
+    wait_for: WaitFor,
+) -> None:  # fmt: skip
     late, secret = manifests.dynakube("late", dynatrace.api_url, NEVER_RELEASED, max_csi_mount_attempts="1")
     late["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"team": "nobody"}}
     apply(secret, late)
@@ -104,7 +105,11 @@ def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
     found = plugin.why(f"{namespace}/early")
     assert found["verdict"]["reason"] == "EmptyView"
     assert "restart the pod" in found["verdict"]["remedy"]
-    assert "AgentNotMounted" in [event["reason"] for event in found["events"]]
+
+    def told() -> bool:
+        return "AgentNotMounted" in [event["reason"] for event in plugin.why(f"{namespace}/early")["events"]]
+
+    wait_for(told, "the Event on the pod is shown too", 60, 1)
     (problem,) = (one for one in plugin.findings() if f"{namespace}/early" in one["sentence"])
     assert problem["check"] == "Nodes"
 

@@ -8,6 +8,7 @@
     status       the nodes and DynaKubes in two tables
     doctor       what is wrong with the installation, and what to do
     why          why one pod has its agent, or has none
+    terminal     what others have written, fit to be shown
     archive      all of it in one file for those who help, without secrets
 
 It reads and never writes, and it runs on people's own machines: it needs neither the operator's Kubernetes client nor

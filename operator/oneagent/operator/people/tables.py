@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from oneagent.operator.people import terminal
 from oneagent.operator.people.doctor import Diagnosis, Severity
 from oneagent.operator.people.status import NodeRow, Status
 
@@ -28,7 +29,7 @@ def show_status(status: Status, file: IO[str] | None = None) -> None:
     console.print(_table("DynaKubes", ("name", "mode", "version", "ready", "message"), kubes))
     problems = [f"node {row.node}: {problem}" for row in status.nodes for problem in row.problems]
     for problem in (*problems, *status.unread):
-        console.print(f"  - {escape(problem)}", soft_wrap=True)
+        console.print(f"  - {_shown(problem)}", soft_wrap=True)
     if status.well:
         console.print("[green]Nothing needs attention.[/]")
 
@@ -38,9 +39,9 @@ def show_diagnosis(diagnosis: Diagnosis, file: IO[str] | None = None) -> None:
     console = _console(file)
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
-        console.print(f"[{colour}]{finding.severity:<8}[/] {escape(finding.sentence)}", soft_wrap=True)
+        console.print(f"[{colour}]{finding.severity:<8}[/] {_shown(finding.sentence)}", soft_wrap=True)
         if finding.remedy:
-            console.print(f"         what to do: {escape(finding.remedy)}", soft_wrap=True)
+            console.print(f"         what to do: {_shown(finding.remedy)}", soft_wrap=True)
     worse = [finding for finding in diagnosis.findings if finding.severity != Severity.NOTE]
     colour = "yellow" if worse else "green"
     result = f"{len(worse)} with something to do" if worse else "nothing needs attention"
@@ -56,12 +57,16 @@ def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int],
         task = bar.add_task(what, total=None)
 
         def told(step: str) -> None:
-            bar.update(task, advance=1, description=f"{what}: {escape(step)}")
+            bar.update(task, advance=1, description=f"{what}: {_shown(step)}")
 
         def more(steps: int) -> None:
             bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)
 
         yield told, more
+
+
+def _shown(text: str) -> str:
+    return escape(terminal.plain(text))
 
 
 def _console(file: IO[str] | None) -> Console:
@@ -74,7 +79,7 @@ def _console(file: IO[str] | None) -> Console:
 def _table(title: str, header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
     table = Table(*header, box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_shown, row))
     return table
 
 

@@ -13,6 +13,7 @@ from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NODE, NOW, but
 
 OTHER = "b3RoZXI="
+LEAVING = pictures.obj("Namespace", "old", metadata={"deletionTimestamp": "x", "labels": {mapping.LABEL: "gone"}})
 PULLING = {
     "initContainerStatuses": [{"name": "install-oneagent", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
 }
@@ -135,7 +136,7 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
             "no DynaKube selects it",
             "operator",
         ),
-        (but(injection_secrets=("old",)), "Leftovers", "namespace old has a Secret", "delete secret"),
+        (but(injection_secrets=("dynatrace",)), "Leftovers", "namespace dynatrace has a Secret", "delete secret"),
         (but(unread={"nodes": "Forbidden"}), "Unread", "NodesWithoutDriver could not be checked: Forbidden", "account"),
     ],
 )
@@ -154,8 +155,16 @@ def test_what_is_wrong_is_found_with_what_to_do(picture: Cluster, check: str, se
         but(injection_secrets=("shop",)),
         but(served=(Served("y", NOW - 10, NOW + 90),)),
         but(dynakubes=(), namespaces=()),
+        but(namespaces=(LEAVING,), injection_secrets=("old",)),
     ],
-    ids=["without CSI", "a node of Windows", "a Secret where it belongs", "a new certificate", "no DynaKube"],
+    ids=[
+        "no CSI",
+        "a node of Windows",
+        "a Secret where it belongs",
+        "a new certificate",
+        "no DynaKube",
+        "a namespace that goes",
+    ],
 )
 def test_what_has_to_be_so_is_no_finding(picture: Cluster) -> None:
     assert checks.judge(picture).healthy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -60,6 +61,25 @@ def test_variables_that_are_named_like_secrets_and_sign_ins_of_proxies_go() -> N
     assert "hunter22" not in json.dumps(found)
     assert found["env"][1] == {"name": "LEVEL", "value": "debug"}
     assert found["proxy"]["value"] == "***@proxy.example.com:3128"
+
+
+@given(form=st.sampled_from(FORMS), secret=SECRETS)
+def test_texts_within_an_object_are_gone_through_and_it_stays_an_object(form: str, secret: str) -> None:
+    told = f'it said \\ "{form.format(secret=secret)}\\" and so on'
+    content = json.dumps(redaction.tree({"conditions": [{"message": told}]}))
+    shown = redaction.text(content)
+    assert secret not in shown
+    assert json.loads(shown)["conditions"][0]["message"].startswith('it said \\ "')
+
+
+@pytest.mark.parametrize("line", ["x-" * 100_000, "token" * 40_000, "-eyJaaaaa" * 20_000, '"token":"' * 20_000])
+def test_a_long_line_takes_no_more_time_than_its_length(line: str) -> None:
+    def seconds(of: str) -> float:
+        began = time.process_time()
+        redaction.text(of)
+        return time.process_time() - began
+
+    assert seconds(line) < 100 * max(seconds(line[: len(line) // 10]), 0.01)
 
 
 def test_copies_of_an_object_in_itself_go() -> None:

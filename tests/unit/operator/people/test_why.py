@@ -162,6 +162,13 @@ def test_only_a_pod_with_its_agent_is_good() -> None:
     assert verdicts.judge(PLAIN).reason not in why.GOOD
 
 
+def test_a_pod_can_not_write_on_the_terminal_of_who_asks_about_it() -> None:
+    found = of(ITSELF, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
+    shown = texts.render(found, verdicts.judge(found))
+    assert "a?[2Jb?" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
 def test_people_see_what_the_verdict_rests_on() -> None:
     found = of(
         GOOD, decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)), unread=("events: Forbidden",)

@@ -90,8 +90,9 @@ def leftovers(picture: Cluster) -> Iterator[Finding]:
     name = "Leftovers"
     wanted, wrong = claims(picture)
     known = {objects.name(kube) for kube in picture.dynakubes}
-    labelled = {objects.name(one): objects.labels(one).get(mapping.LABEL) for one in picture.namespaces}
-    for namespace in picture.namespaces:
+    staying = [namespace for namespace in picture.namespaces if not objects.is_leaving(namespace)]
+    labels = {objects.name(one): objects.labels(one).get(mapping.LABEL) for one in picture.namespaces}
+    for namespace in staying:
         shown, has = objects.name(namespace), objects.labels(namespace).get(mapping.LABEL)
         if not has or wrong or mapping.decide(shown, objects.labels(namespace), wanted).owner is not None:
             continue
@@ -102,7 +103,7 @@ def leftovers(picture: Cluster) -> Iterator[Finding]:
                 f"kubectl label namespace {shown} {mapping.LABEL}-",
         )  # fmt: skip
     for one in picture.injection_secrets:
-        if not labelled.get(one):
+        if not labels.get(one) and one in {objects.name(namespace) for namespace in staying}:
             yield warning(
                 name, f"namespace {one} has a Secret oneagent-injection, and no DynaKube",
                 f"kubectl -n {one} delete secret oneagent-injection",

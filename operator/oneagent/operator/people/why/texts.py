@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oneagent.operator.people import terminal
 from oneagent.operator.people.why import Evidence, Verdict
 
 
 def render(found: Evidence, verdict: Verdict) -> str:
     """Lines of text."""
-    return "".join(f"{line}\n" for line in _lines(found, verdict))
+    return terminal.plain("".join(f"{line}\n" for line in _lines(found, verdict)))
 
 
 def _lines(found: Evidence, verdict: Verdict) -> Iterator[str]:
