@@ -45,7 +45,7 @@ def show_diagnosis(diagnosis: Diagnosis, file: IO[str] | None = None) -> None:
     worse = [finding for finding in diagnosis.findings if finding.severity != Severity.NOTE]
     colour = "yellow" if worse else "green"
     result = f"{len(worse)} with something to do" if worse else "nothing needs attention"
-    console.print(f"[{colour}]{len(diagnosis.checks)} checks, {diagnosis.nodes} nodes asked: {result}.[/]")
+    console.print(f"[{colour}]Checks: {len(diagnosis.checks)}, nodes asked: {diagnosis.nodes}; {result}.[/]")
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def of(found: Evidence, **changed: Any) -> Evidence:
         (
             of(PLAIN, owner=NamespaceFacts("", "", (), 2)),
             "NamespaceNotMonitored",
-            "none of 2 DynaKubes",
+            "no DynaKube selects it, of 2",
             "--show-labels",
         ),
         (of(PLAIN, owner=NamespaceFacts("", "", ("shop",), 1)), "NamespaceIgnored", "ignores it", "ignored-namespaces"),

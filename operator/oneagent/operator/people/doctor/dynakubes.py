@@ -42,16 +42,19 @@ def conditions(picture: Cluster) -> Iterator[Finding]:
 
 def tokens(picture: Cluster) -> Iterator[Finding]:
     """Only whether the Secret and its key are there; whether the tenant takes the token is in a condition."""
+    name = "Tokens"
     for kube in picture.dynakubes:
         if not kube["spec"].get("apiUrl"):
             continue
         secret = kube["spec"].get("tokens") or objects.name(kube)
-        if TOKEN_KEY not in picture.secrets.get(secret, ()):
-            missing = f"has no key {TOKEN_KEY}" if secret in picture.secrets else "is not there"
+        create = f"kubectl -n {picture.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
+        who = f"the Secret {secret} of DynaKube {objects.name(kube)}"
+        if secret not in picture.secrets:
+            yield error(name, f"{who} is not there: no version can be fetched", create)
+        elif TOKEN_KEY not in picture.secrets[secret]:
             yield error(
-                "Tokens", f"the Secret {secret} of DynaKube {objects.name(kube)} {missing}: no version can be fetched",
-                f"kubectl -n {picture.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN",
-            )  # fmt: skip
+                name, f"{who} has no key {TOKEN_KEY}: no version can be fetched", f"delete the Secret, and {create}"
+            )
 
 
 def claims(picture: Cluster) -> tuple[list[mapping.Claim], list[FieldError]]:

@@ -85,7 +85,11 @@ def _not_injected(found: Evidence) -> Verdict:
             "it is the product's own or one of the cluster's, or the DynaKube's annotation "
             "feature.dynatrace.com/ignored-namespaces names it",
         )
-    none = "there is no DynaKube" if not owner.dynakubes else f"none of {owner.dynakubes} DynaKubes selects it"
+    none = (
+        "there is no DynaKube"
+        if not owner.dynakubes
+        else f"no DynaKube selects it, of {owner.dynakubes} that there are"
+    )
     return Verdict(
         skips.NAMESPACE_NOT_MONITORED.reason,
         f"{start}its namespace {found.namespace} is not monitored, since {none}",
