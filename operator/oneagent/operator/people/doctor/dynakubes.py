@@ -94,7 +94,7 @@ def leftovers(picture: Cluster) -> Iterator[Finding]:
     wanted, wrong = claims(picture)
     known = {objects.name(kube) for kube in picture.dynakubes}
     staying = [namespace for namespace in picture.namespaces if not objects.is_leaving(namespace)]
-    labels = {objects.name(one): objects.labels(one).get(mapping.LABEL) for one in picture.namespaces}
+    labels = {objects.name(one): objects.labels(one).get(mapping.LABEL) for one in staying}
     for namespace in staying:
         shown, has = objects.name(namespace), objects.labels(namespace).get(mapping.LABEL)
         if not has or wrong or mapping.decide(shown, objects.labels(namespace), wanted).owner is not None:
@@ -106,7 +106,7 @@ def leftovers(picture: Cluster) -> Iterator[Finding]:
                 f"kubectl label namespace {shown} {mapping.LABEL}-",
         )  # fmt: skip
     for one in picture.injection_secrets:
-        if not labels.get(one) and one in {objects.name(namespace) for namespace in staying}:
+        if one in labels and not labels[one]:
             yield warning(
                 name, f"namespace {one} has a Secret oneagent-injection, and no DynaKube",
                 f"kubectl -n {one} delete secret oneagent-injection",
