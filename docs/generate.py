@@ -18,6 +18,7 @@ from unittest import mock
 from oneagent.csi_driver import people, server
 from oneagent.csi_driver.provisioner import command
 from oneagent.operator import command as operator
+from oneagent.operator.people import command as cluster
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.sidecars.install import usage
 from oneagent.webhook import command as webhook
@@ -51,11 +52,19 @@ def _parser(build: Callable[[], Any]) -> argparse.ArgumentParser:
     raise AssertionError("the command did not read its command line")
 
 
-def _parsers_for_people() -> dict[str, argparse.ArgumentParser]:
+def _subcommands(build: Callable[[], argparse.ArgumentParser]) -> dict[str, argparse.ArgumentParser]:
+    """Of a command for people, by their full names."""
     with mock.patch.dict(os.environ, clear=True):
-        parser = people.make_parser()
+        parser = build()
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return {f"oneagent-csi-{name}": command for name, command in commands.choices.items()}
+    return {f"{parser.prog}-{name}": command for name, command in commands.choices.items()}
+
+
+def _parsers_for_people() -> dict[str, argparse.ArgumentParser]:
+    """Of those about clusters one that has the flags of all, and the one that has more."""
+    of_clusters = _subcommands(cluster.make_parser)
+    shown = {name: of_clusters[name] for name in ("kubectl-oneagent-doctor", "kubectl-oneagent-support-archive")}
+    return _subcommands(people.make_parser) | shown
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:

@@ -11,8 +11,8 @@ import yaml
 from docs import generate, values
 from prometheus_client import CollectorRegistry
 
+from oneagent.common import podkeys, skips
 from oneagent.webhook import admission, validation
-from oneagent.webhook.injection import keys, skips
 from tests.unit.registries import REGISTRIES, counted
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,9 @@ def test_every_reason_of_a_pod_that_is_left_as_it_is_is_explained_and_no_other()
 def test_every_annotation_that_is_read_or_written_is_explained() -> None:
     """Of several names of one thing the first has the line."""
     named = [
-        value if isinstance(value, str) else value[0] for value in vars(keys).values() if isinstance(value, str | tuple)
+        value if isinstance(value, str) else value[0]
+        for value in vars(podkeys).values()
+        if isinstance(value, str | tuple)
     ]
     listed = [line for line in INJECTION.splitlines() if line.startswith("| `")]
     for key in named:

@@ -36,10 +36,10 @@ exit code:
 _WHY: Final = """\
 Says why a pod on this node has its agent, or has none: one verdict with what to do, and what it rests on. It joins
 the pod's volume in the metadata database, its view in the mount table, and the memory maps of its processes. What the
-webhook decided stands in the pod's annotations, which are not looked at.
+webhook decided stands in the pod's annotations, which are not looked at here: kubectl oneagent why joins these too.
 
-Reads only. The server's container sees volumes and views, but no processes of pods; for these it has to run with
-the node's processes in --proc and its mounts in --mount-table, as root.
+Reads only. In the server's container the node's processes are at --proc by its variable; elsewhere it has to run
+with the node's processes in --proc and its mounts in --mount-table, as root.
 
 exit code:
   0  the agent is loaded in all processes of the pod that have its view, or the pod is a host agent

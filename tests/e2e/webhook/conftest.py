@@ -14,6 +14,7 @@ from tests.e2e import installed, manifests
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications
+from tests.e2e.webhook.plugin import Plugin
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -68,3 +69,8 @@ def monitored(dynakube: str, kubectl: Kubectl) -> Iterator[str]:
 @pytest.fixture
 def applications(cluster: Cluster, monitored: str, wait_for: WaitFor) -> Applications:
     return Applications(cluster, monitored, wait_for)
+
+
+@pytest.fixture(scope="package")
+def plugin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Plugin:
+    return Plugin(cluster, tmp_path_factory.mktemp("bin"))

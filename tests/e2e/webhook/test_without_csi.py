@@ -12,6 +12,7 @@ from tests.e2e import installed, manifests
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications
+from tests.e2e.webhook.plugin import Plugin
 from tests.fakes import tenant
 
 
@@ -41,7 +42,7 @@ def application(kubectl: Kubectl, namespace: str, name: str) -> dict[str, object
 
 
 def test_the_first_process_has_the_agent_from_the_operator(
-    kubectl: Kubectl, applications: Applications, prepared: str
+    kubectl: Kubectl, applications: Applications, prepared: str, plugin: Plugin
 ) -> None:
     pod = applications.started(application(kubectl, prepared, "app"))
     assert applications.monitored(pod)
@@ -51,6 +52,7 @@ def test_the_first_process_has_the_agent_from_the_operator(
     log = f"{injected.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "app", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(pod, log) == "10001\n"
+    assert plugin.why(f"{prepared}/app")["verdict"]["reason"] == "Installed"
 
 
 def test_no_api_token_is_in_the_namespace_or_the_pod(
@@ -64,8 +66,9 @@ def test_no_api_token_is_in_the_namespace_or_the_pod(
 
 @pytest.mark.parametrize(("policy", "starts"), [("silent", True), ("fail", False)])
 def test_a_package_that_cannot_be_had_holds_a_pod_up_only_if_it_wants_that(
-    kubectl: Kubectl, applications: Applications, prepared: str, wait_for: WaitFor, policy: str, starts: bool
-) -> None:
+    kubectl: Kubectl, applications: Applications, prepared: str, plugin: Plugin, wait_for: WaitFor, policy: str,
+    starts: bool,
+) -> None:  # fmt: skip
     pod = manifests.application("lost", prepared)
     pod["metadata"]["annotations"] = {"oneagent.dynatrace.com/failure-policy": policy}
     # Nobody listens there.
@@ -81,3 +84,7 @@ def test_a_package_that_cannot_be_had_holds_a_pod_up_only_if_it_wants_that(
         )
         message = wait_for(lambda: applications.kubectl("get", "pod", "lost", "-o", template), "it says why", 90, 1)
         assert "oneagent-operator" in message
+    verdict = plugin.why(f"{prepared}/lost")["verdict"]
+    assert verdict["reason"] == "InstallFailed"
+    assert "do network policies let this pod reach it?" in verdict["sentence"]
+    assert ("runs without its agent" if starts else "can't start yet") in verdict["sentence"]

@@ -138,3 +138,15 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
                 yield *path, name
 
     assert set(described(schema)) == {("global",), *leaves(values)}
+
+
+def test_the_server_sees_the_nodes_processes_where_its_variable_says_and_nobody_else_does() -> None:
+    (pod,) = pods("csi-driver")
+    mounts = {
+        container["name"]: [mount for mount in container["volumeMounts"] if mount["name"] == "proc"]
+        for container in pod["spec"]["containers"]
+    }
+    (server,) = (container for container in pod["spec"]["containers"] if container["name"] == "server")
+    (variable,) = (one for one in server["env"] if one["name"] == "ONEAGENT_PROC")
+    assert mounts.pop("server") == [{"name": "proc", "mountPath": variable["value"], "readOnly": True}]
+    assert not any(mounts.values())

@@ -16,10 +16,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from oneagent.common import logs
+from oneagent.common import logs, podkeys, skips
 from oneagent.webhook import events, labelling, patches, reviews
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
-from oneagent.webhook.injection import keys, skips
 from oneagent.webhook.reviews import Request, Status
 
 log = logging.getLogger(__name__)
@@ -139,7 +138,7 @@ class Admission:
         warning = (
             f"OneAgent was not injected into this pod ({shown}). Make sure to look at the log of oneagent-webhook."
         )
-        wanted: dict[str, str | None] = {keys.AGENT_INJECTED: "false", keys.REASON: shown}
+        wanted: dict[str, str | None] = {podkeys.AGENT_INJECTED: "false", podkeys.REASON: shown}
         try:
             pod = reviews.decoded(request.object) or {}
             patch = patches.metadata(pod, "annotations", wanted) if pod.get("metadata") else []

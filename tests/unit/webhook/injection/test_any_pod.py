@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import injected
+from oneagent.common import injected, podkeys
 from oneagent.webhook import injection
 from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection import keys
 from tests.unit.webhook.injection import cases, kubelet
 from tests.unit.webhook.injection.cases import Manifest
 
@@ -63,9 +62,13 @@ VOLUMES: Strategy = st.fixed_dictionaries(
     {"name": VOLUME_NAMES}, optional={"emptyDir": st.just({}), "secret": st.just({"x": 1})}
 )
 ANNOTATIONS: Strategy = st.dictionaries(
-    st.sampled_from([keys.INJECT, keys.INJECT_AGENT, *keys.INJECT_ENRICHMENT, "container.inject.dynatrace.com/a"]),
+    st.sampled_from(
+        [podkeys.INJECT, podkeys.INJECT_AGENT, *podkeys.INJECT_ENRICHMENT, "container.inject.dynatrace.com/a"]
+    ),
     SWITCHES,
-) | st.dictionaries(st.sampled_from([keys.AGENT_INJECTED, keys.REASON, keys.HANDLED, "team"]), st.text(max_size=5))
+) | st.dictionaries(
+    st.sampled_from([podkeys.AGENT_INJECTED, podkeys.REASON, podkeys.HANDLED, "team"]), st.text(max_size=5)
+)
 PODS: Strategy = st.fixed_dictionaries(
     {
         "metadata": st.fixed_dictionaries({"name": st.just("web-0")}, optional={"annotations": ANNOTATIONS}),
@@ -104,7 +107,7 @@ def contained(before: Any, after: Any) -> bool:
 def without_ours(pod: Manifest) -> Manifest:
     """A pod without what may be replaced: our annotations, and what is preloaded."""
     found = copy.deepcopy(pod)
-    for key in (keys.AGENT_INJECTED, keys.REASON, keys.HANDLED):
+    for key in (podkeys.AGENT_INJECTED, podkeys.REASON, podkeys.HANDLED):
         found["metadata"].get("annotations", {}).pop(key, None)
     for container in everything(found):
         if "env" in container:
@@ -133,7 +136,7 @@ def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: Facts) -> None:
     after = cases.patched(pod, first.patch)
     assert list(injection.inject(after, facts, cases.SETTINGS).patch) == []
     if first.injected:
-        del after["metadata"]["annotations"][keys.HANDLED]
+        del after["metadata"]["annotations"][podkeys.HANDLED]
         again = cases.patched(after, injection.inject(after, facts, cases.SETTINGS).patch)
         assert again["spec"] == after["spec"], "nor has it if nobody says that the pod is done"
 

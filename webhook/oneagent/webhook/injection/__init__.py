@@ -1,7 +1,7 @@
 """What becomes of a pod that is being created: decided from its manifest and a few facts, without asking anybody.
 
     pods, kubes          what is read of a pod and of a DynaKube
-    skips, rules         whom nothing is done to, and why
+    rules                whom nothing is done to, and why (`common.skips`)
     plan                 what is to be in the pod
     preload, variables,
     mounts, volumes,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oneagent.common import injected
+from oneagent.common import injected, podkeys
 from oneagent.common.injected import Variable
 from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection import keys, mounts, plan, resources, variables
+from oneagent.webhook.injection import mounts, plan, resources, variables
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pods import Container, Identity, Pod
@@ -80,9 +80,9 @@ def _about_agent(pod: Pod, kube: Kube, planned: Plan) -> list[Entry]:
     }
     if not planned.csi:
         for variable, key in (
-            (Variable.VERSION, keys.VERSION),
-            (Variable.FLAVOR, keys.FLAVOR),
-            (Variable.TECHNOLOGIES, keys.TECHNOLOGIES),
+            (Variable.VERSION, podkeys.VERSION),
+            (Variable.FLAVOR, podkeys.FLAVOR),
+            (Variable.TECHNOLOGIES, podkeys.TECHNOLOGIES),
         ):
             values[variable] = pod.annotations.get(key, "").strip()
     return [variables.plain(name, value) for name, value in values.items() if value]

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import durations, dynakube, manifests, mapping, names, selectors
+from oneagent.common import durations, dynakube, manifests, mapping, names, podkeys, selectors
 from oneagent.common.api import features
 from oneagent.webhook.facts import Object
-from oneagent.webhook.injection import keys
 
 _TECHNOLOGIES: Final[Mapping[str, str]] = {
     "applicationMonitoring": "application_monitoring",
@@ -52,7 +51,7 @@ class Kube:
 
     def is_on(self, name: str) -> bool:
         """A switch; the default counts where it says neither true nor false."""
-        given = keys.switch(self.annotations, names.FEATURE_PREFIX + name)
+        given = podkeys.switch(self.annotations, names.FEATURE_PREFIX + name)
         return features.FEATURES[name].default == "true" if given is None else given
 
 

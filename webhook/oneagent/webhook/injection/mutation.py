@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from oneagent.common import injected, manifests
+from oneagent.common import injected, manifests, podkeys, skips
+from oneagent.common.skips import Skip, Telling
 from oneagent.webhook import patches
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
 from oneagent.webhook.injection import (
     initcontainer,
-    keys,
     kubes,
     mounts,
     plan,
@@ -29,7 +29,6 @@ from oneagent.webhook.injection import (
     present,
     resources,
     rules,
-    skips,
     variables,
     volumes,
 )
@@ -37,7 +36,6 @@ from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pods import Container, Pod, Variable
 from oneagent.webhook.injection.present import Present
-from oneagent.webhook.injection.skips import Skip, Telling
 
 LEFT_OUT = "ContainerLeftOut"
 """The reason of an Event about a container whose own mounts are where the agent goes."""
@@ -90,13 +88,13 @@ def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
 
 def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
     told = {
-        keys.AGENT_INJECTED: "false",
-        keys.REASON: skip.reason,
-        keys.DYNAKUBE_INJECTED: "false",
-        keys.ENRICHMENT_INJECTED: None,
-        keys.HANDLED: None,
+        podkeys.AGENT_INJECTED: "false",
+        podkeys.REASON: skip.reason,
+        podkeys.DYNAKUBE_INJECTED: "false",
+        podkeys.ENRICHMENT_INJECTED: None,
+        podkeys.HANDLED: None,
     }
-    return _said(skip, read.name, patches.metadata(pod, "annotations", told), keys.unclear(read.annotations))
+    return _said(skip, read.name, patches.metadata(pod, "annotations", told), podkeys.unclear(read.annotations))
 
 
 def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
@@ -147,7 +145,7 @@ class _Work:
         return self._outcome(self._warnings())
 
     def completed(self, found: Present, planned: Plan) -> Outcome:
-        told = {keys.HANDLED: present.seen(self.read)}
+        told = {podkeys.HANDLED: present.seen(self.read)}
         self.operations += patches.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
         self._change(included, planned)
@@ -181,14 +179,14 @@ class _Work:
         return _skipped(self.pod, self.read, replace(skips.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
 
     def _annotate(self, planned: Plan, folders: Sequence[str]) -> None:
-        evictable = self.read.annotations.get(keys.EVICTABLE, "")
+        evictable = self.read.annotations.get(podkeys.EVICTABLE, "")
         told = {
-            keys.AGENT_INJECTED: "true" if planned.agent else "false",
-            keys.REASON: planned.agent_off.reason if planned.agent_off else None,
-            keys.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
-            keys.DYNAKUBE_INJECTED: "true",
-            keys.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            keys.HANDLED: present.seen(self.read),
+            podkeys.AGENT_INJECTED: "true" if planned.agent else "false",
+            podkeys.REASON: planned.agent_off.reason if planned.agent_off else None,
+            podkeys.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
+            podkeys.DYNAKUBE_INJECTED: "true",
+            podkeys.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
+            podkeys.HANDLED: present.seen(self.read),
         }
         self.operations += patches.metadata(self.pod, "annotations", told)
 
@@ -256,7 +254,7 @@ class _Work:
             volumes.unusable_size(self.read),
             *variables.unusable_release_fields(self.facts, self.kube),
         ]
-        return [*filter(None, found), *keys.unclear(self.read.annotations)]
+        return [*filter(None, found), *podkeys.unclear(self.read.annotations)]
 
     def _outcome(self, warnings: Sequence[str]) -> Outcome:
         if not self.conflicts:

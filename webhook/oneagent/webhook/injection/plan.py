@@ -14,14 +14,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.common import injected, names
+from oneagent.common import injected, names, podkeys, skips
 from oneagent.common.selectors import Selector
+from oneagent.common.skips import Skip
 from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection import keys, skips
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.pods import Container, Pod
 from oneagent.webhook.injection.present import Present
-from oneagent.webhook.injection.skips import Skip
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/+@-]{2,500}")
 """Without what separates in `LD_PRELOAD`, or is expanded in a variable."""
@@ -75,7 +74,7 @@ def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
         if csi and pod.spec.host_users is False:
             return skips.USER_NAMESPACE
         if not install_path:
-            return replace(skips.INVALID_INSTALL_PATH, detail=repr(pod.annotations[keys.INSTALL_PATH][:80]))
+            return replace(skips.INVALID_INSTALL_PATH, detail=repr(pod.annotations[podkeys.INSTALL_PATH][:80]))
     return Plan(
         agent=agent_off is None,
         enrichment=enrichment,
@@ -102,9 +101,9 @@ def again(present: Present) -> Plan | None:
 
 
 def is_excluded(container: Container, pod: Pod, kube: Kube) -> bool:
-    key = keys.INJECT_CONTAINER + container.name
-    given = keys.switch(pod.annotations, key)
-    return (keys.switch(kube.annotations, key) if given is None else given) is False
+    key = podkeys.INJECT_CONTAINER + container.name
+    given = podkeys.switch(pod.annotations, key)
+    return (podkeys.switch(kube.annotations, key) if given is None else given) is False
 
 
 def usable_path(path: str) -> bool:
@@ -117,7 +116,7 @@ def usable_path(path: str) -> bool:
 
 def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
     """`silent` or `fail`, and a warning if something else is asked for."""
-    asked = pod.annotations.get(keys.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
+    asked = pod.annotations.get(podkeys.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
     if asked in ("silent", "fail"):
         return asked, ""
     return "silent", f"failure policy {asked[:80]!r} is neither silent nor fail: silent is used"
@@ -126,21 +125,21 @@ def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
 def _agent_off(pod: Pod, facts: Facts, kube: Kube) -> Skip | None:
     if kube.agent_selector is None:
         return skips.MODE_INJECTS_NOTHING
-    return _off(pod, facts, kube, kube.agent_selector, keys.INJECT_AGENT)
+    return _off(pod, facts, kube, kube.agent_selector, podkeys.INJECT_AGENT)
 
 
 def _enriches(pod: Pod, facts: Facts, kube: Kube) -> bool:
     selector = kube.enrichment_selector
-    return selector is not None and _off(pod, facts, kube, selector, *keys.INJECT_ENRICHMENT) is None
+    return selector is not None and _off(pod, facts, kube, selector, *podkeys.INJECT_ENRICHMENT) is None
 
 
 def _off(pod: Pod, facts: Facts, kube: Kube, selector: Selector, *switches: str) -> Skip | None:
-    asked = keys.switch(pod.annotations, *switches)
+    asked = podkeys.switch(pod.annotations, *switches)
     if asked is False:
         return skips.OPTED_OUT
     if not selector.matches(facts.namespace_labels):
         return skips.NOT_SELECTED
-    asked = asked or keys.switch(pod.annotations, keys.INJECT)
+    asked = asked or podkeys.switch(pod.annotations, podkeys.INJECT)
     return None if asked or kube.is_on("automatic-injection") else skips.NOT_AUTOMATIC
 
 
@@ -155,7 +154,7 @@ def _is_ready(kube: Kube, csi: bool) -> bool:
 
 def _install_path(pod: Pod) -> str:
     """Empty if the one that is asked for can't be used."""
-    asked = pod.annotations.get(keys.INSTALL_PATH, "").strip()
+    asked = pod.annotations.get(podkeys.INSTALL_PATH, "").strip()
     path = asked.rstrip("/") if asked else injected.INSTALL_PATH
     return path if usable_path(path) else ""
 

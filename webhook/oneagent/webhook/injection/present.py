@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import injected, names
+from oneagent.common import injected, names, podkeys
 from oneagent.common.injected import Variable
-from oneagent.webhook.injection import keys
 from oneagent.webhook.injection.pods import Container, Pod, Volume
 
 _NUMBERED: Final = re.compile(r"CONTAINER_([0-9]{1,4})_NAME")
@@ -85,7 +84,7 @@ def seen(pod: Pod) -> str:
 
 def is_complete(pod: Pod) -> bool:
     """Whether the containers are those that the last call has seen."""
-    return pod.annotations.get(keys.HANDLED) == seen(pod)
+    return pod.annotations.get(podkeys.HANDLED) == seen(pod)
 
 
 def _by_driver(volume: Volume | None) -> bool:

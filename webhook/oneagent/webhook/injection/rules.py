@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 
-from oneagent.common import mapping, names
+from oneagent.common import mapping, names, podkeys, skips
+from oneagent.common.skips import Skip
 from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection import keys, skips
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.pods import Pod, Term
-from oneagent.webhook.injection.skips import Skip
 
 KUBE_SYSTEM: Final = "kube-system"
 
@@ -40,7 +39,7 @@ def none_of_ours(pod: Pod, facts: Facts, own_namespace: str) -> Skip | None:
     """For pods that are left without a trace."""
     if facts.namespace in (KUBE_SYSTEM, own_namespace):
         return skips.NAMESPACE_IGNORED
-    if keys.MIRROR in pod.annotations:
+    if podkeys.MIRROR in pod.annotations:
         return skips.MIRROR_POD
     if mapping.LABEL not in facts.namespace_labels:
         return skips.NAMESPACE_NOT_MONITORED
@@ -57,7 +56,7 @@ def never_injected(pod: Pod) -> Skip | None:
 
 
 def _opted_out(pod: Pod) -> bool:
-    return keys.switch(pod.annotations, keys.INJECT) is False
+    return podkeys.switch(pod.annotations, podkeys.INJECT) is False
 
 
 def _is_own(pod: Pod) -> bool:
@@ -87,7 +86,7 @@ def _on_virtual_node(pod: Pod) -> bool:
 
 
 def _is_debug_copy(pod: Pod) -> bool:
-    return all(key in pod.annotations for key in keys.DEBUG)
+    return all(key in pod.annotations for key in podkeys.DEBUG)
 
 
 def _is_critical(pod: Pod) -> bool:
@@ -109,7 +108,7 @@ def _serves_pods(path: str) -> bool:
 
 
 def _on_host_network(pod: Pod) -> bool:
-    asked = keys.switch(pod.annotations, keys.INJECT_AGENT)
+    asked = podkeys.switch(pod.annotations, podkeys.INJECT_AGENT)
     return bool(pod.spec.host_network) and asked is not True
 
 

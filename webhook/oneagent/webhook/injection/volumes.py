@@ -11,8 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from oneagent.common import injected, names
-from oneagent.webhook.injection import keys
+from oneagent.common import injected, names, podkeys
 from oneagent.webhook.injection import plan as plans
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.plan import Plan
@@ -46,10 +45,10 @@ def reserved(plan: Plan) -> set[str]:
 
 def unusable_size(pod: Pod) -> str:
     """A warning, if the size that is asked for is none."""
-    asked = pod.annotations.get(keys.BIN_SIZE, "").strip()
+    asked = pod.annotations.get(podkeys.BIN_SIZE, "").strip()
     if not asked or _SIZE.fullmatch(asked):
         return ""
-    return f"annotation {keys.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
+    return f"annotation {podkeys.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
 
 
 def _view(plan: Plan, kube: Kube, containers: Sequence[str]) -> Volume:
@@ -63,7 +62,7 @@ def _view(plan: Plan, kube: Kube, containers: Sequence[str]) -> Volume:
 
 
 def _folder(pod: Pod) -> Volume:
-    size = pod.annotations.get(keys.BIN_SIZE, "").strip()
+    size = pod.annotations.get(podkeys.BIN_SIZE, "").strip()
     return {"name": injected.BIN_VOLUME, "emptyDir": {"sizeLimit": size} if _SIZE.fullmatch(size) else {}}
 
 

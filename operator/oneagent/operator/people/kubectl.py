@@ -1,0 +1,183 @@
+"""`kubectl` as a child process: the way to the cluster that its user has already.
+
+So contexts, sign-ins, proxies and plugins for credentials are all as the user knows them, and nothing of them is
+handled here. Every call has a limit of time, and no call is ever asked a question on a terminal.
+
+    KubectlError     the text says what was asked, and what kubectl answered
+      Missing        the object, or its kind, is not there
+      Refused        the user may not do it
+      Unanswered     no answer in time
+      Unusable       there is no such program, or it has no way to a cluster
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+Object = Mapping[str, Any]
+"""An object of the API, as JSON has it."""
+
+AT_ONCE: Final = 8
+"""Calls that are made at the same time: each is a process, and a connection to the API server."""
+_PIECE: Final = 1 << 16
+_LONGEST_ERROR: Final = 500
+_NO_WAY: Final = (
+    "connection to the server",
+    "Unable to connect to the server",
+    "Error in configuration",
+    "You must be logged in to the server",
+)
+"""What kubectl says when every other call would fail alike."""
+_LOG_LINE: Final = re.compile(r"[EWI][0-9]{4} ")
+"""What its libraries log on the way to its own word."""
+
+
+class KubectlError(Exception):
+    """kubectl has ended with an error."""
+
+
+class Missing(KubectlError):
+    """The object or its kind is not there."""
+
+
+class Refused(KubectlError):
+    """The user's rights do not reach so far."""
+
+
+class Unanswered(KubectlError):
+    """It was ended after the limit of time."""
+
+
+class Unusable(KubectlError):
+    """Nothing can be asked of the cluster at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    program: str
+    flags: tuple[str, ...]
+    """What the user has said of context, kubeconfig and the like."""
+    namespace: str
+    """Where the product is installed."""
+    timeout_seconds: float
+
+    def __call__(self, *arguments: str, timeout_seconds: float | None = None) -> str:
+        """What it prints; any `KubectlError`."""
+        done = self._run(arguments, timeout_seconds)
+        if done.returncode:
+            raise _error(arguments, done.stderr)
+        return done.stdout
+
+    def get(self, kind: str, name: str, *flags: str) -> Object | None:
+        """One object; None if it is not there."""
+        text = self("get", kind, name, *flags, "--ignore-not-found", "-o", "json")
+        found: Object | None = json.loads(text) if text.strip() else None
+        return found
+
+    def every(self, kind: str, *flags: str) -> tuple[Object, ...]:
+        """All objects of a kind in the default namespace, or where the flags say."""
+        return tuple(json.loads(self("get", kind, *flags, "-o", "json"))["items"])
+
+    def own(self, kind: str, *flags: str) -> tuple[Object, ...]:
+        """All objects of a kind in the product's namespace."""
+        return self.every(kind, "-n", self.namespace, *flags)
+
+    def ask(self, pod: str, container: str, *command: str) -> Any:
+        """What a command of ours in a container of the product's namespace answers in JSON, whatever its exit code."""
+        arguments = ("exec", "-n", self.namespace, pod, "-c", container, "--", *command, "-o", "json")
+        done = self._run(arguments)
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise _error(arguments, done.stderr or "it printed no JSON") from None
+
+    def tail(self, limit_bytes: int, *arguments: str) -> bytes:
+        """The end of what it prints, with no more held in memory; any `KubectlError`."""
+        kept = b""
+        with self.running(*arguments) as process:
+            assert process.stdout is not None
+            while piece := process.stdout.read(_PIECE):
+                kept = (kept + piece)[-limit_bytes:]
+            _, stderr = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            raise Unanswered(f"{_named(arguments)}: not done within {self.timeout_seconds:g} s")
+        if process.returncode:
+            raise _error(arguments, stderr.decode(errors="replace"))
+        return kept
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """It, for as long as the block takes, but no longer than the limit; then it is killed."""
+        try:
+            process = subprocess.Popen(
+                self._command(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            raise self._unusable(error) from error
+        limit = threading.Timer(self.timeout_seconds, process.kill)
+        limit.start()
+        with process:
+            try:
+                yield process
+            finally:
+                limit.cancel()
+                if process.poll() is None:
+                    process.kill()
+
+    def _run(
+        self, arguments: tuple[str, ...], timeout_seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        limit = timeout_seconds or self.timeout_seconds
+        try:
+            return subprocess.run(
+                self._command(arguments),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unanswered(f"{_named(arguments)}: no answer within {limit:g} s") from error
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> Unusable:
+        return Unusable(f"{self.program} can't be run: {error.strerror}; install it, or name it with --kubectl")
+
+    def _command(self, arguments: tuple[str, ...]) -> list[str]:
+        """With its flags first: behind `--` they would be another command's."""
+        return [self.program, *self.flags, *arguments]
+
+
+def all_at_once() -> ThreadPoolExecutor:
+    """Who makes calls next to each other."""
+    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kubectl")
+
+
+def _named(arguments: tuple[str, ...]) -> str:
+    shown = [argument for argument in arguments if not argument.startswith("go-template")]
+    return f"kubectl {' '.join(shown[:8])}"
+
+
+def _error(arguments: tuple[str, ...], stderr: str) -> KubectlError:
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _LOG_LINE.match(line)]
+    said = "; ".join(lines)[-_LONGEST_ERROR:] or "it failed without a word"
+    text = f"{_named(arguments)}: {said}"
+    if "(NotFound)" in said or "the server doesn't have a resource type" in said:
+        return Missing(text)
+    if "(Forbidden)" in said:
+        return Refused(text)
+    if any(sign in said for sign in _NO_WAY):
+        return Unusable(text)
+    return KubectlError(text)

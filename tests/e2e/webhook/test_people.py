@@ -1,0 +1,156 @@
+"""`kubectl oneagent` on a real cluster: pods that have their agent and pods that have none, and what is broken."""
+
+from __future__ import annotations
+
+import base64
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cluster.kubectl import Kubectl
+from tests.e2e import manifests
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.waiting import Apply, Running, WaitFor
+from tests.e2e.webhook.applications import Applications
+from tests.e2e.webhook.conftest import DYNAKUBE, VERSION
+from tests.e2e.webhook.plugin import Plugin
+from tests.fakes import tenant
+from tests.fakes.tenant import Tenant
+
+NEVER_RELEASED: Final = "1.999.0.20261001-120000"
+
+
+@pytest.fixture
+def injected(applications: Applications) -> str:
+    applications.started(manifests.application("cart", applications.namespace))
+    return f"{applications.namespace}/cart"
+
+
+@pytest.fixture
+def mended(kubectl: Kubectl, dynakube: str, wait_for: WaitFor) -> Iterator[None]:
+    """Afterwards the webhook runs again, and the token is back."""
+    yield
+    _, secret = manifests.dynakube(DYNAKUBE, "", VERSION)
+    kubectl.apply(secret)
+    kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-webhook", "--replicas=2")
+    kubectl("-n", NAMESPACE, "rollout", "status", "deployment/oneagent-webhook", "--timeout=60s", timeout=70)
+
+
+def test_a_cluster_that_is_well_has_nothing_to_be_put_right(
+    plugin: Plugin, injected: str, wait_for: WaitFor, record_property: Callable[[str, object], None]
+) -> None:
+    wait_for(lambda: not plugin.findings(), f"nothing is found, not {plugin.findings()}", 60, 2)
+    began = time.monotonic()
+    done = plugin("doctor")
+    record_property("kubectl oneagent doctor", f"{time.monotonic() - began:.1f} s")
+    assert done.returncode == 0, done.stdout
+    assert "nothing needs attention" in done.stdout
+    assert plugin.json("doctor")["nodes"] == 1
+
+
+def test_the_table_of_nodes_shows_driver_version_and_views(plugin: Plugin, injected: str) -> None:
+    (node,) = plugin.json("status")["nodes"]
+    assert (node["driver"], node["registered"]) == ("ready", True)
+    assert VERSION in node["versions"]
+    assert node["views"] >= 1
+    assert node["node"] in plugin("status").stdout
+
+
+def test_an_injected_pod_is_monitored_and_its_process_is_named(
+    plugin: Plugin, injected: str, record_property: Callable[[str, object], None]
+) -> None:
+    found = plugin.why(injected)
+    assert found["verdict"]["reason"] == "Monitored", found
+    (process,) = found["on_node"]["processes"]
+    assert (process["command"], process["mapped"], process["preload"]) == ("sleep", True, True)
+    began = time.monotonic()
+    done = plugin("why", injected)
+    record_property("kubectl oneagent why", f"{time.monotonic() - began:.1f} s")
+    assert done.returncode == 0
+    assert "sleep: library loaded" in done.stdout
+
+
+def test_a_pod_that_opted_out_is_told_by_the_annotation(plugin: Plugin, applications: Applications) -> None:
+    pod = manifests.application("out", applications.namespace)
+    pod["metadata"]["annotations"] = {"dynatrace.com/inject": "false"}
+    applications.create(pod)
+    verdict = plugin.why(f"{applications.namespace}/out")["verdict"]
+    assert verdict["reason"] == "OptedOut"
+    assert 'dynatrace.com/inject: "false"' in verdict["sentence"]
+    assert plugin("why", f"{applications.namespace}/out").returncode == 1
+
+
+def test_a_pod_of_a_namespace_that_nobody_selects_is_told_so(
+    plugin: Plugin, kubectl: Kubectl, dynakube: str, namespace: str
+) -> None:
+    kubectl.apply(manifests.application("alone", namespace))
+    verdict = plugin.why(f"{namespace}/alone")["verdict"]
+    assert verdict["reason"] == "NamespaceNotMonitored"
+    assert "namespaceSelector" in verdict["remedy"]
+
+
+def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
+    plugin: Plugin, webhook: None, dynatrace: Tenant, namespace: str, apply: Apply, running: Running,
+    wait_for: WaitFor,
+) -> None:  # fmt: skip
+    late, secret = manifests.dynakube("late", dynatrace.api_url, NEVER_RELEASED, max_csi_mount_attempts="1")
+    late["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"team": "nobody"}}
+    apply(secret, late)
+    apply(manifests.pod("early", namespace, "late"))
+    running(namespace, "early")
+    found = plugin.why(f"{namespace}/early")
+    assert found["verdict"]["reason"] == "EmptyView"
+    assert "restart the pod" in found["verdict"]["remedy"]
+
+    def told() -> bool:
+        return "AgentNotMounted" in [event["reason"] for event in plugin.why(f"{namespace}/early")["events"]]
+
+    wait_for(told, "the Event on the pod is shown too", 60, 1)
+    (problem,) = (one for one in plugin.findings() if f"{namespace}/early" in one["sentence"])
+    assert problem["check"] == "Nodes"
+
+
+def test_what_is_broken_is_named_with_what_to_do(
+    plugin: Plugin, kubectl: Kubectl, applications: Applications, mended: None, wait_for: WaitFor
+) -> None:
+    kubectl("-n", NAMESPACE, "scale", "deployment/oneagent-webhook", "--replicas=0")
+    kubectl("-n", NAMESPACE, "delete", "secret", DYNAKUBE)
+    kubectl("-n", NAMESPACE, "wait", "pod", "-l", "app.kubernetes.io/component=webhook", "--for=delete")
+    found = {finding["check"]: finding for finding in plugin.findings()}
+    assert "scaled to 0" in found["Deployments"]["sentence"]
+    assert "scale deployment/oneagent-webhook --replicas=2" in found["Deployments"]["remedy"]
+    assert f"the Secret {DYNAKUBE} of DynaKube {DYNAKUBE} is not there" in found["Tokens"]["sentence"]
+    assert plugin("doctor").returncode == 1
+
+    applications.create(manifests.application("missed", applications.namespace))
+    verdict = plugin.why(f"{applications.namespace}/missed")["verdict"]
+    assert verdict["reason"] == "WebhookNotAsked"
+    assert "no pod of the webhook is ready" in verdict["sentence"]
+
+
+def test_an_archive_has_what_helps_and_no_secret(
+    plugin: Plugin, kubectl: Kubectl, injected: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "support.tar.gz"
+    done = plugin("support-archive", f"--file={target}", f"--pod={injected}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with tarfile.open(target) as archive:
+        members = {
+            member.name.partition("/")[2]: file.read().decode()
+            for member in archive.getmembers()
+            if (file := archive.extractfile(member)) is not None
+        }
+    assert '"Monitored"' in members[f"why/{injected}.json"]
+    assert any(name.startswith("logs/oneagent-csi-driver-") and name.endswith("/server.log") for name in members)
+    assert '"apiToken"' in members["secrets.json"]
+    secrets = kubectl.json("-n", NAMESPACE, "get", "secrets")["items"]
+    values = {value for secret in secrets for key, value in secret["data"].items() if not key.endswith(".crt")}
+    assert base64.b64encode(tenant.TOKEN.encode()).decode() in values
+    for name, content in members.items():
+        for value in values:
+            assert value not in content, name
+            assert base64.b64decode(value).decode(errors="replace") not in content, name

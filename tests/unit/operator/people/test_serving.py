@@ -1,0 +1,118 @@
+"""The webhook's certificate is judged as the API server does: by a handshake with what is served."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from oneagent.operator.people import serving
+from oneagent.operator.people.kubectl import Kubectl
+from tests.fakes.kubectl import Folder
+
+HOST = "oneagent-webhook.dynatrace.svc"
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Server:
+    """Shakes hands by TLS, and hangs up."""
+
+    def __init__(self, certificate: trustme.LeafCert) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        certificate.configure_cert(self._context)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    self._context.wrap_socket(connection, server_side=True).close()
+                except OSError:
+                    continue
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def asking(folder: Folder) -> Kubectl:
+    return Kubectl(str(folder.program), (), "dynatrace", 20)
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest, authority: trustme.CA, folder: Folder) -> Iterator[Server]:
+    """With a certificate for the host and the end that the test names."""
+    host, end = getattr(request, "param", (HOST, NOW + datetime.timedelta(hours=1)))
+    begin = NOW - datetime.timedelta(days=1)
+    serving_it = Server(authority.issue_cert(host, not_before=begin, not_after=end, key_type=trustme.KeyType.ECDSA))
+    folder.forwards("webhook-1", serving_it.port)
+    yield serving_it
+    serving_it.close()
+
+
+def pem(authority: trustme.CA) -> str:
+    return authority.cert_pem.bytes().decode()
+
+
+def test_a_certificate_that_is_trusted_is_told_with_its_times(
+    server: Server, authority: trustme.CA, asking: Kubectl
+) -> None:
+    served = serving.look(asking, "webhook-1", pem(authority), HOST)
+    assert (served.problem, served.unasked) == ("", "")
+    assert served.ends - served.begins == pytest.approx(25 * 3600, abs=2)
+    assert serving.overdue(served, NOW.timestamp())
+    assert not serving.overdue(served, NOW.timestamp() - 22 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        ((HOST, NOW - datetime.timedelta(hours=1)), "certificate has expired"),
+        (("oneagent-webhook.elsewhere.svc", None), "Hostname mismatch"),
+    ],
+    indirect=["server"],
+)
+def test_a_certificate_that_is_not_good_is_told_with_the_reason(
+    server: Server, authority: trustme.CA, asking: Kubectl, problem: str
+) -> None:
+    assert problem in serving.look(asking, "webhook-1", pem(authority), HOST).problem
+
+
+def test_a_certificate_of_another_authority_is_refused(server: Server, asking: Kubectl) -> None:
+    other = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    assert serving.look(asking, "webhook-1", pem(other), HOST).problem
+
+
+def test_a_bundle_that_is_none_is_the_problem(asking: Kubectl) -> None:
+    assert "caBundle holds no certificates" in serving.look(asking, "webhook-1", "hello", HOST).problem
+
+
+def test_a_pod_that_can_not_be_reached_leaves_it_open(authority: trustme.CA, asking: Kubectl) -> None:
+    served = serving.look(asking, "webhook-1", pem(authority), HOST)
+    assert served.problem == ""
+    assert "pod is not running" in served.unasked
