@@ -71,9 +71,10 @@ class Privileges:
             output["calls"] = [{**dataclasses.asdict(call), "outcome": call.outcome.value} for call in self._calls]
             return
         grants = rights.granted(yaml.load_all(self._manifests.read_text(), yaml.CSafeLoader))
-        whole = not (self._part or session.testsfailed or session.shouldstop)
-        self._findings = findings(grants, self._calls, whole=whole and bool(self._calls))
-        if self._findings and session.exitstatus == pytest.ExitCode.OK:
+        good = session.exitstatus == pytest.ExitCode.OK
+        whole = good and not self._part and bool(self._calls)
+        self._findings = findings(grants, self._calls, whole=whole)
+        if self._findings and good:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
