@@ -21,17 +21,22 @@ PODS: Final = "10.244.0.0/24"
 _ETCD: Final = "http://127.0.0.1:2379"
 _ADMIN_GROUP: Final = "system:masters"
 
-# Who asked for what, without the bodies. The steps before the answer would double the log.
+# What service accounts of this project's namespace asked for, without the bodies. The steps before the answer would
+# double the log.
 _AUDIT_POLICY: Final = """\
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
-rules: [{level: Metadata}]
+rules:
+  - {level: Metadata, userGroups: ["system:serviceaccounts:dynatrace"]}
+  - {level: None}
 """
+# Of the second one OpenShift has a like: an owner reference that blocks takes a right to the owner's finalizers.
+_ADMISSION: Final = "NodeRestriction,OwnerReferencesPermissionEnforcement"
 
 
 class ControlPlane:
-    """Its programs as attributes; `audit` is the API server's log of all requests, a line of JSON each."""
+    """Its programs as attributes; `audit` is the API server's log of what this project's service accounts asked for."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -109,7 +114,7 @@ class ControlPlane:
             f"--service-account-key-file={keys / 'service-accounts.key'}",
             f"--service-account-signing-key-file={keys / 'service-accounts.key'}",
             "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
+            f"--enable-admission-plugins={_ADMISSION}",
             "--allow-privileged=true",
             f"--audit-policy-file={policy}",
             f"--audit-log-path={self.audit}",

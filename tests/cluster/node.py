@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import psutil
 import yaml
 
@@ -135,11 +135,7 @@ class Node:
         (network / "10-pods.conflist").write_text(_NETWORK.format(pods=PODS))
         config.write_text(_CONTAINERD.format(socket=CONTAINERD, pause=PAUSE_IMAGE, cni=_CNI, conf=network))
 
-        def ready() -> bool:
-            with socket.socket(socket.AF_UNIX) as probe:
-                return probe.connect_ex(str(CONTAINERD)) == 0
-
-        return Program("containerd", ["containerd", f"--config={config}"], self._folder / "containerd.log", ready)
+        return Program("containerd", ["containerd", f"--config={config}"], self._folder / "containerd.log", _serves)
 
     def _kubelet(self, control_plane: ControlPlane) -> Program:
         user = f"system:node:{NODE}"
@@ -208,3 +204,14 @@ class Node:
         command: list[str | Path] = [BIN / "kube-proxy", f"--config={config}"]
         healthz = "http://127.0.0.1:10256/livez"
         return Program("kube-proxy", command, self._folder / "kube-proxy.log", lambda: control_plane.healthy(healthz))
+
+
+def _serves() -> bool:
+    """Whether containerd answers as kubelet asks it: for a moment it listens, and is not initialized yet."""
+    with grpc.insecure_channel(f"unix://{CONTAINERD}") as channel:
+        version: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/runtime.v1.RuntimeService/Version")
+        try:
+            version(b"", timeout=1)
+        except grpc.RpcError:
+            return False
+    return True

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
+from deploy import generate
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -17,7 +18,7 @@ from tests.cluster import cluster as clusters
 from tests.cluster import images, sandbox
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import Node
-from tests.e2e import explain, manifests
+from tests.e2e import explain, manifests, privileges
 from tests.e2e.crowd import Crowd
 from tests.e2e.installed import Installed
 from tests.e2e.waiting import Apply, Release, Running, T, WaitFor
@@ -37,6 +38,12 @@ class Sharing(LoadScopeScheduling):  # type: ignore[misc] # It has no types.
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
     return Sharing(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Those for OpenShift have one role more than the others.
+    roles = generate.CRD.with_name("openshift.yaml")
+    config.pluginmanager.register(privileges.Privileges(manifests.NAMESPACE, Path(__file__).parent, roles))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,9 +90,9 @@ def install_rights(kubectl: Kubectl) -> None:
     kubectl.apply(*found)
 
 
-def kubeconfig(cluster: Cluster, path: Path) -> Path:
-    """One with a token of the operator's service account."""
-    token = cluster.kubectl("-n", NAMESPACE, "create", "token", ACCOUNT, "--duration=2h").strip()
+def kubeconfig(cluster: Cluster, path: Path, account: str = ACCOUNT) -> Path:
+    """One with a token of the operator's service account, or of another one."""
+    token = cluster.kubectl("-n", NAMESPACE, "create", "token", account, "--duration=2h").strip()
     content: dict[str, Any] = yaml.safe_load(cluster.control_plane.admin.read_text())
     content["users"][0]["user"] = {"token": token}
     assert content["clusters"][0]["cluster"]["server"] == SERVER

@@ -102,7 +102,7 @@ class Tenant:
         self._host, self._scheme = host, "http"
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+            tls.issue_cert(*{"localhost", "127.0.0.1", host}).configure_cert(context)
             # The handshake belongs into the request's thread, not into the one that accepts.
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False

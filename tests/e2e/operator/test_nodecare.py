@@ -72,30 +72,30 @@ def caring(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[o
 
 
 @pytest.fixture
-def tainted(world: World, kubectl: Kubectl, driver: Installed, wait_for: WaitFor) -> Iterator[str]:
-    """The node with the driver."""
+def equipped(world: World, kubectl: Kubectl, driver: Installed, wait_for: WaitFor) -> Iterator[str]:
+    """The node with the driver; a taint that a test gives it goes."""
     wait_for(driver.registered, "the driver is registered")
-    world.taint(Node.name)
     yield Node.name
     if world.is_held(Node.name):
         kubectl("taint", "nodes", Node.name, f"{KEY}:NoSchedule-")
 
 
 def test_a_node_is_held_until_it_has_the_driver_and_the_version(
-    tainted: str, world: World, dynatrace: Tenant, apply: Apply, release: Release, caring: operators.Operator
+    equipped: str, world: World, dynatrace: Tenant, apply: Apply, release: Release, caring: operators.Operator
 ) -> None:
     apply(*manifests.dynakube("held", dynatrace.api_url, MISSING))
     drivers = world.register()
     assert DRIVER_NAME in {driver["name"] for driver in drivers}
     try:
-        assert "not registered" in world.wait_said(tainted, nodestock.DRIVER_NOT_REGISTERED)
+        world.taint(equipped)
+        assert "not registered" in world.wait_said(equipped, nodestock.DRIVER_NOT_REGISTERED)
     finally:
         world.register(*drivers)
-    assert MISSING in world.wait_said(tainted, nodestock.VERSIONS_MISSING)
-    assert world.is_held(tainted)
+    assert MISSING in world.wait_said(equipped, nodestock.VERSIONS_MISSING)
+    assert world.is_held(equipped)
     apply(*manifests.dynakube("held", dynatrace.api_url, release()))
-    world.wait_free(tainted)
-    assert KEY in world.wait_said(tainted, nodestock.STARTUP_TAINT_REMOVED)
+    world.wait_free(equipped)
+    assert KEY in world.wait_said(equipped, nodestock.STARTUP_TAINT_REMOVED)
 
 
 def test_a_node_that_gets_no_driver_is_not_held_for_ever(

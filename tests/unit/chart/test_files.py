@@ -90,17 +90,6 @@ def test_every_port_of_a_pod_is_let_in_and_no_other() -> None:
         assert {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]} == served
 
 
-def test_only_the_server_is_privileged_and_only_the_driver_is_root() -> None:
-    for pod in pods("kubernetes"):
-        for container in pod["spec"]["containers"]:
-            own = container["securityContext"]
-            assert own["readOnlyRootFilesystem"]
-            assert own.get("privileged", False) == (container["name"] == "server")
-            assert own.get("privileged") or own["capabilities"]["drop"] == ["ALL"]
-        driver = pod["spec"]["serviceAccountName"] == "oneagent-csi-driver"
-        assert pod["spec"]["securityContext"]["runAsNonRoot"] is not driver
-
-
 def test_every_command_takes_the_arguments_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBE_NODE_NAME", "node-1")
     commands: dict[str, Callable[[list[str]], object]] = {
