@@ -1,0 +1,51 @@
+"""What the stories have in common: chapters, each of which says what a user sees."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl, KubectlError
+from tests.e2e.installed import PLUGIN
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.story import pages, traces
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import SHOP, User
+from tests.e2e.waiting import WaitFor
+from tests.e2e.webhook.applications import Pod
+
+
+def refuse_what_cannot_work(kubectl: Kubectl) -> None:
+    """With the two sentences that the page on DynaKubes shows."""
+    spec = {"apiUrl": "", "oneAgent": {"applicationMonitoring": {}, "hostMonitoring": {}}}
+    wrong = {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": {"name": "wrong"}, "spec": spec}
+    with pytest.raises(KubectlError) as refused:
+        kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=yaml.safe_dump(wrong))
+    assert pages.blocks(pages.DYNAKUBE, "What is refused")[0].strip() in str(refused.value)
+
+
+def outlive_an_upgrade(kubectl: Kubectl, user: User, shop: Shop, *pods: Pod) -> None:
+    """Pods that run keep what they have."""
+    before = [shop.running(pod) for pod in pods]
+    parts = ("csidriver", "operator", "webhook")
+    user.upgrades("webhook.timeoutSeconds=7", *(f"{part}.podAnnotations.owner=shop" for part in parts))
+    timeouts = "jsonpath={.webhooks[*].timeoutSeconds}"
+    assert kubectl("get", "mutatingwebhookconfiguration", "oneagent-webhook", "-o", timeouts) == "7 7"
+    assert [shop.running(shop.ready(pod["metadata"]["name"])) for pod in pods] == before
+
+
+def leave_nothing(
+    cluster: Cluster, user: User, shop: Shop, objects: set[str], node: set[str], wait_for: WaitFor
+) -> None:
+    """But what was there before, and on the node what the page says."""
+    shop.ends("--all")
+    user.uninstalls()
+    user.types(f"kubectl label namespace {SHOP} team-")
+    wait_for(lambda: not traces.drivers(cluster), "kubelet has forgotten the driver")
+    assert traces.of_cluster(cluster) == objects
+    left = traces.of_node(cluster) - node
+    assert {trace for trace in left if not trace.startswith(f"file {PLUGIN}")} == set()
+    assert not [trace for trace in left if "sock" in trace]
+    user.cleans_up_the_node()
+    assert traces.of_node(cluster) == node

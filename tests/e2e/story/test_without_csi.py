@@ -1,0 +1,51 @@
+"""The story without the node driver: pods fetch their agent from the operator."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from tests.cluster.cluster import Cluster
+from tests.e2e.story import chapters, figures, traces
+from tests.e2e.story.conftest import Publish, Vanish
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import SHOP, User
+from tests.e2e.waiting import WaitFor
+from tests.fakes.tenant import Tenant
+
+FIRST: Final = "1.277.0.20230914-094321"
+SECOND: Final = "1.278.0.20231002-081530"
+NEVER: Final = "1.279.0.20231101-120000"
+
+
+def test_from_an_empty_cluster_to_an_empty_cluster(
+    cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish, wait_for: WaitFor,
+    record_property: figures.Record,
+) -> None:  # fmt: skip
+    before = traces.of_cluster(cluster), traces.of_node(cluster)
+    started = time.monotonic()
+    publish(FIRST)
+    user.installs("csidriver.enabled=false")
+    user.monitors(dynatrace.api_url)
+    shop.told_where_the_operator_is()
+    cart = shop.starts("cart")
+    seconds = round(time.monotonic() - started, 1)
+    record_property("seconds from `helm install` to the first injected pod, without CSI", seconds)
+    shop.has_agent(cart, FIRST)
+
+    user.changes("annotate", "feature.dynatrace.com/poll-interval=1s")
+    publish(SECOND)
+    user.sees(SECOND)
+    checkout = shop.starts("checkout")
+    shop.has_agent(checkout, SECOND)
+    shop.has_agent(cart, FIRST)
+    chapters.outlive_an_upgrade(cluster.kubectl, user, shop, cart, checkout)
+    shop.has_agent(shop.starts("payment"), SECOND)
+
+    vanish()
+    shop.has_agent(shop.starts("gift"), SECOND)
+    user.wants(NEVER, decided=NEVER)
+    assert not shop.monitored(shop.starts("late"))
+    assert NEVER in user.types(f"kubectl -n {SHOP} describe pod late")
+    chapters.refuse_what_cannot_work(cluster.kubectl)
+    chapters.leave_nothing(cluster, user, shop, *before, wait_for)
