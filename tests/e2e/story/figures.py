@@ -32,9 +32,10 @@ def record_idle(cluster: Cluster, record: Record) -> None:
 
 
 def pods(cluster: Cluster, part: str) -> Sequence[Mapping[str, Any]]:
+    """Those of a part of the installation that are to stay."""
     selector = f"app.kubernetes.io/component={part}"
     found: list[dict[str, Any]] = cluster.kubectl.json("-n", NAMESPACE, "get", "pods", "-l", selector)["items"]
-    return found
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
 def _processes(cluster: Cluster, part: str) -> list[psutil.Process]:
