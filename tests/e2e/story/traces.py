@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import KUBELET
+from tests.e2e.installed import PLUGIN
 
 # They tell what was, and go by themselves.
 _FLEETING: Final = ("events", "events.events.k8s.io")
@@ -20,17 +22,26 @@ def of_cluster(cluster: Cluster) -> set[str]:
 
 def of_node(cluster: Cluster) -> set[str]:
     """Mounts below kubelet's folder, sockets and files of drivers, and the drivers that kubelet knows."""
+    nodes = cluster.kubectl.json("get", "csinodes")["items"]
     files = (path for folder in ("plugins", "plugins_registry") for path in (KUBELET / folder).rglob("*"))
     return {
         *(f"mount {mount.target}" for mount in cluster.node.mounts()),
         *(f"file {path}" for path in files),
-        *(f"driver {name}" for name in drivers(cluster)),
+        *(f"driver {driver['name']}" for node in nodes for driver in node["spec"]["drivers"] or ()),
     }
 
 
-def drivers(cluster: Cluster) -> list[str]:
-    nodes = cluster.kubectl.json("get", "csinodes")["items"]
-    return [driver["name"] for node in nodes for driver in node["spec"]["drivers"] or ()]
+def left_on_node(cluster: Cluster, before: set[str], within_seconds: float = 20) -> set[str]:
+    """What has come since and does not go, the data folder left aside. Kubelet cleans up after pods are gone."""
+    deadline = time.monotonic() + within_seconds
+    while (left := of_node(cluster) - before - _data()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+def _data() -> set[str]:
+    data = PLUGIN / "data"
+    return {f"file {path}" for path in (PLUGIN, data, *data.rglob("*"))}
 
 
 def _line(item: dict[str, Any]) -> str:
