@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import pytest
 import yaml
 
@@ -12,6 +14,11 @@ from tests.e2e.story import pages, traces
 from tests.e2e.story.shops import Shop
 from tests.e2e.story.users import SHOP, User
 from tests.e2e.webhook.applications import Pod
+
+FIRST: Final = "1.277.0.20230914-094321"
+SECOND: Final = "1.278.0.20231002-081530"
+NEVER: Final = "1.279.0.20231101-120000"
+"""Of the agent. The tenant never releases the last one."""
 
 
 def refuse_what_cannot_work(kubectl: Kubectl) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Final
 
 from tests.cluster.cluster import Cluster
 from tests.e2e.installed import Installed
 from tests.e2e.story import chapters, figures, traces
+from tests.e2e.story.chapters import FIRST, NEVER, SECOND
 from tests.e2e.story.conftest import Publish, Vanish
 from tests.e2e.story.shops import Shop
 from tests.e2e.story.users import SHOP, User
 from tests.e2e.waiting import WaitFor
 from tests.fakes.tenant import Tenant
-
-FIRST: Final = "1.277.0.20230914-094321"
-SECOND: Final = "1.278.0.20231002-081530"
-NEVER: Final = "1.279.0.20231101-120000"
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
