@@ -23,11 +23,13 @@ NEVER: Final = "1.279.0.20231101-120000"
 
 def refuse_what_cannot_work(kubectl: Kubectl) -> None:
     """With the two sentences that the page on DynaKubes shows."""
-    spec = {"apiUrl": "", "oneAgent": {"applicationMonitoring": {}, "hostMonitoring": {}}}
+    nobody = {"namespaceSelector": {"matchLabels": {"team": "nobody"}}}
+    spec = {"apiUrl": "", "oneAgent": {"applicationMonitoring": nobody, "hostMonitoring": {}}}
     wrong = {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": {"name": "wrong"}, "spec": spec}
     with pytest.raises(KubectlError) as refused:
         kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=yaml.safe_dump(wrong))
-    assert pages.blocks(pages.DYNAKUBE, "What is refused")[0].strip() in str(refused.value)
+    said = str(refused.value)
+    assert pages.blocks(pages.DYNAKUBE, "What is refused")[0].strip() in said, said
 
 
 def outlive_an_upgrade(kubectl: Kubectl, user: User, shop: Shop, *pods: Pod) -> None:
@@ -45,7 +47,7 @@ def leave_nothing(cluster: Cluster, user: User, shop: Shop, objects: set[str], n
     shop.ends("--all")
     user.uninstalls()
     user.types(f"kubectl label namespace {SHOP} team-")
-    assert traces.of_cluster(cluster) - objects == set()
-    assert traces.left_on_node(cluster, node) == set()
+    left = traces.of_cluster(cluster) - objects, traces.left_on_node(cluster, node)
+    assert left == (set(), set()), left
     user.cleans_up_the_node()
     assert traces.of_node(cluster) == node

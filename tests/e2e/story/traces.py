@@ -11,13 +11,16 @@ from tests.e2e.installed import PLUGIN
 
 # They tell what was, and go by themselves.
 _FLEETING: Final = ("events", "events.events.k8s.io")
+_BEATING: Final = "kube-node-lease"
+"""Kubelet's own sign of life, which may come late."""
 
 
 def of_cluster(cluster: Cluster) -> set[str]:
     """Every object of every kind, with its labels, its finalizers and the names of its annotations."""
     found = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     kinds = ",".join(kind for kind in found if kind not in _FLEETING)
-    return {_line(item) for item in cluster.kubectl.json("get", kinds, "--all-namespaces")["items"]}
+    items = cluster.kubectl.json("get", kinds, "--all-namespaces")["items"]
+    return {_line(item) for item in items if item["metadata"].get("namespace") != _BEATING}
 
 
 def of_node(cluster: Cluster) -> set[str]:
