@@ -22,6 +22,7 @@ from typing import Final
 from tests.cluster import cluster, commands, controlplane, images, sandbox
 
 _BUILD: Final = Path("tests/tools/build.sh")
+_HELM: Final = Path("tests/helm")
 _PROGRAMS: Final = {**sandbox.PROGRAMS, **cluster.PROGRAMS, **images.PROGRAMS}
 # A cluster starts without these; tests that want them are skipped then.
 _OTHERS: Final = ("prometheus",)
@@ -32,10 +33,11 @@ def prepare() -> None:
     commands.need(_PROGRAMS)
     if reason := sandbox.why_not():
         raise commands.Unavailable(reason)
-    subprocess.run(["sh", _BUILD, controlplane.BIN.parent], check=True)
-    not_built = controlplane.BIN / ".why-not"
-    if not_built.exists():
-        raise commands.Unavailable(not_built.read_text().strip())
+    for folder in (controlplane.BIN.parent, _HELM):
+        subprocess.run(["sh", _BUILD, folder], check=True)
+        not_built = folder / "bin" / ".why-not"
+        if not_built.exists():
+            raise commands.Unavailable(not_built.read_text().strip())
     images.build()
 
 

@@ -49,8 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if sandbox.FOLDER_VARIABLE not in os.environ:
         raise pytest.UsageError("the cluster ring starts a cluster: run it in a sandbox, with `make e2e`")
-    # Folders take longest, and come first: no cluster is left with one at the end.
-    items.sort(key=lambda item: item.path.parent == Path(__file__).parent)
+    # Stories come first: they install everything themselves and leave nothing, and others find a driver that stays
+    # for the session. Then folders, which take longest: no cluster is left with one at the end.
+    top = Path(__file__).parent
+    items.sort(key=lambda item: (item.path.parent != top / "story", item.path.parent == top))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Final
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import KubectlError
 from tests.e2e.installed import Installed
+from tests.e2e.manifests import NAMESPACE
+
+_DEPLOYED: Final = "app.kubernetes.io/component in (operator, webhook)"
+_ENDED: Final = (
+    "jsonpath={range .items[*]}{.metadata.name}: {.status.initContainerStatuses[*].state.terminated.message}{'\n'}{end}"
+)
 
 
 def sections(cluster: Cluster) -> list[tuple[str, str]]:
@@ -30,6 +37,8 @@ def sections(cluster: Cluster) -> list[tuple[str, str]]:
         ("events", ask("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp")[-6000:]),
         ("dynakubes", ask("get", "dynakubes", "--all-namespaces", "-o", "yaml")[-4000:]),
         ("driver", driver),
+        ("operator and webhook", ask("-n", NAMESPACE, "logs", "-l", _DEPLOYED, "--prefix", "--tail=30")[-8000:]),
+        ("what init containers ended with", ask("get", "pods", "--all-namespaces", "-o", _ENDED)),
         ("kubelet", cluster.node.kubelet.last_lines(40)),
         ("mounts below kubelet's folder", mounts),
         ("programs that have ended", ", ".join(ended) or "none"),

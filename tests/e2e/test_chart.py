@@ -6,10 +6,8 @@ The node driver, which all tests share, is left out where something is installed
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 import pytest
 import yaml
@@ -18,50 +16,24 @@ from deploy import generate
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import installed
-from tests.e2e.manifests import NAMESPACE
+from tests.e2e.helm import IMAGE, Helm
 from tests.e2e.waiting import WaitFor
 
 _DRY: Final = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f")
 _FOREIGN: Final = ("Certificate", "Issuer", "PodMonitor", "ServiceMonitor")
 """Of operators that are not here."""
-_REPOSITORY, _, _TAG = installed.IMAGE.partition(":")
-_VALUES: Final = {
-    "image": {"repository": _REPOSITORY, "tag": _TAG, "pullPolicy": "Never"},
-    "csidriver": {"enabled": False},
-}
+_VALUES: Final = {"image": IMAGE, "csidriver": {"enabled": False}}
 
 
 @pytest.fixture
-def helm() -> None:
-    if not generate.HELM.exists():
-        pytest.skip("Helm is not built: run make helm")
-
-
-class Release:
-    """The chart, installed by Helm."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        self._kubeconfig = kubeconfig
-
-    def __call__(self, *arguments: str, values: Mapping[str, Any] | None = None) -> str:
-        command = [str(generate.HELM), f"--kubeconfig={self._kubeconfig}", f"--namespace={NAMESPACE}", *arguments]
-        command += ["--values=-"] if values is not None else []
-        done = subprocess.run(
-            command, input=json.dumps(values or {}), capture_output=True, text=True, timeout=90, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-
-@pytest.fixture
-def release(helm: None, cluster: Cluster, kubectl: Kubectl) -> Iterator[Release]:
+def helm(cluster: Cluster, kubectl: Kubectl) -> Iterator[Helm]:
     """With operator and webhook. What is there of them, and the definition of DynaKubes, is taken over."""
     installed.define(kubectl)
-    release = Release(cluster.control_plane.admin)
+    helm = Helm(cluster.control_plane.admin)
     chart = str(generate.CHART)
-    release("install", "shop", chart, "--take-ownership", "--wait", "--timeout=60s", values=_VALUES)
-    yield release
-    release("uninstall", "shop", "--ignore-not-found", "--wait")
+    helm("install", "shop", chart, "--take-ownership", "--wait", "--timeout=60s", values=_VALUES)
+    yield helm
+    helm("uninstall", "shop", "--ignore-not-found", "--wait")
     # The definition stays, and other tests have CAs of their own.
     trust = [{"op": "remove", "path": "/spec/conversion/webhook/clientConfig/caBundle"}]
     kubectl("patch", "crd", "dynakubes.dynatrace.com", "--type=json", "-p", json.dumps(trust))
@@ -86,7 +58,7 @@ def test_the_api_server_takes_every_object_of_the_plain_manifests(name: str, kub
     assert len(kubectl(*_DRY, str(path)).splitlines()) == len(expected)
 
 
-def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(helm: None, kubectl: Kubectl) -> None:
+def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(kubectl: Kubectl) -> None:
     installed.define(kubectl)
     values = {
         "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": [{"name": "registry"}]},
@@ -106,18 +78,18 @@ def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(helm
 
 
 def test_an_upgrade_keeps_what_the_operator_wrote_and_an_uninstall_keeps_dynakubes_only(
-    release: Release, kubectl: Kubectl, wait_for: WaitFor
+    helm: Helm, kubectl: Kubectl, wait_for: WaitFor
 ) -> None:
     wait_for(lambda: all(bundles(kubectl)), "the API server trusts the webhook", within=60)
     before = bundles(kubectl)
     values = {**_VALUES, "webhook": {"timeoutSeconds": 7}, "networkPolicies": {"enabled": False}}
-    release("upgrade", "shop", str(generate.CHART), "--wait", "--timeout=60s", values=values)
+    helm("upgrade", "shop", str(generate.CHART), "--wait", "--timeout=60s", values=values)
     timeouts = "jsonpath={.webhooks[*].timeoutSeconds}"
     assert kubectl("get", "mutatingwebhookconfiguration", "oneagent-webhook", "-o", timeouts) == "7 7"
     assert bundles(kubectl) == before
 
-    assert "pod-security" not in release("get", "notes", "shop")
-    manifest = release("get", "manifest", "shop")
-    release("uninstall", "shop", "--wait")
+    assert "pod-security" not in helm("get", "notes", "shop")
+    manifest = helm("get", "manifest", "shop")
+    helm("uninstall", "shop", "--wait")
     left = kubectl("get", "--ignore-not-found", "-o", "name", "-f", "-", stdin=manifest)
     assert left.split() == ["customresourcedefinition.apiextensions.k8s.io/dynakubes.dynatrace.com"]

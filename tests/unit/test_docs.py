@@ -12,7 +12,9 @@ from docs import generate, values
 from prometheus_client import CollectorRegistry
 
 from oneagent.common import podkeys, skips
+from oneagent.common.api import conversion
 from oneagent.webhook import admission, validation
+from tests.e2e.story import pages
 from tests.unit.registries import REGISTRIES, counted
 
 ROOT = Path(__file__).parents[2]
@@ -166,3 +168,13 @@ def test_the_readme_installs_as_the_page_does() -> None:
         r"^(?:docker|helm|kubectl create|kubectl label namespace dynatrace) .*$", README, re.MULTILINE
     ):
         assert command in (ROOT / "docs/install.md").read_text(), command
+
+
+def test_the_first_dynakube_selects_the_same_namespaces_in_an_older_version() -> None:
+    commands, older = pages.blocks(pages.INSTALL, "The first DynaKube")
+    newest = yaml.safe_load(commands.partition("<<EOF\n")[2].partition("\nEOF\n")[0])
+    converted = conversion.convert(yaml.safe_load(older), newest["apiVersion"])
+    mode = newest["spec"]["oneAgent"]["applicationMonitoring"]
+    assert converted["spec"]["oneAgent"]["applicationMonitoring"] == {**mode, "useCSIDriver": True}
+    assert converted["spec"]["apiUrl"] == newest["spec"]["apiUrl"]
+    assert converted["spec"]["metadataEnrichment"]["enabled"]

@@ -1,12 +1,15 @@
 """The package endpoint in the operator's process: which versions are wanted, where they are, and the certificate.
 
 Every replica serves, whoever leads: each lists the DynaKubes for itself, and makes itself a certificate that is
-signed by the CA that the leader keeps. What is wanted is what their status says.
+signed by the CA that the leader keeps. What is wanted is what their status says: they are listed now and then, and
+at once when somebody asks for a version that is not known yet. A pod that starts as soon as its DynaKube is ready
+asks before the next list, and would otherwise have lost its patience by then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -24,6 +27,8 @@ from oneagent.operator.worker import read_inputs
 log = logging.getLogger(__name__)
 
 _LIST_SECONDS: Final = 15.0
+_LEAST_SECONDS: Final = 0.5
+"""Between two lists, whatever is asked for."""
 _LIFE_SECONDS: Final = 7 * 24 * 3600.0
 _SKEW_SECONDS: Final = 600.0
 _RETRY_SECONDS: Final = 5.0
@@ -48,18 +53,25 @@ class Serving:
         own = packages.Settings(
             folder=settings.folder, budget_bytes=settings.budget_bytes, host=settings.host or None, port=settings.port
         )
-        self._endpoint = packages.PackageEndpoint(own, server, SignedCertificates(server, settings), metrics)
+        self._unknown = asyncio.Event()
+        self._endpoint = packages.PackageEndpoint(
+            own, server, SignedCertificates(server, settings), metrics, unknown=self._unknown.set
+        )
 
     async def run(self) -> None:
         """Until cancelled; then transfers get some time to end."""
         await self._start()
         try:
             while True:
+                self._unknown.clear()
                 try:
                     self._endpoint.want(await self._wanted())
                 except api.ApiError as error:
                     log.warning("what is wanted is not known anew", extra=logs.facts(reason=error))
-                await asyncio.sleep(_LIST_SECONDS)
+                await asyncio.sleep(_LEAST_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LIST_SECONDS):
+                        await self._unknown.wait()
         finally:
             await self._endpoint.stop()
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import base64
+import time
+from pathlib import Path
+from typing import Any, cast
 
+import httpx2 as httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,8 +18,13 @@ from oneagent.operator.certificates import held, keys
 from oneagent.operator.certificates.held import Mark, Record
 from oneagent.operator.certificates.keeper import Keeper, Metrics
 from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.packages import PackageMetrics
 from tests.fakes import certificates as fakes
+from tests.fakes import packages, ports
+from tests.fakes import tenant as double
 from tests.fakes.certificates import AUTHORITY, MUTATING, Cluster, Replica
+from tests.fakes.objects import Objects
+from tests.fakes.packageendpoint import Reviews, token
 
 DAY = 86400.0
 HOST = f"oneagent-operator.{fakes.NAMESPACE}.svc"
@@ -143,3 +153,48 @@ def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: 
         turn(seconds)
     assert len(issuers) == 2
     assert not held.record(cluster.objects[AUTHORITY]).former
+
+
+class Clusters(Objects):
+    """An API server with a CA, a DynaKube, and service accounts with good tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.create = Reviews().create
+        authority = keys.new_authority(time.time(), DAY, 600)
+        self.put("Secret", held.record_secret(Record((authority.certificate,), authority), CERTIFICATES, None))
+
+    def want(self, tenant: double.Tenant, version: str) -> None:
+        metadata = {"name": "demo", "namespace": fakes.NAMESPACE}
+        token = base64.b64encode(tenant.token.encode()).decode()
+        self.put("Secret", {"metadata": metadata, "data": {"apiToken": token}})
+        spec = {"apiUrl": tenant.api_url, "oneAgent": {"applicationMonitoring": {}}}
+        self.put("DynaKube", {"metadata": metadata, "spec": spec, "status": {"codeModules": {"version": version}}})
+
+
+def test_who_asks_before_a_version_is_known_to_be_wanted_need_not_wait_for_the_next_list(tmp_path: Path) -> None:
+    archive = packages.build(tmp_path / "agent.zip")
+    with double.Tenant() as tenant:
+        tenant.release(packages.VERSION, archive)
+        asyncio.run(_ask_early(tenant, tmp_path / "kept"))
+
+
+async def _ask_early(tenant: double.Tenant, folder: Path) -> None:
+    cluster, port = Clusters(), ports.free()
+    settings = serving.Settings(fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port)
+    served = serving.Serving(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
+    listed = asyncio.Event()
+    cluster.before = lambda verb, kind, name: listed.set() if verb == "list" else None
+    running = asyncio.create_task(served.run())
+    url = f"https://127.0.0.1:{port}/v1/packages/demo/{packages.VERSION}?arch=x86_64"
+    async with asyncio.timeout(10), httpx.AsyncClient(verify=False, trust_env=False) as client:
+        await listed.wait()
+        cluster.want(tenant, packages.VERSION)
+        answers = [await client.get(url, headers={"Authorization": f"Bearer {token()}"})]
+        while answers[-1].status_code == 404:
+            await asyncio.sleep(0.05)
+            answers.append(await client.get(url, headers={"Authorization": f"Bearer {token()}"}))
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert answers[0].status_code == 404
+    assert answers[-1].status_code == 200

@@ -67,14 +67,16 @@ class PackageEndpoint:
         certificates: Certificates,
         metrics: PackageMetrics,
         *,
+        unknown: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """`unknown` is called when somebody asks for a version that nobody is known to want."""
         self._settings = settings
         self._metrics = metrics
         self._certificates = certificates
         self._tls = servertls.ServerTls(metrics.certificate_expiry.set)
         self._shelf = shelf.Shelf(settings.folder, settings.budget_bytes, metrics)
-        self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads)
+        self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads, unknown)
         self._answers = server.Answers(
             Callers(reviewer, metrics, now), self._fetches, self._shelf, metrics, settings.limits
         )

@@ -15,7 +15,7 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,11 +97,13 @@ class Fetches:
         metrics: PackageMetrics,
         wait_seconds: float,
         limits: downloads.Limits = downloads.USUAL,
+        unknown: Callable[[], None] = lambda: None,
     ) -> None:
+        """`unknown` is called when somebody asks for what nobody is known to want."""
         self._shelf = packages_kept
         self._metrics = metrics
         self._wait_seconds = wait_seconds
-        self._limits = limits
+        self._limits, self._unknown = limits, unknown
         self._wanted: dict[tuple[str, str], Wanted] = {}
         self._fetches: dict[str, _Fetch] = {}
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="package")
@@ -131,6 +133,7 @@ class Fetches:
         """The key of a package that was on the shelf a moment ago; a `PackagesError` if it can't be had now."""
         wanted = self._wanted.get((package.dynakube, package.version))
         if wanted is None:
+            self._unknown()
             raise UnwantedError(f"DynaKube {package.dynakube} does not want version {package.version}")
         asked = _filled(wanted, package)
         name = _key(wanted, asked)

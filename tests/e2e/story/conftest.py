@@ -1,0 +1,79 @@
+"""A cluster on which nothing is installed, and somebody who reads the documentation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.node import Node
+from tests.e2e import manifests
+from tests.e2e.helm import Helm
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.story import shops
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import SHOP, User
+from tests.e2e.waiting import WaitFor
+from tests.e2e.webhook.applications import Applications
+from tests.fakes import packages
+from tests.fakes.tenant import Tenant
+
+Publish = Callable[[str], None]
+Vanish = Callable[[], None]
+
+
+@pytest.fixture
+def shop(cluster: Cluster, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Shop]:
+    """Applications in a namespace of their own, which is there already; gone after the test."""
+    namespace = manifests.namespace(SHOP)
+    kubectl.apply(namespace)
+    wait_for(lambda: kubectl("-n", SHOP, "get", "configmaps", "-o", "name"), "the namespace is furnished")
+    yield Shop(cluster, Applications(cluster, SHOP, wait_for))
+    kubectl.delete(namespace)
+
+
+@pytest.fixture
+def user(cluster: Cluster, kubectl: Kubectl, shop: Shop, tmp_path: Path) -> Iterator[User]:
+    """Whatever becomes of the test, others find nothing of what was installed."""
+    yield User(cluster.control_plane.admin, tmp_path)
+    kubectl("-n", SHOP, "delete", "pods", "--all")
+    if kubectl("get", "crds", "-o", "name"):
+        kubectl("delete", "dynakubes", "--all-namespaces", "--all", "--timeout=20s")
+    Helm(cluster.control_plane.admin)("uninstall", "oneagent-csi", "--ignore-not-found", "--wait")
+    kubectl("delete", "--ignore-not-found", "crd", "dynakubes.dynatrace.com")
+    kubectl("delete", "--ignore-not-found", "namespace", NAMESPACE, timeout=90)
+
+
+@pytest.fixture
+def departure() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def dynatrace(departure: contextlib.ExitStack) -> Tenant:
+    """A tenant of the story's own."""
+    tenant = departure.enter_context(Tenant(host=Node.address))
+    shops.settle(tenant)
+    return tenant
+
+
+@pytest.fixture
+def vanish(departure: contextlib.ExitStack) -> Vanish:
+    """From then on nobody answers at the tenant's address."""
+    return departure.close
+
+
+@pytest.fixture
+def publish(dynatrace: Tenant, tmp_path: Path) -> Publish:
+    """The tenant has a new version."""
+
+    def publish(version: str) -> None:
+        path = packages.build(tmp_path / f"{version}.zip", version, library=packages.loadable())
+        dynatrace.release(version, path)
+
+    return publish

@@ -1,0 +1,92 @@
+"""Applications whose owner knows nothing of the agent, and what can be seen of it in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from oneagent.common import injected
+from oneagent.csi_driver import mounttable
+from tests.cluster.cluster import Cluster
+from tests.e2e import manifests
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.story.users import SHOP
+from tests.e2e.webhook.applications import Applications, Pod
+from tests.fakes.tenant import TENANT, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What stays the same for as long as nobody touches a pod's container or its agent."""
+
+    container: str
+    process: int
+    mounts: tuple[tuple[int, str], ...]
+    """The identity of each mount in the container, and where it is."""
+
+
+class Shop:
+    def __init__(self, cluster: Cluster, applications: Applications) -> None:
+        self._cluster, self._applications = cluster, applications
+        self._hosts: list[dict[str, Any]] = []
+
+    def told_where_the_operator_is(self) -> None:
+        """This cluster has no DNS, so pods are told the one address that they ask for without CSI."""
+        service = self._cluster.kubectl.json("-n", NAMESPACE, "get", "service", "oneagent-operator")
+        self._hosts = [{"ip": service["spec"]["clusterIP"], "hostnames": [f"oneagent-operator.{NAMESPACE}.svc"]}]
+
+    def starts(self, name: str) -> Pod:
+        """A plain pod, as its owner wrote it; ready."""
+        self.comes(name)
+        return self.ready(name)
+
+    def comes(self, name: str) -> None:
+        """The same, whether it gets ready or not."""
+        pod = manifests.application(name, SHOP)
+        pod["spec"]["hostAliases"] = self._hosts
+        self._applications.create(pod)
+
+    def ready(self, name: str) -> Pod:
+        """One that was created already, once it is ready."""
+        return self._applications.running(f"metadata.name={name}", within=90)
+
+    def ends(self, *names: str) -> None:
+        self._applications.kubectl("delete", "pod", *names)
+
+    def monitored(self, pod: Pod) -> bool:
+        return self._applications.monitored(pod)
+
+    def has_agent(self, pod: Pod, version: str) -> None:
+        """Mapped into the first process, of this version, and told of the tenant's settings and of the pod."""
+        assert self.monitored(pod), pod["metadata"].get("annotations")
+        assert self._agents_file(pod, "installer.version") == version
+        configuration = self._agents_file(pod, "conf/ruxitagentproc.conf").splitlines()
+        assert {f"tenant {TENANT}", "logLevel verbose"} <= set(configuration)
+        metadata = pod["metadata"]
+        own = {f"k8s_fullpodname {metadata['name']}", f"k8s_poduid {metadata['uid']}", f"k8s_namespace {SHOP}"}
+        container = self._applications.read(pod, injected.CONTAINER_CONF_PATH)
+        assert {*own, "k8s_containername shop", "containerName shop"} <= set(container.splitlines())
+
+    def events(self, reason: str) -> str:
+        return self._applications.events(reason)
+
+    def dynakube(self, version: str) -> dict[str, Any]:
+        """The one of the documentation, as a reader of a version writes it."""
+        found = self._cluster.kubectl.json("-n", NAMESPACE, "get", f"dynakubes.{version}.dynatrace.com", "shop")
+        kept = {key: found["metadata"][key] for key in ("name", "namespace")}
+        return {**{key: found[key] for key in ("apiVersion", "kind", "spec")}, "metadata": kept}
+
+    def running(self, pod: Pod) -> Running:
+        process = min(self._cluster.node.processes_of(pod, "shop"))
+        mounts = mounttable.read(Path(f"/proc/{process}/mountinfo"))
+        (container,) = pod["status"]["containerStatuses"]
+        return Running(container["containerID"], process, tuple((mount.mount_id, mount.target) for mount in mounts))
+
+    def _agents_file(self, pod: Pod, name: str) -> str:
+        return self._applications.read(pod, f"{injected.INSTALL_PATH}/agent/{name}")
+
+
+def settle(tenant: Tenant) -> None:
+    """The tenant has a setting for all agents."""
+    tenant.properties = [{"section": "general", "key": "logLevel", "value": "verbose"}]

@@ -1,0 +1,64 @@
+"""An upgrade from the chart as it was before, while pods run and others come.
+
+`previous/` holds that chart, packed by Helm. It runs the image of this checkout under another name, so that each
+part's pods are replaced, as by a newer image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.node import Node
+from tests.e2e import helm, installed
+from tests.e2e.story import figures
+from tests.e2e.story.arrivals import Arrivals
+from tests.e2e.story.conftest import Publish
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import User
+from tests.fakes.tenant import Tenant
+
+VERSION: Final = "1.277.0.20230914-094321"
+PREVIOUS: Final = Path("tests/e2e/story/previous/oneagent-csi-0.1.0.tgz")
+_TAG: Final = "previous"
+
+
+@pytest.fixture
+def former(node: Node) -> Iterator[str]:
+    """Another tag of the image."""
+    image = f"{helm.IMAGE['repository']}:{_TAG}"
+    node.ctr("images", "tag", installed.IMAGE, image)
+    yield _TAG
+    node.ctr("images", "remove", image)
+
+
+def test_pods_do_not_notice(
+    cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, former: str,
+    record_property: figures.Record,
+) -> None:  # fmt: skip
+    publish(VERSION)
+    user.installs(f"image.tag={former}", chart=str(PREVIOUS))
+    user.monitors(dynatrace.api_url, version="v1beta1")
+    pods = [shop.starts(name) for name in ("cart", "checkout")]
+    before = [shop.running(pod) for pod in pods]
+    stored = shop.dynakube("v1beta1")
+
+    with Arrivals(cluster.kubectl, stored) as arrivals:
+        user.upgrades(f"image.tag={helm.IMAGE['tag']}")
+    assert arrivals.refusals == []
+    assert {image for part in figures.PARTS for image in images(cluster, part)} == {installed.IMAGE}
+
+    assert [shop.running(pod) for pod in pods] == before
+    for pod in (*pods, shop.starts("payment")):
+        shop.has_agent(pod, VERSION)
+    assert [name for name in arrivals.pods if not shop.monitored(shop.ready(name))] == []
+    assert shop.dynakube("v1beta1")["spec"] == stored["spec"]
+    record_property("pods that came during the upgrade, all injected", len(arrivals.pods))
+
+
+def images(cluster: Cluster, part: str) -> set[str]:
+    return {container["image"] for pod in figures.pods(cluster, part) for container in pod["spec"]["containers"]}

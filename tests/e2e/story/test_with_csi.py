@@ -1,0 +1,63 @@
+"""The story with the node driver, as the documentation tells it: from the first command to the last trace."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cluster.cluster import Cluster
+from tests.e2e.installed import Installed
+from tests.e2e.story import chapters, figures, traces
+from tests.e2e.story.chapters import FIRST, NEVER, SECOND
+from tests.e2e.story.conftest import Publish, Vanish
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import SHOP, User
+from tests.e2e.waiting import WaitFor
+from tests.fakes.tenant import Tenant
+
+
+def test_from_an_empty_cluster_to_an_empty_cluster(
+    cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish, wait_for: WaitFor,
+    record_property: figures.Record,
+) -> None:  # fmt: skip
+    before = traces.of_cluster(cluster), traces.of_node(cluster)
+    started = time.monotonic()
+    publish(FIRST)
+    user.installs()
+    user.monitors(dynatrace.api_url, version="v1beta1")
+    cart = shop.starts("cart")
+    record_property("seconds from `helm install` to the first injected pod", round(time.monotonic() - started, 1))
+    shop.has_agent(cart, FIRST)
+    figures.record_idle(cluster, record_property)
+
+    user.changes("annotate", "feature.dynatrace.com/poll-interval=1s")
+    publish(SECOND)
+    driver = Installed(cluster)
+    wait_for(lambda: SECOND in driver.versions(), "the new version is in the store")
+    checkout = shop.starts("checkout")
+    shop.has_agent(checkout, SECOND)
+    shop.has_agent(cart, FIRST)
+    shop.ends("cart")
+    wait_for(lambda: driver.versions() == {SECOND}, "the old version has left the store")
+
+    vanish()
+    payment = shop.starts("payment")
+    shop.has_agent(payment, SECOND)
+    user.changes("annotate", "feature.dynatrace.com/max-csi-mount-attempts=2")
+    user.wants(NEVER, decided=NEVER)
+    tell_why_a_pod_has_no_agent(user, shop, wait_for)
+    user.wants(None, decided=SECOND)
+    chapters.refuse_what_cannot_work(cluster.kubectl)
+    chapters.outlive_an_upgrade(cluster.kubectl, user, shop, checkout, payment)
+    shop.has_agent(shop.starts("gift"), SECOND)
+    chapters.leave_nothing(cluster, user, shop, *before)
+
+
+def tell_why_a_pod_has_no_agent(user: User, shop: Shop, wait_for: WaitFor) -> None:
+    """What it wants can't be had: it starts all the same, and says so wherever somebody looks."""
+    assert not shop.monitored(shop.starts("late"))
+    wait_for(lambda: shop.events("AgentNotMounted"), "an Event says it")
+    described = user.types(f"kubectl -n {SHOP} describe pod late")
+    assert "AgentNotMounted" in described
+    assert NEVER in described
+    ask = "kubectl -n dynatrace exec daemonset/oneagent-csi-driver -c server -- oneagent-csi why"
+    assert "EmptyView" in user.types(f"{ask} {SHOP}/late -o json || true")

@@ -1,0 +1,47 @@
+"""The story without the node driver: pods fetch their agent from the operator."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cluster.cluster import Cluster
+from tests.e2e.story import chapters, figures, traces
+from tests.e2e.story.chapters import FIRST, NEVER, SECOND
+from tests.e2e.story.conftest import Publish, Vanish
+from tests.e2e.story.shops import Shop
+from tests.e2e.story.users import SHOP, User
+from tests.fakes.tenant import Tenant
+
+
+def test_from_an_empty_cluster_to_an_empty_cluster(
+    cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
+    record_property: figures.Record,
+) -> None:  # fmt: skip
+    before = traces.of_cluster(cluster), traces.of_node(cluster)
+    started = time.monotonic()
+    publish(FIRST)
+    user.installs("csidriver.enabled=false")
+    user.monitors(dynatrace.api_url)
+    shop.told_where_the_operator_is()
+    cart = shop.starts("cart")
+    seconds = round(time.monotonic() - started, 1)
+    record_property("seconds from `helm install` to the first injected pod, without CSI", seconds)
+    shop.has_agent(cart, FIRST)
+
+    user.changes("annotate", "feature.dynatrace.com/poll-interval=1s")
+    publish(SECOND)
+    user.sees(SECOND)
+    checkout = shop.starts("checkout")
+    shop.has_agent(checkout, SECOND)
+    shop.has_agent(cart, FIRST)
+
+    vanish()
+    payment = shop.starts("payment")
+    shop.has_agent(payment, SECOND)
+    user.wants(NEVER, decided=NEVER)
+    shop.comes("late")
+    chapters.outlive_an_upgrade(cluster.kubectl, user, shop, cart, checkout, payment)
+    assert not shop.monitored(shop.ready("late"))
+    assert f"version {NEVER} was not downloaded" in user.types(f"kubectl -n {SHOP} describe pod late")
+    chapters.refuse_what_cannot_work(cluster.kubectl)
+    chapters.leave_nothing(cluster, user, shop, *before)

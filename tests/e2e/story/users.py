@@ -1,0 +1,99 @@
+"""Somebody who installs this by the documentation: types what it says, with values of their own for its examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from deploy import generate
+
+from tests.cluster.controlplane import BIN
+from tests.e2e import helm
+from tests.e2e.manifests import NAMESPACE
+from tests.e2e.story import pages
+from tests.fakes import tenant
+
+CHART: Final = str(generate.CHART.relative_to(Path.cwd()))
+SHOP: Final = "my-shop"
+"""The namespace of applications that the page speaks of."""
+
+_IMAGE: Final = "--set image.repository=registry.example.com/oneagent-csi"
+# All that is not as a user has it: what is on this machine, and what would make the test wait.
+_VALUES: Final = {
+    "image": helm.IMAGE,
+    "csidriver": {"server": {"flags": {"publish-wait": "3s"}}, "provisioner": {"flags": {"collect": "3s"}}},
+}
+
+
+class User:
+    """With a terminal in the folder of this checkout, and a cluster."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        self._values = folder / "values.yaml"
+        self._values.write_text(json.dumps(_VALUES))
+        path = f"{BIN}:{generate.HELM.parent}:{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "KUBECONFIG": str(kubeconfig)}
+
+    def types(self, commands: str, within: float = 150) -> str:
+        """What is printed; an `AssertionError` with all of it if a command fails."""
+        done = subprocess.run(
+            ["sh", "-eux", "-c", commands],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def installs(self, *settings: str, chart: str = CHART) -> None:
+        """By Helm, as in the section of that name; with settings of values, KEY=VALUE."""
+        (commands,) = pages.blocks(pages.INSTALL, "By Helm")
+        commands = pages.replaced(commands, _IMAGE, " ".join([f"--values={self._values}", *_set(settings)]))
+        self.types(pages.replaced(commands, CHART, chart))
+
+    def monitors(self, api_url: str, *, version: str = "v1beta6") -> None:
+        """Token, DynaKube and label, as in the section on the first DynaKube; with the manifest of an older version."""
+        commands, older = pages.blocks(pages.INSTALL, "The first DynaKube")
+        commands = pages.replaced(commands, "TOKEN", tenant.TOKEN)
+        if version != "v1beta6":
+            commands = pages.with_manifest(commands, older)
+        assert f"dynatrace.com/{version}\n" in commands
+        self.types(pages.replaced(commands, "https://TENANT.live.dynatrace.com/api", api_url))
+
+    def changes(self, what: str, *arguments: str) -> None:
+        """Something about the DynaKube of that section, by a subcommand of kubectl: annotate, patch, wait."""
+        self.types(shlex.join(["kubectl", "-n", NAMESPACE, what, "dynakube", "shop", *arguments]))
+
+    def wants(self, version: str | None, decided: str) -> None:
+        """A version for applications, or None in particular; until the operator has decided on this one."""
+        spec = {"oneAgent": {"applicationMonitoring": {"version": version}}}
+        self.changes("patch", "--type=merge", "-p", json.dumps({"spec": spec}))
+        self.sees(decided)
+
+    def sees(self, version: str) -> None:
+        """That the operator has decided on a version."""
+        self.changes("wait", f"--for=jsonpath=.status.codeModules.version={version}", "--timeout=30s")
+
+    def upgrades(self, *settings: str) -> None:
+        """To the chart of this checkout, with other values."""
+        (commands,) = pages.blocks(pages.INSTALL, "Upgrade")
+        self.types(" ".join([commands.strip(), *_set(settings)]))
+
+    def uninstalls(self) -> None:
+        self.types(pages.blocks(pages.INSTALL, "Uninstall")[0])
+
+    def cleans_up_the_node(self) -> None:
+        """What the same section says at its end; the terminal is on the node."""
+        self.types(pages.blocks(pages.INSTALL, "Uninstall")[1])
+
+
+def _set(settings: Iterable[str]) -> list[str]:
+    return [f"--set={setting}" for setting in settings]
