@@ -39,13 +39,15 @@ def shop(cluster: Cluster, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Shop
 @pytest.fixture
 def user(cluster: Cluster, kubectl: Kubectl, shop: Shop, tmp_path: Path) -> Iterator[User]:
     """Whatever becomes of the test, others find nothing of what was installed."""
-    yield User(cluster.control_plane.admin, tmp_path)
+    user = User(cluster.control_plane.admin, tmp_path)
+    yield user
     kubectl("-n", SHOP, "delete", "pods", "--all")
     if kubectl("get", "crds", "-o", "name"):
         kubectl("delete", "dynakubes", "--all-namespaces", "--all", "--timeout=20s")
     Helm(cluster.control_plane.admin)("uninstall", "oneagent-csi", "--ignore-not-found", "--wait")
     kubectl("delete", "--ignore-not-found", "crd", "dynakubes.dynatrace.com")
     kubectl("delete", "--ignore-not-found", "namespace", NAMESPACE, timeout=90)
+    user.cleans_up_the_node()
 
 
 @pytest.fixture

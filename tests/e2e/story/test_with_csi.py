@@ -31,13 +31,12 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
 
     user.changes("annotate", "feature.dynatrace.com/poll-interval=1s")
     publish(SECOND)
-    driver = Installed(cluster)
-    wait_for(lambda: SECOND in driver.versions(), "the new version is in the store")
+    user.sees(SECOND)
     checkout = shop.starts("checkout")
     shop.has_agent(checkout, SECOND)
     shop.has_agent(cart, FIRST)
     shop.ends("cart")
-    wait_for(lambda: driver.versions() == {SECOND}, "the old version has left the store")
+    wait_for(lambda: Installed(cluster).versions() == {SECOND}, "the old version has left the store")
 
     vanish()
     payment = shop.starts("payment")
