@@ -73,7 +73,6 @@ class Tree:
 
     def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
         """Write a file into the open `folder`; returns what was written. Nothing is synced."""
-        mode = file_mode(mode)
         digest = hashlib.sha256(usedforsecurity=False)
         fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=folder)
         try:
