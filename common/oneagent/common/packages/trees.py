@@ -93,6 +93,16 @@ class Tree:
             os.symlink(target, name, dir_fd=fd)
         return treemanifests.Link(path=path, target=target)
 
+    def hard_link(self, path: str, first: str) -> None:
+        """Give a file of the tree another name."""
+        with self.folder(first.rpartition("/")[0]) as there, self.folder(path.rpartition("/")[0]) as here:
+            os.link(
+                *(first.rpartition("/")[2], path.rpartition("/")[2]),
+                src_dir_fd=there,
+                dst_dir_fd=here,
+                follow_symlinks=False,
+            )
+
     def forget(self, paths: Iterable[str]) -> None:
         """Give back the page cache of files that have been synced."""
         for path in paths:

@@ -67,7 +67,7 @@ def unpack_agent(
     with _opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
         whole = _unpack(package, scratch, threads, cancelled)
-    manifest = _below(whole, inside)
+    manifest = below(whole, inside)
     return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
 
 
@@ -176,7 +176,7 @@ def _jobs(members: Iterable[zips.Member]) -> Jobs:
     return collections.deque(jobs)
 
 
-def _below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
+def below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
     """The manifest of the folder `root` of a tree."""
     if not root:
         return whole
