@@ -36,7 +36,11 @@ _REGISTRY: Final = re.compile(
 
 
 class InvalidReference(ValueError):
-    """Not the name of an image."""
+    """Not the name of an image; `why` is the reason alone."""
+
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(f"{text[:200]!r} is no image such as registry.example.com/team/agent:1.2: {why}")
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +87,19 @@ def parse(text: str) -> Reference:
         path = path if "/" in path else f"library/{path}"
     _check_registry(text, registry)
     if not _PATH.fullmatch(path):
-        raise _invalid(text, "the name has to be of small letters, digits, and single '.', '_', '-', '/' between them")
+        raise InvalidReference(
+            text, "the name has to be of small letters, digits, and single '.', '_', '-', '/' between them"
+        )
     if colon and not _TAG.fullmatch(tag):
-        raise _invalid(text, "the tag has to be of letters, digits, '_', '.', '-', at most 128")
+        raise InvalidReference(text, "the tag has to be of letters, digits, '_', '.', '-', at most 128")
     if at and not DIGEST.fullmatch(digest):
-        raise _invalid(text, "the digest has to be sha256: and 64 hex digits in small letters")
+        raise InvalidReference(text, "the digest has to be sha256: and 64 hex digits in small letters")
     if len(text) > 512:
-        raise _invalid(text, "it is longer than 512 characters")
+        raise InvalidReference(text, "it is longer than 512 characters")
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
 
 
 def _check_registry(text: str, registry: str) -> None:
     found = _REGISTRY.fullmatch(registry)
     if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
-        raise _invalid(text, "the registry has to be a host name or an address, with :port where it has one")
-
-
-def _invalid(text: str, why: str) -> InvalidReference:
-    return InvalidReference(f"{text[:200]!r} is no image such as registry.example.com/team/agent:1.2: {why}")
+        raise InvalidReference(text, "the registry has to be a host name or an address, with :port where it has one")

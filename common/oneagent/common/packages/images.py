@@ -40,8 +40,13 @@ class Image:
         """Bytes that it will take on a disk, for the free-space check."""
         return self.plan.outline.disk_bytes
 
-    def unpack(self, scratch: Path, *, cancelled: Callable[[], bool] | None = None) -> unpack.Unpacked:
-        """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip."""
+    def unpack(
+        self, scratch: Path, *, threads: int | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> unpack.Unpacked:
+        """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.
+
+        `threads` is for packages whose files can be read in any order; those of a layer come one after the other.
+        """
 
         def write_files(writer: writing.Writer) -> list[treemanifests.File]:
             written: list[treemanifests.File] = []
