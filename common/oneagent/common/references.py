@@ -2,9 +2,9 @@
 
     InvalidReference    a text that is none; says what is wrong with it
 
-The first part is a registry if it could be a host's name: it has a dot, a port or a capital letter, or is
-`localhost`. Otherwise Docker Hub is meant, where a name without a folder lies in `library`. A tag says what is
-wanted today; a digest says which bytes, and wins if both are given.
+The first part is a registry if it has a dot or a port, or is `localhost`. Otherwise Docker Hub is meant, where a
+name without a folder lies in `library`. A tag says what is wanted today; a digest says which bytes, and wins if
+both are given.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def parse(text: str) -> Reference:
     """Read a reference; without tag and digest the tag is `latest`."""
     rest, at, digest = text.partition("@")
     first, slash, below = rest.partition("/")
-    if slash and (first != first.lower() or "." in first or ":" in first or first == "localhost"):
+    if slash and ("." in first or ":" in first or first.lower() == "localhost"):
         registry, rest = first.lower(), below
     else:
         registry = HUB
