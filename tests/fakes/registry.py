@@ -244,11 +244,12 @@ class Front:
             daemon off; master_process off; pid {place}/pid; error_log {place}/errors;
             events {{}}
             http {{
-                access_log {place}/access;
+                log_format all '"$request" $status range=$http_range by=$http_authorization';
+                access_log {place}/access all;
                 client_body_temp_path {place}/body; proxy_temp_path {place}/proxied;
                 fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
                 {more}
-                server {{ listen 127.0.0.1:{self.port}; {server} }}
+                server {{ listen 127.0.0.1:{self.port}; location = /started {{ return 204; }} {server} }}
             }}
         """
         self._process: subprocess.Popen[bytes] | None = None
@@ -279,5 +280,8 @@ class Front:
 
     def requests(self) -> list[tuple[str, str, int]]:
         """Method, path and status, as of a `Registry`."""
-        text = (self.place / "access").read_text(errors="replace")
-        return [(method, path, int(status)) for method, path, status in _REQUEST.findall(text)]
+        return [(method, path, int(status)) for method, path, status in _REQUEST.findall("\n".join(self.lines()))]
+
+    def lines(self) -> list[str]:
+        """The log: what was asked, the status, and the headers for a range and for who asks."""
+        return (self.place / "access").read_text(errors="replace").splitlines()

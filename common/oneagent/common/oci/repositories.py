@@ -11,7 +11,7 @@ from typing import Final, Self
 
 import httpx2 as httpx
 
-from oneagent.common import downloads, httpclient, httpfaults, references
+from oneagent.common import downloads, httpclient, httpfaults, packages, references
 from oneagent.common.oci import answers, logins, manifests, registries
 
 _DIGEST_HEADER: Final = "Docker-Content-Digest"
@@ -44,8 +44,13 @@ class Repository:
         said = response.headers.get(_DIGEST_HEADER, "")
         if response.status_code == 200 and references.DIGEST.fullmatch(said):
             return str(said)
-        # Hosts that do not answer HEAD, or without a digest, answer GET.
-        return _digest(self._manifest(tag))
+        # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
+        body = self._manifest(tag)
+        try:
+            manifests.parse(body, httpfaults.place(f"{self._endpoint.url}/manifests/{tag}"))
+        except packages.PackageError as error:
+            raise httpfaults.Garbage(str(error)) from error
+        return _digest(body)
 
     def manifest(self, digest: str) -> bytes:
         """A manifest with this digest."""
