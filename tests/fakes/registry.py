@@ -10,7 +10,6 @@ import shutil
 import ssl
 import subprocess
 import threading
-import time
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from tests.fakes import images, ports
+from tests.fakes.provisioning import eventually
 
 PROGRAM: Final = "docker-registry"
 USER: Final = "agent"
@@ -73,10 +73,11 @@ class Registry:
         with (self.place / "log").open("ab") as log:
             command = [PROGRAM, "serve", str(self.place / "config.yml")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while self._status() == 0:
-            assert self._process.poll() is None and time.monotonic() < deadline, (self.place / "log").read_text()
-            time.sleep(0.02)
+        try:
+            eventually(self._status, 20, lambda: f"an answer ({(self.place / 'log').read_text()})")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -261,15 +262,18 @@ class Front:
         with (self.place / "output").open("ab") as log:
             command = [program or self.PROGRAM, "-p", str(self.place), "-c", str(self.place / "nginx.conf")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                httpx.get(f"http://{self.host}/started")
-                return self
-            except httpx.TransportError:
-                said = (self.place / "output").read_text()
-                assert self._process.poll() is None and time.monotonic() < deadline, said
-                time.sleep(0.02)
+        try:
+            eventually(self._answers, 20, lambda: f"an answer ({(self.place / 'output').read_text()})")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"http://{self.host}/started").status_code == 204
+        except httpx.TransportError:
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
