@@ -12,7 +12,7 @@ upon a distribution, with devices and links to absolute paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -105,7 +105,7 @@ class Merged:
                 raise UnsafePackage(f"{path!r} is {tars.Kind.ODD.value}")
         return plan
 
-    def _at(self, parts: list[str]) -> _Node | None:
+    def _at(self, parts: Sequence[str]) -> _Node | None:
         node: _Node | None = self._tree
         for part in parts:
             node = node.get(part) if isinstance(node, dict) else None

@@ -66,7 +66,7 @@ def unpacked(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
 def _gzip(file: _File) -> Iterator[_Source]:
     try:
         with igzip_threaded.open(file, "rb", block_size=_GZIP_BLOCK) as stream:  # type: ignore[no-untyped-call]
-            yield stream
+            yield cast("_Source", stream)
     except (_IsalError, EOFError, gzip.BadGzipFile) as error:
         raise DamagedPackage(f"a layer is not whole gzip data: {error}") from error
 
