@@ -24,8 +24,8 @@ from tests.cluster import cluster, commands, controlplane, images, sandbox
 _BUILD: Final = Path("tests/tools/build.sh")
 _HELM: Final = Path("tests/helm")
 _PROGRAMS: Final = {**sandbox.PROGRAMS, **cluster.PROGRAMS, **images.PROGRAMS}
-# A cluster starts without these; tests that want them are skipped then.
-_OTHERS: Final = ("prometheus",)
+# A cluster starts without these; tests that want them, some of them in the node ring, are skipped then.
+_OTHERS: Final = ("docker-registry", "nginx-light", "prometheus")
 
 
 def prepare() -> None:

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from oneagent.common import durations, manifests, names
+from oneagent.common import durations, manifests, names, references
 
 Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
 
@@ -42,6 +42,8 @@ _V1ALPHA1_MODES: Final[Mapping[str, Mode]] = {
 }
 _APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
+
+_FILE: Final = "file:"
 
 DEFAULT_NAMESPACE: Final = "dynatrace"
 DEFAULT_MOUNT_ATTEMPTS: Final = 10
@@ -75,6 +77,8 @@ class DynaKube:
     """`codeModulesImage`: a `file:` URL or an image reference; empty for the tenant's package."""
     image_id: str
     """The image that the operator decided (`status.codeModules.imageID`)."""
+    pull_secret: str
+    """Name of the secret with the credentials for the image's registry."""
     technologies: tuple[str, ...]
     network_zone: str
     host_group: str
@@ -103,6 +107,18 @@ class DynaKube:
         return self.mode in ("cloudNativeFullStack", "hostMonitoring")
 
     @property
+    def image(self) -> references.Reference | None:
+        """The image that `package` names, if it names one; with its digest if that or the operator says it."""
+        if not self.package or self.package.startswith(_FILE):
+            return None
+        named = references.parse(self.package)
+        decided = _reference(self.image_id)
+        # A decision about another image, or another tag of it, is about to be replaced.
+        if decided and not named.digest and decided.digest and decided == named.at(decided.digest):
+            return decided
+        return named
+
+    @property
     def package_file(self) -> Path | None:
         """The local archive that `package` names, if it names one."""
         return _local_file(self.package)
@@ -116,7 +132,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
     mode = _mode(obj)
     own = f"spec.oneAgent.{mode}"
-    package = manifests.text(obj, f"{own}.codeModulesImage") if mode in _APP_MODES else ""
+    package = _package(obj, f"{own}.codeModulesImage") if mode in _APP_MODES else ""
     warnings: list[str] = []
     threshold = _request_threshold(obj, warnings)
     return DynaKube(
@@ -131,6 +147,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         pinned_version=_pinned_version(obj, own, warnings) if mode in _APP_MODES else None,
         package=package,
         image_id=manifests.text(obj, "status.codeModules.imageID"),
+        pull_secret=manifests.dns_name(obj, "spec.customPullSecret", hidden=True),
         technologies=_technologies(obj),
         network_zone=manifests.text(obj, "spec.networkZone"),
         host_group=manifests.text(obj, "spec.oneAgent.hostGroup") or _host_group_argument(obj, own),
@@ -249,8 +266,27 @@ def _generation(obj: Mapping[str, object]) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
+def _package(obj: Mapping[str, object], field: str) -> str:
+    text = manifests.text(obj, field)
+    if text and not text.startswith(_FILE):
+        try:
+            references.parse(text)
+        except references.InvalidReference as error:
+            remedy = f"must be file:///absolute/path/to/archive.zip or an image, registry/path:tag ({error.why})"
+            raise DynaKubeError(field, text, remedy) from error
+    return text
+
+
+def _reference(text: str) -> references.Reference | None:
+    """A status may hold anything: what cannot be read is as if it were not there."""
+    try:
+        return references.parse(text)
+    except references.InvalidReference:
+        return None
+
+
 def _local_file(package: str) -> Path | None:
-    if not package.startswith("file:"):
+    if not package.startswith(_FILE):
         return None
     try:
         url = urllib.parse.urlsplit(package)

@@ -164,14 +164,19 @@ class _Error(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    error: _Error
+    """A tenant says `error`, a registry `errors`."""
+
+    error: _Error | None = None
+    errors: list[_Error] | None = None
 
 
 def _message(body: bytes) -> str:
     try:
-        return _words(msgspec.json.decode(body, type=_ErrorBody).error.message)
+        said = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
+    errors = [said.error] if said.error else said.errors or []
+    return _words("; ".join(error.message for error in errors))
 
 
 def _words(text: str) -> str:

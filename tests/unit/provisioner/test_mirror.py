@@ -48,10 +48,10 @@ def flags(serving: fakes.Serving) -> tuple[str, ...]:
 
 def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
     """Have the provisioner give its mirror up sooner."""
-    mirror = p.provisioner.installer._mirror
+    mirror = p.provisioner.installer.fetcher.mirror
     assert mirror is not None
     patience = packageendpoint.Patience(away_seconds=away, pending_seconds=pending)
-    p.provisioner.installer._mirror = type(mirror)(mirror.endpoint, mirror.metrics, patience)
+    p.provisioner.installer.fetcher.mirror = type(mirror)(mirror.endpoint, mirror.metrics, patience)
 
 
 def results(p: Provisioning) -> dict[str, float]:

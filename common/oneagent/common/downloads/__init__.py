@@ -133,7 +133,7 @@ def download(
         return Downloaded(source.path, size, sha256, ours=False, seconds=clock() - started)
     with contextlib.ExitStack() as stack, _disk_errors(into):
         http = stack.enter_context(httpclient.client(source.http))
-        part = stack.enter_context(partfile.PartFile(into, source.url))
+        part = stack.enter_context(partfile.PartFile(into, source.content or source.url))
         resumed_at = part.have.size
         call = Transfer(source, http, part, wanted, limits, into.parent, cancelled, progress, free)
         try:

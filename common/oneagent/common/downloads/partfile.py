@@ -30,7 +30,7 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class PartFile:
-    """The part of `into`; `source` identifies where it comes from. Closing it keeps it for another time."""
+    """The part of `into`; `source` identifies the file or where it comes from. Closing it keeps it for another time."""
 
     def __init__(self, into: Path, source: str) -> None:
         self._into = into

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import httpx2 as httpx
 import tenacity
@@ -70,6 +70,18 @@ class Cancelled(DownloadError):
     """The caller asked to stop."""
 
 
+class Login(Protocol):
+    """What a server wants to see of us, where that is not the same for as long as a download lasts."""
+
+    def headers(self) -> Mapping[str, str]:
+        """For the next request."""
+        ...
+
+    def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
+        """Told of an answer 401: whether the request is worth repeating with new headers. May ask; `HttpFault`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class HttpSource:
     """A file on a server."""
@@ -81,6 +93,9 @@ class HttpSource:
     """What must not be shown, even if the server says it."""
     remedy: str = ""
     """What to do if the server refuses us."""
+    login: Login | None = field(default=None, repr=False)
+    content: str = ""
+    """What the file is known by wherever it comes from; its URL if empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,17 +199,25 @@ class Transfer:
             raise ranges.WrongRange(f"{error} (after resuming)") from error
 
     def _fetch(self) -> None:
-        headers = {**self.source.headers, "Accept": "*/*", "Accept-Encoding": "identity"}
+        login = self.source.login
+        try:
+            with contextlib.closing(self._ask()) as response:
+                repeat = response.status_code == 401 and login is not None and login.refused(self.http, response)
+                if not repeat:
+                    return self._receive(response)
+            with contextlib.closing(self._ask()) as response:
+                return self._receive(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise httpfaults.of_transport(error, self.source.url) from error
+
+    def _ask(self) -> httpx.Response:
+        ours = self.source.login.headers() if self.source.login else {}
+        headers = {**self.source.headers, **ours, "Accept": "*/*", "Accept-Encoding": "identity"}
         patience = httpx.Timeout(self.source.http.timeout_seconds, read=self.limits.stall_seconds)
         request = self.http.build_request(
             "GET", self.source.url, headers=headers | ranges.headers(self.part.have), timeout=patience
         )
-        try:
-            response = self.http.send(request, stream=True)
-            with contextlib.closing(response):
-                self._receive(response)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise httpfaults.of_transport(error, self.source.url) from error
+        return self.http.send(request, stream=True)
 
     def _receive(self, response: httpx.Response) -> None:
         if response.status_code not in (200, 206, 416):

@@ -30,6 +30,7 @@ _DEPTH_MAX: Final = 64
 """Folders are opened one below the other; no agent is deeper than about ten."""
 _LINKS_MAX: Final = 40
 """As many links as the kernel follows in one path (path_resolution(7))."""
+_BLOCK: Final = 4096
 _RATIO_FREE: Final = 16 << 20
 """Bytes that any archive may unpack to: nobody is harmed by a small package of zeros."""
 
@@ -115,6 +116,11 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def most_bytes(limits: Limits, archive_bytes: int) -> int:
+    """What a package of this size may unpack to."""
+    return min(limits.unpacked_bytes, max(limits.ratio * archive_bytes, _RATIO_FREE))
+
+
 class Outline:
     """The entries of a package: `files` with sizes, `links` with targets, and every folder above one."""
 
@@ -125,7 +131,13 @@ class Outline:
         self.unpacked_bytes = 0
         self._named: set[str] = set()
         self._limits = limits
-        self._most = min(limits.unpacked_bytes, max(limits.ratio * archive_bytes, _RATIO_FREE))
+        self._most = most_bytes(limits, archive_bytes)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the tree will take on a disk with blocks of 4 KiB."""
+        entries = len(self.directories) + len(self.links)
+        return sum(-size // _BLOCK * -_BLOCK for size in self.files.values()) + entries * _BLOCK
 
     def add_file(self, path: str, size: int) -> None:
         self._add(path)

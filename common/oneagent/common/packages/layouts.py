@@ -14,7 +14,7 @@ from typing import Final
 from oneagent.common import names, packages
 from oneagent.common.packages import NotAnAgent
 
-_NESTED: Final = "opt/dynatrace/oneagent"
+NESTED: Final = "opt/dynatrace/oneagent"
 _BIN: Final = "agent/bin"
 CURRENT: Final = f"{_BIN}/current"
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)\.(\d+)-(\d+)", re.ASCII)
@@ -25,7 +25,7 @@ def prepare(outline: packages.Outline) -> str:
 
     Adds the link `current` below it if the package has none, and refuses what is no agent.
     """
-    root = _NESTED if _NESTED in outline.directories else ""
+    root = NESTED if NESTED in outline.directories else ""
     prefix = f"{root}/" if root else ""
     if prefix + names.PRELOAD_LIBRARY not in outline.files:
         raise NotAnAgent(f"the package has no {names.PRELOAD_LIBRARY}")

@@ -73,7 +73,6 @@ class Tree:
 
     def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
         """Write a file into the open `folder`; returns what was written. Nothing is synced."""
-        mode = file_mode(mode)
         digest = hashlib.sha256(usedforsecurity=False)
         fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=folder)
         try:
@@ -93,6 +92,16 @@ class Tree:
         with self.folder(above) as fd:
             os.symlink(target, name, dir_fd=fd)
         return treemanifests.Link(path=path, target=target)
+
+    def hard_link(self, path: str, first: str) -> None:
+        """Give a file of the tree another name."""
+        with self.folder(first.rpartition("/")[0]) as there, self.folder(path.rpartition("/")[0]) as here:
+            os.link(
+                *(first.rpartition("/")[2], path.rpartition("/")[2]),
+                src_dir_fd=there,
+                dst_dir_fd=here,
+                follow_symlinks=False,
+            )
 
     def forget(self, paths: Iterable[str]) -> None:
         """Give back the page cache of files that have been synced."""

@@ -15,10 +15,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import errno
 import itertools
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import disks, packages
-from oneagent.common.packages import layouts, treemanifests, trees, zips
+from oneagent.common.packages import layouts, treemanifests, trees, writing, zips
 
 _SMALL: Final = 4 << 20
 _THREADS_MAX: Final = 8
@@ -69,7 +67,7 @@ def unpack_agent(
     with _opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
         whole = _unpack(package, scratch, threads, cancelled)
-    manifest = _below(whole, inside)
+    manifest = below(whole, inside)
     return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
 
 
@@ -102,27 +100,14 @@ def _opened(archive: Path, limits: packages.Limits | None) -> Iterator[zips.Zip]
 def _unpack(
     package: zips.Zip, into: Path, threads: int | None, cancelled: Callable[[], bool] | None
 ) -> treemanifests.Manifest:
-    into.mkdir(exist_ok=True)
-    if any(into.iterdir()):
-        raise FileExistsError(errno.EEXIST, "the folder is not empty", str(into))
-    outline = package.outline
-    try:
-        with trees.Tree(into) as tree:
-            tree.make_folders(outline.directories)
-            files = _write_files(package, tree, threads or _cores(), cancelled or (lambda: False))
-            links = [tree.link(path, target) for path, target in sorted(outline.links.items())]
-    except BaseException:
-        _empty(into)
-        raise
-    return treemanifests.Manifest(
-        files=sorted(files, key=lambda file: file.path),
-        links=links,
-        directories=sorted(outline.directories - {""}),
-    )
+    def write_files(writer: writing.Writer) -> list[treemanifests.File]:
+        return _write_files(package, writer, threads or _cores(), cancelled or (lambda: False))
+
+    return writing.fill(into, package.outline, write_files)
 
 
 def _write_files(
-    package: zips.Zip, tree: trees.Tree, threads: int, cancelled: Callable[[], bool]
+    package: zips.Zip, writer: writing.Writer, threads: int, cancelled: Callable[[], bool]
 ) -> list[treemanifests.File]:
     jobs = _jobs(package.members)
     stop = threading.Event()
@@ -133,7 +118,7 @@ def _write_files(
 
     def work() -> list[treemanifests.File]:
         try:
-            return _work(package, tree, jobs, check)
+            return _work(package, writer, jobs, check)
         except BaseException:
             stop.set()
             raise
@@ -151,7 +136,7 @@ def _write_files(
     return list(itertools.chain.from_iterable(future.result() for future in running))
 
 
-def _work(package: zips.Zip, tree: trees.Tree, jobs: Jobs, check: Callable[[], None]) -> list[treemanifests.File]:
+def _work(package: zips.Zip, writer: writing.Writer, jobs: Jobs, check: Callable[[], None]) -> list[treemanifests.File]:
     """Take jobs until none is left; several threads do this at once."""
     buffer = bytearray(zips.READ)
     done: list[treemanifests.File] = []
@@ -160,11 +145,11 @@ def _work(package: zips.Zip, tree: trees.Tree, jobs: Jobs, check: Callable[[], N
             job = jobs.popleft()
         except IndexError:
             return done
-        with tree.folder(packages.parent(job[0].path)) as folder:
+        with writer.tree.folder(packages.parent(job[0].path)) as folder:
             for member in job:
                 check()
                 chunks = _checked(package.chunks(member, buffer), check)
-                done.append(tree.write(folder, member.path, member.mode, chunks))
+                done.append(writer.write(folder, member.path, member.mode, chunks))
 
 
 def _checked(chunks: Iterable[bytes | memoryview], check: Callable[[], None]) -> Iterator[bytes | memoryview]:
@@ -191,7 +176,7 @@ def _jobs(members: Iterable[zips.Member]) -> Jobs:
     return collections.deque(jobs)
 
 
-def _below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
+def below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
     """The manifest of the folder `root` of a tree."""
     if not root:
         return whole
@@ -210,11 +195,3 @@ def _below(whole: treemanifests.Manifest, root: str) -> treemanifests.Manifest:
 
 def _cores() -> int:
     return min(len(os.sched_getaffinity(0)), _THREADS_MAX)
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()

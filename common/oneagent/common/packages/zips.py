@@ -31,7 +31,6 @@ from oneagent.common.packages import DamagedPackage, OversizedPackage, UnsafePac
 READ: Final = 512 << 10
 """Size of the buffer that a reader of members brings along."""
 _PIECE: Final = 1 << 20
-_BLOCK: Final = 4096
 _LINK_MAX: Final = 4095
 _DIRECTORY_BYTES: Final = 512
 """Bytes of the central directory for each allowed entry: 46, a path, and some extra fields."""
@@ -249,11 +248,9 @@ class _Archive(io.FileIO):
 
 
 def unpacked_size(archive: Path, limits: packages.Limits | None = None) -> int:
-    """Bytes that the package will take on a disk with blocks of 4 KiB, for the free-space check."""
+    """Bytes that the package will take on a disk, for the free-space check."""
     try:
         with Zip(archive, limits or packages.Limits()) as opened:
-            sizes = opened.outline.files.values()
-            entries = len(opened.outline.directories) + len(opened.outline.links)
-            return sum(-size // _BLOCK * -_BLOCK for size in sizes) + entries * _BLOCK
+            return opened.outline.disk_bytes
     except OSError as error:
         raise packages.UnpackFailed(f"{archive} cannot be read", error) from error

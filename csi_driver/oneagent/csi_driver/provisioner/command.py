@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags, httpclient, logs, packageendpoint
+from oneagent.common.oci import registries
+from oneagent.common.oci.registries import Registries
 from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MIRROR_TOKEN: Final = Path("/var/run/secrets/oneagent-packages/token")
 """Where a projected volume is expected: nothing else gets a token of this audience into a container."""
+
+_registries: Final = flags.refusing(registries.listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Config:
     spread_seconds: float
     unpack_threads: int | None
     mirror: packageendpoint.Endpoint | None
+    registries: Registries
     metrics_address: str
     log_format: logs.Format
     log_level: str
@@ -80,6 +85,19 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
     add("package-mirror-token", MIRROR_TOKEN, "file of the token to show there", parse=flags.absolute_path)
+    add(
+        "registry-mirrors",
+        "",
+        "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
+        parse=flags.refusing(registries.mirrors),
+    )
+    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=_registries)
+    add(
+        "registry-allow",
+        "",
+        "registries, registry/path or *.example.com, that images may be of; any if empty",
+        parse=_registries,
+    )
     add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
     flags.add_logging(add)
     given = parser.parse_args(arguments)
@@ -102,6 +120,11 @@ def parse(arguments: list[str] | None = None) -> Config:
         spread_seconds=given.download_spread,
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
+        registries=Registries(
+            mirrors=given.registry_mirrors,
+            plain_http=frozenset(given.registry_plain_http),
+            allowed=given.registry_allow,
+        ),
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -143,7 +166,15 @@ def build(
     records.load()
     store = AgentStore(folder)
     leftovers.reconcile(folder, store, records)
-    provisioner = Provisioner(source, folder, store, records, counted, collect_seconds=config.collect_seconds)
+    provisioner = Provisioner(
+        source,
+        folder,
+        store,
+        records,
+        counted,
+        registries=config.registries,
+        collect_seconds=config.collect_seconds,
+    )
     collector = garbage.Collector(
         folder,
         store,

@@ -29,9 +29,9 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner import kept_logs, leftovers
-from oneagent.csi_driver.provisioner.installs import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
+from oneagent.csi_driver.provisioner.room import NoRoom
 from oneagent.csi_driver.provisioner.trash import Trash
 from oneagent.csi_driver.store import AgentStore, StoreBusy
 
@@ -117,7 +117,7 @@ def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> flo
 
 
 class Collector:
-    """Removes what may be removed, and makes room for what is to come (`installs.Room`)."""
+    """Removes what may be removed, and makes room for what is to come (`room.Room`)."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class Collector:
         return gone
 
     def make(self, needed_bytes: int) -> None:
-        """See `installs.Room`."""
+        """See `room.Room`."""
         if self._fits(needed_bytes):
             return
         # As if nothing were kept without need, until there is room.
@@ -189,7 +189,7 @@ class Collector:
             )
 
     def free(self, folder: Path) -> int:
-        """See `installs.Room`."""
+        """See `room.Room`."""
         free = downloads.free_bytes(folder) - self._policy.reserve_bytes
         if self._policy.budget_bytes:
             free = min(free, self._policy.budget_bytes - self.used_bytes())

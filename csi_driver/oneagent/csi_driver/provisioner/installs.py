@@ -1,6 +1,6 @@
 """Installs: a wanted version's way from its source into the store, each version once, several at a time.
 
-    stream to tmp/ (resumable, hashed) → room on the disk? → unpack → sync → manifest → prepare → rename
+    stream to tmp/ (resumable, hashed) → read → room on the disk? → unpack → sync → manifest → prepare → rename
 
 `prepare` is called with the finished tree just before it becomes visible, so that a publish that waits for the
 version finds its configuration in place the moment it wakes. A failed install is tried again after a back-off
@@ -10,9 +10,7 @@ several; other versions go on meanwhile. A mirror, if there is one, is asked bef
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import logging
 import random
 import shutil
@@ -20,49 +18,30 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final
 
-from oneagent.common import downloads, httpclient, logs, packageendpoint, packages, pauses
+from oneagent.common import downloads, httpclient, logs, packages, pauses
 from oneagent.common.names import Version
-from oneagent.common.packages import unpack, zips
 from oneagent.csi_driver import awaited, sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import leftovers
+from oneagent.csi_driver.provisioner import fetches, leftovers
+from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.mirrors import Mirror
 from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.provisioner.room import NoRoom, Room
+from oneagent.csi_driver.provisioner.supplies import Package
 
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 3
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 300.0
+_HOPELESS_PAUSE: Final = 3600.0
+"""What is no agent will not become one; but the reason could still have been a fault of this node's disk."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Room(Protocol):
-    """Space on the disk, as the garbage collector can make it."""
-
-    def make(self, needed_bytes: int) -> None:
-        """Remove what may be removed until `needed_bytes` fit; `NoRoom` with a clear sentence if they don't."""
-        ...
-
-    def free(self, folder: Path) -> int:
-        """Bytes that may still be used: of the disk, and of the budget."""
-        ...
-
-
-class Fetch(Protocol):
-    """Brings a package to a path; None if it is to be fetched from elsewhere."""
-
-    def __call__(self, into: Path, /, *, cancelled: threading.Event) -> downloads.Downloaded | None: ...
-
-
-class NoRoom(Exception):
-    """A version does not fit."""
 
 
 _KNOWN: Final = (
@@ -76,23 +55,6 @@ _KNOWN: Final = (
 """What needs no stack trace: its text says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A version to install; `prepare` sees the finished tree before anybody else does.
-
-    `origins` tell where its package is, one for each DynaKube that wants it. They may ask the API server and raise
-    `SourceError` or `InvalidSettings`. A failed request that comes with other `settings` is tried again at once.
-    """
-
-    version: Version
-    origins: tuple[Callable[[], downloads.Source], ...]
-    prepare: Callable[[Version, Path], None]
-    sha256: str = ""
-    settings: tuple[object, ...] = ()
-    mirrored: tuple[packageendpoint.Package | None, ...] = ()
-    """What a mirror has of it, for each of `origins`; None for what no mirror has."""
-
-
 @dataclass(slots=True)
 class _Install:
     request: Request
@@ -100,10 +62,7 @@ class _Install:
     running: bool = False
     failures: int = 0
     next_at: float = 0.0
-    fetched: tuple[downloads.Source | packageendpoint.Package, downloads.Downloaded] | None = None
-    """The package, and where it came from, if all but its unpacking has worked."""
-    mirror_spoilt: bool = False
-    """The mirror has sent what is no agent."""
+    kept: fetches.Kept = field(default_factory=fetches.Kept)
 
 
 class Installer:
@@ -135,8 +94,8 @@ class Installer:
         self._metrics = metrics
         self._changed = changed
         self._threads = threads
-        self._mirror = mirror
         self._spread_seconds = spread_seconds
+        self.fetcher = fetches.Fetcher(folder, records, room, metrics, mirror, changed, step)
         self._now = now
         self._step = step
         self._guard = threading.Lock()
@@ -205,8 +164,7 @@ class Installer:
                 self._installs.pop(version, None)
             return
         install.failures += 1
-        pause = pauses.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
-        pause = pauses.heeding(pause, getattr(error, "retry_after", None))
+        pause = _pause(install, error)
         install.next_at = self._now() + pause
         known = isinstance(error, _KNOWN)
         log.log(
@@ -223,24 +181,21 @@ class Installer:
         if self._store.has(version):
             return
         started = time.perf_counter()
-        package = self._package(install)
+        package = self.fetcher.fetch(install.request, install.failures, install.kept, install.cancelled)
         self._step("downloaded")
         try:
             size = self._unpack(install, package)
         except packages.UnpackFailed:
             raise
         except packages.PackageError as error:
-            # What is damaged would be damaged again: the next try downloads anew.
-            self._shun_mirror(install, error)
-            install.fetched = None
-            _remove(package)
+            self.fetcher.spoilt(install.kept, package, error)
             raise
         leftovers.drop_packages(self._folder, version)
         awaited.forget(self._folder, version)
         self._step("renamed")
         self._done(version, package, size, time.perf_counter() - started)
 
-    def _unpack(self, install: _Install, package: downloads.Downloaded) -> int:
+    def _unpack(self, install: _Install, package: Package) -> int:
         """Unpack the package and put it into the store; the bytes it takes there."""
         request, version = install.request, install.request.version
 
@@ -252,9 +207,10 @@ class Installer:
         scratch = self._folder.tmp / f"{version}.tree"
         shutil.rmtree(scratch, ignore_errors=True)
         try:
-            self._room.make(zips.unpacked_size(package.path))
             unpacking = time.perf_counter()
-            unpacked = unpack.unpack_agent(package.path, scratch, threads=self._threads, cancelled=cancelled)
+            agent = package.read(cancelled)
+            self._room.make(agent.unpacked_size)
+            unpacked = agent.unpack(scratch, threads=self._threads, cancelled=cancelled)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
             unpacked.settle()
             self._step("unpacked")
@@ -267,7 +223,7 @@ class Installer:
             shutil.rmtree(scratch, ignore_errors=True)
         return unpacked.unpacked_bytes
 
-    def _done(self, version: Version, package: downloads.Downloaded, size: int, seconds: float) -> None:
+    def _done(self, version: Version, package: Package, size: int, seconds: float) -> None:
         self._records.put_version(
             version, VersionState.READY, size_bytes=size, installed_at=time.time(), last_used_at=time.time()
         )
@@ -285,72 +241,18 @@ class Installer:
             ),
         )
 
-    # ---------------------------------------------------------------- download
 
-    def _package(self, install: _Install) -> downloads.Downloaded:
-        """The package, from the mirror if that has it, else from the origin whose turn it is."""
-        request, number = install.request, install.failures % len(install.request.origins)
-        wanted = request.mirrored[number] if request.mirrored else None
-        usable = install.fetched is None or install.fetched[0] == wanted
-        if self._mirror is not None and wanted is not None and usable and not install.mirror_spoilt:
-            fetch = functools.partial(self._mirror.fetch, wanted, free=self._room.free)
-            if package := self._fetched(install, wanted, self._mirror.place(wanted), leftovers.MIRRORED, fetch):
-                return package
-        source = request.origins[number]()
-        download = functools.partial(downloads.download, source, expected_sha256=request.sha256, free=self._room.free)
-        package = self._fetched(install, source, _shown(source), "", download)
-        assert package is not None, "an origin has the package or raises"
-        return package
-
-    def _fetched(
-        self,
-        install: _Install,
-        origin: downloads.Source | packageendpoint.Package,
-        place: str,
-        suffix: str,
-        fetch: Fetch,
-    ) -> downloads.Downloaded | None:
-        """What `fetch` brings, with room made for it; what an earlier try has brought, if that is from there."""
-        version = install.request.version
-        self._records.put_version(version, VersionState.DOWNLOADING, source=place)
-        self._changed()
-        if install.fetched is not None and install.fetched[0] == origin:
-            return install.fetched[1]
-        self._room.make(0)
-        self._step("download begun")
-        into = self._folder.tmp / f"{version}{suffix}.zip"
-        try:
-            package = fetch(into, cancelled=install.cancelled)
-        except downloads.DiskFull as error:
-            if not error.needed:
-                raise
-            self._room.make(error.needed)
-            package = fetch(into, cancelled=install.cancelled)
-        if package is not None and package.ours:
-            self._metrics.download_seconds.observe(package.seconds)
-            self._metrics.downloaded_bytes.inc(package.size - package.resumed_at)
-            install.fetched = (origin, package)
-        return package
-
-    def _shun_mirror(self, install: _Install, error: packages.PackageError) -> None:
-        """If the package that is no agent is the mirror's, the next try asks the tenant."""
-        origin = install.fetched[0] if install.fetched else None
-        cancelled = isinstance(error, packages.UnpackCancelled)
-        if self._mirror is not None and isinstance(origin, packageendpoint.Package) and not cancelled:
-            install.mirror_spoilt = True
-            self._mirror.pass_over(origin, "wrong_content", error)
+def _pause(install: _Install, error: Exception) -> float:
+    """Seconds until the next try."""
+    if install.request.fixed and isinstance(error, packages.PackageError) and not _transient(error):
+        return _HOPELESS_PAUSE
+    pause = pauses.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
+    return pauses.heeding(pause, getattr(error, "retry_after", None))
 
 
-def _remove(package: downloads.Downloaded) -> None:
-    if package.ours:
-        with contextlib.suppress(FileNotFoundError):
-            package.path.unlink()
-
-
-def _shown(source: downloads.Source) -> str:
-    if isinstance(source, downloads.LocalFile):
-        return f"file://{source.path}"
-    return source.url.partition("?")[0]
+def _transient(error: packages.PackageError) -> bool:
+    """Whether this machine is the reason, and not the package."""
+    return isinstance(error, (packages.UnpackFailed, packages.UnpackCancelled))
 
 
 def _kind(error: Exception) -> str:

@@ -8,6 +8,7 @@ keeping.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from typing import Final
@@ -27,16 +28,16 @@ PARTS_KEPT_SECONDS: Final = 86400.0
 MIRRORED: Final = ".mirror"
 """Stands before the suffix of what a mirror sends: its part stays what it is while the tenant is tried, and back."""
 
-_PARTS: Final = (".zip.part", ".zip.part.json")
-_PACKAGES: Final = (*reversed(_PARTS), ".zip")
+_KEPT: Final = (".zip.part", ".zip.part.json", ".layer", ".layer.part", ".layer.part.json")
+"""A layer that is whole is hashed again before it is used."""
+_ZIP: Final = re.compile(rf"(.+?)({re.escape(MIRRORED)})?\.zip(\.part(\.json)?)?")
+_LAYER: Final = re.compile(r"(.+)\.[0-9a-f]{64}\.layer(\.part(\.json)?)?")
 
 
 def version_of_package(name: str) -> Version | None:
     """The version that a file in `tmp/` is the package, or a part of the package, of."""
-    for suffix in _PACKAGES:
-        if name.endswith(suffix):
-            return Version(name.removesuffix(suffix).removesuffix(MIRRORED))
-    return None
+    found = _ZIP.fullmatch(name) or _LAYER.fullmatch(name)
+    return Version(found[1]) if found else None
 
 
 def drop_packages(folder: DataFolder, version: Version) -> None:
@@ -47,11 +48,11 @@ def drop_packages(folder: DataFolder, version: Version) -> None:
 
 
 def tidy(folder: DataFolder) -> None:
-    """Remove what is in tmp/, but for the parts of downloads that can be resumed."""
+    """Remove what is in tmp/, but for what a download can go on with."""
     for entry in folder.tmp.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
-        elif not entry.name.endswith(_PARTS) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
+        elif not entry.name.endswith(_KEPT) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
             entry.unlink(missing_ok=True)
     for unfinished in folder.manifests.glob(".*"):
         unfinished.unlink(missing_ok=True)

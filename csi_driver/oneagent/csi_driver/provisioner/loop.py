@@ -10,25 +10,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import dynakube, logs, pauses
+from oneagent.common import dynakube, logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.common.oci.registries import Registries
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
-from oneagent.csi_driver.provisioner import layers, origins, tenants
+from oneagent.csi_driver.provisioner import layers, origins
 from oneagent.csi_driver.provisioner.announcements import Announcer
+from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.garbage import Collector
-from oneagent.csi_driver.provisioner.installs import Installer, Request
+from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.questions import Questions
 from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.provisioner.tenants import Facts
 from oneagent.csi_driver.store import AgentStore
@@ -36,18 +37,6 @@ from oneagent.csi_driver.store import AgentStore
 log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
-_FIRST_ASK_PAUSE: Final = 5.0
-
-
-class _Asking:
-    """One DynaKube's questions to its tenant."""
-
-    def __init__(self) -> None:
-        self.facts: Facts | None = None
-        self.about: tuple[object, ...] = ()
-        self.running = False
-        self.failures = 0
-        self.next_at = 0.0
 
 
 class Provisioner:
@@ -61,6 +50,7 @@ class Provisioner:
         records: Records,
         metrics: ProvisionerMetrics,
         *,
+        registries: Registries,
         collect_seconds: float,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -69,16 +59,15 @@ class Provisioner:
         self._store = store
         self._records = records
         self._metrics = metrics
+        self._registries = registries
         self._collect_seconds = collect_seconds
-        self._now = now
         self._wake = threading.Event()
         self.deciding = threading.RLock()
         """Held while it is decided what is wanted, and while it is decided what may go."""
         self._snapshot: sources.Snapshot | None = None
-        self._asking: dict[DynaKubeName, _Asking] = {}
+        self._questions = Questions(source, registries, self.wake, now)
         self._announcer = Announcer(source, records)
         self._archives = origins.Archives()
-        self._tasks = ThreadPoolExecutor(4, thread_name_prefix="ask")
         self.installer: Installer
         self.collector: Collector
 
@@ -110,7 +99,7 @@ class Provisioner:
                         self.wake()
             except Exception:
                 log.exception("collection failed")
-        self._tasks.shutdown(wait=False, cancel_futures=True)
+        self._questions.stop()
         self._announcer.stop()
         self.installer.stop()
         watching.join(5)
@@ -139,9 +128,8 @@ class Provisioner:
         with self.deciding:
             kubes = [kube for kube in snapshot.dynakubes.values() if kube.needs_app_views or kube.needs_host_folder]
             for kube in kubes:
-                self._ask_if_due(kube)
-            for name in set(self._asking) - set(snapshot.dynakubes):
-                del self._asking[name]
+                self._questions.ask_if_due(kube)
+            self._questions.keep(snapshot.dynakubes)
             rows = self._rows(kubes, {})
             self._records.want([*rows.values(), *self._kept(snapshot)])
             self.installer.want(self._requests(kubes, rows))
@@ -152,35 +140,6 @@ class Provisioner:
         unnamed = any(":" in name for name in snapshot.invalid)
         rows = [row for name, row in self._records.wanted.items() if name not in snapshot.dynakubes]
         return [row for row in rows if unnamed or row.name in snapshot.invalid]
-
-    # --------------------------------------------------------------- questions
-
-    def _ask_if_due(self, kube: dynakube.DynaKube) -> None:
-        asking = self._asking.setdefault(kube.name, _Asking())
-        about = origins.settings(kube)
-        if asking.running or (about == asking.about and time.monotonic() < asking.next_at):
-            return
-        if about != asking.about:
-            asking.about, asking.failures = about, 0
-            # Another tenant, or host group, numbers its revisions anew; till it answers the row stays as it is.
-            asking.facts = None
-        asking.running = True
-        self._tasks.submit(self._ask, kube, asking)
-
-    def _ask(self, kube: dynakube.DynaKube, asking: _Asking) -> None:
-        try:
-            asking.facts = facts = tenants.ask(kube, self._source, asking.facts, self._now)
-            asking.failures = asking.failures + 1 if facts.problem else 0
-            pause = kube.poll_seconds
-            if facts.problem:
-                pause = min(pause, _FIRST_ASK_PAUSE * 2 ** min(asking.failures - 1, 16))
-            asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
-        except Exception:
-            log.exception("asking the tenant failed")
-            asking.next_at = time.monotonic() + kube.poll_seconds
-        finally:
-            asking.running = False
-            self.wake()
 
     # -------------------------------------------------------------------- rows
 
@@ -198,7 +157,7 @@ class Provisioner:
             host_tenant=kube.mode == "cloudNativeFullStack",
             condition="",
         )
-        facts = self._asking[kube.name].facts if kube.name in self._asking else None
+        facts = self._questions.facts(kube.name)
         if not kube.needs_app_views:
             return dataclasses.replace(row, version=Version(""), layer=LayerId(""))
         if facts is None:
@@ -229,7 +188,14 @@ class Provisioner:
         return layers.ensure(self._folder, row.tenant, layers.merged(tree, kube, facts))
 
     def _version(self, kube: dynakube.DynaKube, facts: Facts, before: Wanted) -> Version | None:
-        """What the operator decided, else what the user pinned, else the tenant's latest, else what it was."""
+        """The image that is named, else what the operator decided, else what the user pinned, else the tenant's latest.
+
+        While that is not known, what it was.
+        """
+        if kube.image is not None:
+            if digest := kube.image.digest or facts.digest:
+                return origins.version_of(digest)
+            return before.version if self._store.has(before.version) else None
         if chosen := kube.wanted_version or kube.pinned_version:
             return chosen
         if kube.package_file is not None:
@@ -251,18 +217,21 @@ class Provisioner:
         for kube in kubes:
             version = rows[kube.name].version
             # Before the tenant was asked there is no configuration that could go with a version.
-            asked = kube.name in self._asking and self._asking[kube.name].facts is not None
+            asked = self._questions.facts(kube.name) is not None
             if version and asked and not self._store.has(version):
                 wanting.setdefault(version, []).append(kube)
                 self._announcer.expect(kube, version)
         return [
             Request(
                 version,
-                tuple(functools.partial(origins.package, kube, version, self._source) for kube in wanted_by),
+                tuple(
+                    functools.partial(origins.supply, kube, version, self._source, self._registries)
+                    for kube in wanted_by
+                ),
                 self._prepare,
-                sha256=origins.sha256(wanted_by[0], version),
                 settings=tuple(origins.settings(kube) for kube in wanted_by),
                 mirrored=tuple(origins.mirrored(kube, version) for kube in wanted_by),
+                fixed=all(kube.image is not None for kube in wanted_by),
             )
             for version, wanted_by in wanting.items()
         ]

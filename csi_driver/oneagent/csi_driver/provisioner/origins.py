@@ -1,19 +1,37 @@
-"""Where a version's package comes from: the DynaKube's tenant, or an archive on the node.
+"""Where a version's package comes from: the DynaKube's tenant, an image, or an archive on the node.
 
-Secrets and ConfigMaps are read here, over the network as it may be, so `package` belongs into an install's own
+Secrets and ConfigMaps are read here, over the network as it may be, so `supply` belongs into an install's own
 thread and not into the loop.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import logging
 import platform
+import urllib.parse
 from pathlib import Path
 
-from oneagent.common import downloads, dynakube, httpclient, packageendpoint, pagecache, tenant
+from oneagent.common import (
+    downloads,
+    dynakube,
+    httpclient,
+    httpfaults,
+    logs,
+    packageendpoint,
+    pagecache,
+    references,
+    tenant,
+)
 from oneagent.common.names import Version
+from oneagent.common.oci import credentials, images, registries
 from oneagent.csi_driver import sources
-from oneagent.csi_driver.provisioner import tenants
+from oneagent.csi_driver.provisioner import supplies, tenants
+from oneagent.csi_driver.provisioner.supplies import Supply
+from oneagent.csi_driver.provisioner.tenants import Facts
+
+log = logging.getLogger(__name__)
 
 _DIGEST = "sha256-"
 
@@ -23,18 +41,62 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
     return (
         *(kube.api_url, kube.tokens_secret, kube.network_zone, kube.proxy, kube.proxy_secret, kube.no_proxy),
         *(kube.trusted_cas, kube.skip_cert_check, kube.host_group, kube.package, kube.tenant, kube.technologies),
+        kube.pull_secret,
     )
 
 
-def package(kube: dynakube.DynaKube, version: Version, source: sources.Source) -> downloads.Source:
+def supply(kube: dynakube.DynaKube, version: Version, source: sources.Source, rules: registries.Registries) -> Supply:
     """Where to fetch a version; `SourceError` or `InvalidSettings` if that can't be told."""
     if kube.package_file is not None:
-        return downloads.LocalFile(kube.package_file)
-    if kube.package:
-        raise httpclient.InvalidSettings(
-            f"codeModulesImage: {kube.package!r} is an image; only file:///… archives are supported so far"
-        )
-    return tenant.package(tenants.access(kube, source), version, technologies=kube.technologies)
+        # An archive without a version is named by its digest, and may change meanwhile.
+        digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
+        return supplies.Archive(downloads.LocalFile(kube.package_file), digest)
+    if kube.image is not None:
+        return supplies.Image(kube.image.at(digest_of(version)), registry(kube, source, rules))
+    return supplies.Archive(tenant.package(tenants.access(kube, source), version, technologies=kube.technologies))
+
+
+def registry(kube: dynakube.DynaKube, source: sources.Source, rules: registries.Registries) -> images.Access:
+    """How to reach the registry of a DynaKube's image, with its secrets."""
+    if kube.pull_secret:
+        where = f"the secret {kube.pull_secret}"
+        text = source.secret(kube.pull_secret).get(credentials.KEY, "")
+        if not text:
+            raise httpclient.InvalidSettings(f"{where}: has no key {credentials.KEY}: a pull secret is needed")
+        return images.Access(credentials.parse(text, where), rules, tenants.travel(kube, source))
+    # The tenant's own registry takes what the tenant takes.
+    token = tenants.access(kube, source).token
+    who = credentials.Credentials(kube.tenant or "", token)
+    host = urllib.parse.urlsplit(kube.api_url).netloc.lower()
+    keyring = credentials.single(host, who) if kube.tenant else credentials.Keyring()
+    return images.Access(keyring, rules, tenants.travel(kube, source))
+
+
+def resolved(
+    kube: dynakube.DynaKube,
+    image: references.Reference,
+    facts: Facts,
+    source: sources.Source,
+    rules: registries.Registries,
+) -> Facts:
+    """The facts with what the image's tag stands for now. Never raises for what a registry may do."""
+    try:
+        with images.Image(image, registry(kube, source, rules)) as found:
+            return dataclasses.replace(facts, digest=found.digest())
+    except (httpfaults.HttpFault, httpclient.InvalidSettings, sources.SourceError) as error:
+        log.warning("an image's tag can't be resolved", extra=logs.facts(dynakube=kube.name, reason=error))
+        later = max(facts.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0)
+        return dataclasses.replace(facts, problem=str(error), retry_after=later or None)
+
+
+def version_of(digest: str) -> Version:
+    """The version that an image is, by its digest."""
+    return Version(digest.replace(":", "-", 1))
+
+
+def digest_of(version: Version) -> str:
+    """The digest of the image that a version is."""
+    return version.replace("-", ":", 1)
 
 
 def mirrored(kube: dynakube.DynaKube, version: Version) -> packageendpoint.Package | None:
@@ -45,13 +107,6 @@ def mirrored(kube: dynakube.DynaKube, version: Version) -> packageendpoint.Packa
         return packageendpoint.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
     except httpclient.InvalidSettings:
         return None
-
-
-def sha256(kube: dynakube.DynaKube, version: Version) -> str:
-    """The digest that the package must have: an archive without a version is named by it, and may change meanwhile."""
-    if kube.package_file is not None and version.startswith(_DIGEST):
-        return version.removeprefix(_DIGEST)
-    return ""
 
 
 class Archives:

@@ -26,6 +26,8 @@ class Facts:
     tenant_token: str = field(default="", repr=False)
     endpoints: tuple[str, ...] = ()
     latest: Version | None = None
+    digest: str = ""
+    """Of the image that the DynaKube names by a tag."""
     revision: int = 0
     properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
     complete: bool = False
@@ -37,21 +39,26 @@ class Facts:
 def access(kube: dynakube.DynaKube, source: sources.Source) -> tenant.TenantAccess:
     """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
-    proxy = kube.proxy
-    if kube.proxy_secret:
-        proxy = source.secret(kube.proxy_secret).get("proxy", "")
-    certificates = source.config_map(kube.trusted_cas).get("certs", "") if kube.trusted_cas else ""
     return tenant.TenantAccess(
         api_url=kube.api_url,
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
         network_zone=kube.network_zone,
-        http=httpclient.HttpSettings(
-            proxy=proxy,
-            no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
-            trusted_cas=certificates,
-            skip_cert_check=kube.skip_cert_check,
-        ),
+        http=travel(kube, source),
+    )
+
+
+def travel(kube: dynakube.DynaKube, source: sources.Source) -> httpclient.HttpSettings:
+    """How requests for a DynaKube travel, to its tenant or to a registry."""
+    proxy = kube.proxy
+    if kube.proxy_secret:
+        proxy = source.secret(kube.proxy_secret).get("proxy", "")
+    certificates = source.config_map(kube.trusted_cas).get("certs", "") if kube.trusted_cas else ""
+    return httpclient.HttpSettings(
+        proxy=proxy,
+        no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
+        trusted_cas=certificates,
+        skip_cert_check=kube.skip_cert_check,
     )
 
 

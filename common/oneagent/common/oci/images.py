@@ -1,0 +1,105 @@
+"""An image, from the first host that has it: its digest, its manifest for this machine, and its layers.
+
+A mirror is of use or it is not: whatever is wrong with it is said in one line, and the next host is asked. Only
+what the last one, the image's own registry, says is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+from oneagent.common import downloads, httpclient, httpfaults, logs, packages, references
+from oneagent.common.oci import credentials, logins, manifests, registries, repositories
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How registries are reached, and as whom."""
+
+    keyring: credentials.Keyring = field(default_factory=credentials.Keyring, repr=False)
+    rules: registries.Registries = field(default_factory=registries.Registries)
+    http: httpclient.HttpSettings = field(default_factory=httpclient.HttpSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A part of an image, and the hosts that may have it in the order in which they are to be asked."""
+
+    digest: str
+    size: int
+    sources: tuple[downloads.HttpSource, ...]
+
+    @property
+    def sha256(self) -> str:
+        return self.digest.removeprefix("sha256:")
+
+
+class Image:
+    """An image as registries have it. For one thread at a time; close it after use.
+
+    `InvalidSettings` if it may not be fetched.
+    """
+
+    def __init__(self, reference: references.Reference, access: Access) -> None:
+        self._reference = reference
+        with contextlib.ExitStack() as stack:
+            self._repositories = [
+                stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(reference)
+            ]
+            self._opened = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened.close()
+
+    def digest(self) -> str:
+        """What the reference's tag stands for, if it has no digest."""
+        tag = self._reference.tag
+        return self._reference.digest or self._first(lambda repository: repository.resolve(tag))
+
+    def layers(self, machine: str | None = None, limits: packages.Limits | None = None) -> list[Layer]:
+        """The layers for a machine, by default this one, lowest first. `HttpFault` or `packages.PackageError`."""
+        digest, where = self.digest(), self._reference.name
+        found = manifests.parse(self._manifest(digest), where)
+        if found.manifests is not None:
+            chosen = manifests.choose(found, where, machine)
+            found = manifests.parse(self._manifest(chosen.digest), where)
+            if found.layers is None:
+                raise packages.UnsupportedPackage(f"{where}: lists a list of images as the one for this machine")
+        elif config := manifests.config(found):
+            body = self._first(lambda repository: repository.config(config))
+            manifests.check_config(body, where, machine)
+        return [
+            Layer(layer.digest, layer.size, tuple(repository.blob(layer.digest) for repository in self._repositories))
+            for layer in manifests.layers(found, where, limits or packages.Limits())
+        ]
+
+    def _manifest(self, digest: str) -> bytes:
+        return self._first(lambda repository: repository.manifest(digest))
+
+    def _first(self, ask: Callable[[repositories.Repository], _T]) -> _T:
+        *mirrors, own = self._repositories
+        for repository in mirrors:
+            try:
+                return ask(repository)
+            except httpfaults.HttpFault as fault:
+                facts = logs.facts(image=self._reference.name, mirror=repository.host, reason=fault)
+                log.warning("a registry's mirror is of no use, the next one is asked", extra=facts)
+        return ask(own)
+
+
+def _repository(endpoint: registries.Endpoint, access: Access) -> repositories.Repository:
+    who = access.keyring.find(endpoint.registry, endpoint.path)
+    return repositories.Repository(endpoint, logins.Login(endpoint, who), access.http)

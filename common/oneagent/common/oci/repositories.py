@@ -1,0 +1,106 @@
+"""One host's copy of a repository: digests of tags, manifests, and where layers are fetched from.
+
+Whatever a host sends, its SHA-256 has to be the digest that was asked for; for a tag, the one that the host says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from types import TracebackType
+from typing import Final, Self
+
+import httpx2 as httpx
+
+from oneagent.common import downloads, httpclient, httpfaults, packages, references
+from oneagent.common.oci import answers, logins, manifests, registries
+
+_DIGEST_HEADER: Final = "Docker-Content-Digest"
+
+
+class Repository:
+    """For one thread at a time; close it after use."""
+
+    def __init__(self, endpoint: registries.Endpoint, login: logins.Login, http: httpclient.HttpSettings) -> None:
+        self._endpoint = endpoint
+        self._login = login
+        self._settings = http
+        self._http = httpclient.client(http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    @property
+    def host(self) -> str:
+        return self._endpoint.host
+
+    def resolve(self, tag: str) -> str:
+        """The digest that a tag stands for today."""
+        response, _ = self._ask("HEAD", f"manifests/{tag}", (200, 404, 405))
+        said = response.headers.get(_DIGEST_HEADER, "")
+        if response.status_code == 200 and references.DIGEST.fullmatch(said):
+            return str(said)
+        # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
+        body = self._manifest(tag)
+        try:
+            manifests.parse(body, httpfaults.place(f"{self._endpoint.url}/manifests/{tag}"))
+        except packages.PackageError as error:
+            raise httpfaults.Garbage(str(error)) from error
+        return _digest(body)
+
+    def manifest(self, digest: str) -> bytes:
+        """A manifest with this digest."""
+        body = self._manifest(digest)
+        _check(body, digest, f"{self._endpoint.url}/manifests/{digest}")
+        return body
+
+    def config(self, wanted: manifests.Descriptor) -> bytes:
+        """A small blob, whole."""
+        _, body = self._ask("GET", f"blobs/{wanted.digest}", (200,))
+        _check(body, wanted.digest, f"{self._endpoint.url}/blobs/{wanted.digest}")
+        return body
+
+    def blob(self, digest: str) -> downloads.HttpSource:
+        """Where a blob is fetched from; the same blob from another host goes on where this one ended."""
+        return downloads.HttpSource(
+            f"{self._endpoint.url}/blobs/{digest}",
+            http=self._settings,
+            secret=self._login.secret,
+            remedy=self._login.remedy,
+            login=self._login,
+            content=digest,
+        )
+
+    def _manifest(self, reference: str) -> bytes:
+        response, body = self._ask("GET", f"manifests/{reference}", (200,))
+        said = response.headers.get(_DIGEST_HEADER, "")
+        if references.DIGEST.fullmatch(said):
+            _check(body, said, f"{self._endpoint.url}/manifests/{reference}")
+        return body
+
+    def _ask(self, method: str, path: str, usual: tuple[int, ...]) -> tuple[httpx.Response, bytes]:
+        response, body = self._send(method, path)
+        if response.status_code == 401 and self._login.refused(self._http, response):
+            response, body = self._send(method, path)
+        if response.status_code not in usual:
+            raise httpfaults.of_answer(response, body, secret=self._login.secret, remedy=self._login.remedy)
+        return response, body
+
+    def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
+        accept = ", ".join(manifests.TYPES) if path.startswith("manifests/") else "*/*"
+        headers = {**self._login.headers(), "Accept": accept, "Accept-Encoding": "identity"}
+        request = self._http.build_request(method, f"{self._endpoint.url}/{path}", headers=headers)
+        return answers.ask(self._http, request, manifests.LARGEST)
+
+
+def _digest(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _check(body: bytes, wanted: str, url: str) -> None:
+    if (found := _digest(body)) != wanted:
+        raise httpfaults.Garbage(f"{httpfaults.place(url)}: its digest is {found}, {wanted} was expected")

@@ -1,0 +1,105 @@
+"""Manifests: which are read, which image of an index is taken, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneagent.common import packages
+from oneagent.common.oci import manifests
+from oneagent.common.packages import DamagedPackage, OversizedPackage, PackageError, UnsupportedPackage
+from tests.fakes import images
+
+LAYER = b"not looked at here"
+
+
+def layers(document: Any) -> list[manifests.Descriptor]:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return manifests.layers(manifests.parse(body, "r.example/a"), "r.example/a", packages.Limits())
+
+
+def changed(**fields: Any) -> Any:
+    return json.loads(images.image(LAYER, **fields).manifest)
+
+
+def with_layer(**fields: Any) -> Any:
+    document = changed()
+    document["layers"][0] |= fields
+    return document
+
+
+def index(*platforms: str) -> manifests.Manifest:
+    built = images.index(*((text, images.image(text.encode())) for text in platforms))
+    return manifests.parse(built.manifest, "r.example/a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "document"),
+    [
+        (DamagedPackage, "not a manifest", b"<html>"),
+        (DamagedPackage, "not a manifest", b'{"schemaVersion": "2"}'),
+        (DamagedPackage, "not a manifest", b"\xff"),
+        (UnsupportedPackage, "version 1", {"schemaVersion": 1, "fsLayers": []}),
+        (UnsupportedPackage, "version 0", {}),
+        (DamagedPackage, "either an image or a list", {"schemaVersion": 2}),
+        (DamagedPackage, "either an image or a list", changed(manifests=[])),
+        (UnsupportedPackage, "has 0 layers", changed(layers=[])),
+        (UnsupportedPackage, "has 200 layers", changed(layers=changed()["layers"] * 200)),
+        (UnsupportedPackage, "64 hex digits", with_layer(digest="sha512:" + "0" * 128)),
+        (UnsupportedPackage, "64 hex digits", with_layer(digest="sha256:../../x")),
+        (UnsupportedPackage, "of -1 bytes", with_layer(size=-1)),
+        (OversizedPackage, "more than 4,294,967,296", with_layer(size=1 << 40)),
+        (UnsupportedPackage, "of the type", with_layer(mediaType="application/vnd.oci.image.layer.v1.tar+bzip2")),
+        (UnsupportedPackage, "of the type", with_layer(mediaType=f"{images.OCI}.layer.v1.tar+gzip+encrypted")),
+        (
+            UnsupportedPackage,
+            "of the type",
+            with_layer(mediaType=f"{images.DOCKER}.image.rootfs.foreign.diff.tar.gzip"),
+        ),
+        (UnsupportedPackage, "of the type", with_layer(mediaType="application/vnd.cncf.helm.chart.content.v1")),
+    ],
+)
+def test_a_bad_manifest_is_refused(kind: type[PackageError], said: str, document: Any) -> None:
+    with pytest.raises(kind, match=said) as refused:
+        layers(document)
+    assert str(refused.value).startswith("r.example/a: ")
+    assert "\n" not in str(refused.value)
+
+
+@given(st.binary(max_size=80) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(repr).map(str.encode))
+def test_any_document_is_read_or_refused(body: bytes) -> None:
+    with pytest.raises(PackageError):
+        layers(body)
+
+
+class TestTheImageForAMachine:
+    @pytest.mark.parametrize(
+        ("machine", "listed", "taken"),
+        [
+            ("x86_64", ["linux/arm64", "linux/amd64"], "linux/amd64"),
+            ("aarch64", ["linux/amd64", "linux/arm/v7", "linux/arm64/v8"], "linux/arm64/v8"),
+            ("x86_64", ["linux/amd64/v3", "linux/amd64/v1"], "linux/amd64/v1"),
+            ("x86_64", ["windows/amd64", "linux/amd64"], "linux/amd64"),
+            ("x86_64", ["unknown/unknown", "linux/amd64"], "linux/amd64"),
+            ("s390x", ["linux/amd64", "linux/s390x"], "linux/s390x"),
+        ],
+    )
+    def test_is_taken_from_an_index(self, machine: str, listed: list[str], taken: str) -> None:
+        chosen = manifests.choose(index(*listed), "r.example/a", machine)
+        assert str(chosen.platform) == taken
+
+    def test_that_is_not_there_is_said_with_what_is(self) -> None:
+        found = index("linux/amd64/v3", "windows/amd64", "unknown/unknown")
+        with pytest.raises(UnsupportedPackage, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"):
+            manifests.choose(found, "r.example/a", "x86_64")
+
+    def test_is_checked_without_an_index_too(self) -> None:
+        manifests.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")
+        with pytest.raises(UnsupportedPackage, match="is for linux/arm64, this is linux on x86_64"):
+            manifests.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "x86_64")
+        with pytest.raises(DamagedPackage, match="not an image's configuration"):
+            manifests.check_config(b"[]", "r.example/a", "x86_64")

@@ -1,0 +1,180 @@
+"""Names of images, and what goes by them: mirrors, allow-lists, pull secrets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneagent.common import httpclient, references
+from oneagent.common.oci import credentials, registries
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+class TestAReference:
+    @pytest.mark.parametrize(
+        ("text", "meant"),
+        [
+            ("agent", "docker.io/library/agent:latest"),
+            ("team/agent:1.2", "docker.io/team/agent:1.2"),
+            ("docker.io/agent", "docker.io/library/agent:latest"),
+            ("index.docker.io/team/agent", "docker.io/team/agent:latest"),
+            ("localhost/agent", "localhost/agent:latest"),
+            ("Registry.Example/agent", "registry.example/agent:latest"),
+            ("registry:5000/a/b_c/d__e/f-g.h:T_1.x-", "registry:5000/a/b_c/d__e/f-g.h:T_1.x-"),
+            (f"registry.example/agent@{DIGEST}", f"registry.example/agent@{DIGEST}"),
+            (f"registry.example/agent:1@{DIGEST}", f"registry.example/agent:1@{DIGEST}"),
+            ("[::1]:5000/agent:1", "[::1]:5000/agent:1"),
+        ],
+    )
+    def test_says_all_that_was_left_out(self, text: str, meant: str) -> None:
+        found = references.parse(text)
+        assert str(found) == meant
+        assert references.parse(meant) == found
+
+    def test_of_docker_hub_is_answered_elsewhere(self) -> None:
+        assert references.parse("agent").host == "registry-1.docker.io"
+        assert references.parse("registry.example:5000/agent").host == "registry.example:5000"
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("", "the name has to be"),
+            ("Agent", "the name has to be"),
+            ("Host/agent", "the name has to be"),
+            ("registry.example/", "the name has to be"),
+            ("registry.example/a//b", "the name has to be"),
+            ("registry.example/a:", "the tag has to be"),
+            ("registry.example/a:-x", "the tag has to be"),
+            (f"registry.example/a:{'x' * 129}", "the tag has to be"),
+            ("registry.example/a@", "the digest has to be"),
+            ("registry.example/a@sha256:0123", "the digest has to be"),
+            (f"registry.example/a@sha512:{'0' * 128}", "the digest has to be"),
+            (f"registry.example/a@{DIGEST.upper()}", "the digest has to be"),
+            ("registry.example:0/a", "the registry has to be"),
+            ("registry.example:99999/a", "the registry has to be"),
+            ("https://registry.example/a", "has to be"),
+            ("user@registry.example/a", "the digest has to be"),
+            ("registry.example/" + "a" * 600, "longer than 512"),
+        ],
+    )
+    def test_that_is_none_is_refused_with_the_reason(self, text: str, why: str) -> None:
+        with pytest.raises(references.InvalidReference, match=why):
+            references.parse(text)
+
+    @given(st.text(max_size=20) | st.text("aA0.:/@_-", max_size=30))
+    def test_is_read_or_refused(self, text: str) -> None:
+        try:
+            found = references.parse(text)
+        except references.InvalidReference:
+            return
+        assert references.parse(str(found)) == found
+        assert references.IMAGE.fullmatch(str(found))
+
+
+class TestAPullSecret:
+    @pytest.mark.parametrize(
+        ("key", "image", "fits"),
+        [
+            ("registry.example", "registry.example/a", True),
+            ("registry.example", "registry.example:5000/a", False),
+            ("registry.example:5000", "registry.example:5000/a", True),
+            ("https://registry.example", "registry.example/a", True),
+            ("https://registry.example/v2/", "registry.example/a", True),
+            ("registry.example/team", "registry.example/team/a", True),
+            ("registry.example/team", "registry.example/other/a", False),
+            ("REGISTRY.example", "registry.example/a", True),
+            ("*.example", "registry.example/a", True),
+            ("*.example", "a.registry.example/a", False),
+            ("*.*.example", "a.registry.example/a", True),
+            ("*.example:5000", "registry.example/a", False),
+            ("https://index.docker.io/v1/", "agent", True),
+            ("docker.io", "team/agent", True),
+            ("docker.io/team", "other/agent", False),
+            ("registry.example", "registry.example.evil/a", False),
+        ],
+    )
+    def test_fits_as_for_kubelet(self, key: str, image: str, fits: bool) -> None:
+        keyring = credentials.parse(json.dumps({"auths": {key: {"username": "u", "password": "p"}}}), "secret")
+        reference = references.parse(image)
+        assert (keyring.find(reference.registry, reference.path) is not None) is fits
+
+    def test_uses_what_is_said_most_exactly(self) -> None:
+        keys = ("*.example", "registry.example", "registry.example/team", "registry.example/team/a")
+        text = json.dumps({"auths": {key: {"username": key, "password": ""} for key in keys}})
+        found = credentials.parse(text, "secret").find("registry.example", "team/agent")
+        assert found == credentials.Credentials("registry.example/team/a", "")
+        assert credentials.parse(text, "secret").find("other.example", "x") == credentials.Credentials("*.example", "")
+
+    def test_has_user_and_password_in_one_text_or_in_two(self) -> None:
+        auth = base64.b64encode(b"user:pass:word").decode()
+        one = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
+        assert one.find("r.example", "a") == credentials.Credentials("user", "pass:word")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "no json",
+            '{"auths": []}',
+            '{"auths": {"r.example": {"auth": "%%%"}}}',
+            json.dumps({"auths": {"r.example": {"auth": base64.b64encode(b"hunter2").decode()}}}),
+        ],
+    )
+    def test_that_cannot_be_read_is_refused_without_showing_it(self, text: str) -> None:
+        with pytest.raises(httpclient.InvalidSettings, match=r"the secret x: .*(needed|has to be)") as refused:
+            credentials.parse(text, "the secret x")
+        assert "hunter2" not in str(refused.value) and "%%%" not in str(refused.value)
+
+    def test_is_never_shown(self) -> None:
+        text = json.dumps({"auths": {"r.example": {"username": "somebody", "password": "hunter2"}}})
+        assert not re.search("somebody|hunter2", repr(credentials.parse(text, "secret")))
+
+
+class TestTheNodesRules:
+    def test_mirrors_come_first_in_their_order(self) -> None:
+        rules = registries.Registries(
+            registries.mirrors("docker.io=one.example:5000/hub, docker.io=two.example ,*=any.example/all"),
+            plain_http=frozenset(registries.listed("two.example")),
+        )
+        assert [end.url for end in rules.endpoints(references.parse("team/agent"))] == [
+            "https://one.example:5000/v2/hub/team/agent",
+            "http://two.example/v2/team/agent",
+            "https://registry-1.docker.io/v2/team/agent",
+        ]
+        assert [end.url for end in rules.endpoints(references.parse("r.example/a"))] == [
+            "https://any.example/v2/all/a",
+            "https://r.example/v2/a",
+        ]
+
+    @pytest.mark.parametrize(
+        ("image", "allowed"),
+        [
+            ("registry.example/a", True),
+            ("registry.example:5000/a", False),
+            ("other.example/team/a", True),
+            ("other.example/team", True),
+            ("other.example/teamwork/a", False),
+            ("a.wild.example/x", True),
+            ("wild.example/x", False),
+            ("agent", False),
+        ],
+    )
+    def test_only_allowed_registries_are_asked(self, image: str, allowed: bool) -> None:
+        listed = registries.listed("registry.example, other.example/team,*.wild.example")
+        rules = registries.Registries(allowed=listed)
+        if allowed:
+            assert rules.endpoints(references.parse(image))
+        else:
+            with pytest.raises(httpclient.InvalidSettings, match="--registry-allow has registry"):
+                rules.endpoints(references.parse(image))
+
+    @pytest.mark.parametrize("text", ["mirror.example", "=mirror.example", "a=", "a=https://mirror", "a=u@mirror"])
+    def test_a_mirror_that_is_none_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="is not"):
+            registries.mirrors(text)

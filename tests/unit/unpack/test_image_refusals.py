@@ -1,0 +1,212 @@
+"""A layer with anything odd in it is refused with the whole image, in one line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from oneagent.common import names
+from oneagent.common.packages import (
+    DamagedPackage,
+    Limits,
+    NotAnAgent,
+    OversizedPackage,
+    PackageError,
+    UnsafePackage,
+    UnsupportedPackage,
+    images,
+)
+from tests.fakes import images as fakes
+from tests.fakes import packages as agents
+from tests.fakes.images import MINIMAL, Entry, folder, hard_link, link
+
+P = agents.NESTED
+
+
+def tar(*entries: Entry) -> bytes:
+    return fakes.packed(fakes.tar(MINIMAL, *entries))
+
+
+def header(name: bytes, kind: bytes = b"0", size: bytes = b"0" * 11, content: bytes = b"") -> bytes:
+    """A tar of one thing that the library would not write."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108], block[124:136], block[156:157] = b"0000644\0", size.ljust(12, b"\0"), kind
+    block[148:156] = b" " * 8
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + content + bytes(-len(content) % 512) + bytes(1024)
+
+
+def pax(kind: bytes, *records: tuple[str, bytes]) -> bytes:
+    """An extended header, without the end of a tar."""
+    data = b""
+    for key, value in records:
+        rest = b" " + key.encode() + b"=" + value + b"\n"
+        length = len(rest) + 2
+        data += b"%02d" % length + rest
+    return header(b"extended", kind, b"%011o" % len(data), data)[:-1024]
+
+
+def altered(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+GOOD = fakes.tar(MINIMAL, Entry(f"{P}file", os.urandom(4000)))
+GZIP = gzip.compress(GOOD)
+CHECKED = zstandard.ZstdCompressor(write_checksum=True).compress(GOOD)
+
+
+def wide() -> bytes:
+    """zstd that looks back 128 MiB."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return packer.compress(GOOD) + packer.flush()
+
+
+BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
+    # what could write or point elsewhere
+    "up": (UnsafePackage, "leads out", tar(Entry("../up"))),
+    "up from within": (UnsafePackage, "leads out", tar(Entry(f"{P}a/../../up"))),
+    "absolute": (UnsafePackage, "leads out", tar(Entry("/etc/passwd"))),
+    "deep": (UnsafePackage, "deeper", tar(Entry("/".join("d" * 80)))),
+    "long name": (UnsafePackage, "more than 255", tar(Entry(P + "n" * 300))),
+    "control character": (UnsafePackage, "control character", tar(Entry(f"{P}line\nbreak"))),
+    "backslash": (UnsafePackage, "backslash", tar(Entry(f"{P}a\\b"))),
+    "not UTF-8": (UnsafePackage, "not UTF-8", header(b"\xff\xfe")),
+    "not UTF-8 in pax": (UnsafePackage, "not UTF-8", pax(b"x", ("path", b"\xff\xfe")) + header(b"name")),
+    "link to an absolute path": (UnsafePackage, "not a relative path", tar(link(f"{P}l", "/etc/passwd"))),
+    "link out": (UnsafePackage, "links out", tar(link(f"{P}l", "../../../../etc/passwd"))),
+    "link nowhere": (UnsafePackage, "leads nowhere", tar(link(f"{P}l", "none"))),
+    "link to itself": (UnsafePackage, "leads nowhere", tar(link(f"{P}l", "l"))),
+    "below a link": (UnsafePackage, "which is no folder", tar(link(f"{P}l", "."), Entry(f"{P}l/x"))),
+    "below a file": (UnsafePackage, "which is no folder", tar(Entry(f"{P}f"), Entry(f"{P}f/x"))),
+    "file twice": (UnsafePackage, "comes twice", tar(Entry(f"{P}f"), Entry(f"{P}f"))),
+    "file and folder": (UnsafePackage, "comes twice", tar(folder(f"{P}f"), Entry(f"{P}f"))),
+    "hard link out": (UnsafePackage, "leads out", tar(hard_link(f"{P}h", "../etc/passwd"))),
+    "hard link to an absolute path": (UnsafePackage, "leads out", tar(hard_link(f"{P}h", "/etc/passwd"))),
+    "hard link forward": (UnsafePackage, "no file before it", tar(hard_link(f"{P}h", f"{P}f"), Entry(f"{P}f"))),
+    "hard link to a folder": (UnsafePackage, "no file before it", tar(folder(f"{P}d"), hard_link(f"{P}h", f"{P}d"))),
+    "hard link to itself": (UnsafePackage, "no file before it", tar(hard_link(f"{P}h", f"{P}h"))),
+    "device": (UnsafePackage, "neither a file", tar(Entry(f"{P}null", kind=tarfile.CHRTYPE))),
+    "block device": (UnsafePackage, "neither a file", tar(Entry(f"{P}disk", kind=tarfile.BLKTYPE))),
+    "pipe": (UnsafePackage, "neither a file", tar(Entry(f"{P}pipe", kind=tarfile.FIFOTYPE))),
+    "hard link to a device": (
+        UnsafePackage,
+        "neither a file",
+        tar(Entry("dev/null", kind=tarfile.CHRTYPE), hard_link(f"{P}h", "dev/null")),
+    ),
+    "sparse file": (UnsafePackage, "neither a file", tar(Entry(f"{P}s", pax={"GNU.sparse.major": "1"}))),
+    "old sparse file": (UnsafePackage, "neither a file", tar(Entry(f"{P}s", kind=tarfile.GNUTYPE_SPARSE))),
+    # what is cut, altered, or no tar
+    "nothing": (DamagedPackage, "without an end", b""),
+    "text": (DamagedPackage, "without an end", b"<html>"),
+    "much text": (DamagedPackage, "damaged", b"<html>" * 1000),
+    "gzip of text": (DamagedPackage, "damaged", gzip.compress(b"text" * 1000)),
+    "cut tar": (DamagedPackage, "within a file", GOOD[:3000]),
+    "cut tar, no end": (DamagedPackage, "without an end", GOOD.rstrip(b"\0")),
+    "cut gzip": (DamagedPackage, "not whole gzip", gzip.compress(GOOD)[:-2000]),
+    "gzip without its checksum": (DamagedPackage, "not whole gzip", gzip.compress(GOOD)[:-8]),
+    "altered gzip": (DamagedPackage, "gzip|tar|name|deeper", altered(gzip.compress(GOOD), 700)),
+    "gzip with another checksum": (DamagedPackage, "not whole gzip", altered(GZIP, len(GZIP) - 8)),
+    "bytes after gzip": (DamagedPackage, "not whole gzip", gzip.compress(GOOD) + b"tail"),
+    "cut zstd": (DamagedPackage, "ends|zstd", zstandard.compress(GOOD)[:-1000]),
+    "altered zstd": (DamagedPackage, "not whole zstd", altered(CHECKED, 300)),
+    "altered header": (DamagedPackage, "damaged", altered(GOOD, 3)),
+    "bytes after the end": (DamagedPackage, "after its end", GOOD + header(b"more")),
+    "a negative size": (DamagedPackage, "size of -", header(b"name", b"0", b"\xff" * 11 + b"\x00")),
+    "a size that is none": (DamagedPackage, "bytes", pax(b"x", ("size", b"many")) + header(b"name")),
+    "a folder with content": (DamagedPackage, "bytes of content", header(b"name/", b"5", b"%011o" % 5, b"12345")),
+    "a link with content": (DamagedPackage, "bytes of content", header(b"name", b"2", b"%011o" % 5, b"12345")),
+    "an extended header cut": (DamagedPackage, "cannot be read", header(b"x", b"x", b"%011o" % 7, b"99 a=b\n")),
+    "an extended header without a length": (DamagedPackage, "cannot be read", header(b"x", b"x", b"%011o" % 2, b"a=")),
+    "a global name": (DamagedPackage, "global header", pax(b"g", ("path", b"all")) + header(b"name")),
+    # what takes too much
+    "an endless extended header": (OversizedPackage, "extended header", header(b"x", b"x", b"%011o" % (1 << 30))),
+    "an endless name": (OversizedPackage, "extended header", header(b"x", b"L", b"%011o" % (1 << 30))),
+    "too many files": (OversizedPackage, "more than 30 entries", tar(*(Entry(f"{P}{n}") for n in range(40)))),
+    "too many folders": (OversizedPackage, "more than 30 entries", tar(*(Entry(f"{P}{n}/{n}/f") for n in range(12)))),
+    "a bomb": (OversizedPackage, "unpacks? to more than", tar(Entry(f"{P}bomb", bytes(20 << 20)))),
+    "a bomb beside the agent": (OversizedPackage, "unpacks? to more than", tar(Entry("bomb", bytes(20 << 20)))),
+    "a bomb of gzip in gzip": (DamagedPackage, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
+    # what is not read, or no agent
+    "zstd that takes much memory": (UnsupportedPackage, "MiB to unpack", wide()),
+    "no agent": (NotAnAgent, names.PRELOAD_LIBRARY, fakes.packed(fakes.tar(Entry("bin/sh")))),
+    "a link as an agent": (NotAnAgent, names.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x")))),
+    "current as a file": (NotAnAgent, "current", tar(Entry(f"{P}agent/bin/current"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_layer(tmp_path: Path, name: str) -> None:
+    kind, said, data = BAD[name]
+    (tmp_path / "layer").write_bytes(data)
+    limits = Limits(entries=30) if "too many" in name or "bomb" in name else Limits()
+    with pytest.raises(kind, match=said) as refused:
+        images.read([tmp_path / "layer"], limits=limits).unpack(tmp_path / "tree")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 400
+    assert not (tmp_path / "tree").exists() or not list((tmp_path / "tree").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ([Entry(f"{P}file/below")], "which is no folder"),
+        ([Entry(f"{P}link/below")], "which is no folder"),
+        ([hard_link(f"{P}again", f"{P}gone")], "no file before it"),
+    ],
+)
+def test_a_layer_that_does_not_fit_over_the_one_below(tmp_path: Path, above: list[Entry], said: str) -> None:
+    below = [MINIMAL, Entry(f"{P}file"), folder(f"{P}folder"), link(f"{P}link", "folder")]
+    for number, entries in enumerate((below, above)):
+        (tmp_path / f"{number}").write_bytes(fakes.packed(fakes.tar(*entries)))
+    with pytest.raises(UnsafePackage, match=said):
+        images.read([tmp_path / "0", tmp_path / "1"])
+
+
+SEEDS = [GOOD, fakes.tar(*fakes.agent(), hard_link(f"{P}h", f"{P}manifest.json"), link(f"{P}l", "manifest.json"))]
+PACK: list[Callable[[bytes], bytes]] = [lambda data: data, lambda data: gzip.compress(data, 1), zstandard.compress]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.sampled_from(SEEDS),
+    pack=st.sampled_from(PACK),
+    inside=st.booleans(),
+    changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=8),
+    cut=st.none() | st.integers(0, 1 << 20),
+)
+def test_a_layer_with_any_bytes_changed_is_unpacked_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory,
+    seed: bytes,
+    pack: Callable[[bytes], bytes],
+    inside: bool,
+    changes: list[tuple[int, int]],
+    cut: int | None,
+) -> None:
+    place = tmp_path_factory.mktemp("fuzz")
+
+    def changed(data: bytes) -> bytes:
+        altered = bytearray(data)
+        for at, value in changes:
+            altered[at % len(altered)] = value
+        return bytes(altered if cut is None else altered[: cut % len(altered)])
+
+    (place / "layer").write_bytes(pack(changed(seed)) if inside else changed(pack(seed)))
+    tree = place / "tree"
+    try:
+        unpacked = images.read([place / "layer"]).unpack(tree)
+    except PackageError:
+        assert not tree.exists() or not list(tree.iterdir())
+    else:
+        assert (unpacked.root / names.PRELOAD_LIBRARY).is_file()
+    assert sorted(path.name for path in place.iterdir() if path.name != "tree") == ["layer"]
