@@ -52,8 +52,8 @@ def test_the_servers_pause_is_kept(bench: Bench, status: int) -> None:
     bench.server.plan("package", Fault(status=status, headers={"Retry-After": "17"}), Fault(status=status))
     bench.download()
     assert len(bench.pauses) == 2
-    assert bench.pauses[0] == 17
-    assert 1 <= bench.pauses[1] <= 5
+    assert 17 <= bench.pauses[0] <= 17 * 1.5
+    assert 1 <= bench.pauses[1] <= 2
 
 
 def test_a_pause_too_long_for_one_call_is_handed_to_the_caller(bench: Bench) -> None:
@@ -69,7 +69,7 @@ def test_pauses_grow_and_tries_are_counted(bench: Bench) -> None:
     with pytest.raises(downloads.SourceFailed, match="answered 500: planned by the test"):
         bench.download(attempts=4)
     assert bench.server.count("package") == 4
-    assert [1 <= pause <= 2 for pause in bench.pauses[:1]] == [True]
+    assert [0.5 <= pause <= 1 for pause in bench.pauses[:1]] == [True]
     assert bench.pauses == sorted(bench.pauses)
 
 
