@@ -22,7 +22,7 @@ from typing import Final
 
 from oneagent.common import downloads, logs
 from oneagent.common.names import Version
-from oneagent.csi_driver import mounttable, sizes
+from oneagent.csi_driver import damages, mounttable, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
@@ -234,6 +234,7 @@ class Collector:
             self._retire_layers(found)
             self._retire_hosts(found)
         self._retire_downloads(found.versions)
+        damages.settle(self._folder, volumes, set(stored) - set(gone), found.versions)
         for version in set(records) - set(stored) - found.versions | set(gone):
             self._records.drop_version(version)
             with contextlib.suppress(KeyError):

@@ -25,6 +25,7 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner import layers, origins
 from oneagent.csi_driver.provisioner.announcements import Announcer
+from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.garbage import Collector
 from oneagent.csi_driver.provisioner.installs import Installer
@@ -70,6 +71,7 @@ class Provisioner:
         self._archives = origins.Archives()
         self.installer: Installer
         self.collector: Collector
+        self.checks: Checks
 
     def known(self) -> Iterable[str] | None:
         """All DynaKubes that exist, as far as the source has told; None before its first word."""
@@ -79,10 +81,20 @@ class Provisioner:
     def wake(self) -> None:
         self._wake.set()
 
+    def damaged(self, version: Version, message: str) -> None:
+        """A version had to leave the store. May be called from any thread."""
+        for kube in self._snapshot.dynakubes.values() if self._snapshot else ():
+            row = self._records.wanted.get(kube.name)
+            if row is not None and row.version == version:
+                self._announcer.damaged(kube, version, message)
+        self.wake()
+
     def run(self, stop: threading.Event) -> None:
         """Turn until stopped: when something changes, and each second."""
         watching = threading.Thread(target=self._watch, args=(stop,), name="source", daemon=True)
         watching.start()
+        checking = threading.Thread(target=self.checks.run, args=(stop,), name="checks", daemon=True)
+        checking.start()
         collect_at = 0.0
         while not stop.is_set():
             self._wake.wait(TICK_SECONDS)
@@ -102,6 +114,7 @@ class Provisioner:
         self._questions.stop()
         self._announcer.stop()
         self.installer.stop()
+        checking.join(5)
         watching.join(5)
 
     def _watch(self, stop: threading.Event) -> None:

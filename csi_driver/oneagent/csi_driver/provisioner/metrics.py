@@ -40,6 +40,17 @@ class ProvisionerMetrics:
         self.collections = Counter(
             "oneagent_csi_gc_runs", "Runs of the garbage collector, by how they ended.", ["result"], registry=registry
         )
+        self.checks = Counter(
+            "oneagent_csi_version_checks",
+            "Versions that were read again, by what was found of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.damaged_versions = Gauge(
+            "oneagent_csi_damaged_versions",
+            "Versions that were damaged and are not installed again yet, or are still mounted in a pod.",
+            registry=registry,
+        )
         self.log_bytes = Gauge(
             "oneagent_csi_log_bytes", "Size of the kept logs of pods that are gone.", registry=registry
         )
