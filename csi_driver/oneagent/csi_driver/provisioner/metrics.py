@@ -15,6 +15,11 @@ class ProvisionerMetrics:
         self.store_bytes = Gauge(
             "oneagent_csi_store_bytes", "Size of each version in the store.", ["version"], registry=registry
         )
+        self.disk_bytes = Gauge(
+            "oneagent_csi_store_disk_bytes",
+            "What all versions take on the disk; files that versions share count once.",
+            registry=registry,
+        )
         self.installs = Counter("oneagent_csi_installs", "Installs by how they ended.", ["result"], registry=registry)
         self.mirror = Counter(
             "oneagent_csi_mirror_downloads",
@@ -30,6 +35,11 @@ class ProvisionerMetrics:
         )
         self.unpack_seconds = Histogram(
             "oneagent_csi_unpack_seconds", "Seconds that unpacking took.", buckets=_SECONDS, registry=registry
+        )
+        self.shared_bytes = Counter(
+            "oneagent_csi_shared_bytes",
+            "Bytes of new versions that were not stored again, since another version has them.",
+            registry=registry,
         )
         self.reclaimed_bytes = Counter(
             "oneagent_csi_gc_reclaimed_bytes",
