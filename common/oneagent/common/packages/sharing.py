@@ -21,12 +21,14 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from oneagent.common import pagecache
 from oneagent.common.packages import treemanifests
 
-_CHUNK = 1 << 20
+_CHUNK: Final = 1 << 20
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""What has taken the place of a file may be a pipe, which nobody waits for."""
 
 
 class Digest(Protocol):
@@ -87,13 +89,18 @@ def opened(twin: Twin | None) -> Iterator[int | None]:
     descriptor = -1
     if twin is not None:
         with contextlib.suppress(OSError):
-            descriptor = os.open(twin.tree / twin.file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(twin.tree / twin.file.path, _READ)
+    if twin is None or descriptor < 0:
+        yield None
+        return
     try:
-        yield descriptor if twin is not None and descriptor >= 0 and _unchanged(descriptor, twin.file) else None
-    finally:
-        if descriptor >= 0:
+        if _unchanged(descriptor, twin.file):
+            yield descriptor
             pagecache.drop_read(descriptor)
-            os.close(descriptor)
+        else:
+            yield None
+    finally:
+        os.close(descriptor)
 
 
 def compare(twin: int, chunks: Iterator[bytes | memoryview], digest: Digest) -> tuple[int, bytes | memoryview]:
