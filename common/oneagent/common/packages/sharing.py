@@ -84,13 +84,11 @@ class Present:
 
 
 @contextlib.contextmanager
-def opened(twin: Twin | None) -> Iterator[int | None]:
-    """A descriptor of the twin's file; None if there is none, or it isn't what its manifest says any more."""
-    descriptor = -1
-    if twin is not None:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(twin.tree / twin.file.path, _READ)
-    if twin is None or descriptor < 0:
+def opened(twin: Twin) -> Iterator[int | None]:
+    """A descriptor of the twin's file; None if it is gone, or isn't what its manifest says any more."""
+    try:
+        descriptor = os.open(twin.tree / twin.file.path, _READ)
+    except OSError:
         yield None
         return
     try:

@@ -33,8 +33,10 @@ class Writer:
         """
         mode, name = trees.file_mode(mode), path.rpartition("/")[2]
         alike = self._present.like(path, self._sizes.get(path, -1), mode)
+        if alike is None:
+            return self._shared(folder, self.tree.write(folder, path, mode, chunks))
         with sharing.opened(alike) as twin:
-            if alike is None or twin is None:
+            if twin is None:
                 return self._shared(folder, self.tree.write(folder, path, mode, chunks))
             coming, digest = iter(chunks), sharing.new_digest()
             same, other = sharing.compare(twin, coming, digest)
@@ -48,7 +50,10 @@ class Writer:
 
     def _shared(self, folder: int, file: treemanifests.File) -> treemanifests.File:
         """A file that was written, and turns out to be there under another name."""
-        with sharing.opened(self._present.same(file) if file.size else None) as twin:
+        known = self._present.same(file) if file.size else None
+        if known is None:
+            return file
+        with sharing.opened(known) as twin:
             if twin is not None and self._equal(folder, file, twin) and self.tree.exchange(folder, file.path, twin):
                 self._present.shared(file.size)
         return file

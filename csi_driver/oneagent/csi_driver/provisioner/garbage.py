@@ -94,6 +94,7 @@ def needs(
     volumes, wanted = list(volumes), list(wanted)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
     named += [(row.version, row.tenant, row.layer) for row in wanted]
+    named += [(row.good_version, row.tenant, row.good_layer) for row in wanted if row.mount_policy == "last-good"]
     versions |= {Version(version) for version, _, _ in named}
     layers |= {f"{folder.tenants}/{tenant}/{layer}" for _, tenant, layer in named}
     hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}

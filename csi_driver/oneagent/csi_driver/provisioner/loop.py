@@ -166,17 +166,20 @@ class Provisioner:
             before,
             mount_attempts=kube.mount_attempts,
             mount_timeout_seconds=kube.mount_timeout_seconds,
+            mount_policy=kube.mount_policy,
             cluster_id=kube.cluster_id,
             host_tenant=kube.mode == "cloudNativeFullStack",
             condition="",
         )
         facts = self._questions.facts(kube.name)
         if not kube.needs_app_views:
-            return dataclasses.replace(row, version=Version(""), layer=LayerId(""))
+            return dataclasses.replace(_without_good(row), version=Version(""), layer=LayerId(""))
         if facts is None:
             # The row of an earlier process holds until the tenant was asked for the first time.
             return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
-        row = dataclasses.replace(row, tenant=facts.tenant or kube.tenant or row.tenant or TenantId(kube.name))
+        tenant = facts.tenant or kube.tenant or row.tenant or TenantId(kube.name)
+        # Another tenant's agents talk to that one: none of them is good any more.
+        row = dataclasses.replace(row if tenant == row.tenant else _without_good(row), tenant=tenant)
         version = self._version(kube, facts, before)
         if not version:
             return dataclasses.replace(
@@ -187,12 +190,14 @@ class Provisioner:
         if tree is None:
             return dataclasses.replace(row, condition=self._why_not(version, facts))
         try:
-            return dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+            row = dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
         except OSError as error:
             if version in trees:
                 raise
             # A full disk must hold up neither other DynaKubes nor the collector, which comes after this.
             return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
+        # Good is what is in the store, not what will be there in a moment.
+        return row if version in trees else dataclasses.replace(row, good_version=version, good_layer=row.layer)
 
     def _layer(self, kube: dynakube.DynaKube, facts: Facts, row: Wanted, tree: Path) -> LayerId:
         """The config layer; while the tenant has never told us all, the one that an earlier process made."""
@@ -274,3 +279,7 @@ class Provisioner:
         self._metrics.dynakubes.labels("ready").set(ready)
         # Those whose pods get no views wait for nothing.
         self._metrics.dynakubes.labels("waiting").set(len(rows) - viewless - ready)
+
+
+def _without_good(row: Wanted) -> Wanted:
+    return dataclasses.replace(row, good_version=Version(""), good_layer=LayerId(""))
