@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 import threading
@@ -105,6 +106,12 @@ class TestNeeds:
     def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
         found = self.needs(rows=(wanted("1", "aa"),))
         assert found == garbage.Needs(frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"}))
+
+    @pytest.mark.parametrize(("policy", "kept"), [("wait", False), ("fail", False), ("last-good", True)])
+    def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, kept: bool) -> None:
+        good = dataclasses.replace(wanted("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
+        found = self.needs(rows=(good,))
+        assert (ONE in found.versions, "/data/tenants/t/aa" in found.layers) == (kept, kept)
 
     def test_an_install_needs_its_version(self) -> None:
         assert self.needs(installing=(ONE,)).versions == {ONE}
