@@ -5,6 +5,8 @@
     agents/<version>/        the agent store: complete, immutable versions
     manifests/<version>.json what a version consists of, file by file; changed when that was last found to be so
     damages/<version>.json   that it was not so, and when
+    preloaded/<version>/     versions that were carried in, for the provisioner to put into the store
+    pins/<version>           until when one of these stays though nobody wants it
     tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
     hosts/<dynakube>/        persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
@@ -79,6 +81,8 @@ class DataFolder:
         self.agents = root / "agents"
         self.manifests = root / "manifests"
         self.damages = root / "damages"
+        self.preloaded = root / "preloaded"
+        self.pins = root / "pins"
         self.tenants = root / "tenants"
         self.hosts = root / "hosts"
         self.volumes = root / "volumes"
@@ -99,6 +103,8 @@ class DataFolder:
             self.agents,
             self.manifests,
             self.damages,
+            self.preloaded,
+            self.pins,
             self.tenants,
             self.hosts,
             self.volumes,
@@ -121,6 +127,9 @@ class DataFolder:
 
     def damage(self, version: Version) -> Path:
         return self.damages / f"{component(version, 'agent version')}.json"
+
+    def pin(self, version: Version) -> Path:
+        return self.pins / component(version, "agent version")
 
     def layer(self, tenant: TenantId, layer: LayerId) -> str:
         return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"

@@ -66,7 +66,7 @@ def unpack_agent(
     The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `present` on
     the same file system is not stored again.
     """
-    with _opened(archive, limits) as package:
+    with opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
         whole = _unpack(package, scratch, threads, cancelled, present)
     manifest = below(whole, inside)
@@ -86,12 +86,13 @@ def unpack_zip(
     Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
     `cancelled` is asked from each of them, after every piece of at most 1 MiB.
     """
-    with _opened(archive, limits) as package:
+    with opened(archive, limits) as package:
         return _unpack(package, into, threads, cancelled)
 
 
 @contextlib.contextmanager
-def _opened(archive: Path, limits: packages.Limits | None) -> Iterator[zips.Zip]:
+def opened(archive: Path, limits: packages.Limits | None = None) -> Iterator[zips.Zip]:
+    """A zip that has been read and checked; `packages.PackageError`."""
     try:
         with zips.Zip(archive, limits or packages.Limits()) as package:
             yield package

@@ -185,6 +185,7 @@ def build(
         counted,
         registries=config.registries,
         collect_seconds=config.collect_seconds,
+        step=step,
     )
     collector = garbage.Collector(
         folder,

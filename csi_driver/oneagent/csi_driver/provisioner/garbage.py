@@ -23,7 +23,7 @@ from typing import Final
 
 from oneagent.common import downloads, logs
 from oneagent.common.names import Version
-from oneagent.csi_driver import damages, mounttable, sizes
+from oneagent.csi_driver import damages, mounttable, preloads, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
@@ -207,7 +207,10 @@ class Collector:
 
     def used_bytes(self) -> int:
         """What counts against the budget: the store, and downloads and trees under way."""
-        return self._occupancy.bytes() + sizes.on_disk(self._folder.tmp)
+        return self._occupancy.bytes() + self._unfinished_bytes()
+
+    def _unfinished_bytes(self) -> int:
+        return sizes.on_disk(self._folder.tmp, self._folder.preloaded)
 
     def _fits(self, needed_bytes: int) -> bool:
         return self.free(self._folder.root) >= needed_bytes
@@ -228,14 +231,15 @@ class Collector:
     def _retire_now(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
         # Only a budget needs to know; asked before the lease, which holds up publishes.
         taken = self._occupancy.by_version() if policy.budget_bytes else {}
-        other_bytes = sizes.on_disk(self._folder.tmp) if policy.budget_bytes else 0
+        other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
 
         def used_without(gone: Collection[Version]) -> int:
             return occupancy.without(taken, gone) + other_bytes
 
         volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
+        pinned = preloads.pinned(self._folder, {row.version for row in wanted}, self._now())
         with self._store.removal():
-            found = needs(self._folder, self._mounts(), volumes, wanted, self._installing(), known)
+            found = needs(self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known)
             stored = self._store.versions()
             self._records.used(version for version in stored if version in found.versions)
             unused = [version for version in stored if version not in found.versions]

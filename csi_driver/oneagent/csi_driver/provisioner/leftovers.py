@@ -18,7 +18,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.names import Version
 from oneagent.common.packages import treemanifests
-from oneagent.csi_driver import damages
+from oneagent.csi_driver import damages, preloads
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner.records import Records
@@ -57,7 +57,8 @@ def tidy(folder: DataFolder) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif not entry.name.endswith(_KEPT) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
             entry.unlink(missing_ok=True)
-    for unfinished in (*folder.manifests.glob(".*"), *folder.damages.glob(".*")):
+    preloads.tidy(folder)
+    for unfinished in (*folder.pins.glob(".*"), *folder.manifests.glob(".*"), *folder.damages.glob(".*")):
         unfinished.unlink(missing_ok=True)
 
 

@@ -19,7 +19,8 @@ from typing import Final
 from oneagent.common import dynakube, logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
 from oneagent.common.oci.registries import Registries
-from oneagent.csi_driver import sources
+from oneagent.common.packages import treemanifests
+from oneagent.csi_driver import preloads, sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
@@ -54,6 +55,7 @@ class Provisioner:
         registries: Registries,
         collect_seconds: float,
         now: Callable[[], float] = time.time,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._source = source
         self._folder = folder
@@ -62,6 +64,7 @@ class Provisioner:
         self._metrics = metrics
         self._registries = registries
         self._collect_seconds = collect_seconds
+        self._step = step
         self._wake = threading.Event()
         self.deciding = threading.RLock()
         """Held while it is decided what is wanted, and while it is decided what may go."""
@@ -145,7 +148,9 @@ class Provisioner:
             self._questions.keep(snapshot.dynakubes)
             rows = self._rows(kubes, {})
             self._records.want([*rows.values(), *self._kept(snapshot)])
-            self.installer.want(self._requests(kubes, rows))
+            carried_in = preloads.waiting(self._folder)
+            self.installer.want([ask for ask in self._requests(kubes, rows) if ask.version not in carried_in])
+            self._take(carried_in, kubes, rows)
             self._tell(kubes, rows)
 
     def _kept(self, snapshot: sources.Snapshot) -> list[Wanted]:
@@ -253,6 +258,28 @@ class Provisioner:
             )
             for version, wanted_by in wanting.items()
         ]
+
+    def _take(
+        self, carried_in: list[Version], kubes: list[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]
+    ) -> None:
+        """Put versions that were preloaded into the store, once nothing else is done for them."""
+        unasked = {rows[kube.name].version for kube in kubes if self._questions.facts(kube.name) is None}
+        for version in carried_in:
+            if version in unasked or version in self.installer.busy:
+                continue
+            try:
+                size = preloads.take(self._folder, version, self._prepare, self._step)
+            except treemanifests.TreeManifestError as error:
+                log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
+                self._folder.discard(self._folder.preloaded / version)
+                continue
+            if size is not None:
+                now = time.time()
+                self._records.put_version(
+                    version, VersionState.READY, size_bytes=size, source="preload", installed_at=now, last_used_at=now
+                )
+                log.info("preloaded version taken", extra=logs.facts(version=version, bytes=size))
+            self.wake()
 
     def _prepare(self, version: Version, tree: Path) -> None:
         """Have rows and config layers ready for a version before it becomes visible."""
