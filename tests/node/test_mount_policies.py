@@ -19,6 +19,8 @@ from tests.node.answers import refused
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
 MISSING = Version("9.9.9")
+BEFORE = Version("1.270.0.20230101-000000")
+"""A name of its own: whatever is mounted of a version, on any data folder, keeps that."""
 SHORT = 1.05
 """A caller's deadline that leaves 50 ms to wait for a version."""
 
@@ -86,20 +88,20 @@ def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the
     lasting = {"mount-policy": "last-good"}
     driver = node.Driver(tmp_path, "--publish-wait=10s")
     with double.Tenant() as server:
-        server.release(VERSION, packages.build(tmp_path / "agent.zip"))
+        server.release(BEFORE, packages.build(tmp_path / "agent.zip", BEFORE))
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
         try:
             with provisioning.running(tmp_path, "--collect=100ms") as process:
-                process.want(manifest("demo", server.api_url, version=VERSION, annotations=lasting))
-                process.await_ready(VERSION)
+                process.want(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
+                process.await_ready(BEFORE)
                 kubelet = driver.start()
                 process.want(manifest("demo", server.api_url, version=OTHER, annotations=lasting))
                 eventually(lambda: "can't be installed" in process.row().get("condition", ""), what=process.row)
                 view = kubelet.publish("now")
-                assert (view / "agent/installer.version").read_text() == VERSION
+                assert (view / "agent/installer.version").read_text() == BEFORE
                 assert "fromTenant yes" in (view / "agent/conf/ruxitagentproc.conf").read_text()
                 kubelet.unpublish("now")
-                assert process.versions() == [VERSION]
+                assert process.versions() == [BEFORE]
                 server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
                 process.await_ready(OTHER, seconds=30)
                 eventually(lambda: process.versions() == [OTHER], what=lambda: process.log.read_text()[-1500:])
