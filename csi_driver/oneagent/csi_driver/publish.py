@@ -193,12 +193,11 @@ class Publisher:
             turn = self.arrivals.turn
             wanted, version, reason = self._look(record, request)
             limits = policies.limits(request, wanted)
-            good = policies.instead(wanted, self._store) if version is None else None
             try:
-                if good is not None:
-                    return self._mount_last_good(request, record, good, reason, target, context)
                 if version is not None:
                     return self._mount(request, record, wanted, version, target, context)
+                if done := self._mount_last_good(request, record, wanted, reason, target, context):
+                    return done
             except appviews.CannotMount as error:
                 reason = str(error)
                 break
@@ -274,9 +273,18 @@ class Publisher:
         return Published("mounted", version)
 
     def _mount_last_good(
-        self, request: Publish, record: VolumeRecord | None, good: Wanted, reason: str, target: Target, context: Context
-    ) -> Published:
-        """Mount what the pods of the DynaKube had before, and say so."""
+        self,
+        request: Publish,
+        record: VolumeRecord | None,
+        wanted: Wanted | None,
+        reason: str,
+        target: Target,
+        context: Context,
+    ) -> Published | None:
+        """Mount what the pods of the DynaKube had before, and say so, if that is its policy and it is there."""
+        good = policies.instead(wanted, self._store)
+        if good is None:
+            return None
         text = f"The pod starts with the last good agent version {good.version}: {reason}"
         notice = self._notice(request, MOUNTED_LAST_GOOD, text)
         self._mount(request, record, good, good.version, target, context, notice)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.common import names
-from oneagent.common.packages import DamagedPackage, sharing, treemanifests, unpack
+from oneagent.common.packages import DamagedPackage, images, sharing, treemanifests, unpack
 from oneagent.common.packages.treemanifests import Manifest
+from tests.fakes import images as layers
 from tests.unit.unpack import archives
 
 MIB = 1 << 20
@@ -122,6 +123,26 @@ class TestAFile:
         store.add(package(place / "new.zip", musl__lib=BIG, glibc__lib=BIG[::-1]))
         assert (store.new / NEW / "glibc/lib").samefile(store.old / OLD / "glibc/lib")
         assert (store.new / NEW / "musl/lib").samefile(store.old / OLD / "musl/lib")
+
+
+class TestAnImage:
+    @pytest.mark.parametrize("how", ["gzip", "zstd", ""])
+    def test_shares_with_a_version_that_came_as_a_zip(self, place: Path, how: str) -> None:
+        store = Store(place, same=BIG, almost=BIG, other=b"old")
+        entries = [
+            layers.Entry(names.PRELOAD_LIBRARY, b"library", mode=0o755),
+            layers.Entry(f"{NEW}/same", BIG),
+            layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
+            layers.Entry(f"{NEW}/almost", BIG[:-1] + b"!"),
+            layers.Entry(f"{NEW}/other", b"new"),
+        ]
+        layer = place / "layer"
+        layer.write_bytes(layers.packed(layers.tar(*entries), how))
+        found = images.read([layer]).unpack(store.new, present=store.present)
+        assert treemanifests.verify(found.root, found.manifest) == []
+        assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"
+        assert store.shared() == {"same", "same2", "liboneagentproc.so"}
+        assert store.is_whole()
 
 
 class TestAVersionThatIsThere:
