@@ -61,34 +61,42 @@ def build(
     return path
 
 
-def build_large(path: Path, *, megabytes: int = 600, files: int = 1500, seed: int = 1) -> Path:
+def build_large(
+    path: Path, version: str = VERSION, *, megabytes: int = 600, files: int = 1500, seed: int = 1, changed: float = 0.0
+) -> Path:
     """An agent of about `megabytes` unpacked, a third of it packed, in `files` files.
 
     Four libraries hold half of the bytes (three are over 64 MiB at the default size); the rest have sizes
     from nothing to some MiB. A file is like machine code, like text, or already
     compressed. What is like code or text packs as well as real libraries and sources do, and zlib and ISA-L
     unpack it as fast as those.
+
+    So much of the bytes, and no more, is `changed` from what the same seed gives otherwise.
     """
     chance = random.Random(seed)
     blocks = {"so": _machine_code(chance), "js": _text(chance), "jar": chance.randbytes(8 * _MIB)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
         write(archive, names.PRELOAD_LIBRARY, blocks["so"][:600_000], 0o100755)
-        for name, size in _sizes(chance, megabytes * _MIB, files - 1):
+        left = int(changed * megabytes * _MIB)
+        for name, size in _sizes(chance, version, megabytes * _MIB, files - 1):
             kind = name.rpartition(".")[2]
             content = _cut(blocks[kind], chance.randrange(4 * _MIB), size)
+            if 0 < size <= left:
+                left -= size
+                content = bytes([content[0] ^ 1]) + content[1:]
             write(archive, name, content, 0o100755 if kind == "so" else 0o100644)
     return path
 
 
-def _sizes(chance: random.Random, total: int, files: int) -> Iterator[tuple[str, int]]:
+def _sizes(chance: random.Random, version: str, total: int, files: int) -> Iterator[tuple[str, int]]:
     for number, share in enumerate((0.18, 0.13, 0.11, 0.08)):
-        yield f"agent/bin/{VERSION}/linux-x86-64/liboneagent{number}.so", int(total * share)
+        yield f"agent/bin/{version}/linux-x86-64/liboneagent{number}.so", int(total * share)
     weights = [chance.paretovariate(0.9) if number % 50 else 0.0 for number in range(files - 4)]
     weights = [min(weight, 400.0) for weight in weights]
     unit = total / 2 / sum(weights)
     for number, weight in enumerate(weights):
         kind = "jar" if number % 20 == 19 else "so" if number % 2 else "js"
-        yield f"agent/bin/{VERSION}/any/module{number % 97}/file{number}.{kind}", int(weight * unit)
+        yield f"agent/bin/{version}/any/module{number % 97}/file{number}.{kind}", int(weight * unit)
 
 
 def _machine_code(chance: random.Random) -> bytes:

@@ -11,7 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.csi_driver import mounttable
+from oneagent.common.names import Version
+from oneagent.common.packages import sharing
+from oneagent.csi_driver import mounttable, preloads
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Process, eventually, manifest
@@ -216,3 +218,19 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         process.kill()
         driver.kill()
         node.unmount_all(driver)
+
+
+@pytest.mark.parametrize("step", ["preload's manifest written", "prepared", "preload in the store"])
+def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process(
+    tmp_path: Path, process: Process, server: double.Tenant, step: str
+) -> None:
+    preloads.preload(process.folder, tmp_path / "agent.zip", Version(VERSION), 3600.0, sharing.Present())
+    process.want(manifest("demo", server.api_url))
+    process.start(CRASH_AT=step)
+    assert process.ended() == -9
+    is_whole(process)
+    process.start(CRASH_AT="never")
+    process.await_ready(VERSION)
+    is_right(process, VERSION)
+    assert list(process.folder.preloaded.iterdir()) == []
+    assert server.count("package") == 0

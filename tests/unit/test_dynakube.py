@@ -179,6 +179,20 @@ def test_an_impossible_request_threshold_falls_back_with_a_warning(value: object
     assert (found.request_threshold_minutes, len(found.warnings)) == (15, 1)
 
 
+@pytest.mark.parametrize(
+    ("value", "policy"), [("", "wait"), ("wait", "wait"), ("last-good", "last-good"), ("fail", "fail")]
+)
+def test_the_mount_policy_is_to_wait_unless_another_is_named(value: str, policy: str) -> None:
+    found = dynakube.from_manifest(annotated(mount_policy=value))
+    assert (found.mount_policy, found.warnings) == (policy, ())
+
+
+def test_an_unknown_mount_policy_is_to_wait_with_a_warning() -> None:
+    found = dynakube.from_manifest(annotated(mount_policy="best"))
+    assert found.mount_policy == "wait"
+    assert found.warnings == ("mount-policy is 'best': not one of wait, last-good, fail; wait is used",)
+
+
 def test_zero_mount_attempts_are_a_number_like_any_other() -> None:
     assert dynakube.from_manifest(annotated(max_csi_mount_attempts="0")).mount_attempts == 0
 

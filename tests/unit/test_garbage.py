@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder, LayerId, VolumeId
-from oneagent.csi_driver.provisioner import garbage, kept_logs, trash
+from oneagent.csi_driver.provisioner import garbage, kept_logs, occupancy, trash
 from oneagent.csi_driver.provisioner.installs import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
@@ -106,6 +107,12 @@ class TestNeeds:
         found = self.needs(rows=(wanted("1", "aa"),))
         assert found == garbage.Needs(frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"}))
 
+    @pytest.mark.parametrize(("policy", "kept"), [("wait", False), ("fail", False), ("last-good", True)])
+    def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, kept: bool) -> None:
+        good = dataclasses.replace(wanted("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
+        found = self.needs(rows=(good,))
+        assert (ONE in found.versions, "/data/tenants/t/aa" in found.layers) == (kept, kept)
+
     def test_an_install_needs_its_version(self) -> None:
         assert self.needs(installing=(ONE,)).versions == {ONE}
 
@@ -143,11 +150,21 @@ class TestExpired:
     )
     def test_by_age_and_by_budget_the_longest_unused_first(self, keep: float, budget: int, gone: list[Version]) -> None:
         policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=keep)
-        assert garbage.expired([ONE, TWO, THREE], self.RECORDS, policy, 300, 100.0) == gone
+        assert garbage.expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
 
     def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
         policy = garbage.Policy(budget_bytes=250, keep_unused_seconds=1000.0)
-        assert garbage.expired([ONE, Version("x")], self.RECORDS, policy, 300, 100.0)[0] == "x"
+        assert garbage.expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
+
+    def test_what_others_still_have_gives_nothing_back(self) -> None:
+        files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
+        policy = garbage.Policy(budget_bytes=120, keep_unused_seconds=1000.0)
+        gone = garbage.expired([TWO, THREE], self.RECORDS, policy, lambda gone: occupancy.without(files, gone), 100.0)
+        assert gone == [TWO, THREE], "without TWO there are 130 bytes, and not the 80 that its size would leave"
+
+    @staticmethod
+    def used(gone: Collection[Version]) -> int:
+        return 300 - 100 * len(gone)
 
     @given(
         st.dictionaries(st.sampled_from("abcdef").map(Version), st.tuples(st.integers(0, 50), st.floats(0, 99))),
@@ -157,7 +174,11 @@ class TestExpired:
         records = {version: record(version, size, last) for version, (size, last) in found.items()}
         used = sum(size for size, _ in found.values())
         policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=1000.0)
-        gone = garbage.expired(found, records, policy, used, 100.0)
+
+        def used_without(gone: Collection[Version]) -> int:
+            return used - sum(found[version][0] for version in gone)
+
+        gone = garbage.expired(found, records, policy, used_without, 100.0)
         left = used - sum(found[version][0] for version in gone)
         assert left <= budget
         assert not gone or left + found[gone[-1]][0] > budget

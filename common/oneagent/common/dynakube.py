@@ -47,6 +47,8 @@ _FILE: Final = "file:"
 
 DEFAULT_NAMESPACE: Final = "dynatrace"
 DEFAULT_MOUNT_ATTEMPTS: Final = 10
+MOUNT_POLICIES: Final = ("wait", "last-good", "fail")
+"""The first one is what is meant if nothing is said."""
 DEFAULT_MOUNT_TIMEOUT_SECONDS: Final = 600.0
 DEFAULT_REQUEST_THRESHOLD_MINUTES: Final = 15
 
@@ -97,6 +99,8 @@ class DynaKube:
     """The tenant's communication endpoints as the operator learned them."""
     mount_attempts: int
     mount_timeout_seconds: float
+    mount_policy: str
+    """What pods get while the version is not there: one of `MOUNT_POLICIES`."""
     request_threshold_minutes: int
     poll_seconds: float
     """How often the tenant is asked for news (annotation `poll-interval`; else the request threshold)."""
@@ -162,6 +166,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         endpoints=manifests.text(obj, "status.oneAgent.connectionInfoStatus.endpoints"),
         mount_attempts=_mount_attempts(obj, warnings),
         mount_timeout_seconds=_duration(obj, "max-csi-mount-timeout", DEFAULT_MOUNT_TIMEOUT_SECONDS, warnings),
+        mount_policy=_mount_policy(obj, warnings),
         request_threshold_minutes=threshold,
         poll_seconds=_duration(obj, "poll-interval", max(threshold, 1) * 60.0, warnings),
         warnings=tuple(warnings),
@@ -306,6 +311,16 @@ def _mount_attempts(obj: Mapping[str, object], warnings: list[str]) -> int:
     text = _feature(obj, "max-csi-mount-attempts")
     default = DEFAULT_MOUNT_ATTEMPTS
     return _number("max-csi-mount-attempts", text, default, warnings) if text else default
+
+
+def _mount_policy(obj: Mapping[str, object], warnings: list[str]) -> str:
+    text = _feature(obj, "mount-policy")
+    if not text or text in MOUNT_POLICIES:
+        return text or MOUNT_POLICIES[0]
+    warnings.append(
+        f"mount-policy is {text[:80]!r}: not one of {', '.join(MOUNT_POLICIES)}; {MOUNT_POLICIES[0]} is used"
+    )
+    return MOUNT_POLICIES[0]
 
 
 def _request_threshold(obj: Mapping[str, object], warnings: list[str]) -> int:

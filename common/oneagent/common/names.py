@@ -21,6 +21,7 @@ WRITTEN_FOLDERS = ("datastorage", "log")
 to mount on, and something to write to is mounted there: a container does not start whose mount has no folder."""
 
 NOT_MOUNTED = "AgentNotMounted"
+MOUNTED_LAST_GOOD = "LastGoodAgentMounted"
 """Reason of the Event by which the node driver tells of a pod that got an empty view."""
 
 Version = NewType("Version", str)

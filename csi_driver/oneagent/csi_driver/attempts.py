@@ -7,13 +7,20 @@ waiting when T passes does so then. Whichever is first. A mount that worked rese
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    attempts: int
+    """Infinite ones are never used up."""
+
+    attempts: float
     timeout_seconds: float
+
+    def counted(self, attempts: int) -> str:
+        """The number of an attempt, for people."""
+        return f"attempt {attempts} of {self.attempts:g}" if math.isfinite(self.attempts) else f"attempt {attempts}"
 
 
 @dataclass(frozen=True, slots=True)

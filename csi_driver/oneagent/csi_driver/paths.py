@@ -3,7 +3,10 @@
     metadata.db              what was asked for
     dynakubes.json           the provisioner's last word on DynaKubes, for when the database can't be read
     agents/<version>/        the agent store: complete, immutable versions
-    manifests/<version>.json what a version consists of, file by file
+    manifests/<version>.json what a version consists of, file by file; changed when that was last found to be so
+    damages/<version>.json   that it was not so, and when
+    preloaded/<version>/     versions that were carried in, for the provisioner to put into the store
+    pins/<version>           until when one of these stays though nobody wants it
     tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
     hosts/<dynakube>/        persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
@@ -77,6 +80,9 @@ class DataFolder:
         self.server_lock = root / "server.lock"
         self.agents = root / "agents"
         self.manifests = root / "manifests"
+        self.damages = root / "damages"
+        self.preloaded = root / "preloaded"
+        self.pins = root / "pins"
         self.tenants = root / "tenants"
         self.hosts = root / "hosts"
         self.volumes = root / "volumes"
@@ -96,6 +102,9 @@ class DataFolder:
         for folder in (
             self.agents,
             self.manifests,
+            self.damages,
+            self.preloaded,
+            self.pins,
             self.tenants,
             self.hosts,
             self.volumes,
@@ -115,6 +124,12 @@ class DataFolder:
 
     def awaiting(self, version: Version) -> str:
         return f"{self.awaited}/{component(version, 'agent version')}"
+
+    def damage(self, version: Version) -> Path:
+        return self.damages / f"{component(version, 'agent version')}.json"
+
+    def pin(self, version: Version) -> Path:
+        return self.pins / component(version, "agent version")
 
     def layer(self, tenant: TenantId, layer: LayerId) -> str:
         return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"

@@ -1,4 +1,6 @@
-"""The command `oneagent-csi`: what a person asks of a node. It only reads, so it may be run at any time.
+"""The command `oneagent-csi`: what a person asks of a node, and `preload`, which brings something to it.
+
+All else only reads, and all of it may be run at any time.
 
 Each question is a subcommand: a function that takes the parsed flags and returns the exit code.
 """
@@ -59,6 +61,19 @@ exit code:
 """
 
 
+_PRELOAD: Final = """\
+Puts an agent package, as a zip on this machine, into this node's store: for nodes without a way to the tenant, or
+before their pods come. It may be run before the driver is installed and while it runs. The package is checked and
+unpacked as a downloaded one; the provisioner then puts the version into the store, at once or when it is started.
+The version stays for the time of --keep if no DynaKube wants it, and after that like any other.
+
+exit code:
+  0  it is in the store, or waits for the provisioner
+  1  it is not, for the reason that is shown; nothing of it is left on the disk
+  2  the command line can't be used
+"""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `oneagent-csi`."""
     parser = flags.parser("oneagent-csi", "Answers questions about the agents on this node.")
@@ -77,6 +92,15 @@ def make_parser() -> argparse.ArgumentParser:
         "version", nargs="*", type=flags.refusing(_version), help="what to check (default: all, and config layers)"
     )
     about.set_defaults(answer=_verify)
+    about = _command(commands, "preload", "put a package into this node's store", _PRELOAD)
+    add = flags.adder(about)
+    add(
+        "version", "", "the version that it is (default: what the package says)", parse=flags.refusing(_version_or_none)
+    )
+    add("keep", 30 * 86400.0, "how long it stays though no DynaKube wants it", parse=flags.duration)
+    add("wait", 60.0, "how long to wait until the provisioner has taken it", parse=flags.duration)
+    about.add_argument("archive", type=Path, help="the package, a zip")
+    about.set_defaults(answer=_preload)
     return parser
 
 
@@ -104,6 +128,10 @@ def _add_mount_table(to: argparse.ArgumentParser) -> None:
 
 def _version(text: str) -> Version:
     return Version(paths.component(text, "agent version"))
+
+
+def _version_or_none(text: str) -> Version:
+    return _version(text) if text else Version("")
 
 
 def _pod(text: str) -> tuple[str, str]:
@@ -161,6 +189,19 @@ def _verify(given: argparse.Namespace) -> int:
     else:
         sys.stdout.write(f"{len(found)} checked, {bad or 'none'} with something to do.\n")
     return 1 if bad else 0
+
+
+def _preload(given: argparse.Namespace) -> int:
+    from oneagent.csi_driver import carrying  # the unpacker, which no other command needs
+
+    return carrying.run(
+        _folder(given),
+        given.archive,
+        given.version,
+        keep_seconds=given.keep,
+        wait_seconds=given.wait,
+        json_output=given.output == "json",
+    )
 
 
 def main() -> int:

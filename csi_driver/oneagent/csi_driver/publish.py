@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oneagent.common import logs
-from oneagent.common.names import NOT_MOUNTED, Version
-from oneagent.csi_driver import appviews, attempts, awaited, hostfolders, mounttable
+from oneagent.common.names import MOUNTED_LAST_GOOD, NOT_MOUNTED, Version
+from oneagent.csi_driver import appviews, attempts, awaited, hostfolders, mounttable, policies
 from oneagent.csi_driver.appviews import AppViews
 from oneagent.csi_driver.arrivals import Arrivals
-from oneagent.csi_driver.attempts import Failures, Limits
+from oneagent.csi_driver.attempts import Failures
 from oneagent.csi_driver.errors import AttemptFailed, Conflict, InvalidRequest, NotNow, TargetElsewhere
 from oneagent.csi_driver.inflight import Call, InFlightCalls
-from oneagent.csi_driver.metadata.dynakubes import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted, WantedReader
+from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
 from oneagent.csi_driver.paths import DataFolder, TargetPath, VolumeId
@@ -51,7 +51,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """How a publish ended: `mounted`, `already`, `empty` or `host`; and the version, where there is one."""
+    """How a publish ended, and with which version: `mounted`, `last_good`, `already`, `empty` or `host`."""
 
     result: str
     version: str = ""
@@ -192,15 +192,17 @@ class Publisher:
         while True:
             turn = self.arrivals.turn
             wanted, version, reason = self._look(record, request)
-            limits = _limits(request, wanted)
-            if version is not None:
-                try:
+            limits = policies.limits(request, wanted)
+            try:
+                if version is not None:
                     return self._mount(request, record, wanted, version, target, context)
-                except appviews.CannotMount as error:
-                    reason = str(error)
-                    break
-                except appviews.Gone as error:
-                    reason = str(error)
+                if done := self._mount_last_good(request, record, wanted, reason, target, context):
+                    return done
+            except appviews.CannotMount as error:
+                reason = str(error)
+                break
+            except appviews.Gone as error:
+                reason = str(error)
             spent = time.monotonic() - started
             left = min(patience - spent, attempts.seconds_left(failures, limits, self._now()))
             if call.cancelled:
@@ -223,7 +225,7 @@ class Publisher:
             return self._empty(request, failures, target, f"{spent_out}; {reason}")
         failed = failures.one_more(self._now())
         self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
-        raise AttemptFailed(f"volume {request.volume}, attempt {failed.attempts} of {limits.attempts}: {reason}")
+        raise AttemptFailed(f"volume {request.volume}, {limits.counted(failed.attempts)}: {reason}")
 
     def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[Wanted | None, Version | None, str]:
         """What is wanted; the version to mount, if it is in the store, else why not. A volume keeps what it once had.
@@ -258,16 +260,35 @@ class Publisher:
         version: Version,
         target: Target,
         context: Context,
+        *notices: Notice,
     ) -> Published:
         wanted = wanted or Wanted(request.dynakube)
         config = self.appviews.mount(request, record, wanted, version, target)
         # Written after the answer: should we crash before, the mount table tells the same, but for the DynaKube's name.
         row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
-        self._volumes.put(row, later=True)
+        self._volumes.put(row, *notices, later=True)
         if not context.add_callback(self._volumes.write_soon):
             self._volumes.write_soon()
         self._step("result recorded")
         return Published("mounted", version)
+
+    def _mount_last_good(
+        self,
+        request: Publish,
+        record: VolumeRecord | None,
+        wanted: Wanted | None,
+        reason: str,
+        target: Target,
+        context: Context,
+    ) -> Published | None:
+        """Mount what the pods of the DynaKube had before, and say so, if that is its policy and it is there."""
+        good = policies.instead(wanted, self._store)
+        if good is None:
+            return None
+        text = f"The pod starts with the last good agent version {good.version}: {reason}"
+        notice = self._notice(request, MOUNTED_LAST_GOOD, text)
+        self._mount(request, record, good, good.version, target, context, notice)
+        return Published("last_good", good.version, reason)
 
     def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
         """Let the pod start unmonitored, and say so."""
@@ -275,21 +296,24 @@ class Publisher:
             target.make_empty(read_only=request.read_only)
         except OSError as error:
             raise NotNow(f"target {request.target} can't be made: {error.strerror}") from error
-        notice = Notice(
+        notice = self._notice(request, NOT_MOUNTED, f"The pod starts without its agent: {reason}")
+        known = self._volumes.get(request.volume)
+        notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
+        record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)
+        self._volumes.put(record, *notices)
+        return Published("empty", reason=reason)
+
+    def _notice(self, request: Publish, reason: str, message: str) -> Notice:
+        return Notice(
             kind="Warning",
-            reason=NOT_MOUNTED,
-            message=f"The pod starts without its agent: {reason}",
+            reason=reason,
+            message=message,
             dynakube=request.dynakube,
             pod_name=request.pod_name,
             pod_namespace=request.pod_namespace,
             pod_uid=request.pod_uid,
             at=self._now(),
         )
-        known = self._volumes.get(request.volume)
-        notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
-        record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)
-        self._volumes.put(record, *notices)
-        return Published("empty", reason=reason)
 
     def _record(
         self,
@@ -359,10 +383,3 @@ class Publisher:
 
 def _failures(record: VolumeRecord | None) -> Failures:
     return Failures(record.attempts, record.first_failed_at) if record is not None else Failures()
-
-
-def _limits(request: Publish, wanted: Wanted | None) -> Limits:
-    timeout = request.retry_timeout_seconds
-    if timeout is None:
-        timeout = wanted.mount_timeout_seconds if wanted is not None else MOUNT_TIMEOUT_SECONDS
-    return Limits(wanted.mount_attempts if wanted is not None else MOUNT_ATTEMPTS, timeout)

@@ -1,21 +1,40 @@
-"""What things take on the disk; for people, budgets and metrics, so nothing here fails."""
+"""What things take on the disk; for people, budgets and metrics, so nothing here fails.
+
+What vanishes meanwhile, or lies deeper than a path can say, counts nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def on_disk(place: str | Path) -> int:
-    """Bytes on disk at or below a path; what vanishes meanwhile, or lies deeper than a path can say, counts nothing."""
-    size, pending = 0, [str(place)]
+def on_disk(*places: str | Path) -> int:
+    """Bytes on disk at or below these paths; a file with several names there counts once."""
+    size, seen = 0, set[tuple[int, int]]()
+    for status in _all(places):
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+        size += status.st_blocks * 512
+    return size
+
+
+def files(place: str | Path) -> dict[int, int]:
+    """Bytes on disk by inode, of all that is at or below a path on one file system."""
+    return {status.st_ino: status.st_blocks * 512 for status in _all([place])}
+
+
+def _all(places: Iterable[str | Path]) -> Iterator[os.stat_result]:
+    pending = [str(place) for place in places]
     while pending:
         path = pending.pop()
         with contextlib.suppress(OSError):
             status = os.lstat(path)
-            size += status.st_blocks * 512
+            yield status
             if stat.S_ISDIR(status.st_mode):
                 pending += [f"{path}/{name}" for name in os.listdir(path)]
-    return size

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.csi_driver import damages
 from oneagent.csi_driver.errors import NotFound
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
@@ -69,6 +70,8 @@ def _problem(record: VolumeRecord, mounted: bool, folder: DataFolder) -> str:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
+        if damage := damages.under(folder, record.id, version):
+            return f"version {version} was damaged under this view: {damage}; restart the pod"
         if not os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}"):
             return f"version {version} is damaged: {PRELOAD_LIBRARY} is missing in the store"
     return ""

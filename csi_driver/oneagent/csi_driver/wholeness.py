@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -51,15 +51,22 @@ class Checked:
     message: str = ""
 
 
-def check(folder: DataFolder, wanted: Iterable[Version] = (), *, bytes_per_second: float | None) -> Iterator[Checked]:
+def check(
+    folder: DataFolder,
+    wanted: Iterable[Version] = (),
+    *,
+    bytes_per_second: float | None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[Checked]:
     """Check these versions, or else all versions and config layers; one at a time, as it is taken from here.
 
-    `OSError` if the store can't be listed. What is collected meanwhile is left out.
+    `OSError` if the store can't be listed. What is collected meanwhile is left out. Once `cancelled()`, what was found
+    so far.
     """
     named = list(wanted)
     for version in named or _versions(folder):
         here = os.path.isdir(folder.agent(version))
-        found = _version(folder, version, bytes_per_second) if here else None
+        found = _version(folder, version, bytes_per_second, cancelled) if here else None
         if found is not None and os.path.isdir(folder.agent(version)):
             yield found
         elif version in named:
@@ -83,6 +90,13 @@ def remedy(folder: DataFolder, checked: Checked) -> str:
         place = folder.layer(TenantId(tenant), LayerId(name))
     away = f"mv {place} {folder.trash}/{name}.damaged"
     return f"{away}; the provisioner makes it anew if it is wanted, then restart its pods"
+
+
+def summary(checked: Checked) -> str:
+    """What is wrong with it, in some words."""
+    shown = [f"{finding.path or 'the whole folder'} ({finding.problem})" for finding in checked.findings[:3]]
+    more = len(checked.findings) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def as_json(folder: DataFolder, found: Iterable[Checked]) -> dict[str, Any]:
@@ -126,7 +140,9 @@ def _folders(above: Path) -> Iterator[str]:
                     continue
 
 
-def _version(folder: DataFolder, version: Version, bytes_per_second: float | None) -> Checked:
+def _version(
+    folder: DataFolder, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
+) -> Checked:
     tree = Path(folder.agent(version))
     try:
         manifest = treemanifests.Manifest.load(folder.manifest(version))
@@ -134,7 +150,7 @@ def _version(folder: DataFolder, version: Version, bytes_per_second: float | Non
         if (tree / PRELOAD_LIBRARY).is_file():
             return Checked("version", version, State.UNPROVEN, message=str(error))
         return Checked("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
-    findings = tuple(treemanifests.verify(tree, manifest, bytes_per_second=bytes_per_second))
+    findings = tuple(treemanifests.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
     return Checked(
         "version",
         version,

@@ -97,7 +97,13 @@ def test_a_file_of_the_first_release_is_upgraded_with_all_that_is_in_it(path: Pa
     with metadata.reading() as connection:
         assert [dict(row) for row in connection.execute(statements.SELECT_VOLUMES)] == [VOLUME]
         (dynakube,) = connection.execute(statements.SELECT_DYNAKUBES)
-        assert dict(dynakube) == DYNAKUBE | {"cluster_id": "", "host_tenant": 0}
+        assert dict(dynakube) == DYNAKUBE | {
+            "cluster_id": "",
+            "host_tenant": 0,
+            "mount_policy": "wait",
+            "good_version": "",
+            "good_layer": "",
+        }
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone()[0] == database.HEAD
     metadata.close()
     assert list(path.parent.glob("*.aside-*")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import struct
 import sys
 import time
@@ -15,7 +16,8 @@ import pytest
 
 from oneagent.common import injected
 from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
-from oneagent.csi_driver import people, why
+from oneagent.csi_driver import damages, people, why
+from oneagent.csi_driver.damages import Damage
 from oneagent.csi_driver.metadata import database, dynakubes
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
@@ -81,7 +83,7 @@ class TestTheVerdict:
             (found(processes=()), Reason.NO_PROCESS, "no process has it mounted"),
             (found(processes=(), sees_pods=False), Reason.PROCESSES_NOT_SEEN, "can't be told from here"),
             (found({"state": VolumeState.WAITING}), Reason.MONITORED, "is monitored"),
-            (found(damaged=True), Reason.VERSION_DAMAGED, f"lacks {PRELOAD_LIBRARY}"),
+            (found(damaged=True, damage="which lacks x"), Reason.VERSION_DAMAGED, "which lacks x"),
             (unmounted(), Reason.NOT_MOUNTED, "nothing is mounted at /pods/cart"),
             (found(view=None), Reason.NOT_MOUNTED, "something else than its view is mounted"),
             (found(view=None, mounted=None, unreadable=("no table",)), Reason.NOT_KNOWN, "can't be told: no table"),
@@ -285,6 +287,14 @@ class TestTheVolume:
     def test_of_a_version_that_has_left_the_store_is_not(self, node: Node) -> None:
         node.data.discard(node.data.agent(VERSION))
         assert node.look().damaged is False
+
+    def test_of_a_version_that_was_damaged_under_the_view_says_so(self, node: Node) -> None:
+        os.makedirs(node.data.volume(VolumeId("csi-cart")).upper, exist_ok=True)
+        damages.note(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
+        assert node.judge().reason == Reason.VERSION_DAMAGED
+        assert "agent/x (content)" in node.judge().sentence
+        damages.note(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
+        assert node.judge().reason != Reason.VERSION_DAMAGED
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:
         node.mount_table.write_text("no table")

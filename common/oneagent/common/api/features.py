@@ -58,6 +58,7 @@ _ALL: Final = (
     Feature("label-version-detection", "switch", "false"),
     Feature("max-csi-mount-attempts", "number", "10"),
     Feature("max-csi-mount-timeout", "duration", "10m"),
+    Feature("mount-policy", "text", "wait"),
     Feature("multiple-osagents-on-node", "switch", "false"),
     Feature("no-proxy", "text"),
     Feature("node-image-pull", "switch", "false"),

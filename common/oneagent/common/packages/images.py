@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from oneagent.common import packages
-from oneagent.common.packages import layers, layouts, streams, tars, treemanifests, unpack, writing
+from oneagent.common.packages import layers, layouts, sharing, streams, tars, treemanifests, unpack, writing
 
 _T = TypeVar("_T")
 _LISTING: Final = 2048
@@ -41,7 +41,12 @@ class Image:
         return self.plan.outline.disk_bytes
 
     def unpack(
-        self, scratch: Path, *, threads: int | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        scratch: Path,
+        *,
+        threads: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        present: sharing.Present | None = None,
     ) -> unpack.Unpacked:
         """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.
 
@@ -56,7 +61,7 @@ class Image:
 
         budget = streams.Budget(self.most)
         with _disk_errors("the image cannot be unpacked"):
-            whole = writing.fill(scratch, self.plan.outline, write_files)
+            whole = writing.fill(scratch, self.plan.outline, write_files, present)
         manifest = unpack.below(whole, self.inside)
         return unpack.Unpacked(scratch / self.inside, manifest, manifest.unpacked_bytes)
 

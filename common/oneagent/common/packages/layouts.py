@@ -41,6 +41,11 @@ def prepare(outline: packages.Outline) -> str:
     return root
 
 
+def version(outline: packages.Outline) -> str | None:
+    """The version that the agent in a package says it is; None if it doesn't say."""
+    return _newest(outline, f"{NESTED}/{_BIN}" if NESTED in outline.directories else _BIN)
+
+
 def _newest(outline: packages.Outline, folder: str) -> str | None:
     found = {
         tuple(map(int, match.groups())): match[0]

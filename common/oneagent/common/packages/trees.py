@@ -12,15 +12,15 @@ whole process.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from oneagent.common import pagecache
-from oneagent.common.packages import treemanifests
+from oneagent.common.packages import sharing, treemanifests
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,12 +71,25 @@ class Tree:
             with self.folder(path) as fd:
                 os.fchmod(fd, treemanifests.DIRECTORY_MODE)
 
-    def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
-        """Write a file into the open `folder`; returns what was written. Nothing is synced."""
-        digest = hashlib.sha256(usedforsecurity=False)
+    def write(
+        self,
+        folder: int,
+        path: str,
+        mode: int,
+        chunks: Iterable[bytes | memoryview],
+        begun: sharing.Begun | None = None,
+    ) -> treemanifests.File:
+        """Write a file into the open `folder`; returns what was written. Nothing is synced.
+
+        `begun` says where its beginning is already; `chunks` are then the rest.
+        """
+        digest = begun.digest if begun else sharing.new_digest()
         fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=folder)
         try:
             size, cache = 0, pagecache.Written(fd)
+            if begun:
+                sharing.copy(begun.twin, fd, begun.size)
+                size = begun.size
             for chunk in chunks:
                 digest.update(chunk)
                 size += _write(fd, chunk)
@@ -102,6 +115,14 @@ class Tree:
                 dst_dir_fd=here,
                 follow_symlinks=False,
             )
+
+    def exchange(self, folder: int, path: str, twin: int) -> bool:
+        """Replace a file by another name of the open file `twin`; whether that could be done."""
+        passing = f".{threading.get_ident()}"
+        if not sharing.link(twin, self._fd, passing):
+            return False
+        os.rename(passing, path.rpartition("/")[2], src_dir_fd=self._fd, dst_dir_fd=folder)
+        return True
 
     def forget(self, paths: Iterable[str]) -> None:
         """Give back the page cache of files that have been synced."""

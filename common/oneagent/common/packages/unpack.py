@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import disks, packages
-from oneagent.common.packages import layouts, treemanifests, trees, writing, zips
+from oneagent.common.packages import layouts, sharing, treemanifests, trees, writing, zips
 
 _SMALL: Final = 4 << 20
 _THREADS_MAX: Final = 8
@@ -59,14 +59,16 @@ def unpack_agent(
     limits: packages.Limits | None = None,
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
+    present: sharing.Present | None = None,
 ) -> Unpacked:
     """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
 
-    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place.
+    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `present` on
+    the same file system is not stored again.
     """
-    with _opened(archive, limits) as package:
+    with opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
-        whole = _unpack(package, scratch, threads, cancelled)
+        whole = _unpack(package, scratch, threads, cancelled, present)
     manifest = below(whole, inside)
     return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
 
@@ -84,12 +86,13 @@ def unpack_zip(
     Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
     `cancelled` is asked from each of them, after every piece of at most 1 MiB.
     """
-    with _opened(archive, limits) as package:
+    with opened(archive, limits) as package:
         return _unpack(package, into, threads, cancelled)
 
 
 @contextlib.contextmanager
-def _opened(archive: Path, limits: packages.Limits | None) -> Iterator[zips.Zip]:
+def opened(archive: Path, limits: packages.Limits | None = None) -> Iterator[zips.Zip]:
+    """A zip that has been read and checked; `packages.PackageError`."""
     try:
         with zips.Zip(archive, limits or packages.Limits()) as package:
             yield package
@@ -98,12 +101,16 @@ def _opened(archive: Path, limits: packages.Limits | None) -> Iterator[zips.Zip]
 
 
 def _unpack(
-    package: zips.Zip, into: Path, threads: int | None, cancelled: Callable[[], bool] | None
+    package: zips.Zip,
+    into: Path,
+    threads: int | None,
+    cancelled: Callable[[], bool] | None,
+    present: sharing.Present | None = None,
 ) -> treemanifests.Manifest:
     def write_files(writer: writing.Writer) -> list[treemanifests.File]:
         return _write_files(package, writer, threads or _cores(), cancelled or (lambda: False))
 
-    return writing.fill(into, package.outline, write_files)
+    return writing.fill(into, package.outline, write_files, present)
 
 
 def _write_files(

@@ -8,34 +8,75 @@ the same for all of them and decided here and in `trees`.
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from oneagent.common import packages
-from oneagent.common.packages import treemanifests, trees
+from oneagent.common.packages import sharing, treemanifests, trees
 
 
 class Writer:
-    """Writes the files of one tree. May be used from several threads."""
+    """Writes the files of one tree, or links what is `present`. May be used from several threads."""
 
-    def __init__(self, tree: trees.Tree) -> None:
+    def __init__(self, tree: trees.Tree, sizes: Mapping[str, int], present: sharing.Present) -> None:
         self.tree = tree
+        self._sizes = sizes
+        self._present = present
 
     def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
         """Write a file into the open `folder` of the tree; returns what was written. Nothing is synced.
 
         `mode` is the package's. An error of `chunks` leaves a part of the file, and ends the tree.
         """
-        return self.tree.write(folder, path, trees.file_mode(mode), chunks)
+        mode, name = trees.file_mode(mode), path.rpartition("/")[2]
+        alike = self._present.like(path, self._sizes.get(path, -1), mode)
+        if alike is None:
+            return self._shared(folder, self.tree.write(folder, path, mode, chunks))
+        with sharing.opened(alike) as twin:
+            if twin is None:
+                return self._shared(folder, self.tree.write(folder, path, mode, chunks))
+            coming, digest = iter(chunks), sharing.new_digest()
+            same, other = sharing.compare(twin, coming, digest)
+            whole = (same, digest.hexdigest()) == (alike.file.size, alike.file.sha256) and not other
+            if whole and sharing.link(twin, folder, name):
+                self._present.shared(same)
+                return treemanifests.File(path, same, mode, alike.file.sha256)
+            rest = itertools.chain((other,), coming)
+            file = self.tree.write(folder, path, mode, rest, sharing.Begun(twin, same, digest))
+        return file if whole else self._shared(folder, file)
+
+    def _shared(self, folder: int, file: treemanifests.File) -> treemanifests.File:
+        """A file that was written, and turns out to be there under another name."""
+        known = self._present.same(file) if file.size else None
+        if known is None:
+            return file
+        with sharing.opened(known) as twin:
+            if twin is not None and self._equal(folder, file, twin) and self.tree.exchange(folder, file.path, twin):
+                self._present.shared(file.size)
+        return file
+
+    def _equal(self, folder: int, file: treemanifests.File, twin: int) -> bool:
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        written = os.open(file.path.rpartition("/")[2], how, dir_fd=folder)
+        try:
+            same, other = sharing.compare(twin, sharing.chunks_of(written), sharing.new_digest())
+        finally:
+            os.close(written)
+        return same == file.size and not other
 
 
 def fill(
-    into: Path, outline: packages.Outline, write_files: Callable[[Writer], Iterable[treemanifests.File]]
+    into: Path,
+    outline: packages.Outline,
+    write_files: Callable[[Writer], Iterable[treemanifests.File]],
+    present: sharing.Present | None = None,
 ) -> treemanifests.Manifest:
     """Make `into` hold what `outline` lists, files by `write_files`; whatever is raised, `into` is empty then.
 
-    The folder is made if it is absent, and has to be empty otherwise.
+    The folder is made if it is absent, and has to be empty otherwise. Files that are `present` are linked.
     """
     into.mkdir(exist_ok=True)
     if any(into.iterdir()):
@@ -43,7 +84,9 @@ def fill(
     try:
         with trees.Tree(into) as tree:
             tree.make_folders(outline.directories)
-            files = sorted(write_files(Writer(tree)), key=lambda file: file.path)
+            files = sorted(
+                write_files(Writer(tree, outline.files, present or sharing.Present())), key=lambda file: file.path
+            )
             links = [tree.link(path, target) for path, target in sorted(outline.links.items())]
     except BaseException:
         _empty(into)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 BUSY_MILLISECONDS: Final = 250
 AWAY_SECONDS: Final = 0.4
 """After a failure nobody tries again for so long."""
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest migration; a test compares it with the scripts."""
 
 _PRAGMAS: Final = (

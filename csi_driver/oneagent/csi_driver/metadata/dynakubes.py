@@ -36,6 +36,10 @@ class Wanted:
     layer: LayerId = LayerId("")
     mount_attempts: int = MOUNT_ATTEMPTS
     mount_timeout_seconds: float = MOUNT_TIMEOUT_SECONDS
+    mount_policy: str = "wait"
+    good_version: Version = Version("")
+    """What was last wanted and in the store; with `good_layer`, its configuration."""
+    good_layer: LayerId = LayerId("")
     cluster_id: str = ""
     host_tenant: bool = False
     condition: str = ""

@@ -71,6 +71,9 @@ class DynaKubeRow(Base):
     layer: Mapped[str] = mapped_column(default="")
     mount_attempts: Mapped[int]
     mount_timeout_seconds: Mapped[float]
+    mount_policy: Mapped[str] = mapped_column(default="wait")
+    good_version: Mapped[str] = mapped_column(default="")
+    good_layer: Mapped[str] = mapped_column(default="")
     cluster_id: Mapped[str] = mapped_column(default="")
     host_tenant: Mapped[bool] = mapped_column(default=False)
     condition: Mapped[str] = mapped_column(default="")

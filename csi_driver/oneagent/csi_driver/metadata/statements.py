@@ -42,14 +42,16 @@ SELECT_NOTICES_AFTER: Final = (
 
 SELECT_DYNAKUBES: Final = (
     "SELECT dynakubes.name, dynakubes.tenant, dynakubes.version, dynakubes.layer, "
-    "dynakubes.mount_attempts, dynakubes.mount_timeout_seconds, dynakubes.cluster_id, "
-    "dynakubes.host_tenant, dynakubes.condition, dynakubes.changed_at FROM dynakubes"
+    "dynakubes.mount_attempts, dynakubes.mount_timeout_seconds, dynakubes.mount_policy, "
+    "dynakubes.good_version, dynakubes.good_layer, dynakubes.cluster_id, dynakubes.host_tenant, "
+    "dynakubes.condition, dynakubes.changed_at FROM dynakubes"
 )
 
 ADD_DYNAKUBE: Final = (
     "INSERT INTO dynakubes (name, tenant, version, layer, mount_attempts, "
-    "mount_timeout_seconds, cluster_id, host_tenant, condition, changed_at) VALUES (:name, "
-    ":tenant, :version, :layer, :mount_attempts, :mount_timeout_seconds, :cluster_id, "
+    "mount_timeout_seconds, mount_policy, good_version, good_layer, cluster_id, host_tenant, "
+    "condition, changed_at) VALUES (:name, :tenant, :version, :layer, :mount_attempts, "
+    ":mount_timeout_seconds, :mount_policy, :good_version, :good_layer, :cluster_id, "
     ":host_tenant, :condition, :changed_at)"
 )
 
@@ -84,7 +86,8 @@ SCHEMA: Final = (
     (
         "CREATE TABLE dynakubes ( name VARCHAR NOT NULL, tenant VARCHAR NOT NULL, version VARCHAR "
         "NOT NULL, layer VARCHAR NOT NULL, mount_attempts INTEGER NOT NULL, mount_timeout_seconds "
-        "DOUBLE NOT NULL, cluster_id VARCHAR NOT NULL, host_tenant BOOLEAN NOT NULL, condition "
+        "DOUBLE NOT NULL, mount_policy VARCHAR NOT NULL, good_version VARCHAR NOT NULL, good_layer "
+        "VARCHAR NOT NULL, cluster_id VARCHAR NOT NULL, host_tenant BOOLEAN NOT NULL, condition "
         "VARCHAR NOT NULL, changed_at DOUBLE NOT NULL, PRIMARY KEY (name) )"
     ),
     (

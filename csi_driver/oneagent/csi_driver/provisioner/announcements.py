@@ -22,7 +22,7 @@ _OLD_NEWS = f"{VersionState.READY} "
 
 
 class Announcer:
-    """Its methods belong to the loop's thread, and none of them waits."""
+    """Its methods belong to the loop's thread unless they say otherwise, and none of them waits."""
 
     def __init__(self, source: sources.Source, records: Records) -> None:
         self._source = source
@@ -53,6 +53,14 @@ class Announcer:
         elif record.state == VersionState.FAILED:
             message = f"Agent version {record.version}: {record.message}"
             self._thread.submit(self._source.event, kube, "Warning", "FailedInstallAgentVersion", message)
+
+    def damaged(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
+        """An Event on a DynaKube that wants a version which had to leave the store. May be called from any thread."""
+        text = (
+            f"Agent version {version} was damaged on this node: {message}. It is installed again; pods that were "
+            "started before have the damaged files until they are restarted"
+        )
+        self._thread.submit(self._source.event, kube, "Warning", "DamagedAgentVersion", text)
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

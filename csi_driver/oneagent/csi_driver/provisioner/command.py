@@ -17,7 +17,8 @@ from oneagent.common.oci.registries import Registries
 from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
-from oneagent.csi_driver.provisioner import garbage, leftovers, uninstall
+from oneagent.csi_driver.provisioner import checks, garbage, leftovers, uninstall
+from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -47,6 +48,7 @@ class Config:
     collect_seconds: float
     policy: garbage.Policy
     spread_seconds: float
+    checks: checks.Pace
     unpack_threads: int | None
     mirror: packageendpoint.Endpoint | None
     registries: Registries
@@ -81,6 +83,14 @@ def parse(arguments: list[str] | None = None) -> Config:
         "a download begins some time within this, another on each node; at once if a pod waits for it",
         parse=flags.duration,
     )
+    usual_pace = checks.Pace()
+    add(
+        "check-rate",
+        usual_pace.bytes_per_second,
+        "most bytes a second to read versions with, to see whether they are whole; 0 for no checks",
+        parse=flags.size,
+    )
+    add("check-every", usual_pace.every_seconds, "time between checks of a version", parse=flags.duration)
     add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
@@ -118,6 +128,7 @@ def parse(arguments: list[str] | None = None) -> Config:
             keep_logs_bytes=given.log_budget,
         ),
         spread_seconds=given.download_spread,
+        checks=checks.Pace(given.check_rate, given.check_every),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         registries=Registries(
@@ -174,6 +185,7 @@ def build(
         counted,
         registries=config.registries,
         collect_seconds=config.collect_seconds,
+        step=step,
     )
     collector = garbage.Collector(
         folder,
@@ -197,6 +209,16 @@ def build(
         threads=config.unpack_threads,
         mirror=Mirror(config.mirror, counted) if config.mirror else None,
         spread_seconds=config.spread_seconds,
+        step=step,
+    )
+    provisioner.checks = Checks(
+        folder,
+        store,
+        records,
+        counted,
+        config.checks,
+        deciding=provisioner.deciding,
+        damaged=provisioner.damaged,
         step=step,
     )
     return provisioner, counted

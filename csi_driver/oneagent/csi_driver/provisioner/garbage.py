@@ -7,7 +7,8 @@ the trash, while the store's exclusive lease keeps new mounts from being made an
 the trash comes later and may take its time (see `trash`).
 
 Disk budget: over it, unused versions that are kept for a while (`keep_unused_seconds`) go first, the one whose last
-use is longest ago before the others. What is used is never removed; a version that would not fit is refused.
+use is longest ago before the others. What is used is never removed; a version that would not fit is refused. What
+versions share counts once. Room for a new version is made for all of it, since what it shares is known afterwards.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from oneagent.common import downloads, logs
 from oneagent.common.names import Version
-from oneagent.csi_driver import mounttable, sizes
+from oneagent.csi_driver import damages, mounttable, preloads, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import kept_logs, leftovers
+from oneagent.csi_driver.provisioner import kept_logs, leftovers, occupancy
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.occupancy import Occupancy
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
 from oneagent.csi_driver.provisioner.room import NoRoom
 from oneagent.csi_driver.provisioner.trash import Trash
@@ -92,6 +94,7 @@ def needs(
     volumes, wanted = list(volumes), list(wanted)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
     named += [(row.version, row.tenant, row.layer) for row in wanted]
+    named += [(row.good_version, row.tenant, row.good_layer) for row in wanted if row.mount_policy == "last-good"]
     versions |= {Version(version) for version, _, _ in named}
     layers |= {f"{folder.tenants}/{tenant}/{layer}" for _, tenant, layer in named}
     hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}
@@ -99,16 +102,22 @@ def needs(
 
 
 def expired(
-    unused: Iterable[Version], records: Mapping[Version, VersionRecord], policy: Policy, used_bytes: int, now: float
+    unused: Iterable[Version],
+    records: Mapping[Version, VersionRecord],
+    policy: Policy,
+    used_without: Callable[[Collection[Version]], int],
+    now: float,
 ) -> list[Version]:
-    """Which unused versions go now: those kept long enough, and as many as bring the disk below its budget."""
+    """Which unused versions go now: those kept long enough, and as many as bring the disk below its budget.
+
+    `used_without` tells how many bytes would be used without some versions.
+    """
     by_last_use = sorted(unused, key=lambda version: _last_use(records, version))
-    gone = []
+    gone: list[Version] = []
     for version in by_last_use:
-        over_budget = bool(policy.budget_bytes) and used_bytes > policy.budget_bytes
+        over_budget = bool(policy.budget_bytes) and used_without(gone) > policy.budget_bytes
         if over_budget or now - _last_use(records, version) >= policy.keep_unused_seconds:
             gone.append(version)
-            used_bytes -= records[version].size_bytes if version in records else 0
     return gone
 
 
@@ -150,6 +159,7 @@ class Collector:
         self._deciding = deciding
         self._now = now
         self._step = step
+        self._occupancy = Occupancy(folder, store)
         self._trash = Trash(folder, mounts, step)
 
     def collect(self) -> list[Version]:
@@ -197,9 +207,10 @@ class Collector:
 
     def used_bytes(self) -> int:
         """What counts against the budget: the store, and downloads and trees under way."""
-        records = self._records.versions
-        stored = sum(records[version].size_bytes for version in self._store.versions() if version in records)
-        return stored + sizes.on_disk(self._folder.tmp)
+        return self._occupancy.bytes() + self._unfinished_bytes()
+
+    def _unfinished_bytes(self) -> int:
+        return sizes.on_disk(self._folder.tmp, self._folder.preloaded)
 
     def _fits(self, needed_bytes: int) -> bool:
         return self.free(self._folder.root) >= needed_bytes
@@ -218,15 +229,22 @@ class Collector:
         return gone
 
     def _retire_now(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
-        used_bytes = self.used_bytes()
+        # Only a budget needs to know; asked before the lease, which holds up publishes.
+        taken = self._occupancy.by_version() if policy.budget_bytes else {}
+        other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
+
+        def used_without(gone: Collection[Version]) -> int:
+            return occupancy.without(taken, gone) + other_bytes
+
         volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
+        pinned = preloads.pinned(self._folder, {row.version for row in wanted}, self._now())
         with self._store.removal():
-            found = needs(self._folder, self._mounts(), volumes, wanted, self._installing(), known)
+            found = needs(self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known)
             stored = self._store.versions()
             self._records.used(version for version in stored if version in found.versions)
             unused = [version for version in stored if version not in found.versions]
             records = self._records.versions
-            gone = expired(unused, records, policy, used_bytes, self._now())[:at_most]
+            gone = expired(unused, records, policy, used_without, self._now())[:at_most]
             for version in gone:
                 self._store.remove(version)
                 self._step("version in the trash")
@@ -234,6 +252,7 @@ class Collector:
             self._retire_layers(found)
             self._retire_hosts(found)
         self._retire_downloads(found.versions)
+        damages.settle(self._folder, volumes, set(stored) - set(gone), found.versions)
         for version in set(records) - set(stored) - found.versions | set(gone):
             self._records.drop_version(version)
             with contextlib.suppress(KeyError):
@@ -270,6 +289,8 @@ class Collector:
         self._metrics.reclaimed_bytes.labels("trash").inc(self._trash.empty())
 
     def _measure(self) -> None:
+        with contextlib.suppress(OSError):
+            self._metrics.disk_bytes.set(self._occupancy.bytes())
         for version, record in self._records.versions.items():
             if record.size_bytes:
                 self._metrics.store_bytes.labels(version).set(record.size_bytes)

@@ -26,7 +26,7 @@ from oneagent.common.names import Version
 from oneagent.csi_driver import awaited, sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import fetches, leftovers
+from oneagent.csi_driver.provisioner import fetches, leftovers, occupancy
 from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.mirrors import Mirror
@@ -210,7 +210,9 @@ class Installer:
             unpacking = time.perf_counter()
             agent = package.read(cancelled)
             self._room.make(agent.unpacked_size)
-            unpacked = agent.unpack(scratch, threads=self._threads, cancelled=cancelled)
+            present = occupancy.present(self._folder, self._store)
+            unpacked = agent.unpack(scratch, threads=self._threads, cancelled=cancelled, present=present)
+            self._metrics.shared_bytes.inc(present.shared_bytes)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
             unpacked.settle()
             self._step("unpacked")

@@ -7,7 +7,9 @@ keeping.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
 import shutil
 import time
@@ -16,6 +18,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.names import Version
 from oneagent.common.packages import treemanifests
+from oneagent.csi_driver import damages, preloads
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner.records import Records
@@ -54,15 +57,23 @@ def tidy(folder: DataFolder) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif not entry.name.endswith(_KEPT) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
             entry.unlink(missing_ok=True)
-    for unfinished in folder.manifests.glob(".*"):
+    preloads.tidy(folder)
+    for unfinished in (*folder.pins.glob(".*"), *folder.manifests.glob(".*"), *folder.damages.glob(".*")):
         unfinished.unlink(missing_ok=True)
 
 
 def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
-    """Make the versions table agree with the store."""
+    """Make the versions table agree with the store, and with the notes of what was damaged."""
     stored = set(store.versions())
+    for version in damages.undo_unfinished(folder, stored):
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder.manifest(version), (0, 0))  # It is checked again at once.
     for version in set(records.versions) - stored:
         records.drop_version(version)
+    for version in damages.noted(folder):
+        damage = damages.of(folder, version)
+        if damage is not None and version not in stored:
+            records.put_version(version, VersionState.DAMAGED, message=damage.message)
     for version in stored:
         record = records.versions.get(version)
         if record is None or record.state not in {VersionState.READY, VersionState.DAMAGED}:

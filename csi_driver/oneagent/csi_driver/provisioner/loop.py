@@ -19,12 +19,14 @@ from typing import Final
 from oneagent.common import dynakube, logs
 from oneagent.common.names import DynaKubeName, TenantId, Version
 from oneagent.common.oci.registries import Registries
-from oneagent.csi_driver import sources
+from oneagent.common.packages import treemanifests
+from oneagent.csi_driver import preloads, sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner import layers, origins
 from oneagent.csi_driver.provisioner.announcements import Announcer
+from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.garbage import Collector
 from oneagent.csi_driver.provisioner.installs import Installer
@@ -53,6 +55,7 @@ class Provisioner:
         registries: Registries,
         collect_seconds: float,
         now: Callable[[], float] = time.time,
+        step: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._source = source
         self._folder = folder
@@ -61,6 +64,7 @@ class Provisioner:
         self._metrics = metrics
         self._registries = registries
         self._collect_seconds = collect_seconds
+        self._step = step
         self._wake = threading.Event()
         self.deciding = threading.RLock()
         """Held while it is decided what is wanted, and while it is decided what may go."""
@@ -70,6 +74,7 @@ class Provisioner:
         self._archives = origins.Archives()
         self.installer: Installer
         self.collector: Collector
+        self.checks: Checks
 
     def known(self) -> Iterable[str] | None:
         """All DynaKubes that exist, as far as the source has told; None before its first word."""
@@ -79,10 +84,20 @@ class Provisioner:
     def wake(self) -> None:
         self._wake.set()
 
+    def damaged(self, version: Version, message: str) -> None:
+        """A version had to leave the store. May be called from any thread."""
+        for kube in self._snapshot.dynakubes.values() if self._snapshot else ():
+            row = self._records.wanted.get(kube.name)
+            if row is not None and row.version == version:
+                self._announcer.damaged(kube, version, message)
+        self.wake()
+
     def run(self, stop: threading.Event) -> None:
         """Turn until stopped: when something changes, and each second."""
         watching = threading.Thread(target=self._watch, args=(stop,), name="source", daemon=True)
         watching.start()
+        checking = threading.Thread(target=self.checks.run, args=(stop,), name="checks", daemon=True)
+        checking.start()
         collect_at = 0.0
         while not stop.is_set():
             self._wake.wait(TICK_SECONDS)
@@ -102,6 +117,7 @@ class Provisioner:
         self._questions.stop()
         self._announcer.stop()
         self.installer.stop()
+        checking.join(5)
         watching.join(5)
 
     def _watch(self, stop: threading.Event) -> None:
@@ -132,7 +148,9 @@ class Provisioner:
             self._questions.keep(snapshot.dynakubes)
             rows = self._rows(kubes, {})
             self._records.want([*rows.values(), *self._kept(snapshot)])
-            self.installer.want(self._requests(kubes, rows))
+            carried_in = preloads.waiting(self._folder)
+            self.installer.want([ask for ask in self._requests(kubes, rows) if ask.version not in carried_in])
+            self._take(carried_in, kubes, rows)
             self._tell(kubes, rows)
 
     def _kept(self, snapshot: sources.Snapshot) -> list[Wanted]:
@@ -153,17 +171,20 @@ class Provisioner:
             before,
             mount_attempts=kube.mount_attempts,
             mount_timeout_seconds=kube.mount_timeout_seconds,
+            mount_policy=kube.mount_policy,
             cluster_id=kube.cluster_id,
             host_tenant=kube.mode == "cloudNativeFullStack",
             condition="",
         )
         facts = self._questions.facts(kube.name)
         if not kube.needs_app_views:
-            return dataclasses.replace(row, version=Version(""), layer=LayerId(""))
+            return dataclasses.replace(_without_good(row), version=Version(""), layer=LayerId(""))
         if facts is None:
             # The row of an earlier process holds until the tenant was asked for the first time.
             return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
-        row = dataclasses.replace(row, tenant=facts.tenant or kube.tenant or row.tenant or TenantId(kube.name))
+        tenant = facts.tenant or kube.tenant or row.tenant or TenantId(kube.name)
+        # Another tenant's agents talk to that one: none of them is good any more.
+        row = dataclasses.replace(row if tenant == row.tenant else _without_good(row), tenant=tenant)
         version = self._version(kube, facts, before)
         if not version:
             return dataclasses.replace(
@@ -174,12 +195,14 @@ class Provisioner:
         if tree is None:
             return dataclasses.replace(row, condition=self._why_not(version, facts))
         try:
-            return dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+            row = dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
         except OSError as error:
             if version in trees:
                 raise
             # A full disk must hold up neither other DynaKubes nor the collector, which comes after this.
             return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
+        # Good is what is in the store, not what will be there in a moment.
+        return row if version in trees else dataclasses.replace(row, good_version=version, good_layer=row.layer)
 
     def _layer(self, kube: dynakube.DynaKube, facts: Facts, row: Wanted, tree: Path) -> LayerId:
         """The config layer; while the tenant has never told us all, the one that an earlier process made."""
@@ -236,6 +259,28 @@ class Provisioner:
             for version, wanted_by in wanting.items()
         ]
 
+    def _take(
+        self, carried_in: list[Version], kubes: list[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]
+    ) -> None:
+        """Put versions that were preloaded into the store, once nothing else is done for them."""
+        unasked = {rows[kube.name].version for kube in kubes if self._questions.facts(kube.name) is None}
+        for version in carried_in:
+            if version in unasked or version in self.installer.busy:
+                continue
+            try:
+                size = preloads.take(self._folder, version, self._prepare, self._step)
+            except treemanifests.TreeManifestError as error:
+                log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
+                self._folder.discard(self._folder.preloaded / version)
+                continue
+            if size is not None:
+                now = time.time()
+                self._records.put_version(
+                    version, VersionState.READY, size_bytes=size, source="preload", installed_at=now, last_used_at=now
+                )
+                log.info("preloaded version taken", extra=logs.facts(version=version, bytes=size))
+            self.wake()
+
     def _prepare(self, version: Version, tree: Path) -> None:
         """Have rows and config layers ready for a version before it becomes visible."""
         with self.deciding:
@@ -261,3 +306,7 @@ class Provisioner:
         self._metrics.dynakubes.labels("ready").set(ready)
         # Those whose pods get no views wait for nothing.
         self._metrics.dynakubes.labels("waiting").set(len(rows) - viewless - ready)
+
+
+def _without_good(row: Wanted) -> Wanted:
+    return dataclasses.replace(row, good_version=Version(""), good_layer=LayerId(""))

@@ -15,6 +15,11 @@ class ProvisionerMetrics:
         self.store_bytes = Gauge(
             "oneagent_csi_store_bytes", "Size of each version in the store.", ["version"], registry=registry
         )
+        self.disk_bytes = Gauge(
+            "oneagent_csi_store_disk_bytes",
+            "What all versions take on the disk; files that versions share count once.",
+            registry=registry,
+        )
         self.installs = Counter("oneagent_csi_installs", "Installs by how they ended.", ["result"], registry=registry)
         self.mirror = Counter(
             "oneagent_csi_mirror_downloads",
@@ -31,6 +36,11 @@ class ProvisionerMetrics:
         self.unpack_seconds = Histogram(
             "oneagent_csi_unpack_seconds", "Seconds that unpacking took.", buckets=_SECONDS, registry=registry
         )
+        self.shared_bytes = Counter(
+            "oneagent_csi_shared_bytes",
+            "Bytes of new versions that were not stored again, since another version has them.",
+            registry=registry,
+        )
         self.reclaimed_bytes = Counter(
             "oneagent_csi_gc_reclaimed_bytes",
             "Bytes that garbage collection gave back, by what they were.",
@@ -39,6 +49,17 @@ class ProvisionerMetrics:
         )
         self.collections = Counter(
             "oneagent_csi_gc_runs", "Runs of the garbage collector, by how they ended.", ["result"], registry=registry
+        )
+        self.checks = Counter(
+            "oneagent_csi_version_checks",
+            "Versions that were read again, by what was found of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.damaged_versions = Gauge(
+            "oneagent_csi_damaged_versions",
+            "Versions that were damaged and are not installed again yet, or are still mounted in a pod.",
+            registry=registry,
         )
         self.log_bytes = Gauge(
             "oneagent_csi_log_bytes", "Size of the kept logs of pods that are gone.", registry=registry

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from oneagent.common import downloads, httpfaults, logs, packageendpoint, references
 from oneagent.common.oci import images as registry
-from oneagent.common.packages import images, unpack, zips
+from oneagent.common.packages import images, sharing, unpack, zips
 from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.mirrors import Mirror
 
@@ -36,9 +36,17 @@ class Readable(Protocol):
         ...
 
     def unpack(
-        self, scratch: Path, *, threads: int | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        scratch: Path,
+        *,
+        threads: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        present: sharing.Present | None = None,
     ) -> unpack.Unpacked:
-        """Unpack it into a fresh folder; `packages.PackageError`, and the folder is empty."""
+        """Unpack it into a fresh folder; `packages.PackageError`, and the folder is empty.
+
+        Files that are `present` are linked.
+        """
         ...
 
 
@@ -128,9 +136,14 @@ class _Zip:
     unpacked_size: int
 
     def unpack(
-        self, scratch: Path, *, threads: int | None = None, cancelled: Callable[[], bool] | None = None
+        self,
+        scratch: Path,
+        *,
+        threads: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        present: sharing.Present | None = None,
     ) -> unpack.Unpacked:
-        return unpack.unpack_agent(self.path, scratch, threads=threads, cancelled=cancelled)
+        return unpack.unpack_agent(self.path, scratch, threads=threads, cancelled=cancelled, present=present)
 
 
 def _zip(got: downloads.Downloaded) -> Package:

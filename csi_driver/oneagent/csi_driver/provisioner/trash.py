@@ -86,7 +86,7 @@ class Trash:
         freed = status.st_blocks * 512
         if not stat.S_ISDIR(status.st_mode):
             entry.unlink()
-            return freed
+            return _freed(status)
         top = os.open(entry, _FOLDER)
         try:
             freed += self._delete_below(top)
@@ -125,6 +125,11 @@ class Trash:
                 folders.append(name)
                 continue
             os.unlink(name, dir_fd=folder)
-            freed += status.st_blocks * 512
+            freed += _freed(status)
             self._step("deleting")
         return freed, folders
+
+
+def _freed(status: os.stat_result) -> int:
+    """What a file gives back: nothing while it has other names, as one that versions share."""
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0

@@ -51,7 +51,8 @@ def _of_version(version: VersionStatus) -> Iterator[str]:
     if version.state == VersionState.FAILED:
         yield f"version {version.version} can't be installed: {version.message}; it is tried again from time to time"
     elif version.state == VersionState.DAMAGED:
-        yield f"version {version.version} is damaged: its preload library is missing in the store"
+        why = version.message or "its preload library is missing in the store"
+        yield f"version {version.version} is damaged: {why}"
     elif version.state == MISSING and version.views:
         yield f"version {version.version} is mounted {version.views} times, but it is not in the store"
 

@@ -214,6 +214,6 @@ def _disk(folder: DataFolder) -> Disk | None:
 def _inside(folder: Path) -> int:
     """What is in a folder, without the folder itself: nothing is in an empty one."""
     try:
-        return sum(sizes.on_disk(entry.path) for entry in os.scandir(folder))
+        return sizes.on_disk(*(entry.path for entry in os.scandir(folder)))
     except OSError:
         return 0

@@ -85,13 +85,15 @@ class Evidence:
     """Whether anything is mounted at the target; None if the mount table can't be read"""
     view: View | None
     damaged: bool
-    """Whether the version is in the store without its preload library"""
+    """Whether anything is known to be wrong with the version that the view lies on"""
     processes: tuple[PodProcess, ...]
     sees_pods: bool
     """Whether processes of pods can be seen from here at all"""
     server_running: bool | None
     unreadable: tuple[str, ...] = ()
     """What could not be looked at"""
+    damage: str = ""
+    """What is wrong with the version"""
 
 
 @dataclass(frozen=True, slots=True)

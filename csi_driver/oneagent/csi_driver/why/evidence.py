@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from oneagent.common.names import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import mounttable, paths, processes
+from oneagent.csi_driver import damages, mounttable, paths, processes
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder
@@ -41,6 +41,7 @@ def look(folder: DataFolder, mount_table: Path, proc: Path, namespace: str, pod:
             seen = podprocesses.look(proc, overlay.mount, row.target)
         except OSError as error:
             unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
+    damage = _damage(folder, row) if row is not None else ""
     return Evidence(
         namespace=namespace,
         pod=pod,
@@ -48,7 +49,8 @@ def look(folder: DataFolder, mount_table: Path, proc: Path, namespace: str, pod:
         volume=_volume(row, rows) if row is not None else None,
         mounted=mounted,
         view=View(overlay.upper, overlay.lower) if overlay is not None else None,
-        damaged=row is not None and _damaged(folder, Version(row.version)),
+        damaged=bool(damage),
+        damage=damage,
         processes=seen.processes,
         sees_pods=seen.pods,
         server_running=processes.is_held(folder.server_lock),
@@ -77,10 +79,14 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
     )
 
 
-def _damaged(folder: DataFolder, version: Version) -> bool:
-    """A version that has left the store is whole where it is mounted; one that is there must have its library."""
+def _damage(folder: DataFolder, row: VolumeRecord) -> str:
+    """A version that was removed is whole where it is mounted; one that is there must have its library."""
+    version = Version(row.version)
+    if damage := damages.under(folder, row.id, version):
+        return f"which was damaged: {damage}"
     try:
         tree = folder.agent(version)
     except paths.UnsafeName:
-        return False
-    return os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
+        return ""
+    lacking = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
+    return f"which lacks {PRELOAD_LIBRARY} in the agent store" if lacking else ""

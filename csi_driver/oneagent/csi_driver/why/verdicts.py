@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oneagent.common.names import PRELOAD_LIBRARY
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.why import Evidence, PodProcess, Reason, Verdict, Volume
 
@@ -25,10 +24,9 @@ def judge(found: Evidence) -> Verdict:
     if found.damaged:
         return Verdict(
             Reason.VERSION_DAMAGED,
-            f"{_who(found)} has a view of version {found.volume.version}, "
-            f"which lacks {PRELOAD_LIBRARY} in the agent store",
-            f"move the folder of version {found.volume.version} from agents/ to trash/, wait until it is installed "
-            "again, and restart the pod",
+            f"{_who(found)} has a view of version {found.volume.version}, {found.damage}",
+            f"move the folder of version {found.volume.version} from agents/ to trash/ if the provisioner has not done "
+            "so, wait until it is installed again, and restart the pod",
         )
     return _of_processes(found, found.volume)
 

@@ -1,0 +1,72 @@
+"""The command `oneagent-csi preload`: carries a package to the store, and says what became of it (see `preloads`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from oneagent.common import packages
+from oneagent.common.names import Version
+from oneagent.csi_driver import preloads, processes
+from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.preloads import NotPreloaded
+from oneagent.csi_driver.provisioner import occupancy
+from oneagent.csi_driver.store import AgentStore
+
+JSON_FORMAT: Final = 1
+"""Fields of the JSON form are only ever added; this changes if one has to go."""
+_LOOK_SECONDS: Final = 0.1
+
+
+def run(
+    folder: DataFolder,
+    archive: Path,
+    version: Version,
+    *,
+    keep_seconds: float,
+    wait_seconds: float,
+    json_output: bool,
+) -> int:
+    """Preload a package and wait for the provisioner, if one runs. Prints the answer; the exit code."""
+    progress = Console(stderr=True)
+    try:
+        folder.create()
+        store = AgentStore(folder)
+        version = version or _told(archive)
+        with progress.status(f"unpacking {archive.name} as version {version}"):
+            done = preloads.preload(folder, archive, version, keep_seconds, occupancy.present(folder, store))
+        with progress.status("waiting for the provisioner"):
+            taken = _taken(folder, store, version, wait_seconds)
+    except (NotPreloaded, packages.PackageError) as error:
+        raise SystemExit(f"{archive}: {error}") from error
+    except OSError as error:
+        raise SystemExit(f"{archive} can't be preloaded: {error.strerror} ({error.filename})") from error
+    if json_output:
+        answer: dict[str, Any] = {"format": JSON_FORMAT, "version": version, "taken": taken}
+        answer |= {"bytes": done.bytes, "shared_bytes": done.shared_bytes, "seconds": round(done.seconds, 3)}
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    else:
+        where = "is in the store" if taken else "waits for the provisioner, which puts it into the store when it runs"
+        sys.stdout.write(f"version {version}, {done.bytes >> 20} MiB, {where}\n")
+    return 0
+
+
+def _told(archive: Path) -> Version:
+    if named := preloads.version_of(archive):
+        return named
+    raise NotPreloaded("the package does not say which version it is; give it with --version")
+
+
+def _taken(folder: DataFolder, store: AgentStore, version: Version, wait_seconds: float) -> bool:
+    """Whether the version is in the store; waited for as long as somebody may put it there."""
+    deadline = time.monotonic() + wait_seconds
+    while not store.has(version):
+        if time.monotonic() > deadline or not processes.is_held(folder.root / "provisioner.lock"):
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True

@@ -1,0 +1,111 @@
+"""What a pod gets while its DynaKube's version is not on the node, by the DynaKube's mount policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from oneagent.common.names import MOUNTED_LAST_GOOD, DynaKubeName, Version
+from tests.fakes import node, packages, provisioning
+from tests.fakes import tenant as double
+from tests.fakes.node import VERSION, Driver, Kubelet
+from tests.fakes.provisioning import OTHER, eventually, manifest
+from tests.node.answers import refused
+
+LIBRARY = "agent/lib64/liboneagentproc.so"
+MISSING = Version("9.9.9")
+BEFORE = Version("1.270.0.20230101-000000")
+"""A name of its own: whatever is mounted of a version, on any data folder, keeps that."""
+SHORT = 1.05
+"""A caller's deadline that leaves 50 ms to wait for a version."""
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    with node.running(tmp_path_factory.mktemp("policies"), "--publish-wait=5s") as (driver, _):
+        yield driver
+
+
+def lacking(driver: Driver, policy: str, **fields: Any) -> str:
+    """A DynaKube of its own for the calling test, whose version is not in the store."""
+    own = {"name": DynaKubeName(f"{policy}{time.monotonic_ns()}"), "version": MISSING, "mount_policy": policy}
+    row = node.demo(**(own | fields))
+    node.want(driver.data, node.demo(), row)
+    return row.name
+
+
+class TestLastGood:
+    def test_is_mounted_at_once_and_said(self, driver: Driver, kubelet: Kubelet) -> None:
+        dynakube = lacking(driver, "last-good", good_version=VERSION, condition="the tenant is away")
+        started = time.monotonic()
+        view = kubelet.publish("lucky", dynakube=dynakube)
+        assert time.monotonic() - started < 2
+        assert (view / LIBRARY).read_bytes() == b"library"
+        eventually(lambda: driver.rows().get("csi-lucky", {}).get("version") == VERSION)
+        (notice,) = [row for row in driver.table("notices") if row["pod_name"] == "lucky"]
+        assert (notice["reason"], notice["kind"]) == (MOUNTED_LAST_GOOD, "Warning")
+        assert f"last good agent version {VERSION}: the tenant is away" in notice["message"]
+        assert "last_good" in driver.log.read_text()
+        assert not kubelet.stats("lucky").volume_condition.abnormal
+
+    @pytest.mark.parametrize("good", ["", "8.8.8", MISSING])
+    def test_that_is_not_there_either_is_waited_for(self, driver: Driver, kubelet: Kubelet, good: str) -> None:
+        dynakube = lacking(driver, "last-good", good_version=good)
+        with refused(grpc.StatusCode.UNAVAILABLE, f"attempt 1 of 10: version {MISSING} is not in the store"):
+            kubelet.publish(f"unlucky{good}", timeout=SHORT, dynakube=dynakube)
+
+    def test_is_no_reason_to_leave_the_wanted_version_once_it_is_there(self, driver: Driver, kubelet: Kubelet) -> None:
+        wanted = Version("5.5.5")
+        dynakube = lacking(driver, "last-good", version=wanted, good_version=VERSION)
+        node.install(driver.data, wanted, b"newer")
+        assert (kubelet.publish("newest", dynakube=dynakube) / LIBRARY).read_bytes() == b"newer"
+
+    def test_is_not_mounted_by_other_policies(self, driver: Driver, kubelet: Kubelet) -> None:
+        for policy in ("wait", "fail"):
+            dynakube = lacking(driver, policy, good_version=VERSION)
+            with refused(grpc.StatusCode.UNAVAILABLE, "is not in the store"):
+                kubelet.publish(f"pod-{policy}", timeout=SHORT, dynakube=dynakube)
+
+
+class TestFail:
+    def test_never_gives_an_empty_view_whatever_the_limits(self, driver: Driver, kubelet: Kubelet) -> None:
+        dynakube = lacking(driver, "fail", mount_attempts=0, mount_timeout_seconds=0.0)
+        for attempt in (1, 2, 3):
+            with refused(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt}: version {MISSING} is not in the store"):
+                kubelet.publish("patient", timeout=SHORT, dynakube=dynakube, retryTimeout="0s")
+        node.install(driver.data, MISSING, b"at last")
+        assert (kubelet.publish("patient", dynakube=dynakube) / LIBRARY).read_bytes() == b"at last"
+
+
+def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the_new_one_is_there(
+    tmp_path: Path,
+) -> None:
+    lasting = {"mount-policy": "last-good"}
+    driver = node.Driver(tmp_path, "--publish-wait=10s")
+    with double.Tenant() as server:
+        server.release(BEFORE, packages.build(tmp_path / "agent.zip", BEFORE))
+        server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
+        try:
+            with provisioning.running(tmp_path, "--collect=100ms") as process:
+                process.want(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
+                process.await_ready(BEFORE)
+                kubelet = driver.start()
+                process.want(manifest("demo", server.api_url, version=OTHER, annotations=lasting))
+                eventually(lambda: "can't be installed" in process.row().get("condition", ""), what=process.row)
+                view = kubelet.publish("now")
+                assert (view / "agent/installer.version").read_text() == BEFORE
+                assert "fromTenant yes" in (view / "agent/conf/ruxitagentproc.conf").read_text()
+                kubelet.unpublish("now")
+                assert process.versions() == [BEFORE]
+                server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
+                process.await_ready(OTHER, seconds=30)
+                eventually(lambda: process.versions() == [OTHER], what=lambda: process.log.read_text()[-1500:])
+                assert (kubelet.publish("later") / "agent/installer.version").read_text() == OTHER
+        finally:
+            driver.kill()
+            node.unmount_all(driver)

@@ -1,0 +1,177 @@
+"""The slow check of versions: what it finds whole it leaves alone, what it finds damaged is installed anew."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.csi_driver import damages
+from oneagent.csi_driver.damages import Damage
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.wholeness import State
+from tests.fakes import packages, provisioning
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest
+
+VERSION = Version(packages.VERSION)
+DAY = 86400
+
+
+def spoil(file: Path) -> None:
+    """Change one byte in place, as a disk would."""
+    with file.open("r+b") as opened:
+        first = opened.read(1)
+        opened.seek(0)
+        opened.write(bytes([first[0] ^ 1]))
+
+
+def count(p: Provisioning, result: str) -> float:
+    return p.metrics.registry.get_sample_value("oneagent_csi_version_checks_total", {"result": result}) or 0.0
+
+
+@pytest.fixture
+def installed(tmp_path: Path, server: double.Tenant, desk: Desk) -> Provisioning:
+    """A provisioner that has come to rest with one version, and whose checks are called by hand."""
+    desk.put(manifest("demo", server.api_url, version=VERSION))
+    with Provisioning(tmp_path, desk) as p:
+        p.until(lambda: p.ready(VERSION))
+    return Provisioning(tmp_path, desk)
+
+
+@pytest.fixture
+def library(installed: Provisioning) -> Path:
+    return Path(installed.folder.agent(VERSION), PRELOAD_LIBRARY)
+
+
+def check(p: Provisioning, version: Version = VERSION) -> State | None:
+    found = p.provisioner.checks.check(version, threading.Event())
+    return found.state if found else None
+
+
+class TestADamagedVersion:
+    def test_is_taken_out_said_and_installed_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk, "--check-every=50ms", "--check-rate=1Gi") as p:
+            p.until(lambda: p.ready(VERSION) and count(p, "whole"))
+            spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
+            p.until(lambda: server.count("package") == 2 and p.ready(VERSION))
+            assert provisioning.damaged(p.folder) == []
+            p.until(lambda: [event[2] for event in desk.events][-2:] == ["DamagedAgentVersion", "InstallAgentVersion"])
+        (told,) = (event for event in desk.events if event[2] == "DamagedAgentVersion")
+        assert (told[0], told[1]) == ("demo", "Warning")
+        assert f"{VERSION} was damaged on this node: {PRELOAD_LIBRARY} (content)" in told[3]
+        assert count(p, "damaged") == 1
+
+    def test_is_known_as_damaged_until_it_is_installed_again(self, installed: Provisioning, library: Path) -> None:
+        spoil(library)
+        assert check(installed) == State.DAMAGED
+        assert not installed.store.has(VERSION)
+        (row,) = provisioning.table(installed.folder, "versions")
+        assert (row["state"], row["message"]) == ("damaged", f"{PRELOAD_LIBRARY} (content)")
+        assert installed.metrics.registry.get_sample_value("oneagent_csi_damaged_versions") == 1
+
+    def test_is_still_known_as_damaged_after_a_restart(
+        self, tmp_path: Path, installed: Provisioning, library: Path
+    ) -> None:
+        spoil(library)
+        check(installed)
+        Provisioning(tmp_path, Desk())
+        assert [row["state"] for row in provisioning.table(installed.folder, "versions")] == ["damaged"]
+
+    def test_takes_with_it_the_versions_that_have_the_same_file(self, installed: Provisioning, library: Path) -> None:
+        for version in (OTHER, Version("3")):
+            other = Path(installed.folder.agent(version), PRELOAD_LIBRARY)
+            other.parent.mkdir(parents=True)
+            (installed.folder.manifest(version)).write_bytes(installed.folder.manifest(VERSION).read_bytes())
+        os.link(library, Path(installed.folder.agent(OTHER), PRELOAD_LIBRARY))
+        Path(installed.folder.agent(Version("3")), PRELOAD_LIBRARY).write_bytes(library.read_bytes())
+        spoil(library)
+        check(installed)
+        assert installed.store.versions() == ["3"]
+        found = damages.of(installed.folder, OTHER)
+        assert found is not None
+        assert found.message == f"shared with {VERSION}: {PRELOAD_LIBRARY} (content)"
+
+    def test_waits_for_mounts_that_are_being_made(self, installed: Provisioning, library: Path) -> None:
+        spoil(library)
+        found: list[State | None] = []
+        checking = threading.Thread(target=lambda: found.append(check(installed)))
+        with installed.store.lease():
+            checking.start()
+            checking.join(0.3)
+            assert checking.is_alive()
+            assert installed.store.has(VERSION)
+        checking.join(5)
+        assert found == [State.DAMAGED]
+
+
+class TestAWholeVersion:
+    def test_is_due_again_a_period_after_its_last_check(self, installed: Provisioning) -> None:
+        checks, file = installed.provisioner.checks, installed.folder.manifest(VERSION)
+        assert checks.due() is None
+        os.utime(file, (0, time.time() - DAY - 1))
+        assert checks.due() == VERSION
+        assert check(installed) == State.WHOLE
+        assert checks.due() is None
+        assert abs(file.stat().st_mtime - time.time()) < 60
+
+    def test_stays_if_the_check_is_cut_short(self, installed: Provisioning, library: Path) -> None:
+        spoil(library)
+        stop = threading.Event()
+        stop.set()
+        assert installed.provisioner.checks.check(VERSION, stop) is None
+        assert installed.store.has(VERSION)
+
+    def test_that_is_collected_meanwhile_is_not_taken_for_damaged(self, installed: Provisioning) -> None:
+        installed.store.remove(VERSION)
+        assert check(installed) is None
+        assert damages.noted(installed.folder) == []
+
+    def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
+        installed.folder.manifest(VERSION).unlink()
+        assert installed.provisioner.checks.due() == VERSION
+        assert check(installed) == State.UNPROVEN
+        assert installed.provisioner.checks.due() is None
+        assert installed.store.has(VERSION)
+
+
+class TestANote:
+    def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
+        self, tmp_path: Path, installed: Provisioning
+    ) -> None:
+        damages.note(installed.folder, VERSION, Damage(time.time() + 1, "x"))
+        after = Provisioning(tmp_path, Desk())
+        assert damages.noted(after.folder) == []
+        assert after.provisioner.checks.due() == VERSION
+
+    def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
+        self, installed: Provisioning
+    ) -> None:
+        folder, record = installed.folder, volume()
+        os.makedirs(folder.volume(record.id).upper)
+        damages.note(folder, VERSION, Damage(time.time() + 1, "x"))
+        for volumes, stored, stays in (([], [], True), ([record], [VERSION], True), ([], [VERSION], False)):
+            damages.settle(folder, volumes, stored, {VERSION})
+            assert damages.noted(folder) == ([VERSION] if stays else [])
+
+    def test_says_nothing_of_a_volume_that_was_published_later(self, installed: Provisioning) -> None:
+        folder, record = installed.folder, volume()
+        damages.note(folder, VERSION, Damage(time.time() - 60, "x"))
+        os.makedirs(folder.volume(record.id).upper)
+        assert damages.under(folder, record.id, VERSION) == ""
+
+    @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
+    def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
+        installed.folder.damage(VERSION).write_bytes(content)
+        assert damages.of(installed.folder, VERSION) is None
+        assert damages.under(installed.folder, VolumeId("v"), VERSION) == ""
+
+
+def volume() -> VolumeRecord:
+    return VolumeRecord(VolumeId("v"), "app", "demo", "/t", "mounted", version=VERSION)

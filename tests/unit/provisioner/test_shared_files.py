@@ -1,0 +1,71 @@
+"""Versions in the store that share files: on the disk once, gone with the last of them, damaged together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import Version
+from oneagent.csi_driver import sizes
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
+
+VERSION = Version(packages.VERSION)
+COMMON = "any/liboneagentjava.so"
+
+
+@pytest.fixture(autouse=True)
+def both_versions(server: double.Tenant, desk: Desk, other_package: Path) -> None:
+    server.release(OTHER, other_package)
+    desk.put(manifest("a", server.api_url, version=VERSION))
+
+
+def file(p: Provisioning, version: Version) -> Path:
+    return Path(p.folder.agent(version), "agent/bin", version, COMMON)
+
+
+def install_both(p: Provisioning, desk: Desk, server: double.Tenant) -> None:
+    """One after the other: versions that are unpacked at the same time don't know of each other."""
+    p.until(lambda: p.ready(VERSION, "a"))
+    desk.put(manifest("b", server.api_url, version=OTHER))
+    p.until(lambda: p.ready(OTHER, "b"))
+
+
+def test_a_file_of_both_is_stored_and_counted_once(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+    with Provisioning(tmp_path, desk) as p:
+        install_both(p, desk, server)
+        assert file(p, VERSION).samefile(file(p, OTHER))
+        shared = p.metrics.registry.get_sample_value("oneagent_csi_shared_bytes_total") or 0
+        assert shared >= file(p, OTHER).stat().st_size
+        p.collect()
+        together = p.metrics.registry.get_sample_value("oneagent_csi_store_disk_bytes")
+        one_by_one = [sizes.on_disk(p.folder.agent(version)) for version in (VERSION, OTHER)]
+        assert together == sizes.on_disk(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
+        assert together is not None
+        assert together < sum(one_by_one)
+        assert damaged(p.folder) == []
+
+
+def test_the_version_that_stays_is_whole_without_the_other(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+    with Provisioning(tmp_path, desk) as p:
+        install_both(p, desk, server)
+        desk.remove("a")
+        p.until(lambda: p.collect() == [VERSION])
+        p.until(lambda: not p.collect() and not list(p.folder.trash.iterdir()))
+        assert file(p, OTHER).stat().st_nlink == 1
+        assert damaged(p.folder) == []
+
+
+def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+    with Provisioning(tmp_path, desk, "--check-every=50ms", "--check-rate=1Gi") as p:
+        install_both(p, desk, server)
+        whole = file(p, OTHER).read_bytes()
+        with file(p, OTHER).open("r+b") as opened:
+            opened.write(b"damage")
+        p.until(lambda: server.count("package") == 4)
+        p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
+        assert [file(p, version).read_bytes() == whole for version in (VERSION, OTHER)] == [True, True]
+        assert damaged(p.folder) == []
+        p.until(lambda: len([event for event in desk.events if event[2] == "DamagedAgentVersion"]) == 2)
