@@ -15,9 +15,10 @@ from oneagent.csi_driver.paths import DataFolder
 
 
 def say(folder: DataFolder, version: Version) -> None:
-    """A pod waits for this version."""
-    with contextlib.suppress(OSError):
-        os.close(os.open(folder.awaiting(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    """A pod waits for this version; for none if it is not known yet which."""
+    if version:
+        with contextlib.suppress(OSError):
+            os.close(os.open(folder.awaiting(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def versions(folder: DataFolder) -> set[Version]:

@@ -188,7 +188,7 @@ class Publisher:
         if remaining is not None:
             patience = min(patience, remaining - ANSWER_SECONDS)
         failures = _failures(record)
-        listening, said = False, Version("")
+        listening = False
         while True:
             turn = self.arrivals.turn
             wanted, version, reason = self._look(record, request)
@@ -216,9 +216,7 @@ class Publisher:
                 if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
                     call.cancelled = True
                 continue
-            if wanted is not None and wanted.version != said:
-                said = wanted.version
-                awaited.say(self._folder, said)
+            awaited.say(self._folder, wanted.version if wanted is not None else Version(""))
             self.arrivals.wait(turn, left)
         spent_out = attempts.exhausted(failures, limits, self._now())
         if spent_out:
