@@ -18,6 +18,7 @@ from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
 from oneagent.csi_driver.provisioner import checks, garbage, leftovers, uninstall
+from oneagent.csi_driver.provisioner.approvals import Approvals
 from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
@@ -184,6 +185,7 @@ def build(
         records,
         counted,
         registries=config.registries,
+        approved=Approvals(folder, store.versions()),
         collect_seconds=config.collect_seconds,
         step=step,
     )
