@@ -95,13 +95,13 @@ def bundle(signer: Signer, signed: bytes, kind: str = STATEMENT, **fields: Any) 
     return json.dumps(document).encode()
 
 
-def referring(*bundles: bytes) -> images.Image:
+def referring(*bundles: bytes, kind: str = BUNDLE) -> images.Image:
     """What lies at the tag `sha256-HEX` in a registry that keeps no lists of referrers: an index of bundles."""
     stored = [
         _stored([images.descriptor(data, BUNDLE)], [data], artifactType=BUNDLE, annotations={"n": str(number)})
         for number, data in enumerate(bundles)
     ]
-    listed = [{**images.descriptor(one.manifest, one.media_type), "artifactType": BUNDLE} for one in stored]
+    listed = [{**images.descriptor(one.manifest, one.media_type), "artifactType": kind} for one in stored]
     media_type = f"{images.OCI}.index.v1+json"
     document = {"schemaVersion": 2, "mediaType": media_type, "manifests": listed}
     return images.Image(json.dumps(document).encode(), media_type, {}, tuple(stored))

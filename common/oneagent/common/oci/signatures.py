@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 _MOST: Final = 32
 """Signatures of each kind that are looked at: who may write to a registry must not keep every node busy."""
 _SHOWN: Final = 300
+_MAYBE_BUNDLES: Final = (claims.BUNDLE, "application/vnd.oci.empty.v1+json", "")
+"""Types of referrers to look into. Where cosign writes the list itself, it puts the type of a bundle's empty
+configuration there, and that is what everything without a configuration has."""
 
 
 class _Layer(msgspec.Struct):
@@ -59,7 +62,8 @@ class _Referrers(msgspec.Struct):
     manifests: list[_Referrer] = []
 
 
-_Load = Callable[[], claims.Claim]
+_Load = Callable[[], claims.Claim | None]
+"""Fetches a claim; None if what is there was never meant to be one."""
 
 
 def find(image: references.Reference, access: images.Access, wanted: Sequence[PublicKey]) -> PublicKey:
@@ -83,7 +87,8 @@ def _signer(repository: repositories.Repository, image: references.Reference, wa
         try:
             for load in itertools.islice(kind(repository, image.digest), _MOST):
                 try:
-                    return _judged(load(), image.digest, wanted)
+                    if claim := load():
+                        return _judged(claim, image.digest, wanted)
                 except claims.Unfit as why:
                     whys.append(str(why))
                 except (httpfaults.Refused, httpfaults.Garbage) as error:
@@ -137,13 +142,13 @@ def _by_referrers(repository: repositories.Repository, digest: str) -> Iterator[
     if listed is None:
         return
     for referrer in answers.decoded(listed, _Referrers, f"referrers of {digest}").manifests:
-        if referrer.artifactType == claims.BUNDLE:
+        if referrer.artifactType in _MAYBE_BUNDLES:
             yield partial(_bundle, repository, referrer.digest)
 
 
-def _bundle(repository: repositories.Repository, digest: str) -> claims.Claim:
+def _bundle(repository: repositories.Repository, digest: str) -> claims.Claim | None:
     stored = answers.decoded(repository.manifest(digest), _Stored, digest)
     for layer in stored.layers:
         if layer.mediaType == claims.BUNDLE:
             return claims.bundle(repository.config(layer.descriptor))
-    raise claims.Unfit("has no bundle in it")
+    return None
