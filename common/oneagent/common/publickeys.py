@@ -12,6 +12,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,21 @@ class PublicKey:
 def is_pem(text: str) -> bool:
     """Whether a text is meant to be PEM, be it right or not."""
     return "-----" in text
+
+
+def wanted(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[PublicKey, ...]:
+    """The keys of a setting that is PEM, or the name of a Secret with this content and the keys in an entry of it."""
+    if not value or is_pem(value):
+        return parse(value) if value else ()
+    where = f"the secret {value}"
+    if secret is None:
+        raise NotPublicKeys(f"{where}: is not there: it has to have the public keys of images as {entry}")
+    if not secret.get(entry):
+        raise NotPublicKeys(f"{where}: has no key {entry}: put the public keys of images there")
+    try:
+        return parse(secret[entry])
+    except NotPublicKeys as error:
+        raise NotPublicKeys(f"{where}: {entry} {error}") from error
 
 
 def parse(text: str) -> tuple[PublicKey, ...]:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common import httpclient, packages, publickeys, references
+from oneagent.common import httpclient, httpfaults, packages, publickeys, references
 from oneagent.common.oci import claims, images, keys, registries, signatures
 from oneagent.common.publickeys import PublicKey
 from tests.fakes import signing
@@ -114,7 +114,7 @@ class TestCosign:
         given = case("p256-beside")
         (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
         given["answers"] = {tag: body, tag.removesuffix(".sig"): body}
-        with pytest.raises((packages.Unsigned, signatures.httpfaults.Garbage)):
+        with pytest.raises((packages.Unsigned, httpfaults.Garbage)):
             shelf.find(given)
 
 
@@ -147,7 +147,7 @@ class TestAChangedByte:
             return
         key = publickeys.parse(case(name)["key"])
         if keys.signer(key, after.message, after.signature):
-            assert (after.message, after.read()) == (before.message, {case(name)["digest"]})
+            assert (after.message, after.read()) == (before.message, frozenset((case(name)["digest"],)))
 
 
 def changed(body: bytes, data: st.DataObject) -> bytes:

@@ -6,6 +6,7 @@ thread and not into the loop.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -88,7 +89,7 @@ def resolved(
     """
     facts = dataclasses.replace(facts, refused="")
     try:
-        wanted = keys(kube, source) if kube.image_key else ()
+        wanted = keys(kube, source)
         facts = dataclasses.replace(facts, keys=frozenset(key.fingerprint for key in wanted))
         if image.digest and approved.good(version_of(image.digest), facts.keys or ()):
             return dataclasses.replace(facts, digest=image.digest)
@@ -99,33 +100,35 @@ def resolved(
         if wanted and not approved.good(version_of(digest), facts.keys or ()):
             approved.ask(version_of(digest), image.at(digest), access, wanted)
         return dataclasses.replace(facts, digest=digest)
-    except (httpfaults.HttpFault, httpclient.InvalidSettings, packages.Unsigned, sources.SourceError) as error:
+    except _KNOWN as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
-        if isinstance(error, NoKeys):
+        if isinstance(error, publickeys.NotPublicKeys):
             facts = dataclasses.replace(facts, keys=frozenset())
         later = max(facts.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0)
         refused = str(error) if kube.image_key else ""
         return dataclasses.replace(facts, problem=str(error), refused=refused, retry_after=later or None)
 
 
-class NoKeys(httpclient.InvalidSettings):
-    """The DynaKube wants signed images and names no keys that could have signed them."""
-
-
 def keys(kube: dynakube.DynaKube, source: sources.Source) -> tuple[publickeys.PublicKey, ...]:
-    """The keys that a DynaKube's image may be signed with; `NoKeys`, or `SourceError` if that can't be told now."""
-    if publickeys.is_pem(kube.image_key):
-        return publickeys.parse(kube.image_key)
-    where = f"the secret {kube.image_key}"
-    try:
-        text = source.secret(kube.image_key).get(dynakube.IMAGE_KEY_ENTRY, "")
-        if not text:
-            raise NoKeys(f"{where}: has no key {dynakube.IMAGE_KEY_ENTRY}: put the public keys of images there")
-        return publickeys.parse(text)
-    except sources.NotFoundError as error:
-        raise NoKeys(f"{error}: it has to have the public keys of images") from error
-    except publickeys.NotPublicKeys as error:
-        raise NoKeys(f"{where}: {dynakube.IMAGE_KEY_ENTRY} {error}") from error
+    """The keys that a DynaKube's image may be signed with; none if it need not be.
+
+    `NotPublicKeys` if there are none that could have signed it, `SourceError` if that can't be told now.
+    """
+    content = None
+    if kube.image_key and not publickeys.is_pem(kube.image_key):
+        with contextlib.suppress(sources.NotFoundError):
+            content = source.secret(kube.image_key)
+    return publickeys.wanted(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
+
+
+_KNOWN = (
+    httpfaults.HttpFault,
+    httpclient.InvalidSettings,
+    packages.Unsigned,
+    publickeys.NotPublicKeys,
+    sources.SourceError,
+)
+"""Why an image can't be followed: each says what to do about it."""
 
 
 def version_of(digest: str) -> Version:
