@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.common import httpclient, httpfaults, packages, publickeys, references
@@ -132,6 +132,7 @@ def mark(name: str) -> str:
 class TestAChangedByte:
     @pytest.mark.parametrize("name", ["p256-beside", "p384-beside", "rsa-beside"])
     @given(data=st.data())
+    @settings(deadline=None, max_examples=50)
     def test_of_a_payload_is_seen(self, name: str, data: st.DataObject) -> None:
         payload, key = changed(blob(name), data), publickeys.parse(case(name)["key"])
         claim = claims.simple(payload, mark(name))
@@ -139,6 +140,7 @@ class TestAChangedByte:
 
     @pytest.mark.parametrize("name", ["p384-bundle", "rsa-bundle"])
     @given(data=st.data())
+    @settings(deadline=None, max_examples=50)
     def test_of_a_bundle_is_seen_or_is_of_no_importance(self, name: str, data: st.DataObject) -> None:
         before = claims.bundle(blob(name))
         try:
@@ -206,6 +208,7 @@ class TestAKey:
         assert "c2VjcmV0" not in str(caught.value)
 
     @given(st.text())
+    @settings(deadline=None)
     def test_is_read_or_refused_whatever_is_given(self, text: str) -> None:
         try:
             assert publickeys.parse(text)

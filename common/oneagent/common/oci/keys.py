@@ -20,9 +20,10 @@ from oneagent.common import httpclient
 from oneagent.common.publickeys import PublicKey
 
 _SHORTEST_RSA: Final = 2048
+# By the names of SEC 2, which the library has for P-256 and P-384.
 _CURVES: Final[dict[str, tuple[hashes.HashAlgorithm, ...]]] = {
-    ec.SECP256R1.name: (hashes.SHA256(),),
-    ec.SECP384R1.name: (hashes.SHA256(), hashes.SHA384()),
+    "secp256r1": (hashes.SHA256(),),
+    "secp384r1": (hashes.SHA256(), hashes.SHA384()),
 }
 _Usable = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
