@@ -352,3 +352,39 @@ def test_whatever_a_field_holds_the_result_is_safe_or_a_dynakube_error(
     assert found.poll_seconds >= 0
     for text in (found.network_zone, found.host_group, found.no_proxy, found.proxy, *found.technologies):
         assert text.isprintable()
+
+
+class TestTheKeyOfImages:
+    FLAG = "feature.dynatrace.com/code-modules-image-key"
+    PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
+
+    def obj(self, value: Any, flag: str = FLAG) -> dict[str, Any]:
+        obj = manifest()
+        obj["metadata"]["annotations"] = {flag: value}
+        return obj
+
+    @pytest.mark.parametrize("value", [PEM, f"{PEM}\n{PEM}", "image-keys"])
+    @pytest.mark.parametrize("flag", [FLAG, "alpha.operator.dynatrace.com/feature-code-modules-image-key"])
+    def test_is_pem_or_the_name_of_a_secret(self, value: str, flag: str) -> None:
+        assert dynakube.from_manifest(self.obj(f"{value}\n", flag)).image_key == value
+
+    def test_is_asked_for_only_where_it_is_given(self) -> None:
+        assert dynakube.from_manifest(manifest()).image_key == ""
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [
+            ("", "has to be public keys in PEM form, or the name of a Secret whose entry cosign.pub has them"),
+            (None, "has to be public keys in PEM form"),
+            ("Image Keys", "has to be public keys in PEM form"),
+            ("../keys", "has to be public keys in PEM form"),
+            (f"{PEM} and more", "is not a list of public keys in PEM form"),
+            ("-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0\n-----END EC PRIVATE KEY-----", "has a private key in it"),
+        ],
+    )
+    def test_never_passes_for_none_if_it_is_wrong(self, value: Any, said: str) -> None:
+        with pytest.raises(dynakube.DynaKubeError) as caught:
+            dynakube.from_manifest(self.obj(value))
+        assert said in str(caught.value)
+        assert f"metadata.annotations[{self.FLAG}]" in str(caught.value)
+        assert "c2VjcmV0" not in str(caught.value)

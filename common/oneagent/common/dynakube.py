@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from oneagent.common import durations, manifests, names, references
+from oneagent.common import durations, manifests, names, publickeys, references
 
 Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
 
@@ -44,6 +44,11 @@ _APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 _FILE: Final = "file:"
+
+IMAGE_KEY: Final = "code-modules-image-key"
+"""The flag that has images signed."""
+IMAGE_KEY_ENTRY: Final = "cosign.pub"
+"""Where the keys are in a Secret that it names."""
 
 DEFAULT_NAMESPACE: Final = "dynatrace"
 DEFAULT_MOUNT_ATTEMPTS: Final = 10
@@ -81,6 +86,9 @@ class DynaKube:
     """The image that the operator decided (`status.codeModules.imageID`)."""
     pull_secret: str
     """Name of the secret with the credentials for the image's registry."""
+    image_key: str
+    """The public keys that the image has to be signed with, in PEM form, or the name of the secret that has them; empty
+    if it need not be signed."""
     technologies: tuple[str, ...]
     network_zone: str
     host_group: str
@@ -152,6 +160,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         package=package,
         image_id=manifests.text(obj, "status.codeModules.imageID"),
         pull_secret=manifests.dns_name(obj, "spec.customPullSecret", hidden=True),
+        image_key=_image_key(obj),
         technologies=_technologies(obj),
         network_zone=manifests.text(obj, "spec.networkZone"),
         host_group=manifests.text(obj, "spec.oneAgent.hostGroup") or _host_group_argument(obj, own),
@@ -280,6 +289,31 @@ def _package(obj: Mapping[str, object], field: str) -> str:
             remedy = f"must be file:///absolute/path/to/archive.zip or an image, registry/path:tag ({error.why})"
             raise DynaKubeError(field, text, remedy) from error
     return text
+
+
+def _image_key(obj: Mapping[str, object]) -> str:
+    """A wrong one must never pass for none: then anything would be installed."""
+    keys = [prefix + IMAGE_KEY for prefix in (names.FEATURE_PREFIX, _OLD_FEATURE_PREFIX)]
+    annotations = manifests.at(obj, "metadata.annotations")
+    for key in keys:
+        if isinstance(annotations, Mapping) and key in annotations:
+            text = manifests.lines(obj, key)
+            if why := image_key_fault(text):
+                raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
+            return text
+    return ""
+
+
+def image_key_fault(text: str) -> str:
+    """Why this cannot be the keys of images; empty if it can. Shows nothing of it, as it could be a private key."""
+    if not publickeys.is_pem(text):
+        remedy = f"has to be public keys in PEM form, or the name of a Secret whose entry {IMAGE_KEY_ENTRY} has them"
+        return "" if manifests.is_dns_name(text) else remedy
+    try:
+        publickeys.parse(text)
+    except publickeys.NotPublicKeys as error:
+        return str(error)
+    return ""
 
 
 def _reference(text: str) -> references.Reference | None:

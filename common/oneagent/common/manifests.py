@@ -86,9 +86,14 @@ def flag(obj: object, path: str) -> bool | None:
 
 
 def annotation(obj: object, key: str) -> str:
+    return printable(f"metadata.annotations[{key}]", lines(obj, key))
+
+
+def lines(obj: object, key: str) -> str:
+    """An annotation's text, which may have several lines."""
     annotations = at(obj, "metadata.annotations")
     value = annotations.get(key) if isinstance(annotations, Mapping) else None
-    return printable(f"metadata.annotations[{key}]", scalar(value).strip())
+    return scalar(value).strip()
 
 
 def scalar(value: object) -> str:

@@ -7,6 +7,7 @@
     damages/<version>.json   that it was not so, and when
     preloaded/<version>/     versions that were carried in, for the provisioner to put into the store
     pins/<version>           until when one of these stays though nobody wants it
+    signatures/<version>     fingerprints of the keys whose signatures of it were found good
     tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
     hosts/<dynakube>/        persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
@@ -83,6 +84,7 @@ class DataFolder:
         self.damages = root / "damages"
         self.preloaded = root / "preloaded"
         self.pins = root / "pins"
+        self.signatures = root / "signatures"
         self.tenants = root / "tenants"
         self.hosts = root / "hosts"
         self.volumes = root / "volumes"
@@ -105,6 +107,7 @@ class DataFolder:
             self.damages,
             self.preloaded,
             self.pins,
+            self.signatures,
             self.tenants,
             self.hosts,
             self.volumes,
@@ -130,6 +133,9 @@ class DataFolder:
 
     def pin(self, version: Version) -> Path:
         return self.pins / component(version, "agent version")
+
+    def signature(self, version: Version) -> Path:
+        return self.signatures / component(version, "agent version")
 
     def layer(self, tenant: TenantId, layer: LayerId) -> str:
         return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"

@@ -16,6 +16,8 @@ from typing import Final
 
 from oneagent.common import agentconf, dynakube, httpclient, httpfaults, logs, tenant
 from oneagent.common.names import TenantId, Version
+from oneagent.common.oci import registries
+from oneagent.operator import images
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ class Inputs:
     trusted_cas: str = field(default="", repr=False)
     missing: str = ""
     """Another object that the DynaKube names and that is not there."""
+    image: images.Secrets = field(default_factory=images.Secrets)
+    """What the image's registry is asked with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Facts:
     """None: the tenant does not tell, or was never asked."""
     refused: bool = False
     """The tenant refused the token itself."""
+    image: images.Followed = field(default_factory=images.Followed)
     problem: str = ""
     failures: int = 0
     retry_after: float | None = None
@@ -97,10 +102,11 @@ class Limit:
 def pause(facts: Facts, usual_seconds: float) -> float:
     """How long to wait after an answer before asking again."""
     usual_seconds = max(usual_seconds, _SHORTEST_PAUSE_SECONDS)
-    if not facts.problem:
+    if not facts.problem and not facts.image.problem:
         return usual_seconds
     backoff = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(facts.failures - 1, 10), usual_seconds)
-    return max(backoff, min(facts.retry_after or 0.0, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
+    later = max(facts.retry_after or 0.0, facts.image.retry_after or 0.0)
+    return max(backoff, min(later, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
 
 
 def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant.TenantAccess:
@@ -111,20 +117,43 @@ def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant.TenantAccess:
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
         network_zone=kube.network_zone,
-        http=httpclient.HttpSettings(
-            proxy=inputs.proxy or kube.proxy,
-            no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
-            trusted_cas=inputs.trusted_cas,
-            skip_cert_check=kube.skip_cert_check,
-        ),
+        http=travel(kube, inputs),
     )
 
 
-def ask(kube: dynakube.DynaKube, inputs: Inputs, before: Facts, limit: Limit, now: Callable[[], float]) -> Facts:
-    """Ask for everything; for a thread. Never raises for what a tenant may do."""
+def travel(kube: dynakube.DynaKube, inputs: Inputs) -> httpclient.HttpSettings:
+    """How requests for a DynaKube travel, to its tenant or to a registry."""
+    return httpclient.HttpSettings(
+        proxy=inputs.proxy or kube.proxy,
+        no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
+        trusted_cas=inputs.trusted_cas,
+        skip_cert_check=kube.skip_cert_check,
+    )
+
+
+def ask(
+    kube: dynakube.DynaKube,
+    inputs: Inputs,
+    before: Facts,
+    limit: Limit,
+    now: Callable[[], float],
+    rules: registries.Registries,
+) -> Facts:
+    """Ask for everything; for a thread. Never raises for what a tenant or a registry may do."""
+    facts = _ask_tenant(kube, inputs, before, limit, now)
+    tokens = inputs.tokens or {}
+    token = tokens.get("paasToken", "") or tokens.get("apiToken", "")
+    image = images.follow(kube, travel(kube, inputs), token, inputs.image, rules, before.image)
+    failed = facts.problem or image.problem
+    return replace(facts, image=image, failures=before.failures + 1 if failed else 0)
+
+
+def _ask_tenant(
+    kube: dynakube.DynaKube, inputs: Inputs, before: Facts, limit: Limit, now: Callable[[], float]
+) -> Facts:
     facts = replace(before, problem="", retry_after=None, refused=False, asked_at=now())
     if not kube.api_url:
-        return replace(facts, tenant=kube.tenant, failures=0)
+        return replace(facts, tenant=kube.tenant)
     try:
         if inputs.tokens is None:
             raise httpclient.InvalidSettings(
@@ -153,12 +182,11 @@ def ask(kube: dynakube.DynaKube, inputs: Inputs, before: Facts, limit: Limit, no
         return replace(
             facts,
             problem=str(error),
-            failures=before.failures + 1,
             refused=isinstance(error, httpfaults.Refused) and error.status in (401, 403),
             retry_after=getattr(error, "retry_after", None),
         )
     except Exception as error:
         # Whatever somebody's URL, certificates or proxy make of the libraries below: it is a problem of this tenant.
         log.exception("the tenant can't be asked", extra=logs.facts(dynakube=kube.name))
-        return replace(facts, problem=f"{type(error).__name__}: {error}", failures=before.failures + 1)
-    return replace(facts, failures=0)
+        return replace(facts, problem=f"{type(error).__name__}: {error}")
+    return facts

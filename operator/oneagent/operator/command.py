@@ -17,6 +17,8 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, logs, names
+from oneagent.common.oci import registries
+from oneagent.common.oci.registries import Registries
 from oneagent.operator import api, health, leader, serving, taints, watching
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.keeper import Metrics
@@ -40,6 +42,7 @@ class Config:
     package_budget_bytes: int
     service: str
     certificates: str
+    registries: Registries
     startup_taint: taints.Taint | None
     startup_patience_seconds: float
     metrics_address: str
@@ -71,6 +74,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         "who makes the webhook's certificates: self, cert-manager, or none to leave all of that alone",
         choices=("self", "cert-manager", "none"),
     )
+    registries.add_flags(add)
     add(
         "startup-taint",
         "",
@@ -104,6 +108,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         package_budget_bytes=given.package_budget,
         service=given.service,
         certificates=given.certificates,
+        registries=registries.of_flags(given),
         startup_taint=given.startup_taint,
         startup_patience_seconds=given.startup_patience,
         metrics_address=given.metrics_address,
@@ -126,6 +131,7 @@ async def run(config: Config) -> int:
         package_url=_package_url(config),
         operator_version=version,
         certificates=_certificates(config),
+        registries=config.registries,
         startup_taint=config.startup_taint,
         startup_patience_seconds=config.startup_patience_seconds,
     )

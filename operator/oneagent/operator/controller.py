@@ -7,11 +7,12 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import logs, manifests, mapping
 from oneagent.common.names import DynaKubeName
+from oneagent.common.oci.registries import Registries
 from oneagent.operator import api, asking, events
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.endpoints import Endpoints
@@ -43,6 +44,8 @@ class Settings:
     operator_version: str
     certificates: certificates_settings.Settings | None
     """Of the webhook; None if somebody else sees to them."""
+    registries: Registries = field(default_factory=Registries)
+    """Which hosts are asked for images."""
     startup_taint: Taint | None = None
     """Taken off nodes that have what DynaKubes want; None to leave nodes alone."""
     startup_patience_seconds: float = 600.0
@@ -178,6 +181,7 @@ class Controller:
             self._limit,
             self._threads,
             self._events.say,
+            self._settings.registries,
         )
 
     async def _work(self, name: DynaKubeName) -> None:

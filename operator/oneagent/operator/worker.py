@@ -16,9 +16,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from oneagent.common import dynakube, logs, manifests, mapping, names
+from oneagent.common import dynakube, logs, manifests, mapping, names, publickeys
 from oneagent.common.names import DynaKubeName
-from oneagent.operator import api, asking, conditions, verdicts
+from oneagent.common.oci.registries import Registries
+from oneagent.operator import api, asking, conditions, images, verdicts
 from oneagent.operator.observed import Observed
 from oneagent.operator.verdicts import Verdict
 
@@ -103,9 +104,11 @@ class Worker:
         limit: asking.Limit,
         threads: Executor,
         say: Say,
+        registries: Registries,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
+        self._registries = registries
         self._resource, self._namespace, self._api, self._observed = resource, namespace, server, observed
         self._concerns, self._limit, self._say, self._clock = concerns, limit, say, clock
         self._threads = threads
@@ -280,7 +283,7 @@ class Worker:
             # To another question "nothing has changed since" would be no answer.
             self._facts = replace(self._facts, revision=0)
         self._asked_with = asked_with
-        question = (kube, inputs, self._facts, self._limit, self._clock)
+        question = (kube, inputs, self._facts, self._limit, self._clock, self._registries)
         self._asking = asyncio.get_running_loop().run_in_executor(self._threads, asking.ask, *question)
         self._asking.add_done_callback(lambda _: self.wake())
         return None
@@ -335,6 +338,7 @@ def asking_settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
     return (
         *(kube.api_url, kube.tokens_secret, kube.network_zone, kube.proxy, kube.proxy_secret, kube.no_proxy),
         *(kube.trusted_cas, kube.skip_cert_check, kube.host_group),
+        *(kube.package, kube.pull_secret, kube.image_key),
     )
 
 
@@ -356,7 +360,14 @@ async def read_inputs(
         certificates = (found or {}).get("certs", "")
         if not certificates:
             missing = f"the ConfigMap {kube.trusted_cas} with the key certs is not there"
-    return asking.Inputs(tokens, proxy, certificates, missing), frozenset(used)
+    image = images.Secrets()
+    if kube.image is not None:
+        named = (kube.pull_secret, "" if publickeys.is_pem(kube.image_key) else kube.image_key)
+        used |= {("Secret", name) for name in named if name}
+        image = images.Secrets(
+            *[await _content(server, namespace, api.SECRETS, name) if name else None for name in named]
+        )
+    return asking.Inputs(tokens, proxy, certificates, missing, image), frozenset(used)
 
 
 async def _content(server: api.Api, namespace: str, resource: api.Resource, name: str) -> Mapping[str, str] | None:

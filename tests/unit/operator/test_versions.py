@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from oneagent.common import dynakube
+from oneagent.common import dynakube, references
 from oneagent.common.api import conversion, fields
 from oneagent.common.names import Version
-from oneagent.operator import api, asking
+from oneagent.operator import api, asking, images, verdicts
 from oneagent.operator.concerns import versions
 from oneagent.operator.observed import Observed
 from oneagent.operator.worker import Round
@@ -65,3 +65,56 @@ def test_without_automatic_update_the_first_version_is_still_the_tenants_latest(
 
 def test_without_automatic_update_a_pinned_version_moves() -> None:
     assert decided(in_version("v1beta5", auto_update=False, version=NEW), chosen=OLD) == NEW
+
+
+NAME = "registry.example/agent:1"
+ONE, TWO = (f"{NAME}@sha256:{digit * 64}" for digit in "12")
+ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
+
+
+class TestAnImage:
+    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> verdicts.Verdict:
+        manifest: dict[str, Any] = {
+            "apiVersion": f"dynatrace.com/{fields.NEWEST}",
+            "kind": "DynaKube",
+            "metadata": {"name": "one", "namespace": "dynatrace"},
+            "spec": {
+                "apiUrl": "https://abc12345.live.dynatrace.com/api",
+                "oneAgent": {"applicationMonitoring": {"codeModulesImage": name}},
+            },
+            "status": {"codeModules": {"imageID": decided, "source": versions.IMAGE}} if decided else {},
+        }
+        kube = dynakube.from_manifest(manifest)
+        facts = asking.Facts(latest=Version(NEW), image=found)
+        round = Round(manifest, kube, "dynatrace", cast("api.Api", None), Observed(), facts, 0.0, {})
+        said = asyncio.run(versions.CodeModules().reconcile(round))
+        assert said is not None
+        return said
+
+    def followed(self, text: str = "", problem: str = "", name: str = NAME) -> images.Followed:
+        return images.Followed(name, references.parse(text) if text else None, problem=problem)
+
+    def test_is_decided_by_its_digest(self) -> None:
+        said = self.verdict(self.followed(ONE), decided=TWO)
+        assert said.status == "True"
+        assert (said.fields["codeModules"]["imageID"], said.fields["codeModules"]["version"]) == (ONE, None)
+
+    def test_stays_and_says_why_if_the_newest_cannot_be_followed(self) -> None:
+        said = self.verdict(self.followed(ONE, "it is not signed"))
+        assert (said.status, said.reason) == ("False", versions.NOT_FOLLOWED)
+        assert said.message == f"{ONE} stays: it is not signed"
+        assert said.fields["codeModules"]["imageID"] == ONE
+
+    def test_stays_what_an_earlier_operator_has_decided_while_nothing_can_be_told(self) -> None:
+        said = self.verdict(self.followed(problem="cannot connect"), decided=TWO)
+        assert said.fields["codeModules"]["imageID"] == TWO
+
+    def test_is_left_to_nodes_if_nothing_was_decided_for_this_name(self) -> None:
+        said = self.verdict(self.followed(problem="cannot connect"), decided=ELSEWHERE)
+        assert said.status == "False"
+        assert said.fields["codeModules"]["imageID"] is None
+        assert said.message == "nodes that reach the registry decide for themselves: cannot connect"
+
+    def test_is_waited_for_while_the_registry_was_not_asked_about_this_name(self) -> None:
+        said = self.verdict(self.followed(ONE, name="registry.example/agent:0"), decided=TWO)
+        assert (said.status, dict(said.fields)) == ("Unknown", {})

@@ -51,6 +51,7 @@ _NOT_HANDLED: Final = (
 
 _ALL: Final = (
     Feature("automatic-injection", "switch", "true"),
+    Feature("code-modules-image-key", "text"),
     Feature("ignored-namespaces", "list", '["^<own>$", "^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*"]'),
     Feature("init-container-seccomp-profile", "switch", "false"),
     Feature("injection-failure-policy", "text", "silent"),

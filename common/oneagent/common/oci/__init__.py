@@ -10,6 +10,9 @@ HTTP if somebody wants that, and every manifest and layer is hashed before it is
     repositories    one host's manifests and layers
     manifests       what a manifest says; which of an index is for this machine
     images          an image from the first host that has it
+    signatures      whether an image is signed, and with which key
+    claims          what a signature says that it is of
+    keys            the cryptography of it, which only who asks for signatures needs in memory
 
 Errors are those of `httpfaults` where a host is the reason, of `packages` where the image is, and
 `httpclient.InvalidSettings` where our own settings are.

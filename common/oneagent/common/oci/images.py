@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -42,6 +42,16 @@ class Layer:
         return self.digest.removeprefix("sha256:")
 
 
+@contextlib.contextmanager
+def hosts(reference: references.Reference, access: Access) -> Iterator[list[repositories.Repository]]:
+    """The repository of an image on each host that may have it, its own registry last.
+
+    `InvalidSettings` if it may not be fetched.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(reference)]
+
+
 class Image:
     """An image as registries have it. For one thread at a time; close it after use.
 
@@ -51,9 +61,7 @@ class Image:
     def __init__(self, reference: references.Reference, access: Access) -> None:
         self._reference = reference
         with contextlib.ExitStack() as stack:
-            self._repositories = [
-                stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(reference)
-            ]
+            self._repositories = stack.enter_context(hosts(reference, access))
             self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:

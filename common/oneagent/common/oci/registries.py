@@ -6,12 +6,13 @@ hosts that are listed for it and for no others. With an allow-list, no image of 
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import httpclient, references
+from oneagent.common import flags, httpclient, references
 
 ANY: Final = "*"
 """Stands for all registries that have no mirrors of their own."""
@@ -62,6 +63,28 @@ def _covers(entry: str, name: str) -> bool:
     registry, _, path = entry.partition("/")
     host, _, rest = name.partition("/")
     return fnmatch.fnmatchcase(host, registry) and (not path or rest == path or rest.startswith(f"{path}/"))
+
+
+def add_flags(add: flags.Add) -> None:
+    """The flags by which an administrator gives these rules to a command."""
+    hosts = flags.refusing(listed)
+    add(
+        "registry-mirrors",
+        "",
+        "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
+        parse=flags.refusing(mirrors),
+    )
+    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=hosts)
+    add(
+        "registry-allow",
+        "",
+        "registries, registry/path or *.example.com, that images may be of; any if empty",
+        parse=hosts,
+    )
+
+
+def of_flags(given: argparse.Namespace) -> Registries:
+    return Registries(given.registry_mirrors, frozenset(given.registry_plain_http), given.registry_allow)
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Whatever a host sends, its SHA-256 has to be the digest that was asked for; for 
 from __future__ import annotations
 
 import hashlib
+import urllib.parse
 from types import TracebackType
 from typing import Final, Self
 
@@ -58,6 +59,17 @@ class Repository:
         _check(body, digest, f"{self._endpoint.url}/manifests/{digest}")
         return body
 
+    def tagged(self, tag: str) -> bytes | None:
+        """What a tag stands for today; None if there is no such tag."""
+        response, body = self._ask("GET", f"manifests/{tag}", (200, 404))
+        return None if response.status_code == 404 else self._said(response, body)
+
+    def referrers(self, digest: str, kind: str) -> bytes | None:
+        """The list of what refers to a manifest and is of this kind; None from a host that keeps no such lists."""
+        path = f"referrers/{digest}?artifactType={urllib.parse.quote(kind, safe='')}"
+        response, body = self._ask("GET", path, (200, 404))
+        return None if response.status_code == 404 else body
+
     def config(self, wanted: manifests.Descriptor) -> bytes:
         """A small blob, whole."""
         _, body = self._ask("GET", f"blobs/{wanted.digest}", (200,))
@@ -76,10 +88,13 @@ class Repository:
         )
 
     def _manifest(self, reference: str) -> bytes:
-        response, body = self._ask("GET", f"manifests/{reference}", (200,))
+        return self._said(*self._ask("GET", f"manifests/{reference}", (200,)))
+
+    def _said(self, response: httpx.Response, body: bytes) -> bytes:
+        """The body, if its digest is the one that the host says."""
         said = response.headers.get(_DIGEST_HEADER, "")
         if references.DIGEST.fullmatch(said):
-            _check(body, said, f"{self._endpoint.url}/manifests/{reference}")
+            _check(body, said, str(response.url))
         return body
 
     def _ask(self, method: str, path: str, usual: tuple[int, ...]) -> tuple[httpx.Response, bytes]:

@@ -13,6 +13,7 @@ A package comes from the network and is unpacked by root, so it is refused as a 
     ├── OversizedPackage            more entries or bytes than the limits allow
     ├── UnsupportedPackage          encrypted, or compressed in a way that is not read here
     ├── NotAnAgent                  a sound package without an agent in it
+    ├── Unsigned                    an image without the signature that is asked for
     ├── UnpackFailed                the disk or the archive's file system refused; `errno` says why
     └── UnpackCancelled             the caller asked to stop
 """
@@ -60,6 +61,10 @@ class UnsupportedPackage(PackageError):
 
 class NotAnAgent(PackageError):
     """The preload library, or another thing that makes an agent, is missing."""
+
+
+class Unsigned(PackageError):
+    """The image has to be signed and is not, or not with a key that is asked for."""
 
 
 class UnpackFailed(PackageError):

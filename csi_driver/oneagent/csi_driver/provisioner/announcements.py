@@ -30,6 +30,7 @@ class Announcer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._notices: Future[None] | None = None
         self._told: dict[tuple[str, Version], str] = {}
+        self._refused: dict[str, str] = {}
 
     def pass_on_notices(self) -> None:
         """Say what the server has written since the last time, unless that is being done still."""
@@ -61,6 +62,14 @@ class Announcer:
             "started before have the damaged files until they are restarted"
         )
         self._thread.submit(self._source.event, kube, "Warning", "DamagedAgentVersion", text)
+
+    def refused(self, kube: dynakube.DynaKube, why: str) -> None:
+        """An Event on the DynaKube when its image is not used for want of a signature; none if `why` is empty."""
+        if self._refused.get(kube.name, "") == why:
+            return
+        self._refused[kube.name] = why
+        if why:
+            self._thread.submit(self._source.event, kube, "Warning", "RefusedAgentImage", why)
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -18,6 +18,7 @@ from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
 from oneagent.csi_driver.provisioner import checks, garbage, leftovers, uninstall
+from oneagent.csi_driver.provisioner.approvals import Approvals
 from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.installs import Installer
 from oneagent.csi_driver.provisioner.loop import Provisioner
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 MIRROR_TOKEN: Final = Path("/var/run/secrets/oneagent-packages/token")
 """Where a projected volume is expected: nothing else gets a token of this audience into a container."""
-
-_registries: Final = flags.refusing(registries.listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +94,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
     add("package-mirror-token", MIRROR_TOKEN, "file of the token to show there", parse=flags.absolute_path)
-    add(
-        "registry-mirrors",
-        "",
-        "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
-        parse=flags.refusing(registries.mirrors),
-    )
-    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=_registries)
-    add(
-        "registry-allow",
-        "",
-        "registries, registry/path or *.example.com, that images may be of; any if empty",
-        parse=_registries,
-    )
+    registries.add_flags(add)
     add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
     flags.add_logging(add)
     given = parser.parse_args(arguments)
@@ -131,11 +118,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         checks=checks.Pace(given.check_rate, given.check_every),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
-        registries=Registries(
-            mirrors=given.registry_mirrors,
-            plain_http=frozenset(given.registry_plain_http),
-            allowed=given.registry_allow,
-        ),
+        registries=registries.of_flags(given),
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -184,6 +167,7 @@ def build(
         records,
         counted,
         registries=config.registries,
+        approved=Approvals(folder, store.versions()),
         collect_seconds=config.collect_seconds,
         step=step,
     )

@@ -26,6 +26,7 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner import layers, origins
 from oneagent.csi_driver.provisioner.announcements import Announcer
+from oneagent.csi_driver.provisioner.approvals import Approvals
 from oneagent.csi_driver.provisioner.checks import Checks
 from oneagent.csi_driver.provisioner.fetches import Request
 from oneagent.csi_driver.provisioner.garbage import Collector
@@ -53,6 +54,7 @@ class Provisioner:
         metrics: ProvisionerMetrics,
         *,
         registries: Registries,
+        approved: Approvals,
         collect_seconds: float,
         now: Callable[[], float] = time.time,
         step: Callable[[str], None] = lambda _name: None,
@@ -63,13 +65,14 @@ class Provisioner:
         self._records = records
         self._metrics = metrics
         self._registries = registries
+        self._approved = approved
         self._collect_seconds = collect_seconds
         self._step = step
         self._wake = threading.Event()
         self.deciding = threading.RLock()
         """Held while it is decided what is wanted, and while it is decided what may go."""
         self._snapshot: sources.Snapshot | None = None
-        self._questions = Questions(source, registries, self.wake, now)
+        self._questions = Questions(source, registries, approved, self.wake, now)
         self._announcer = Announcer(source, records)
         self._archives = origins.Archives()
         self.installer: Installer
@@ -195,7 +198,7 @@ class Provisioner:
         if tree is None:
             return dataclasses.replace(row, condition=self._why_not(version, facts))
         try:
-            row = dataclasses.replace(row, layer=self._layer(kube, facts, row, tree))
+            row = dataclasses.replace(row, layer=self._layer(kube, facts, row, tree), condition=facts.refused)
         except OSError as error:
             if version in trees:
                 raise
@@ -215,6 +218,8 @@ class Provisioner:
 
         While that is not known, what it was.
         """
+        if kube.image is not None and kube.image_key:
+            return self._signed(facts, before)
         if kube.image is not None:
             if digest := kube.image.digest or facts.digest:
                 return origins.version_of(digest)
@@ -224,6 +229,14 @@ class Provisioner:
         if kube.package_file is not None:
             return self._archives.version(kube.package_file) or before.version
         return facts.latest or before.version or None
+
+    def _signed(self, facts: Facts, before: Wanted) -> Version | None:
+        """The image that was found to be signed; while there is no such, the one before if its signature is good."""
+        for version in (origins.version_of(facts.digest), before.version):
+            if facts.keys is not None and self._approved.good(version, facts.keys):
+                return version
+        # As long as nobody can tell which keys are wanted, nothing changes.
+        return before.version if facts.keys is None and self._store.has(before.version) else None
 
     def _why_not(self, version: Version, facts: Facts) -> str:
         record = self._records.versions.get(version)
@@ -299,6 +312,8 @@ class Provisioner:
         viewless = 0
         for kube in kubes:
             viewless += not kube.needs_app_views
+            facts = self._questions.facts(kube.name)
+            self._announcer.refused(kube, facts.refused if facts else "")
             record = versions.get(rows[kube.name].version)
             if record is not None:
                 ready += record.state == VersionState.READY and kube.needs_app_views

@@ -6,6 +6,7 @@ thread and not into the loop.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,14 +21,16 @@ from oneagent.common import (
     httpfaults,
     logs,
     packageendpoint,
+    packages,
     pagecache,
+    publickeys,
     references,
     tenant,
 )
 from oneagent.common.names import Version
 from oneagent.common.oci import credentials, images, registries
 from oneagent.csi_driver import sources
-from oneagent.csi_driver.provisioner import supplies, tenants
+from oneagent.csi_driver.provisioner import approvals, supplies, tenants
 from oneagent.csi_driver.provisioner.supplies import Supply
 from oneagent.csi_driver.provisioner.tenants import Facts
 
@@ -41,7 +44,7 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
     return (
         *(kube.api_url, kube.tokens_secret, kube.network_zone, kube.proxy, kube.proxy_secret, kube.no_proxy),
         *(kube.trusted_cas, kube.skip_cert_check, kube.host_group, kube.package, kube.tenant, kube.technologies),
-        kube.pull_secret,
+        *(kube.pull_secret, kube.image_key),
     )
 
 
@@ -78,15 +81,54 @@ def resolved(
     facts: Facts,
     source: sources.Source,
     rules: registries.Registries,
+    approved: approvals.Approvals,
 ) -> Facts:
-    """The facts with what the image's tag stands for now. Never raises for what a registry may do."""
+    """The facts with what the image's name stands for now, if it need not be signed or is.
+
+    Never raises for what a registry may do.
+    """
+    facts = dataclasses.replace(facts, refused="")
     try:
-        with images.Image(image, registry(kube, source, rules)) as found:
-            return dataclasses.replace(facts, digest=found.digest())
-    except (httpfaults.HttpFault, httpclient.InvalidSettings, sources.SourceError) as error:
-        log.warning("an image's tag can't be resolved", extra=logs.facts(dynakube=kube.name, reason=error))
+        wanted = keys(kube, source)
+        facts = dataclasses.replace(facts, keys=frozenset(key.fingerprint for key in wanted))
+        if image.digest and approved.good(version_of(image.digest), facts.keys or ()):
+            return dataclasses.replace(facts, digest=image.digest)
+        access = registry(kube, source, rules)
+        with images.Image(image, access) as found:
+            # Looked up once: the bytes that are verified are those that are fetched, wherever the tag moves to.
+            digest = found.digest()
+        if wanted and not approved.good(version_of(digest), facts.keys or ()):
+            approved.ask(version_of(digest), image.at(digest), access, wanted)
+        return dataclasses.replace(facts, digest=digest)
+    except _KNOWN as error:
+        log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
+        if isinstance(error, publickeys.NotPublicKeys):
+            facts = dataclasses.replace(facts, keys=frozenset())
         later = max(facts.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0)
-        return dataclasses.replace(facts, problem=str(error), retry_after=later or None)
+        refused = str(error) if kube.image_key else ""
+        return dataclasses.replace(facts, problem=str(error), refused=refused, retry_after=later or None)
+
+
+def keys(kube: dynakube.DynaKube, source: sources.Source) -> tuple[publickeys.PublicKey, ...]:
+    """The keys that a DynaKube's image may be signed with; none if it need not be.
+
+    `NotPublicKeys` if there are none that could have signed it, `SourceError` if that can't be told now.
+    """
+    content = None
+    if kube.image_key and not publickeys.is_pem(kube.image_key):
+        with contextlib.suppress(sources.NotFoundError):
+            content = source.secret(kube.image_key)
+    return publickeys.wanted(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
+
+
+_KNOWN = (
+    httpfaults.HttpFault,
+    httpclient.InvalidSettings,
+    packages.Unsigned,
+    publickeys.NotPublicKeys,
+    sources.SourceError,
+)
+"""Why an image can't be followed: each says what to do about it."""
 
 
 def version_of(digest: str) -> Version:

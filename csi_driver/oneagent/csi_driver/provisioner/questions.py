@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from oneagent.common import dynakube, pauses
@@ -19,6 +19,7 @@ from oneagent.common.names import DynaKubeName
 from oneagent.common.oci.registries import Registries
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.provisioner import origins, tenants
+from oneagent.csi_driver.provisioner.approvals import Approvals
 from oneagent.csi_driver.provisioner.tenants import Facts
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ class _Asking:
 
     facts: Facts | None = None
     about: tuple[object, ...] = ()
+    image: str = ""
+    """The digest that was asked about, if images have to be signed."""
     running: bool = False
     failures: int = 0
     next_at: float = 0.0
@@ -41,10 +44,16 @@ class Questions:
     """To be used under the caller's lock; `wake` is called without it whenever there is an answer."""
 
     def __init__(
-        self, source: sources.Source, registries: Registries, wake: Callable[[], None], now: Callable[[], float]
+        self,
+        source: sources.Source,
+        registries: Registries,
+        approved: Approvals,
+        wake: Callable[[], None],
+        now: Callable[[], float],
     ) -> None:
         self._source = source
         self._registries = registries
+        self._approved = approved
         self._wake = wake
         self._now = now
         self._asking: dict[DynaKubeName, _Asking] = {}
@@ -65,30 +74,51 @@ class Questions:
 
     def ask_if_due(self, kube: dynakube.DynaKube) -> None:
         asking = self._asking.setdefault(kube.name, _Asking())
-        about = origins.settings(kube)
-        if asking.running or (about == asking.about and time.monotonic() < asking.next_at):
+        about, image = origins.settings(kube), _digest(kube)
+        due = about != asking.about or time.monotonic() >= asking.next_at
+        if asking.running or not (due or image != asking.image):
             return
         if about != asking.about:
             asking.about, asking.failures = about, 0
             # Another tenant, or host group, numbers its revisions anew; till it answers the row stays as it is.
             asking.facts = None
+        asking.image = image
         asking.running = True
-        self._tasks.submit(self._ask, kube, asking)
+        self._tasks.submit(self._ask, kube, asking, due)
 
-    def _ask(self, kube: dynakube.DynaKube, asking: _Asking) -> None:
+    def _ask(self, kube: dynakube.DynaKube, asking: _Asking, due: bool) -> None:
         try:
-            facts = tenants.ask(kube, self._source, asking.facts, self._now)
-            if kube.image is not None and not kube.image.digest:
-                facts = origins.resolved(kube, kube.image, facts, self._source, self._registries)
-            asking.facts = facts
-            asking.failures = asking.failures + 1 if facts.problem else 0
-            pause = kube.poll_seconds
+            if due or asking.facts is None:
+                self._take(kube, asking, self._image(kube, tenants.ask(kube, self._source, asking.facts, self._now)))
+                return
+            # Another image alone is no reason to ask the tenant, on all nodes at once.
+            facts = self._image(kube, replace(asking.facts, problem="", retry_after=None))
             if facts.problem:
-                pause = min(pause, _FIRST_PAUSE * 2 ** min(asking.failures - 1, 16))
-            asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
+                self._take(kube, asking, facts)
+            else:
+                asking.facts = replace(facts, problem=asking.facts.problem, retry_after=asking.facts.retry_after)
         except Exception:
             log.exception("asking the tenant failed")
             asking.next_at = time.monotonic() + kube.poll_seconds
         finally:
             asking.running = False
             self._wake()
+
+    def _image(self, kube: dynakube.DynaKube, facts: Facts) -> Facts:
+        if kube.image is None or (kube.image.digest and not kube.image_key):
+            return facts
+        return origins.resolved(kube, kube.image, facts, self._source, self._registries, self._approved)
+
+    def _take(self, kube: dynakube.DynaKube, asking: _Asking, facts: Facts) -> None:
+        """Keep an answer, and when to ask again."""
+        asking.facts = facts
+        asking.failures = asking.failures + 1 if facts.problem else 0
+        pause = kube.poll_seconds
+        if facts.problem:
+            pause = min(pause, _FIRST_PAUSE * 2 ** min(asking.failures - 1, 16))
+        asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
+
+
+def _digest(kube: dynakube.DynaKube) -> str:
+    """Whose signature is to be asked for, if the DynaKube wants signed images and says which."""
+    return kube.image.digest if kube.image_key and kube.image is not None else ""

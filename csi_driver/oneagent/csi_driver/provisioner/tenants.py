@@ -27,7 +27,11 @@ class Facts:
     endpoints: tuple[str, ...] = ()
     latest: Version | None = None
     digest: str = ""
-    """Of the image that the DynaKube names by a tag."""
+    """Of the image that the DynaKube names by a tag; if it has to be signed, of the last one that was found to be."""
+    keys: frozenset[str] | None = None
+    """Fingerprints of the keys that the image has to be signed with; None until they could be read once."""
+    refused: str = ""
+    """Why the image that is named now is not followed."""
     revision: int = 0
     properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
     complete: bool = False

@@ -21,6 +21,7 @@ from oneagent.operator.worker import Round
 DECIDED: Final = "VersionDecided"
 OLDER_OFFERED: Final = "OlderVersionOffered"
 NOT_KNOWN: Final = "VersionNotKnown"
+NOT_FOLLOWED: Final = "ImageNotFollowed"
 
 PINNED: Final = "custom-version"
 IMAGE: Final = "custom-image"
@@ -52,6 +53,8 @@ class CodeModules:
         if round.kube.mode not in _INJECTING:
             return None
         known = round.section("codeModules")
+        if round.kube.image is not None:
+            return _of_image(round, known)
         choice = choose(round.kube.pinned_version or "", round.kube.package, known, round.facts)
         return _verdict(choice, known, round, "codeModules")
 
@@ -101,6 +104,22 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], facts: asking.Fact
     return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
 
 
+def _of_image(round: Round, known: Mapping[str, Any]) -> Verdict:
+    """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
+    kube, facts = round.kube, round.facts.image
+    if facts.named != kube.package:
+        return verdicts.waiting(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
+    # What an earlier operator has decided holds for the name that it was decided for.
+    image = facts.image or (kube.image if kube.image and kube.image.digest else None)
+    message = f"the image {image} decides the version"
+    choice = Choice(kube.pinned_version or "", str(image or ""), IMAGE, DECIDED, message)
+    section = _section(choice, known, round)
+    if facts.problem:
+        stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
+        return verdicts.wrong(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
+    return verdicts.fine(choice.reason, choice.message, codeModules=section)
+
+
 def _order(version: str) -> tuple[int, ...]:
     """What versions are compared by: all their numbers, the build's time among them."""
     return tuple(int(number) for number in re.findall(r"[0-9]+", version))
@@ -109,6 +128,10 @@ def _order(version: str) -> tuple[int, ...]:
 def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: str) -> Verdict:
     if not choice.known:
         return verdicts.waiting(choice.reason, choice.message)
+    return verdicts.fine(choice.reason, choice.message, **{section: _section(choice, known, round)})
+
+
+def _section(choice: Choice, known: Mapping[str, Any], round: Round) -> dict[str, str | None]:
     decided: dict[str, str | None] = {
         "version": choice.version or None,
         "imageID": choice.image or None,
@@ -118,4 +141,4 @@ def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: st
     same = all(known.get(key) == value for key, value in decided.items())
     # The time of the last look alone is no news: it would write every status at every poll.
     decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked
-    return verdicts.fine(choice.reason, choice.message, **{section: decided})
+    return decided

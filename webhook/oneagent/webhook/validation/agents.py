@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import dynakube, references
+from oneagent.common import dynakube, names, references
 from oneagent.common.api import features, fields, trees
 from oneagent.webhook import quantities
 from oneagent.webhook.validation.subject import Subject, quoted
@@ -139,6 +139,28 @@ def node_pull_without_image(seen: Subject) -> Iterator[str]:
                 f"{features.annotation(flag)} has nodes pull the agent's image, but {path} names none. Make sure that "
                 "it does, or leave the flag out."
             )
+
+
+def image_key_unusable(seen: Subject) -> Iterator[str]:
+    """Without its value, which may be a private key by mistake."""
+    place = f"{names.FEATURE_PREFIX}{dynakube.IMAGE_KEY}"
+    annotations = trees.section(seen.new, "metadata.annotations") or {}
+    if place in annotations and (why := dynakube.image_key_fault(seen.flag(dynakube.IMAGE_KEY))):
+        yield (
+            f"{features.annotation(dynakube.IMAGE_KEY)} (not shown) {why}. Make sure that it is right; leave it out "
+            "only if images need not be signed."
+        )
+
+
+def image_key_without_image(seen: Subject) -> Iterator[str]:
+    if not seen.flag(dynakube.IMAGE_KEY):
+        return
+    images = [value for _, value in seen.each("codeModulesImage", fields.INJECTING_MODES)]
+    if not any(not value.startswith("file:") for value in images):
+        yield (
+            f"{features.annotation(dynakube.IMAGE_KEY)} has images signed, but no codeModulesImage names one: packages "
+            "that do not come from an image are installed without a signature."
+        )
 
 
 def init_resources_impossible(seen: Subject) -> Iterator[str]:

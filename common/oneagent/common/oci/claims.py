@@ -1,0 +1,136 @@
+"""What somebody has signed of an image, in the two forms that cosign writes.
+
+    simple      "simple signing": a JSON payload with the image's digest, and the signature beside it
+    bundle      Sigstore's bundle 0.3: a statement of in-toto's in a DSSE envelope, with its signature
+
+The bytes that were signed are kept as they came and are read only after their signature was found right. Whatever
+else a bundle brings (certificates, time stamps, proofs of a log) is of no interest to who has the key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
+SIGNATURE: Final = "dev.cosignproject.cosign/signature"
+"""The annotation of a payload's descriptor that has the signature."""
+BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+_SIMPLE: Final = "cosign container image signature"
+_ENVELOPE: Final = "application/vnd.in-toto+json"
+_STATEMENT: Final = "https://in-toto.io/Statement/v1"
+_SIGNED: Final = "https://sigstore.dev/cosign/sign/v1"
+"""The predicate by which cosign says that an image is signed, and nothing more, as of its origin or its contents."""
+
+_T = TypeVar("_T")
+
+
+class Unfit(ValueError):
+    """Why it is no signature of an image; begins with a verb."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message and its signature. `read`, once the signature is right, tells the digests that are signed."""
+
+    message: bytes
+    signature: bytes
+    read: Callable[[], frozenset[str]]
+
+
+# The names are those of the documents.
+
+
+class _Image(msgspec.Struct):
+    digest: str = msgspec.field(name="docker-manifest-digest")
+
+
+class _Critical(msgspec.Struct):
+    image: _Image
+    type: str
+
+
+class _Payload(msgspec.Struct):
+    critical: _Critical
+
+
+class _Mark(msgspec.Struct):
+    sig: str
+
+
+class _Envelope(msgspec.Struct):
+    payload: str
+    payloadType: str
+    signatures: list[_Mark]
+
+
+class _Bundle(msgspec.Struct):
+    mediaType: str
+    dsseEnvelope: _Envelope | None = None
+
+
+class _Subject(msgspec.Struct):
+    digest: dict[str, str] = {}
+
+
+class _Statement(msgspec.Struct):
+    type: str = msgspec.field(name="_type")
+    predicateType: str
+    subject: list[_Subject]
+
+
+def simple(payload: bytes, signature: str) -> Claim:
+    """A payload, and the annotation of its descriptor."""
+
+    def read() -> frozenset[str]:
+        critical = _decoded(payload, _Payload, "payload").critical
+        if critical.type != _SIMPLE:
+            raise Unfit(f"is of the type {critical.type[:80]!r} and not {_SIMPLE!r}")
+        return frozenset((critical.image.digest,))
+
+    return Claim(payload, _unpacked(signature, "signature"), read)
+
+
+def bundle(body: bytes) -> Claim:
+    """A bundle as it is stored."""
+    found = _decoded(body, _Bundle, "bundle")
+    if found.mediaType != BUNDLE:
+        raise Unfit(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")
+    envelope = found.dsseEnvelope
+    if envelope is None:
+        raise Unfit("is a bundle without a statement")
+    if envelope.payloadType != _ENVELOPE:
+        raise Unfit(f"has a statement of the type {envelope.payloadType[:80]!r} and not {_ENVELOPE!r}")
+    if len(envelope.signatures) != 1:
+        raise Unfit(f"is a bundle with {len(envelope.signatures)} signatures: one is needed")
+    statement = _unpacked(envelope.payload, "statement")
+    # DSSE's "pre-authentication encoding": type and statement, each with its length before it.
+    message = b"DSSEv1 %d %s %d %s" % (len(_ENVELOPE), _ENVELOPE.encode(), len(statement), statement)
+    return Claim(message, _unpacked(envelope.signatures[0].sig, "signature"), lambda: _subjects(statement))
+
+
+def _subjects(body: bytes) -> frozenset[str]:
+    found = _decoded(body, _Statement, "statement")
+    if found.type != _STATEMENT or found.predicateType != _SIGNED:
+        raise Unfit(f"states {found.predicateType[:80]!r} and not {_SIGNED!r}")
+    return frozenset(f"sha256:{subject.digest['sha256']}" for subject in found.subject if "sha256" in subject.digest)
+
+
+def _decoded(body: bytes, wanted: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Unfit(f"has a {what} that is not as documented: {error}") from error
+
+
+def _unpacked(text: str, what: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Unfit(f"has a {what} that is not in base64") from error

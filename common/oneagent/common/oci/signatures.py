@@ -1,0 +1,154 @@
+"""Whether an image is signed by a key: cosign's signatures, in both ways in which registries keep them.
+
+    a tag       `sha256-HEX.sig` in the image's repository, whose layers are signed payloads
+    referrers   bundles of Sigstore's that refer to the image, listed by the registry or below the tag `sha256-HEX`
+
+What is signed is a digest: the one that the image's name stands for, so of an image for several machines that of
+its index, which names all others by theirs. One good signature is enough, whatever else is there.
+
+The name of the image that a payload has is not looked at, as cosign does not: an image keeps its signature where it
+is mirrored. Nobody is asked but the registry and its mirrors, so what a transparency log would say does not count;
+nor do certificates: the key is known.
+
+    packages.Unsigned       there is no such signature
+    HttpFault               the registry cannot tell
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from oneagent.common import httpfaults, logs, packages, references
+from oneagent.common.oci import answers, claims, images, keys, manifests, repositories
+from oneagent.common.publickeys import PublicKey
+
+log = logging.getLogger(__name__)
+
+_MOST: Final = 32
+"""Signatures of each kind that are looked at: who may write to a registry must not keep every node busy."""
+_SHOWN: Final = 300
+_MAYBE_BUNDLES: Final = (claims.BUNDLE, "application/vnd.oci.empty.v1+json", "")
+"""Types of referrers to look into. Where cosign writes the list itself, it puts the type of a bundle's empty
+configuration there, and that is what everything without a configuration has."""
+
+
+class _Layer(msgspec.Struct):
+    digest: str
+    size: int
+    mediaType: str = ""
+    annotations: dict[str, str] | None = None
+
+    @property
+    def descriptor(self) -> manifests.Descriptor:
+        return manifests.Descriptor(self.digest, self.size)
+
+
+class _Stored(msgspec.Struct):
+    layers: list[_Layer] = []
+
+
+class _Referrer(msgspec.Struct):
+    digest: str
+    artifactType: str = ""
+
+
+class _Referrers(msgspec.Struct):
+    manifests: list[_Referrer] = []
+
+
+_Load = Callable[[], claims.Claim | None]
+"""Fetches a claim; None if what is there was never meant to be one."""
+
+
+def find(image: references.Reference, access: images.Access, wanted: Sequence[PublicKey]) -> PublicKey:
+    """The key, of those that are wanted, that has signed an image. `image` has a digest."""
+    keys.check(wanted)
+    with images.hosts(image, access) as found:
+        *mirrors, own = found
+        for repository in mirrors:
+            try:
+                return _signer(repository, image, wanted)
+            except (httpfaults.HttpFault, packages.Unsigned) as error:
+                facts = logs.facts(image=image.name, mirror=repository.host, reason=error)
+                log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
+        return _signer(own, image, wanted)
+
+
+def _signer(repository: repositories.Repository, image: references.Reference, wanted: Sequence[PublicKey]) -> PublicKey:
+    fault: httpfaults.HttpFault | None = None
+    whys: list[str] = []
+    for kind in (_by_tag, _by_referrers):
+        try:
+            for load in itertools.islice(kind(repository, image.digest), _MOST):
+                try:
+                    if claim := load():
+                        return _judged(claim, image.digest, wanted)
+                except claims.Unfit as why:
+                    whys.append(str(why))
+                except (httpfaults.Refused, httpfaults.Garbage) as error:
+                    fault = error  # the next one may be there
+        except httpfaults.HttpFault as error:
+            fault = error
+    if fault is not None:
+        raise fault
+    raise packages.Unsigned(_why(image, whys))
+
+
+def _judged(claim: claims.Claim, digest: str, wanted: Sequence[PublicKey]) -> PublicKey:
+    key = keys.signer(wanted, claim.message, claim.signature)
+    if key is None:
+        raise claims.Unfit("is by none of the keys")
+    if digest not in (signed := claim.read()):
+        raise claims.Unfit(f"is of another image ({', '.join(sorted(signed))[:100]})")
+    return key
+
+
+def _why(image: references.Reference, whys: Sequence[str]) -> str:
+    what = f"{image.name}@{image.digest}"
+    if not whys:
+        return f"{what} is not signed: there is neither a tag {_tag(image.digest)}.sig nor a bundle that refers to it"
+    said = "; ".join(dict.fromkeys(whys))[:_SHOWN]
+    return f"{what} is not signed with a key that is asked for: what is there {said}"
+
+
+def _tag(digest: str) -> str:
+    return digest.replace(":", "-", 1)
+
+
+def _by_tag(repository: repositories.Repository, digest: str) -> Iterator[_Load]:
+    tag = f"{_tag(digest)}.sig"
+    if (body := repository.tagged(tag)) is None:
+        return
+    for layer in answers.decoded(body, _Stored, tag).layers:
+        signature = (layer.annotations or {}).get(claims.SIGNATURE, "")
+        if layer.mediaType == claims.PAYLOAD and signature:
+            yield partial(_simple, repository, layer, signature)
+
+
+def _simple(repository: repositories.Repository, layer: _Layer, signature: str) -> claims.Claim:
+    return claims.simple(repository.config(layer.descriptor), signature)
+
+
+def _by_referrers(repository: repositories.Repository, digest: str) -> Iterator[_Load]:
+    listed = repository.referrers(digest, claims.BUNDLE)
+    if listed is None:
+        listed = repository.tagged(_tag(digest))
+    if listed is None:
+        return
+    for referrer in answers.decoded(listed, _Referrers, f"referrers of {digest}").manifests:
+        if referrer.artifactType in _MAYBE_BUNDLES:
+            yield partial(_bundle, repository, referrer.digest)
+
+
+def _bundle(repository: repositories.Repository, digest: str) -> claims.Claim | None:
+    stored = answers.decoded(repository.manifest(digest), _Stored, digest)
+    for layer in stored.layers:
+        if layer.mediaType == claims.BUNDLE:
+            return claims.bundle(repository.config(layer.descriptor))
+    return None

@@ -1,0 +1,138 @@
+"""What the operator makes of the image that a DynaKube names, asked of Debian's registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from oneagent.common import dynakube, httpclient
+from oneagent.common.oci.registries import Registries
+from oneagent.operator import images
+from oneagent.operator.images import Followed, Secrets
+from tests.fakes import images as making
+from tests.fakes import provisioning, registry
+from tests.fakes.registry import Registry
+from tests.fakes.signing import beside, payload, signer, simple, tag
+
+pytestmark = pytest.mark.skipif(
+    bool(registry.missing(registry.PROGRAM)), reason=registry.missing(registry.PROGRAM) or "it is there"
+)
+
+PATH = "team/agent"
+OURS, THEIRS = signer(), signer()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Registry]:
+    with Registry(tmp_path / "registry") as found:
+        yield found
+
+
+def push(server: Registry, text: str, tag: str = "1") -> str:
+    return server.push(PATH, making.image(text.encode()), tag)
+
+
+def sign(server: Registry, digest: str) -> None:
+    server.push(PATH, beside(simple(OURS, payload(digest))), f"{tag(digest)}.sig")
+
+
+def follow(
+    server: Registry,
+    before: Followed | None = None,
+    *,
+    key: str = "",
+    name: str = ":1",
+    spec: Mapping[str, Any] | None = None,
+    secrets: Secrets | None = None,
+    authority: str = "",
+) -> Followed:
+    annotations = {"code-modules-image-key": key} if key else {}
+    kube = dynakube.from_manifest(
+        provisioning.manifest(
+            api_url="https://abc12345.live.dynatrace.com/api",
+            image=f"{server.host}/{PATH}{name}",
+            annotations=annotations,
+            **(spec or {}),
+        )
+    )
+    rules = Registries(plain_http=frozenset((server.host,) if server.url.startswith("http:") else ()))
+    http = httpclient.HttpSettings(trusted_cas=authority)
+    return images.follow(kube, http, "token", secrets or Secrets(), rules, before or Followed())
+
+
+def test_a_tag_is_followed_where_it_moves_to(plain: Registry) -> None:
+    first = push(plain, "first")
+    found = follow(plain)
+    assert (str(found.image), found.problem) == (f"{plain.host}/{PATH}:1@{first}", "")
+    second = push(plain, "second")
+    found = follow(plain, found)
+    assert str(found.image) == f"{plain.host}/{PATH}:1@{second}"
+
+
+def test_a_registry_that_is_away_changes_nothing(plain: Registry) -> None:
+    push(plain, "first")
+    found = follow(plain)
+    plain.__exit__(None, None, None)
+    later = follow(plain, found)
+    assert later.image == found.image
+    assert "cannot connect" in later.problem
+
+
+def test_another_name_is_another_image(plain: Registry) -> None:
+    push(plain, "first")
+    found = follow(plain, follow(plain), name=":2")
+    assert found.image is None
+    assert "manifests/2: answered 404" in found.problem
+
+
+class TestASignedImage:
+    def test_is_followed_and_its_signature_asked_for_once(self, plain: Registry) -> None:
+        digest = push(plain, "first")
+        sign(plain, digest)
+        found = follow(plain, key=OURS.pem)
+        again = follow(plain, found, key=OURS.pem)
+        assert found == again
+        assert found.image is not None and found.image.digest == digest
+        assert len([path for method, path, _ in plain.requests() if path.endswith(".sig") and method == "GET"]) == 1
+
+    def test_stays_when_the_tag_moves_to_one_that_is_not(self, plain: Registry) -> None:
+        first = push(plain, "first")
+        sign(plain, first)
+        found = follow(plain, key=OURS.pem)
+        second = push(plain, "second")
+        later = follow(plain, found, key=OURS.pem)
+        assert later.image == found.image
+        assert f"{second} is not signed" in later.problem
+        sign(plain, second)
+        assert follow(plain, later, key=OURS.pem).problem == ""
+
+    def test_is_judged_anew_by_another_key(self, plain: Registry) -> None:
+        sign(plain, push(plain, "first"))
+        keys = Secrets(keys={"cosign.pub": OURS.pem})
+        found = follow(plain, key="image-keys", secrets=keys)
+        assert found.problem == ""
+        keys = Secrets(keys={"cosign.pub": THEIRS.pem})
+        assert "by none of the keys" in follow(plain, found, key="image-keys", secrets=keys).problem
+
+    def test_needs_the_keys(self, plain: Registry) -> None:
+        sign(plain, push(plain, "first"))
+        assert "the secret image-keys: is not there" in follow(plain, key="image-keys").problem
+
+
+def test_a_pull_secret_is_shown_and_missed(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    pem = authority.cert_pem.bytes().decode()
+    with Registry(tmp_path / "locked", authority=authority, password=True) as locked:
+        digest = push(locked, "first")
+        spec = {"customPullSecret": "pull"}
+        found = follow(locked, authority=pem, spec=spec, secrets=Secrets(pull=registry.pull_secret(locked.host)))
+        assert found.image is not None and found.image.digest == digest
+        missed = follow(locked, found, authority=pem, spec=spec)
+        assert missed == dataclasses.replace(
+            found, problem="the secret pull: has no key .dockerconfigjson: a pull secret is needed"
+        )

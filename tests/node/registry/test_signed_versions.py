@@ -1,0 +1,256 @@
+"""DynaKubes that want their image signed: what is installed, what is not, and what is told of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneagent.common.names import Version
+from tests.fakes import images, provisioning, registry
+from tests.fakes import packages as agents
+from tests.fakes import tenant as double
+from tests.fakes.images import Entry
+from tests.fakes.provisioning import Desk, Provisioning
+from tests.fakes.registry import Registry
+from tests.fakes.signing import Signer, beside, payload, signer, simple, tag
+
+pytestmark = pytest.mark.skipif(
+    bool(registry.missing(registry.PROGRAM)), reason=registry.missing(registry.PROGRAM) or "it is there"
+)
+
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+PATH = "team/agent"
+OURS, THEIRS = signer(), signer()
+
+
+@pytest.fixture
+def server() -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        yield server
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Registry]:
+    with Registry(tmp_path / "registry") as found:
+        yield found
+
+
+@pytest.fixture
+def kube(server: double.Tenant, plain: Registry) -> Callable[..., dict[str, Any]]:
+    """Makes a DynaKube, by default for the tag 1 and with our key."""
+
+    def make(key: str = OURS.pem, name: str = "demo", image: str = ":1", decided: str = "") -> dict[str, Any]:
+        annotations = {"poll-interval": "100ms", **({"code-modules-image-key": key} if key else {})}
+        found = provisioning.manifest(
+            name, server.api_url, image=f"{plain.host}/{PATH}{image}", annotations=annotations
+        )
+        if decided:
+            found["status"] = {"codeModules": {"imageID": f"{plain.host}/{PATH}{image}@{decided}"}}
+        return found
+
+    return make
+
+
+def version(digest: str) -> Version:
+    return Version(digest.replace(":", "-"))
+
+
+def push(plain: Registry, text: str, *signers: Signer) -> str:
+    """An image with an agent, signed by these; its digest."""
+    layer = images.tar(*images.agent(), Entry(f"{agents.NESTED}note", text.encode()))
+    digest = plain.push(PATH, images.image(layer, architecture=HERE))
+    sign(plain, digest, *signers)
+    return digest
+
+
+def sign(plain: Registry, digest: str, *signers: Signer) -> None:
+    if signers:
+        payloads = [simple(one, payload(digest)) for one in signers]
+        plain.push(PATH, beside(*payloads), f"{tag(digest)}.sig")
+
+
+def at_work(tmp_path: Path, desk: Desk, plain: Registry) -> Provisioning:
+    return Provisioning(tmp_path / "data", desk, f"--registry-plain-http={plain.host}")
+
+
+Kube = Callable[..., dict[str, Any]]
+
+
+class TestASignedImage:
+    @pytest.mark.parametrize("by", ["tag", "digest"])
+    def test_is_installed(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, by: str) -> None:
+        digest = push(plain, "one", OURS)
+        desk.put(kube(image=":1" if by == "tag" else f"@{digest}"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+
+    def test_is_installed_by_a_key_in_a_secret_with_several(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem + OURS.pem}
+        digest = push(plain, "one", OURS)
+        desk.put(kube("image-keys"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+
+    def test_is_asked_for_its_signature_once(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube) -> None:
+        digest = push(plain, "one", OURS)
+        desk.put(kube())
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            asked = len(resolved(plain))
+            p.until(lambda: len(resolved(plain)) > asked + 2)
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            asked = len(resolved(plain))
+            p.until(lambda: len(resolved(plain)) > asked + 2)
+        assert len([path for _, path, _ in plain.requests() if path.endswith(".sig")]) == 2  # the push is one of them
+
+    def test_stays_while_its_registry_and_the_api_server_are_away(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        digest = push(plain, "one", OURS)
+        desk.put(kube("image-keys"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        plain.__exit__(None, None, None)
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: "cannot connect" in p.condition(), what=p.condition)
+            assert served(p) == version(digest)
+        desk.away = True
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: "the API server cannot be reached" in p.condition(), what=p.condition)
+            assert served(p) == version(digest)
+
+
+class TestAnImageThatIsNotSigned:
+    def test_is_not_installed_until_it_is(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube) -> None:
+        digest = push(plain, "one")
+        desk.put(kube())
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: f"{digest} is not signed: " in p.condition(), what=p.condition)
+            assert (p.store.versions(), list(p.folder.tmp.iterdir()), served(p)) == ([], [], "")
+            p.until(lambda: desk.events)
+            assert desk.events[0][:3] == ("demo", "Warning", "RefusedAgentImage")
+            assert desk.events[0][3] == p.condition()
+            assert not [path for _, path, _ in plain.requests() if "/blobs/sha256" in path and "GET" in path]
+            sign(plain, digest, OURS)
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+
+    def test_with_the_right_key_is_not_installed_until_the_key_is_right(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        digest = push(plain, "one", THEIRS)
+        desk.put(kube())
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+            desk.put(kube(THEIRS.pem))
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+
+    def test_is_not_used_because_another_dynakube_has_it(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        digest = push(plain, "one")
+        desk.put(kube("", name="careless"), kube(name="careful"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest), "careless"), what=lambda: p.condition("careless"))
+            p.until(lambda: "is not signed" in p.condition("careful"), what=lambda: p.condition("careful"))
+            assert served(p, "careful") == ""
+
+    def test_is_not_used_any_more_once_a_signature_is_asked_for(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        digest = push(plain, "one")
+        desk.put(kube(""))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            desk.put(kube())
+            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+            assert served(p) == ""
+
+    @pytest.mark.parametrize("by", ["tag", "decision"])
+    def test_is_not_followed_from_one_that_is(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, by: str
+    ) -> None:
+        first = push(plain, "first", OURS)
+        desk.put(kube(decided=first if by == "decision" else ""))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(first)), what=p.condition)
+            second = push(plain, "second")
+            desk.put(kube(decided=second if by == "decision" else ""))
+            p.until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
+            assert served(p) == version(first)
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
+            assert (served(p), p.store.versions()) == (version(first), [version(first)])
+            sign(plain, second, OURS)
+            p.until(lambda: p.ready(version(second)), what=p.condition)
+
+
+class TestAKey:
+    def test_that_is_taken_back_approves_nothing_any_more(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        digest = push(plain, "one", OURS)
+        desk.put(kube("image-keys"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
+            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+            assert served(p) == ""
+            sign(plain, digest, OURS, THEIRS)
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+
+    @pytest.mark.parametrize(
+        ("secret", "said"),
+        [
+            (None, "the secret image-keys: is not there: it has to have the public keys of images"),
+            ({}, "the secret image-keys: has no key cosign.pub"),
+            ({"cosign.pub": "ssh-ed25519 AAAA"}, "the secret image-keys: cosign.pub is not a list of public keys"),
+            ({"cosign.pub": OURS.private_pem}, "the secret image-keys: cosign.pub has a private key in it"),
+        ],
+    )
+    def test_that_is_not_there_is_said(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, secret: dict[str, str] | None, said: str
+    ) -> None:
+        push(plain, "one", OURS)
+        if secret is not None:
+            desk.secrets["image-keys"] = secret
+        desk.put(kube("image-keys"))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: said in p.condition(), what=p.condition)
+            assert p.store.versions() == []
+
+
+class TestMemory:
+    @pytest.mark.parametrize("wanted", [False, True])
+    def test_has_cryptography_only_where_a_signature_was_asked_for(
+        self, tmp_path: Path, plain: Registry, kube: Kube, wanted: bool
+    ) -> None:
+        digest = push(plain, "one", OURS)
+        with provisioning.running(tmp_path, f"--registry-plain-http={plain.host}") as p:
+            p.want(kube(OURS.pem if wanted else ""))
+            p.await_ready(version(digest))
+            assert p.process is not None
+            mapped = Path(f"/proc/{p.process.pid}/maps").read_text()
+            assert ("/cryptography/" in mapped) is wanted
+            if wanted:  # what is on the disk needs no library
+                p.stop()
+                p.start()
+                p.await_ready(version(digest))
+                assert "/cryptography/" not in Path(f"/proc/{p.process.pid}/maps").read_text()
+
+
+def served(p: Provisioning, name: str = "demo") -> str:
+    row = p.row(name)
+    return row.version if row else "no row"
+
+
+def resolved(plain: Registry) -> list[str]:
+    return [path for method, path, _ in plain.requests() if method == "HEAD" and path.endswith("/manifests/1")]

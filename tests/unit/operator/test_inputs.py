@@ -1,0 +1,69 @@
+"""What the operator reads before it asks a tenant and a registry, and what it is woken by afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any, cast
+
+import pytest
+
+from oneagent.common import dynakube
+from oneagent.operator import api, asking, images, worker
+from tests.fakes import provisioning
+from tests.fakes.objects import Objects
+
+PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
+
+
+def read(key: str, image: str = "registry.example/agent:1") -> tuple[asking.Inputs, frozenset[tuple[str, str]]]:
+    server = Objects()
+    for name, content in {"pull": "login", "image-keys": "keys", "demo": "token"}.items():
+        data = {"content": base64.b64encode(content.encode()).decode()}
+        server.put("Secret", {"metadata": {"name": name, "namespace": "dynatrace"}, "data": data})
+    obj: dict[str, Any] = provisioning.manifest(
+        api_url="https://abc12345.live.dynatrace.com/api",
+        image=image,
+        annotations={"code-modules-image-key": key},
+        customPullSecret="pull",
+    )
+    return asyncio.run(worker.read_inputs(cast("api.Api", server), "dynatrace", dynakube.from_manifest(obj)))
+
+
+def test_the_secrets_of_an_image_are_read_and_watched() -> None:
+    inputs, used = read("image-keys")
+    assert inputs.image == images.Secrets({"content": "login"}, {"content": "keys"})
+    assert used == {("Secret", "demo"), ("Secret", "pull"), ("Secret", "image-keys")}
+
+
+def test_a_key_in_the_dynakube_is_no_secret_s_name() -> None:
+    inputs, used = read(PEM)
+    assert inputs.image == images.Secrets({"content": "login"}, None)
+    assert used == {("Secret", "demo"), ("Secret", "pull")}
+
+
+def test_a_secret_that_is_not_there_is_watched_for() -> None:
+    inputs, used = read("other-keys")
+    assert inputs.image.keys is None
+    assert ("Secret", "other-keys") in used
+
+
+@pytest.mark.parametrize("image", ["", "file:///a.zip"])
+def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
+    inputs, used = read("image-keys", image)
+    assert inputs.image == images.Secrets()
+    assert used == {("Secret", "demo")}
+
+
+def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
+    def settings(**spec: Any) -> tuple[object, ...]:
+        return worker.asking_settings(dynakube.from_manifest(provisioning.manifest(api_url="https://a.b/api", **spec)))
+
+    found = [
+        settings(),
+        settings(image="registry.example/agent:1"),
+        settings(image="registry.example/agent:2"),
+        settings(customPullSecret="pull"),
+        settings(annotations={"code-modules-image-key": "image-keys"}),
+    ]
+    assert len(set(found)) == len(found)
