@@ -72,7 +72,7 @@ class TestOneVersion:
         server.release(OTHER, other_package)
         desk.put(manifest("demo", server.api_url, version=VERSION))
         with Provisioning(tmp_path, desk, step=step) as p:
-            assert reached.wait(5)
+            assert reached.wait(20)
             desk.put(manifest("demo", server.api_url, version=OTHER))
             p.until(lambda: (row := p.row()) and row.version == OTHER)
             desk.put(manifest("demo", server.api_url, version=VERSION))

@@ -147,7 +147,8 @@ class Provisioner:
         with self.deciding:
             kubes = [kube for kube in snapshot.dynakubes.values() if kube.needs_app_views or kube.needs_host_folder]
             for kube in kubes:
-                self._questions.ask_if_due(kube)
+                if kube.needs_app_views:
+                    self._questions.ask_if_due(kube)
             self._questions.keep(snapshot.dynakubes)
             rows = self._rows(kubes, {})
             self._records.want([*rows.values(), *self._kept(snapshot)])
