@@ -168,7 +168,9 @@ class Provisioning:
 
     def ready(self, version: str, name: str = "demo") -> bool:
         row = self.row(name)
-        return row is not None and (row.version, row.condition) == (version, "") and self.store.has(row.version)
+        if row is None or (row.version, row.condition) != (version, ""):
+            return False
+        return row.good_version == version and self.store.has(row.version)
 
     def layer(self, name: str = "demo") -> str:
         """The text of the config layer that a DynaKube's next pod gets."""
