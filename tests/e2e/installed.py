@@ -55,7 +55,9 @@ def manifests(name: str) -> list[Manifest]:
 
 def define(kubectl: Kubectl) -> None:
     """Make DynaKubes known to the cluster, and the namespace that they are in."""
-    kubectl.apply(*manifests("crd.yaml"), *manifests("namespace.yaml"))
+    text = yaml.safe_dump_all([*manifests("crd.yaml"), *manifests("namespace.yaml")])
+    # Helm, which may have had the definition before, leaves it behind as its own.
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
     deadline = time.monotonic() + 30
     # `kubectl wait` fails on a definition that is so new that it has no conditions yet.
     while "Established=True" not in kubectl("get", "crd", "dynakubes.dynatrace.com", "-o", _CONDITIONS):
