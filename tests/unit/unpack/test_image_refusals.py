@@ -112,6 +112,11 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
         "a sparse file",
         tar(Entry("s", pax={"GNU.sparse.name": f"{P}s"})),
     ),
+    "an extended header with bytes after its end": (
+        DamagedPackage,
+        "after its end",
+        header(b"long", b"L", b"%011o" % 1, b"a/b")[:-1024] + header(b"c"),
+    ),
     "a whiteout of nothing": (UnsafePackage, "has no name", tar(Entry(f"{P}.wh."))),
     "a whiteout of the folder above": (UnsafePackage, "has no name", tar(Entry(f"{P}.wh..."))),
     "a file by its kind and a folder by its name": (DamagedPackage, "a folder by its name", header(b"name/")),

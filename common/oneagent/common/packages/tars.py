@@ -157,7 +157,10 @@ class Tar:
     def _extended(self, size: int) -> bytes:
         if size > _EXTENDED_MAX:
             raise OversizedPackage(f"the tar has an extended header of {size:,} bytes")
-        return self._read(size + -size % _BLOCK)[:size]
+        data = self._read(size + -size % _BLOCK)
+        if data[size:].strip(b"\0"):  # which some programs take for a part of it
+            raise DamagedPackage("the tar has an extended header with bytes after its end")
+        return data[:size]
 
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
