@@ -29,7 +29,7 @@ LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-par
 	--build-arg CREATED=$(shell git show -s --format=%cI HEAD) \
 	--build-arg SOURCE=$(SOURCE)
 
-.PHONY: help setup run test unit node check mypy pyright format docs bench bench-cluster lock clean tools helm e2e e2e-packages \
+.PHONY: help setup run test unit node check mypy pyright format fuzz docs bench bench-cluster lock clean tools helm e2e e2e-packages \
 	cluster image image-arm64-check
 
 help:  ## what can be made
@@ -94,6 +94,9 @@ pyright: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: setup  ## unpack CASES packages that nobody should send, made from SEED
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),200000) --seed $(or $(SEED),1)
 
 docs: setup  ## the documentation as a site, in build/site; a link that leads nowhere is an error
 	$(BIN)/properdocs build --quiet --strict --config-file docs/site/properdocs.yml --site-dir $(CURDIR)/build/site

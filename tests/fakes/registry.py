@@ -245,7 +245,7 @@ class Front:
             daemon off; master_process off; pid {place}/pid; error_log {place}/errors;
             events {{}}
             http {{
-                log_format all '"$request" $status range=$http_range by=$http_authorization';
+                log_format all '$msec $body_bytes_sent "$request" $status range=$http_range by=$http_authorization';
                 access_log {place}/access all;
                 client_body_temp_path {place}/body; proxy_temp_path {place}/proxied;
                 fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
@@ -287,5 +287,10 @@ class Front:
         return [(method, path, int(status)) for method, path, status in _REQUEST.findall("\n".join(self.lines()))]
 
     def lines(self) -> list[str]:
-        """The log: what was asked, the status, and the headers for a range and for who asks."""
+        """The log: when, bytes of the body, what was asked, the status, and the headers for a range and a login."""
         return (self.place / "access").read_text(errors="replace").splitlines()
+
+    def answers(self, part: str) -> list[tuple[float, int]]:
+        """When answers to requests with this in them ended, by this machine's clock, and their status."""
+        found = [line.split('"') for line in self.lines() if part in line]
+        return [(float(before.split()[0]), int(after.split()[0])) for before, _, after in found]

@@ -1,10 +1,15 @@
-"""A way to a TCP server that can be cut: what is connected breaks off; what comes while it is closed is sent away."""
+"""A way to a TCP server that can be cut: what is connected breaks off; what comes while it is closed is sent away.
+
+A connection can also be planned to break off by itself, after so many bytes of the server's.
+"""
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +28,10 @@ class Relay:
         self._closed = False
         self.refused = 0
         """Connections that came while it was closed."""
+        self.passed = 0
+        """Bytes of the server's that were passed on."""
+        self.planned: collections.deque[int] = collections.deque()
+        """After how many bytes of the server's the next connections break off."""
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._serve, daemon=True).start()
@@ -67,7 +76,16 @@ class Relay:
         with visitor, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
             with self._lock:
                 self._connected |= {visitor, server}
-            back = threading.Thread(target=_pass_on, args=(server, visitor), daemon=True)
+                left = [self.planned.popleft()] if self.planned else []
+
+            def bounded(count: int) -> int:
+                """How much of so many bytes may be passed on."""
+                allowed = min([count, *left])
+                left[:] = [most - allowed for most in left]
+                self.passed += allowed
+                return allowed
+
+            back = threading.Thread(target=_pass_on, args=(server, visitor, bounded), daemon=True)
             back.start()
             if self._closed:
                 self.cut()
@@ -77,9 +95,13 @@ class Relay:
                 self._connected -= {visitor, server}
 
 
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+def _pass_on(source: socket.socket, sink: socket.socket, bounded: Callable[[int], int] = lambda count: count) -> None:
     with contextlib.suppress(OSError):
         while piece := source.recv(_PIECE):
-            sink.sendall(piece)
+            allowed = bounded(len(piece))
+            sink.sendall(piece[:allowed])
+            if allowed < len(piece):
+                source.shutdown(socket.SHUT_RDWR)
+                break
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)

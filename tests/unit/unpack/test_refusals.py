@@ -111,6 +111,12 @@ REFUSED: list[tuple[str, Make, type[PackageError], str]] = [
     ("longer than a zip", with_tail, DamagedPackage, "after its end record"),
     ("other count", lambda p: archives.patched(good(p), b"PK\5\6", 10, b"\7\0"), DamagedPackage, "lists 1 of the 7"),
     ("other name", lambda p: archives.patched(good(p), b"PK\3\4", 30, b"X"), DamagedPackage, "another name"),
+    (
+        "other encoding of the name",
+        lambda p: archives.patched(archives.of(p, ("näme", b"", FILE)), b"PK\3\4", 6, b"\0\0"),
+        DamagedPackage,
+        "differently",
+    ),
     ("other method", lambda p: archives.patched(good(p), b"PK\3\4", 8, b"\0\0"), DamagedPackage, "differently"),
     ("other size", lambda p: archives.patched(good(p), b"PK\3\4", 22, b"\1"), DamagedPackage, "differently"),
     ("no header", lambda p: archives.patched(good(p), b"PK\3\4", 0, b"XX"), DamagedPackage, "no header"),

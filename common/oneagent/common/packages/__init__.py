@@ -96,23 +96,24 @@ def clean(name: str) -> str:
     `.` and empty components are dropped, as every unpacker does; whatever could lead elsewhere is refused.
     """
     if _ABSOLUTE.match(name):
-        raise UnsafePackage(f"{_shown(name)} is an absolute path")
+        raise UnsafePackage(f"{shown(name)} is an absolute path")
     if _ODD.search(name):
-        raise UnsafePackage(f"{_shown(name)} has a backslash or a control character in its name")
+        raise UnsafePackage(f"{shown(name)} has a backslash or a control character in its name")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise UnsafePackage(f"{_shown(name)} leads out of the tree")
+        raise UnsafePackage(f"{shown(name)} leads out of the tree")
     if not parts and not name:
         raise DamagedPackage("an entry has no name")
     path = "/".join(parts)
     if len(parts) > _DEPTH_MAX or (len(path) > _PATH_MAX // 4 and len(os.fsencode(path)) > _PATH_MAX):
-        raise UnsafePackage(f"{_shown(name)} is longer than a path can be")
+        raise UnsafePackage(f"{shown(name)} is longer than a path can be")
     if len(path) > _NAME_MAX // 4 and any(len(os.fsencode(part)) > _NAME_MAX for part in parts):
-        raise UnsafePackage(f"{_shown(name)} has a name of more than {_NAME_MAX} bytes")
+        raise UnsafePackage(f"{shown(name)} has a name of more than {_NAME_MAX} bytes")
     return path
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """A name as a message has it."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
@@ -157,7 +158,7 @@ class Outline:
     def add_link(self, path: str, target: str) -> None:
         self._add(path)
         if target.startswith("/") or not target or "\0" in target or len(os.fsencode(target)) > _PATH_MAX:
-            raise UnsafePackage(f"{path!r} links to {target[:80]!r}, which is not a relative path")
+            raise UnsafePackage(f"{shown(path)} links to {shown(target)}, which is not a relative path")
         self.links[path] = target
 
     def add_directory(self, path: str) -> None:
@@ -172,7 +173,7 @@ class Outline:
         if max(len(self._named), len(self.directories)) >= self._limits.entries:
             raise OversizedPackage(f"the package has more than {self._limits.entries:,} entries")
         if path in self._named:
-            raise UnsafePackage(f"{path!r} comes twice")
+            raise UnsafePackage(f"{shown(path)} comes twice")
         self._named.add(path)
         self._add_folder(parent(path))
 
@@ -185,7 +186,7 @@ class Outline:
         """What only the whole shows: nothing below a file, and no link that leaves `root` or the tree."""
         for path in (*self.files, *self.links):
             if path in self.directories:
-                raise UnsafePackage(f"{path!r} is a file or a link, and a folder as well")
+                raise UnsafePackage(f"{shown(path)} is a file or a link, and a folder as well")
         for path in self.links:
             self.resolve(path, root if path.startswith(f"{root}/") else "")
 
@@ -201,7 +202,7 @@ class Outline:
                 continue
             if part == "..":
                 if len(here) <= floor:
-                    raise UnsafePackage(f"{link!r} links out of the tree")
+                    raise UnsafePackage(f"{shown(link)} links out of the tree")
                 here.pop()
                 continue
             path = "/".join((*here, part))
@@ -213,7 +214,7 @@ class Outline:
             elif path in self.files and not ahead:
                 return path
             else:
-                raise UnsafePackage(f"{link!r} links to {self.links[link]!r}, which leads nowhere")
+                raise UnsafePackage(f"{shown(link)} links to {shown(self.links[link])}, which leads nowhere")
         return "/".join(here)
 
 

@@ -57,6 +57,7 @@ class Image:
             written: list[treemanifests.File] = []
             for number, layer in enumerate(self.blobs):
                 written += self._write_layer(number, layer, budget, writer, cancelled or _never)
+            layouts.check_machine(writer.tree.beginning(layouts.library(self.inside), layouts.HEADER_BYTES))
             return written
 
         budget = streams.Budget(self.most)

@@ -102,7 +102,7 @@ class Merged:
             elif isinstance(node, _Link):
                 plan.outline.add_link(path, node.target)
             else:
-                raise UnsafePackage(f"{path!r} is {tars.Kind.ODD.value}")
+                raise UnsafePackage(f"{packages.shown(path)} is {tars.Kind.ODD.value}")
         return plan
 
     def _at(self, parts: Sequence[str]) -> _Node | None:
@@ -112,19 +112,23 @@ class Merged:
         return node
 
     def _take_away(self, parts: list[str]) -> None:
+        hidden = parts[-1].removeprefix(_WHITEOUT)
+        if hidden in ("", ".", ".."):
+            # Other programs would take away the folder, or the one above it.
+            raise UnsafePackage(f"{packages.shown('/'.join(parts))} takes away what has no name")
         folder = self._at(parts[:-1])
         if isinstance(folder, dict):
             if parts[-1] == _OPAQUE:
                 folder.clear()
             else:
-                folder.pop(parts[-1].removeprefix(_WHITEOUT), None)
+                folder.pop(hidden, None)
 
     def _place(self, parts: list[str], entry: tars.Entry, number: int, placed: dict[str, bool]) -> None:
         """`placed` are the paths of this layer, and whether they are folders."""
         folder = self._folder(parts[:-1], entry.name, placed)
         path, is_folder = "/".join(parts), entry.kind is tars.Kind.FOLDER
         if path in placed and not (is_folder and placed[path]):
-            raise UnsafePackage(f"{path!r} comes twice in one layer")
+            raise UnsafePackage(f"{packages.shown(path)} comes twice in one layer")
         placed[path] = is_folder
         before = folder.get(parts[-1])
         if is_folder:
@@ -140,7 +144,8 @@ class Merged:
                 self._entries += 1
             below = node[part]
             if not isinstance(below, dict):
-                raise UnsafePackage(f"{name!r} lies below {'/'.join(parts[:depth])!r}, which is no folder")
+                above = "/".join(parts[:depth])
+                raise UnsafePackage(f"{packages.shown(name)} lies below {packages.shown(above)}, which is no folder")
             placed.setdefault("/".join(parts[:depth]), True)
             node = below
         return node
@@ -154,7 +159,8 @@ class Merged:
             # Of any kind of thing: a hard link to what is odd is as odd.
             found = self._at(_parts(entry.target))
             if found is None or isinstance(found, dict):
-                raise UnsafePackage(f"{entry.name!r} is a hard link to {entry.target!r}, which is no file before it")
+                name, target = packages.shown(entry.name), packages.shown(entry.target)
+                raise UnsafePackage(f"{name} is a hard link to {target}, which is no file before it")
             return found
         return _Odd()
 

@@ -68,19 +68,28 @@ class Tar:
 
     def __iter__(self) -> Iterator[Entry]:
         said: dict[str, str] = {}
+        awaited = False
         while header := self._header():
+            more: dict[str, str] = {}
+            awaited = True
             if header.type in _LONG:
-                said[_LONG[header.type]] = self._text(self._extended(header.size).rstrip(b"\0"))
+                more = {_LONG[header.type]: self._text(self._extended(header.size).rstrip(b"\0"))}
             elif header.type in _EXTENDED:
-                said |= self._records(header.size)
+                more = self._records(header.size)
             elif header.type == tarfile.XGLTYPE:
                 if any(key in _DECISIVE or key.startswith("GNU.sparse") for key in self._records(header.size)):
                     raise DamagedPackage("the tar names or sizes all its files at once, in a global header")
             else:
                 yield self._entry(header, said)
-                said = {}
+                said, awaited = {}, False
                 for _ in self.chunks():
                     pass
+            # Of two headers some programs believe the first, some the last, and some the one of a kind.
+            if said.keys() & more.keys():
+                raise DamagedPackage(f"the tar says twice what a file's {min(said.keys() & more.keys())} is")
+            said |= more
+        if awaited:
+            raise DamagedPackage("the tar ends after an extended header")
 
     def chunks(self) -> Iterator[memoryview]:
         """What is left of the content; each piece is only valid until the next."""
@@ -119,10 +128,11 @@ class Tar:
         name = said.get("path", header.name)
         size = self._size(said["size"]) if "size" in said else header.size
         kind = _KINDS.get(header.type, Kind.ODD)
-        if any(key.startswith("GNU.sparse") for key in said):
-            kind = Kind.ODD
-        if kind is Kind.FILE and name.endswith("/"):
-            kind = Kind.FOLDER  # as before POSIX
+        if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in said):
+            # It may have another name and other content than its header says, even outside of the agent.
+            raise UnsafePackage(f"{name[:80]!r} is a sparse file, which programs read in different ways")
+        if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a folder
+            raise DamagedPackage(f"{name[:80]!r} is a file by its kind and a folder by its name")
         if kind not in (Kind.FILE, Kind.ODD) and size:
             raise DamagedPackage(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
         self._left = 0 if header.type in _WITHOUT_CONTENT else size
@@ -147,7 +157,10 @@ class Tar:
     def _extended(self, size: int) -> bytes:
         if size > _EXTENDED_MAX:
             raise OversizedPackage(f"the tar has an extended header of {size:,} bytes")
-        return self._read(size + -size % _BLOCK)[:size]
+        data = self._read(size + -size % _BLOCK)
+        if data[size:].strip(b"\0"):  # which some programs take for a part of it
+            raise DamagedPackage("the tar has an extended header with bytes after its end")
+        return data[:size]
 
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)

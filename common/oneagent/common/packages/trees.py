@@ -99,6 +99,16 @@ class Tree:
             os.close(fd)
         return treemanifests.File(path=path, size=size, mode=mode, sha256=digest.hexdigest())
 
+    def beginning(self, path: str, count: int) -> bytes:
+        """The first bytes of a file of the tree."""
+        above, _, name = path.rpartition("/")
+        with self.folder(above) as folder:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                return os.pread(fd, count, 0)
+            finally:
+                os.close(fd)
+
     def link(self, path: str, target: str) -> treemanifests.Link:
         """Make a symbolic link; its target has been checked, and all other entries are there."""
         above, _, name = path.rpartition("/")

@@ -68,7 +68,12 @@ def unpack_agent(
     """
     with opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
-        whole = _unpack(package, scratch, threads, cancelled, present)
+        library = layouts.library(inside)
+
+        def check(tree: trees.Tree) -> None:
+            layouts.check_machine(tree.beginning(library, layouts.HEADER_BYTES))
+
+        whole = _unpack(package, scratch, threads, cancelled, present, check)
     manifest = below(whole, inside)
     return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
 
@@ -106,9 +111,15 @@ def _unpack(
     threads: int | None,
     cancelled: Callable[[], bool] | None,
     present: sharing.Present | None = None,
+    check: Callable[[trees.Tree], None] | None = None,
 ) -> treemanifests.Manifest:
+    """`check` sees the tree once its files are there, and may refuse it."""
+
     def write_files(writer: writing.Writer) -> list[treemanifests.File]:
-        return _write_files(package, writer, threads or _cores(), cancelled or (lambda: False))
+        written = _write_files(package, writer, threads or _cores(), cancelled or (lambda: False))
+        if check:
+            check(writer.tree)
+        return written
 
     return writing.fill(into, package.outline, write_files, present)
 

@@ -218,7 +218,8 @@ class Zip:
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_SIGNATURE):
             raise DamagedPackage(f"{name!r} has no header in front of its data")
         _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(header)
-        same = method == entry.compress_type and not (flags ^ entry.flag_bits) & (_ENCRYPTED | _SIZES_FOLLOW)
+        decisive = _ENCRYPTED | _SIZES_FOLLOW | (0 if name.isascii() else _UTF8)
+        same = method == entry.compress_type and not (flags ^ entry.flag_bits) & decisive
         if header[_LOCAL.size :] != raw or name_length != len(raw):
             raise DamagedPackage(f"{name!r} has another name in front of its data")
         if same and not flags & _SIZES_FOLLOW:

@@ -1,0 +1,112 @@
+"""The long run: a stated number of cases, from a seed, on every core.
+
+    python -m tests.fuzz [--cases N] [--seed S] [--jobs J]
+    python -m tests.fuzz --again KIND NUMBER [--seed S]
+
+A case that fails is named by its kind and number, and `--again` judges just that one. Memory is bounded from
+without: a case that takes a gigabyte more than the start ends in a `MemoryError`, which is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import random
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.fuzz import judging
+
+KINDS: Final[dict[str, Callable[[random.Random], str]]] = {"zip": judging.archive, "image": judging.image}
+_BATCH: Final = 500
+_MEMORY: Final = 1 << 30
+_SECONDS: Final = 30.0
+"""For one case, on however busy a machine."""
+
+
+@dataclass
+class Tally:
+    """What became of some cases: how often unpacked ("") or refused by what, and the slowest."""
+
+    results: collections.Counter[str] = field(default_factory=collections.Counter)
+    failures: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    peak_kib: int = 0
+
+    def add(self, other: Tally) -> None:
+        self.results += other.results
+        self.failures += other.failures
+        self.slowest = max(self.slowest, other.slowest)
+        self.peak_kib = max(self.peak_kib, other.peak_kib)
+
+
+def judge(kind: str, seed: int, number: int) -> str:
+    return KINDS[kind](random.Random(f"{seed}/{kind}/{number}"))
+
+
+def batch(kind: str, seed: int, numbers: range) -> Tally:
+    tally = Tally()
+    for number in numbers:
+        started = time.perf_counter()
+        try:
+            tally.results[judge(kind, seed, number)] += 1
+        except Exception:  # noqa: BLE001 - whatever it is, it is what is looked for
+            tally.failures.append(f"--seed {seed} --again {kind} {number}\n{traceback.format_exc()}")
+        took = time.perf_counter() - started
+        tally.slowest = max(tally.slowest, took)
+        if took > _SECONDS:
+            tally.failures.append(f"--seed {seed} --again {kind} {number}\ntook {took:.0f} s")
+    tally.peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return tally
+
+
+def bound_memory() -> None:
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
+
+
+def run(seed: int, cases: int, jobs: int) -> Tally:
+    """Half of the cases are zips, half are images."""
+    starts = range(0, cases // 2, _BATCH)
+    work = [(kind, range(start, min(start + _BATCH, cases // 2))) for start in starts for kind in KINDS]
+    whole = Tally()
+    with ProcessPoolExecutor(jobs, initializer=bound_memory) as pool:
+        for done, tally in enumerate(pool.map(batch, *zip(*((k, seed, n) for k, n in work), strict=True)), 1):
+            whole.add(tally)
+            print(*tally.failures, sep="\n", end="", file=sys.stderr)
+            if done % 20 == 0:
+                print(f"{whole.results.total():,} cases, {len(whole.failures)} failures", flush=True)
+    return whole
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Unpack packages that nobody should send."
+    )
+    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--again", nargs=2, metavar=("KIND", "NUMBER"), help="judge one case only")
+    given = parser.parse_args()
+    if given.again:
+        print(judge(given.again[0], given.seed, int(given.again[1])) or "unpacked")
+        return 0
+    started = time.monotonic()
+    tally = run(given.seed, given.cases, given.jobs)
+    said = ", ".join(f"{count:,} {name or 'unpacked'}" for name, count in tally.results.most_common())
+    seconds = time.monotonic() - started
+    print(f"seed {given.seed}: {tally.results.total():,} cases in {seconds:,.0f} s: {said}")
+    print(f"slowest case {tally.slowest:.2f} s, peak memory {tally.peak_kib >> 10} MiB, {len(tally.failures)} failures")
+    return bool(tally.failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

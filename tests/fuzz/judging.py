@@ -1,0 +1,101 @@
+"""A case is refused in one line, or it becomes the tree that its second reading says; nothing else may happen.
+
+Whichever it is: nothing outside of the folder is touched, nothing is left of what is refused, and the tree holds
+files, folders and links within it only. A sound case is not refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import packages
+from oneagent.common.packages import images, layouts, treemanifests, trees, unpack
+from tests.fuzz import readings, tars, zipfiles
+from tests.fuzz.alterations import Chance
+
+LIMITS: Final = packages.Limits(unpacked_bytes=4 << 20, entries=100)
+REFUSALS: Final = (
+    packages.DamagedPackage,
+    packages.UnsafePackage,
+    packages.OversizedPackage,
+    packages.UnsupportedPackage,
+    packages.NotAnAgent,
+)
+"""Not `UnpackFailed`: a name that the file system refuses should have been seen before."""
+LONGEST: Final = 400
+
+
+def image(chance: Chance) -> str:
+    """Judge an image; the name of what refused it, empty if nothing did."""
+    case = tars.case(chance)
+
+    def unpacked(place: Path, tree: Path) -> unpack.Unpacked:
+        blobs = [place / f"layer{number}" for number in range(len(case.blobs))]
+        for blob, data in zip(blobs, case.blobs, strict=True):
+            blob.write_bytes(data)
+        return images.read(blobs, limits=LIMITS).unpack(tree)
+
+    return _judge(unpacked, lambda: readings.of_layers(case.blobs), case.sound)
+
+
+def archive(chance: Chance) -> str:
+    """Judge a zip, as `image`."""
+    case = zipfiles.case(chance)
+
+    def unpacked(place: Path, tree: Path) -> unpack.Unpacked:
+        (place / "package.zip").write_bytes(case.data)
+        return unpack.unpack_agent(place / "package.zip", tree, limits=LIMITS, threads=1)
+
+    return _judge(unpacked, lambda: readings.of_zip(case.data), case.sound)
+
+
+def _judge(unpacked: Callable[[Path, Path], unpack.Unpacked], read: Callable[[], readings.Reading], sound: bool) -> str:
+    place = Path(tempfile.mkdtemp(prefix="fuzz."))
+    tree, before = place / "in/the/tree", len(os.listdir("/proc/self/fd"))
+    tree.parent.mkdir(parents=True)
+    try:
+        try:
+            found = unpacked(place, tree)
+        except REFUSALS as error:
+            _check_refusal(error, tree, sound)
+            result = type(error).__name__
+        else:
+            _check_tree(found, read())
+            result = ""
+        beside = {path.name for path in place.iterdir() if path.suffix != ".zip" and not path.name.startswith("layer")}
+        assert beside == {"in"} and os.listdir(place / "in") == ["the"]
+        assert set(os.listdir(tree.parent)) <= {"tree"}
+        assert len(os.listdir("/proc/self/fd")) == before, "a file is still open"
+        return result
+    finally:
+        shutil.rmtree(place)
+
+
+def _check_refusal(error: packages.PackageError, tree: Path, sound: bool) -> None:
+    assert not sound, f"sound, and refused: {error}"
+    assert str(error).isprintable() and 0 < len(str(error)) <= LONGEST, f"not one clear line: {str(error)!r}"
+    assert not tree.exists() or not any(tree.iterdir()), "something is left"
+
+
+def _check_tree(found: unpack.Unpacked, expected: readings.Reading) -> None:
+    if layouts.CURRENT not in expected and (current := found.root / layouts.CURRENT).is_symlink():
+        expected[layouts.CURRENT] = readings.Thing(target=os.readlink(current))
+    there = {str(path.relative_to(found.root)): path for path in found.root.rglob("*")}
+    assert there.keys() == expected.keys(), f"differs in {sorted(there.keys() ^ expected.keys())}"
+    for name, thing in expected.items():
+        status = there[name].lstat()
+        if thing.target is not None:
+            assert os.readlink(there[name]) == thing.target, name
+            assert there[name].resolve(strict=True).is_relative_to(found.root.resolve()), name
+        elif thing.content is None:
+            assert status.st_mode == stat.S_IFDIR | treemanifests.DIRECTORY_MODE, name
+        else:
+            assert status.st_mode == stat.S_IFREG | trees.file_mode(thing.mode), f"{name}: {status.st_mode:o}"
+            assert there[name].read_bytes() == thing.content, name
+    assert treemanifests.verify(found.root, found.manifest) == []

@@ -1,0 +1,284 @@
+"""nginx between us and a registry or a tenant: it limits, breaks off, keeps copies, changes bytes, and is slow.
+
+A version comes whole in the end, by no more bytes and no more requests than that takes, or one line says why not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oneagent.common import downloads, references, tenant
+from oneagent.common.names import Version
+from oneagent.common.oci import images as pulling
+from oneagent.common.oci import registries
+from tests.fakes import images, packages, registry
+from tests.fakes import tenant as double
+from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.registry import Front, Registry
+from tests.fakes.relay import Relay
+from tests.node.registry.test_pulling import PATH, agent, image, installed, version
+
+_MISSING = registry.missing(registry.PROGRAM, Front.PROGRAM)
+pytestmark = pytest.mark.skipif(bool(_MISSING), reason=_MISSING or "all is there")
+
+VERSION = Version(packages.VERSION)
+BLOBS = "location ~ ^/v2/.*/blobs/"
+WITHOUT_RANGES = 'proxy_set_header Range ""; proxy_set_header If-Range "";'
+SIZE = 3 << 20
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=SIZE))
+        yield server
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Registry]:
+    with Registry(tmp_path / "registry") as found:
+        yield found
+
+
+def passing(url: str, more: str = "") -> str:
+    return f"proxy_pass {url}; proxy_set_header Host $http_host; {more}"
+
+
+def left(p: Provisioning) -> list[str]:
+    """What of a package or a tree lies in `tmp/`; a part that has no byte in it does not count."""
+    return [file.name for file in p.folder.tmp.iterdir() if file.is_dir() or file.stat().st_size]
+
+
+def zip_source(server: double.Tenant, port: int) -> downloads.HttpSource:
+    return tenant.package(tenant.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
+
+
+def layer_source(digest: str, port: int) -> downloads.HttpSource:
+    host = f"localhost:{port}"
+    rules = registries.Registries(plain_http=frozenset({host}))
+    with pulling.Image(references.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as found:
+        (layer,) = found.layers()
+    return layer.sources[0]
+
+
+class TestConnectionsThatBreakAnywhere:
+    """Twelve breaks for each file, at places that a seed says."""
+
+    BREAKS = 12
+
+    @pytest.fixture
+    def came_to(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "came"
+        folder.mkdir()
+        return folder
+
+    def bring(self, source: downloads.HttpSource, into: Path, relay: Relay, seed: int) -> int:
+        """Download through planned breaks; how many bytes came in all."""
+        chance = random.Random(seed)
+        relay.planned.extend(
+            chance.choice((chance.randrange(600), chance.randrange(SIZE // 8))) for _ in range(self.BREAKS)
+        )
+        before = relay.passed
+        limits = downloads.Limits(attempts=self.BREAKS + 1)
+        downloads.download(source, into, cancelled=threading.Event(), limits=limits, sleep=lambda _seconds: None)
+        assert not relay.planned, "each break was met"
+        assert [path.name for path in into.parent.iterdir()] == [into.name]
+        return relay.passed - before
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_cost_no_byte_of_a_zip_twice(self, tmp_path: Path, came_to: Path, server: double.Tenant, seed: int) -> None:
+        upstream = passing(f"http://127.0.0.1:{server.port}")
+        with (
+            Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
+            Relay("127.0.0.1", front.port) as relay,
+        ):
+            came = self.bring(zip_source(server, relay.port), came_to / "agent.zip", relay, seed)
+        whole = (tmp_path / "agent.zip").read_bytes()
+        assert (came_to / "agent.zip").read_bytes() == whole
+        assert came < len(whole) + 13 * 1000  # the answers' headers
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_cost_no_byte_of_a_layer_twice(self, tmp_path: Path, came_to: Path, plain: Registry, seed: int) -> None:
+        built = image(agent(filler=SIZE))
+        digest = plain.push(PATH, built)
+        with (
+            Front(tmp_path / "front", f"location / {{ {passing(plain.url)} }}") as front,
+            Relay("127.0.0.1", front.port) as relay,
+        ):
+            came = self.bring(layer_source(digest, relay.port), came_to / "layer", relay, seed)
+        whole = built.blobs[built.layers[0]]
+        assert (came_to / "layer").read_bytes() == whole
+        assert came < len(whole) + 13 * 1000
+
+    def test_bring_a_whole_file_even_where_no_range_is_served(
+        self, tmp_path: Path, came_to: Path, server: double.Tenant
+    ) -> None:
+        upstream = passing(f"http://127.0.0.1:{server.port}", WITHOUT_RANGES)
+        with (
+            Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
+            Relay("127.0.0.1", front.port) as relay,
+        ):
+            came = self.bring(zip_source(server, relay.port), came_to / "agent.zip", relay, 1)
+        whole = (tmp_path / "agent.zip").read_bytes()
+        assert (came_to / "agent.zip").read_bytes() == whole
+        assert came > len(whole) + SIZE // 8
+
+
+class TestALimitOfRequests:
+    @pytest.mark.parametrize(
+        ("status", "header", "pause"),
+        [
+            (429, "add_header Retry-After 2 always;", 2.0),
+            (503, "add_header Retry-After 2 always;", 2.0),
+            (500, "", 0.5),
+        ],
+    )
+    def test_is_obeyed_and_the_version_comes(
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk, status: int, header: str, pause: float
+    ) -> None:
+        digest = plain.push(PATH, image())
+        limited = f"limit_req zone=few; limit_req_status {status}; {header} {passing(plain.url)}"
+        with Front(
+            tmp_path / "front",
+            f"{BLOBS} {{ {limited} }} location / {{ {passing(plain.url)} }}",
+            more="limit_req_zone $server_port zone=few:1m rate=40r/m;",
+        ) as front:
+            desk.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
+            with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={front.host}") as p:
+                p.until(lambda: p.ready(version(digest)), 40, what=p.condition)
+                assert damaged(p.folder) == []
+            answers = front.answers("/blobs/")
+        pauses = [after - before for (before, said), (after, _) in itertools.pairwise(answers) if said == status]
+        assert pauses and min(pauses) >= pause, front.lines()
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_that_asks_for_more_patience_than_a_download_has_is_obeyed_all_the_same(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, status: int
+    ) -> None:
+        wait = f"location ~ /version/ {{ add_header Retry-After 700 always; return {status}; }}"
+        with Front(
+            tmp_path / "front", f"{wait} location / {{ {passing(f'http://127.0.0.1:{server.port}')} }}"
+        ) as front:
+            desk.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", desk) as p:
+                p.until(lambda: f"answered {status}" in p.condition(), what=p.condition)
+                assert p.provisioner.installer._installs[VERSION].next_at > time.monotonic() + 600
+                assert "\n" not in p.condition() and left(p) == []
+            assert len(front.answers("/version/")) == 1
+
+
+def spoilt(data: bytes) -> bytes:
+    return data[:500] + bytes([data[500] ^ 1]) + data[501:]
+
+
+class TestAMirror:
+    def mirrors(self, plain: Registry, *fronts: Front) -> tuple[str, str]:
+        hosts = [front.host for front in fronts]
+        return (
+            f"--registry-mirrors={','.join(f'{plain.host}={host}' for host in hosts)}",
+            f"--registry-plain-http={','.join((plain.host, *hosts))}",
+        )
+
+    def test_that_keeps_copies_asks_the_registry_once_for_all_nodes(
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+    ) -> None:
+        built = image(agent(filler=SIZE), images.tar())
+        digest = plain.push(PATH, built)
+        kept = "proxy_cache kept; proxy_cache_valid 200 1h; proxy_cache_lock on; proxy_ignore_headers Cache-Control;"
+        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        with Front(
+            tmp_path / "front",
+            f"location / {{ {passing(plain.url, kept)} }}",
+            more=f"proxy_cache_path {tmp_path}/kept keys_zone=kept:1m;",
+        ) as front:
+            for node in "abc":
+                installed(tmp_path / node, desk, version(digest), *self.mirrors(plain, front))
+        gets = [path.rpartition("/")[2] for method, path, _ in plain.requests() if method == "GET" and path != "/v2/"]
+        assert sorted(gets) == sorted({digest, *built.blobs})
+
+    @pytest.mark.parametrize(
+        "change",
+        [spoilt, lambda data: data[:-100], lambda data: data + b"more", lambda data: b""],
+        ids=["other bytes", "cut short", "too long", "empty"],
+    )
+    def test_with_a_wrong_copy_is_passed_over(
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        plain: Registry,
+        desk: Desk,
+        change: Callable[[bytes], bytes],
+    ) -> None:
+        built = image(agent(filler=SIZE))
+        digest = plain.push(PATH, built)
+        copy = tmp_path / f"copies/v2/{PATH}/blobs/{built.layers[0]}"
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(change(built.blobs[built.layers[0]]))
+        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        copies = f"{BLOBS} {{ root {tmp_path}/copies; default_type application/octet-stream; }}"
+        with Front(tmp_path / "front", f"{copies} location / {{ {passing(plain.url)} }}") as front:
+            installed(tmp_path, desk, version(digest), *self.mirrors(plain, front))
+            assert [status for _, status in front.answers(built.layers[0])] == [200]
+
+    def test_that_is_busy_is_left_for_the_next_one_at_once(
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+    ) -> None:
+        digest = plain.push(PATH, image())
+        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        busy = "location / { add_header Retry-After 3600 always; return 429; }"
+        with (
+            Front(tmp_path / "busy", busy) as first,
+            Front(tmp_path / "free", f"location / {{ {passing(plain.url)} }}") as second,
+        ):
+            installed(tmp_path, desk, version(digest), *self.mirrors(plain, first, second))
+            assert len(first.requests()) == 3  # the manifest, the configuration and the layer: once each
+            assert [status for _, _, status in second.requests()] == [200, 200, 200]
+
+
+class TestATenantBehindAProxy:
+    @pytest.mark.parametrize(
+        ("trouble", "said"),
+        [
+            ("default_type text/html; return 200 '<html>log in</html>';", "a web page instead of a package"),
+            ("default_type application/zip; return 200 'no zip';", "not a readable zip"),
+            (
+                "sub_filter_types *; sub_filter lib64 lib65; sub_filter_once off; {passing}",
+                "the package has no agent/lib64",
+            ),
+        ],
+    )
+    def test_that_spoils_the_package_leaves_one_line_and_no_byte(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, trouble: str, said: str
+    ) -> None:
+        upstream = passing(f"http://127.0.0.1:{server.port}")
+        spoilt = f"location ~ /version/ {{ {trouble.replace('{passing}', upstream)} }}"
+        with Front(tmp_path / "front", f"{spoilt} location / {{ {upstream} }}") as front:
+            desk.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", desk) as p:
+                p.until(lambda: said in p.condition(), 40, what=p.condition)
+                assert "\n" not in p.condition() and len(p.condition()) < 400
+                assert left(p) == [] and p.store.versions() == []
+
+    def test_that_is_slow_and_breaks_brings_it_by_going_on(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        upstream = passing(f"http://127.0.0.1:{server.port}", "limit_rate 3m;")
+        with (
+            Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
+            Relay("127.0.0.1", front.port) as relay,
+        ):
+            desk.put(manifest("demo", f"http://localhost:{relay.port}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", desk) as p:
+                p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.part")))
+                relay.cut()
+                p.until(lambda: p.ready(VERSION), 20, what=p.condition)
+                assert damaged(p.folder) == [] and left(p) == []
+            assert [status for _, status in front.answers("/version/")][-1] == 206
+            assert relay.passed < 1.1 * (tmp_path / "agent.zip").stat().st_size
