@@ -24,9 +24,9 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.paths import DataFolder, LayerId, VolumeId
 from oneagent.csi_driver.provisioner import garbage, kept_logs, occupancy, trash
-from oneagent.csi_driver.provisioner.room import NoRoom
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.records import Records, VersionRecord
+from oneagent.csi_driver.provisioner.room import NoRoom
 from oneagent.csi_driver.store import AgentStore
 
 ONE, TWO, THREE = Version("1"), Version("2"), Version("3")
