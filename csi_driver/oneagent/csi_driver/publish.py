@@ -194,9 +194,7 @@ class Publisher:
             wanted, version, reason = self._look(record, request)
             limits = policies.limits(request, wanted)
             try:
-                if version is not None:
-                    return self._mount(request, record, wanted, version, target, context)
-                if done := self._mount_last_good(request, record, wanted, reason, target, context):
+                if done := self._mount_present(request, record, wanted, version, reason, target, context):
                     return done
             except appviews.CannotMount as error:
                 reason = str(error)
@@ -270,16 +268,19 @@ class Publisher:
         self._step("result recorded")
         return Published("mounted", version)
 
-    def _mount_last_good(
+    def _mount_present(
         self,
         request: Publish,
         record: VolumeRecord | None,
         wanted: Wanted | None,
+        version: Version | None,
         reason: str,
         target: Target,
         context: Context,
     ) -> Published | None:
-        """Mount what the pods of the DynaKube had before, and say so, if that is its policy and it is there."""
+        """Mount the version, else the last good one if that is the policy, and say so; None if neither is there."""
+        if version is not None:
+            return self._mount(request, record, wanted, version, target, context)
         good = policies.instead(wanted, self._store)
         if good is None:
             return None
