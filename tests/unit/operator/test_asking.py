@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common.names import DynaKubeName
+from oneagent.common.oci.registries import Registries
 from oneagent.operator import api, asking
 from oneagent.operator.observed import Observed
 from oneagent.operator.worker import FINALIZER, Worker
@@ -52,7 +53,7 @@ async def _shorten(tenant: Tenant) -> None:
     with ThreadPoolExecutor(1) as threads:
         worker = Worker(
             NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), asking.Limit(), threads,
-            lambda *_: None, lambda: now[0],
+            lambda *_: None, Registries(), lambda: now[0],
         )  # fmt: skip
 
         async def look(interval: str) -> int:
