@@ -187,6 +187,17 @@ def test_flags_become_arguments_of_their_command(monkeypatch: pytest.MonkeyPatch
     assert "--no-keep-logs" in container(off, "server")["args"]
 
 
+def test_nodes_and_operator_reach_images_in_the_same_way() -> None:
+    chosen = {"mirrors": ["docker.io=mirror.example:5000/hub", "*=second.example"], "allow": ["*.example.com"]}
+    expected = [
+        "--registry-mirrors=docker.io=mirror.example:5000/hub,*=second.example",
+        "--registry-allow=*.example.com",
+    ]
+    manifests = rendered({"registries": chosen})
+    for name in ("provisioner", "operator"):
+        assert [each for each in container(manifests, name)["args"] if each.startswith("--registry-")] == expected
+
+
 def test_the_flags_that_may_be_chosen_are_those_of_the_commands() -> None:
     schema = json.loads((generate.CHART / "values.schema.json").read_text())["properties"]
     driver = schema["csidriver"]["properties"]

@@ -32,6 +32,19 @@ annotations: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* How images of agents are reached, as arguments of the provisioner and of the operator, which have to agree. */}}
+{{- define "oneagent.registries" -}}
+{{- with .mirrors }}
+- {{ printf "--registry-mirrors=%s" (join "," .) | quote }}
+{{- end }}
+{{- with .plainHttp }}
+- {{ printf "--registry-plain-http=%s" (join "," .) | quote }}
+{{- end }}
+{{- with .allow }}
+- {{ printf "--registry-allow=%s" (join "," .) | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* Lines of a pod's `spec` that say where it may run. Takes the root, the part's values, and its tolerations. */}}
 {{- define "oneagent.placement" -}}
 {{- with .values.priorityClassName | default (and .root.Values.priorityClass.create .root.Values.priorityClass.name) }}
