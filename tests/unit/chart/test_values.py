@@ -189,10 +189,8 @@ def test_flags_become_arguments_of_their_command(monkeypatch: pytest.MonkeyPatch
 
 def test_nodes_and_operator_reach_images_in_the_same_way() -> None:
     chosen = {"mirrors": ["docker.io=mirror.example:5000/hub", "*=second.example"], "allow": ["*.example.com"]}
-    expected = [
-        "--registry-mirrors=docker.io=mirror.example:5000/hub,*=second.example",
-        "--registry-allow=*.example.com",
-    ]
+    hosts = "docker.io=mirror.example:5000/hub,*=second.example"
+    expected = [f"--registry-mirrors={hosts}", "--registry-allow=*.example.com"]
     manifests = rendered({"registries": chosen})
     for name in ("provisioner", "operator"):
         assert [each for each in container(manifests, name)["args"] if each.startswith("--registry-")] == expected
