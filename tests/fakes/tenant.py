@@ -249,25 +249,25 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
             if package is None:
                 self._error(404, f"Version {version} not found", fault)
                 return
-            first, status = 0, 200
+            first, last, status = 0, package.size - 1, 200
             headers = {
                 "Content-Type": "application/octet-stream",
                 "ETag": package.etag,
                 "Last-Modified": package.modified,
                 "Accept-Ranges": "bytes",
             }
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             same = self.headers.get("If-Range", package.etag) in (package.etag, package.modified)
             if asked and same and not fault.ignore_range:
-                first, status = int(asked[1]), 206
-                headers["Content-Range"] = f"bytes {first}-{package.size - 1}/{package.size}"
+                first, last, status = int(asked[1]), min(int(asked[2] or last), last), 206
+                headers["Content-Range"] = f"bytes {first}-{last}/{package.size}"
                 if first >= package.size:
                     self._error(416, "beyond the end", Fault(headers={"Content-Range": f"bytes */{package.size}"}))
                     return
             with package.path.open("rb") as file:
                 file.seek(first)
-                self._head(status, {**headers, "Content-Length": str(package.size - first)}, fault)
-                self._send(iter(lambda: file.read(_PIECE), b""), first, fault)
+                self._head(status, {**headers, "Content-Length": str(last + 1 - first)}, fault)
+                self._send(iter(lambda: file.read(min(_PIECE, last + 1 - file.tell())), b""), first, fault)
 
         def _json(self, answer: Any, fault: Fault) -> None:
             self._answer(200, {"Content-Type": "application/json"}, json.dumps(answer).encode(), fault)

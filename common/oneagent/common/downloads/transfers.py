@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,7 +26,7 @@ import httpx2 as httpx
 import tenacity
 
 from oneagent.common import httpclient, httpfaults, logs, pauses
-from oneagent.common.downloads import partfile, ranges
+from oneagent.common.downloads import partfile, ranges, windows
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,8 @@ class Limits:
     """A server that asks for more ends the call: the caller has better to do."""
     reserve_bytes: int = 0
     """Free space that is not ours to use."""
+    connections: int = 1
+    """How many at a time may bring windows of a large file."""
 
     def pause(self, attempts: int) -> float:
         """Seconds after so many attempts that failed."""
@@ -143,6 +145,8 @@ class Transfer:
     cancelled: threading.Event
     progress: Callable[[int, int | None], None]
     free: Callable[[Path], int]
+    one_by_one: threading.Event = field(default_factory=threading.Event)
+    """Set once a window could not be had: the rest comes over one connection."""
 
     @property
     def _where(self) -> str:
@@ -228,7 +232,7 @@ class Transfer:
         self._check_answer(response, plan)
         self.part.begin(plan)
         if not self.part.complete:
-            for chunk in response.iter_raw():
+            for chunk in self._chunks(response, plan):
                 if self.part.write(chunk):
                     self._after_window()
         self.progress(self.part.have.size, self.part.have.total)
@@ -237,6 +241,16 @@ class Transfer:
                 f"{self._where}: the connection ended after {self.part.have.size} of {plan.total} bytes",
                 httpfaults.Reach.BROKEN,
             )
+
+    def _chunks(self, response: httpx.Response, plan: ranges.Have) -> Iterator[bytes]:
+        if self.one_by_one.is_set() or not windows.worth(response, plan, self.limits.connections):
+            yield from response.iter_raw()
+            return
+        try:
+            yield from windows.rest(response, self.http, plan, self.limits.connections)
+        except (httpfaults.HttpFault, httpx.HTTPError):
+            self.one_by_one.set()
+            raise
 
     def _check_answer(self, response: httpx.Response, plan: ranges.Have) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":

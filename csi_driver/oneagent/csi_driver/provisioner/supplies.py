@@ -23,7 +23,8 @@ from oneagent.csi_driver.provisioner.mirrors import Mirror
 
 log = logging.getLogger(__name__)
 
-_MIRROR_PATIENCE: Final = replace(downloads.USUAL, attempts=2)
+_PATIENCE: Final = downloads.Limits(connections=3)
+_MIRROR_PATIENCE: Final = replace(_PATIENCE, attempts=2)
 """The next host may have the layer at once."""
 
 
@@ -109,7 +110,9 @@ class Archive:
 
     def fetch(self, stem: Path, *, cancelled: threading.Event, free: Callable[[Path], int]) -> Package:
         into = stem.with_name(f"{stem.name}.zip")
-        got = downloads.download(self.source, into, cancelled=cancelled, expected_sha256=self.sha256, free=free)
+        got = downloads.download(
+            self.source, into, cancelled=cancelled, expected_sha256=self.sha256, limits=_PATIENCE, free=free
+        )
         return _zip(got)
 
 
@@ -212,4 +215,4 @@ def _layer(
             return bring(source, limits=_MIRROR_PATIENCE)
         except (downloads.SourceFailed, downloads.WrongContent) as error:
             log.warning("a registry's mirror is of no use, the next one is asked", extra=logs.facts(reason=error))
-    return bring(own)
+    return bring(own, limits=_PATIENCE)
