@@ -82,11 +82,12 @@ class Server:
             os.fchmod(listener.fileno(), _MODE)
             listener.bind(os.fspath(self._path))
             listener.listen(_BACKLOG)
-            bound = self._path.lstat()
         except BaseException:
             listener.close()
             raise
-        self._listener, self._inode = listener, (bound.st_dev, bound.st_ino)
+        # Whoever removes the file may be as quick as this; the next call makes it anew.
+        bound = self._found()
+        self._listener, self._inode = listener, (bound.st_dev, bound.st_ino) if bound else None
         threading.Thread(target=self._accept, args=(listener,), name="grpc-accept", daemon=True).start()
         return True
 
