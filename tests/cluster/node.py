@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -102,7 +103,9 @@ class Node:
         return {process for file in self._groups(identity) for process in cgroups.members(file)}
 
     def _groups(self, name: str) -> list[Path]:
-        return [folder for hierarchy in cgroups.hierarchies() for folder in (hierarchy / self._group).rglob(name)]
+        # Unlike `rglob`, this passes over groups that go while it looks.
+        walks = (os.walk(hierarchy / self._group) for hierarchy in cgroups.hierarchies())
+        return [Path(folder) for walk in walks for folder, _, _ in walk if os.path.basename(folder) == name]
 
     def power_cut(self) -> None:
         """Everything on the node ends at once and its memory is gone: processes, mounts and /run, not the disk."""
