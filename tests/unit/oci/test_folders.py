@@ -148,6 +148,11 @@ def entry(**fields: Any) -> Callable[[Path], None]:
     return rewrite("index.json", manifests=[listed])
 
 
+def instead(folder: Path) -> None:
+    (folder / "index.json").unlink()
+    (folder / "index.json").mkdir()
+
+
 CONFIG = json.loads(ONE.manifest)["config"]["digest"]
 HEX = ONE.digest.removeprefix("sha256:")
 BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
@@ -182,7 +187,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
     "a folder for an index": (
         downloads.UnusableFile,
         "index.json: not a regular file",
-        lambda folder: ((folder / "index.json").unlink(), (folder / "index.json").mkdir()),
+        instead,
     ),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from oneagent.common.packages import sharing, unpack, zips
+from oneagent.common.packages import sharing, unpack, writing, zips
 
 
 class Readable(Protocol):
@@ -25,10 +25,11 @@ class Readable(Protocol):
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
         present: sharing.Present | None = None,
+        wrote: writing.Wrote | None = None,
     ) -> unpack.Unpacked:
         """Unpack it into a fresh folder; `packages.PackageError`, and the folder is empty.
 
-        Files that are `present` are linked.
+        Files that are `present` are linked; `wrote` is told of each piece.
         """
         ...
 
@@ -45,8 +46,11 @@ class Zip:
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
         present: sharing.Present | None = None,
+        wrote: writing.Wrote | None = None,
     ) -> unpack.Unpacked:
-        return unpack.unpack_agent(self.path, scratch, threads=threads, cancelled=cancelled, present=present)
+        return unpack.unpack_agent(
+            self.path, scratch, threads=threads, cancelled=cancelled, present=present, wrote=wrote
+        )
 
 
 def of_zip(archive: Path) -> Zip:
