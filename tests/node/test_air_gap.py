@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster import buildah
 from tests.fakes import images, node, packages, provisioning
 from tests.fakes.provisioning import eventually
 
@@ -73,13 +76,36 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
         assert process.versions() == [several.digest.replace(":", "-")]
 
 
+def preload(process: provisioning.Process, what: Path | str) -> None:
+    """Run the command, and wait until the provisioner has taken what it brought."""
+    command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={process.folder.root}"]
+    subprocess.run([*command, str(what)], check=True, timeout=60)
+    eventually(process.versions)
+
+
+@pytest.mark.skipif(not shutil.which("buildah"), reason="buildah is not installed")
+def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: node.Driver) -> None:
+    context = tmp_path / "context"
+    with zipfile.ZipFile(packages.build(tmp_path / "agent.zip")) as archive:
+        archive.extractall(context)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    store = buildah.Store(tmp_path / "store", tmp_path / "buildah.log")
+    store.build("agent:1", context, tmp_path / "Dockerfile", {})
+    store.lay("agent:1", tmp_path / "agent", "1.277")
+    kubelet = driver.start()
+    with provisioning.running(tmp_path) as process:
+        preload(process, f"oci-layout:{tmp_path}/agent:1.277")
+        process.want(provisioning.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
+        view = kubelet.publish("cart", dynakube="shop")
+        assert (view / LIBRARY).exists()
+        assert {row["source"] for row in provisioning.table(process.folder, "versions")} == {"preload"}
+
+
 def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
     with provisioning.running(tmp_path) as process:
         folder = images.lay(tmp_path / "agent", (an_image(), {}))
-        command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={process.folder.root}"]
-        done = subprocess.run([*command, str(folder)], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
-        assert "is in the store" in done.stdout
+        preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
         process.want(provisioning.manifest("shop", "http://localhost:1/api", image=away))
         view = kubelet.publish("cart", dynakube="shop")

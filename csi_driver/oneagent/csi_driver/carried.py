@@ -16,6 +16,7 @@ from typing import Protocol
 
 from oneagent.common import downloads, imagefolders, packages
 from oneagent.common.names import Version
+from oneagent.common.oci import folders
 from oneagent.common.oci import images as registry
 from oneagent.common.packages import images, layouts, readable, unpack
 from oneagent.common.packages.readable import Readable
@@ -94,10 +95,9 @@ def _told_by(archive: Path) -> Version:
         with unpack.opened(archive) as package:
             named = layouts.version(package.outline)
     except packages.DamagedPackage as error:
-        if _is_tar(archive):
+        if way := _way_to_a_folder(archive):
             raise NotPreloaded(
-                "it is a tar; an image is taken from a folder, which skopeo makes of one: "
-                f"skopeo copy docker-archive:{archive} oci:FOLDER"
+                f"it is a tar; an image is taken from a folder, which this makes of it: {way}"
             ) from error
         raise
     if not named:
@@ -105,8 +105,11 @@ def _told_by(archive: Path) -> Version:
     return Version(named)
 
 
-def _is_tar(archive: Path) -> bool:
+def _way_to_a_folder(archive: Path) -> str:
+    """The command that makes an image layout of a tar; empty if it is none."""
     try:
-        return tarfile.is_tarfile(archive)
-    except OSError:
-        return False
+        with tarfile.open(archive) as tar:
+            is_layout = folders.MARK in tar.getnames()
+    except (OSError, tarfile.TarError):
+        return ""
+    return f"tar -xf {archive} -C FOLDER" if is_layout else f"skopeo copy docker-archive:{archive} oci:FOLDER"

@@ -191,7 +191,12 @@ class TestAnImageInAFolder:
             preload(folder)
         tar = tmp_path / "image.tar"
         tar.write_bytes(images.tar(images.MINIMAL))
-        with pytest.raises(SystemExit, match="it is a tar; an image is taken from a folder, which skopeo makes of one"):
+        with pytest.raises(
+            SystemExit, match=r"which this makes of it: skopeo copy docker-archive:.*image\.tar oci:FOLDER"
+        ):
+            preload(tar)
+        tar.write_bytes(images.tar(images.Entry("oci-layout", b"{}")))
+        with pytest.raises(SystemExit, match=r"which this makes of it: tar -xf .*image\.tar -C FOLDER"):
             preload(tar)
         data = DataFolder(root)
         assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
