@@ -61,6 +61,10 @@ class Store:
     def save(self, reference: str, archive: Path) -> None:
         self._buildah("push", reference, f"docker-archive:{archive}:{reference}")
 
+    def lay(self, reference: str, folder: Path, name: str) -> None:
+        """Write the image to an OCI image layout, under this name."""
+        self._buildah("push", reference, f"oci:{folder}:{name}")
+
     def prune(self) -> None:
         """Remove the layers that no image with a name is made of any more."""
         self._buildah("rmi", "--prune")

@@ -186,5 +186,35 @@ def push(http: httpx.Client, url: str, image: Image, tag: str) -> str:
     return image.digest
 
 
+def lay(folder: Path, *named: tuple[Image, dict[str, Any]]) -> Path:
+    """Make a folder the OCI image layout of these images, each with what else its index says of it."""
+    (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    for image, _ in named:
+        _lay_blobs(folder, image)
+    listed = [{**descriptor(image.manifest, image.media_type), **more} for image, more in named]
+    fresh = folder / "index.json.new"
+    fresh.write_text(json.dumps({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": listed}))
+    fresh.rename(folder / "index.json")
+    return folder
+
+
+def called(name: str) -> dict[str, Any]:
+    """What an index says of an image with this name."""
+    return {"annotations": {"org.opencontainers.image.ref.name": name}}
+
+
+def blob(folder: Path, digest: str) -> Path:
+    """Where a layout has a blob."""
+    return folder / "blobs" / digest.replace(":", "/")
+
+
+def _lay_blobs(folder: Path, image: Image) -> None:
+    for data in (image.manifest, *image.blobs.values()):
+        blob(folder, digest(data)).write_bytes(data)
+    for part in image.manifests:
+        _lay_blobs(folder, part)
+
+
 MINIMAL: Final = Entry(packages.NESTED + names.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
 """The least that is an agent."""

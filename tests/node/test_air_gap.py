@@ -1,46 +1,112 @@
-"""A package that was carried to the node, as docs/air-gap.md has it: no tenant, no network."""
+"""What was carried to the node, as docs/air-gap.md has it: no tenant, no registry, no network."""
 
 from __future__ import annotations
 
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.fakes import node, packages, provisioning
+from tests.cluster import buildah
+from tests.fakes import images, node, packages, provisioning
 from tests.fakes.provisioning import eventually
 
 PAGE = Path(__file__).parents[2] / "docs/air-gap.md"
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 LIBRARY = "agent/lib64/liboneagentproc.so"
 
 
-def of_the_page(data: Path) -> dict[str, Any]:
-    """The page's DynaKube, with the driver's data folder where it is here."""
-    section = PAGE.read_text().partition("## Packages from the nodes' disks")[2]
+def of_the_page(title: str, data: Path) -> dict[str, Any]:
+    """The DynaKube of a section, with the driver's data folder where it is here."""
+    section = PAGE.read_text().partition(f"## {title}\n")[2]
     text = section.partition("```yaml\n")[2].partition("```")[0]
-    assert "file:///data/" in text
-    found: dict[str, Any] = yaml.safe_load(text.replace("file:///data/", f"file://{data}/"))
+    assert text.count("/data/") == 1
+    found: dict[str, Any] = yaml.safe_load(text.replace("/data/", f"{data}/"))
     return found
 
 
-def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path) -> None:
+def an_image(architecture: str = HERE) -> images.Image:
+    return images.image(images.tar(*images.agent()), architecture=architecture)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[node.Driver]:
     driver = node.Driver(tmp_path, "--publish-wait=10s")
     try:
-        kubelet = driver.start()
-        with provisioning.running(tmp_path) as process:
-            data = Path(process.folder.root)
-            (data / "packages").mkdir()
-            package = packages.build(data / "packages/agent.zip")
-            process.want(of_the_page(data))
-            view = kubelet.publish("cart", dynakube="shop")
-            assert (view / LIBRARY).exists()
-            (version,) = process.versions()
-            assert version.startswith("sha256-")
-            # What the collector takes shows that it was here.
-            unused = process.folder.tenants / "shop" / "0123456789abcdef"
-            unused.mkdir(parents=True)
-            eventually(lambda: not unused.exists())
-            assert package.exists()
+        yield driver
     finally:
         driver.kill()
         node.unmount_all(driver)
+
+
+def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, driver: node.Driver) -> None:
+    kubelet = driver.start()
+    with provisioning.running(tmp_path) as process:
+        data = Path(process.folder.root)
+        (data / "packages").mkdir()
+        package = packages.build(data / "packages/agent.zip")
+        process.want(of_the_page("Packages from the nodes' disks", data))
+        view = kubelet.publish("cart", dynakube="shop")
+        assert (view / LIBRARY).exists()
+        (version,) = process.versions()
+        assert version.startswith("sha256-")
+        # What the collector takes shows that it was here.
+        unused = process.folder.tenants / "shop" / "0123456789abcdef"
+        unused.mkdir(parents=True)
+        eventually(lambda: not unused.exists())
+        assert package.exists()
+
+
+def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) -> None:
+    kubelet = driver.start()
+    with provisioning.running(tmp_path) as process:
+        data = Path(process.folder.root)
+        several = images.index((f"linux/{HERE}", an_image()), ("linux/riscv64", an_image("riscv64")))
+        images.lay(data / "images/agent", (several, images.called("1.277")), (an_image(), images.called("1.276")))
+        process.want(of_the_page("Images from the nodes' disks", data))
+        view = kubelet.publish("cart", dynakube="shop")
+        assert (view / LIBRARY).exists()
+        assert process.versions() == [several.digest.replace(":", "-")]
+
+
+def preload(process: provisioning.Process, what: Path | str) -> None:
+    """Run the command, and wait until the provisioner has taken what it brought."""
+    command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={process.folder.root}"]
+    subprocess.run([*command, str(what)], check=True, timeout=60)
+    eventually(process.versions)
+
+
+@pytest.mark.skipif(not shutil.which("buildah"), reason="buildah is not installed")
+def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: node.Driver) -> None:
+    context = tmp_path / "context"
+    with zipfile.ZipFile(packages.build(tmp_path / "agent.zip")) as archive:
+        archive.extractall(context)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    store = buildah.Store(tmp_path / "store", tmp_path / "buildah.log")
+    store.build("agent:1", context, tmp_path / "Dockerfile", {})
+    store.lay("agent:1", tmp_path / "agent", "1.277")
+    kubelet = driver.start()
+    with provisioning.running(tmp_path) as process:
+        preload(process, f"oci-layout:{tmp_path}/agent:1.277")
+        process.want(provisioning.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
+        view = kubelet.publish("cart", dynakube="shop")
+        assert (view / LIBRARY).exists()
+        assert {row["source"] for row in provisioning.table(process.folder, "versions")} == {"preload"}
+
+
+def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
+    kubelet = driver.start()
+    with provisioning.running(tmp_path) as process:
+        folder = images.lay(tmp_path / "agent", (an_image(), {}))
+        preload(process, folder)
+        away = f"localhost:1/team/agent@{an_image().digest}"
+        process.want(provisioning.manifest("shop", "http://localhost:1/api", image=away))
+        view = kubelet.publish("cart", dynakube="shop")
+        assert (view / LIBRARY).exists()

@@ -6,13 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
 from oneagent.common.names import Version
-from oneagent.common.packages import sharing
+from oneagent.common.packages import readable, sharing
 from oneagent.csi_driver import mounttable, preloads
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
@@ -224,7 +225,9 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
 def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process(
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
-    preloads.preload(process.folder, tmp_path / "agent.zip", Version(VERSION), 3600.0, sharing.Present())
+    preloads.preload(
+        process.folder, partial(readable.of_zip, tmp_path / "agent.zip"), Version(VERSION), 3600.0, sharing.Present()
+    )
     process.want(manifest("demo", server.api_url))
     process.start(CRASH_AT=step)
     assert process.ended() == -9

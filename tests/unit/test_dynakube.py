@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common import dynakube
+from oneagent.common import dynakube, imagefolders
 
 VERSION = "1.277.0.20230914-094321"
 
@@ -209,6 +209,13 @@ def test_a_package_may_be_a_local_file_and_then_needs_no_tenant() -> None:
     assert dynakube.from_manifest(obj).package_file == Path("/srv/agents/agent x.zip")
 
 
+def test_a_package_may_be_an_image_in_a_folder_and_then_needs_neither_tenant_nor_registry() -> None:
+    package = {"codeModulesImage": "oci-layout:/srv/agents:1.2"}
+    found = dynakube.from_manifest(manifest(apiUrl="", oneAgent={"applicationMonitoring": package}))
+    assert found.image_folder == imagefolders.ImageFolder(Path("/srv/agents"), "1.2")
+    assert (found.is_local, found.image, found.package_file) == (True, None, None)
+
+
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -252,6 +259,10 @@ def test_an_error_names_the_field_the_value_and_the_remedy(change: dict[str, Any
         ),
         (
             {"oneAgent": {"applicationMonitoring": {"codeModulesImage": "file:///a%00.zip"}}},
+            "codeModulesImage",
+        ),
+        (
+            {"oneAgent": {"applicationMonitoring": {"codeModulesImage": "oci-layout:/a/../b"}}},
             "codeModulesImage",
         ),
     ],

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from oneagent.common import durations, manifests, names, publickeys, references
+from oneagent.common import durations, imagefolders, manifests, names, publickeys, references
 
 Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
 
@@ -44,6 +44,7 @@ _APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 _FILE: Final = "file:"
+_LOCAL: Final = (_FILE, imagefolders.PREFIX)
 
 IMAGE_KEY: Final = "code-modules-image-key"
 """The flag that has images signed."""
@@ -81,7 +82,7 @@ class DynaKube:
     pinned_version: names.Version | None
     """What the user asked for; complete, as `1.277.0.20230914-094321`."""
     package: str
-    """`codeModulesImage`: a `file:` URL or an image reference; empty for the tenant's package."""
+    """`codeModulesImage`: a `file:` URL, an image in a folder or an image reference; empty for the tenant's package."""
     image_id: str
     """The image that the operator decided (`status.codeModules.imageID`)."""
     pull_secret: str
@@ -121,7 +122,7 @@ class DynaKube:
     @property
     def image(self) -> references.Reference | None:
         """The image that `package` names, if it names one; with its digest if that or the operator says it."""
-        if not self.package or self.package.startswith(_FILE):
+        if not self.package or self.package.startswith(_LOCAL):
             return None
         named = references.parse(self.package)
         decided = _reference(self.image_id)
@@ -134,6 +135,16 @@ class DynaKube:
     def package_file(self) -> Path | None:
         """The local archive that `package` names, if it names one."""
         return _local_file(self.package)
+
+    @property
+    def image_folder(self) -> imagefolders.ImageFolder | None:
+        """The image on the node that `package` names, if it names one."""
+        return imagefolders.parse(self.package) if self.package.startswith(imagefolders.PREFIX) else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the package is on the nodes, so that no tenant and no registry is needed for it."""
+        return is_local(self.package)
 
 
 def from_manifest(obj: Mapping[str, object]) -> DynaKube:
@@ -152,7 +163,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         namespace=manifests.dns_name(obj, "metadata.namespace") or DEFAULT_NAMESPACE,
         uid=manifests.text(obj, "metadata.uid"),
         generation=_generation(obj),
-        api_url=_api_url(obj, optional=_local_file(package) is not None),
+        api_url=_api_url(obj, optional=is_local(package)),
         mode=mode,
         needs_app_views=_needs_app_views(obj, mode, api_version),
         wanted_version=_wanted_version(obj),
@@ -282,13 +293,27 @@ def _generation(obj: Mapping[str, object]) -> int:
 
 def _package(obj: Mapping[str, object], field: str) -> str:
     text = manifests.text(obj, field)
-    if text and not text.startswith(_FILE):
-        try:
+    try:
+        if text.startswith(imagefolders.PREFIX):
+            imagefolders.parse(text)
+        elif text.startswith(_FILE):
+            _local_file(text)
+        elif text:
             references.parse(text)
-        except references.InvalidReference as error:
-            remedy = f"must be file:///absolute/path/to/archive.zip or an image, registry/path:tag ({error.why})"
-            raise DynaKubeError(field, text, remedy) from error
+    except imagefolders.InvalidFolder as error:
+        raise DynaKubeError(field, text, f"must be oci-layout:/absolute/path:name ({error.why})") from error
+    except references.InvalidReference as error:
+        remedy = (
+            "must be file:///absolute/path/to/archive.zip, oci-layout:/absolute/path:name or an image, "
+            f"registry/path:tag ({error.why})"
+        )
+        raise DynaKubeError(field, text, remedy) from error
     return text
+
+
+def is_local(package: str) -> bool:
+    """Whether a `codeModulesImage` names something on the nodes, readable or not."""
+    return package.startswith(_LOCAL)
 
 
 def _image_key(obj: Mapping[str, object]) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from rich import progress
 from rich.console import Console
 
-from oneagent.common import packages
+from oneagent.common import downloads, packages
+from oneagent.common.imagefolders import ImageFolder
 from oneagent.common.names import Version
-from oneagent.csi_driver import preloads, processes
+from oneagent.csi_driver import carried, preloads, processes
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.preloads import NotPreloaded
 from oneagent.csi_driver.provisioner import occupancy
@@ -25,7 +28,7 @@ _LOOK_SECONDS: Final = 0.1
 
 def run(
     folder: DataFolder,
-    archive: Path,
+    what: Path | ImageFolder,
     version: Version,
     *,
     keep_seconds: float,
@@ -33,19 +36,27 @@ def run(
     json_output: bool,
 ) -> int:
     """Preload a package and wait for the provisioner, if one runs. Prints the answer; the exit code."""
-    progress = Console(stderr=True)
+    console = Console(stderr=True)
     try:
         folder.create()
         store = AgentStore(folder)
-        version = version or _told(archive)
-        with progress.status(f"unpacking {archive.name} as version {version}"):
-            done = preloads.preload(folder, archive, version, keep_seconds, occupancy.present(folder, store))
-        with progress.status("waiting for the provisioner"):
+        found = carried.find(what, version)
+        version = found.version
+        with _bars(console) as bars:
+            done = preloads.preload(
+                folder,
+                lambda: found.read(_bar(bars, "checking")),
+                version,
+                keep_seconds,
+                occupancy.present(folder, store),
+                begun=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
+            )
+        with console.status("waiting for the provisioner"):
             taken = _taken(folder, store, version, wait_seconds)
-    except (NotPreloaded, packages.PackageError) as error:
-        raise SystemExit(f"{archive}: {error}") from error
+    except (NotPreloaded, packages.PackageError, downloads.DownloadError) as error:
+        raise SystemExit(f"{what}: {error}") from error
     except OSError as error:
-        raise SystemExit(f"{archive} can't be preloaded: {error.strerror} ({error.filename})") from error
+        raise SystemExit(f"{what} can't be preloaded: {error.strerror} ({error.filename})") from error
     if json_output:
         answer: dict[str, Any] = {"format": JSON_FORMAT, "version": version, "taken": taken}
         answer |= {"bytes": done.bytes, "shared_bytes": done.shared_bytes, "seconds": round(done.seconds, 3)}
@@ -56,10 +67,28 @@ def run(
     return 0
 
 
-def _told(archive: Path) -> Version:
-    if named := preloads.version_of(archive):
-        return named
-    raise NotPreloaded("the package does not say which version it is; give it with --version")
+def _bars(console: Console) -> progress.Progress:
+    """Bars for people; nothing where nobody looks."""
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(binary_units=True),
+        progress.TimeRemainingColumn(),
+    )
+    return progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _bar(bars: progress.Progress, title: str) -> carried.Told:
+    """A bar that appears once there is something to tell."""
+    task: progress.TaskID | None = None
+
+    def told(done: int, total: int) -> None:
+        nonlocal task
+        if task is None:
+            task = bars.add_task(title, total=total)
+        bars.update(task, completed=done)
+
+    return told
 
 
 def _taken(folder: DataFolder, store: AgentStore, version: Version, wait_seconds: float) -> bool:

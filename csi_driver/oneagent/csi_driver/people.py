@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags
+from oneagent.common import flags, imagefolders
+from oneagent.common.imagefolders import ImageFolder
 from oneagent.common.names import Version
 from oneagent.csi_driver import mounttable, paths, status, why
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
@@ -62,9 +63,12 @@ exit code:
 
 
 _PRELOAD: Final = """\
-Puts an agent package, as a zip on this machine, into this node's store: for nodes without a way to the tenant, or
-before their pods come. It may be run before the driver is installed and while it runs. The package is checked and
-unpacked as a downloaded one; the provisioner then puts the version into the store, at once or when it is started.
+Puts an agent package that is on this machine into this node's store: for nodes without a way to the tenant or the
+registry, or before their pods come. It is a zip, or an image in a folder, as skopeo copy docker://… oci:folder and
+others write it (OCI image layout). An image's version is its digest, so a DynaKube that names it by this digest, or
+by a tag that the operator finds it at, needs no registry. It may be run before the driver is installed and while it
+runs. The package is checked and unpacked as a downloaded one; the provisioner then puts the version into the store,
+at once or when it is started.
 The version stays for the time of --keep if no DynaKube wants it, and after that like any other.
 
 exit code:
@@ -99,7 +103,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("keep", 30 * 86400.0, "how long it stays though no DynaKube wants it", parse=flags.duration)
     add("wait", 60.0, "how long to wait until the provisioner has taken it", parse=flags.duration)
-    about.add_argument("archive", type=Path, help="the package, a zip")
+    about.add_argument(
+        "package",
+        type=flags.refusing(_package),
+        help="a zip, a folder with an OCI image layout, or oci-layout:/folder:name for one of its images",
+    )
     about.set_defaults(answer=_preload)
     return parser
 
@@ -132,6 +140,13 @@ def _version(text: str) -> Version:
 
 def _version_or_none(text: str) -> Version:
     return _version(text) if text else Version("")
+
+
+def _package(text: str) -> Path | ImageFolder:
+    if text.startswith(imagefolders.PREFIX):
+        return imagefolders.parse(text)
+    path = Path(text)
+    return ImageFolder(path.absolute()) if path.is_dir() else path
 
 
 def _pod(text: str) -> tuple[str, str]:
@@ -196,7 +211,7 @@ def _preload(given: argparse.Namespace) -> int:
 
     return carrying.run(
         _folder(given),
-        given.archive,
+        given.package,
         given.version,
         keep_seconds=given.keep,
         wait_seconds=given.wait,

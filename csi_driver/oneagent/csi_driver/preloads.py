@@ -26,7 +26,8 @@ from typing import Final
 
 from oneagent.common import disks, downloads
 from oneagent.common.names import Version
-from oneagent.common.packages import layouts, sharing, treemanifests, unpack, zips
+from oneagent.common.packages import sharing, treemanifests, writing
+from oneagent.common.packages.readable import Readable
 from oneagent.csi_driver import paths
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.store import AgentStore, sync_folder
@@ -48,26 +49,24 @@ class Preloaded:
     seconds: float
 
 
-def version_of(archive: Path) -> Version | None:
-    """The version that a package says it is, by the newest folder of one in it; `packages.PackageError`."""
-    with unpack.opened(archive) as package:
-        named = layouts.version(package.outline)
-    return Version(named) if named else None
-
-
 def preload(
     folder: DataFolder,
-    archive: Path,
+    read: Callable[[], Readable],
     version: Version,
     keep_seconds: float,
     present: sharing.Present,
     step: Callable[[str], None] = lambda _name: None,
+    begun: Callable[[int], writing.Wrote | None] = lambda _bytes: None,
 ) -> Preloaded:
-    """Unpack a zip for the provisioner to take; `NotPreloaded`, `packages.PackageError` or `OSError`."""
+    """Unpack a package for the provisioner to take; what `read` raises, `NotPreloaded`, `PackageError` or `OSError`.
+
+    `begun` is told how many bytes will be there, and gives whom to tell of them as they come.
+    """
     started = time.perf_counter()
     if AgentStore(folder).has(version) or (folder.preloaded / version).exists():
         raise NotPreloaded(f"version {version} is on this node already")
-    needed, free = zips.unpacked_size(archive), downloads.free_bytes(folder.root)
+    package = read()
+    needed, free = package.unpacked_size, downloads.free_bytes(folder.root)
     if needed > free:
         raise NotPreloaded(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
     scratch = folder.preloaded / f".{version}"
@@ -77,7 +76,7 @@ def preload(
             raise NotPreloaded(f"version {version} is being preloaded by another command")
         try:
             _clear(scratch)
-            unpacked = unpack.unpack_agent(archive, scratch / "package", present=present)
+            unpacked = package.unpack(scratch / "package", present=present, wrote=begun(needed))
             unpacked.root.rename(scratch / TREE)
             shutil.rmtree(scratch / "package", ignore_errors=True)
             step("unpacked")

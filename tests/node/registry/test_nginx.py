@@ -65,7 +65,9 @@ def layer_source(digest: str, port: int) -> downloads.HttpSource:
     rules = registries.Registries(plain_http=frozenset({host}))
     with pulling.Image(references.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as found:
         (layer,) = found.layers()
-    return layer.sources[0]
+    (source,) = layer.sources
+    assert isinstance(source, downloads.HttpSource)
+    return source
 
 
 class TestConnectionsThatBreakAnywhere:

@@ -48,7 +48,7 @@ def test_a_secret_that_is_not_there_is_watched_for() -> None:
     assert ("Secret", "other-keys") in used
 
 
-@pytest.mark.parametrize("image", ["", "file:///a.zip"])
+@pytest.mark.parametrize("image", ["", "file:///a.zip", "oci-layout:/a:1"])
 def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
     inputs, used = read("image-keys", image)
     assert inputs.image == images.Secrets()

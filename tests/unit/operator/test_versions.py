@@ -22,6 +22,12 @@ def decided(manifest: dict[str, Any], *, chosen: str = "", latest: str = NEW) ->
     """The version of `status.oneAgent`, from what it was and what the tenant offers."""
     if chosen:
         manifest["status"] = {"oneAgent": {"version": chosen, "source": versions.TENANT}}
+    return reconciled(manifest, versions.HostAgent(), latest).fields["oneAgent"]["version"]
+
+
+def reconciled(
+    manifest: dict[str, Any], concern: versions.HostAgent | versions.CodeModules, latest: str = NEW
+) -> verdicts.Verdict:
     round = Round(
         manifest=manifest,
         kube=dynakube.from_manifest(manifest),
@@ -33,9 +39,9 @@ def decided(manifest: dict[str, Any], *, chosen: str = "", latest: str = NEW) ->
         now=0.0,
         found={},
     )
-    verdict = asyncio.run(versions.HostAgent().reconcile(round))
+    verdict = asyncio.run(concern.reconcile(round))
     assert verdict is not None
-    return verdict.fields["oneAgent"]["version"]
+    return verdict
 
 
 def in_version(api_version: str, *, auto_update: bool | None, **section: str) -> dict[str, Any]:
@@ -48,6 +54,15 @@ def in_version(api_version: str, *, auto_update: bool | None, **section: str) ->
         "spec": {"apiUrl": "https://abc12345.live.dynatrace.com/api", "oneAgent": {"classicFullStack": own}},
     }
     return conversion.convert(written, f"dynatrace.com/{fields.NEWEST}")
+
+
+def test_an_image_in_a_folder_is_what_the_nodes_find_there_whatever_version_is_pinned() -> None:
+    written = in_version("v1beta5", auto_update=None)
+    image = {"codeModulesImage": "oci-layout:/data/agent:1", "codeModulesVersion": OLD}
+    written["spec"]["oneAgent"] = {"applicationMonitoring": image}
+    verdict = reconciled(written, versions.CodeModules())
+    assert verdict.fields["codeModules"]["version"] is None
+    assert (verdict.reason, verdict.fields["codeModules"]["imageID"]) == (versions.DECIDED, "oci-layout:/data/agent:1")
 
 
 @pytest.mark.parametrize("auto_update", [None, True])

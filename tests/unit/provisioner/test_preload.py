@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import pty
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oneagent.common.names import Version
-from oneagent.common.packages import sharing
+from oneagent.common.packages import readable, sharing
 from oneagent.csi_driver import people, preloads, processes
 from oneagent.csi_driver.paths import DataFolder
-from tests.fakes import packages
+from tests.fakes import images, packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest, table
 
 VERSION = Version(packages.VERSION)
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+
+
+def an_image(text: str = "") -> images.Image:
+    """With an agent; `text` makes it another one."""
+    entries = [*images.agent(), images.Entry(f"{packages.NESTED}note", text.encode())]
+    return images.image(images.tar(*entries), architecture=HERE)
 
 
 class Command:
@@ -30,7 +42,7 @@ class Command:
         self._patch = patch
         self._capsys = capsys
 
-    def __call__(self, archive: Path, *words: str) -> dict[str, Any]:
+    def __call__(self, archive: Path | str, *words: str) -> dict[str, Any]:
         self._patch.setattr(
             "sys.argv", ["oneagent-csi", "preload", f"--data-dir={self._root}", "-ojson", *words, str(archive)]
         )
@@ -132,6 +144,78 @@ class TestAPin:
             p.until(lambda: p.collect() == [VERSION])
 
 
+class TestAnImageInAFolder:
+    def test_is_the_version_that_its_digest_says(
+        self, root: Path, preload: Command, tmp_path: Path, desk: Desk, server: double.Tenant
+    ) -> None:
+        image = an_image()
+        folder = images.lay(tmp_path / "layout", (images.index((f"linux/{HERE}", image)), {}))
+        index = json.loads((folder / "index.json").read_text())["manifests"][0]["digest"]
+        version = Version(index.replace(":", "-"))
+        answer = preload(folder)
+        assert (answer["version"], answer["taken"]) == (version, False)
+        away = f"registry.invalid/team/agent@{index}"
+        desk.put(manifest("demo", server.api_url, image=away))
+        with Provisioning(root, desk) as p:
+            p.until(lambda: p.ready(version), what=p.condition)
+            assert damaged(p.folder) == []
+
+    def test_is_told_by_its_name_among_several(self, preload: Command, tmp_path: Path) -> None:
+        one, two = an_image("one"), an_image("two")
+        folder = images.lay(tmp_path / "layout", (one, images.called("1")), (two, images.called("2")))
+        with pytest.raises(SystemExit, match=r"has 2 images, 1, 2: say which one, by :NAME or @sha256:"):
+            preload(folder)
+        assert preload(f"oci-layout:{folder}:2")["version"] == two.digest.replace(":", "-")
+        assert preload(f"oci-layout:{folder}@{one.digest}")["version"] == one.digest.replace(":", "-")
+
+    def test_that_is_refused_leaves_nothing(
+        self, root: Path, preload: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        image = an_image()
+        folder = images.lay(tmp_path / "layout", (image, {}))
+        with pytest.raises(SystemExit, match="leave --version out"):
+            preload(folder, f"--version={VERSION}")
+        with pytest.raises(SystemExit, match="2"):
+            preload("oci-layout:relative")
+        assert "the path has to be absolute" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="oci-layout: No such file"):
+            preload(tmp_path)
+        layer = images.blob(folder, image.layers[0])
+        content = bytearray(layer.read_bytes())
+        content[-1] ^= 1
+        layer.write_bytes(content)
+        with pytest.raises(SystemExit, match=image.layers[0].removeprefix("sha256:")):
+            preload(folder)
+        images.lay(folder, (images.image(images.tar(images.Entry("no/agent")), architecture=HERE), {}))
+        with pytest.raises(SystemExit, match="the package has no agent/"):
+            preload(folder)
+        tar = tmp_path / "image.tar"
+        tar.write_bytes(images.tar(images.MINIMAL))
+        with pytest.raises(
+            SystemExit, match=r"which this makes of it: skopeo copy docker-archive:.*image\.tar oci:FOLDER"
+        ):
+            preload(tar)
+        tar.write_bytes(images.tar(images.Entry("oci-layout", b"{}")))
+        with pytest.raises(SystemExit, match=r"which this makes of it: tar -xf .*image\.tar -C FOLDER"):
+            preload(tar)
+        data = DataFolder(root)
+        assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "image"])
+def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
+    what = package if kind == "zip" else images.lay(tmp_path / "layout", (an_image(), {}))
+    terminal, line = pty.openpty()
+    command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={root}", str(what)]
+    with os.fdopen(terminal, "rb", buffering=0) as seen:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=line, timeout=60, check=True)
+        os.close(line)
+        shown = seen.read(1 << 16)
+    assert b"unpacking" in shown
+    assert (b"checking" in shown) == (kind == "image")
+    assert b"waits for the provisioner" in done.stdout
+
+
 class TestAPackageThatIsRefused:
     def test_leaves_nothing(self, root: Path, preload: Command, tmp_path: Path, package: Path) -> None:
         (tmp_path / "no.zip").write_bytes(b"no zip")
@@ -159,21 +243,20 @@ class TestAPackageThatIsRefused:
         folder.create()
         (folder.preloaded / ".dead").mkdir()
         reached, go_on = threading.Event(), threading.Event()
+        read = partial(readable.of_zip, package)
 
         def step(name: str) -> None:
             if name == "unpacked":
                 reached.set()
                 assert go_on.wait(10)
 
-        at_work = threading.Thread(
-            target=preloads.preload, args=(folder, package, VERSION, 60.0, sharing.Present(), step)
-        )
+        at_work = threading.Thread(target=preloads.preload, args=(folder, read, VERSION, 60.0, sharing.Present(), step))
         at_work.start()
         assert reached.wait(10)
         preloads.tidy(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
         with pytest.raises(preloads.NotPreloaded, match="by another command"):
-            preloads.preload(folder, package, VERSION, 60.0, sharing.Present())
+            preloads.preload(folder, read, VERSION, 60.0, sharing.Present())
         go_on.set()
         at_work.join(10)
         assert preloads.waiting(folder) == [VERSION]

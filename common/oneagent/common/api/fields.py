@@ -89,8 +89,8 @@ _HOST: Final[Mapping[str, Schema]] = {
 
 _INJECTION: Final[Mapping[str, Schema]] = {
     "codeModulesImage": text(
-        "Where the agent for applications comes from in place of the tenant: an image, or file:///path/to/archive.zip "
-        "for a package that is on the nodes."
+        "Where the agent for applications comes from in place of the tenant: an image; or what is on "
+        "the nodes, a package at file:///path/to/archive.zip or an image in a folder, oci-layout:/path/of/folder:name."
     ),
     "codeModulesVersion": text(
         "Version of the agent for applications, complete, such as 1.277.0.20230914-094321. The version if not set."
@@ -129,7 +129,7 @@ _ONE_AGENT: Final = section(
 _TENANT: Final = "({0}.matches('/e/[^/]+/') ? {0}.find('/e/[^/]+') : {0}.find('//[^./]+'))"
 
 _API_URL: Final = text(
-    "The tenant's API, https://ENVIRONMENT/api. Without it only packages from file:// can be used.",
+    "The tenant's API, https://ENVIRONMENT/api. Without it only packages from file:// and oci-layout: can be used.",
     maxLength=512,
     **{
         RULES: [

@@ -4,10 +4,13 @@ What is fetched is known by its digest, so it does not matter who sends it: mirr
 HTTP if somebody wants that, and every manifest and layer is hashed before it is used.
 
     references      (one folder up) the names of images
+    imagefolders    (there, too) the names of images in folders
     credentials     pull secrets
     registries      which hosts are asked for an image, in what order, and which are not
     logins          tokens and passwords: what a host wants to see before it answers
+    holders         who has manifests and layers
     repositories    one host's manifests and layers
+    folders         those of a folder on this machine
     manifests       what a manifest says; which of an index is for this machine
     images          an image from the first host that has it
     signatures      whether an image is signed, and with which key

@@ -1,4 +1,4 @@
-"""An image, from the first host that has it: its digest, its manifest for this machine, and its layers.
+"""An image, from the first host that has it or from a folder: its digest, its manifest for this machine, its layers.
 
 A mirror is of use or it is not: whatever is wrong with it is said in one line, and the next host is asked. Only
 what the last one, the image's own registry, says is an error.
@@ -14,10 +14,15 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from oneagent.common import downloads, httpclient, httpfaults, logs, packages, references
-from oneagent.common.oci import credentials, logins, manifests, registries, repositories
+from oneagent.common.imagefolders import ImageFolder
+from oneagent.common.oci import credentials, folders, logins, manifests, registries, repositories
+from oneagent.common.oci.holders import Holder
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+Named = references.Reference | ImageFolder
+"""What says which image is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,11 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A part of an image, and the hosts that may have it in the order in which they are to be asked."""
+    """A part of an image, and where it may be in the order in which that is to be asked."""
 
     digest: str
     size: int
-    sources: tuple[downloads.HttpSource, ...]
+    sources: tuple[downloads.Source, ...]
 
     @property
     def sha256(self) -> str:
@@ -43,25 +48,28 @@ class Layer:
 
 
 @contextlib.contextmanager
-def hosts(reference: references.Reference, access: Access) -> Iterator[list[repositories.Repository]]:
-    """The repository of an image on each host that may have it, its own registry last.
+def holders(image: Named, access: Access) -> Iterator[list[Holder]]:
+    """The repository of an image on each host that may have it, its own registry last; or its folder.
 
     `InvalidSettings` if it may not be fetched.
     """
+    if isinstance(image, ImageFolder):
+        yield [folders.Folder(image.path)]
+        return
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(reference)]
+        yield [stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(image)]
 
 
 class Image:
-    """An image as registries have it. For one thread at a time; close it after use.
+    """An image as registries or a folder have it. For one thread at a time; close it after use.
 
     `InvalidSettings` if it may not be fetched.
     """
 
-    def __init__(self, reference: references.Reference, access: Access) -> None:
+    def __init__(self, reference: Named, access: Access) -> None:
         self._reference = reference
         with contextlib.ExitStack() as stack:
-            self._repositories = stack.enter_context(hosts(reference, access))
+            self._holders = stack.enter_context(holders(reference, access))
             self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -75,10 +83,13 @@ class Image:
     def digest(self) -> str:
         """What the reference's tag stands for, if it has no digest."""
         tag = self._reference.tag
-        return self._reference.digest or self._first(lambda repository: repository.resolve(tag))
+        return self._reference.digest or self._first(lambda holder: holder.resolve(tag))
 
     def layers(self, machine: str | None = None, limits: packages.Limits | None = None) -> list[Layer]:
-        """The layers for a machine, by default this one, lowest first. `HttpFault` or `packages.PackageError`."""
+        """The layers for a machine, by default this one, lowest first.
+
+        `HttpFault`, `packages.PackageError`, or `downloads.UnusableFile` of a folder.
+        """
         digest, where = self.digest(), self._reference.name
         found = manifests.parse(self._manifest(digest), where)
         if found.manifests is not None:
@@ -87,23 +98,23 @@ class Image:
             if found.layers is None:
                 raise packages.UnsupportedPackage(f"{where}: lists a list of images as the one for this machine")
         elif config := manifests.config(found):
-            body = self._first(lambda repository: repository.config(config))
+            body = self._first(lambda holder: holder.config(config))
             manifests.check_config(body, where, machine)
         return [
-            Layer(layer.digest, layer.size, tuple(repository.blob(layer.digest) for repository in self._repositories))
+            Layer(layer.digest, layer.size, tuple(holder.blob(layer.digest) for holder in self._holders))
             for layer in manifests.layers(found, where, limits or packages.Limits())
         ]
 
     def _manifest(self, digest: str) -> bytes:
-        return self._first(lambda repository: repository.manifest(digest))
+        return self._first(lambda holder: holder.manifest(digest))
 
-    def _first(self, ask: Callable[[repositories.Repository], _T]) -> _T:
-        *mirrors, own = self._repositories
-        for repository in mirrors:
+    def _first(self, ask: Callable[[Holder], _T]) -> _T:
+        *mirrors, own = self._holders
+        for mirror in mirrors:
             try:
-                return ask(repository)
+                return ask(mirror)
             except httpfaults.HttpFault as fault:
-                facts = logs.facts(image=self._reference.name, mirror=repository.host, reason=fault)
+                facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=fault)
                 log.warning("a registry's mirror is of no use, the next one is asked", extra=facts)
         return ask(own)
 

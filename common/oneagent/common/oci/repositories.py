@@ -59,10 +59,9 @@ class Repository:
         _check(body, digest, f"{self._endpoint.url}/manifests/{digest}")
         return body
 
-    def tagged(self, tag: str) -> bytes | None:
-        """What a tag stands for today; None if there is no such tag."""
+    def tagged(self, tag: str) -> list[bytes]:
         response, body = self._ask("GET", f"manifests/{tag}", (200, 404))
-        return None if response.status_code == 404 else self._said(response, body)
+        return [] if response.status_code == 404 else [self._said(response, body)]
 
     def referrers(self, digest: str, kind: str) -> bytes | None:
         """The list of what refers to a manifest and is of this kind; None from a host that keeps no such lists."""

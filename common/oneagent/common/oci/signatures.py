@@ -1,4 +1,4 @@
-"""Whether an image is signed by a key: cosign's signatures, in both ways in which registries keep them.
+"""Whether an image is signed by a key: cosign's signatures, in both ways in which registries keep them, and folders.
 
     a tag       `sha256-HEX.sig` in the image's repository, whose layers are signed payloads
     referrers   bundles of Sigstore's that refer to the image, listed by the registry or below the tag `sha256-HEX`
@@ -24,8 +24,9 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import httpfaults, logs, packages, references
-from oneagent.common.oci import answers, claims, images, keys, manifests, repositories
+from oneagent.common import httpfaults, logs, packages
+from oneagent.common.oci import answers, claims, images, keys, manifests
+from oneagent.common.oci.holders import Holder
 from oneagent.common.publickeys import PublicKey
 
 log = logging.getLogger(__name__)
@@ -66,32 +67,32 @@ _Load = Callable[[], claims.Claim | None]
 """Fetches a claim; None if what is there was never meant to be one."""
 
 
-def find(image: references.Reference, access: images.Access, wanted: Sequence[PublicKey]) -> PublicKey:
+def find(image: images.Named, access: images.Access, wanted: Sequence[PublicKey]) -> PublicKey:
     """The key, of those that are wanted, that has signed an image. `image` has a digest."""
     keys.check(wanted)
-    with images.hosts(image, access) as found:
+    with images.holders(image, access) as found:
         *mirrors, own = found
-        for repository in mirrors:
+        for mirror in mirrors:
             try:
-                return _signer(repository, image, wanted)
+                return _signer(mirror, image, wanted)
             except (httpfaults.HttpFault, packages.Unsigned) as error:
-                facts = logs.facts(image=image.name, mirror=repository.host, reason=error)
+                facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
                 log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
         return _signer(own, image, wanted)
 
 
-def _signer(repository: repositories.Repository, image: references.Reference, wanted: Sequence[PublicKey]) -> PublicKey:
-    fault: httpfaults.HttpFault | None = None
+def _signer(holder: Holder, image: images.Named, wanted: Sequence[PublicKey]) -> PublicKey:
+    fault: httpfaults.HttpFault | packages.PackageError | None = None
     whys: list[str] = []
     for kind in (_by_tag, _by_referrers):
         try:
-            for load in itertools.islice(kind(repository, image.digest), _MOST):
+            for load in itertools.islice(kind(holder, image.digest), _MOST):
                 try:
                     if claim := load():
                         return _judged(claim, image.digest, wanted)
                 except claims.Unfit as why:
                     whys.append(str(why))
-                except (httpfaults.Refused, httpfaults.Garbage) as error:
+                except (httpfaults.Refused, httpfaults.Garbage, packages.DamagedPackage) as error:
                     fault = error  # the next one may be there
         except httpfaults.HttpFault as error:
             fault = error
@@ -109,7 +110,7 @@ def _judged(claim: claims.Claim, digest: str, wanted: Sequence[PublicKey]) -> Pu
     return key
 
 
-def _why(image: references.Reference, whys: Sequence[str]) -> str:
+def _why(image: images.Named, whys: Sequence[str]) -> str:
     what = f"{image.name}@{image.digest}"
     if not whys:
         return f"{what} is not signed: there is neither a tag {_tag(image.digest)}.sig nor a bundle that refers to it"
@@ -121,34 +122,30 @@ def _tag(digest: str) -> str:
     return digest.replace(":", "-", 1)
 
 
-def _by_tag(repository: repositories.Repository, digest: str) -> Iterator[_Load]:
+def _by_tag(holder: Holder, digest: str) -> Iterator[_Load]:
     tag = f"{_tag(digest)}.sig"
-    if (body := repository.tagged(tag)) is None:
-        return
-    for layer in answers.decoded(body, _Stored, tag).layers:
-        signature = (layer.annotations or {}).get(claims.SIGNATURE, "")
-        if layer.mediaType == claims.PAYLOAD and signature:
-            yield partial(_simple, repository, layer, signature)
+    for body in holder.tagged(tag):
+        for layer in answers.decoded(body, _Stored, tag).layers:
+            signature = (layer.annotations or {}).get(claims.SIGNATURE, "")
+            if layer.mediaType == claims.PAYLOAD and signature:
+                yield partial(_simple, holder, layer, signature)
 
 
-def _simple(repository: repositories.Repository, layer: _Layer, signature: str) -> claims.Claim:
-    return claims.simple(repository.config(layer.descriptor), signature)
+def _simple(holder: Holder, layer: _Layer, signature: str) -> claims.Claim:
+    return claims.simple(holder.config(layer.descriptor), signature)
 
 
-def _by_referrers(repository: repositories.Repository, digest: str) -> Iterator[_Load]:
-    listed = repository.referrers(digest, claims.BUNDLE)
-    if listed is None:
-        listed = repository.tagged(_tag(digest))
-    if listed is None:
-        return
-    for referrer in answers.decoded(listed, _Referrers, f"referrers of {digest}").manifests:
-        if referrer.artifactType in _MAYBE_BUNDLES:
-            yield partial(_bundle, repository, referrer.digest)
+def _by_referrers(holder: Holder, digest: str) -> Iterator[_Load]:
+    listed = holder.referrers(digest, claims.BUNDLE)
+    for body in holder.tagged(_tag(digest)) if listed is None else [listed]:
+        for referrer in answers.decoded(body, _Referrers, f"referrers of {digest}").manifests:
+            if referrer.artifactType in _MAYBE_BUNDLES:
+                yield partial(_bundle, holder, referrer.digest)
 
 
-def _bundle(repository: repositories.Repository, digest: str) -> claims.Claim | None:
-    stored = answers.decoded(repository.manifest(digest), _Stored, digest)
+def _bundle(holder: Holder, digest: str) -> claims.Claim | None:
+    stored = answers.decoded(holder.manifest(digest), _Stored, digest)
     for layer in stored.layers:
         if layer.mediaType == claims.BUNDLE:
-            return claims.bundle(repository.config(layer.descriptor))
+            return claims.bundle(holder.config(layer.descriptor))
     return None

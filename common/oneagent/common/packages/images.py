@@ -47,6 +47,7 @@ class Image:
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
         present: sharing.Present | None = None,
+        wrote: writing.Wrote | None = None,
     ) -> unpack.Unpacked:
         """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.
 
@@ -62,7 +63,7 @@ class Image:
 
         budget = streams.Budget(self.most)
         with _disk_errors("the image cannot be unpacked"):
-            whole = writing.fill(scratch, self.plan.outline, write_files, present)
+            whole = writing.fill(scratch, self.plan.outline, write_files, present, wrote)
         manifest = unpack.below(whole, self.inside)
         return unpack.Unpacked(scratch / self.inside, manifest, manifest.unpacked_bytes)
 

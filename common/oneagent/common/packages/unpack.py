@@ -60,11 +60,12 @@ def unpack_agent(
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
     present: sharing.Present | None = None,
+    wrote: writing.Wrote | None = None,
 ) -> Unpacked:
     """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
 
     The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `present` on
-    the same file system is not stored again.
+    the same file system is not stored again. `wrote` is told of each piece.
     """
     with opened(archive, limits) as package:
         inside = layouts.prepare(package.outline)
@@ -73,7 +74,7 @@ def unpack_agent(
         def check(tree: trees.Tree) -> None:
             layouts.check_machine(tree.beginning(library, layouts.HEADER_BYTES))
 
-        whole = _unpack(package, scratch, threads, cancelled, present, check)
+        whole = _unpack(package, scratch, threads, cancelled, present, check, wrote)
     manifest = below(whole, inside)
     return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
 
@@ -112,6 +113,7 @@ def _unpack(
     cancelled: Callable[[], bool] | None,
     present: sharing.Present | None = None,
     check: Callable[[trees.Tree], None] | None = None,
+    wrote: writing.Wrote | None = None,
 ) -> treemanifests.Manifest:
     """`check` sees the tree once its files are there, and may refuse it."""
 
@@ -121,7 +123,7 @@ def _unpack(
             check(writer.tree)
         return written
 
-    return writing.fill(into, package.outline, write_files, present)
+    return writing.fill(into, package.outline, write_files, present, wrote)
 
 
 def _write_files(

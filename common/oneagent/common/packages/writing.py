@@ -11,20 +11,26 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from oneagent.common import packages
 from oneagent.common.packages import sharing, treemanifests, trees
 
+Wrote = Callable[[int], object]
+"""Told that so many more bytes of files are there."""
+
 
 class Writer:
     """Writes the files of one tree, or links what is `present`. May be used from several threads."""
 
-    def __init__(self, tree: trees.Tree, sizes: Mapping[str, int], present: sharing.Present) -> None:
+    def __init__(
+        self, tree: trees.Tree, sizes: Mapping[str, int], present: sharing.Present, wrote: Wrote | None = None
+    ) -> None:
         self.tree = tree
         self._sizes = sizes
         self._present = present
+        self._wrote = wrote
 
     def write(self, folder: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> treemanifests.File:
         """Write a file into the open `folder` of the tree; returns what was written. Nothing is synced.
@@ -32,6 +38,8 @@ class Writer:
         `mode` is the package's. An error of `chunks` leaves a part of the file, and ends the tree.
         """
         mode, name = trees.file_mode(mode), path.rpartition("/")[2]
+        if self._wrote is not None:
+            chunks = _told(chunks, self._wrote)
         alike = self._present.like(path, self._sizes.get(path, -1), mode)
         if alike is None:
             return self._shared(folder, self.tree.write(folder, path, mode, chunks))
@@ -73,10 +81,12 @@ def fill(
     outline: packages.Outline,
     write_files: Callable[[Writer], Iterable[treemanifests.File]],
     present: sharing.Present | None = None,
+    wrote: Wrote | None = None,
 ) -> treemanifests.Manifest:
     """Make `into` hold what `outline` lists, files by `write_files`; whatever is raised, `into` is empty then.
 
-    The folder is made if it is absent, and has to be empty otherwise. Files that are `present` are linked.
+    The folder is made if it is absent, and has to be empty otherwise. Files that are `present` are linked. `wrote`
+    is told how many bytes of files are there, piece by piece and from any thread.
     """
     into.mkdir(exist_ok=True)
     if any(into.iterdir()):
@@ -85,13 +95,20 @@ def fill(
         with trees.Tree(into) as tree:
             tree.make_folders(outline.directories)
             files = sorted(
-                write_files(Writer(tree, outline.files, present or sharing.Present())), key=lambda file: file.path
+                write_files(Writer(tree, outline.files, present or sharing.Present(), wrote)),
+                key=lambda file: file.path,
             )
             links = [tree.link(path, target) for path, target in sorted(outline.links.items())]
     except BaseException:
         _empty(into)
         raise
     return treemanifests.Manifest(files=files, links=links, directories=sorted(outline.directories - {""}))
+
+
+def _told(chunks: Iterable[bytes | memoryview], wrote: Wrote) -> Iterator[bytes | memoryview]:
+    for chunk in chunks:
+        yield chunk
+        wrote(len(chunk))
 
 
 def _empty(folder: Path) -> None:

@@ -219,10 +219,11 @@ class Provisioner:
 
         While that is not known, what it was.
         """
-        if kube.image is not None and kube.image_key:
+        image = kube.image or kube.image_folder
+        if image is not None and kube.image_key:
             return self._signed(facts, before)
-        if kube.image is not None:
-            if digest := kube.image.digest or facts.digest:
+        if image is not None:
+            if digest := image.digest or facts.digest:
                 return origins.version_of(digest)
             return before.version if self._store.has(before.version) else None
         if chosen := kube.wanted_version or kube.pinned_version:

@@ -1,4 +1,4 @@
-"""Where a version's package comes from: the DynaKube's tenant, an image, or an archive on the node.
+"""Where a version's package comes from: the DynaKube's tenant, an image, or what is on the node.
 
 Secrets and ConfigMaps are read here, over the network as it may be, so `supply` belongs into an install's own
 thread and not into the loop.
@@ -24,7 +24,6 @@ from oneagent.common import (
     packages,
     pagecache,
     publickeys,
-    references,
     tenant,
 )
 from oneagent.common.names import Version
@@ -54,6 +53,8 @@ def supply(kube: dynakube.DynaKube, version: Version, source: sources.Source, ru
         # An archive without a version is named by its digest, and may change meanwhile.
         digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
         return supplies.Archive(downloads.LocalFile(kube.package_file), digest)
+    if kube.image_folder is not None:
+        return supplies.Image(kube.image_folder.at(digest_of(version)), images.Access())
     if kube.image is not None:
         return supplies.Image(kube.image.at(digest_of(version)), registry(kube, source, rules))
     return supplies.Archive(tenant.package(tenants.access(kube, source), version, technologies=kube.technologies))
@@ -77,7 +78,7 @@ def registry(kube: dynakube.DynaKube, source: sources.Source, rules: registries.
 
 def resolved(
     kube: dynakube.DynaKube,
-    image: references.Reference,
+    image: images.Named,
     facts: Facts,
     source: sources.Source,
     rules: registries.Registries,
@@ -85,7 +86,7 @@ def resolved(
 ) -> Facts:
     """The facts with what the image's name stands for now, if it need not be signed or is.
 
-    Never raises for what a registry may do.
+    Never raises for what a registry may do, or a folder may hold.
     """
     facts = dataclasses.replace(facts, refused="")
     try:
@@ -93,7 +94,7 @@ def resolved(
         facts = dataclasses.replace(facts, keys=frozenset(key.fingerprint for key in wanted))
         if image.digest and approved.good(version_of(image.digest), facts.keys or ()):
             return dataclasses.replace(facts, digest=image.digest)
-        access = registry(kube, source, rules)
+        access = images.Access() if kube.is_local else registry(kube, source, rules)
         with images.Image(image, access) as found:
             # Looked up once: the bytes that are verified are those that are fetched, wherever the tag moves to.
             digest = found.digest()
@@ -122,9 +123,10 @@ def keys(kube: dynakube.DynaKube, source: sources.Source) -> tuple[publickeys.Pu
 
 
 _KNOWN = (
+    downloads.DownloadError,
     httpfaults.HttpFault,
     httpclient.InvalidSettings,
-    packages.Unsigned,
+    packages.PackageError,
     publickeys.NotPublicKeys,
     sources.SourceError,
 )
@@ -143,7 +145,7 @@ def digest_of(version: Version) -> str:
 
 def mirrored(kube: dynakube.DynaKube, version: Version) -> packageendpoint.Package | None:
     """What to ask a mirror for; None for what only the DynaKube's own source has."""
-    if kube.package or kube.package_file is not None:
+    if kube.package:
         return None
     try:
         return packageendpoint.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))

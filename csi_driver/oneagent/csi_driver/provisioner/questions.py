@@ -16,6 +16,7 @@ from typing import Final
 
 from oneagent.common import dynakube, pauses
 from oneagent.common.names import DynaKubeName
+from oneagent.common.oci import folders
 from oneagent.common.oci.registries import Registries
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.provisioner import origins, tenants
@@ -34,7 +35,7 @@ class _Asking:
     facts: Facts | None = None
     about: tuple[object, ...] = ()
     image: str = ""
-    """The digest that was asked about, if images have to be signed."""
+    """What showed of the image without asking, when it was asked about."""
     running: bool = False
     failures: int = 0
     next_at: float = 0.0
@@ -74,7 +75,7 @@ class Questions:
 
     def ask_if_due(self, kube: dynakube.DynaKube) -> None:
         asking = self._asking.setdefault(kube.name, _Asking())
-        about, image = origins.settings(kube), _digest(kube)
+        about, image = origins.settings(kube), _image_now(kube)
         due = about != asking.about or time.monotonic() >= asking.next_at
         if asking.running or not (due or image != asking.image):
             return
@@ -105,9 +106,10 @@ class Questions:
             self._wake()
 
     def _image(self, kube: dynakube.DynaKube, facts: Facts) -> Facts:
-        if kube.image is None or (kube.image.digest and not kube.image_key):
+        image = kube.image or kube.image_folder
+        if image is None or (image.digest and not kube.image_key):
             return facts
-        return origins.resolved(kube, kube.image, facts, self._source, self._registries, self._approved)
+        return origins.resolved(kube, image, facts, self._source, self._registries, self._approved)
 
     def _take(self, kube: dynakube.DynaKube, asking: _Asking, facts: Facts) -> None:
         """Keep an answer, and when to ask again."""
@@ -119,6 +121,12 @@ class Questions:
         asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
 
 
-def _digest(kube: dynakube.DynaKube) -> str:
-    """Whose signature is to be asked for, if the DynaKube wants signed images and says which."""
+def _image_now(kube: dynakube.DynaKube) -> str:
+    """What is another one as soon as the image has to be looked at again.
+
+    Of a folder, whether its index has changed; else whose signature is to be asked for, if the DynaKube wants signed
+    images and says which.
+    """
+    if kube.image_folder is not None:
+        return folders.stamp(kube.image_folder.path)
     return kube.image.digest if kube.image_key and kube.image is not None else ""

@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpfaults, logs, packageendpoint, references
+from oneagent.common import downloads, httpfaults, logs, packageendpoint
 from oneagent.common.oci import images as registry
-from oneagent.common.packages import images, sharing, unpack, zips
+from oneagent.common.packages import images, readable
+from oneagent.common.packages.readable import Readable
 from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.mirrors import Mirror
 
@@ -26,29 +27,6 @@ log = logging.getLogger(__name__)
 _PATIENCE: Final = downloads.Limits(connections=3)
 _MIRROR_PATIENCE: Final = replace(_PATIENCE, attempts=2)
 """The next host may have the layer at once."""
-
-
-class Readable(Protocol):
-    """A package that has been read and found to be an agent."""
-
-    @property
-    def unpacked_size(self) -> int:
-        """Bytes that it will take on the disk."""
-        ...
-
-    def unpack(
-        self,
-        scratch: Path,
-        *,
-        threads: int | None = None,
-        cancelled: Callable[[], bool] | None = None,
-        present: sharing.Present | None = None,
-    ) -> unpack.Unpacked:
-        """Unpack it into a fresh folder; `packages.PackageError`, and the folder is empty.
-
-        Files that are `present` are linked.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +111,8 @@ class Mirrored:
         return None if got is None else _zip(got)
 
 
-@dataclass(frozen=True, slots=True)
-class _Zip:
-    path: Path
-    unpacked_size: int
-
-    def unpack(
-        self,
-        scratch: Path,
-        *,
-        threads: int | None = None,
-        cancelled: Callable[[], bool] | None = None,
-        present: sharing.Present | None = None,
-    ) -> unpack.Unpacked:
-        return unpack.unpack_agent(self.path, scratch, threads=threads, cancelled=cancelled, present=present)
-
-
 def _zip(got: downloads.Downloaded) -> Package:
-    return Package((got,), got.sha256, lambda _cancelled: _Zip(got.path, zips.unpacked_size(got.path)))
+    return Package((got,), got.sha256, lambda _cancelled: readable.of_zip(got.path))
 
 
 # -------------------------------------------------------------------- images
@@ -158,9 +120,9 @@ def _zip(got: downloads.Downloaded) -> Package:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image by its digest. Layers that came before something broke are not fetched again."""
+    """An image by its digest. Layers that came before something broke are not fetched again; a folder's stay there."""
 
-    reference: references.Reference
+    reference: registry.Named
     access: registry.Access
 
     @property
@@ -172,7 +134,8 @@ class Image:
         folder = stem.parent
         names = {layer.digest: stem.with_name(f"{stem.name}.{layer.sha256}.layer") for layer in layers}
         sizes = {layer.digest: layer.size for layer in layers}
-        needed = sum(size for digest, size in sizes.items() if not names[digest].exists())
+        here = {layer.digest for layer in layers if isinstance(layer.sources[-1], downloads.LocalFile)}
+        needed = sum(size for digest, size in sizes.items() if digest not in here and not names[digest].exists())
         if needed > (room := free(folder)):
             raise downloads.DiskFull(f"{folder}: {needed:,} bytes of layers do not fit into {room:,}", needed)
         # The same layer may come twice, an empty one say.
@@ -180,7 +143,7 @@ class Image:
             layer.digest: _layer(layer, names[layer.digest], cancelled, free)
             for layer in {layer.digest: layer for layer in layers}.values()
         }
-        blobs = [names[layer.digest] for layer in layers]
+        blobs = [got[layer.digest].path for layer in layers]
         digest = self.reference.digest.removeprefix("sha256:")
         return Package(tuple(got.values()), digest, lambda cancelled: images.read(blobs, cancelled=cancelled))
 

@@ -55,7 +55,8 @@ class CodeModules:
         known = round.section("codeModules")
         if round.kube.image is not None:
             return _of_image(round, known)
-        choice = choose(round.kube.pinned_version or "", round.kube.package, known, round.facts)
+        pinned = "" if round.kube.image_folder else round.kube.pinned_version or ""
+        choice = choose(pinned, round.kube.package, known, round.facts)
         return _verdict(choice, known, round, "codeModules")
 
     async def clean(self, round: Round) -> None:

@@ -26,6 +26,7 @@ INVALID = (
         ({"apiUrl": None, **mode("hostMonitoring", codeModulesImage="file:///a.zip")}, True),
         ({"apiUrl": "https://environment.example.com/api"}, False),
         ({"apiUrl": None, **mode("applicationMonitoring", codeModulesImage="file:///a.zip")}, False),
+        ({"apiUrl": None, **mode("applicationMonitoring", codeModulesImage="oci-layout:/a:1")}, False),
     ],
 )
 def test_an_api_url_is_needed(spec: Manifest, missing: bool) -> None:

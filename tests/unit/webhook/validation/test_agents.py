@@ -77,6 +77,29 @@ def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) ->
 
 
 @pytest.mark.parametrize(
+    ("image", "why"),
+    [
+        ("oci-layout:/data/images/agent", ""),
+        ("oci-layout:/data/images/agent:1.277", ""),
+        (f"oci-layout:/data/images/agent@sha256:{'a' * 64}", ""),
+        ("oci-layout:data/agent", "the path has to be absolute, without '..', ':' and '@'"),
+        ("oci-layout:///data/agent", "the path has to be absolute"),
+        ("oci-layout:/data/../etc", "the path has to be absolute"),
+        ("oci-layout:/data:", "the image's name has to be of letters"),
+        ("oci-layout:/data@sha256:abc", "the digest has to be sha256: and 64 hex digits"),
+    ],
+)
+def test_images_in_folders_have_a_path_that_can_be_read(image: str, why: str) -> None:
+    found = errors(kube(mode("applicationMonitoring", codeModulesImage=image)))
+    if why:
+        assert f"codeModulesImage is '{image}', which is no image in a folder: {why}" in only(found)
+        assert "Make sure that it reads oci-layout:/absolute/path" in only(found)
+    else:
+        assert found == ()
+    assert "hostMonitoring.image is " in only(errors(kube(mode("hostMonitoring", image=image))))
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--set-host-group=a", "--set-host-group=b"], "has '--set-host-group' more than once"),
@@ -160,6 +183,7 @@ def test_read_only_volumes_come_from_the_csi_driver(
     [
         ("true", mode("applicationMonitoring"), "spec.oneAgent.applicationMonitoring.codeModulesImage names none"),
         ("true", mode("cloudNativeFullStack", codeModulesImage="file:///a.zip"), "codeModulesImage names none"),
+        ("true", mode("cloudNativeFullStack", codeModulesImage="oci-layout:/a"), "codeModulesImage names none"),
         ("true", mode("applicationMonitoring", codeModulesImage="registry.example/agent:1"), ""),
         ("true", mode("hostMonitoring"), ""),
         ("false", mode("applicationMonitoring"), ""),

@@ -147,7 +147,7 @@ def _is_ready(kube: Kube, csi: bool) -> bool:
     common = kube.common
     if not csi:
         return bool(common.tenant and common.wanted_version)
-    if common.package_file is not None:
+    if common.is_local:
         return True
     return bool(common.tenant and (common.wanted_version or common.pinned_version or common.image_id))
 

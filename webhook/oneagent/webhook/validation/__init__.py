@@ -38,6 +38,7 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     agents.several_modes,
     agents.version_incomplete,
     agents.image_unreadable,
+    agents.image_folder_unreadable,
     agents.argument_unreadable,
     agents.argument_twice,
     agents.text_with_control_characters,

@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Final
 
+from oneagent.common import dynakube
 from oneagent.common.api import fields
 from oneagent.webhook.validation.subject import Subject, quoted
 
@@ -35,7 +36,7 @@ _URL_INVALID: Final = (
 
 def api_url_missing(seen: Subject) -> Iterator[str]:
     url = seen.text("spec.apiUrl")
-    local = any(image.startswith("file:") for _, image in seen.each("codeModulesImage", fields.INJECTING_MODES))
+    local = any(dynakube.is_local(image) for _, image in seen.each("codeModulesImage", fields.INJECTING_MODES))
     if (not url and not local) or _EXAMPLE.match(url):
         yield _URL_MISSING
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import dynakube, names, references
+from oneagent.common import dynakube, imagefolders, names, references
 from oneagent.common.api import features, fields, trees
 from oneagent.webhook import quantities
 from oneagent.webhook.validation.subject import Subject, quoted
@@ -61,13 +61,26 @@ def short_versions(seen: Subject) -> Iterator[tuple[str, str]]:
 def image_unreadable(seen: Subject) -> Iterator[str]:
     images = [*seen.each("image", fields.HOST_MODES), *seen.each("codeModulesImage", fields.INJECTING_MODES)]
     for path, value in images:
-        if path.endswith(".codeModulesImage") and value.startswith("file:"):
+        if path.endswith(".codeModulesImage") and dynakube.is_local(value):
             continue
         if not references.IMAGE.fullmatch(value):
             yield (
                 f"{path} is {quoted(value)}, which is not the reference of an image. Make sure that it reads "
                 "registry.example/repository:tag or registry.example/repository@sha256:digest."
             )
+
+
+def image_folder_unreadable(seen: Subject) -> Iterator[str]:
+    for path, value in seen.each("codeModulesImage", fields.INJECTING_MODES):
+        if value.startswith(imagefolders.PREFIX):
+            try:
+                imagefolders.parse(value)
+            except imagefolders.InvalidFolder as error:
+                yield (
+                    f"{path} is {quoted(value)}, which is no image in a folder: {error.why}. Make sure that it "
+                    "reads oci-layout:/absolute/path/of/folder, with :name or @sha256:digest if the folder has "
+                    "several images."
+                )
 
 
 def argument_unreadable(seen: Subject) -> Iterator[str]:
@@ -134,7 +147,7 @@ def node_pull_without_image(seen: Subject) -> Iterator[str]:
     for mode in seen.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.codeModulesImage"
         image = seen.text(path)
-        if seen.flag(flag).lower() == "true" and (not image or image.startswith("file:")):
+        if seen.flag(flag).lower() == "true" and (not image or dynakube.is_local(image)):
             yield (
                 f"{features.annotation(flag)} has nodes pull the agent's image, but {path} names none. Make sure that "
                 "it does, or leave the flag out."

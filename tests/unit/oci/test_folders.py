@@ -1,0 +1,250 @@
+"""Images in folders: which one is meant, what is read of it, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneagent.common import downloads, imagefolders, packages, publickeys
+from oneagent.common.imagefolders import ImageFolder
+from oneagent.common.oci import folders, images, manifests, signatures
+from tests.fakes import images as making
+from tests.fakes import signing
+from tests.fakes.images import called, lay
+
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+ONE = making.image(making.tar(making.MINIMAL), architecture=HERE)
+TWO = making.image(making.tar(making.MINIMAL, making.Entry("two")), how="zstd", architecture=HERE)
+SEVERAL = making.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO))
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("oci-layout:/data/agent", ImageFolder(Path("/data/agent"))),
+        ("oci-layout:/data/agent:1.2", ImageFolder(Path("/data/agent"), "1.2")),
+        ("oci-layout:/a:r.example/team/agent:1", ImageFolder(Path("/a"), "r.example/team/agent:1")),
+        (f"oci-layout:/a b@{DIGEST}", ImageFolder(Path("/a b"), digest=DIGEST)),
+        (f"oci-layout:/a:1@{DIGEST}", ImageFolder(Path("/a"), "1", DIGEST)),
+    ],
+)
+def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) -> None:
+    assert imagefolders.parse(text) == found
+    assert str(found) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("registry.example/agent", "has to begin with oci-layout:"),
+        ("oci-layout:", "the path has to be absolute"),
+        ("oci-layout:data/agent", "the path has to be absolute"),
+        ("oci-layout://host/agent", "the path has to be absolute"),
+        ("oci-layout:/data/../etc", "without '..'"),
+        ("oci-layout:/data/\n", "the path has to be absolute"),
+        ("oci-layout:/data:", "the image's name has to be"),
+        ("oci-layout:/data:a b", "the image's name has to be"),
+        ("oci-layout:/data@sha256:abc", "the digest has to be"),
+        (f"oci-layout:/data@{DIGEST.upper()}", "the digest has to be"),
+        (f"oci-layout:/{'a' * 1024}", "longer than 1024"),
+    ],
+)
+def test_a_reference_that_can_not_be_read_says_why(text: str, why: str) -> None:
+    with pytest.raises(imagefolders.InvalidFolder, match=why):
+        imagefolders.parse(text)
+
+
+def layers(folder: Path, tag: str = "", digest: str = "") -> list[images.Layer]:
+    with images.Image(ImageFolder(folder, tag, digest), images.Access()) as image:
+        return image.layers()
+
+
+class TestTheImageThatIsMeant:
+    def test_is_the_only_one(self, tmp_path: Path) -> None:
+        lay(tmp_path, (ONE, {}))
+        assert folders.Folder(tmp_path).resolve("") == ONE.digest
+        assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
+
+    def test_is_the_one_with_the_name(self, tmp_path: Path) -> None:
+        lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (TWO, called("r.example/team/agent:2")))
+        assert [folders.Folder(tmp_path).resolve(name) for name in ("1", "2", "r.example/team/agent:2")] == [
+            *(ONE.digest, TWO.digest, TWO.digest)
+        ]
+
+    def test_is_the_one_with_the_digest_whether_it_is_listed_or_not(self, tmp_path: Path) -> None:
+        lay(tmp_path, (SEVERAL, called("1")))
+        assert [layer.digest for layer in layers(tmp_path, digest=ONE.digest)] == ONE.layers
+
+    def test_is_for_this_machine(self, tmp_path: Path) -> None:
+        lay(tmp_path, (SEVERAL, {}))
+        assert folders.Folder(tmp_path).resolve("") == SEVERAL.digest
+        assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
+
+    def test_is_not_a_signature_or_what_else_lies_beside_it(self, tmp_path: Path) -> None:
+        beside = signing.beside(signing.simple(signing.signer(), signing.payload(ONE.digest)))
+        lay(
+            tmp_path,
+            (ONE, {}),
+            (beside, {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}),
+            (beside, called(f"{signing.tag(ONE.digest)}.sig")),
+            (beside, {"artifactType": signing.BUNDLE}),
+        )
+        assert folders.Folder(tmp_path).resolve("") == ONE.digest
+
+    def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
+        lay(tmp_path, (ONE, called("1")), (TWO, {}))
+        with pytest.raises(packages.UnsupportedPackage, match=r"has 2 images, 1, one without a name: say which one"):
+            folders.Folder(tmp_path).resolve("")
+        with pytest.raises(packages.UnsupportedPackage, match="has no image with the name '3', but 1, one without"):
+            folders.Folder(tmp_path).resolve("3")
+        lay(tmp_path, (ONE, called("1")), (TWO, called("1")))
+        with pytest.raises(packages.UnsupportedPackage, match="has 2 images with the name '1'"):
+            folders.Folder(tmp_path).resolve("1")
+        lay(tmp_path)
+        with pytest.raises(packages.UnsupportedPackage, match="has no image"):
+            folders.Folder(tmp_path).resolve("")
+
+
+def rewrite(name: str, **fields: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        document = json.loads((folder / name).read_text()) | fields
+        (folder / name).write_text(json.dumps(document))
+
+    return change
+
+
+def spoil(digest: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        place = making.blob(folder, digest)
+        place.write_bytes(place.read_bytes().swapcase())
+
+    return change
+
+
+def lose(digest: str) -> Callable[[Path], None]:
+    return lambda folder: making.blob(folder, digest).unlink()
+
+
+def link(name: str) -> Callable[[Path], None]:
+    """Move something out of the folder, and leave a link to it."""
+
+    def change(folder: Path) -> None:
+        elsewhere = folder.parent / "elsewhere"
+        (folder / name).rename(elsewhere)
+        (folder / name).symlink_to(elsewhere)
+
+    return change
+
+
+def entry(**fields: Any) -> Callable[[Path], None]:
+    listed = {**making.descriptor(ONE.manifest, ONE.media_type), **fields}
+    return rewrite("index.json", manifests=[listed])
+
+
+def instead(folder: Path) -> None:
+    (folder / "index.json").unlink()
+    (folder / "index.json").mkdir()
+
+
+CONFIG = json.loads(ONE.manifest)["config"]["digest"]
+HEX = ONE.digest.removeprefix("sha256:")
+BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
+    "no folder": (downloads.UnusableFile, "layout: No such file", shutil.rmtree),
+    "no mark": (downloads.UnusableFile, "oci-layout: No such file", lambda folder: (folder / "oci-layout").unlink()),
+    "no index": (downloads.UnusableFile, "index.json: No such file", lambda folder: (folder / "index.json").unlink()),
+    "another version": (packages.UnsupportedPackage, "is of version '2", rewrite("oci-layout", imageLayoutVersion="2")),
+    "another mark": (
+        packages.DamagedPackage,
+        "oci-layout: not the doc",
+        lambda folder: (folder / "oci-layout").write_text("[]"),
+    ),
+    "another index": (packages.UnsupportedPackage, "is of version 1, 2 is", rewrite("index.json", schemaVersion=1)),
+    "no JSON": (packages.DamagedPackage, "not the doc", lambda folder: (folder / "index.json").write_bytes(b"\xff")),
+    "a large index": (
+        packages.OversizedPackage,
+        "index.json: has more than",
+        lambda folder: (folder / "index.json").write_bytes(b" " * (manifests.LARGEST + 1)),
+    ),
+    "a digest that is a path": (packages.UnsupportedPackage, "refers to 'sha256:../..", entry(digest="sha256:../../x")),
+    "another algorithm": (packages.UnsupportedPackage, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
+    "another size": (packages.DamagedPackage, "index.json says 1$", entry(size=1)),
+    "no manifest": (downloads.UnusableFile, "No such file", lose(ONE.digest)),
+    "another manifest": (packages.DamagedPackage, "its digest is", spoil(ONE.digest)),
+    "no configuration": (downloads.UnusableFile, "No such file", lose(CONFIG)),
+    "another configuration": (packages.DamagedPackage, "its digest is", spoil(CONFIG)),
+    "no layer": (downloads.UnusableFile, "No such file", lose(ONE.layers[0])),
+    "a linked index": (packages.UnsafePackage, "index.json: is a link", link("index.json")),
+    "linked blobs": (packages.UnsafePackage, "blobs: is a link", link("blobs")),
+    "a linked manifest": (packages.UnsafePackage, "is a link", link(f"blobs/sha256/{HEX}")),
+    "a linked layer": (packages.UnsafePackage, "is a link", link(f"blobs/{ONE.layers[0].replace(':', '/')}")),
+    "a folder for an index": (
+        downloads.UnusableFile,
+        "index.json: not a regular file",
+        instead,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path: Path, what: str) -> None:
+    kind, said, spoilt = BAD[what]
+    folder = lay(tmp_path / "layout", (ONE, {}))
+    spoilt(folder)
+    with pytest.raises(kind, match=said) as caught:
+        layers(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_change_of_the_index_shows_in_its_stamp(tmp_path: Path) -> None:
+    assert folders.stamp(tmp_path) == ""
+    lay(tmp_path, (ONE, {}))
+    first = folders.stamp(tmp_path)
+    assert first and folders.stamp(tmp_path) == first
+    lay(tmp_path, (TWO, {}))
+    assert folders.stamp(tmp_path) != first
+
+
+class TestASignature:
+    OURS, THEIRS = signing.signer(), signing.signer()
+
+    def find(self, folder: Path) -> str:
+        wanted = publickeys.parse(self.OURS.pem)
+        return signatures.find(ImageFolder(folder, digest=ONE.digest), images.Access(), wanted).fingerprint
+
+    @pytest.mark.parametrize("how", ["as cosign saves it", "by its name", "as a bundle", "as a bundle by its name"])
+    def test_is_found_in_the_folder(self, tmp_path: Path, how: str) -> None:
+        simple = signing.beside(signing.simple(self.OURS, signing.payload(ONE.digest)))
+        bundles = signing.referring(signing.bundle(self.OURS, signing.statement(ONE.digest)))
+        beside = {
+            "as cosign saves it": (simple, {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}),
+            "by its name": (simple, called(f"{signing.tag(ONE.digest)}.sig")),
+            "as a bundle": (bundles.manifests[0], {"artifactType": signing.BUNDLE}),
+            "as a bundle by its name": (bundles, called(signing.tag(ONE.digest))),
+        }[how]
+        lay(tmp_path, (ONE, {}), beside)
+        assert self.find(tmp_path) == publickeys.parse(self.OURS.pem)[0].fingerprint
+
+    def test_is_found_among_those_of_other_images(self, tmp_path: Path) -> None:
+        saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
+        other, good = (signing.beside(signing.simple(self.OURS, signing.payload(image.digest))) for image in (TWO, ONE))
+        lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (other, saved), (good, saved))
+        assert self.find(tmp_path)
+
+    def test_that_is_not_good_is_none(self, tmp_path: Path) -> None:
+        saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
+        lay(tmp_path, (ONE, {}))
+        with pytest.raises(packages.Unsigned, match="is not signed: there is neither"):
+            self.find(tmp_path)
+        lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved))
+        with pytest.raises(packages.Unsigned, match="is by none of the keys"):
+            self.find(tmp_path)
+        lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.OURS, signing.payload(TWO.digest))), saved))
+        with pytest.raises(packages.Unsigned, match="is of another image"):
+            self.find(tmp_path)

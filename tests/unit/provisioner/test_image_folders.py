@@ -1,0 +1,101 @@
+"""DynaKubes whose image lies in a folder of the node: which version that is, what moves it, and what is told of it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.names import Version
+from tests.fakes import images, signing
+from tests.fakes import packages as agents
+from tests.fakes.images import called, lay
+from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+
+HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+SAVED = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
+
+
+def agent(text: str, how: str = "gzip") -> images.Image:
+    layers = images.tar(*images.agent()), images.tar(images.Entry(f"{agents.NESTED}note", text.encode()))
+    return images.image(*layers, how=how, architecture=HERE)
+
+
+def version(image: images.Image) -> Version:
+    return Version(image.digest.replace(":", "-"))
+
+
+ONE, TWO = agent("one"), agent("two", "zstd")
+
+
+def content(folder: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(path), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+
+
+class TestAnImageInAFolder:
+    def test_is_installed_and_the_folder_is_left_as_it_is(self, tmp_path: Path, desk: Desk) -> None:
+        folder = lay(tmp_path / "layout", (images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO)), {}))
+        before = content(folder)
+        wanted = images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO))
+        desk.put(manifest(image=f"oci-layout:{folder}"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: p.ready(version(wanted)), what=p.condition)
+            assert damaged(p.folder) == []
+            assert (Path(p.folder.agent(version(wanted))) / "note").read_text() == "one"
+            assert list(p.folder.tmp.iterdir()) == []
+        assert content(folder) == before
+
+    def test_whose_name_moves_is_another_version_at_once(self, tmp_path: Path, desk: Desk) -> None:
+        folder = lay(tmp_path / "layout", (ONE, called("1")), (TWO, called("2")))
+        desk.put(manifest(image=f"oci-layout:{folder}:1"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: p.ready(version(ONE)), what=p.condition)
+            lay(folder, (TWO, called("1")), (ONE, called("2")))
+            p.until(lambda: p.ready(version(TWO)), what=p.condition)
+
+    def test_that_is_not_there_says_so_and_is_found_when_it_comes(self, tmp_path: Path, desk: Desk) -> None:
+        folder = tmp_path / "layout"
+        desk.put(manifest(image=f"oci-layout:{folder}:1"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: f"{folder}: No such file" in p.condition(), what=p.condition)
+            lay(folder, (ONE, called("2")))
+            p.until(lambda: "has no image with the name '1', but 2" in p.condition(), what=p.condition)
+            lay(folder, (ONE, called("1")))
+            p.until(lambda: p.ready(version(ONE)), what=p.condition)
+
+    def test_keeps_its_version_while_its_folder_is_damaged(
+        self, tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = lay(tmp_path / "layout", (ONE, {}))
+        desk.put(manifest(image=f"oci-layout:{folder}"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: p.ready(version(ONE)), what=p.condition)
+            lay(folder, (TWO, {"digest": f"sha256:{'5' * 64}"}))
+            p.until(lambda: "the image can't be followed" in caplog.text)
+            assert p.ready(version(ONE))
+
+    def test_with_a_spoilt_layer_is_refused_and_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:
+        folder = lay(tmp_path / "layout", (ONE, {}))
+        layer = images.blob(folder, ONE.layers[1])
+        layer.write_bytes(layer.read_bytes()[::-1])
+        desk.put(manifest(image=f"oci-layout:{folder}"))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: "can't be installed" in p.condition() and layer.name in p.condition(), what=p.condition)
+            assert p.store.versions() == []
+            assert list(p.folder.tmp.iterdir()) == []
+        assert layer.exists()
+
+    def test_is_installed_if_it_is_signed_there_and_not_if_it_is_not(self, tmp_path: Path, desk: Desk) -> None:
+        ours, theirs = signing.signer(), signing.signer()
+        folder = lay(tmp_path / "layout", (ONE, {}))
+        key = {"code-modules-image-key": ours.pem}
+        desk.put(manifest(image=f"oci-layout:{folder}", annotations=key))
+        with Provisioning(tmp_path / "data", desk) as p:
+            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+            bad, good = (signing.beside(signing.simple(one, signing.payload(ONE.digest))) for one in (theirs, ours))
+            lay(folder, (ONE, {}), (bad, SAVED))
+            p.until(lambda: "is by none of the keys" in p.condition(), what=p.condition)
+            assert p.store.versions() == []
+            lay(folder, (ONE, {}), (bad, SAVED), (good, SAVED))
+            p.until(lambda: p.ready(version(ONE)), what=p.condition)
