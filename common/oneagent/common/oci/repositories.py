@@ -107,7 +107,7 @@ class Repository:
 
     def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
         accept = ", ".join(manifests.TYPES) if path.startswith("manifests/") else "*/*"
-        headers = {**self._login.headers(), "Accept": accept, "Accept-Encoding": "identity"}
+        headers = {**self._login.headers(), "Accept": accept}
         request = self._http.build_request(method, f"{self._endpoint.url}/{path}", headers=headers)
         return answers.ask(self._http, request, manifests.LARGEST)
 
