@@ -170,6 +170,20 @@ def test_an_archive_has_logs_objects_and_answers_and_no_token(run: Any, folder: 
         assert "ABCDEFGHIJKLMNOP" not in content, name
 
 
+def test_what_a_node_calls_a_pod_becomes_neither_a_flag_nor_a_path(run: Any, folder: Folder, tmp_path: Path) -> None:
+    failures = [
+        {"namespace": "shop", "pod": "--server=https://elsewhere.example"},
+        {"namespace": "--token=x", "pod": "cart"},
+        {"namespace": "../..", "pod": "cart"},
+        {"namespace": "shop", "pod": "cart"},
+    ]
+    folder.answers(DRIVER_POD, pictures.told(failures=failures))
+    target = tmp_path / "support.tar.gz"
+    run("support-archive", f"--file={target}", code=1)
+    assert [name for name in archived(target) if name.startswith("why/")] == ["why/shop/cart.json"]
+    assert not [call for call in folder.calls if {"--server=https://elsewhere.example", "--token=x"} & set(call)]
+
+
 def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path) -> None:
     folder.refuses("services")
     target = tmp_path / "support.tar.gz"
