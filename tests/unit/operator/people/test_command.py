@@ -90,6 +90,19 @@ def test_a_pod_is_asked_for_on_its_node(run: Any, folder: Folder) -> None:
     ] in (folder.calls)
 
 
+def test_what_may_not_be_read_is_not_told_to_be_missing(run: Any, folder: Folder) -> None:
+    """Who may read nothing but pods of their own namespace still gets no wrong verdict."""
+    folder.has(*pictures.objects(pictures.well()), cart(), pictures.pod("plain", "other"), pictures.namespace("other"))
+    folder.refuses("pods", "dynakubes")
+    found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NodeNotAsked"
+    assert "Forbidden" in found["sentence"]
+    assert "list the pods of the driver" in found["remedy"]
+    found = json.loads(run("why", "other/plain", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NamespaceNotMonitored"
+    assert "DynaKubes can't be read" in found["sentence"]
+
+
 def test_a_pod_that_is_not_there_is_told_so(run: Any) -> None:
     assert "there is no pod shop/nobody" in run("why", "shop/nobody", code=1).lower()
 
