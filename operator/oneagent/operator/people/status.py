@@ -112,7 +112,7 @@ def _row(node: str, state: str, registered: bool, answer: NodeAnswer | None, pro
 
 def _dynakube(kube: Object) -> DynaKubeRow:
     told = objects.status(kube)
-    modes = sorted((kube["spec"].get("oneAgent") or {}).keys() - {"hostGroup"})
+    modes = sorted(((kube.get("spec") or {}).get("oneAgent") or {}).keys() - {"hostGroup"})
     version = (told.get("codeModules") or {}).get("version") or (told.get("oneAgent") or {}).get("version") or ""
     ready = objects.conditions(kube).get("Ready", {})
     message = "" if ready.get("status") == "True" else str(ready.get("message", "not looked at yet"))
