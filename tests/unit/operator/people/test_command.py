@@ -206,10 +206,14 @@ def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path
     assert "is waiting to start" in problems
 
 
-def test_an_archive_that_can_not_be_written_leaves_nothing_behind(run: Any, tmp_path: Path) -> None:
+def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = set(tmp_path.iterdir())
-    with pytest.raises(SystemExit, match="can't be written: No such file or directory"):
-        run("support-archive", f"--file={tmp_path}/nowhere/support.tar.gz", code=1)
+    target = f"--file={tmp_path}/nowhere/support.tar.gz"
+    monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "support-archive", target, f"--kubectl={folder.program}"])
+    assert command.main() == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err
     assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls.jsonl"}
 
 
