@@ -116,6 +116,15 @@ class TestAPullSecret:
         one = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
         assert one.find("r.example", "a") == credentials.Credentials("user", "pass:word")
 
+    def test_may_lack_the_padding_as_for_kubelet(self) -> None:
+        auth = base64.b64encode(b"user:pass").decode().rstrip("=")
+        found = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
+        assert found.find("r.example", "a") == credentials.Credentials("user", "pass")
+
+    def test_with_an_entry_that_says_nothing_has_nobody_sign_in(self) -> None:
+        text = json.dumps({"auths": {"https://index.docker.io/v1/": {}}, "credsStore": "desktop"})
+        assert credentials.parse(text, "secret").find("docker.io", "library/agent") is None
+
     @pytest.mark.parametrize(
         "text",
         [
