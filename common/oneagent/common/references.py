@@ -82,8 +82,8 @@ def parse(text: str) -> Reference:
     else:
         registry = HUB
     path, colon, tag = rest.partition(":")
-    if registry in _HUB_NAMES:
-        registry = HUB
+    registry = usual(registry)
+    if registry == HUB:
         path = path if "/" in path else f"library/{path}"
     _check_registry(text, registry)
     if not _PATH.fullmatch(path):
@@ -97,6 +97,11 @@ def parse(text: str) -> Reference:
     if len(text) > 512:
         raise InvalidReference(text, "it is longer than 512 characters")
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
+
+
+def usual(registry: str) -> str:
+    """The name by which a registry is known here: Docker Hub has several."""
+    return HUB if registry in _HUB_NAMES else registry
 
 
 def _check_registry(text: str, registry: str) -> None:

@@ -327,6 +327,7 @@ def test_labels_and_annotations_are_added_and_none_of_ours_is_lost() -> None:
         ({"certificates": {"issuer": "vault"}}, "'self', 'cert-manager'"),
         ({"startupTaint": "example.com/agent"}, "'/startupTaint'"),
         ({"startupTaint": "node.kubernetes.io/not-ready:NoSchedule"}, "Kubernetes' own"),
+        ({"registries": {"mirrors": ["docker.io/team=mirror.example"]}}, "'/registries/mirrors/0'"),
         ({"packages": {"mirror": True, "enabled": False}}, "packages.mirror"),
         ({"packages": {"mirror": True}, **_ISSUED}, "Set packages.mirror to false"),
         ({"csidriver": {"enabled": False}, **_ISSUED}, "csidriver.enabled is false"),

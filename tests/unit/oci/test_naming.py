@@ -116,6 +116,15 @@ class TestAPullSecret:
         one = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
         assert one.find("r.example", "a") == credentials.Credentials("user", "pass:word")
 
+    def test_may_lack_the_padding_as_for_kubelet(self) -> None:
+        auth = base64.b64encode(b"user:password").decode().rstrip("=")
+        found = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
+        assert found.find("r.example", "a") == credentials.Credentials("user", "password")
+
+    def test_with_an_entry_that_says_nothing_has_nobody_sign_in(self) -> None:
+        text = json.dumps({"auths": {"https://index.docker.io/v1/": {}}, "credsStore": "desktop"})
+        assert credentials.parse(text, "secret").find("docker.io", "library/agent") is None
+
     @pytest.mark.parametrize(
         "text",
         [
@@ -163,10 +172,14 @@ class TestTheNodesRules:
             ("a.wild.example/x", True),
             ("wild.example/x", False),
             ("agent", False),
+            ("docker.io/team/a", True),
+            ("[::1]:5000/a", True),
         ],
     )
     def test_only_allowed_registries_are_asked(self, image: str, allowed: bool) -> None:
-        listed = registries.listed("registry.example, other.example/team,*.wild.example")
+        listed = registries.listed(
+            "registry.example, other.example/team,*.wild.example,index.docker.io/team,[::1]:5000"
+        )
         rules = registries.Registries(allowed=listed)
         if allowed:
             assert rules.endpoints(references.parse(image))
@@ -174,7 +187,13 @@ class TestTheNodesRules:
             with pytest.raises(httpclient.InvalidSettings, match="--registry-allow has registry"):
                 rules.endpoints(references.parse(image))
 
-    @pytest.mark.parametrize("text", ["mirror.example", "=mirror.example", "a=", "a=https://mirror", "a=u@mirror"])
+    def test_docker_hub_has_its_mirrors_by_any_of_its_names(self) -> None:
+        rules = registries.Registries(registries.mirrors("index.docker.io=one.example"))
+        assert rules.endpoints(references.parse("team/agent"))[0].host == "one.example"
+
+    @pytest.mark.parametrize(
+        "text", ["mirror.example", "=mirror.example", "a=", "a=https://mirror", "a=u@mirror", "docker.io/team=mirror"]
+    )
     def test_a_mirror_that_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="is not"):
             registries.mirrors(text)

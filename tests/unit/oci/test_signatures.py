@@ -109,6 +109,14 @@ class TestCosign:
         with pytest.raises(packages.Unsigned, match=f"is of another image \\({given['digest']}\\)"):
             shelf.find({**given, "digest": other})
 
+    def test_has_its_signature_found_beside_one_that_can_not_even_be_asked_for(self, shelf: Shelf) -> None:
+        given = case("p256-beside")
+        (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
+        stored = json.loads(given["answers"][tag])
+        stored["layers"].insert(0, {**stored["layers"][0], "digest": "sha256:\n"})
+        given["answers"][tag] = json.dumps(stored)
+        assert shelf.find(given) == publickeys.parse(given["key"])[0]
+
     @pytest.mark.parametrize("body", ["[]", '{"layers": 1}', '{"manifests": {}}', "\x00"])
     def test_is_not_guessed_at_where_a_registry_sends_something_else(self, shelf: Shelf, body: str) -> None:
         given = case("p256-beside")

@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 def ask(http: httpx.Client, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
     """The answer and its body, which has `most` bytes at most."""
     where = httpfaults.place(str(request.url))
+    # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
+    request.headers["Accept-Encoding"] = "identity"
     deadline = time.monotonic() + _PATIENCE_SECONDS
     body = bytearray()
     try:

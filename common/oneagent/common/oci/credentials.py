@@ -82,6 +82,8 @@ def parse(text: str, where: str) -> Keyring:
         remedy = 'a JSON object {"auths": {"registry": {"auth": "…"}}} is needed'
         raise httpclient.InvalidSettings(f"{where}: {remedy}") from None
     entries = [_entry(key, auth, where) for key, auth in config.auths.items()]
+    # Where a credential helper is in use, an entry says only for whom: to nobody's password everybody is a stranger.
+    entries = [entry for entry in entries if entry.credentials.username or entry.credentials.password]
     # A longer path is more specific, and so is a host without a wildcard.
     entries.sort(key=lambda entry: (-len(entry.path), "*" in entry.host, -len(entry.host)))
     return Keyring(tuple(entries))
@@ -106,7 +108,8 @@ def _credentials(auth: _Auth, where: str) -> Credentials:
     if not auth.auth:
         return Credentials(auth.username, auth.password)
     try:
-        user, colon, password = base64.b64decode(auth.auth, validate=True).decode().partition(":")
+        padded = auth.auth + "=" * (-len(auth.auth) % 4)
+        user, colon, password = base64.b64decode(padded, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         colon = user = password = ""
     if not colon:

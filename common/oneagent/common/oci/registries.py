@@ -62,7 +62,11 @@ class Registries:
 def _covers(entry: str, name: str) -> bool:
     registry, _, path = entry.partition("/")
     host, _, rest = name.partition("/")
-    return fnmatch.fnmatchcase(host, registry) and (not path or rest == path or rest.startswith(f"{path}/"))
+    registry = references.usual(registry)
+    # An address of IPv6 is in brackets, which mean something else in a pattern.
+    return (host == registry or fnmatch.fnmatchcase(host, registry)) and (
+        not path or rest == path or rest.startswith(f"{path}/")
+    )
 
 
 def add_flags(add: flags.Add) -> None:
@@ -104,7 +108,10 @@ def mirrors(text: str) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"{part!r} is not registry=mirror, for example docker.io=mirror.example:5000/hub")
         for name in (registry, place):
             _check(name)
-        found[registry.lower()] = (*found.get(registry.lower(), ()), place.lower().removesuffix("/"))
+        if "/" in registry:
+            raise ValueError(f"{part!r} is not registry=mirror: a path belongs to the mirror only")
+        name = references.usual(registry.lower())
+        found[name] = (*found.get(name, ()), place.lower().removesuffix("/"))
     return found
 
 

@@ -106,8 +106,12 @@ class Repository:
 
     def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
         accept = ", ".join(manifests.TYPES) if path.startswith("manifests/") else "*/*"
-        headers = {**self._login.headers(), "Accept": accept, "Accept-Encoding": "identity"}
-        request = self._http.build_request(method, f"{self._endpoint.url}/{path}", headers=headers)
+        headers = {**self._login.headers(), "Accept": accept}
+        url = f"{self._endpoint.url}/{path}"
+        try:
+            request = self._http.build_request(method, url, headers=headers)
+        except httpx.InvalidURL as error:  # Digests are what somebody has written into a list.
+            raise httpfaults.of_transport(error, self._endpoint.url) from error
         return answers.ask(self._http, request, manifests.LARGEST)
 
 

@@ -175,7 +175,8 @@ def _archive(given: argparse.Namespace) -> int:
             more(collect.steps(picture, wanted))
             collect.fill(file, to, picture, wanted, told)
     except OSError as error:
-        raise SystemExit(f"--file: {target} can't be written: {error.strerror}") from error
+        print(f"{PROGRAM}: --file: {target} can't be written: {error.strerror}", file=sys.stderr)
+        return 2
     if given.output == "json":
         _write({"format": 1, "file": str(target), "members": file.members, "problems": file.problems})
     else:

@@ -106,7 +106,7 @@ class Kubectl:
         with self.running(*arguments) as process:
             assert process.stdout is not None
             while piece := process.stdout.read(_PIECE):
-                kept = (kept + piece)[-limit_bytes:]
+                kept = (kept + piece)[-limit_bytes:] if limit_bytes else b""
             _, stderr = process.communicate()
         if process.returncode == -signal.SIGKILL:
             raise Unanswered(f"{_named(arguments)}: not done within {self.timeout_seconds:g} s")

@@ -18,7 +18,7 @@ from oneagent.operator.people.kubectl import Object
 
 JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
-FIELDS: Final = frozenset({"nodes", "csi_nodes", "pods", "dynakubes", "csi_driver"})
+FIELDS: Final = frozenset({"nodes", "csi_nodes", "pods", "dynakubes", "csi_driver", "daemon_sets"})
 """What has to be read of a cluster."""
 
 
@@ -82,11 +82,20 @@ def _nodes(picture: Cluster) -> Iterator[NodeRow]:
         if any(one["name"] == names.DRIVER_NAME for one in node["spec"].get("drivers") or ())
     }
     pods, answers = picture.drivers, {answer.node: answer for answer in picture.answers}
+    meant = _meant(picture)
     for node in sorted({objects.name(node) for node in picture.nodes} | pods.keys()):
         pod, answer = pods.get(node), answers.get(node)
         state = "none" if pod is None else "ready" if objects.is_ready(pod) else "not ready"
-        problems = list(_problems(state, node in registered, answer, wanted=picture.csi_driver is not None))
+        problems = list(_problems(state, node in registered, answer, wanted=node in meant))
         yield _row(node, state, node in registered, answer, tuple(problems))
+
+
+def _meant(picture: Cluster) -> frozenset[str]:
+    """The nodes that the driver is for: not those of Windows, for example."""
+    if picture.csi_driver is None:
+        return frozenset()
+    chosen = (picture.daemon_set or {}).get("spec", {}).get("template", {}).get("spec", {}).get("nodeSelector") or {}
+    return frozenset(objects.name(node) for node in picture.nodes if chosen.items() <= objects.labels(node).items())
 
 
 def _problems(state: str, registered: bool, answer: NodeAnswer | None, *, wanted: bool) -> Iterator[str]:
@@ -112,7 +121,7 @@ def _row(node: str, state: str, registered: bool, answer: NodeAnswer | None, pro
 
 def _dynakube(kube: Object) -> DynaKubeRow:
     told = objects.status(kube)
-    modes = sorted((kube["spec"].get("oneAgent") or {}).keys() - {"hostGroup"})
+    modes = sorted(((kube.get("spec") or {}).get("oneAgent") or {}).keys() - {"hostGroup"})
     version = (told.get("codeModules") or {}).get("version") or (told.get("oneAgent") or {}).get("version") or ""
     ready = objects.conditions(kube).get("Ready", {})
     message = "" if ready.get("status") == "True" else str(ready.get("message", "not looked at yet"))

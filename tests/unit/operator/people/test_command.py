@@ -90,6 +90,19 @@ def test_a_pod_is_asked_for_on_its_node(run: Any, folder: Folder) -> None:
     ] in (folder.calls)
 
 
+def test_what_may_not_be_read_is_not_told_to_be_missing(run: Any, folder: Folder) -> None:
+    """Who may read nothing but pods of their own namespace still gets no wrong verdict."""
+    folder.has(*pictures.objects(pictures.well()), cart(), pictures.pod("plain", "other"), pictures.namespace("other"))
+    folder.refuses("pods", "dynakubes")
+    found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NodeNotAsked"
+    assert "Forbidden" in found["sentence"]
+    assert "list the pods of the driver" in found["remedy"]
+    found = json.loads(run("why", "other/plain", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NamespaceNotMonitored"
+    assert "DynaKubes can't be read" in found["sentence"]
+
+
 def test_a_pod_that_is_not_there_is_told_so(run: Any) -> None:
     assert "there is no pod shop/nobody" in run("why", "shop/nobody", code=1).lower()
 
@@ -170,6 +183,20 @@ def test_an_archive_has_logs_objects_and_answers_and_no_token(run: Any, folder: 
         assert "ABCDEFGHIJKLMNOP" not in content, name
 
 
+def test_what_a_node_calls_a_pod_becomes_neither_a_flag_nor_a_path(run: Any, folder: Folder, tmp_path: Path) -> None:
+    failures = [
+        {"namespace": "shop", "pod": "--server=https://elsewhere.example"},
+        {"namespace": "--token=x", "pod": "cart"},
+        {"namespace": "../..", "pod": "cart"},
+        {"namespace": "shop", "pod": "cart"},
+    ]
+    folder.answers(DRIVER_POD, pictures.told(failures=failures))
+    target = tmp_path / "support.tar.gz"
+    run("support-archive", f"--file={target}", code=1)
+    assert [name for name in archived(target) if name.startswith("why/")] == ["why/shop/cart.json"]
+    assert not [call for call in folder.calls if {"--server=https://elsewhere.example", "--token=x"} & set(call)]
+
+
 def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path) -> None:
     folder.refuses("services")
     target = tmp_path / "support.tar.gz"
@@ -179,10 +206,14 @@ def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path
     assert "is waiting to start" in problems
 
 
-def test_an_archive_that_can_not_be_written_leaves_nothing_behind(run: Any, tmp_path: Path) -> None:
+def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = set(tmp_path.iterdir())
-    with pytest.raises(SystemExit, match="can't be written: No such file or directory"):
-        run("support-archive", f"--file={tmp_path}/nowhere/support.tar.gz", code=1)
+    target = f"--file={tmp_path}/nowhere/support.tar.gz"
+    monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "support-archive", target, f"--kubectl={folder.program}"])
+    assert command.main() == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err
     assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls.jsonl"}
 
 

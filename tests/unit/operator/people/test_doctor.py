@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oneagent.common import mapping
+from oneagent.operator.people import status
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import Severity, checks
 from oneagent.operator.people.drivers import NodeAnswer
@@ -155,6 +156,7 @@ def test_what_is_wrong_is_found_with_what_to_do(picture: Cluster, check: str, se
         but(injection_secrets=("shop",)),
         but(served=(Served("y", NOW - 10, NOW + 90),)),
         but(dynakubes=(), namespaces=()),
+        but(secrets={"shop": frozenset({"paasToken"})}),
         but(namespaces=(LEAVING,), injection_secrets=("old",)),
     ],
     ids=[
@@ -163,11 +165,20 @@ def test_what_is_wrong_is_found_with_what_to_do(picture: Cluster, check: str, se
         "a Secret where it belongs",
         "a new certificate",
         "no DynaKube",
+        "only the token that is used instead",
         "a namespace that goes",
     ],
 )
 def test_what_has_to_be_so_is_no_finding(picture: Cluster) -> None:
     assert checks.judge(picture).healthy
+
+
+def test_a_dynakube_without_a_spec_is_judged_like_any_other() -> None:
+    bare = pictures.obj("DynaKube", "shop", pictures.NAMESPACE)
+    found = checks.judge(but(dynakubes=(bare,), namespaces=())).findings
+    assert [finding.sentence for finding in found] == ["the operator has not looked at DynaKube shop yet"]
+    (row,) = status.of(but(dynakubes=(bare,))).dynakubes
+    assert (row.mode, row.ready) == ("", False)
 
 
 def test_what_was_not_read_is_not_taken_for_absent() -> None:

@@ -80,6 +80,7 @@ def test_an_answer_in_json_counts_whatever_the_exit_code(folder: Folder) -> None
 def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
     endless = program(tmp_path, "seq 1 100000")
     assert endless.tail(12, "logs") == b"99999\n100000\n"[-12:]
+    assert endless.tail(0, "logs") == b""
 
 
 def test_a_log_that_does_not_end_is_given_up(tmp_path: Path) -> None:

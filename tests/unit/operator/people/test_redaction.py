@@ -82,6 +82,12 @@ def test_a_long_line_takes_no_more_time_than_its_length(line: str) -> None:
     assert seconds(line) < 100 * max(seconds(line[: len(line) // 10]), 0.01)
 
 
+def test_annotations_that_are_called_like_a_secret_go_and_names_of_secrets_stay() -> None:
+    told = {"example.com/join-token": "hunter22", "dbPassword": "hunter22", "tokens": "shop", "secretName": "certs"}
+    found = redaction.tree({"metadata": {"annotations": told}})["metadata"]["annotations"]
+    assert found == {**told, "example.com/join-token": "***", "dbPassword": "***"}
+
+
 def test_copies_of_an_object_in_itself_go() -> None:
     copy = "kubectl.kubernetes.io/last-applied-configuration"
     found = redaction.tree({"metadata": {"annotations": {copy: "{}", "team": "shop"}, "managedFields": [1]}})

@@ -41,6 +41,16 @@ def test_a_cluster_that_is_well_is_told_so_without_a_driver_too() -> None:
     assert status.of(but(csi_driver=None, csi_nodes=(), pods=(), answers=())).well
 
 
+def test_a_node_that_the_driver_is_not_for_needs_nobody() -> None:
+    linux = {"kubernetes.io/os": "linux"}
+    driver = pictures.workload("DaemonSet", "oneagent-csi-driver")
+    driver["spec"]["template"]["spec"]["nodeSelector"] = linux
+    nodes = (pictures.node(**linux), pictures.node("windows-1", **{"kubernetes.io/os": "windows"}))
+    found = status.of(but(nodes=nodes, daemon_sets=(driver,)))
+    assert [(row.node, row.driver) for row in found.nodes] == [("windows-1", "none"), (NODE, "ready")]
+    assert found.well
+
+
 def test_what_could_not_be_read_is_not_well() -> None:
     found = status.of(but(unread={"nodes": "Forbidden"}))
     assert (found.well, found.unread) == (False, ("Forbidden",))

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common import names
+from oneagent.common import manifests, names
 from oneagent.operator.people import doctor, kubectl, objects, why
 from oneagent.operator.people.archive import Archive, redaction
 from oneagent.operator.people.cluster import Cluster
@@ -134,7 +134,9 @@ def _logs(archive: Archive, to: Kubectl, pods: Iterable[Object], limit_bytes: in
 def _chosen(picture: Cluster, wanted: Wanted) -> list[tuple[str, str]]:
     """Those that the user names, and those that nodes name as failed."""
     failures = (one for answer in picture.answers for one in (answer.status or {}).get("failures") or ())
-    failed = [(str(one["namespace"]), str(one["pod"])) for one in failures if one.get("pod")]
+    failed = [(str(one.get("namespace")), str(one.get("pod"))) for one in failures]
+    # What a node says becomes arguments of kubectl, and names in the archive: a flag or a path must not get there.
+    failed = [pod for pod in failed if all(map(manifests.is_dns_name, pod))]
     return list(dict.fromkeys((*wanted.pods, *failed[:_MOST_PODS])))
 
 

@@ -33,6 +33,8 @@ _FORMS: Final = (
     ),
 )
 _SECRETIVE: Final = re.compile(_WORDS, re.IGNORECASE)
+_SECRET_ITSELF: Final = re.compile(r"(?:token|passw(?:or)?d|passphrase|api-?_?key|credentials?)$", re.IGNORECASE)
+"""Fields and annotations with a secret in them: YAML has no quotes by which a form could tell. Others name one only."""
 _COPIES: Final = ("kubectl.kubernetes.io/last-applied-configuration",)
 """Annotations that have the whole object in them once more."""
 
@@ -75,4 +77,6 @@ def _field(key: str, value: Any, beside: Mapping[str, Any]) -> Any:
             return HIDDEN
         # A proxy may be written without a scheme, so that it does not look like an address.
         return f"{HIDDEN}@{value.rpartition('@')[2]}" if "@" in value else text(value)
+    if isinstance(value, str) and _SECRET_ITSELF.search(key):
+        return HIDDEN
     return tree(value)

@@ -13,6 +13,7 @@ from oneagent.operator.people.doctor import Finding, error, note, warning
 from oneagent.operator.people.kubectl import Object
 
 TOKEN_KEY: Final = "apiToken"  # noqa: S105
+_OTHER_KEY: Final = "paasToken"
 PATIENCE_SECONDS: Final = 300.0
 """What is on its way for longer than this is worth a look."""
 _SUMMARY: Final = "Ready"
@@ -44,14 +45,15 @@ def tokens(picture: Cluster) -> Iterator[Finding]:
     """Only whether the Secret and its key are there; whether the tenant takes the token is in a condition."""
     name = "Tokens"
     for kube in picture.dynakubes:
-        if not kube["spec"].get("apiUrl"):
+        spec = kube.get("spec") or {}
+        if not spec.get("apiUrl"):
             continue
-        secret = kube["spec"].get("tokens") or objects.name(kube)
+        secret = spec.get("tokens") or objects.name(kube)
         create = f"kubectl -n {picture.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
         who = f"the Secret {secret} of DynaKube {objects.name(kube)}"
         if secret not in picture.secrets:
             yield error(name, f"{who} is not there: no version can be fetched", create)
-        elif TOKEN_KEY not in picture.secrets[secret]:
+        elif not picture.secrets[secret] & {TOKEN_KEY, _OTHER_KEY}:
             yield error(
                 name, f"{who} has no key {TOKEN_KEY}: no version can be fetched", f"delete the Secret, and {create}"
             )

@@ -51,7 +51,8 @@ class NamespaceFacts:
     owner: str
     selected_by: tuple[str, ...]
     """DynaKubes whose selectors match it, also where it is ignored."""
-    dynakubes: int
+    dynakubes: int | None
+    """How many there are; None if they can't be read"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,10 @@ class _Look:
                 owner=self._owner(), unread=tuple(self._unread),
             )  # fmt: skip
         by_driver = _by_driver(pod)
-        driver = self._driver(objects.node(pod)) if by_driver and objects.node(pod) else None
-        answer, problem = self._asked(driver)
+        driver, problem = self._driver(objects.node(pod)) if by_driver and objects.node(pod) else (None, "")
+        answer = None
+        if driver is not None:
+            answer, problem = self._asked(driver)
         webhook = self._read(lambda: self._to.get("deployment", cluster.WEBHOOK, "-n", self._to.namespace), None)
         return Evidence(
             self._namespace,
@@ -80,8 +82,8 @@ class _Look:
         namespace = self._read(lambda: self._to.get("namespace", self._namespace), None)
         if namespace is None:
             return None
-        kubes = self._read(lambda: self._to.own(cluster.DEFINITION), _NONE)
-        picture = Cluster(namespace=self._to.namespace, taken_at=self._now, dynakubes=kubes)
+        kubes = self._read(lambda: self._to.own(cluster.DEFINITION), None)
+        picture = Cluster(namespace=self._to.namespace, taken_at=self._now, dynakubes=kubes or ())
         wanted, wrong = dynakubes.claims(picture)
         self._unread += map(str, wrong)
         owner = mapping.decide(self._namespace, objects.labels(namespace), wanted).owner
@@ -89,16 +91,20 @@ class _Look:
             label=objects.labels(namespace).get(mapping.LABEL, ""),
             owner=owner or "",
             selected_by=tuple(dynakubes.claimants(picture, namespace)),
-            dynakubes=len(kubes),
+            dynakubes=len(kubes) if kubes is not None else None,
         )
 
-    def _driver(self, node: str) -> Object | None:
+    def _driver(self, node: str) -> tuple[Object | None, str]:
+        """Its pod on a node, or why that can't be told; neither if there is none."""
         chosen = (f"--selector={objects.COMPONENT}={drivers.COMPONENT}", f"--field-selector=spec.nodeName={node}")
-        return drivers.pods(self._read(lambda: self._to.own("pods", *chosen), _NONE)).get(node)
+        try:
+            return drivers.pods(self._to.own("pods", *chosen)).get(node), ""
+        except Unusable:
+            raise
+        except KubectlError as error:
+            return None, str(error)
 
-    def _asked(self, driver: Object | None) -> tuple[Any, str]:
-        if driver is None:
-            return None, ""
+    def _asked(self, driver: Object) -> tuple[Any, str]:
         try:
             return drivers.why(self._to, driver, f"{self._namespace}/{self._name}"), ""
         except KubectlError as error:

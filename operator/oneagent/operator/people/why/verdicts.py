@@ -85,11 +85,13 @@ def _not_injected(found: Evidence) -> Verdict:
             "it is the product's own or one of the cluster's, or the DynaKube's annotation "
             "feature.dynatrace.com/ignored-namespaces names it",
         )
-    none = (
-        "there is no DynaKube"
-        if not owner.dynakubes
-        else f"no DynaKube selects it, of {owner.dynakubes} that there are"
-    )
+    match owner.dynakubes:
+        case None:
+            none = f"it has no label {mapping.LABEL}; DynaKubes can't be read"
+        case 0:
+            none = "there is no DynaKube"
+        case count:
+            none = f"no DynaKube selects it, of {count} that there are"
     return Verdict(
         skips.NAMESPACE_NOT_MONITORED.reason,
         f"{start}its namespace {found.namespace} is not monitored, since {none}",
@@ -124,17 +126,19 @@ def _by_driver(found: Evidence) -> Verdict:
     who = _who(found)
     if early := _before_the_node(found):
         return early
-    if not found.driver:
+    if not found.driver and not found.node_problem:
         return Verdict(
             Reason.NO_DRIVER,
             f"{who} was injected, but its node {found.node} has no pod of the driver",
             "kubectl oneagent doctor names the nodes without a driver, and why",
         )
     if found.on_node is None:
+        see = f"see pod {found.driver} and its container server; " if found.driver else ""
+        right = "create pods/exec" if found.driver else "list the pods of the driver, and to create pods/exec,"
         return Verdict(
             Reason.NODE_NOT_ASKED,
             f"{who} was injected; its node {found.node} can't be asked for the rest: {found.node_problem}",
-            f"see pod {found.driver} and its container server; the right to create pods/exec is needed",
+            f"{see}the right to {right} is needed",
         )
     return _on_node(found, found.on_node["verdict"])
 
