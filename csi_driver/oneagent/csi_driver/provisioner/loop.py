@@ -188,7 +188,8 @@ class Provisioner:
             return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
         tenant = facts.tenant or kube.tenant or row.tenant or TenantId(kube.name)
         # Another tenant's agents talk to that one: none of them is good any more.
-        row = dataclasses.replace(row if tenant == row.tenant else _without_good(row), tenant=tenant)
+        good = tenant == row.tenant and self._may_be_good(kube, facts, row.good_version)
+        row = dataclasses.replace(row if good else _without_good(row), tenant=tenant)
         version = self._version(kube, facts, before)
         if not version:
             return dataclasses.replace(
@@ -238,6 +239,12 @@ class Provisioner:
                 return version
         # As long as nobody can tell which keys are wanted, nothing changes.
         return before.version if facts.keys is None and self._store.has(before.version) else None
+
+    def _may_be_good(self, kube: dynakube.DynaKube, facts: Facts, version: Version) -> bool:
+        """Whether a version may be mounted in place of the wanted one: it needs the same signature, if any does."""
+        if kube.image is None or not kube.image_key or facts.keys is None:
+            return True
+        return self._approved.good(version, facts.keys)
 
     def _why_not(self, version: Version, facts: Facts) -> str:
         record = self._records.versions.get(version)
