@@ -294,6 +294,10 @@ class Provisioner:
                 log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
                 self._folder.discard(self._folder.preloaded / version)
                 continue
+            except OSError as error:
+                # As an install that fails: it holds up neither others nor what else is to be done, and comes again.
+                self._not_taken(version, f"it was preloaded and can't be put into the store: {error.strerror}")
+                continue
             if size is not None:
                 now = time.time()
                 self._records.put_version(
@@ -301,6 +305,12 @@ class Provisioner:
                 )
                 log.info("preloaded version taken", extra=logs.facts(version=version, bytes=size))
             self.wake()
+
+    def _not_taken(self, version: Version, why: str) -> None:
+        record = self._records.versions.get(version)
+        if record is None or (record.state, record.message) != (VersionState.FAILED, why):
+            log.warning("a preloaded version is not taken for now", extra=logs.facts(version=version, reason=why))
+            self._records.put_version(version, VersionState.FAILED, message=why)
 
     def _prepare(self, version: Version, tree: Path) -> None:
         """Have rows and config layers ready for a version before it becomes visible."""
