@@ -215,6 +215,19 @@ class TestAnImageThatIsNotSigned:
             sign(plain, second, OURS)
             p.until(lambda: p.ready(version(second)), what=p.condition)
 
+    def test_is_not_followed_either_while_the_one_before_has_to_be_installed_again(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        first = push(plain, "first", OURS)
+        desk.put(kube())
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(first)), what=p.condition)
+        p.store.remove(version(first))  # as a damaged one
+        push(plain, "second")
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.store.has(version(first)), what=p.condition)
+            assert (served(p), p.store.versions()) == (version(first), [version(first)])
+
 
 class TestAKey:
     def test_that_is_taken_back_leaves_no_last_good_version(
