@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.names import Version
+from oneagent.csi_driver import policies
 from tests.fakes import images, provisioning, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
@@ -78,6 +79,18 @@ def at_work(tmp_path: Path, desk: Desk, plain: Registry) -> Provisioning:
 
 
 Kube = Callable[..., dict[str, Any]]
+
+
+def last_good(found: dict[str, Any]) -> dict[str, Any]:
+    """The same DynaKube, with the mount policy that has pods start with the version before."""
+    found["metadata"]["annotations"]["feature.dynatrace.com/mount-policy"] = "last-good"
+    return found
+
+
+def instead(p: Provisioning) -> Version | None:
+    """The version that a pod gets while the wanted one is not there."""
+    found = policies.instead(p.row(), p.store)
+    return found.version if found else None
 
 
 class TestASignedImage:
@@ -173,6 +186,17 @@ class TestAnImageThatIsNotSigned:
             p.until(lambda: "is not signed" in p.condition(), what=p.condition)
             assert served(p) == ""
 
+    def test_is_not_the_last_good_one_any_more_either(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        digest = push(plain, "one")
+        desk.put(last_good(kube("")))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            desk.put(last_good(kube()))
+            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+            assert instead(p) is None
+
     @pytest.mark.parametrize("by", ["tag", "decision"])
     def test_is_not_followed_from_one_that_is(
         self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, by: str
@@ -191,8 +215,33 @@ class TestAnImageThatIsNotSigned:
             sign(plain, second, OURS)
             p.until(lambda: p.ready(version(second)), what=p.condition)
 
+    def test_is_not_followed_either_while_the_one_before_has_to_be_installed_again(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        first = push(plain, "first", OURS)
+        desk.put(kube())
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.ready(version(first)), what=p.condition)
+        p.store.remove(version(first))  # as a damaged one
+        push(plain, "second")
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.store.has(version(first)), what=p.condition)
+            assert (served(p), p.store.versions()) == (version(first), [version(first)])
+
 
 class TestAKey:
+    def test_that_is_taken_back_leaves_no_last_good_version(
+        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+    ) -> None:
+        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        push(plain, "one", OURS)
+        desk.put(last_good(kube("image-keys")))
+        with at_work(tmp_path, desk, plain) as p:
+            p.until(lambda: p.condition() == "" and len(p.store.versions()) == 1, what=p.condition)
+            desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
+            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+            assert instead(p) is None
+
     def test_that_is_taken_back_approves_nothing_any_more(
         self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
     ) -> None:

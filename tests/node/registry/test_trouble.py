@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tests.fakes import images, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioning import Desk, Provisioning, damaged, eventually, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
@@ -186,3 +187,25 @@ class TestALayer:
                 assert [line for line in front.lines() if "/blobs/" in line and f"by=Basic {basic}" in line]
                 sent_on = [line for line in away.lines() if "/blobs/" in line]
                 assert sent_on and all(line.endswith("by=-") for line in sent_on)
+
+    def test_that_is_there_when_the_process_is_told_to_stop_is_not_fetched_again(
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+    ) -> None:
+        reached = threading.Event()
+
+        def step(name: str) -> None:
+            if name == "unpacking" and not reached.is_set():
+                reached.set()
+                installs = p.provisioner.installer._installs
+                eventually(lambda: all(install.cancelled.is_set() for install in installs.values()))
+
+        built = image(agent())
+        digest = plain.push(PATH, built)
+        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        flag = f"--registry-plain-http={plain.host}"
+        with Provisioning(tmp_path / "data", desk, flag, step=step) as p:
+            assert reached.wait(20)
+        assert not p.store.has(version(digest))
+        installed(tmp_path, desk, version(digest), flag)
+        asked = [path.rpartition("/")[2] for method, path, _ in plain.requests() if method == "GET"]
+        assert asked.count(built.layers[0]) == 1

@@ -118,6 +118,24 @@ class TestWhileAProvisionerRuns:
             assert damaged(p.folder) == []
 
 
+class TestAVersionThatCannotBeTaken:
+    def test_holds_up_no_other_and_says_why(
+        self, root: Path, preload: Command, package: Path, other_package: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        first = "1.0.0.20230101-000000"
+        desk.put(manifest("demo", server.api_url, version=first))
+        with Provisioning(root, desk) as p:
+            p.until(lambda: "can't be installed" in p.condition(), what=p.condition)
+            in_the_way = p.folder.tenants / server.tenant
+            in_the_way.write_text("no folder")
+            preload(package, f"--version={first}")
+            preload(other_package)
+            p.until(lambda: p.store.has(OTHER))
+            p.until(lambda: "can't be put into the store: File exists" in p.condition(), what=p.condition)
+            in_the_way.unlink()
+            p.until(lambda: p.ready(first), what=p.condition)
+
+
 class TestAPin:
     def test_keeps_what_nobody_wants_until_its_time_is_over(
         self, root: Path, preload: Command, package: Path, desk: Desk

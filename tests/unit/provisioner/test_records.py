@@ -160,10 +160,16 @@ class TestNotices:
 class TestWhatACrashLeft:
     def test_is_put_right_by_the_store(self, folder: DataFolder) -> None:
         known = records(folder)
-        for version, state in (("1", VersionState.UNPACKING), ("2", VersionState.READY), ("3", VersionState.FAILED)):
+        left = {
+            "1": VersionState.UNPACKING,
+            "2": VersionState.READY,
+            "3": VersionState.FAILED,
+            "5": VersionState.DAMAGED,
+        }
+        for version, state in left.items():
             known.put_version(Version(version), state)
-        for version in ("1", "4"):
+        for version in ("1", "4", "5"):
             Path(folder.agent(Version(version))).mkdir()
         leftovers.reconcile(folder, AgentStore(folder), known)
         states = {row["version"]: row["state"] for row in provisioning.table(folder, "versions")}
-        assert states == {"1": "ready", "4": "ready"}
+        assert states == {"1": "ready", "4": "ready", "5": "ready"}

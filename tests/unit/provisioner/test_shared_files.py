@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.names import Version
-from oneagent.csi_driver import sizes
+from oneagent.common.packages import treemanifests
+from oneagent.csi_driver import sizes, wholeness
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
@@ -69,3 +70,11 @@ def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk,
         assert [file(p, version).read_bytes() == whole for version in (VERSION, OTHER)] == [True, True]
         assert damaged(p.folder) == []
         p.until(lambda: len([event for event in desk.events if event[2] == "DamagedAgentVersion"]) == 2)
+
+
+def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+    lost = treemanifests.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
+    found = wholeness.Checked("version", OTHER, wholeness.State.DAMAGED, findings=(lost,))
+    with Provisioning(tmp_path, desk) as p:
+        install_both(p, desk, server)
+        assert p.provisioner.checks._sharing(found) == [VERSION]

@@ -171,6 +171,15 @@ class TestAVersionThatIsThere:
         store.add(package(place / "new.zip", same=BIG))
         assert "same" not in store.shared()
 
+    def test_with_a_file_that_cannot_be_read_is_done_without(self, place: Path) -> None:
+        loopback = Path("/sys/class/net/lo")  # It has no speed, and its file says so by an error of read(2).
+        with pytest.raises(OSError, match="Invalid argument"):
+            (loopback / "speed").read_bytes()
+        unreadable = treemanifests.File("speed", (loopback / "speed").stat().st_size, 0o444, "0" * 64)
+        store = Store(place)
+        store.present = sharing.Present([(loopback, Manifest([unreadable], [], []))])
+        store.add(package(place / "new.zip", speed=(b"x" * unreadable.size, 0o100444)))
+
     def test_is_untouched_by_a_package_that_turns_out_to_be_damaged(self, place: Path) -> None:
         store = Store(place, same=BIG, zzz=b"x" * 100)
         archive = package(place / "new.zip", same=BIG, zzz=b"x" * 100)

@@ -104,12 +104,13 @@ def opened(twin: Twin) -> Iterator[int | None]:
 def compare(twin: int, chunks: Iterator[bytes | memoryview], digest: Digest) -> tuple[int, bytes | memoryview]:
     """Take from `chunks` what is equal to the twin's file: how many bytes, and the first piece that is not.
 
-    What is equal goes into `digest`. An empty piece says that no other came.
+    What is equal goes into `digest`. An empty piece says that no other came. What can't be read of the twin
+    is not equal.
     """
     same = dropped = 0
     for chunk in chunks:
         # Of bytes: a memoryview compares one at a time.
-        if os.pread(twin, len(chunk), same) != bytes(chunk):
+        if _read(twin, len(chunk), same) != bytes(chunk):
             return same, chunk
         digest.update(chunk)
         same += len(chunk)
@@ -157,6 +158,14 @@ def chunks_of(descriptor: int) -> Iterator[bytes]:
 
 def new_digest() -> Digest:
     return hashlib.sha256(usedforsecurity=False)
+
+
+def _read(twin: int, size: int, offset: int) -> bytes | None:
+    """A part of a file; None where the disk has lost it, which is no reason to do without the new one."""
+    try:
+        return os.pread(twin, size, offset)
+    except OSError:
+        return None
 
 
 def _unchanged(descriptor: int, file: treemanifests.File) -> bool:

@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class Approvals:
-    """Thread-safe. What is known of versions that are not in the store is forgotten at the next start."""
+    """Thread-safe. `kept` are the versions that are in the store or wanted; what is known of others is forgotten."""
 
-    def __init__(self, folder: DataFolder, stored: Collection[Version]) -> None:
+    def __init__(self, folder: DataFolder, kept: Collection[Version]) -> None:
         self._folder = folder
         self._signers: dict[Version, frozenset[str]] = {}
         for file in folder.signatures.iterdir():
-            if file.name in stored:
+            if file.name in kept:
                 self._signers[Version(file.name)] = frozenset(file.read_text(errors="replace").split())
             else:
                 file.unlink()

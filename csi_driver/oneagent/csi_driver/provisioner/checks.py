@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 60.0
 """At most so long after it is due a check begins."""
 _BUSY_SECONDS: Final = 0.1
+_OF_THE_FILE: Final = {"content", "size", "mode", "unreadable"}
+"""Damage that is of a file itself, so of all its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Checks:
     def _sharing(self, found: Checked) -> list[Version]:
         """The other versions that have a damaged file too: the same one, by its inode."""
         own = Version(found.name)
-        changed = [finding.path for finding in found.findings if finding.problem in {"content", "size", "mode"}]
+        changed = [finding.path for finding in found.findings if finding.problem in _OF_THE_FILE]
         files = _linked(Path(self._folder.agent(own), path) for path in changed)
         if not files:
             return []

@@ -167,7 +167,7 @@ def build(
         records,
         counted,
         registries=config.registries,
-        approved=Approvals(folder, store.versions()),
+        approved=Approvals(folder, {*store.versions(), *(row.version for row in records.wanted.values())}),
         collect_seconds=config.collect_seconds,
         step=step,
     )

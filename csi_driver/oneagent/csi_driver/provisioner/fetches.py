@@ -90,7 +90,7 @@ class Fetcher:
         If it is the mirror's, the next try asks the tenant.
         """
         supply = kept.package[0] if kept.package else None
-        if isinstance(supply, Mirrored) and not isinstance(error, packages.UnpackCancelled):
+        if isinstance(supply, Mirrored):
             kept.mirror_spoilt = True
             supply.mirror.pass_over(supply.package, "wrong_content", error)
         kept.package = None

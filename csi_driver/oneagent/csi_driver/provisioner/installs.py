@@ -185,9 +185,9 @@ class Installer:
         self._step("downloaded")
         try:
             size = self._unpack(install, package)
-        except packages.UnpackFailed:
-            raise
         except packages.PackageError as error:
+            if _transient(error):
+                raise
             self.fetcher.spoilt(install.kept, package, error)
             raise
         leftovers.drop_packages(self._folder, version)

@@ -76,7 +76,7 @@ def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
             records.put_version(version, VersionState.DAMAGED, message=damage.message)
     for version in stored:
         record = records.versions.get(version)
-        if record is None or record.state not in {VersionState.READY, VersionState.DAMAGED}:
+        if record is None or record.state != VersionState.READY:
             now = time.time()
             records.put_version(
                 version, VersionState.READY, size_bytes=_size(folder, version), installed_at=now, last_used_at=now

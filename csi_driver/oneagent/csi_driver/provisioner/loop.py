@@ -188,7 +188,8 @@ class Provisioner:
             return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
         tenant = facts.tenant or kube.tenant or row.tenant or TenantId(kube.name)
         # Another tenant's agents talk to that one: none of them is good any more.
-        row = dataclasses.replace(row if tenant == row.tenant else _without_good(row), tenant=tenant)
+        good = tenant == row.tenant and self._may_be_good(kube, facts, row.good_version)
+        row = dataclasses.replace(row if good else _without_good(row), tenant=tenant)
         version = self._version(kube, facts, before)
         if not version:
             return dataclasses.replace(
@@ -240,6 +241,12 @@ class Provisioner:
         # As long as nobody can tell which keys are wanted, nothing changes.
         return before.version if facts.keys is None and self._store.has(before.version) else None
 
+    def _may_be_good(self, kube: dynakube.DynaKube, facts: Facts, version: Version) -> bool:
+        """Whether a version may be mounted in place of the wanted one: it needs the same signature, if any does."""
+        if kube.image is None or not kube.image_key or facts.keys is None:
+            return True
+        return self._approved.good(version, facts.keys)
+
     def _why_not(self, version: Version, facts: Facts) -> str:
         record = self._records.versions.get(version)
         if record is not None and record.state == VersionState.FAILED:
@@ -288,6 +295,10 @@ class Provisioner:
                 log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
                 self._folder.discard(self._folder.preloaded / version)
                 continue
+            except OSError as error:
+                # As an install that fails: it holds up neither others nor what else is to be done, and comes again.
+                self._not_taken(version, f"it was preloaded and can't be put into the store: {error.strerror}")
+                continue
             if size is not None:
                 now = time.time()
                 self._records.put_version(
@@ -295,6 +306,12 @@ class Provisioner:
                 )
                 log.info("preloaded version taken", extra=logs.facts(version=version, bytes=size))
             self.wake()
+
+    def _not_taken(self, version: Version, why: str) -> None:
+        record = self._records.versions.get(version)
+        if record is None or (record.state, record.message) != (VersionState.FAILED, why):
+            log.warning("a preloaded version is not taken for now", extra=logs.facts(version=version, reason=why))
+            self._records.put_version(version, VersionState.FAILED, message=why)
 
     def _prepare(self, version: Version, tree: Path) -> None:
         """Have rows and config layers ready for a version before it becomes visible."""
