@@ -51,4 +51,4 @@ def test_a_token_is_read_from_an_issuer_that_packs_its_answers(host: str) -> Non
     endpoint = registries.Endpoint(host, host, "team/agent", plain=True)
     login = logins.Login(endpoint, credentials.Credentials("agent", "open sesame"))
     with repositories.Repository(endpoint, login, httpclient.HttpSettings()) as repository:
-        assert repository.tagged("1") == b"{}"
+        assert repository.tagged("1") == [b"{}"]
