@@ -165,6 +165,16 @@ class TestABadPackage:
             assert nothing_left(p)
         assert archive.exists()
 
+    def test_that_the_disk_has_lost_is_fetched_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+        def step(name: str) -> None:
+            if name == "downloaded" and server.count("package") == 1:
+                (tmp_path / f"tmp/{VERSION}.zip").unlink()
+
+        desk.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, desk, step=step) as p:
+            p.until(lambda: p.ready(VERSION), 10, what=p.condition)
+        assert server.count("package") == 2
+
     def test_that_is_not_what_it_was_when_it_was_named_is_refused(
         self, tmp_path: Path, desk: Desk, package: Path, other_package: Path
     ) -> None:

@@ -93,6 +93,10 @@ class Fetcher:
         if isinstance(supply, Mirrored):
             kept.mirror_spoilt = True
             supply.mirror.pass_over(supply.package, "wrong_content", error)
+        self.forget(kept, package)
+
+    def forget(self, kept: Kept, package: Package) -> None:
+        """The next try fetches the package anew."""
         kept.package = None
         package.remove()
 

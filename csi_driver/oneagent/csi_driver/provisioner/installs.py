@@ -42,6 +42,7 @@ LONGEST_PAUSE: Final = 300.0
 _HOPELESS_PAUSE: Final = 3600.0
 """What is no agent will not become one; but the reason could still have been a fault of this node's disk."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_LOST: Final = (errno.EIO, errno.ENOENT)
 
 
 _KNOWN: Final = (
@@ -186,6 +187,8 @@ class Installer:
         try:
             size = self._unpack(install, package)
         except packages.PackageError as error:
+            if _lost(error):
+                self.fetcher.forget(install.kept, package)
             if _transient(error):
                 raise
             self.fetcher.spoilt(install.kept, package, error)
@@ -255,6 +258,11 @@ def _pause(install: _Install, error: Exception) -> float:
 def _transient(error: packages.PackageError) -> bool:
     """Whether this machine is the reason, and not the package."""
     return isinstance(error, (packages.UnpackFailed, packages.UnpackCancelled))
+
+
+def _lost(error: packages.PackageError) -> bool:
+    """Whether the package may be gone from the disk, or a part of it: another try with it would fail like this one."""
+    return isinstance(error, packages.UnpackFailed) and error.errno in _LOST
 
 
 def _kind(error: Exception) -> str:
