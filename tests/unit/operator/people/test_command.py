@@ -134,7 +134,7 @@ def test_a_cluster_that_can_not_be_asked_at_all_is_an_error_of_its_own(
 
 
 def test_a_cluster_of_which_nothing_can_be_read_is_none_that_is_well(run: Any, folder: Folder) -> None:
-    folder.refuses("nodes", "csinodes", "pods", "dynakubes", "csidrivers")
+    folder.refuses("nodes", "csinodes", "pods", "dynakubes", "csidrivers", "daemonsets")
     run("status", code=2)
 
 
