@@ -46,9 +46,14 @@ class UnsafeName(ValueError):
     """A name that may not become a part of a path."""
 
 
+def is_component(name: str) -> bool:
+    """Whether it is one plain path component."""
+    return _COMPONENT.fullmatch(name) is not None
+
+
 def component(name: str, what: str) -> str:
     """The name itself if it is one plain path component, else `UnsafeName` that says what it is the name of."""
-    if not _COMPONENT.fullmatch(name):
+    if not is_component(name):
         raise UnsafeName(
             f"{what} {name!r} is not usable as a folder name: use letters, digits, '.', '_' and '-', at most 128"
         )

@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from oneagent.common.names import Version
+from oneagent.csi_driver import paths
 from oneagent.csi_driver.paths import DataFolder
 
 
@@ -51,7 +52,9 @@ class AgentStore:
         return bool(version) and os.path.isdir(self._folder.agent(version))
 
     def versions(self) -> list[Version]:
-        return sorted(Version(entry.name) for entry in os.scandir(self._folder.agents) if entry.is_dir())
+        """Folders whose names no version can have are somebody else's."""
+        with os.scandir(self._folder.agents) as entries:
+            return sorted(Version(entry.name) for entry in entries if entry.is_dir() and paths.is_component(entry.name))
 
     def lease(self) -> Lease:
         """While held, nothing is removed from the store. Shared: any number of publishes at once."""

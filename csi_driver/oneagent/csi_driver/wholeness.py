@@ -133,11 +133,8 @@ def _layers(folder: DataFolder) -> list[tuple[TenantId, LayerId]]:
 def _folders(above: Path) -> Iterator[str]:
     with os.scandir(above) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                try:
-                    yield paths.component(entry.name, "folder")
-                except paths.UnsafeName:
-                    continue
+            if entry.is_dir(follow_symlinks=False) and paths.is_component(entry.name):
+                yield entry.name
 
 
 def _version(

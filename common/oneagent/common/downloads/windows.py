@@ -4,8 +4,8 @@ Servers and proxies that give a connection only so much are why. A window is hel
 are small and few. It is done only with a server that proves that all of them are of one file: it takes ranges and has
 a strong validator, which each request repeats in `If-Range` (RFC 9110 section 13.1.5).
 
-Whoever answers a window with anything else is asked for the rest over one connection, after the usual pause. The
-address is that of the first answer, so a server that sends its clients elsewhere is not asked again for each window.
+Whoever answers a window with anything else is asked for the rest over one connection, after the usual pause, and so
+is everybody of whom a part has come before: what broke off may have done so for want of connections. The address is that of the first answer, so a server that sends its clients elsewhere is not asked again for each window.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _WORTH_BYTES: Final = 8 * WINDOW_BYTES
 
 
 def worth(first: httpx.Response, have: ranges.Have, connections: int) -> bool:
-    """Whether what comes behind `have`, which `first` begins with, is to be fetched so."""
-    takes_ranges = first.status_code == 206 or first.headers.get("Accept-Ranges", "").lower() == "bytes"
-    left = (have.total or 0) - have.size
-    return connections > 1 and takes_ranges and have.validator.startswith('"') and left >= _WORTH_BYTES
+    """Whether the file that `first` begins with is to be fetched so."""
+    takes_ranges = first.headers.get("Accept-Ranges", "").lower() == "bytes"
+    large = have.size == 0 and (have.total or 0) >= _WORTH_BYTES
+    return connections > 1 and takes_ranges and have.validator.startswith('"') and large
 
 
 def rest(first: httpx.Response, http: httpx.Client, have: ranges.Have, connections: int) -> Iterator[bytes]:

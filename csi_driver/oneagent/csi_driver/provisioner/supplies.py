@@ -170,7 +170,7 @@ def _layer(
     if into.exists():
         try:
             return replace(bring(downloads.LocalFile(into)), ours=True, resumed_at=layer.size)
-        except downloads.WrongContent:
+        except (downloads.WrongContent, downloads.UnusableFile):
             into.unlink()
     *mirrors, own = layer.sources
     for source in mirrors:
