@@ -15,6 +15,7 @@ from tests.fakes import packages as agents
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry, whiteout
 from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.proxy import Proxy
 from tests.fakes.registry import Registry
 
 pytestmark = pytest.mark.skipif(
@@ -152,6 +153,26 @@ class TestTheWayIn:
             digest = secure.push(PATH, image())
             desk.put(manifest("demo", server.api_url, image=f"{secure.host}/{PATH}:1", trustedCAs="authorities"))
             installed(tmp_path, desk, version(digest))
+
+    def test_by_the_proxy_that_the_tenant_is_reached_by(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk, authority: trustme.CA
+    ) -> None:
+        with Registry(tmp_path / "registry", authority=authority) as secure, Proxy() as proxy:
+            digest = secure.push(PATH, image())
+            kube = manifest("demo", server.api_url, image=f"{secure.host}/{PATH}:1", trustedCAs="authorities")
+            kube["spec"]["proxy"] = {"value": f"http://{proxy.address}"}
+            desk.put(kube)
+            installed(tmp_path, desk, version(digest))
+        assert f"CONNECT {secure.host}" in proxy.seen
+
+    def test_over_several_connections_for_a_large_layer(
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+    ) -> None:
+        digest = plain.push(PATH, image(agent(filler=40 << 20), how=""))
+        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        installed(tmp_path, desk, version(digest), f"--registry-plain-http={plain.host}")
+        windows = [path for _, path, status in plain.requests() if "/blobs/" in path and status == 206]
+        assert len(windows) >= 10, "four MiB each, but the first"
 
     def test_is_closed_to_a_registry_without_tls_unless_it_is_listed(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
