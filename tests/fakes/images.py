@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import platform
 import tarfile
 import tempfile
 import zipfile
@@ -22,6 +23,9 @@ from tests.fakes import packages
 
 OCI: Final = "application/vnd.oci.image"
 DOCKER: Final = "application/vnd.docker"
+HERE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+"""The architecture of this machine, as images name it."""
+
 _LAYERS: Final = {
     (False, ""): f"{OCI}.layer.v1.tar",
     (False, "gzip"): f"{OCI}.layer.v1.tar+gzip",

@@ -54,11 +54,18 @@ class Registry:
     """A registry's process, between entering and leaving. `password` and `issuer` exclude each other."""
 
     def __init__(
-        self, place: Path, *, authority: trustme.CA | None = None, password: bool = False, issuer: Issuer | None = None
+        self,
+        place: Path,
+        *,
+        authority: trustme.CA | None = None,
+        password: bool = False,
+        issuer: Issuer | None = None,
+        address: str = "localhost",
     ) -> None:
         self.place = place
         self.port = ports.free()
-        self.host = f"localhost:{self.port}"
+        self._address = address
+        self.host = f"{address}:{self.port}"
         self.url = f"{'https' if authority else 'http'}://{self.host}"
         self._authority = authority
         self._password = password
@@ -88,9 +95,9 @@ class Registry:
         self._process.wait()
 
     def _config(self) -> dict[str, Any]:
-        http: dict[str, Any] = {"addr": f"127.0.0.1:{self.port}", "secret": "of this registry"}
+        http: dict[str, Any] = {"addr": self.host, "secret": "of this registry"}
         if self._authority:
-            certificate = self._authority.issue_cert("localhost")
+            certificate = self._authority.issue_cert(self._address)
             certificate.private_key_pem.write_to_path(self.place / "key.pem")
             (self.place / "chain.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
             http["tls"] = {"certificate": str(self.place / "chain.pem"), "key": str(self.place / "key.pem")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ pytestmark = pytest.mark.skipif(
     bool(registry.missing(registry.PROGRAM)), reason=registry.missing(registry.PROGRAM) or "it is there"
 )
 
-HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 PATH = "team/agent"
 
 
@@ -48,7 +46,7 @@ def agent(text: str = "", *, filler: int = 0) -> bytes:
 
 
 def image(*tars: bytes, how: str = "gzip", docker: bool = False) -> images.Image:
-    return images.image(*(tars or (agent(),)), how=how, docker=docker, architecture=HERE)
+    return images.image(*(tars or (agent(),)), how=how, docker=docker, architecture=images.HERE)
 
 
 def installed(place: Path, desk: Desk, wanted: Version, *flags: str) -> Path:
@@ -87,8 +85,10 @@ class TestAnImage:
     def test_for_several_machines_is_the_one_for_this_one(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk, docker: bool
     ) -> None:
-        others = [(f"linux/{other}", image(agent(other), docker=docker)) for other in ("s390x", "arm/v7", f"{HERE}/v9")]
-        built = images.index(*others, (f"linux/{HERE}", image(agent("here"), docker=docker)), docker=docker)
+        others = [
+            (f"linux/{other}", image(agent(other), docker=docker)) for other in ("s390x", "arm/v7", f"{images.HERE}/v9")
+        ]
+        built = images.index(*others, (f"linux/{images.HERE}", image(agent("here"), docker=docker)), docker=docker)
         digest = plain.push(PATH, built)
         desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         tree = installed(tmp_path, desk, version(digest), f"--registry-plain-http={plain.host}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ pytestmark = pytest.mark.skipif(
     bool(registry.missing(registry.PROGRAM)), reason=registry.missing(registry.PROGRAM) or "it is there"
 )
 
-HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 PATH = "team/agent"
 OURS, THEIRS = signer(), signer()
 
@@ -63,7 +61,7 @@ def version(digest: str) -> Version:
 def push(plain: Registry, text: str, *signers: Signer) -> str:
     """An image with an agent, signed by these; its digest."""
     layer = images.tar(*images.agent(), Entry(f"{agents.NESTED}note", text.encode()))
-    digest = plain.push(PATH, images.image(layer, architecture=HERE))
+    digest = plain.push(PATH, images.image(layer, architecture=images.HERE))
     sign(plain, digest, *signers)
     return digest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +17,9 @@ from tests.fakes import images as making
 from tests.fakes import signing
 from tests.fakes.images import called, lay
 
-HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-ONE = making.image(making.tar(making.MINIMAL), architecture=HERE)
-TWO = making.image(making.tar(making.MINIMAL, making.Entry("two")), how="zstd", architecture=HERE)
-SEVERAL = making.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO))
+ONE = making.image(making.tar(making.MINIMAL), architecture=making.HERE)
+TWO = making.image(making.tar(making.MINIMAL, making.Entry("two")), how="zstd", architecture=making.HERE)
+SEVERAL = making.index((f"linux/{making.HERE}", ONE), ("linux/riscv64", TWO))
 DIGEST = f"sha256:{'a' * 64}"
 
 
