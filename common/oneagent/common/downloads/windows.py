@@ -5,7 +5,8 @@ are small and few. It is done only with a server that proves that all of them ar
 a strong validator, which each request repeats in `If-Range` (RFC 9110 section 13.1.5).
 
 Whoever answers a window with anything else is asked for the rest over one connection, after the usual pause, and so
-is everybody of whom a part has come before: what broke off may have done so for want of connections. The address is that of the first answer, so a server that sends its clients elsewhere is not asked again for each window.
+is everybody of whom a part has come before: what broke off may have done so for want of connections. The address is
+that of the first answer, so a server that sends its clients elsewhere is not asked again for each window.
 """
 
 from __future__ import annotations
