@@ -86,10 +86,12 @@ def packed(data: bytes, how: str = "gzip") -> bytes:
     return zstandard.compress(data) if how == "zstd" else data
 
 
-def agent(version: str = packages.VERSION, *, prefix: str = packages.NESTED, filler: int = 0) -> list[Entry]:
+def agent(
+    version: str = packages.VERSION, *, prefix: str = packages.NESTED, filler: int = 0, library: Path | None = None
+) -> list[Entry]:
     """The entries of the small agent of `packages.build`."""
     with tempfile.TemporaryDirectory() as place:
-        built = packages.build(Path(place) / "agent.zip", version, prefix=prefix, filler=filler)
+        built = packages.build(Path(place) / "agent.zip", version, prefix=prefix, filler=filler, library=library)
         archive = zipfile.ZipFile(io.BytesIO(built.read_bytes()))
     with archive:
         return [

@@ -47,16 +47,16 @@ def locked(tmp_path: Path, apply: Apply) -> Iterator[Registry]:
         yield found
 
 
-def image(place: Path, version: str) -> images.Image:
-    archive = packages.build(place / f"{version}.zip", version, library=packages.loadable())
-    return images.image(images.of_zip(archive), architecture=images.HERE)
+def image(version: str) -> images.Image:
+    layer = images.tar(*images.agent(version, library=packages.loadable()))
+    return images.image(layer, architecture=images.HERE)
 
 
 def test_a_tag_s_image_is_in_the_pod_and_a_moved_tag_is_a_new_version(
     webhook: None, driver: Installed, cluster: Cluster, kubectl: Kubectl, locked: Registry, dynatrace: Tenant,
-    apply: Apply, wait_for: WaitFor, tmp_path: Path,
+    apply: Apply, wait_for: WaitFor,
 ) -> None:  # fmt: skip
-    first = locked.push(PATH, image(tmp_path, "1.291.0.20261001-120000"))
+    first = locked.push(PATH, image("1.291.0.20261001-120000"))
     # The tenant trusts nobody in particular: it is asked without TLS.
     kube, secret = manifests.dynakube(NAME, dynatrace.api_url, "", poll_interval="1s")
     kube["spec"]["trustedCAs"] = kube["spec"]["customPullSecret"] = f"{NAME}-registry"
@@ -78,7 +78,7 @@ def test_a_tag_s_image_is_in_the_pod_and_a_moved_tag_is_a_new_version(
     pod = applications.started(manifests.application("cart", f"{NAME}-shop"))
     assert applications.monitored(pod)
 
-    second = locked.push(PATH, image(tmp_path, "1.292.0.20261001-120000"))
+    second = locked.push(PATH, image("1.292.0.20261001-120000"))
     wait_for(lambda: decided().endswith(second), "the operator has seen the tag move")
     wait_for(lambda: second.replace(":", "-") in driver.versions(), "the new image is in the store")
     assert applications.monitored(pod)
