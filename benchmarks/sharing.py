@@ -11,16 +11,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from benchmarks import unpacking
 from benchmarks.results import Result, at_most, shown
 from oneagent.common.packages import sharing, treemanifests, unpack
 from tests.fakes import packages
 
-_TURNS: Final = 5
 _NEXT: Final = "1.279.0.20231001-000000"
 
 _CHILD: Final = """
@@ -56,7 +55,7 @@ def run() -> list[Result]:
         if program := shutil.which("unzip"):
             command = f"{program} -q {second} -d {into} && sync -f {into}"
             ways["unzip"] = lambda: subprocess.run(["sh", "-c", command], check=True)
-        seconds = _best_of(ways, into)
+        seconds = unpacking.best_of(ways, into)
         beside()
         growth = (_disk(first, into) - alone) / manifest.unpacked_bytes
         shutil.rmtree(into)
@@ -72,14 +71,3 @@ def run() -> list[Result]:
 def _disk(*places: Path) -> int:
     answer = subprocess.run(["du", "-sc", "--block-size=1", *places], check=True, capture_output=True, text=True)
     return int(answer.stdout.splitlines()[-1].split()[0])
-
-
-def _best_of(ways: dict[str, Callable[[], object]], into: Path) -> dict[str, float]:
-    seconds = dict.fromkeys(ways, float("inf"))
-    for _ in range(_TURNS):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name] = min(seconds[name], time.perf_counter() - start)
-            shutil.rmtree(into)
-    return seconds

@@ -65,7 +65,7 @@ def run() -> list[Result]:
         layer = _layer(archive, Path(folder))
         ways["image"] = lambda: images.read([layer]).unpack(into)
         ways["tar"] = lambda: _untar(layer, into)
-        seconds = _best_of(ways, into)
+        seconds = best_of(ways, into)
         peaks = {package: _peak_mib(package, into) for package in (archive, layer)}
     results = [
         _result("unpack_vs_" + name, seconds[name] / seconds["unpack"], "x", target)
@@ -99,7 +99,8 @@ def _extractall(archive: Path, into: Path) -> None:
         package.extractall(into)
 
 
-def _best_of(ways: dict[str, Callable[[], object]], into: Path) -> dict[str, float]:
+def best_of(ways: dict[str, Callable[[], object]], into: Path) -> dict[str, float]:
+    """Seconds of the best of some turns of each way, which fills `into`."""
     seconds = dict.fromkeys(ways, float("inf"))
     for _ in range(_TURNS):
         for name, way in ways.items():
