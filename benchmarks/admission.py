@@ -24,7 +24,7 @@ import trustme
 
 from benchmarks import results
 from benchmarks.results import Result
-from oneagent.common.mapping import LABEL
+from oneagent.common.dynakube.namespace_mapping import LABEL
 from tests.fakes import kube_api, ports
 
 _NAMESPACES: Final = 5000

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from benchmarks import results
 from benchmarks.results import Result
-from oneagent.common import downloads, pauses
+from oneagent.common import backoff
+from oneagent.common.http import download
 from oneagent.csi_driver.provisioner import installs
 
 PACKAGE_BYTES: Final = 300e6
@@ -81,13 +82,13 @@ class _Node:
     def refused(self) -> float:
         """Seconds until it asks again: as `downloads` does it, and `installs` once that has given up."""
         self.attempts += 1
-        if self.attempts < downloads.USUAL.attempts:
+        if self.attempts < download.USUAL.attempts:
             self.requests = 0
-            return pauses.heeding(downloads.USUAL.pause(self.attempts), _RETRY_AFTER)
+            return backoff.heeding(download.USUAL.pause(self.attempts), _RETRY_AFTER)
         self.attempts, self.requests = 0, _FIRST_REQUESTS
         self.failures += 1
-        pause = pauses.growing(self.failures, installs.FIRST_PAUSE, installs.LONGEST_PAUSE)
-        return pauses.heeding(pause, _RETRY_AFTER)
+        pause = backoff.growing(self.failures, installs.FIRST_PAUSE, installs.LONGEST_PAUSE)
+        return backoff.heeding(pause, _RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import grpc
 
 from benchmarks import floors, results
 from benchmarks.results import Result
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc
 from tests.fakes import kube_api, node, packages, ports, tenant

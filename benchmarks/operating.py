@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from benchmarks import results
 from benchmarks.results import Result
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import watching
 from tests.cluster.cluster import Cluster
 from tests.e2e import cubes, installed, operators
@@ -74,14 +74,14 @@ class World:
 
     def _all_labelled(self) -> bool:
         owners = ",".join(_TEAMS)
-        found = self._plane.call("GET", f"/api/v1/namespaces?labelSelector={mapping.LABEL}+in+({owners})")
+        found = self._plane.call("GET", f"/api/v1/namespaces?labelSelector={namespace_mapping.LABEL}+in+({owners})")
         return len(found["items"]) == self._namespaces
 
     def label(self, number: int) -> float:
         """Move a namespace from one DynaKube to the next."""
         path, owner = f"/api/v1/namespaces/{_namespace(number)}", _team(number + 1)
         self._plane.call("PATCH", path, {"metadata": {"labels": {"team": owner}}})
-        return _delay(lambda: self._plane.call("GET", path)["metadata"]["labels"].get(mapping.LABEL) == owner)
+        return _delay(lambda: self._plane.call("GET", path)["metadata"]["labels"].get(namespace_mapping.LABEL) == owner)
 
     def status(self, number: int) -> float:
         """Pin another version."""

@@ -17,7 +17,7 @@ from typing import Final
 
 from benchmarks import unpacking
 from benchmarks.results import Result, at_most, shown
-from oneagent.common.packages import sharing, treemanifests, unpack
+from oneagent.common.unpack import dedup, file_manifest, zip
 from tests.fakes import packages
 
 _NEXT: Final = "1.279.0.20231001-000000"
@@ -25,7 +25,7 @@ _NEXT: Final = "1.279.0.20231001-000000"
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common.packages import sharing, treemanifests, unpack
+from oneagent.common.unpack import sharing, treemanifests, unpack
 archive, first, manifest, into = map(Path, sys.argv[1:])
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
@@ -40,17 +40,17 @@ def run() -> list[Result]:
     with tempfile.TemporaryDirectory(dir="build", prefix="sharing-") as folder:
         place = Path(folder).absolute()
         first, second, into = place / "first", packages.build_large(place / "2.zip", _NEXT, changed=0.1), place / "into"
-        manifest = unpack.unpack_agent(packages.build_large(place / "1.zip"), first).manifest
+        manifest = zip.unpack_agent(packages.build_large(place / "1.zip"), first).manifest
         manifest.dump(place / "manifest.json")
         alone = _disk(first)
 
         def beside() -> None:
-            present = sharing.Present([(first, treemanifests.Manifest.load(place / "manifest.json"))])
-            unpack.unpack_agent(second, into, present=present).settle()
+            present = dedup.Present([(first, file_manifest.Manifest.load(place / "manifest.json"))])
+            zip.unpack_agent(second, into, present=present).settle()
 
         ways: dict[str, Callable[[], object]] = {
             "shared": beside,
-            "alone": lambda: unpack.unpack_agent(second, into).settle(),
+            "alone": lambda: zip.unpack_agent(second, into).settle(),
         }
         if program := shutil.which("unzip"):
             command = f"{program} -q {second} -d {into} && sync -f {into}"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypedDict
 
-from oneagent.common.packages import images, unpack
+from oneagent.common.unpack import image, zip
 from tests.fakes import packages
 
 _TURNS: Final = 5
@@ -28,7 +28,7 @@ _TMPFS: Final = Path("/dev/shm")
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common.packages import images, unpack
+from oneagent.common.unpack import images, unpack
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 idle = kib("VmRSS")
@@ -56,14 +56,14 @@ def run() -> list[Result]:
         archive = packages.build_large(Path(folder) / "agent.zip")
         into = Path(folder) / "into"
         ways: dict[str, Callable[[], object]] = {
-            "unpack": lambda: unpack.unpack_agent(archive, into),
+            "unpack": lambda: zip.unpack_agent(archive, into),
             "zipfile": lambda: _extractall(archive, into),
         }
         if program := shutil.which("unzip"):
             command = [program, "-q", str(archive), "-d", str(into)]
             ways["unzip"] = lambda: subprocess.run(command, check=True)
         layer = _layer(archive, Path(folder))
-        ways["image"] = lambda: images.read([layer]).unpack(into)
+        ways["image"] = lambda: image.read([layer]).unpack(into)
         ways["tar"] = lambda: _untar(layer, into)
         seconds = best_of(ways, into)
         peaks = {package: _peak_mib(package, into) for package in (archive, layer)}
@@ -82,7 +82,7 @@ def run() -> list[Result]:
 def _layer(archive: Path, folder: Path) -> Path:
     """The package's files as the layer of an image."""
     tree = folder / "tree"
-    unpack.unpack_agent(archive, tree)
+    zip.unpack_agent(archive, tree)
     layer = folder / "layer.tar.gz"
     subprocess.run(["tar", "-C", str(tree), "-czf", str(layer), "."], check=True)
     shutil.rmtree(tree)

@@ -15,7 +15,7 @@ from typing import Final
 
 from benchmarks import bursts, floors, results
 from benchmarks.results import Result
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.paths import DataFolder
 from tests.fakes import node, ports
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common.api import crd, features, fields, moves, schema
+from oneagent.common.dynakube.api import crd, feature_flags, fields, schema, version_history
 
 _HERE: Final = Path(__file__).parent
 CRD: Final = _HERE / "crd.yaml"
@@ -132,7 +132,7 @@ def page() -> str:
 def _fields(part: str) -> Iterator[tuple[str, ...]]:
     """The fields of a part of the newest version. What modes have in common stands once."""
     rows: dict[tuple[str, str], schema.Schema] = {}
-    for path, field in schema.fields(moves.described(fields.NEWEST)):
+    for path, field in schema.fields(version_history.described(fields.NEWEST)):
         if path.startswith(f"{part}.") and not _KUBERNETES.search(path):
             rows.setdefault((_MODE.sub("oneAgent.MODE.", path), field["description"]), field)
     for (path, description), field in rows.items():
@@ -147,7 +147,7 @@ def _kind(field: schema.Schema) -> str:
 
 
 def _flags() -> Iterator[tuple[str, ...]]:
-    for feature in sorted(features.FEATURES.values(), key=lambda feature: feature.name):
+    for feature in sorted(feature_flags.FEATURES.values(), key=lambda feature: feature.name):
         if feature.handled:
             default = f"`{feature.default}`" if feature.default else ""
             yield f"`{feature.name}`", default, f"`{feature.instead}`" if feature.instead else ""

@@ -17,7 +17,7 @@ from typing import Final
 
 import grpc
 
-from oneagent.common.names import DRIVER_NAME, PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import DRIVER_NAME, PRELOAD_LIBRARY, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import DataFolder, VolumeId

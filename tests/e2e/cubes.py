@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from kubernetes.aio import client, config
 
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import api
 from oneagent.operator.concerns import injection
 from tests.cluster.cluster import Cluster
@@ -49,7 +49,7 @@ class Cube:
         """The DynaKube that each namespace of a test is labelled with; '' for none."""
         found = self._plane.call("GET", "/api/v1/namespaces")["items"]
         metadata = [item["metadata"] for item in found if item["metadata"]["name"].startswith(prefix)]
-        return {item["name"]: item.get("labels", {}).get(mapping.LABEL, "") for item in metadata}
+        return {item["name"]: item.get("labels", {}).get(namespace_mapping.LABEL, "") for item in metadata}
 
     def with_secret(self, prefix: str) -> set[str]:
         """The namespaces of a test that have what pods without CSI need."""
@@ -67,7 +67,7 @@ class Cube:
         start = time.monotonic()
         while True:
             labels = self._plane.call("GET", f"/api/v1/namespaces/{namespace}")["metadata"]["labels"]
-            if labels.get(mapping.LABEL) == owner:
+            if labels.get(namespace_mapping.LABEL) == owner:
                 return time.monotonic() - start
             assert time.monotonic() - start < 20, f"{namespace} is still {labels}"
             time.sleep(0.005)
@@ -93,7 +93,7 @@ async def create(kubeconfig: Path, manifests: Iterable[Manifest]) -> None:
 
 
 def dynakube(name: str, api_url: str, team: str, mode: str = "applicationMonitoring", **fields: Any) -> Manifest:
-    selector = {"namespaceSelector": {"matchLabels": {"team": team}}} if mode in mapping.INJECTING else {}
+    selector = {"namespaceSelector": {"matchLabels": {"team": team}}} if mode in namespace_mapping.INJECTING else {}
     return {
         "apiVersion": "dynatrace.com/v1beta6",
         "kind": "DynaKube",

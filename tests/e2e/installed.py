@@ -13,7 +13,7 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from oneagent.common.names import DRIVER_NAME
+from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import DataFolder
 from tests.cluster.cluster import Cluster

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common import names
+from oneagent.common import identifiers
 from tests.cluster.kubectl import Manifest
 from tests.fakes import tenant
 
@@ -25,7 +25,7 @@ def namespace(name: str, enforce: str = "restricted") -> Manifest:
 
 def dynakube(name: str, api_url: str, version: str, **features: str) -> tuple[Manifest, Manifest]:
     """A DynaKube that pins a version, and the Secret with its token; `features` with `_` for `-`."""
-    annotations = {names.FEATURE_PREFIX + key.replace("_", "-"): value for key, value in features.items()}
+    annotations = {identifiers.FEATURE_PREFIX + key.replace("_", "-"): value for key, value in features.items()}
     metadata = {"name": name, "namespace": NAMESPACE}
     spec = {"apiUrl": api_url, "oneAgent": {"applicationMonitoring": {"version": version}}}
     return (
@@ -86,12 +86,12 @@ def pod(
     """An application with the volume that the webhook adds."""
     made = application(name, namespace, user=user, command=command)
     made["spec"]["containers"][0] |= {
-        "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{names.PRELOAD_LIBRARY}"}],
+        "env": [{"name": "LD_PRELOAD", "value": f"{AGENT}/{identifiers.PRELOAD_LIBRARY}"}],
         "volumeMounts": [{"name": VOLUME, "mountPath": AGENT}],
     }
     attributes = {"mode": "app", "dynakube": dynakube}
     made["spec"]["volumes"] = [
-        {"name": VOLUME, "csi": {"driver": names.DRIVER_NAME, "volumeAttributes": attributes}},
+        {"name": VOLUME, "csi": {"driver": identifiers.DRIVER_NAME, "volumeAttributes": attributes}},
     ]
     return made
 

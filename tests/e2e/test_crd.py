@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oneagent.common.api import conversion, crd, fields
+from oneagent.common.dynakube.api import conversion, crd, fields
 from tests.cluster import cluster as clusters
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
 from tests.cluster.node import Node

@@ -16,7 +16,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from oneagent.common import dynakube as dynakubes
-from oneagent.common.names import FEATURE_PREFIX, TenantId, Version
+from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
 from oneagent.operator import api, asking, worker
 from oneagent.operator.hostagents import concern, manifest
 from oneagent.operator.observed import Observed

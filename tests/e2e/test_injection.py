@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.csi_driver import mounttable
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node

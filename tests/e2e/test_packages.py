@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from kubernetes.aio import client, config
 
-from oneagent.common import downloads, httpfaults, packageendpoint
+from oneagent.common import package_client
+from oneagent.common.http import download, errors
 from oneagent.operator import api
 from tests.cluster.cluster import Cluster
 from tests.cluster.controlplane import SERVER, ControlPlane
@@ -91,12 +92,12 @@ def account(commands: Kubectl) -> Iterator[str]:
     commands("delete", "serviceaccount", "shop", "--ignore-not-found")
 
 
-def fetch(serving: fakes.Serving, token: str, into: Path) -> downloads.Downloaded:
+def fetch(serving: fakes.Serving, token: str, into: Path) -> download.Downloaded:
     serving.token_file.write_text(token)
-    return packageendpoint.fetch(serving.client, fakes.package(VERSION), into, cancelled=threading.Event())
+    return package_client.fetch(serving.client, fakes.package(VERSION), into, cancelled=threading.Event())
 
 
-def issued(commands: Kubectl, account: str, audience: str = packageendpoint.AUDIENCE) -> str:
+def issued(commands: Kubectl, account: str, audience: str = package_client.AUDIENCE) -> str:
     arguments = [f"--audience={audience}"] if audience else []
     return commands("create", "token", account, "--duration=1h", *arguments).strip()
 
@@ -113,7 +114,7 @@ class TestAServiceAccount:
     def test_is_refused_with_a_token_for_another_audience(
         self, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path, audience: str
     ) -> None:
-        with pytest.raises(httpfaults.Refused, match="not for the audience oneagent-packages"):
+        with pytest.raises(errors.Refused, match="not for the audience oneagent-packages"):
             fetch(serving, issued(commands, account, audience), tmp_path / "got.zip")
 
     def test_is_refused_once_it_is_deleted(
@@ -129,7 +130,7 @@ class TestAServiceAccount:
             serving.now = lambda passed=60.5 * minute: time.time() + passed  # type: ignore[misc]
             try:
                 fetch(serving, token, tmp_path / "again.zip")
-            except httpfaults.Refused as error:
+            except errors.Refused as error:
                 refused = error
             if refused or time.monotonic() > deadline:
                 break
@@ -146,7 +147,7 @@ class TestAServiceAccount:
 
 
 def test_a_token_that_somebody_else_has_signed_is_refused(serving: fakes.Serving, tmp_path: Path) -> None:
-    with pytest.raises(httpfaults.Refused, match="401"):
+    with pytest.raises(errors.Refused, match="401"):
         fetch(serving, fakes.token(account="default/shop"), tmp_path / "got.zip")
     assert serving.counted("token_reviews_total", result="refused") == 1
 
@@ -157,12 +158,10 @@ def test_without_the_right_to_ask_nobody_is_let_in(
     token = issued(commands, account)
     commands.delete(BINDING)
     try:
-        patience = packageendpoint.Patience(pending_seconds=0.5)
+        patience = package_client.Patience(pending_seconds=0.5)
         serving.token_file.write_text(token)
-        with pytest.raises(httpfaults.Throttled, match="can't be asked who the caller is"):
-            packageendpoint.offer(
-                serving.client, fakes.package(VERSION), cancelled=threading.Event(), patience=patience
-            )
+        with pytest.raises(errors.Throttled, match="can't be asked who the caller is"):
+            package_client.offer(serving.client, fakes.package(VERSION), cancelled=threading.Event(), patience=patience)
         commands.apply(BINDING)
         fetch(serving, token, tmp_path / "got.zip")
     finally:

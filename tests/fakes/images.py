@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx2 as httpx
 import zstandard
 
-from oneagent.common import names
+from oneagent.common import identifiers
 from tests.fakes import packages
 
 OCI: Final = "application/vnd.oci.image"
@@ -222,5 +222,5 @@ def _lay_blobs(folder: Path, image: Image) -> None:
         _lay_blobs(folder, part)
 
 
-MINIMAL: Final = Entry(packages.NESTED + names.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
+MINIMAL: Final = Entry(packages.NESTED + identifiers.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
 """The least that is an agent."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.metadata import database, dynakubes

@@ -21,8 +21,10 @@ from typing import Any, Self, TypeVar
 import prometheus_client
 import trustme
 
-from oneagent.common import downloads, packageendpoint, servertls, tenant
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common import package_client
+from oneagent.common.http import download, server_tls
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.tenant.client import client as tenant_client
 from oneagent.operator import api
 from oneagent.operator.packages import PackageEndpoint, PackageMetrics, Settings, Wanted
 from oneagent.operator.packages import server as servers
@@ -32,12 +34,12 @@ from tests.fakes import tenant as double
 T = TypeVar("T")
 
 ACCOUNT = "shop/default"
-QUICK = downloads.Limits(attempts=3, longest_pause_seconds=0.1, stall_seconds=2.0)
+QUICK = download.Limits(attempts=3, longest_pause_seconds=0.1, stall_seconds=2.0)
 """The patience of downloads in tests."""
 
 
 def token(
-    audience: str = packageendpoint.AUDIENCE, seconds: float = 600, account: str = ACCOUNT, **claims: object
+    audience: str = package_client.AUDIENCE, seconds: float = 600, account: str = ACCOUNT, **claims: object
 ) -> str:
     """A token as a service account has it, but for its signature."""
     namespace, _, name = account.partition("/")
@@ -84,9 +86,9 @@ class Pair:
     def renew(self, authority: trustme.CA, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
         leaf = authority.issue_cert("localhost", "127.0.0.1", key_type=key_type)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        self.pair = servertls.Pair(chain, leaf.private_key_pem.bytes())
+        self.pair = server_tls.Pair(chain, leaf.private_key_pem.bytes())
 
-    async def current(self) -> servertls.Pair:
+    async def current(self) -> server_tls.Pair:
         return self.pair
 
 
@@ -94,9 +96,9 @@ class Files:
     """A pair that stays in two files."""
 
     def __init__(self, folder: Path) -> None:
-        self._pair = servertls.Pair((folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+        self._pair = server_tls.Pair((folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
 
-    async def current(self) -> servertls.Pair:
+    async def current(self) -> server_tls.Pair:
         return self._pair
 
 
@@ -108,9 +110,9 @@ def wanted(
     token: str = double.TOKEN,
     technologies: tuple[str, ...] = ("all",),
 ) -> Wanted:
-    async def origin(package: packageendpoint.Package) -> downloads.Source:
-        access = tenant.TenantAccess(api_url, token)
-        return tenant.package(
+    async def origin(package: package_client.Package) -> download.Source:
+        access = tenant_client.TenantAccess(api_url, token)
+        return tenant_client.package(
             access,
             package.version,
             flavor=package.flavor,
@@ -200,16 +202,16 @@ class Serving:
         return f"https://127.0.0.1:{self.endpoint.port}"
 
     @property
-    def client(self) -> packageendpoint.Endpoint:
+    def client(self) -> package_client.Endpoint:
         """How clients in common are told of it."""
-        return packageendpoint.Endpoint(self.url, self.token_file, self.ca_file)
+        return package_client.Endpoint(self.url, self.token_file, self.ca_file)
 
     def counted(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"oneagent_operator_{metric}", labels) or 0.0
 
 
-def package(version: str, dynakube: str = "demo", **kind: Any) -> packageendpoint.Package:
-    return packageendpoint.Package(DynaKubeName(dynakube), Version(version), kind.pop("machine", "x86_64"), **kind)
+def package(version: str, dynakube: str = "demo", **kind: Any) -> package_client.Package:
+    return package_client.Package(DynaKubeName(dynakube), Version(version), kind.pop("machine", "x86_64"), **kind)
 
 
 async def _serve(given: argparse.Namespace) -> None:

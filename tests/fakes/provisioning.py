@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from oneagent.common import dynakube
-from oneagent.common.names import DynaKubeName, Version
-from oneagent.common.packages import treemanifests
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.paths import DataFolder
@@ -204,8 +204,8 @@ def damaged(folder: DataFolder) -> list[str]:
     """Versions in the store that are not what their manifests say. Empty, whatever has happened."""
     found = []
     for version in AgentStore(folder).versions():
-        expected = treemanifests.Manifest.load(folder.manifest(version))
-        if findings := treemanifests.verify(Path(folder.agent(version)), expected):
+        expected = file_manifest.Manifest.load(folder.manifest(version))
+        if findings := file_manifest.verify(Path(folder.agent(version)), expected):
             found.append(f"{version}: {findings[:3]}")
     return found
 

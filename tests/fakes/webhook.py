@@ -18,7 +18,7 @@ import httpx2 as httpx
 import prometheus_client
 import trustme
 
-from oneagent.common import servertls
+from oneagent.common.http import server_tls
 from oneagent.webhook import admission, events
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome, Workload
 from oneagent.webhook.metrics import Metrics
@@ -106,9 +106,9 @@ class Journal:
             return list(self.written)
 
 
-def pair(authority: trustme.CA, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> servertls.Pair:
+def pair(authority: trustme.CA, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> server_tls.Pair:
     leaf = authority.issue_cert(HOST, "127.0.0.1", key_type=key_type)
-    return servertls.Pair(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
+    return server_tls.Pair(b"".join(blob.bytes() for blob in leaf.cert_chain_pems), leaf.private_key_pem.bytes())
 
 
 class Serving:
@@ -119,7 +119,7 @@ class Serving:
         self.authority = trustme.CA()
         self.registry = prometheus_client.CollectorRegistry()
         self._metrics = Metrics(self.registry)
-        self.tls = servertls.ServerTls(self._metrics.certificate_expiry.set)
+        self.tls = server_tls.ServerTls(self._metrics.certificate_expiry.set)
         self._settings = Settings("127.0.0.1", 0, drain_seconds=drain_seconds, finish_seconds=5.0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -178,7 +178,7 @@ class Serving:
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    def serve(self, new: servertls.Pair) -> None:
+    def serve(self, new: server_tls.Pair) -> None:
         """As the watch of the Secret does."""
 
         async def take() -> None:

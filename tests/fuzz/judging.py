@@ -14,18 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import packages
-from oneagent.common.packages import images, layouts, treemanifests, trees, unpack
+from oneagent.common import unpack as common_unpack
+from oneagent.common.unpack import agent_layout, file_manifest, tree_writer
+from oneagent.common.unpack import image as unpack_image
+from oneagent.common.unpack import zip as unpack_zip
 from tests.fuzz import readings, tars, zipfiles
 from tests.fuzz.alterations import Chance
 
-LIMITS: Final = packages.Limits(unpacked_bytes=4 << 20, entries=100)
+LIMITS: Final = common_unpack.Limits(unpacked_bytes=4 << 20, entries=100)
 REFUSALS: Final = (
-    packages.DamagedPackage,
-    packages.UnsafePackage,
-    packages.OversizedPackage,
-    packages.UnsupportedPackage,
-    packages.NotAnAgent,
+    common_unpack.DamagedPackage,
+    common_unpack.UnsafePackage,
+    common_unpack.OversizedPackage,
+    common_unpack.UnsupportedPackage,
+    common_unpack.NotAnAgent,
 )
 """Not `UnpackFailed`: a name that the file system refuses should have been seen before."""
 LONGEST: Final = 400
@@ -35,11 +37,11 @@ def image(chance: Chance) -> str:
     """Judge an image; the name of what refused it, empty if nothing did."""
     case = tars.case(chance)
 
-    def unpacked(place: Path, tree: Path) -> unpack.Unpacked:
+    def unpacked(place: Path, tree: Path) -> unpack_zip.Unpacked:
         blobs = [place / f"layer{number}" for number in range(len(case.blobs))]
         for blob, data in zip(blobs, case.blobs, strict=True):
             blob.write_bytes(data)
-        return images.read(blobs, limits=LIMITS).unpack(tree)
+        return unpack_image.read(blobs, limits=LIMITS).unpack(tree)
 
     return _judge(unpacked, lambda: readings.of_layers(case.blobs), case.sound)
 
@@ -48,14 +50,16 @@ def archive(chance: Chance) -> str:
     """Judge a zip, as `image`."""
     case = zipfiles.case(chance)
 
-    def unpacked(place: Path, tree: Path) -> unpack.Unpacked:
+    def unpacked(place: Path, tree: Path) -> unpack_zip.Unpacked:
         (place / "package.zip").write_bytes(case.data)
-        return unpack.unpack_agent(place / "package.zip", tree, limits=LIMITS, threads=1)
+        return unpack_zip.unpack_agent(place / "package.zip", tree, limits=LIMITS, threads=1)
 
     return _judge(unpacked, lambda: readings.of_zip(case.data), case.sound)
 
 
-def _judge(unpacked: Callable[[Path, Path], unpack.Unpacked], read: Callable[[], readings.Reading], sound: bool) -> str:
+def _judge(
+    unpacked: Callable[[Path, Path], unpack_zip.Unpacked], read: Callable[[], readings.Reading], sound: bool
+) -> str:
     place = Path(tempfile.mkdtemp(prefix="fuzz."))
     tree, before = place / "in/the/tree", len(os.listdir("/proc/self/fd"))
     tree.parent.mkdir(parents=True)
@@ -77,15 +81,15 @@ def _judge(unpacked: Callable[[Path, Path], unpack.Unpacked], read: Callable[[],
         shutil.rmtree(place)
 
 
-def _check_refusal(error: packages.PackageError, tree: Path, sound: bool) -> None:
+def _check_refusal(error: common_unpack.PackageError, tree: Path, sound: bool) -> None:
     assert not sound, f"sound, and refused: {error}"
     assert str(error).isprintable() and 0 < len(str(error)) <= LONGEST, f"not one clear line: {str(error)!r}"
     assert not tree.exists() or not any(tree.iterdir()), "something is left"
 
 
-def _check_tree(found: unpack.Unpacked, expected: readings.Reading) -> None:
-    if layouts.CURRENT not in expected and (current := found.root / layouts.CURRENT).is_symlink():
-        expected[layouts.CURRENT] = readings.Thing(target=os.readlink(current))
+def _check_tree(found: unpack_zip.Unpacked, expected: readings.Reading) -> None:
+    if agent_layout.CURRENT not in expected and (current := found.root / agent_layout.CURRENT).is_symlink():
+        expected[agent_layout.CURRENT] = readings.Thing(target=os.readlink(current))
     there = {str(path.relative_to(found.root)): path for path in found.root.rglob("*")}
     assert there.keys() == expected.keys(), f"differs in {sorted(there.keys() ^ expected.keys())}"
     for name, thing in expected.items():
@@ -94,8 +98,8 @@ def _check_tree(found: unpack.Unpacked, expected: readings.Reading) -> None:
             assert os.readlink(there[name]) == thing.target, name
             assert there[name].resolve(strict=True).is_relative_to(found.root.resolve()), name
         elif thing.content is None:
-            assert status.st_mode == stat.S_IFDIR | treemanifests.DIRECTORY_MODE, name
+            assert status.st_mode == stat.S_IFDIR | file_manifest.DIRECTORY_MODE, name
         else:
-            assert status.st_mode == stat.S_IFREG | trees.file_mode(thing.mode), f"{name}: {status.st_mode:o}"
+            assert status.st_mode == stat.S_IFREG | tree_writer.file_mode(thing.mode), f"{name}: {status.st_mode:o}"
             assert there[name].read_bytes() == thing.content, name
-    assert treemanifests.verify(found.root, found.manifest) == []
+    assert file_manifest.verify(found.root, found.manifest) == []

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import DataFolder
 

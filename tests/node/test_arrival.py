@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import requests, views
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader

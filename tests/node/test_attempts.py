@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet

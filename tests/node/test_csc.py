@@ -17,7 +17,7 @@ from typing import Final
 import grpc
 import pytest
 
-from oneagent.common import names
+from oneagent.common import identifiers
 from tests.node import upstream
 
 CONTEXT: Final = ",".join(f"{key}={value}" for key, value in upstream.POD_CONTEXT.items())
@@ -95,8 +95,8 @@ class TestTheIdentity:
         answer = csc("identity", "plugin-info")
         assert answer.exit_code == 0
         name, version = answer.lines[0].split("\t")[:2]
-        assert name == f'"{names.DRIVER_NAME}"'
-        assert version == f'"{metadata.version(names.DISTRIBUTION)}"'
+        assert name == f'"{identifiers.DRIVER_NAME}"'
+        assert version == f'"{metadata.version(identifiers.DISTRIBUTION)}"'
 
     def test_there_is_no_plugin_capability_and_so_no_controller(self, csc: Csc) -> None:
         assert csc("identity", "plugin-capabilities") == succeeded()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import damages, mounttable
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double

@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver import mounttable
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet

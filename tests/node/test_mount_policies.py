@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.names import MOUNTED_LAST_GOOD, DynaKubeName, Version
+from oneagent.common.identifiers import MOUNTED_LAST_GOOD, DynaKubeName, Version
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.node import VERSION, Driver, Kubelet

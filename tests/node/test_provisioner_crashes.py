@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.names import Version
-from oneagent.common.packages import readable, sharing
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import dedup, readable
 from oneagent.csi_driver import mounttable, preloads
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
@@ -226,7 +226,7 @@ def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
     preloads.preload(
-        process.folder, partial(readable.of_zip, tmp_path / "agent.zip"), Version(VERSION), 3600.0, sharing.Present()
+        process.folder, partial(readable.of_zip, tmp_path / "agent.zip"), Version(VERSION), 3600.0, dedup.Present()
     )
     process.want(manifest("demo", server.api_url))
     process.start(CRASH_AT=step)

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import views
 from oneagent.csi_driver.paths import VolumeId
 from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want

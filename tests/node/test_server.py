@@ -16,7 +16,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import processes
 from oneagent.csi_driver.paths import VolumeId

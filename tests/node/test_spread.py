@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.csi_driver import awaited
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double

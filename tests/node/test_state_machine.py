@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneagent.common.names import PRELOAD_LIBRARY, WRITTEN_FOLDERS, DynaKubeName, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITTEN_FOLDERS, DynaKubeName, Version
 from oneagent.csi_driver import mounttable, syscalls, views
 from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed
 from oneagent.csi_driver.metadata import database

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet

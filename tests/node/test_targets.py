@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import VolumeId

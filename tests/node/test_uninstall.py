@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from tests.fakes import node, provisioning
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.node import Driver, Kubelet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.paths import LayerId, VolumeId
 from tests.fakes import node

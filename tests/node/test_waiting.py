@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from tests.fakes import node, ports
 from tests.fakes.node import Driver, Kubelet

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused

@@ -11,8 +11,8 @@ import yaml
 from docs import generate, values
 from prometheus_client import CollectorRegistry
 
-from oneagent.common import podkeys, skips
-from oneagent.common.api import conversion
+from oneagent.common.dynakube.api import conversion
+from oneagent.common.injection import annotations, skip_reasons
 from oneagent.webhook import admission, validation
 from tests.e2e.story import pages
 from tests.unit.registries import REGISTRIES, counted
@@ -72,7 +72,7 @@ def test_no_metric_is_named_that_is_not_counted(page: str) -> None:
 
 
 def test_every_reason_of_a_pod_that_is_left_as_it_is_is_explained_and_no_other() -> None:
-    reasons = {skip.reason for skip in vars(skips).values() if isinstance(skip, skips.Skip)}
+    reasons = {skip.reason for skip in vars(skip_reasons).values() if isinstance(skip, skip_reasons.Skip)}
     undecided = {value for name, value in vars(admission.Reason).items() if not name.startswith("_")}
     section = INJECTION.partition("### Reasons")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
@@ -83,7 +83,7 @@ def test_every_annotation_that_is_read_or_written_is_explained() -> None:
     """Of several names of one thing the first has the line."""
     named = [
         value if isinstance(value, str) else value[0]
-        for value in vars(podkeys).values()
+        for value in vars(annotations).values()
         if isinstance(value, str | tuple)
     ]
     listed = [line for line in INJECTION.splitlines() if line.startswith("| `")]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import mapping, patterns
-from oneagent.common.manifests import FieldError
+from oneagent.common import safe_regex
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.kubernetes.fields import FieldError
 
 USUAL = (
     "^kube-.*",
@@ -27,7 +28,7 @@ USUAL = (
 
 @pytest.mark.parametrize("pattern", USUAL)
 def test_what_is_usual_is_taken(pattern: str) -> None:
-    assert patterns.compile(pattern).pattern == pattern
+    assert safe_regex.compile(pattern).pattern == pattern
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_what_is_usual_is_taken(pattern: str) -> None:
 )
 def test_what_may_take_for_ever_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="may take too long"):
-        patterns.compile(pattern)
+        safe_regex.compile(pattern)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_what_may_take_for_ever_is_refused(pattern: str) -> None:
 )
 def test_what_cannot_be_counted_is_refused(pattern: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        patterns.compile(pattern)
+        safe_regex.compile(pattern)
 
 
 _PIECES = st.recursive(
@@ -84,11 +85,11 @@ _PIECES = st.recursive(
 @given(_PIECES)
 def test_what_is_taken_is_searched_in_no_time(pattern: str) -> None:
     try:
-        compiled = patterns.compile(pattern + "c")
+        compiled = safe_regex.compile(pattern + "c")
     except ValueError:
         return
     before = time.process_time()
-    assert not compiled.search("a" * patterns.LONGEST_TEXT)
+    assert not compiled.search("a" * safe_regex.LONGEST_TEXT)
     assert time.process_time() - before < 1
 
 
@@ -96,4 +97,4 @@ def test_a_dynakube_with_such_a_pattern_is_told_which() -> None:
     annotations = {"feature.dynatrace.com/ignored-namespaces": '["^test-.*", "(a+)+$"]'}
     manifest = {"metadata": {"name": "one", "annotations": annotations}, "spec": {}}
     with pytest.raises(FieldError, match=r"ignored-namespaces\].*'\(a\+\)\+\$' may take too long"):
-        mapping.claim(manifest, "dynatrace")
+        namespace_mapping.claim(manifest, "dynatrace")

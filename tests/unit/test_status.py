@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.csi_driver import people, status
 from oneagent.csi_driver.metadata import database, dynakubes
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState

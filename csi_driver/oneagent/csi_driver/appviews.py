@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from oneagent.common import containerconf
-from oneagent.common.names import TenantId, Version
+from oneagent.common.agent_config import container_conf
+from oneagent.common.identifiers import TenantId, Version
 from oneagent.csi_driver import views
 from oneagent.csi_driver.errors import Failed
 from oneagent.csi_driver.metadata.dynakubes import Wanted
@@ -141,7 +141,7 @@ class AppViews:
 
     def _files(self, request: Publish, wanted: Wanted) -> tuple[tuple[str, bytes], ...]:
         """The identity files: one for the pod, and one for each container that the webhook named."""
-        pod = containerconf.Container(
+        pod = container_conf.Container(
             pod_name=request.pod_name,
             pod_uid=request.pod_uid,
             namespace=request.pod_namespace,
@@ -155,7 +155,7 @@ class AppViews:
             (f"{views.CONFIG_FOLDER}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
             for name in request.containers
         ]
-        return tuple((name, containerconf.render(container).encode()) for name, container in files)
+        return tuple((name, container_conf.render(container).encode()) for name, container in files)
 
 
 def why(error: OSError | UnsafeName) -> str:

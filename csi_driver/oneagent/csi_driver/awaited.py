@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.paths import DataFolder
 
 

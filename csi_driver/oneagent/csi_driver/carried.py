@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from oneagent.common import downloads, imagefolders, packages
-from oneagent.common.names import Version
-from oneagent.common.oci import folders
-from oneagent.common.oci import images as registry
-from oneagent.common.packages import images, layouts, readable, unpack
-from oneagent.common.packages.readable import Readable
+from oneagent.common import unpack as common_unpack
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import image as registry
+from oneagent.common.oci import image_directories, layout
+from oneagent.common.unpack import agent_layout, readable, zip
+from oneagent.common.unpack import image as unpack_image
+from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver.preloads import NotPreloaded
 from oneagent.csi_driver.provisioner import origins
 
@@ -51,7 +53,7 @@ class Archive:
 class Image:
     """An image by its digest, which it has in a folder."""
 
-    image: imagefolders.ImageFolder
+    image: image_directories.ImageFolder
 
     @property
     def version(self) -> Version:
@@ -63,7 +65,7 @@ class Image:
         total, done = sum(layer.size for layer in layers), 0
         blobs = []
         for layer in layers:
-            got = downloads.download(
+            got = download.download(
                 layer.sources[-1],
                 self.image.path,
                 cancelled=threading.Event(),
@@ -73,10 +75,10 @@ class Image:
             )
             done += got.size
             blobs.append(got.path)
-        return images.read(blobs)
+        return unpack_image.read(blobs)
 
 
-def find(what: Path | imagefolders.ImageFolder, version: Version) -> Carried:
+def find(what: Path | image_directories.ImageFolder, version: Version) -> Carried:
     """What lies there; `version` is what the person says that it is, if anything."""
     if isinstance(what, Path):
         return Archive(version or _told_by(what), what)
@@ -92,9 +94,9 @@ def _passed_on(told: Told, before: int, total: int, done: int, _size: int | None
 
 def _told_by(archive: Path) -> Version:
     try:
-        with unpack.opened(archive) as package:
-            named = layouts.version(package.outline)
-    except packages.DamagedPackage as error:
+        with zip.opened(archive) as package:
+            named = agent_layout.version(package.outline)
+    except common_unpack.DamagedPackage as error:
         if way := _way_to_a_folder(archive):
             raise NotPreloaded(
                 f"it is a tar; an image is taken from a folder, which this makes of it: {way}"
@@ -109,7 +111,7 @@ def _way_to_a_folder(archive: Path) -> str:
     """The command that makes an image layout of a tar; empty if it is none."""
     try:
         with tarfile.open(archive) as tar:
-            is_layout = folders.MARK in tar.getnames()
+            is_layout = layout.MARK in tar.getnames()
     except (OSError, tarfile.TarError):
         return ""
     return f"tar -xf {archive} -C FOLDER" if is_layout else f"skopeo copy docker-archive:{archive} oci:FOLDER"

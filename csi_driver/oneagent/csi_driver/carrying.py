@@ -12,9 +12,10 @@ from typing import Any, Final
 from rich import progress
 from rich.console import Console
 
-from oneagent.common import downloads, packages
-from oneagent.common.imagefolders import ImageFolder
-from oneagent.common.names import Version
+from oneagent.common import unpack
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
+from oneagent.common.oci.image_directories import ImageFolder
 from oneagent.csi_driver import carried, preloads, processes
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.preloads import NotPreloaded
@@ -53,7 +54,7 @@ def run(
             )
         with console.status("waiting for the provisioner"):
             taken = _taken(folder, store, version, wait_seconds)
-    except (NotPreloaded, packages.PackageError, downloads.DownloadError) as error:
+    except (NotPreloaded, unpack.PackageError, download.DownloadError) as error:
         raise SystemExit(f"{what}: {error}") from error
     except OSError as error:
         raise SystemExit(f"{what} can't be preloaded: {error.strerror} ({error.filename})") from error

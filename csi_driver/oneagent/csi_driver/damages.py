@@ -20,8 +20,8 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from oneagent.common import disks
-from oneagent.common.names import Version
+from oneagent.common import fsync
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.paths import DataFolder, UnsafeName, VolumeId
 
@@ -36,7 +36,7 @@ class Damage:
 
 def note(folder: DataFolder, version: Version, damage: Damage) -> None:
     """Write a note, durably; an older one of the same version is covered by it."""
-    disks.replace(folder.damage(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
+    fsync.replace(folder.damage(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
 
 
 def of(folder: DataFolder, version: Version) -> Damage | None:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NewType
 
-from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 
 VolumeId = NewType("VolumeId", str)
 TargetPath = NewType("TargetPath", str)

@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags, imagefolders
-from oneagent.common.imagefolders import ImageFolder
-from oneagent.common.names import Version
+from oneagent.common import flags
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import image_directories
+from oneagent.common.oci.image_directories import ImageFolder
 from oneagent.csi_driver import mounttable, paths, status, why
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
 from oneagent.csi_driver.status import problems, survey
@@ -143,8 +144,8 @@ def _version_or_none(text: str) -> Version:
 
 
 def _package(text: str) -> Path | ImageFolder:
-    if text.startswith(imagefolders.PREFIX):
-        return imagefolders.parse(text)
+    if text.startswith(image_directories.PREFIX):
+        return image_directories.parse(text)
     path = Path(text)
     return ImageFolder(path.absolute()) if path.is_dir() else path
 

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import disks, downloads
-from oneagent.common.names import Version
-from oneagent.common.packages import sharing, treemanifests, writing
-from oneagent.common.packages.readable import Readable
+from oneagent.common import fsync
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import dedup, file_manifest, writing
+from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver import paths
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.store import AgentStore, sync_folder
@@ -54,7 +55,7 @@ def preload(
     read: Callable[[], Readable],
     version: Version,
     keep_seconds: float,
-    present: sharing.Present,
+    present: dedup.Present,
     step: Callable[[str], None] = lambda _name: None,
     begun: Callable[[int], writing.Wrote | None] = lambda _bytes: None,
 ) -> Preloaded:
@@ -66,7 +67,7 @@ def preload(
     if AgentStore(folder).has(version) or (folder.preloaded / version).exists():
         raise NotPreloaded(f"version {version} is on this node already")
     package = read()
-    needed, free = package.unpacked_size, downloads.free_bytes(folder.root)
+    needed, free = package.unpacked_size, download.free_bytes(folder.root)
     if needed > free:
         raise NotPreloaded(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
     scratch = folder.preloaded / f".{version}"
@@ -81,8 +82,8 @@ def preload(
             shutil.rmtree(scratch / "package", ignore_errors=True)
             step("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
-            disks.sync_tree(scratch)
-            disks.replace(folder.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
+            fsync.sync_tree(scratch)
+            fsync.replace(folder.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
             step("pinned")
             scratch.rename(folder.preloaded / version)
             sync_folder(folder.preloaded)
@@ -109,7 +110,7 @@ def take(
     place, store = folder.preloaded / version, AgentStore(folder)
     taken = None
     if not store.has(version):
-        manifest = treemanifests.Manifest.load(place / MANIFEST)
+        manifest = file_manifest.Manifest.load(place / MANIFEST)
         manifest.dump(folder.manifest(version))
         step("preload's manifest written")
         prepare(version, place / TREE)

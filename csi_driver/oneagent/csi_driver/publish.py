@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oneagent.common import logs
-from oneagent.common.names import MOUNTED_LAST_GOOD, NOT_MOUNTED, Version
+from oneagent.common.identifiers import MOUNTED_LAST_GOOD, NOT_MOUNTED, Version
 from oneagent.csi_driver import appviews, attempts, awaited, hostfolders, mounttable, policies
 from oneagent.csi_driver.appviews import AppViews
 from oneagent.csi_driver.arrivals import Arrivals

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from oneagent.common import durations
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import paths, syscalls
 from oneagent.csi_driver.errors import InvalidRequest

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import grpc
 
-from oneagent.common.names import DRIVER_NAME
+from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver import requests, usage
 from oneagent.csi_driver.errors import AttemptFailed

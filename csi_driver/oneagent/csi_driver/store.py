@@ -12,7 +12,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import paths
 from oneagent.csi_driver.paths import DataFolder
 

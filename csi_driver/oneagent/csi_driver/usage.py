@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import damages
 from oneagent.csi_driver.errors import NotFound
 from oneagent.csi_driver.metadata.states import VolumeState

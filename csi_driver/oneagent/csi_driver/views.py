@@ -4,7 +4,7 @@ The layers of a view, topmost first: the volume's own upper, with the pod's conf
 config layer, if there is one; the version in the store. Without an upper layer (read-only views) the same
 folder is the topmost lower layer instead, and has the folders that something to write to is mounted on. Nothing
 of the agent is ever copied: its folders are writable for everybody with the sticky bit (see
-`oneagent.common.packages.unpack`), so writing makes new files in upper only.
+`oneagent.common.unpack.zip`), so writing makes new files in upper only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import WRITTEN_FOLDERS, Version
+from oneagent.common.identifiers import WRITTEN_FOLDERS, Version
 from oneagent.csi_driver import mounttable, syscalls
 from oneagent.csi_driver.errors import Failed, InvalidRequest, NotNow
 from oneagent.csi_driver.paths import DataFolder, TargetPath, Volume

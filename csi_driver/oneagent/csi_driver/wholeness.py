@@ -18,9 +18,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from oneagent.common.names import PRELOAD_LIBRARY, TenantId, Version
-from oneagent.common.packages import treemanifests
-from oneagent.common.packages.treemanifests import Finding
+from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.unpack import file_manifest
+from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import paths
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner import layers
@@ -142,12 +142,12 @@ def _version(
 ) -> Checked:
     tree = Path(folder.agent(version))
     try:
-        manifest = treemanifests.Manifest.load(folder.manifest(version))
-    except treemanifests.TreeManifestError as error:
+        manifest = file_manifest.Manifest.load(folder.manifest(version))
+    except file_manifest.TreeManifestError as error:
         if (tree / PRELOAD_LIBRARY).is_file():
             return Checked("version", version, State.UNPROVEN, message=str(error))
         return Checked("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
-    findings = tuple(treemanifests.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
+    findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
     return Checked(
         "version",
         version,

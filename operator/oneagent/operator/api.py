@@ -23,7 +23,7 @@ from typing import Any, Final
 import aiohttp
 from kubernetes.aio import client, config
 
-from oneagent.common import names
+from oneagent.common import identifiers
 
 Object = dict[str, Any]
 
@@ -112,7 +112,7 @@ VALIDATING_WEBHOOKS: Final = Resource(
 
 
 def dynakubes(version: str) -> Resource:
-    return Resource(f"{names.API_GROUP}/{version}", "DynaKube", "dynakubes")
+    return Resource(f"{identifiers.API_GROUP}/{version}", "DynaKube", "dynakubes")
 
 
 def content(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from oneagent.common import agentconf, dynakube, httpclient, httpfaults, logs, tenant
-from oneagent.common.names import TenantId, Version
-from oneagent.common.oci import registries
+from oneagent.common import dynakube, logs
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.http import client, errors
+from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.oci import hosts
+from oneagent.common.tenant.client import client
 from oneagent.operator import images
 
 log = logging.getLogger(__name__)
@@ -58,7 +61,7 @@ class Facts:
     """The tenant has no endpoint for the network zone."""
     latest: Version | None = None
     revision: int = 0
-    properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
+    properties: tuple[ruxitagentproc.Property, ...] = field(default=(), repr=False)
     scopes: frozenset[str] | None = None
     """None: the tenant does not tell, or was never asked."""
     refused: bool = False
@@ -109,10 +112,10 @@ def pause(facts: Facts, usual_seconds: float) -> float:
     return max(backoff, min(later, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
 
 
-def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant.TenantAccess:
+def access(kube: dynakube.DynaKube, inputs: Inputs) -> client.TenantAccess:
     """How to reach the tenant; `InvalidSettings` names what cannot work."""
     tokens = inputs.tokens or {}
-    return tenant.TenantAccess(
+    return client.TenantAccess(
         api_url=kube.api_url,
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
@@ -121,9 +124,9 @@ def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant.TenantAccess:
     )
 
 
-def travel(kube: dynakube.DynaKube, inputs: Inputs) -> httpclient.HttpSettings:
+def travel(kube: dynakube.DynaKube, inputs: Inputs) -> client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
-    return httpclient.HttpSettings(
+    return client.HttpSettings(
         proxy=inputs.proxy or kube.proxy,
         no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
         trusted_cas=inputs.trusted_cas,
@@ -137,7 +140,7 @@ def ask(
     before: Facts,
     limit: Limit,
     now: Callable[[], float],
-    rules: registries.Registries,
+    rules: hosts.Registries,
 ) -> Facts:
     """Ask for everything; for a thread. Never raises for what a tenant or a registry may do."""
     facts = _ask_tenant(kube, inputs, before, limit, now)
@@ -156,14 +159,12 @@ def _ask_tenant(
         return replace(facts, tenant=kube.tenant)
     try:
         if inputs.tokens is None:
-            raise httpclient.InvalidSettings(
-                f"{NO_TOKENS}: create the Secret {kube.tokens_secret} with the key apiToken"
-            )
+            raise client.InvalidSettings(f"{NO_TOKENS}: create the Secret {kube.tokens_secret} with the key apiToken")
         if inputs.missing:
-            raise httpclient.InvalidSettings(inputs.missing)
+            raise client.InvalidSettings(inputs.missing)
         reach = access(kube, inputs)
         limit.wait(kube.api_url)
-        with tenant.Tenant(reach) as api:
+        with client.Tenant(reach) as api:
             facts = replace(facts, scopes=api.scopes())
             connection = api.connection()
             facts = replace(facts, no_endpoint=connection is None)
@@ -177,12 +178,12 @@ def _ask_tenant(
             facts = replace(facts, latest=api.latest_version())
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
-    except (httpfaults.HttpFault, httpclient.InvalidSettings) as error:
+    except (errors.HttpFault, client.InvalidSettings) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(
             facts,
             problem=str(error),
-            refused=isinstance(error, httpfaults.Refused) and error.status in (401, 403),
+            refused=isinstance(error, errors.Refused) and error.status in (401, 403),
             retry_after=getattr(error, "retry_after", None),
         )
     except Exception as error:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import prometheus_client
 
-from oneagent.common import flags, logs, names
-from oneagent.common.oci import registries
-from oneagent.common.oci.registries import Registries
+from oneagent.common import flags, identifiers, logs
+from oneagent.common.oci import hosts
+from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, health, leader, serving, taints, watching
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.keeper import Metrics
@@ -74,7 +74,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         "who makes the webhook's certificates: self, cert-manager, or none to leave all of that alone",
         choices=("self", "cert-manager", "none"),
     )
-    registries.add_flags(add)
+    hosts.add_flags(add)
     add(
         "startup-taint",
         "",
@@ -108,7 +108,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         package_budget_bytes=given.package_budget,
         service=given.service,
         certificates=given.certificates,
-        registries=registries.of_flags(given),
+        registries=hosts.of_flags(given),
         startup_taint=given.startup_taint,
         startup_patience_seconds=given.startup_patience,
         metrics_address=given.metrics_address,
@@ -124,7 +124,7 @@ async def run(config: Config) -> int:
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
     )
     election = leader.Election(server, lease)
-    version = importlib.metadata.version(names.DISTRIBUTION)
+    version = importlib.metadata.version(identifiers.DISTRIBUTION)
     work = Settings(
         namespace=config.namespace,
         api_version=config.api_version,

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import logs, manifests, mapping
-from oneagent.common.names import DynaKubeName
-from oneagent.common.oci.registries import Registries
+from oneagent.common import logs
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.kubernetes import fields
+from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, events
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.endpoints import Endpoints
@@ -116,14 +118,14 @@ class Controller:
                 log.warning("not everything can be listed", extra=logs.facts(reason=error))
                 await asyncio.sleep(_LIST_PAUSE_SECONDS)
 
-    def _claims(self) -> dict[DynaKubeName, mapping.Claim | None]:
+    def _claims(self) -> dict[DynaKubeName, namespace_mapping.Claim | None]:
         """Of all DynaKubes whose claim can be read; of the others it stays open."""
-        found: dict[DynaKubeName, mapping.Claim | None] = {}
+        found: dict[DynaKubeName, namespace_mapping.Claim | None] = {}
         for name, manifest in self.observed.dynakubes.items():
             if "deletionTimestamp" in manifest["metadata"]:
                 continue
-            with contextlib.suppress(manifests.FieldError):
-                claim = mapping.claim(manifest, self._settings.namespace)
+            with contextlib.suppress(fields.FieldError):
+                claim = namespace_mapping.claim(manifest, self._settings.namespace)
                 found[name] = claim if claim.selectors else None
         return found
 

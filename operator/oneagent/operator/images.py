@@ -12,8 +12,10 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from oneagent.common import dynakube, httpclient, httpfaults, logs, packages, publickeys, references
-from oneagent.common.oci import credentials, images, registries
+from oneagent.common import dynakube, logs, unpack
+from oneagent.common.http import client, errors
+from oneagent.common.oci import hosts, public_keys, pull_secret, reference
+from oneagent.common.oci import image as oci_image
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class Followed:
     """The last answers about one name of an image."""
 
     named: str = ""
-    image: references.Reference | None = None
+    image: reference.Reference | None = None
     """With its digest; None if it was never found, or never found signed."""
     signer: str = ""
     """Fingerprint of the key that has signed it."""
@@ -42,21 +44,21 @@ class Secrets:
 
 def follow(
     kube: dynakube.DynaKube,
-    http: httpclient.HttpSettings,
+    http: client.HttpSettings,
     tenant_token: str,
     secrets: Secrets,
-    rules: registries.Registries,
+    rules: hosts.Registries,
     before: Followed,
 ) -> Followed:
     """Look again; for a thread. Never raises for what a registry may do."""
     if kube.image is None:
         return Followed()
-    named = references.parse(kube.package)
+    named = reference.parse(kube.package)
     facts = before if before.named == kube.package else Followed(kube.package)
     try:
-        wanted = publickeys.wanted(kube.image_key, secrets.keys, dynakube.IMAGE_KEY_ENTRY)
-        access = images.Access(_keyring(kube, tenant_token, secrets), rules, http)
-        with images.Image(named, access) as found:
+        wanted = public_keys.wanted(kube.image_key, secrets.keys, dynakube.IMAGE_KEY_ENTRY)
+        access = oci_image.Access(_keyring(kube, tenant_token, secrets), rules, http)
+        with oci_image.Image(named, access) as found:
             image = named.at(found.digest())
         signer = facts.signer if facts.image == image else ""
         if wanted and signer not in {key.fingerprint for key in wanted}:
@@ -64,7 +66,7 @@ def follow(
 
             signer = signatures.find(image, access, wanted).fingerprint
         return Followed(kube.package, image, signer)
-    except (httpfaults.HttpFault, httpclient.InvalidSettings, packages.Unsigned, publickeys.NotPublicKeys) as error:
+    except (errors.HttpFault, client.InvalidSettings, unpack.Unsigned, public_keys.NotPublicKeys) as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     except Exception as error:
@@ -73,15 +75,15 @@ def follow(
         return replace(facts, problem=f"{type(error).__name__}: {error}", retry_after=None)
 
 
-def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> credentials.Keyring:
+def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> pull_secret.Keyring:
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = (secrets.pull or {}).get(credentials.KEY, "")
+        text = (secrets.pull or {}).get(pull_secret.KEY, "")
         if not text:
-            raise httpclient.InvalidSettings(f"{where}: has no key {credentials.KEY}: a pull secret is needed")
-        return credentials.parse(text, where)
+            raise client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+        return pull_secret.parse(text, where)
     if not (kube.tenant and tenant_token):
-        return credentials.Keyring()
+        return pull_secret.Keyring()
     # The tenant's own registry takes what the tenant takes.
     host = urllib.parse.urlsplit(kube.api_url).netloc.lower()
-    return credentials.single(host, credentials.Credentials(kube.tenant, tenant_token))
+    return pull_secret.single(host, pull_secret.Credentials(kube.tenant, tenant_token))

@@ -15,8 +15,9 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from oneagent.common import logs, mapping
-from oneagent.common.names import DynaKubeName
+from oneagent.common import logs
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api, observed
 from oneagent.operator.observed import Observed
 
@@ -42,8 +43,8 @@ class Mapper:
         self.locks: dict[str, asyncio.Lock] = collections.defaultdict(asyncio.Lock)
         """Who puts something into a namespace because of its label holds its lock, and looks at `has` under it."""
         self._api, self._observed, self._changed, self._leave = server, seen, changed, leave
-        self._claims: dict[DynaKubeName, mapping.Claim | None] = {}
-        self._decisions: dict[str, mapping.Decision] = {}
+        self._claims: dict[DynaKubeName, namespace_mapping.Claim | None] = {}
+        self._decisions: dict[str, namespace_mapping.Decision] = {}
         self._dirty: set[str] = set()
         self._pauses: dict[str, float] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
@@ -52,12 +53,12 @@ class Mapper:
         self.problems: dict[str, str] = {}
         """By namespace: why its label is not what it should be."""
 
-    def begin(self, claims: Mapping[DynaKubeName, mapping.Claim | None]) -> None:
+    def begin(self, claims: Mapping[DynaKubeName, namespace_mapping.Claim | None]) -> None:
         """What all DynaKubes claim at the start: decided together, so that the oldest comes first."""
         self._claims.update(claims)
         self._decide_all()
 
-    def claim(self, dynakube: DynaKubeName, claim: mapping.Claim | None) -> None:
+    def claim(self, dynakube: DynaKubeName, claim: namespace_mapping.Claim | None) -> None:
         """What a DynaKube claims now; None for nothing."""
         if dynakube not in self._claims or self._claims[dynakube] != claim:
             self._claims[dynakube] = claim
@@ -70,12 +71,12 @@ class Mapper:
 
     def labelled(self, namespace: str, dynakube: DynaKubeName) -> bool:
         seen = self._observed.namespaces.get(namespace)
-        return seen is not None and seen.labels.get(mapping.LABEL) == dynakube
+        return seen is not None and seen.labels.get(namespace_mapping.LABEL) == dynakube
 
     def look(self, namespace: str) -> None:
         """A namespace has come, changed or gone."""
         self._moved.set()
-        before = self._decisions.get(namespace, mapping.Decision(None))
+        before = self._decisions.get(namespace, namespace_mapping.Decision(None))
         now = self._decide(namespace)
         self._tell((before, now))
 
@@ -84,7 +85,7 @@ class Mapper:
         decision, seen = self._decisions.get(namespace), self._observed.namespaces.get(namespace)
         if decision is None or seen is None:
             return False
-        return decision.owner == dynakube == seen.labels.get(mapping.LABEL)
+        return decision.owner == dynakube == seen.labels.get(namespace_mapping.LABEL)
 
     def owned(self, dynakube: DynaKubeName) -> list[str]:
         return sorted(name for name, decision in self._decisions.items() if decision.owner == dynakube)
@@ -102,7 +103,7 @@ class Mapper:
         for name, namespace in self._observed.namespaces.items():
             decision = self._decisions.get(name)
             should = decision is not None and decision.owner == dynakube
-            if not namespace.terminating and (namespace.labels.get(mapping.LABEL) == dynakube) != should:
+            if not namespace.terminating and (namespace.labels.get(namespace_mapping.LABEL) == dynakube) != should:
                 return False
         return True
 
@@ -124,13 +125,13 @@ class Mapper:
         changed = [name for name in {*self._decisions, *before} if before.get(name) != self._decisions.get(name)]
         self._tell(decision for name in changed for decision in (before.get(name), self._decisions.get(name)))
 
-    def _tell(self, decisions: Iterable[mapping.Decision | None]) -> None:
+    def _tell(self, decisions: Iterable[namespace_mapping.Decision | None]) -> None:
         """Wake everybody whom these decisions concern."""
         for dynakube in {name for decision in decisions if decision for name in (decision.owner, *decision.refused)}:
             if dynakube is not None:
                 self._changed(dynakube)
 
-    def _decide(self, name: str) -> mapping.Decision:
+    def _decide(self, name: str) -> namespace_mapping.Decision:
         namespace = self._observed.namespaces.get(name)
         if namespace is None or namespace.terminating:
             self._decisions.pop(name, None)
@@ -138,23 +139,23 @@ class Mapper:
             self._pauses.pop(name, None)
             if name in self.locks and not self.locks[name].locked():
                 del self.locks[name]
-            return mapping.Decision(None)
+            return namespace_mapping.Decision(None)
         decision = self._decided(name, namespace.labels)
         if decision.owner is None:
             self._decisions.pop(name, None)
         else:
             self._decisions[name] = decision
-        if namespace.labels.get(mapping.LABEL) != decision.owner:
+        if namespace.labels.get(namespace_mapping.LABEL) != decision.owner:
             self._dirty.add(name)
             self._wake.set()
         return decision
 
-    def _decided(self, name: str, labels: Mapping[str, str]) -> mapping.Decision:
-        has = DynaKubeName(labels.get(mapping.LABEL, ""))
+    def _decided(self, name: str, labels: Mapping[str, str]) -> namespace_mapping.Decision:
+        has = DynaKubeName(labels.get(namespace_mapping.LABEL, ""))
         if has in self._observed.dynakubes and has not in self._claims:
             # Just after a start, or because its selector can't be read, its claim is not known. It keeps what it has.
-            return mapping.Decision(has)
-        return mapping.decide(name, labels, (claim for claim in self._claims.values() if claim))
+            return namespace_mapping.Decision(has)
+        return namespace_mapping.decide(name, labels, (claim for claim in self._claims.values() if claim))
 
     async def _work(self) -> None:
         while True:
@@ -188,11 +189,11 @@ class Mapper:
             return
         decision = self._decisions.get(name)
         owner = decision.owner if decision else None
-        if namespace.labels.get(mapping.LABEL) == owner:
+        if namespace.labels.get(namespace_mapping.LABEL) == owner:
             return
-        if mapping.LABEL in namespace.labels:
+        if namespace_mapping.LABEL in namespace.labels:
             await self._leave(name)
-        now = await self._api.merge(api.NAMESPACES, name, {"metadata": {"labels": {mapping.LABEL: owner}}})
+        now = await self._api.merge(api.NAMESPACES, name, {"metadata": {"labels": {namespace_mapping.LABEL: owner}}})
         # Not left to the watch: under this lock nobody may see the label that has just gone.
         self._observed.namespaces[name] = observed.namespace(now)
         log.info("namespace labelled", extra=logs.facts(namespace=name, dynakube=owner or "nobody"))

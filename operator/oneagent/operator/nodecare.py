@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 
 from oneagent.common import logs
-from oneagent.common.names import DRIVER_NAME
+from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.operator import api, nodestock
 from oneagent.operator.nodestock import Decision, Findings, Stock
 from oneagent.operator.observed import Observed

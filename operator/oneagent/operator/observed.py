@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator.api import Object
 
 KUBE_SYSTEM = "kube-system"

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import dynakube, httpclient, logs, manifests, packageendpoint, servertls, tenant
-from oneagent.common.downloads import Source
+from oneagent.common import dynakube, logs, package_client
+from oneagent.common.http import client, server_tls
+from oneagent.common.http.download import Source
+from oneagent.common.kubernetes import fields
+from oneagent.common.tenant.client import client
 from oneagent.operator import api, asking, packages
 from oneagent.operator.certificates import held, keys
 from oneagent.operator.packages.shelf import ShelfError
@@ -82,7 +85,7 @@ class Serving:
             try:
                 await self._endpoint.start()
                 return
-            except (servertls.UnusableError, ShelfError) as error:
+            except (server_tls.UnusableError, ShelfError) as error:
                 if str(error) != said:
                     said = str(error)
                     log.warning("packages are not served yet", extra=logs.facts(reason=error))
@@ -95,7 +98,7 @@ class Serving:
             manifest = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
             try:
                 kube = dynakube.from_manifest(manifest)
-            except manifests.FieldError:
+            except fields.FieldError:
                 continue  # Its own condition says so.
             if kube.wanted_version and kube.api_url and not kube.package:
                 origin = _Origin(self._api, self._settings.namespace, kube)
@@ -112,11 +115,11 @@ class _Origin:
     namespace: str
     kube: dynakube.DynaKube
 
-    async def __call__(self, package: packageendpoint.Package) -> Source:
+    async def __call__(self, package: package_client.Package) -> Source:
         inputs, _ = await read_inputs(self.api, self.namespace, self.kube)
         if inputs.missing:
-            raise httpclient.InvalidSettings(inputs.missing)
-        return tenant.package(
+            raise client.InvalidSettings(inputs.missing)
+        return client.package(
             asking.access(self.kube, inputs),
             package.version,
             flavor=package.flavor,
@@ -144,7 +147,7 @@ class SignedCertificates:
         self._pair: keys.Pair | None = None
         self._renew_at = 0.0
 
-    async def current(self) -> servertls.Pair:
+    async def current(self) -> server_tls.Pair:
         try:
             found = await self._secrets.find(api.SECRETS, self._settings.authority_secret, self._settings.namespace)
         except api.ApiError as error:
@@ -156,10 +159,10 @@ class SignedCertificates:
             self._issue(record.authority)
         return self._last("")
 
-    def _last(self, why: str) -> servertls.Pair:
+    def _last(self, why: str) -> server_tls.Pair:
         if self._pair is None:
-            raise servertls.UnusableError(f"the CA is not to be had: {why}")
-        return servertls.Pair(self._pair.certificate.pem, self._pair.key_pem)
+            raise server_tls.UnusableError(f"the CA is not to be had: {why}")
+        return server_tls.Pair(self._pair.certificate.pem, self._pair.key_pem)
 
     def _is_good(self, record: held.Record, authority: keys.Certificate) -> bool:
         if self._pair is None:

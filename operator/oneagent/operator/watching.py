@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import kopf
 
 from oneagent.common import logs
-from oneagent.common.names import DRIVER_NAME, DynaKubeName
+from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.operator import api
 from oneagent.operator import observed as observed_
 from oneagent.operator.api import FIELD_MANAGER

@@ -16,16 +16,19 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from oneagent.common import dynakube, logs, manifests, mapping, names, publickeys
-from oneagent.common.names import DynaKubeName
-from oneagent.common.oci.registries import Registries
+from oneagent.common import dynakube, identifiers, logs
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.kubernetes import fields
+from oneagent.common.oci import public_keys
+from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, conditions, images, verdicts
 from oneagent.operator.observed import Observed
 from oneagent.operator.verdicts import Verdict
 
 log = logging.getLogger(__name__)
 
-FINALIZER: Final = f"{names.API_GROUP}/oneagent-operator"
+FINALIZER: Final = f"{identifiers.API_GROUP}/oneagent-operator"
 
 _GATHER_SECONDS: Final = 0.05
 _LONGEST_ROUND_SECONDS: Final = 60.0
@@ -172,7 +175,7 @@ class Worker:
             return None
         try:
             kube = dynakube.from_manifest(manifest)
-        except manifests.FieldError as error:
+        except fields.FieldError as error:
             await self._write(manifest, {"Spec": verdicts.wrong("FieldUnusable", str(error))})
             return None
         due = await self._ask_if_due(kube)
@@ -192,7 +195,7 @@ class Worker:
     async def _verdict(self, concern: Concern, round_: Round) -> Verdict | None:
         try:
             return await concern.reconcile(round_)
-        except manifests.FieldError as error:
+        except fields.FieldError as error:
             return verdicts.wrong("FieldUnusable", str(error))
         except api.UnavailableError as error:
             return verdicts.wrong("ApiServerUnavailable", str(error), _FIRST_RETRY_SECONDS * 5)
@@ -293,11 +296,11 @@ def _nameable(manifest: api.Object) -> dynakube.DynaKube | None:
     """For cleaning up, which needs no more than the name: of one that cannot be read nothing else was acted on."""
     try:
         return dynakube.from_manifest(manifest)
-    except manifests.FieldError:
+    except fields.FieldError:
         bare = {key: manifest[key] for key in ("apiVersion", "kind", "metadata")}
     try:
         return dynakube.from_manifest({**bare, "spec": {"apiUrl": "https://none.invalid/api"}})
-    except manifests.FieldError:
+    except fields.FieldError:
         return None
 
 
@@ -310,7 +313,7 @@ def _sections(before: Mapping[str, Any], found: Mapping[str, Verdict], mode: str
     for verdict in found.values():
         for name, values in verdict.fields.items():
             sections[name] = {**sections.get(name, {}), **values}
-    if mode and mode not in mapping.INJECTING:
+    if mode and mode not in namespace_mapping.INJECTING:
         sections.pop("codeModules", None)
     if mode in ("applicationMonitoring", "none"):
         kept = sections["oneAgent"].get("connectionInfoStatus")
@@ -362,7 +365,7 @@ async def read_inputs(
             missing = f"the ConfigMap {kube.trusted_cas} with the key certs is not there"
     image = images.Secrets()
     if kube.image is not None:
-        named = (kube.pull_secret, "" if publickeys.is_pem(kube.image_key) else kube.image_key)
+        named = (kube.pull_secret, "" if public_keys.is_pem(kube.image_key) else kube.image_key)
         used |= {("Secret", name) for name in named if name}
         image = images.Secrets(
             *[await _content(server, namespace, api.SECRETS, name) if name else None for name in named]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from oneagent.common import durations, names
+from oneagent.common import durations, identifiers
 
 _IGNORED_SWITCHES: Final = (
     "add_dir_header",
@@ -107,6 +107,6 @@ def _version() -> str:
     from importlib import metadata  # costs a megabyte, wanted once
 
     try:
-        return metadata.version(names.DISTRIBUTION)
+        return metadata.version(identifiers.DISTRIBUTION)
     except metadata.PackageNotFoundError:
         return "unknown"

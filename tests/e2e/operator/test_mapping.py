@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import cubes, operators
@@ -67,6 +67,6 @@ def test_who_removes_the_label_gets_it_back_and_ignored_namespaces_never_have_it
     apply(cubes.namespace("back-1", "bk"), cubes.namespace("kube-back-1", "bk"))
     apply(cubes.dynakube("back", tenant.api_url, "bk"), cubes.secret("back", tenant.token))
     cube.wait_owners("back-", {"back-1": "back"})
-    kubectl("label", "namespace", "back-1", f"{mapping.LABEL}-")
+    kubectl("label", "namespace", "back-1", f"{namespace_mapping.LABEL}-")
     cube.wait_owners("back-", {"back-1": "back"})
     assert cube.owners("kube-back-") == {"kube-back-1": ""}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from oneagent.common.names import DRIVER_NAME
+from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.operator import nodestock
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError

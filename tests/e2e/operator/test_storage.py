@@ -18,7 +18,7 @@ import pytest
 import yaml
 from kubernetes.aio import client, config
 
-from oneagent.common.api import crd, fields
+from oneagent.common.dynakube.api import crd, fields
 from oneagent.operator import api, storage
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl

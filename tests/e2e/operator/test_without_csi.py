@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from oneagent.common import packageendpoint
+from oneagent.common import package_client
 from oneagent.operator.concerns import injection
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
@@ -81,7 +81,7 @@ def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its
     cube.wait_condition("pack", "CodeModulesVersion", "True")
     wait_for(lambda: "packages are served" in operator.log.read_text(), "packages are served")
     authority = kubectl.json("-n", NAMESPACE, "get", "secret", "oneagent-webhook-ca")["data"]["ca.crt"]
-    token = kubectl("-n", "default", "create", "token", "default", f"--audience={packageendpoint.AUDIENCE}").strip()
+    token = kubectl("-n", "default", "create", "token", "default", f"--audience={package_client.AUDIENCE}").strip()
 
     def fetch(credential: str) -> tuple[int, bytes]:
         path = f"/v1/packages/pack/{packages.VERSION}?arch={platform.machine()}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from oneagent.csi_driver import mounttable
 from tests.cluster.cluster import Cluster
 from tests.e2e import manifests
@@ -65,7 +65,7 @@ class Shop:
         assert {f"tenant {TENANT}", "logLevel verbose"} <= set(configuration)
         metadata = pod["metadata"]
         own = {f"k8s_fullpodname {metadata['name']}", f"k8s_poduid {metadata['uid']}", f"k8s_namespace {SHOP}"}
-        container = self._applications.read(pod, injected.CONTAINER_CONF_PATH)
+        container = self._applications.read(pod, contract.CONTAINER_CONF_PATH)
         assert {*own, "k8s_containername shop", "containerName shop"} <= set(container.splitlines())
 
     def events(self, reason: str) -> str:
@@ -84,7 +84,7 @@ class Shop:
         return Running(container["containerID"], process, tuple((mount.mount_id, mount.target) for mount in mounts))
 
     def _agents_file(self, pod: Pod, name: str) -> str:
-        return self._applications.read(pod, f"{injected.INSTALL_PATH}/agent/{name}")
+        return self._applications.read(pod, f"{contract.INSTALL_PATH}/agent/{name}")
 
 
 def settle(tenant: Tenant) -> None:

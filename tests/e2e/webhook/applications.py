@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from oneagent.common import injected
-from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection import contract
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
 from tests.e2e.waiting import WaitFor
 
-LIBRARY: Final = f"{injected.INSTALL_PATH}/{PRELOAD_LIBRARY}"
+LIBRARY: Final = f"{contract.INSTALL_PATH}/{PRELOAD_LIBRARY}"
 
 Pod = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ class Applications:
         return self.kubectl("exec", pod["metadata"]["name"], "-c", container, "--", "cat", path)
 
     def enrichment(self, pod: Pod, container: str = "shop") -> dict[str, str]:
-        found: dict[str, str] = json.loads(self.read(pod, f"{injected.ENRICHMENT_PATH}/dt_metadata.json", container))
+        found: dict[str, str] = json.loads(self.read(pod, f"{contract.ENRICHMENT_PATH}/dt_metadata.json", container))
         return found
 
     def events(self, reason: str) -> str:
@@ -78,7 +78,7 @@ def untouched(pod: Pod) -> bool:
     volumes = [volume["name"] for volume in pod["spec"].get("volumes", ())]
     environment = [variable["name"] for container in pod["spec"]["containers"] for variable in container.get("env", ())]
     return (
-        injected.INIT_CONTAINER not in init_containers(pod)
-        and injected.BIN_VOLUME not in volumes
+        contract.INIT_CONTAINER not in init_containers(pod)
+        and contract.BIN_VOLUME not in volumes
         and "LD_PRELOAD" not in environment
     )

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e import installed, manifests
 from tests.e2e.manifests import NAMESPACE
@@ -33,7 +33,7 @@ def way(
     driver = [one for one in installed.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver"]
     if request.param == "without CSI":
         kubectl.delete(*driver)
-        find = ("-n", monitored, "get", "secret", injected.INJECTION_SECRET, "--ignore-not-found", "-o", "name")
+        find = ("-n", monitored, "get", "secret", contract.INJECTION_SECRET, "--ignore-not-found", "-o", "name")
         wait_for(lambda: kubectl(*find), "the namespace's Secret")
     yield request.param
     kubectl.apply(*driver)

@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
 from tests.e2e.manifests import APP_IMAGE, NAMESPACE
@@ -24,7 +24,7 @@ def test_native_sidecars_are_monitored_and_init_containers_left_alone(applicatio
     ]
     pod["spec"]["containers"].append(manifests.container("classic"))
     found = applications.started(pod)
-    assert init_containers(found)[0] == injected.INIT_CONTAINER
+    assert init_containers(found)[0] == contract.INIT_CONTAINER
     assert all(applications.monitored(found, container) for container in ("shop", "classic"))
     (prepare, proxy) = (c for c in found["spec"]["initContainers"] if c["name"] in ("prepare", "proxy"))
     assert "LD_PRELOAD" not in str(prepare)
@@ -75,7 +75,7 @@ def test_a_read_only_root_file_system_and_any_user_will_do(applications: Applica
     pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = True
     found = applications.started(pod)
     assert applications.monitored(found)
-    log = f"{injected.INSTALL_PATH}/agent/log/shop.log"
+    log = f"{contract.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "read-only", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(found, log) == "12345\n"
 
@@ -95,7 +95,7 @@ def test_a_view_that_is_read_only_has_places_that_agents_write_to(
         wait_for(lambda: not gets_read_only_view(kubectl, pod), "the flag is gone")
     assert applications.monitored(found)
     assert written(applications, found) == "10001\n"
-    refused = f"! touch {injected.INSTALL_PATH}/agent/x && ! touch {injected.INSTALL_PATH}/x"
+    refused = f"! touch {contract.INSTALL_PATH}/agent/x && ! touch {contract.INSTALL_PATH}/x"
     applications.kubectl("exec", "read-only-view", "--", "sh", "-c", refused)
 
 
@@ -122,11 +122,11 @@ def test_so_has_the_empty_one_in_its_place(
 
 def gets_read_only_view(kubectl: Kubectl, pod: dict[str, Any]) -> bool:
     stored = json.loads(kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod)))
-    return any(volume["name"] == injected.DATA_VOLUME for volume in stored["spec"].get("volumes", ()))
+    return any(volume["name"] == contract.DATA_VOLUME for volume in stored["spec"].get("volumes", ()))
 
 
 def written(applications: Applications, pod: Pod) -> str:
     """What the application could write into a folder that is its agent's."""
-    log = f"{injected.INSTALL_PATH}/log/shop.log"
+    log = f"{contract.INSTALL_PATH}/log/shop.log"
     applications.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", f"id -u > {log}")
     return applications.read(pod, log)

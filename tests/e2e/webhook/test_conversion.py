@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.manifests import NAMESPACE
 

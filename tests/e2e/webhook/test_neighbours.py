@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
@@ -71,13 +71,13 @@ def test_what_it_adds_is_monitored_too_and_nothing_comes_twice(
         "shop": True,
         "proxy": True,
     }
-    assert Counter(init_containers(found)) == Counter(["mesh-init", injected.INIT_CONTAINER])
-    (ours,) = (one for one in found["spec"]["initContainers"] if one["name"] == injected.INIT_CONTAINER)
+    assert Counter(init_containers(found)) == Counter(["mesh-init", contract.INIT_CONTAINER])
+    (ours,) = (one for one in found["spec"]["initContainers"] if one["name"] == contract.INIT_CONTAINER)
     names = [variable["name"] for variable in ours["env"]]
     assert len(names) == len(set(names))
     for container in found["spec"]["containers"]:
         assert len({mount["mountPath"] for mount in container["volumeMounts"]}) == len(container["volumeMounts"])
         assert [variable["name"] for variable in container["env"]].count("LD_PRELOAD") == 1
         assert f"containerName {container['name']}" in applications.read(
-            found, injected.CONTAINER_CONF_PATH, container["name"]
+            found, contract.CONTAINER_CONF_PATH, container["name"]
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import installed, manifests
 from tests.e2e.manifests import NAMESPACE
@@ -27,7 +27,7 @@ def without_csi(dynakube: str, kubectl: Kubectl) -> Iterator[None]:
 @pytest.fixture
 def prepared(kubectl: Kubectl, monitored: str, wait_for: WaitFor) -> str:
     """A namespace that has what its pods need."""
-    find = ("-n", monitored, "get", "secret", injected.INJECTION_SECRET, "--ignore-not-found", "-o", "name")
+    find = ("-n", monitored, "get", "secret", contract.INJECTION_SECRET, "--ignore-not-found", "-o", "name")
     wait_for(lambda: kubectl(*find), "the namespace's Secret")
     return monitored
 
@@ -46,10 +46,10 @@ def test_the_first_process_has_the_agent_from_the_operator(
 ) -> None:
     pod = applications.started(application(kubectl, prepared, "app"))
     assert applications.monitored(pod)
-    (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == injected.BIN_VOLUME)
+    (volume,) = (one for one in pod["spec"]["volumes"] if one["name"] == contract.BIN_VOLUME)
     assert "emptyDir" in volume
     assert applications.enrichment(pod)["k8s.pod.uid"] == pod["metadata"]["uid"]
-    log = f"{injected.INSTALL_PATH}/agent/log/shop.log"
+    log = f"{contract.INSTALL_PATH}/agent/log/shop.log"
     applications.kubectl("exec", "app", "--", "sh", "-c", f"id -u > {log}")
     assert applications.read(pod, log) == "10001\n"
     assert plugin.why(f"{prepared}/app")["verdict"]["reason"] == "Installed"

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import downloads, names, tenant
+from oneagent.common import identifiers
+from oneagent.common.http import download
+from oneagent.common.tenant.client import client
 from tests.fakes import tenant as double
 
-VERSION = names.Version("1.277.0.20230914-094321")
+VERSION = identifiers.Version("1.277.0.20230914-094321")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -35,18 +37,18 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
     package.write_bytes(random.Random(1).randbytes(4 << 20))
     with double.Tenant() as server:
         server.release(VERSION, package)
-        access = tenant.TenantAccess(server.api_url, server.token)
-        with pytest.raises(downloads.DiskFull, match="the disk is full"):
-            downloads.download(
-                tenant.package(access, VERSION, machine="x86_64"),
+        access = client.TenantAccess(server.api_url, server.token)
+        with pytest.raises(download.DiskFull, match="the disk is full"):
+            download.download(
+                client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
                 free=lambda _: 1 << 40,  # another writer was faster than the look at the free space
             )
         assert list(small_disk.iterdir()) == []
-        with pytest.raises(downloads.DiskFull, match="more are needed"):
-            downloads.download(
-                tenant.package(access, VERSION, machine="x86_64"),
+        with pytest.raises(download.DiskFull, match="more are needed"):
+            download.download(
+                client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
             )

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import trustme
 
-from oneagent.common import dynakube, httpclient
-from oneagent.common.oci.registries import Registries
+from oneagent.common import dynakube
+from oneagent.common.http import client
+from oneagent.common.oci.hosts import Registries
 from oneagent.operator import images
 from oneagent.operator.images import Followed, Secrets
 from tests.fakes import images as making
@@ -61,7 +62,7 @@ def follow(
         )
     )
     rules = Registries(plain_http=frozenset((server.host,) if server.url.startswith("http:") else ()))
-    http = httpclient.HttpSettings(trusted_cas=authority)
+    http = client.HttpSettings(trusted_cas=authority)
     return images.follow(kube, http, "token", secrets or Secrets(), rules, before or Followed())
 
 

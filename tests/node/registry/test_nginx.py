@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import downloads, references, tenant
-from oneagent.common.names import Version
-from oneagent.common.oci import images as pulling
-from oneagent.common.oci import registries
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import hosts as oci_hosts
+from oneagent.common.oci import image as pulling
+from oneagent.common.oci import reference
+from oneagent.common.tenant.client import client
 from tests.fakes import images, packages, registry
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
@@ -56,17 +58,17 @@ def left(p: Provisioning) -> list[str]:
     return [file.name for file in p.folder.tmp.iterdir() if file.is_dir() or file.stat().st_size]
 
 
-def zip_source(server: double.Tenant, port: int) -> downloads.HttpSource:
-    return tenant.package(tenant.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
+def zip_source(server: double.Tenant, port: int) -> download.HttpSource:
+    return client.package(client.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
 
 
-def layer_source(digest: str, port: int) -> downloads.HttpSource:
+def layer_source(digest: str, port: int) -> download.HttpSource:
     host = f"localhost:{port}"
-    rules = registries.Registries(plain_http=frozenset({host}))
-    with pulling.Image(references.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as found:
+    rules = oci_hosts.Registries(plain_http=frozenset({host}))
+    with pulling.Image(reference.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as found:
         (layer,) = found.layers()
     (source,) = layer.sources
-    assert isinstance(source, downloads.HttpSource)
+    assert isinstance(source, download.HttpSource)
     return source
 
 
@@ -81,15 +83,15 @@ class TestConnectionsThatBreakAnywhere:
         folder.mkdir()
         return folder
 
-    def bring(self, source: downloads.HttpSource, into: Path, relay: Relay, seed: int) -> int:
+    def bring(self, source: download.HttpSource, into: Path, relay: Relay, seed: int) -> int:
         """Download through planned breaks; how many bytes came in all."""
         chance = random.Random(seed)
         relay.planned.extend(
             chance.choice((chance.randrange(600), chance.randrange(SIZE // 8))) for _ in range(self.BREAKS)
         )
         before = relay.passed
-        limits = downloads.Limits(attempts=self.BREAKS + 1)
-        downloads.download(source, into, cancelled=threading.Event(), limits=limits, sleep=lambda _seconds: None)
+        limits = download.Limits(attempts=self.BREAKS + 1)
+        download.download(source, into, cancelled=threading.Event(), limits=limits, sleep=lambda _seconds: None)
         assert not relay.planned, "each break was met"
         assert [path.name for path in into.parent.iterdir()] == [into.name]
         return relay.passed - before

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from tests.fakes import images, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double

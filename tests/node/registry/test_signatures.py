@@ -10,8 +10,10 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from oneagent.common import httpfaults, packages, publickeys, references
-from oneagent.common.oci import images, registries, signatures
+from oneagent.common import unpack
+from oneagent.common.http import errors
+from oneagent.common.oci import hosts, public_keys, reference, signatures
+from oneagent.common.oci import image as oci_image
 from tests.fakes import images as making
 from tests.fakes import registry
 from tests.fakes.registry import Registry
@@ -54,12 +56,12 @@ class Case:
     def refer(self, *bundles: bytes) -> None:
         self.put(tag(self.digest), referring(*bundles))
 
-    def find(self, *keys: Signer, mirror: str = "") -> publickeys.PublicKey:
-        image = references.parse(f"{self._server.host}/{self._path}@{self.digest}")
+    def find(self, *keys: Signer, mirror: str = "") -> public_keys.PublicKey:
+        image = reference.parse(f"{self._server.host}/{self._path}@{self.digest}")
         mirrors = {self._server.host: (mirror,)} if mirror else {}
-        rules = registries.Registries(mirrors, plain_http=frozenset((self._server.host, mirror.partition("/")[0])))
-        wanted = publickeys.parse("".join(key.pem for key in keys or (OURS,)))
-        return signatures.find(image, images.Access(rules=rules), wanted)
+        rules = hosts.Registries(mirrors, plain_http=frozenset((self._server.host, mirror.partition("/")[0])))
+        wanted = public_keys.parse("".join(key.pem for key in keys or (OURS,)))
+        return signatures.find(image, oci_image.Access(rules=rules), wanted)
 
 
 @pytest.fixture
@@ -72,28 +74,28 @@ class TestASignature:
     @pytest.mark.parametrize("kind", KINDS)
     def test_beside_the_image_is_good_with_each_kind_of_key(self, case: Case, kind: str) -> None:
         case.sign(simple(KINDS[kind], payload(case.digest)))
-        assert case.find(KINDS[kind]).fingerprint == publickeys.parse(KINDS[kind].pem)[0].fingerprint
+        assert case.find(KINDS[kind]).fingerprint == public_keys.parse(KINDS[kind].pem)[0].fingerprint
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_that_refers_to_the_image_is_good_with_each_kind_of_key(self, case: Case, kind: str) -> None:
         case.refer(bundle(KINDS[kind], statement(case.digest)))
-        assert case.find(KINDS[kind]).fingerprint == publickeys.parse(KINDS[kind].pem)[0].fingerprint
+        assert case.find(KINDS[kind]).fingerprint == public_keys.parse(KINDS[kind].pem)[0].fingerprint
 
     def test_by_any_of_several_keys_is_good(self, case: Case) -> None:
         case.sign(simple(OURS, payload(case.digest)))
-        assert case.find(THEIRS, KINDS["RSA"], OURS).fingerprint == publickeys.parse(OURS.pem)[0].fingerprint
+        assert case.find(THEIRS, KINDS["RSA"], OURS).fingerprint == public_keys.parse(OURS.pem)[0].fingerprint
 
     def test_is_found_among_others(self, case: Case) -> None:
         case.sign(simple(THEIRS, payload(case.digest)), (b"{", "!"), simple(OURS, payload(case.digest)))
-        assert case.find() == publickeys.parse(OURS.pem)[0]
+        assert case.find() == public_keys.parse(OURS.pem)[0]
 
     def test_that_refers_to_the_image_counts_if_the_one_beside_it_is_bad(self, case: Case) -> None:
         case.sign(simple(THEIRS, payload(case.digest)))
         case.refer(bundle(OURS, statement(case.digest, predicate="https://spdx.dev/Document")), b"[]")
-        with pytest.raises(packages.Unsigned):
+        with pytest.raises(unpack.Unsigned):
             case.find()
         case.refer(b"[]", bundle(OURS, statement(OTHER, case.digest)))
-        assert case.find() == publickeys.parse(OURS.pem)[0]
+        assert case.find() == public_keys.parse(OURS.pem)[0]
 
     def test_of_an_index_is_that_of_the_image_s_name(self, server: Registry) -> None:
         path = "for/several/machines"
@@ -101,9 +103,9 @@ class TestASignature:
         case = Case(server, path)
         case.digest = server.push(path, making.index(*parts))
         case.sign(simple(OURS, payload(case.digest)))
-        assert case.find() == publickeys.parse(OURS.pem)[0]
+        assert case.find() == public_keys.parse(OURS.pem)[0]
         case.digest = parts[0][1].digest
-        with pytest.raises(packages.Unsigned, match="is not signed: there is neither"):
+        with pytest.raises(unpack.Unsigned, match="is not signed: there is neither"):
             case.find()
 
 
@@ -179,7 +181,7 @@ def twice(digest: str) -> bytes:
 def test_a_bad_signature_is_refused_in_one_line(case: Case, name: str) -> None:
     said, put = BAD[name]
     put(case)
-    with pytest.raises(packages.Unsigned) as caught:
+    with pytest.raises(unpack.Unsigned) as caught:
         case.find()
     line = str(caught.value)
     assert said.format(tag=tag(case.digest)) in line
@@ -191,14 +193,14 @@ class TestARegistry:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
         server.lose(making.digest(signed[0]))
-        with pytest.raises(httpfaults.Refused, match="answered 404"):
+        with pytest.raises(errors.Refused, match="answered 404"):
             case.find()
 
     def test_with_a_changed_payload_cannot_tell(self, server: Registry, case: Case) -> None:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
         server.spoil(making.digest(signed[0]))
-        with pytest.raises(httpfaults.HttpFault):
+        with pytest.raises(errors.HttpFault):
             case.find()
 
     def test_is_asked_if_its_mirror_has_no_good_signature(self, server: Registry, case: Case, tmp_path: Path) -> None:
@@ -218,6 +220,6 @@ class TestARegistry:
     def test_is_asked_for_a_bounded_number_of_signatures(self, server: Registry, case: Case) -> None:
         case.sign(*(simple(THEIRS, payload(case.digest) + b" " * number) for number in range(50)))
         before = len(server.requests())
-        with pytest.raises(packages.Unsigned):
+        with pytest.raises(unpack.Unsigned):
             case.find()
         assert len(server.requests()) - before < 40

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import policies
 from tests.fakes import images, provisioning, registry
 from tests.fakes import packages as agents

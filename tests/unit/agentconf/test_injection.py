@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common import agentconf, containerconf
-from oneagent.common.agentconf import Property
+from oneagent.common.agent_config import container_conf, ruxitagentproc
+from oneagent.common.agent_config.ruxitagentproc import Property
 
 # Text that looks like the format more often than chance would have it, with surrogates and separators.
 PIECES = st.sampled_from(
@@ -19,18 +19,18 @@ PACKAGE = "# head\n[general]\na 1\ngeneral x y\n\n[other]\nb 2\n"
 
 def intended(*layers: list[Property]) -> dict[tuple[str, str], str]:
     """The same merge said in another way: a dictionary that later layers write over."""
-    wanted = {(prop.section, prop.key): prop.value for prop in agentconf.parse(PACKAGE)}
+    wanted = {(prop.section, prop.key): prop.value for prop in ruxitagentproc.parse(PACKAGE)}
     for layer in layers:
-        for prop in filter(None, map(agentconf.neutral, layer)):
+        for prop in filter(None, map(ruxitagentproc.neutral, layer)):
             wanted[prop.section, prop.key] = prop.value
     return wanted
 
 
 @given(PROPERTIES, PROPERTIES)
 def test_reading_the_merged_file_gives_the_intended_settings_only(api: list[Property], ours: list[Property]) -> None:
-    merged = agentconf.merge(PACKAGE, api, ours)
-    read = agentconf.parse(merged.text)
-    emptied = {(prop.section, prop.key) for prop in filter(None, map(agentconf.neutral, ours)) if not prop.value}
+    merged = ruxitagentproc.merge(PACKAGE, api, ours)
+    read = ruxitagentproc.parse(merged.text)
+    emptied = {(prop.section, prop.key) for prop in filter(None, map(ruxitagentproc.neutral, ours)) if not prop.value}
     # A later value of ours may fill again what an earlier one emptied: only the last one counts.
     wanted = {name: value for name, value in intended(api, ours).items() if value or name not in emptied}
     assert {(prop.section, prop.key): prop.value for prop in read} == wanted
@@ -41,13 +41,13 @@ def test_reading_the_merged_file_gives_the_intended_settings_only(api: list[Prop
 
 @given(PROPERTIES)
 def test_merging_again_changes_nothing(api: list[Property]) -> None:
-    once = agentconf.merge(PACKAGE, api, []).text
-    assert agentconf.merge(once, api, []).text == once
+    once = ruxitagentproc.merge(PACKAGE, api, []).text
+    assert ruxitagentproc.merge(once, api, []).text == once
 
 
 @given(TEXT)
 def test_a_harmless_value_comes_back_as_it_is(value: str) -> None:
-    kept = agentconf.neutral(Property("general", "key", value))
+    kept = ruxitagentproc.neutral(Property("general", "key", value))
     assert kept is not None
     if value.isprintable():
         assert kept.value == value.strip()
@@ -55,17 +55,20 @@ def test_a_harmless_value_comes_back_as_it_is(value: str) -> None:
 
 @given(st.text(), PROPERTIES)
 def test_any_package_file_can_be_merged(package: str, api: list[Property]) -> None:
-    read = {(prop.section, prop.key): prop.value for prop in agentconf.parse(agentconf.merge(package, api, []).text)}
-    for prop in filter(None, map(agentconf.neutral, api)):
+    read = {
+        (prop.section, prop.key): prop.value
+        for prop in ruxitagentproc.parse(ruxitagentproc.merge(package, api, []).text)
+    }
+    for prop in filter(None, map(ruxitagentproc.neutral, api)):
         assert (prop.section, prop.key) in read
 
 
 @given(TEXT, TEXT, TEXT)
 def test_a_container_cannot_add_lines_to_its_file(name: str, image: str, namespace: str) -> None:
-    text = containerconf.render(containerconf.Container(container_name=name, image_name=image, namespace=namespace))
+    text = container_conf.render(container_conf.Container(container_name=name, image_name=image, namespace=namespace))
     allowed = {"containerName", "imageName", "k8s_containername", "k8s_namespace"}
     assert text.startswith("[container]\n")
-    read = agentconf.parse(text)
+    read = ruxitagentproc.parse(text)
     assert {prop.section for prop in read} <= {"container"}
     assert {prop.key for prop in read} <= allowed
     assert len(text.splitlines()) == 1 + len(read)
@@ -73,7 +76,7 @@ def test_a_container_cannot_add_lines_to_its_file(name: str, image: str, namespa
 
 
 def test_the_container_file_holds_the_documented_keys() -> None:
-    container = containerconf.Container(
+    container = container_conf.Container(
         container_name="app",
         image_name="registry/app:1",
         pod_name="shop-7d9-x",
@@ -84,7 +87,7 @@ def test_the_container_file_holds_the_documented_keys() -> None:
         node_name="node-1",
         host_tenant="abc12345",
     )
-    assert containerconf.render(container) == (
+    assert container_conf.render(container) == (
         "[container]\ncontainerName app\nimageName registry/app:1\nk8s_fullpodname shop-7d9-x\n"
         "k8s_poduid uid-1\nk8s_containername app\nk8s_basepodname shop\nk8s_namespace web\n"
         "k8s_cluster_id cluster-1\nk8s_node_name node-1\n\n"

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common.api import conversion
+from oneagent.common.dynakube.api import conversion
 
 Manifest = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from oneagent.common import manifests
-from oneagent.common.api import features, fields, moves, schema, trees
+from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema, version_history
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.api.manifests import Manifest
 
 SWIFTLY = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -23,7 +23,11 @@ _SCALARS = (
     | st.text(max_size=3)
 )
 _NAMES = sorted(
-    {path.split(".")[-1] for version in fields.VERSIONS for path, _ in schema.fields(moves.described(version))}
+    {
+        path.split(".")[-1]
+        for version in fields.VERSIONS
+        for path, _ in schema.fields(version_history.described(version))
+    }
     | {"prometheus", "mappedHostPaths", "persistentVolumeClaim", "volumeClaimTemplate", "connectionInfo", "foo"}
 )
 _SECTIONS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
@@ -34,7 +38,7 @@ _FLAGS = st.dictionaries(
         [
             *(
                 prefix + name
-                for prefix in ("feature.dynatrace.com/", features.OLD_PREFIX)
+                for prefix in ("feature.dynatrace.com/", feature_flags.OLD_PREFIX)
                 for name in (
                     "metadata-enrichment",
                     "disable-metadata-enrichment",
@@ -43,7 +47,7 @@ _FLAGS = st.dictionaries(
                     "no-proxy",
                 )
             ),
-            moves.AUTO_UPDATE,
+            version_history.AUTO_UPDATE,
             "example.com/owner",
         ]
     ),
@@ -74,7 +78,7 @@ def values(field: schema.Schema) -> st.SearchStrategy[Any]:
 @functools.cache
 def leaves(version: str) -> dict[str, st.SearchStrategy[Any]]:
     """Every place that a version describes, lists and mappings as a whole."""
-    found = schema.fields(moves.described(version))
+    found = schema.fields(version_history.described(version))
     parts = {path: field for path, field in found if path.split(".")[0] in ("spec", "status")}
     return {path: values(field) for path, field in parts.items() if "[]" not in path and "*" not in path}
 
@@ -89,7 +93,7 @@ def described(draw: st.DrawFn, version: str, modes: int = 2) -> Manifest:
         chosen |= draw(st.sets(st.sampled_from([path for path in places if mode_of(path) == mode]), max_size=6))
         chosen.add(mode)
     for path in sorted(chosen):
-        trees.put(manifest, path, copy.deepcopy(draw(places[path])))
+        json_path.put(manifest, path, copy.deepcopy(draw(places[path])))
     if flags := draw(_FLAGS):
         manifest["metadata"]["annotations"] = flags
     return manifest
@@ -111,7 +115,7 @@ def wild(draw: st.DrawFn, version: str) -> Manifest:
     for _ in range(draw(st.integers(0, 4))):
         path = draw(st.sampled_from(sorted(leaves(draw(st.sampled_from(fields.VERSIONS))))))
         try:
-            trees.put(manifest, path, copy.deepcopy(draw(_SCALARS | _SECTIONS)))
-        except manifests.FieldError:
+            json_path.put(manifest, path, copy.deepcopy(draw(_SCALARS | _SECTIONS)))
+        except kubernetes_fields.FieldError:
             continue
     return manifest

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import dynakube, manifests
-from oneagent.common.api import conversion, fields, moves, schema
+from oneagent.common import dynakube
+from oneagent.common.dynakube.api import conversion, fields, schema, version_history
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.api.manifests import CASES, Manifest, case, plain
 
 NEWEST = f"dynatrace.com/{fields.NEWEST}"
@@ -44,7 +45,7 @@ def test_what_is_stored_is_read_back_as_it_was_written(path: Path) -> None:
 def test_a_manifest_and_its_newest_form_have_no_field_that_is_unknown(path: Path) -> None:
     unknown = {"spec.somethingNew", "spec.oneAgent.applicationMonitoring.flavour"}
     for manifest in case(path):
-        described = moves.described(manifest["apiVersion"].removeprefix("dynatrace.com/"))
+        described = version_history.described(manifest["apiVersion"].removeprefix("dynatrace.com/"))
         assert set(schema.unknown(described, manifest)) <= unknown
 
 
@@ -107,7 +108,7 @@ class TestTheNewestVersionCannotHoldEverything:
     def test_automatic_updates_are_told_to_readers_of_the_newest_version(self) -> None:
         old = dynakube_in("v1beta3", {"oneAgent": {"classicFullStack": {"autoUpdate": False}}})
         new = conversion.convert(old, NEWEST)
-        assert new["metadata"]["annotations"] == {moves.AUTO_UPDATE: "false"}
+        assert new["metadata"]["annotations"] == {version_history.AUTO_UPDATE: "false"}
         new["spec"]["oneAgent"] = {"hostMonitoring": {}}
         back = conversion.convert(new, "dynatrace.com/v1beta5")
         assert back["spec"]["oneAgent"] == {"hostMonitoring": {"autoUpdate": False}}
@@ -184,6 +185,6 @@ for _ in range(5000):
     ],
 )
 def test_what_is_no_dynakube_is_told_with_field_value_and_remedy(change: Manifest, to: str, said: str) -> None:
-    with pytest.raises(manifests.FieldError) as caught:
+    with pytest.raises(kubernetes_fields.FieldError) as caught:
         conversion.convert({**dynakube_in("v1alpha1"), **change}, to)
     assert str(caught.value).startswith(said)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from deploy import generate
 
-from oneagent.common.api import crd, fields, moves, schema
+from oneagent.common.dynakube.api import crd, fields, schema, version_history
 
 CLIENT = crd.service("dynatrace", "dynatrace-webhook", "/convert", "QQ==")
 
@@ -64,12 +64,14 @@ def test_the_shipped_one_names_the_service_of_the_shipped_webhook_and_leaves_the
 class TestASchema:
     def test_describes_every_field(self, version: str) -> None:
         bare = [
-            path for path, field in schema.fields(moves.described(version)) if len(field.get("description", "")) < 3
+            path
+            for path, field in schema.fields(version_history.described(version))
+            if len(field.get("description", "")) < 3
         ]
         assert bare == ["metadata"]
 
     def test_says_in_its_rules_what_to_do(self, version: str) -> None:
-        rules = [rule for node in nodes(moves.described(version)) for rule in node.get(schema.RULES, ())]
+        rules = [rule for node in nodes(version_history.described(version)) for rule in node.get(schema.RULES, ())]
         assert rules
         assert all("Make sure" in rule["message"] for rule in rules)
 
@@ -86,18 +88,18 @@ class TestASchema:
             for place in re.sub(r"\[\?.*?\]", "[]", path.replace("['codeModules','oneAgent']", ".codeModules"))[
                 1:
             ].split(","):
-                assert place in dict(schema.fields(moves.described(version)))
+                assert place in dict(schema.fields(version_history.described(version)))
 
     def test_takes_every_section_of_other_products(self, version: str) -> None:
         for name in fields.OUT_OF_SCOPE:
-            section = schema.look(moves.described(version), f"spec.{name}")
+            section = schema.look(version_history.described(version), f"spec.{name}")
             assert section is not None
             assert section[schema.PRESERVE] is True
 
 
 def test_fields_are_where_each_version_had_them() -> None:
     def has(version: str, path: str) -> bool:
-        return schema.look(moves.described(version), path) is not None
+        return schema.look(version_history.described(version), path) is not None
 
     assert has("v1alpha1", "spec.classicFullStack.resources")
     assert has("v1alpha1", "spec.codeModules.volume")

@@ -10,8 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common import manifests
-from oneagent.common.api import conversion, fields, moves, schema
+from oneagent.common.dynakube.api import conversion, fields, schema, version_history
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.api.manifests import Manifest
 from tests.unit.api.strategies import SWIFTLY, described, wild
 
@@ -38,7 +38,7 @@ def test_whatever_somebody_writes_comes_back_or_is_refused_in_words(version: str
     other = data.draw(st.sampled_from(fields.VERSIONS))
     try:
         there = conversion.convert(written, f"dynatrace.com/{other}")
-    except manifests.FieldError as error:
+    except kubernetes_fields.FieldError as error:
         assert "must be a mapping of fields" in str(error)
     else:
         assert exactly(conversion.convert(there, written["apiVersion"])) == exactly(written)
@@ -60,8 +60,8 @@ def test_a_long_way_round_loses_nothing_either(data: st.DataObject) -> None:
 def test_what_a_version_describes_is_described_in_any_other_too(version: str, other: str, data: st.DataObject) -> None:
     written = data.draw(described(version, modes=1))
     converted = conversion.convert(written, f"dynatrace.com/{other}")
-    found = schema.unknown(moves.described(other), converted)
-    known_places = {path for path, _ in schema.fields(moves.described(version))}
+    found = schema.unknown(version_history.described(other), converted)
+    known_places = {path for path, _ in schema.fields(version_history.described(version))}
     assert [path for path in found if path not in known_places] == []
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.api import features, fields, moves, schema
+from oneagent.common.dynakube.api import feature_flags, fields, schema, version_history
 
-NEWEST = moves.described(fields.NEWEST)
+NEWEST = version_history.described(fields.NEWEST)
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,19 @@ def test_annotations_that_want_to_be_flags_are_told_apart() -> None:
         "feature.dynatrace.com/metadata-enrichment": "",
         "example.com/owner": "",
     }
-    found = dict(features.given(given))
+    found = dict(feature_flags.given(given))
     assert set(found) == set(given) - {"example.com/owner"}
     assert found["feature.dynatrace.com/no-porxy"] is None
-    assert found["alpha.operator.dynatrace.com/feature-no-proxy"] == features.FEATURES["no-proxy"]
+    assert found["alpha.operator.dynatrace.com/feature-no-proxy"] == feature_flags.FEATURES["no-proxy"]
     deprecated = found["feature.dynatrace.com/metadata-enrichment"]
     assert deprecated is not None
     assert deprecated.instead == "spec.metadataEnrichment.enabled"
 
 
 def test_what_took_a_flags_place_is_there() -> None:
-    for feature in features.FEATURES.values():
+    for feature in feature_flags.FEATURES.values():
         place = feature.instead.replace("MODE", "hostMonitoring")
         if place.startswith("spec."):
             assert schema.look(NEWEST, place)
         elif place:
-            assert place.removeprefix("feature.dynatrace.com/") in features.FEATURES
+            assert place.removeprefix("feature.dynatrace.com/") in feature_flags.FEATURES

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata import database, dynakubes
 from oneagent.csi_driver.metadata.database import Database, Unavailable
 from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import reconcile
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount, Overlay

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import requests, syscalls
 from oneagent.csi_driver.errors import InvalidRequest

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, TenantId, Version
-from oneagent.common.packages import unpack
+from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.unpack import zip
 from oneagent.csi_driver import people, wholeness
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner import layers
@@ -25,7 +25,7 @@ def data(tmp_path: Path) -> DataFolder:
     """A store with one version and one config layer, made as the provisioner makes them."""
     folder = DataFolder(tmp_path / "data")
     folder.create()
-    unpacked = unpack.unpack_agent(packages.build(tmp_path / "package.zip"), folder.tmp / "tree")
+    unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), folder.tmp / "tree")
     unpacked.manifest.dump(folder.manifest(VERSION))
     unpacked.root.rename(folder.agent(VERSION))
     layers.ensure(folder, TENANT, "[general]\nname café\n")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import injected
-from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.injection import contract
 from oneagent.csi_driver import damages, people, why
 from oneagent.csi_driver.damages import Damage
 from oneagent.csi_driver.metadata import database, dynakubes
@@ -210,7 +210,7 @@ class TestAProcessOfThePod:
         assert node.judge().reason == Reason.NO_PROCESS
 
     def test_is_not_the_init_container(self, node: Node) -> None:
-        node.process(20, "install-oneagent", injected.BIN_FOLDER)
+        node.process(20, "install-oneagent", contract.BIN_FOLDER)
         assert node.look().processes == ()
 
     def test_has_loaded_the_library_if_it_is_mapped_from_its_view(self, node: Node) -> None:

@@ -6,10 +6,13 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from oneagent.common import downloads, httpclient, names, tenant
+from oneagent.common import identifiers
+from oneagent.common.http import client
+from oneagent.common.http import download as http_download
+from oneagent.common.tenant.client import client
 from tests.fakes import tenant as double
 
-VERSION = names.Version("1.277.0.20230914-094321")
+VERSION = identifiers.Version("1.277.0.20230914-094321")
 SIZE = 300_000
 
 
@@ -31,11 +34,11 @@ class Bench:
     def part(self) -> Path:
         return self.folder / "package.zip.part"
 
-    def source(self, http: httpclient.HttpSettings | None = None) -> downloads.HttpSource:
-        access = tenant.TenantAccess(
-            self.server.api_url, self.server.token, http=http or httpclient.HttpSettings(timeout_seconds=5)
+    def source(self, http: client.HttpSettings | None = None) -> http_download.HttpSource:
+        access = client.TenantAccess(
+            self.server.api_url, self.server.token, http=http or client.HttpSettings(timeout_seconds=5)
         )
-        return tenant.package(access, VERSION, machine="x86_64")
+        return client.package(access, VERSION, machine="x86_64")
 
     def download(
         self,
@@ -46,13 +49,13 @@ class Bench:
         expected_size: int | None = None,
         free: int = 10**12,
         reserve: int = 0,
-        source: downloads.Source | None = None,
-    ) -> downloads.Downloaded:
-        return downloads.download(
+        source: http_download.Source | None = None,
+    ) -> http_download.Downloaded:
+        return http_download.download(
             source or self.source(),
             self.into,
             cancelled=self.cancelled,
-            limits=downloads.Limits(attempts=attempts, stall_seconds=stall_seconds, reserve_bytes=reserve),
+            limits=http_download.Limits(attempts=attempts, stall_seconds=stall_seconds, reserve_bytes=reserve),
             expected_sha256=expected_sha256,
             expected_size=expected_size,
             free=lambda _: free,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import downloads
-from oneagent.common.downloads.windows import WINDOW_BYTES
+from oneagent.common.http import download as http_download
+from oneagent.common.http.download.parallel import WINDOW_BYTES
 from tests.fakes import tenant as double
 from tests.fakes.tenant import Fault
 from tests.unit.downloads.bench import VERSION, Bench
@@ -36,11 +36,11 @@ def bench(tmp_path: Path, content: bytes) -> Iterator[Bench]:
 
 def download(bench: Bench, connections: int = 3) -> None:
     """Bring it, and look at every byte."""
-    downloads.download(
+    http_download.download(
         bench.source(),
         bench.into,
         cancelled=bench.cancelled,
-        limits=downloads.Limits(stall_seconds=5, connections=connections),
+        limits=http_download.Limits(stall_seconds=5, connections=connections),
         sleep=bench.pauses.append,
     )
     assert bench.into.read_bytes() == bench.content
@@ -57,7 +57,7 @@ def test_each_window_is_fetched_once_and_the_first_comes_with_the_first_answer(b
 
 def test_what_an_earlier_call_left_is_not_fetched_again_and_the_rest_comes_over_one_connection(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=100_000))
-    with pytest.raises(downloads.SourceFailed):
+    with pytest.raises(http_download.SourceFailed):
         bench.download(attempts=1)
     download(bench)
     assert bench.ranges() == ["", "bytes=100000-"]
@@ -120,12 +120,12 @@ def test_a_cancelled_download_ends_with_all_its_windows(bench: Bench) -> None:
         if received > 2 * WINDOW_BYTES:
             bench.cancelled.set()
 
-    with pytest.raises(downloads.Cancelled):
-        downloads.download(
+    with pytest.raises(http_download.Cancelled):
+        http_download.download(
             bench.source(),
             bench.into,
             cancelled=bench.cancelled,
-            limits=downloads.Limits(connections=3),
+            limits=http_download.Limits(connections=3),
             progress=stop,
         )
     assert bench.leftovers() == ["package.zip.part", "package.zip.part.json"]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import downloads, imagefolders, packages, publickeys
-from oneagent.common.imagefolders import ImageFolder
-from oneagent.common.oci import folders, images, manifests, signatures
+from oneagent.common import unpack
+from oneagent.common.http import download
+from oneagent.common.oci import image as oci_image
+from oneagent.common.oci import image_directories, layout, manifest, public_keys, signatures
+from oneagent.common.oci.image_directories import ImageFolder
 from tests.fakes import images as making
 from tests.fakes import signing
 from tests.fakes.images import called, lay
@@ -34,7 +36,7 @@ DIGEST = f"sha256:{'a' * 64}"
     ],
 )
 def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) -> None:
-    assert imagefolders.parse(text) == found
+    assert image_directories.parse(text) == found
     assert str(found) == text
 
 
@@ -55,24 +57,24 @@ def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) 
     ],
 )
 def test_a_reference_that_can_not_be_read_says_why(text: str, why: str) -> None:
-    with pytest.raises(imagefolders.InvalidFolder, match=why):
-        imagefolders.parse(text)
+    with pytest.raises(image_directories.InvalidFolder, match=why):
+        image_directories.parse(text)
 
 
-def layers(folder: Path, tag: str = "", digest: str = "") -> list[images.Layer]:
-    with images.Image(ImageFolder(folder, tag, digest), images.Access()) as image:
+def layers(folder: Path, tag: str = "", digest: str = "") -> list[oci_image.Layer]:
+    with oci_image.Image(ImageFolder(folder, tag, digest), oci_image.Access()) as image:
         return image.layers()
 
 
 class TestTheImageThatIsMeant:
     def test_is_the_only_one(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, {}))
-        assert folders.Folder(tmp_path).resolve("") == ONE.digest
+        assert layout.Folder(tmp_path).resolve("") == ONE.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_the_one_with_the_name(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (TWO, called("r.example/team/agent:2")))
-        assert [folders.Folder(tmp_path).resolve(name) for name in ("1", "2", "r.example/team/agent:2")] == [
+        assert [layout.Folder(tmp_path).resolve(name) for name in ("1", "2", "r.example/team/agent:2")] == [
             *(ONE.digest, TWO.digest, TWO.digest)
         ]
 
@@ -82,7 +84,7 @@ class TestTheImageThatIsMeant:
 
     def test_is_for_this_machine(self, tmp_path: Path) -> None:
         lay(tmp_path, (SEVERAL, {}))
-        assert folders.Folder(tmp_path).resolve("") == SEVERAL.digest
+        assert layout.Folder(tmp_path).resolve("") == SEVERAL.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_not_a_signature_or_what_else_lies_beside_it(self, tmp_path: Path) -> None:
@@ -94,20 +96,20 @@ class TestTheImageThatIsMeant:
             (beside, called(f"{signing.tag(ONE.digest)}.sig")),
             (beside, {"artifactType": signing.BUNDLE}),
         )
-        assert folders.Folder(tmp_path).resolve("") == ONE.digest
+        assert layout.Folder(tmp_path).resolve("") == ONE.digest
 
     def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, {}))
-        with pytest.raises(packages.UnsupportedPackage, match=r"has 2 images, 1, one without a name: say which one"):
-            folders.Folder(tmp_path).resolve("")
-        with pytest.raises(packages.UnsupportedPackage, match="has no image with the name '3', but 1, one without"):
-            folders.Folder(tmp_path).resolve("3")
+        with pytest.raises(unpack.UnsupportedPackage, match=r"has 2 images, 1, one without a name: say which one"):
+            layout.Folder(tmp_path).resolve("")
+        with pytest.raises(unpack.UnsupportedPackage, match="has no image with the name '3', but 1, one without"):
+            layout.Folder(tmp_path).resolve("3")
         lay(tmp_path, (ONE, called("1")), (TWO, called("1")))
-        with pytest.raises(packages.UnsupportedPackage, match="has 2 images with the name '1'"):
-            folders.Folder(tmp_path).resolve("1")
+        with pytest.raises(unpack.UnsupportedPackage, match="has 2 images with the name '1'"):
+            layout.Folder(tmp_path).resolve("1")
         lay(tmp_path)
-        with pytest.raises(packages.UnsupportedPackage, match="has no image"):
-            folders.Folder(tmp_path).resolve("")
+        with pytest.raises(unpack.UnsupportedPackage, match="has no image"):
+            layout.Folder(tmp_path).resolve("")
 
 
 def rewrite(name: str, **fields: Any) -> Callable[[Path], None]:
@@ -154,36 +156,36 @@ def instead(folder: Path) -> None:
 CONFIG = json.loads(ONE.manifest)["config"]["digest"]
 HEX = ONE.digest.removeprefix("sha256:")
 BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
-    "no folder": (downloads.UnusableFile, "layout: No such file", shutil.rmtree),
-    "no mark": (downloads.UnusableFile, "oci-layout: No such file", lambda folder: (folder / "oci-layout").unlink()),
-    "no index": (downloads.UnusableFile, "index.json: No such file", lambda folder: (folder / "index.json").unlink()),
-    "another version": (packages.UnsupportedPackage, "is of version '2", rewrite("oci-layout", imageLayoutVersion="2")),
+    "no folder": (download.UnusableFile, "layout: No such file", shutil.rmtree),
+    "no mark": (download.UnusableFile, "oci-layout: No such file", lambda folder: (folder / "oci-layout").unlink()),
+    "no index": (download.UnusableFile, "index.json: No such file", lambda folder: (folder / "index.json").unlink()),
+    "another version": (unpack.UnsupportedPackage, "is of version '2", rewrite("oci-layout", imageLayoutVersion="2")),
     "another mark": (
-        packages.DamagedPackage,
+        unpack.DamagedPackage,
         "oci-layout: not the doc",
         lambda folder: (folder / "oci-layout").write_text("[]"),
     ),
-    "another index": (packages.UnsupportedPackage, "is of version 1, 2 is", rewrite("index.json", schemaVersion=1)),
-    "no JSON": (packages.DamagedPackage, "not the doc", lambda folder: (folder / "index.json").write_bytes(b"\xff")),
+    "another index": (unpack.UnsupportedPackage, "is of version 1, 2 is", rewrite("index.json", schemaVersion=1)),
+    "no JSON": (unpack.DamagedPackage, "not the doc", lambda folder: (folder / "index.json").write_bytes(b"\xff")),
     "a large index": (
-        packages.OversizedPackage,
+        unpack.OversizedPackage,
         "index.json: has more than",
-        lambda folder: (folder / "index.json").write_bytes(b" " * (manifests.LARGEST + 1)),
+        lambda folder: (folder / "index.json").write_bytes(b" " * (manifest.LARGEST + 1)),
     ),
-    "a digest that is a path": (packages.UnsupportedPackage, "refers to 'sha256:../..", entry(digest="sha256:../../x")),
-    "another algorithm": (packages.UnsupportedPackage, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
-    "another size": (packages.DamagedPackage, "index.json says 1$", entry(size=1)),
-    "no manifest": (downloads.UnusableFile, "No such file", lose(ONE.digest)),
-    "another manifest": (packages.DamagedPackage, "its digest is", spoil(ONE.digest)),
-    "no configuration": (downloads.UnusableFile, "No such file", lose(CONFIG)),
-    "another configuration": (packages.DamagedPackage, "its digest is", spoil(CONFIG)),
-    "no layer": (downloads.UnusableFile, "No such file", lose(ONE.layers[0])),
-    "a linked index": (packages.UnsafePackage, "index.json: is a link", link("index.json")),
-    "linked blobs": (packages.UnsafePackage, "blobs: is a link", link("blobs")),
-    "a linked manifest": (packages.UnsafePackage, "is a link", link(f"blobs/sha256/{HEX}")),
-    "a linked layer": (packages.UnsafePackage, "is a link", link(f"blobs/{ONE.layers[0].replace(':', '/')}")),
+    "a digest that is a path": (unpack.UnsupportedPackage, "refers to 'sha256:../..", entry(digest="sha256:../../x")),
+    "another algorithm": (unpack.UnsupportedPackage, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
+    "another size": (unpack.DamagedPackage, "index.json says 1$", entry(size=1)),
+    "no manifest": (download.UnusableFile, "No such file", lose(ONE.digest)),
+    "another manifest": (unpack.DamagedPackage, "its digest is", spoil(ONE.digest)),
+    "no configuration": (download.UnusableFile, "No such file", lose(CONFIG)),
+    "another configuration": (unpack.DamagedPackage, "its digest is", spoil(CONFIG)),
+    "no layer": (download.UnusableFile, "No such file", lose(ONE.layers[0])),
+    "a linked index": (unpack.UnsafePackage, "index.json: is a link", link("index.json")),
+    "linked blobs": (unpack.UnsafePackage, "blobs: is a link", link("blobs")),
+    "a linked manifest": (unpack.UnsafePackage, "is a link", link(f"blobs/sha256/{HEX}")),
+    "a linked layer": (unpack.UnsafePackage, "is a link", link(f"blobs/{ONE.layers[0].replace(':', '/')}")),
     "a folder for an index": (
-        downloads.UnusableFile,
+        download.UnusableFile,
         "index.json: not a regular file",
         instead,
     ),
@@ -201,20 +203,20 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path: Path, what: s
 
 
 def test_a_change_of_the_index_shows_in_its_stamp(tmp_path: Path) -> None:
-    assert folders.stamp(tmp_path) == ""
+    assert layout.stamp(tmp_path) == ""
     lay(tmp_path, (ONE, {}))
-    first = folders.stamp(tmp_path)
-    assert first and folders.stamp(tmp_path) == first
+    first = layout.stamp(tmp_path)
+    assert first and layout.stamp(tmp_path) == first
     lay(tmp_path, (TWO, {}))
-    assert folders.stamp(tmp_path) != first
+    assert layout.stamp(tmp_path) != first
 
 
 class TestASignature:
     OURS, THEIRS = signing.signer(), signing.signer()
 
     def find(self, folder: Path) -> str:
-        wanted = publickeys.parse(self.OURS.pem)
-        return signatures.find(ImageFolder(folder, digest=ONE.digest), images.Access(), wanted).fingerprint
+        wanted = public_keys.parse(self.OURS.pem)
+        return signatures.find(ImageFolder(folder, digest=ONE.digest), oci_image.Access(), wanted).fingerprint
 
     @pytest.mark.parametrize("how", ["as cosign saves it", "by its name", "as a bundle", "as a bundle by its name"])
     def test_is_found_in_the_folder(self, tmp_path: Path, how: str) -> None:
@@ -227,7 +229,7 @@ class TestASignature:
             "as a bundle by its name": (bundles, called(signing.tag(ONE.digest))),
         }[how]
         lay(tmp_path, (ONE, {}), beside)
-        assert self.find(tmp_path) == publickeys.parse(self.OURS.pem)[0].fingerprint
+        assert self.find(tmp_path) == public_keys.parse(self.OURS.pem)[0].fingerprint
 
     def test_is_found_among_those_of_other_images(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
@@ -238,11 +240,11 @@ class TestASignature:
     def test_that_is_not_good_is_none(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
         lay(tmp_path, (ONE, {}))
-        with pytest.raises(packages.Unsigned, match="is not signed: there is neither"):
+        with pytest.raises(unpack.Unsigned, match="is not signed: there is neither"):
             self.find(tmp_path)
         lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved))
-        with pytest.raises(packages.Unsigned, match="is by none of the keys"):
+        with pytest.raises(unpack.Unsigned, match="is by none of the keys"):
             self.find(tmp_path)
         lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.OURS, signing.payload(TWO.digest))), saved))
-        with pytest.raises(packages.Unsigned, match="is of another image"):
+        with pytest.raises(unpack.Unsigned, match="is of another image"):
             self.find(tmp_path)

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from oneagent.common import httpclient
-from oneagent.common.oci import credentials, logins, registries, repositories
+from oneagent.common.http import client
+from oneagent.common.oci import auth, hosts, pull_secret
+from oneagent.common.oci import repository as oci_repository
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -48,7 +49,7 @@ def host() -> Iterator[str]:
 
 
 def test_a_token_is_read_from_an_issuer_that_packs_its_answers(host: str) -> None:
-    endpoint = registries.Endpoint(host, host, "team/agent", plain=True)
-    login = logins.Login(endpoint, credentials.Credentials("agent", "open sesame"))
-    with repositories.Repository(endpoint, login, httpclient.HttpSettings()) as repository:
+    endpoint = hosts.Endpoint(host, host, "team/agent", plain=True)
+    login = auth.Login(endpoint, pull_secret.Credentials("agent", "open sesame"))
+    with oci_repository.Repository(endpoint, login, client.HttpSettings()) as repository:
         assert repository.tagged("1") == [b"{}"]

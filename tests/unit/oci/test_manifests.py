@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common import packages
-from oneagent.common.oci import manifests
-from oneagent.common.packages import DamagedPackage, OversizedPackage, PackageError, UnsupportedPackage
+from oneagent.common import unpack
+from oneagent.common.oci import manifest
+from oneagent.common.unpack import DamagedPackage, OversizedPackage, PackageError, UnsupportedPackage
 from tests.fakes import images
 
 LAYER = b"not looked at here"
 
 
-def layers(document: Any) -> list[manifests.Descriptor]:
+def layers(document: Any) -> list[manifest.Descriptor]:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return manifests.layers(manifests.parse(body, "r.example/a"), "r.example/a", packages.Limits())
+    return manifest.layers(manifest.parse(body, "r.example/a"), "r.example/a", unpack.Limits())
 
 
 def changed(**fields: Any) -> Any:
@@ -32,9 +32,9 @@ def with_layer(**fields: Any) -> Any:
     return document
 
 
-def index(*platforms: str) -> manifests.Manifest:
+def index(*platforms: str) -> manifest.Manifest:
     built = images.index(*((text, images.image(text.encode())) for text in platforms))
-    return manifests.parse(built.manifest, "r.example/a")
+    return manifest.parse(built.manifest, "r.example/a")
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ class TestTheImageForAMachine:
         ],
     )
     def test_is_taken_from_an_index(self, machine: str, listed: list[str], taken: str) -> None:
-        chosen = manifests.choose(index(*listed), "r.example/a", machine)
+        chosen = manifest.choose(index(*listed), "r.example/a", machine)
         assert str(chosen.platform) == taken
 
     def test_that_is_not_there_is_said_with_what_is(self) -> None:
         found = index("linux/amd64/v3", "windows/amd64", "unknown/unknown")
         with pytest.raises(UnsupportedPackage, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"):
-            manifests.choose(found, "r.example/a", "x86_64")
+            manifest.choose(found, "r.example/a", "x86_64")
 
     def test_is_checked_without_an_index_too(self) -> None:
-        manifests.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")
+        manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")
         with pytest.raises(UnsupportedPackage, match="is for linux/arm64, this is linux on x86_64"):
-            manifests.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "x86_64")
+            manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "x86_64")
         with pytest.raises(DamagedPackage, match="not an image's configuration"):
-            manifests.check_config(b"[]", "r.example/a", "x86_64")
+            manifest.check_config(b"[]", "r.example/a", "x86_64")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common import httpclient, references
-from oneagent.common.oci import credentials, registries
+from oneagent.common.http import client
+from oneagent.common.oci import hosts, pull_secret
+from oneagent.common.oci import reference as oci_reference
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -33,13 +34,13 @@ class TestAReference:
         ],
     )
     def test_says_all_that_was_left_out(self, text: str, meant: str) -> None:
-        found = references.parse(text)
+        found = oci_reference.parse(text)
         assert str(found) == meant
-        assert references.parse(meant) == found
+        assert oci_reference.parse(meant) == found
 
     def test_of_docker_hub_is_answered_elsewhere(self) -> None:
-        assert references.parse("agent").host == "registry-1.docker.io"
-        assert references.parse("registry.example:5000/agent").host == "registry.example:5000"
+        assert oci_reference.parse("agent").host == "registry-1.docker.io"
+        assert oci_reference.parse("registry.example:5000/agent").host == "registry.example:5000"
 
     @pytest.mark.parametrize(
         ("text", "why"),
@@ -64,17 +65,17 @@ class TestAReference:
         ],
     )
     def test_that_is_none_is_refused_with_the_reason(self, text: str, why: str) -> None:
-        with pytest.raises(references.InvalidReference, match=why):
-            references.parse(text)
+        with pytest.raises(oci_reference.InvalidReference, match=why):
+            oci_reference.parse(text)
 
     @given(st.text(max_size=20) | st.text("aA0.:/@_-", max_size=30))
     def test_is_read_or_refused(self, text: str) -> None:
         try:
-            found = references.parse(text)
-        except references.InvalidReference:
+            found = oci_reference.parse(text)
+        except oci_reference.InvalidReference:
             return
-        assert references.parse(str(found)) == found
-        assert references.IMAGE.fullmatch(str(found))
+        assert oci_reference.parse(str(found)) == found
+        assert oci_reference.IMAGE.fullmatch(str(found))
 
 
 class TestAPullSecret:
@@ -100,30 +101,30 @@ class TestAPullSecret:
         ],
     )
     def test_fits_as_for_kubelet(self, key: str, image: str, fits: bool) -> None:
-        keyring = credentials.parse(json.dumps({"auths": {key: {"username": "u", "password": "p"}}}), "secret")
-        reference = references.parse(image)
+        keyring = pull_secret.parse(json.dumps({"auths": {key: {"username": "u", "password": "p"}}}), "secret")
+        reference = oci_reference.parse(image)
         assert (keyring.find(reference.registry, reference.path) is not None) is fits
 
     def test_uses_what_is_said_most_exactly(self) -> None:
         keys = ("*.example", "registry.example", "registry.example/team", "registry.example/team/a")
         text = json.dumps({"auths": {key: {"username": key, "password": ""} for key in keys}})
-        found = credentials.parse(text, "secret").find("registry.example", "team/agent")
-        assert found == credentials.Credentials("registry.example/team/a", "")
-        assert credentials.parse(text, "secret").find("other.example", "x") == credentials.Credentials("*.example", "")
+        found = pull_secret.parse(text, "secret").find("registry.example", "team/agent")
+        assert found == pull_secret.Credentials("registry.example/team/a", "")
+        assert pull_secret.parse(text, "secret").find("other.example", "x") == pull_secret.Credentials("*.example", "")
 
     def test_has_user_and_password_in_one_text_or_in_two(self) -> None:
         auth = base64.b64encode(b"user:pass:word").decode()
-        one = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
-        assert one.find("r.example", "a") == credentials.Credentials("user", "pass:word")
+        one = pull_secret.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
+        assert one.find("r.example", "a") == pull_secret.Credentials("user", "pass:word")
 
     def test_may_lack_the_padding_as_for_kubelet(self) -> None:
         auth = base64.b64encode(b"user:password").decode().rstrip("=")
-        found = credentials.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
-        assert found.find("r.example", "a") == credentials.Credentials("user", "password")
+        found = pull_secret.parse(json.dumps({"auths": {"r.example": {"auth": auth}}}), "secret")
+        assert found.find("r.example", "a") == pull_secret.Credentials("user", "password")
 
     def test_with_an_entry_that_says_nothing_has_nobody_sign_in(self) -> None:
         text = json.dumps({"auths": {"https://index.docker.io/v1/": {}}, "credsStore": "desktop"})
-        assert credentials.parse(text, "secret").find("docker.io", "library/agent") is None
+        assert pull_secret.parse(text, "secret").find("docker.io", "library/agent") is None
 
     @pytest.mark.parametrize(
         "text",
@@ -136,27 +137,27 @@ class TestAPullSecret:
         ],
     )
     def test_that_cannot_be_read_is_refused_without_showing_it(self, text: str) -> None:
-        with pytest.raises(httpclient.InvalidSettings, match=r"the secret x: .*(needed|has to be)") as refused:
-            credentials.parse(text, "the secret x")
+        with pytest.raises(client.InvalidSettings, match=r"the secret x: .*(needed|has to be)") as refused:
+            pull_secret.parse(text, "the secret x")
         assert "hunter2" not in str(refused.value) and "%%%" not in str(refused.value)
 
     def test_is_never_shown(self) -> None:
         text = json.dumps({"auths": {"r.example": {"username": "somebody", "password": "hunter2"}}})
-        assert not re.search("somebody|hunter2", repr(credentials.parse(text, "secret")))
+        assert not re.search("somebody|hunter2", repr(pull_secret.parse(text, "secret")))
 
 
 class TestTheNodesRules:
     def test_mirrors_come_first_in_their_order(self) -> None:
-        rules = registries.Registries(
-            registries.mirrors("docker.io=one.example:5000/hub, docker.io=two.example ,*=any.example/all"),
-            plain_http=frozenset(registries.listed("two.example")),
+        rules = hosts.Registries(
+            hosts.mirrors("docker.io=one.example:5000/hub, docker.io=two.example ,*=any.example/all"),
+            plain_http=frozenset(hosts.listed("two.example")),
         )
-        assert [end.url for end in rules.endpoints(references.parse("team/agent"))] == [
+        assert [end.url for end in rules.endpoints(oci_reference.parse("team/agent"))] == [
             "https://one.example:5000/v2/hub/team/agent",
             "http://two.example/v2/team/agent",
             "https://registry-1.docker.io/v2/team/agent",
         ]
-        assert [end.url for end in rules.endpoints(references.parse("r.example/a"))] == [
+        assert [end.url for end in rules.endpoints(oci_reference.parse("r.example/a"))] == [
             "https://any.example/v2/all/a",
             "https://r.example/v2/a",
         ]
@@ -177,23 +178,21 @@ class TestTheNodesRules:
         ],
     )
     def test_only_allowed_registries_are_asked(self, image: str, allowed: bool) -> None:
-        listed = registries.listed(
-            "registry.example, other.example/team,*.wild.example,index.docker.io/team,[::1]:5000"
-        )
-        rules = registries.Registries(allowed=listed)
+        listed = hosts.listed("registry.example, other.example/team,*.wild.example,index.docker.io/team,[::1]:5000")
+        rules = hosts.Registries(allowed=listed)
         if allowed:
-            assert rules.endpoints(references.parse(image))
+            assert rules.endpoints(oci_reference.parse(image))
         else:
-            with pytest.raises(httpclient.InvalidSettings, match="--registry-allow has registry"):
-                rules.endpoints(references.parse(image))
+            with pytest.raises(client.InvalidSettings, match="--registry-allow has registry"):
+                rules.endpoints(oci_reference.parse(image))
 
     def test_docker_hub_has_its_mirrors_by_any_of_its_names(self) -> None:
-        rules = registries.Registries(registries.mirrors("index.docker.io=one.example"))
-        assert rules.endpoints(references.parse("team/agent"))[0].host == "one.example"
+        rules = hosts.Registries(hosts.mirrors("index.docker.io=one.example"))
+        assert rules.endpoints(oci_reference.parse("team/agent"))[0].host == "one.example"
 
     @pytest.mark.parametrize(
         "text", ["mirror.example", "=mirror.example", "a=", "a=https://mirror", "a=u@mirror", "docker.io/team=mirror"]
     )
     def test_a_mirror_that_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="is not"):
-            registries.mirrors(text)
+            hosts.mirrors(text)

@@ -20,9 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import httpclient, httpfaults, packages, publickeys, references
-from oneagent.common.oci import claims, images, keys, registries, signatures
-from oneagent.common.publickeys import PublicKey
+from oneagent.common import unpack
+from oneagent.common.http import client, errors
+from oneagent.common.oci import cosign_payload, hosts, public_keys, reference, signature_keys, signatures
+from oneagent.common.oci import image as oci_image
+from oneagent.common.oci.public_keys import PublicKey
 from tests.fakes import signing
 
 CASES = Path(__file__).with_name("cosign")
@@ -58,9 +60,9 @@ class Shelf:
 
     def find(self, given: Mapping[str, Any], key: str = "") -> PublicKey:
         self.answers = given["answers"]
-        rules = registries.Registries(plain_http=frozenset((self.host,)))
-        image = references.parse(f"{self.host}/mirrored/agent@{given['digest']}")
-        return signatures.find(image, images.Access(rules=rules), publickeys.parse(key or given["key"]))
+        rules = hosts.Registries(plain_http=frozenset((self.host,)))
+        image = reference.parse(f"{self.host}/mirrored/agent@{given['digest']}")
+        return signatures.find(image, oci_image.Access(rules=rules), public_keys.parse(key or given["key"]))
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +78,20 @@ class TestCosign:
     @pytest.mark.parametrize("name", GOOD)
     def test_has_its_signatures_found_good_wherever_the_image_was_mirrored_to(self, shelf: Shelf, name: str) -> None:
         given = case(name)
-        assert shelf.find(given) == publickeys.parse(given["key"])[0]
+        assert shelf.find(given) == public_keys.parse(given["key"])[0]
 
     @pytest.mark.parametrize("name", GOOD)
     def test_has_them_found_bad_with_another_key(self, shelf: Shelf, name: str) -> None:
-        with pytest.raises(packages.Unsigned, match="by none of the keys"):
+        with pytest.raises(unpack.Unsigned, match="by none of the keys"):
             shelf.find(case(name), signing.signer().pem)
 
     def test_has_an_attestation_not_taken_for_a_signature(self, shelf: Shelf) -> None:
-        with pytest.raises(packages.Unsigned, match=r"states 'https://cosign\.sigstore\.dev/attestation/v1' and not"):
+        with pytest.raises(unpack.Unsigned, match=r"states 'https://cosign\.sigstore\.dev/attestation/v1' and not"):
             shelf.find(case("attested"))
 
     def test_has_its_prehashed_ed25519_refused(self, shelf: Shelf) -> None:
         """As `cosign verify` does itself."""
-        with pytest.raises(packages.Unsigned, match="by none of the keys"):
+        with pytest.raises(unpack.Unsigned, match="by none of the keys"):
             shelf.find(case("ed25519ph-beside"))
 
     def test_has_its_bundles_found_in_a_registry_s_own_list(self, shelf: Shelf) -> None:
@@ -97,16 +99,16 @@ class TestCosign:
         tag = f"manifests/{signing.tag(given['digest'])}"
         listed = json.loads(given["answers"].pop(tag))
         for entry in listed["manifests"]:
-            entry["artifactType"] = claims.BUNDLE
+            entry["artifactType"] = cosign_payload.BUNDLE
         given["answers"][f"referrers/{given['digest']}"] = json.dumps(listed)
-        assert shelf.find(given) == publickeys.parse(given["key"])[0]
+        assert shelf.find(given) == public_keys.parse(given["key"])[0]
 
     def test_has_one_image_s_signature_not_taken_for_another_s(self, shelf: Shelf) -> None:
         given = case("p256-beside")
         other = f"sha256:{'0' * 64}"
         (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
         given["answers"][f"manifests/{signing.tag(other)}.sig"] = given["answers"].pop(tag)
-        with pytest.raises(packages.Unsigned, match=f"is of another image \\({given['digest']}\\)"):
+        with pytest.raises(unpack.Unsigned, match=f"is of another image \\({given['digest']}\\)"):
             shelf.find({**given, "digest": other})
 
     def test_has_its_signature_found_beside_one_that_can_not_even_be_asked_for(self, shelf: Shelf) -> None:
@@ -115,14 +117,14 @@ class TestCosign:
         stored = json.loads(given["answers"][tag])
         stored["layers"].insert(0, {**stored["layers"][0], "digest": "sha256:\n"})
         given["answers"][tag] = json.dumps(stored)
-        assert shelf.find(given) == publickeys.parse(given["key"])[0]
+        assert shelf.find(given) == public_keys.parse(given["key"])[0]
 
     @pytest.mark.parametrize("body", ["[]", '{"layers": 1}', '{"manifests": {}}', "\x00"])
     def test_is_not_guessed_at_where_a_registry_sends_something_else(self, shelf: Shelf, body: str) -> None:
         given = case("p256-beside")
         (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
         given["answers"] = {tag: body, tag.removesuffix(".sig"): body}
-        with pytest.raises((packages.Unsigned, httpfaults.Garbage)):
+        with pytest.raises((unpack.Unsigned, errors.Garbage)):
             shelf.find(given)
 
 
@@ -134,7 +136,7 @@ def blob(name: str) -> bytes:
 
 def mark(name: str) -> str:
     (manifest,) = (body for path, body in case(name)["answers"].items() if path.endswith(".sig"))
-    return str(json.loads(manifest)["layers"][0]["annotations"][claims.SIGNATURE])
+    return str(json.loads(manifest)["layers"][0]["annotations"][cosign_payload.SIGNATURE])
 
 
 class TestAChangedByte:
@@ -142,21 +144,21 @@ class TestAChangedByte:
     @given(data=st.data())
     @settings(deadline=None, max_examples=50)
     def test_of_a_payload_is_seen(self, name: str, data: st.DataObject) -> None:
-        payload, key = changed(blob(name), data), publickeys.parse(case(name)["key"])
-        claim = claims.simple(payload, mark(name))
-        assert keys.signer(key, claim.message, claim.signature) is None
+        payload, key = changed(blob(name), data), public_keys.parse(case(name)["key"])
+        claim = cosign_payload.simple(payload, mark(name))
+        assert signature_keys.signer(key, claim.message, claim.signature) is None
 
     @pytest.mark.parametrize("name", ["p384-bundle", "rsa-bundle"])
     @given(data=st.data())
     @settings(deadline=None, max_examples=50)
     def test_of_a_bundle_is_seen_or_is_of_no_importance(self, name: str, data: st.DataObject) -> None:
-        before = claims.bundle(blob(name))
+        before = cosign_payload.bundle(blob(name))
         try:
-            after = claims.bundle(changed(blob(name), data))
-        except claims.Unfit:
+            after = cosign_payload.bundle(changed(blob(name), data))
+        except cosign_payload.Unfit:
             return
-        key = publickeys.parse(case(name)["key"])
-        if keys.signer(key, after.message, after.signature):
+        key = public_keys.parse(case(name)["key"])
+        if signature_keys.signer(key, after.message, after.signature):
             assert (after.message, after.read()) == (before.message, frozenset((case(name)["digest"],)))
 
 
@@ -184,16 +186,16 @@ class TestAKey:
     )
     def test_that_cannot_be_used_is_said(self, key: PublicKey, said: str) -> None:
         good = public(ec.generate_private_key(ec.SECP256R1()))
-        with pytest.raises(httpclient.InvalidSettings, match=said):
-            keys.check((good, key))
+        with pytest.raises(client.InvalidSettings, match=said):
+            signature_keys.check((good, key))
 
     def test_is_read_from_pem_in_any_layout(self) -> None:
         one, two = signing.signer().pem, signing.signer().pem
-        found = publickeys.parse(one + two)
+        found = public_keys.parse(one + two)
         assert len({key.fingerprint for key in found}) == 2
         for text in (f"  {one}\n\n{two}", (one + two).replace("\n", " "), (one + two).replace("\n", "\r\n")):
-            assert publickeys.parse(text) == found
-        assert publickeys.parse(one + one) == found[:1]
+            assert public_keys.parse(text) == found
+        assert public_keys.parse(one + one) == found[:1]
 
     @pytest.mark.parametrize(
         ("text", "said"),
@@ -210,8 +212,8 @@ class TestAKey:
         ],
     )
     def test_that_is_none_is_refused_without_showing_it(self, text: str, said: str) -> None:
-        with pytest.raises(publickeys.NotPublicKeys) as caught:
-            publickeys.parse(text.replace("{good}", signing.signer().pem))
+        with pytest.raises(public_keys.NotPublicKeys) as caught:
+            public_keys.parse(text.replace("{good}", signing.signer().pem))
         assert said in str(caught.value)
         assert "c2VjcmV0" not in str(caught.value)
 
@@ -219,8 +221,8 @@ class TestAKey:
     @settings(deadline=None)
     def test_is_read_or_refused_whatever_is_given(self, text: str) -> None:
         try:
-            assert publickeys.parse(text)
-        except publickeys.NotPublicKeys as error:
+            assert public_keys.parse(text)
+        except public_keys.NotPublicKeys as error:
             assert str(error).isprintable()
 
 

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from oneagent.common.names import DynaKubeName
-from oneagent.common.oci.registries import Registries
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking
 from oneagent.operator.observed import Observed
 from oneagent.operator.worker import FINALIZER, Worker

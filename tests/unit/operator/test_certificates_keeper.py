@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from oneagent.common.api import crd
+from oneagent.common.dynakube.api import crd
 from oneagent.operator import api
 from oneagent.operator.certificates import held as holding
 from oneagent.operator.certificates import keys

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from oneagent.common import dynakube, injectionsecret, mapping
-from oneagent.common.agentconf import Property
-from oneagent.common.names import DynaKubeName, TenantId
+from oneagent.common import dynakube
+from oneagent.common.agent_config.ruxitagentproc import Property
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.identifiers import DynaKubeName, TenantId
+from oneagent.common.injection import secret
 from oneagent.operator import api, asking, observed, verdicts
 from oneagent.operator.certificates import keys
 from oneagent.operator.concerns import injection
@@ -53,7 +55,7 @@ class Place:
         self.mapper = Mapper(client, self.observed, lambda _name: None, leave)
         self.concern = injection.Injection(self.mapper, package_url, AUTHORITY)
         for name in ("shop", "bank"):
-            labels = {mapping.LABEL: DYNAKUBE, "kubernetes.io/metadata.name": name}
+            labels = {namespace_mapping.LABEL: DYNAKUBE, "kubernetes.io/metadata.name": name}
             self.observed.namespaces[name] = observed.Namespace(labels, terminating=False)
         self.manifest: dict[str, Any] = {
             "apiVersion": "dynatrace.com/v1beta6",
@@ -65,7 +67,7 @@ class Place:
                 "proxy": {"value": "http://proxy.example:3128"},
             },
         }
-        self.mapper.begin({DYNAKUBE: mapping.claim(self.manifest, "dynatrace")})
+        self.mapper.begin({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
         self.facts = asking.Facts(
             asked_at=1.0,
             tenant=TenantId("abc12345"),
@@ -94,8 +96,8 @@ class Place:
         round = Round(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
         return asyncio.run(self.concern.reconcile(round))
 
-    def told(self, namespace: str) -> injectionsecret.Injection:
-        return injectionsecret.decode(self.text(namespace))
+    def told(self, namespace: str) -> secret.Injection:
+        return secret.decode(self.text(namespace))
 
     def text(self, namespace: str) -> bytes:
         return b64decode(self.server.objects[namespace, "oneagent-injection"]["data"]["injection.json"])
@@ -117,7 +119,7 @@ def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities
     assert verdict is not None
     assert verdict.reason == injection.READY
     assert place.told("shop") == place.told("bank")
-    assert place.told("shop") == injectionsecret.Injection(
+    assert place.told("shop") == secret.Injection(
         dynakube="demo",
         tenant="abc12345",
         tenant_token="dt0a01.agents",

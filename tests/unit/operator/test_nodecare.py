@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client.exposition import MetricsHandler
 
-from oneagent.common.names import DRIVER_NAME, DynaKubeName
+from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.operator import api, nodestock, taints
 from oneagent.operator.nodecare import NodeCare

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api
 from oneagent.operator.observed import Observed
 from oneagent.operator.watching import Watching

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from oneagent.common import servertls
+from oneagent.common.http import server_tls
 from oneagent.operator import api, serving
 from oneagent.operator.certificates import held, keys
 from oneagent.operator.certificates.held import Mark, Record
@@ -90,10 +90,10 @@ class TestAPair:
         assert world.current() == first
 
     def test_can_not_be_had_without_a_ca(self, world: World) -> None:
-        with pytest.raises(servertls.UnusableError, match="the CA is not to be had: it is not there"):
+        with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: it is not there"):
             world.current()
         world.cluster.failing[AUTHORITY] = api.UnavailableError
-        with pytest.raises(servertls.UnusableError, match="the CA is not to be had: not now"):
+        with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: not now"):
             world.current()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.api import crd
+from oneagent.common.dynakube.api import crd
 from oneagent.operator import api, storage
 from oneagent.operator.storage import Storage
 from tests.fakes.objects import Objects

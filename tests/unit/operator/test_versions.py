@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from oneagent.common import dynakube, references
-from oneagent.common.api import conversion, fields
-from oneagent.common.names import Version
+from oneagent.common import dynakube
+from oneagent.common.dynakube.api import conversion, fields
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import reference
 from oneagent.operator import api, asking, images, verdicts
 from oneagent.operator.concerns import versions
 from oneagent.operator.observed import Observed
@@ -107,7 +108,7 @@ class TestAnImage:
         return said
 
     def followed(self, text: str = "", problem: str = "", name: str = NAME) -> images.Followed:
-        return images.Followed(name, references.parse(text) if text else None, problem=problem)
+        return images.Followed(name, reference.parse(text) if text else None, problem=problem)
 
     def test_is_decided_by_its_digest(self) -> None:
         said = self.verdict(self.followed(ONE), decided=TWO)

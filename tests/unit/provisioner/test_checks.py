@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import damages
 from oneagent.csi_driver.damages import Damage
 from oneagent.csi_driver.metadata.volumes import VolumeRecord

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
 from tests.fakes.images import called, lay

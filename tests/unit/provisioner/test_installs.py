@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest

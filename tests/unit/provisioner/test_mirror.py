@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import downloads, packageendpoint
-from oneagent.common.names import Version
+from oneagent.common import package_client
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.provisioner import command
 from oneagent.operator.packages import server as servers
 from tests.fakes import packageendpoint as fakes
@@ -50,7 +51,7 @@ def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
     """Have the provisioner give its mirror up sooner."""
     mirror = p.provisioner.installer.fetcher.mirror
     assert mirror is not None
-    patience = packageendpoint.Patience(away_seconds=away, pending_seconds=pending)
+    patience = package_client.Patience(away_seconds=away, pending_seconds=pending)
     p.provisioner.installer.fetcher.mirror = type(mirror)(mirror.endpoint, mirror.metrics, patience)
 
 
@@ -188,9 +189,7 @@ class TestAMirrorOfNoUse:
         desk: Desk,
         package: Path,
     ) -> None:
-        packageendpoint.fetch(
-            serving.client, fakes.package(VERSION), tmp_path / "warm.zip", cancelled=threading.Event()
-        )
+        package_client.fetch(serving.client, fakes.package(VERSION), tmp_path / "warm.zip", cancelled=threading.Event())
         (kept,) = serving.folder.glob("*.zip")
         content = bytearray(kept.read_bytes())
         content[inside(package, "lib64/liboneagentproc.so")] ^= 0xFF
@@ -225,7 +224,7 @@ class TestATransferThatBreaksOff:
     ) -> None:
         behind.release(OTHER, large)
         serving.want(fakes.wanted(OTHER, behind.api_url))
-        offer = packageendpoint.offer(serving.client, fakes.package(OTHER), cancelled=threading.Event())
+        offer = package_client.offer(serving.client, fakes.package(OTHER), cancelled=threading.Event())
         cancelled = threading.Event()
 
         def stop_early(_folder: Path) -> int:
@@ -236,14 +235,14 @@ class TestATransferThatBreaksOff:
             return 1 << 40
 
         calls: list[int] = []
-        with pytest.raises(downloads.Cancelled):
-            downloads.download(offer.source, tmp_path / "got.zip", cancelled=cancelled, free=stop_early)
+        with pytest.raises(download.Cancelled):
+            download.download(offer.source, tmp_path / "got.zip", cancelled=cancelled, free=stop_early)
         port = serving.endpoint.port
         serving.stop()
         with fakes.Serving(tmp_path / "second", port=port) as second:
             second.want(fakes.wanted(OTHER, behind.api_url))
-            client = packageendpoint.Endpoint(second.url, second.token_file, second.ca_file)
-            got = packageendpoint.fetch(client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event())
+            client = package_client.Endpoint(second.url, second.token_file, second.ca_file)
+            got = package_client.fetch(client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event())
             assert second.counted("package_requests_total", outcome="partial") == 1
         assert got.resumed_at >= 8 << 20
         assert (tmp_path / "got.zip").read_bytes() == large.read_bytes()

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.names import Version
-from oneagent.common.packages import readable, sharing
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import dedup, readable
 from oneagent.csi_driver import people, preloads, processes
 from oneagent.csi_driver.paths import DataFolder
 from tests.fakes import images, packages
@@ -268,13 +268,13 @@ class TestAPackageThatIsRefused:
                 reached.set()
                 assert go_on.wait(10)
 
-        at_work = threading.Thread(target=preloads.preload, args=(folder, read, VERSION, 60.0, sharing.Present(), step))
+        at_work = threading.Thread(target=preloads.preload, args=(folder, read, VERSION, 60.0, dedup.Present(), step))
         at_work.start()
         assert reached.wait(10)
         preloads.tidy(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
         with pytest.raises(preloads.NotPreloaded, match="by another command"):
-            preloads.preload(folder, read, VERSION, 60.0, sharing.Present())
+            preloads.preload(folder, read, VERSION, 60.0, dedup.Present())
         go_on.set()
         at_work.join(10)
         assert preloads.waiting(folder) == [VERSION]

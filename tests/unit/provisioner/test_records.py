@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState

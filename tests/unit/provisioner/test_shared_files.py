@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.names import Version
-from oneagent.common.packages import treemanifests
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import sizes, wholeness
 from tests.fakes import packages
 from tests.fakes import tenant as double
@@ -73,7 +73,7 @@ def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk,
 
 
 def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
-    lost = treemanifests.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
+    lost = file_manifest.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
     found = wholeness.Checked("version", OTHER, wholeness.State.DAMAGED, findings=(lost,))
     with Provisioning(tmp_path, desk) as p:
         install_both(p, desk, server)

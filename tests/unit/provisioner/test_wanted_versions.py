@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
 from oneagent.csi_driver.paths import LayerId
 from tests.fakes import packages
 from tests.fakes import tenant as double

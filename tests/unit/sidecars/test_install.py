@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common.injected import Variable
+from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.install import InstallError, NoAgentError, SettingsError, ShareError, settings, share, views
 from tests.unit.sidecars.installing import Pod, variables, wanted
 

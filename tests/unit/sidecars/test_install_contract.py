@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from oneagent.sidecars.install import settings, share
 from oneagent.webhook.facts import Outcome
 from oneagent.webhook.injection import inject
@@ -28,7 +28,7 @@ def injected_pod(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A case's pod as it comes out, and our init container."""
     pod, _ = cases.arguments(cases.load(path))
     spec: dict[str, Any] = cases.patched(pod, outcome(path).patch)["spec"]
-    (ours,) = (one for one in spec["initContainers"] if one["name"] == injected.INIT_CONTAINER)
+    (ours,) = (one for one in spec["initContainers"] if one["name"] == contract.INIT_CONTAINER)
     return spec, ours
 
 
@@ -41,7 +41,7 @@ def test_every_file_that_a_container_mounts_is_written(path: Path) -> None:
         mount["subPath"]
         for container in (*spec["containers"], *spec["initContainers"])
         for mount in container.get("volumeMounts", ())
-        if mount["name"] == injected.SHARE_VOLUME and "subPath" in mount
+        if mount["name"] == contract.SHARE_VOLUME and "subPath" in mount
     }
     assert mounted == written
 
@@ -50,11 +50,11 @@ def test_every_file_that_a_container_mounts_is_written(path: Path) -> None:
 def test_every_folder_that_is_used_is_mounted(path: Path) -> None:
     _, ours = injected_pod(path)
     wanted = settings.read(kubelet.environment(ours["env"], {}))
-    used = {PLACES.share: injected.SHARE_VOLUME}
+    used = {PLACES.share: contract.SHARE_VOLUME}
     if wanted.mode:
-        used[PLACES.bin] = injected.BIN_VOLUME
+        used[PLACES.bin] = contract.BIN_VOLUME
     if wanted.mode == settings.INSTALLER:
-        used[PLACES.config] = injected.CONFIG_VOLUME
+        used[PLACES.config] = contract.CONFIG_VOLUME
     assert {mount["mountPath"]: mount["name"] for mount in ours["volumeMounts"]} == used
     read_only = {mount["mountPath"] for mount in ours["volumeMounts"] if mount.get("readOnly")}
     assert not read_only & {PLACES.share, PLACES.bin if wanted.mode == settings.INSTALLER else PLACES.share}

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from oneagent.common import injectionsecret, packageendpoint
+from oneagent.common import package_client
+from oneagent.common.injection import secret
 from oneagent.sidecars.install import DownloadError, installer
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages, ports
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, pod: Pod, serving: fakes.Serving, tenant: double.Tenant) -> None:
         self.pod, self.serving, self.tenant = pod, serving, tenant
-        self.injection = injectionsecret.Injection(
+        self.injection = secret.Injection(
             dynakube="demo",
             tenant="abc12345",
             tenant_token="dt0a01.agents",
@@ -50,14 +51,14 @@ class World:
 
     def tell(self, **changed: object) -> None:
         """Write the Secret."""
-        text = injectionsecret.encode(msgspec.structs.replace(self.injection, **changed))
+        text = secret.encode(msgspec.structs.replace(self.injection, **changed))
         (self.pod.config / "injection.json").write_text(text)
 
     def token(self, text: str) -> None:
         (self.pod.config / "token").write_text(text)
 
     def install(self, environ: Mapping[str, str] | None = None, *, silent: bool = True) -> str:
-        settings, patience = wanted("installer", **environ or {}), packageendpoint.Patience(away_seconds=0.0)
+        settings, patience = wanted("installer", **environ or {}), package_client.Patience(away_seconds=0.0)
         return installer.install(settings, self.pod.places, silent=silent, patience=patience)
 
     @property
@@ -253,7 +254,7 @@ class TestTrouble:
 
     def test_a_token_for_another_audience_is_refused(self, world: World) -> None:
         world.token(fakes.token("another"))
-        with pytest.raises(DownloadError, match=f"audience {packageendpoint.AUDIENCE} is needed"):
+        with pytest.raises(DownloadError, match=f"audience {package_client.AUDIENCE} is needed"):
             world.install()
 
     @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from oneagent.common import dynakube, listwatch
+from oneagent.common import dynakube
+from oneagent.common.kubernetes import list_watch
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import kubernetes
 from tests.fakes import kube_api
@@ -26,7 +27,7 @@ def api() -> Iterator[kube_api.KubeApi]:
 @pytest.fixture
 def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[kubernetes.KubernetesSource]:
     found = kubernetes.KubernetesSource(
-        kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", pauses=listwatch.Pauses(first=0.02)
+        kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", pauses=list_watch.Pauses(first=0.02)
     )
     yield found
     found.close()
@@ -175,7 +176,7 @@ class TestFollowing:
     def test_a_pause_is_stopped_within_a_second(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         config = api.kubeconfig(tmp_path / "config")
         api.fail_next(503, times=100)
-        source = kubernetes.KubernetesSource(kubeconfig=config, pauses=listwatch.Pauses(first=60, draw=lambda: 1))
+        source = kubernetes.KubernetesSource(kubeconfig=config, pauses=list_watch.Pauses(first=60, draw=lambda: 1))
         found = Following(source)
         found.start()
         eventually(lambda: api.seen("dynakubes"))

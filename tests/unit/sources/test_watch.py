@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import listwatch
+from oneagent.common.kubernetes import list_watch
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import watch
 from tests.unit.sources.following import manifest
@@ -66,7 +66,7 @@ class Script:
         self.now += seconds
 
     def run(self) -> watch.Watch:
-        found = watch.Watch(self, pauses=listwatch.Pauses(draw=lambda: 1.0), clock=lambda: self.now, wait=self._wait)
+        found = watch.Watch(self, pauses=list_watch.Pauses(draw=lambda: 1.0), clock=lambda: self.now, wait=self._wait)
         # The end of the script must not hide what it said last.
         found.run(self.reports.append, self.stop)
         return found

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from oneagent.common import tenant
+from oneagent.common.tenant.client import client as tenant_client
 from tests.fakes import tenant as double
 
 
@@ -21,8 +21,8 @@ def test_a_zip_that_appears_in_the_folder_is_released(tmp_path: Path) -> None:
             deadline = time.monotonic() + 10
             while not port_file.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
-            access = tenant.TenantAccess(f"http://127.0.0.1:{port_file.read_text()}/api", double.TOKEN)
-            with tenant.Tenant(access) as client:
+            access = tenant_client.TenantAccess(f"http://127.0.0.1:{port_file.read_text()}/api", double.TOKEN)
+            with tenant_client.Tenant(access) as client:
                 assert client.latest_version() == "1.2.3.4-5"
                 (tmp_path / "1.2.10.0-0.zip").write_bytes(b"zip")
                 assert client.latest_version() == "1.2.10.0-0"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import packages
-from oneagent.common.packages import unpack
+from oneagent.common import unpack as common_unpack
+from oneagent.common.unpack import zip
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives
 
@@ -33,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, dict[str, 
     with zipfile.ZipFile(archive, "a") as opened:
         fakes.write(opened, "agent/log/link", b"../conf", archives.LINK)
         opened.writestr("agent/stored.jar", b"stored " * 40, zipfile.ZIP_STORED)
-    unpack.unpack_zip(archive, folder / "into")
+    zip.unpack_zip(archive, folder / "into")
     return archive.read_bytes(), tree_of(folder / "into")
 
 
@@ -54,8 +54,8 @@ def test_an_altered_package_is_refused_or_unpacks_to_the_same(
         archive, into = Path(folder) / "package.zip", Path(folder) / "into"
         archive.write_bytes(altered[:end])
         try:
-            unpack.unpack_zip(archive, into, threads=1)
-        except packages.PackageError as error:
+            zip.unpack_zip(archive, into, threads=1)
+        except common_unpack.PackageError as error:
             assert "\n" not in str(error)
             assert not into.exists() or not list(into.iterdir())
         else:

@@ -13,8 +13,8 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import names
-from oneagent.common.packages import (
+from oneagent.common import identifiers
+from oneagent.common.unpack import (
     DamagedPackage,
     Limits,
     NotAnAgent,
@@ -22,7 +22,7 @@ from oneagent.common.packages import (
     PackageError,
     UnsafePackage,
     UnsupportedPackage,
-    images,
+    image,
 )
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
@@ -160,8 +160,8 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a bomb of gzip in gzip": (DamagedPackage, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
     # what is not read, or no agent
     "zstd that takes much memory": (UnsupportedPackage, "MiB to unpack", wide()),
-    "no agent": (NotAnAgent, names.PRELOAD_LIBRARY, fakes.packed(fakes.tar(Entry("bin/sh")))),
-    "a link as an agent": (NotAnAgent, names.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x")))),
+    "no agent": (NotAnAgent, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(Entry("bin/sh")))),
+    "a link as an agent": (NotAnAgent, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x")))),
     "current as a file": (NotAnAgent, "current", tar(Entry(f"{P}agent/bin/current"))),
 }  # fmt: skip
 
@@ -172,7 +172,7 @@ def test_a_bad_layer(tmp_path: Path, name: str) -> None:
     (tmp_path / "layer").write_bytes(data)
     limits = Limits(entries=30) if "too many" in name or "bomb" in name else Limits()
     with pytest.raises(kind, match=said) as refused:
-        images.read([tmp_path / "layer"], limits=limits).unpack(tmp_path / "tree")
+        image.read([tmp_path / "layer"], limits=limits).unpack(tmp_path / "tree")
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 400
     assert not (tmp_path / "tree").exists() or not list((tmp_path / "tree").iterdir())
@@ -191,7 +191,7 @@ def test_a_layer_that_does_not_fit_over_the_one_below(tmp_path: Path, above: lis
     for number, entries in enumerate((below, above)):
         (tmp_path / f"{number}").write_bytes(fakes.packed(fakes.tar(*entries)))
     with pytest.raises(UnsafePackage, match=said):
-        images.read([tmp_path / "0", tmp_path / "1"])
+        image.read([tmp_path / "0", tmp_path / "1"])
 
 
 SEEDS = [GOOD, fakes.tar(*fakes.agent(), hard_link(f"{P}h", f"{P}manifest.json"), link(f"{P}l", "manifest.json"))]
@@ -225,9 +225,9 @@ def test_a_layer_with_any_bytes_changed_is_unpacked_or_refused_and_nothing_else(
     (place / "layer").write_bytes(pack(changed(seed)) if inside else changed(pack(seed)))
     tree = place / "tree"
     try:
-        unpacked = images.read([place / "layer"]).unpack(tree)
+        unpacked = image.read([place / "layer"]).unpack(tree)
     except PackageError:
         assert not tree.exists() or not list(tree.iterdir())
     else:
-        assert (unpacked.root / names.PRELOAD_LIBRARY).is_file()
+        assert (unpacked.root / identifiers.PRELOAD_LIBRARY).is_file()
     assert sorted(path.name for path in place.iterdir() if path.name != "tree") == ["layer"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import names, packages
-from oneagent.common.packages import images, layouts, treemanifests
+from oneagent.common import identifiers, unpack
+from oneagent.common.unpack import agent_layout, file_manifest, image
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
 from tests.fakes.images import MINIMAL, Entry, folder, hard_link, link, opaque, whiteout
@@ -29,8 +29,8 @@ def blobs(place: Path, *layers: list[Entry], how: str = "gzip") -> list[Path]:
 
 def unpacked(place: Path, *layers: list[Entry], how: str = "gzip") -> dict[str, bytes]:
     """All files of the agent, by path; the tree is as its manifest says."""
-    found = images.read(blobs(place, *layers, how=how)).unpack(place / "tree")
-    assert treemanifests.verify(found.root, found.manifest) == []
+    found = image.read(blobs(place, *layers, how=how)).unpack(place / "tree")
+    assert file_manifest.verify(found.root, found.manifest) == []
     assert found.root == place / "tree"
     return {file.path: (found.root / file.path).read_bytes() for file in found.manifest.files}
 
@@ -43,14 +43,14 @@ def test_an_agent_is_the_same_however_it_is_packed_and_wherever_it_lies(tmp_path
     assert found == {
         entry.name.removeprefix(prefix): entry.content for entry in entries if entry.kind == tarfile.REGTYPE
     }
-    assert os.readlink(tmp_path / "tree" / layouts.CURRENT) == agents.VERSION
-    assert (tmp_path / "tree" / names.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
+    assert os.readlink(tmp_path / "tree" / agent_layout.CURRENT) == agents.VERSION
+    assert (tmp_path / "tree" / identifiers.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
 
 
 def test_modes_are_those_of_a_zip_s_files(tmp_path: Path) -> None:
     unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", mode=0o4777), Entry(f"{P}b", mode=0o600), folder(f"{P}c", 0o700)])
     modes = {name: (tmp_path / "tree" / name).stat().st_mode & 0o7777 for name in "abc"}
-    assert modes == {"a": 0o755, "b": 0o644, "c": treemanifests.DIRECTORY_MODE}
+    assert modes == {"a": 0o755, "b": 0o644, "c": file_manifest.DIRECTORY_MODE}
 
 
 class TestALayer:
@@ -58,7 +58,7 @@ class TestALayer:
         below = [MINIMAL, Entry(f"{P}file", b"old"), folder(f"{P}folder"), Entry(f"{P}folder/x"), link(f"{P}l", "file")]
         above = [Entry(f"{P}file", b"new"), Entry(f"{P}folder", b"now a file"), folder(f"{P}l"), Entry(f"{P}l/y")]
         found = unpacked(tmp_path, below, above)
-        assert found == {names.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
+        assert found == {identifiers.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
 
     def test_adds_to_folders_of_those_below(self, tmp_path: Path) -> None:
         found = unpacked(tmp_path, [MINIMAL, folder(f"{P}d"), Entry(f"{P}d/1")], [folder(f"{P}d"), Entry(f"{P}d/2")])
@@ -67,20 +67,20 @@ class TestALayer:
     def test_takes_away_by_whiteouts(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}gone"), Entry(f"{P}d/1"), Entry(f"{P}d/2"), Entry(f"{P}stays")]
         found = unpacked(tmp_path, below, [whiteout(f"{P}gone"), whiteout(f"{P}d"), whiteout(f"{P}never-was")])
-        assert found.keys() == {names.PRELOAD_LIBRARY, "stays"}
+        assert found.keys() == {identifiers.PRELOAD_LIBRARY, "stays"}
 
     def test_hides_a_folder_s_content_of_those_below_and_not_its_own(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}d/old"), Entry(f"{P}d/both", b"old")]
         above = [Entry(f"{P}d/both", b"new"), opaque(f"{P}d"), Entry(f"{P}d/new")]
         found = unpacked(tmp_path, below, above)
-        assert found == {names.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
+        assert found == {identifiers.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
 
     def test_may_bring_back_what_one_below_took_away(self, tmp_path: Path) -> None:
         found = unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", b"1")], [whiteout(f"{P}a")], [Entry(f"{P}a", b"2")])
         assert found["a"] == b"2"
 
     def test_may_be_empty(self, tmp_path: Path) -> None:
-        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {names.PRELOAD_LIBRARY}
+        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {identifiers.PRELOAD_LIBRARY}
 
 
 class TestAHardLink:
@@ -100,7 +100,7 @@ class TestAHardLink:
 
     def test_takes_no_room_of_its_own(self, tmp_path: Path) -> None:
         links = [hard_link(f"{P}{number}", f"{P}a") for number in range(20)]
-        found = images.read(blobs(tmp_path, [MINIMAL, Entry(f"{P}a", bytes(1 << 20)), *links]))
+        found = image.read(blobs(tmp_path, [MINIMAL, Entry(f"{P}a", bytes(1 << 20)), *links]))
         assert found.unpacked_size < 2 << 20
 
 
@@ -111,7 +111,7 @@ def test_of_a_distribution_only_the_agent_is_used(tmp_path: Path) -> None:
         Entry("lib/systemd/system-systemd\\x2dcryptsetup.slice"),
         hard_link("bin/ls", "bin/sh"),
     ]
-    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {names.PRELOAD_LIBRARY}
+    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {identifiers.PRELOAD_LIBRARY}
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -119,7 +119,7 @@ def test_long_names_and_links_are_read(tmp_path: Path, form: int) -> None:
     path = "/".join(["a-rather-long-name"] * 20)
     data = fakes.tar(MINIMAL, Entry(P + path, b"here"), link(f"{P}l", path), Entry(f"{P}ü"), form=form)
     (tmp_path / "layer").write_bytes(data)
-    found = images.read([tmp_path / "layer"]).unpack(tmp_path / "tree")
+    found = image.read([tmp_path / "layer"]).unpack(tmp_path / "tree")
     assert (found.root / "l").read_bytes() == b"here"
     assert (found.root / "ü").exists()
 
@@ -128,7 +128,7 @@ def test_memory_does_not_grow_with_the_package(tmp_path: Path) -> None:
     large = blobs(tmp_path, [MINIMAL, Entry(f"{P}large", os.urandom(24 << 20))])
     tracemalloc.start()
     try:
-        images.read(large).unpack(tmp_path / "tree")
+        image.read(large).unpack(tmp_path / "tree")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -136,17 +136,17 @@ def test_memory_does_not_grow_with_the_package(tmp_path: Path) -> None:
 
 
 def test_cancelling_leaves_nothing(tmp_path: Path) -> None:
-    found = images.read(blobs(tmp_path, [MINIMAL, Entry(f"{P}a", bytes(8 << 20))]))
+    found = image.read(blobs(tmp_path, [MINIMAL, Entry(f"{P}a", bytes(8 << 20))]))
     asked = iter([False] * 8)
-    with pytest.raises(packages.UnpackCancelled):
+    with pytest.raises(unpack.UnpackCancelled):
         found.unpack(tmp_path / "tree", cancelled=lambda: next(asked, True))
     assert list((tmp_path / "tree").iterdir()) == []
 
 
 def test_a_layer_that_has_changed_since_it_was_read_is_noticed(tmp_path: Path) -> None:
     one, two = blobs(tmp_path, [MINIMAL, Entry(f"{P}a", b"1")], [MINIMAL, Entry(f"{P}a", b"12")])
-    found = images.read([one])
+    found = image.read([one])
     two.rename(one)
-    with pytest.raises(packages.DamagedPackage, match="has changed"):
+    with pytest.raises(unpack.DamagedPackage, match="has changed"):
         found.unpack(tmp_path / "tree")
     assert list((tmp_path / "tree").iterdir()) == []

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import names
-from oneagent.common.packages import UnsupportedPackage, images, layouts, unpack
+from oneagent.common import identifiers
+from oneagent.common.unpack import UnsupportedPackage, agent_layout, image, zip
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
 from tests.fakes.images import Entry
@@ -30,10 +30,10 @@ def elf(wordsize: int, order: int, machine: int) -> bytes:
 def test_every_machine_takes_its_own_library_only(made_for: str, node: str) -> None:
     library = elf(*MACHINES[made_for])
     if made_for == node:
-        layouts.check_machine(library, node)
+        agent_layout.check_machine(library, node)
     else:
         with pytest.raises(UnsupportedPackage, match=f"is for {made_for}, this node is {node}$"):
-            layouts.check_machine(library, node)
+            agent_layout.check_machine(library, node)
 
 
 @pytest.mark.parametrize(
@@ -47,20 +47,20 @@ def test_every_machine_takes_its_own_library_only(made_for: str, node: str) -> N
 )
 def test_a_machine_without_agents_is_named_by_its_number(library: bytes, said: str) -> None:
     with pytest.raises(UnsupportedPackage, match=said):
-        layouts.check_machine(library, "x86_64")
+        agent_layout.check_machine(library, "x86_64")
 
 
 @pytest.mark.parametrize("library", [b"", b"\x7fELF", b"\x7fELF" + b"text" * 9, elf(*MACHINES["x86_64"])[:19]])
 def test_what_is_for_no_machine_is_not_judged(library: bytes) -> None:
-    layouts.check_machine(library, "x86_64")
+    agent_layout.check_machine(library, "x86_64")
 
 
 def test_a_machine_that_nobody_knows_takes_every_library() -> None:
-    layouts.check_machine(elf(*MACHINES["x86_64"]), "riscv64")
+    agent_layout.check_machine(elf(*MACHINES["x86_64"]), "riscv64")
 
 
 def test_a_library_of_this_machine_s_distribution_is_taken() -> None:
-    layouts.check_machine(agents.loadable().read_bytes()[: layouts.HEADER_BYTES])
+    agent_layout.check_machine(agents.loadable().read_bytes()[: agent_layout.HEADER_BYTES])
 
 
 @pytest.mark.parametrize("prefix", ["", agents.NESTED])
@@ -68,8 +68,8 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
     package, library = tmp_path / "package.zip", tmp_path / "library"
     library.write_bytes(elf(*MACHINES[OTHER]))
     agents.build(package, prefix=prefix, library=library)
-    with pytest.raises(UnsupportedPackage, match=f"^{names.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
-        unpack.unpack_agent(package, tmp_path / "tree")
+    with pytest.raises(UnsupportedPackage, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+        zip.unpack_agent(package, tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 
 
@@ -77,9 +77,9 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
 def test_an_image_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix: str) -> None:
     """Whatever its configuration says: that is written by whoever builds the image."""
     layer = tmp_path / "layer"
-    layer.write_bytes(fakes.packed(fakes.tar(Entry(prefix + names.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
-    with pytest.raises(UnsupportedPackage, match=f"^{names.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
-        images.read([layer]).unpack(tmp_path / "tree")
+    layer.write_bytes(fakes.packed(fakes.tar(Entry(prefix + identifiers.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
+    with pytest.raises(UnsupportedPackage, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+        image.read([layer]).unpack(tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 
 
@@ -87,4 +87,4 @@ def test_what_lies_beside_the_library_may_be_for_any_machine(tmp_path: Path) -> 
     package = agents.build(tmp_path / "package.zip")
     with zipfile.ZipFile(package, "a") as opened:
         agents.write(opened, "agent/lib/other.so", elf(*MACHINES[OTHER]))
-    assert (unpack.unpack_agent(package, tmp_path / "tree").root / "agent/lib/other.so").exists()
+    assert (zip.unpack_agent(package, tmp_path / "tree").root / "agent/lib/other.so").exists()

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import disks
-from oneagent.common.packages import treemanifests, unpack
-from oneagent.common.packages.treemanifests import Finding, TreeManifestError
+from oneagent.common import fsync
+from oneagent.common.unpack import file_manifest, zip
+from oneagent.common.unpack.file_manifest import Finding, TreeManifestError
 from tests.fakes import packages as fakes
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> unpack.Unpacked:
-    return unpack.unpack_agent(fakes.build(tmp_path / "package.zip", filler=1 << 20), tmp_path / "agent")
+def agent(tmp_path: Path) -> zip.Unpacked:
+    return zip.unpack_agent(fakes.build(tmp_path / "package.zip", filler=1 << 20), tmp_path / "agent")
 
 
-def test_a_manifest_survives_the_disk(agent: unpack.Unpacked, tmp_path: Path) -> None:
+def test_a_manifest_survives_the_disk(agent: zip.Unpacked, tmp_path: Path) -> None:
     path = tmp_path / "1.277.0.20230914-094321.json"
     agent.manifest.dump(path)
     agent.manifest.dump(path)
 
-    assert treemanifests.Manifest.load(path) == agent.manifest
+    assert file_manifest.Manifest.load(path) == agent.manifest
     assert sorted(os.listdir(tmp_path)) == ["1.277.0.20230914-094321.json", "agent", "package.zip"]
 
 
@@ -41,18 +41,18 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path: Path, content: bytes |
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(TreeManifestError, match=r"version\.json"):
-        treemanifests.Manifest.load(path)
+        file_manifest.Manifest.load(path)
 
 
 def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="directory"):
-        disks.replace(tmp_path / "folder", b"")
+        fsync.replace(tmp_path / "folder", b"")
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_an_untouched_tree_has_no_findings(agent: unpack.Unpacked) -> None:
-    assert treemanifests.verify(agent.root, agent.manifest) == []
+def test_an_untouched_tree_has_no_findings(agent: zip.Unpacked) -> None:
+    assert file_manifest.verify(agent.root, agent.manifest) == []
 
 
 def grow(path: Path) -> None:
@@ -91,29 +91,27 @@ def become_folder(path: Path) -> None:
         ("agent/new", lambda path: (path / "deep/er").mkdir(parents=True), "unexpected"),
     ],
 )
-def test_each_change_is_found(
-    agent: unpack.Unpacked, path: str, change: Callable[[Path], object], problem: str
-) -> None:
+def test_each_change_is_found(agent: zip.Unpacked, path: str, change: Callable[[Path], object], problem: str) -> None:
     change(agent.root / path)
-    assert [(found.path, found.problem) for found in treemanifests.verify(agent.root, agent.manifest)] == [
+    assert [(found.path, found.problem) for found in file_manifest.verify(agent.root, agent.manifest)] == [
         (path, problem)
     ]
 
 
-def test_a_tree_that_is_gone_is_one_finding(agent: unpack.Unpacked) -> None:
+def test_a_tree_that_is_gone_is_one_finding(agent: zip.Unpacked) -> None:
     shutil.rmtree(agent.root)
-    assert treemanifests.verify(agent.root, agent.manifest) == [Finding("", "missing")]
+    assert file_manifest.verify(agent.root, agent.manifest) == [Finding("", "missing")]
 
 
-def test_findings_are_bounded(agent: unpack.Unpacked) -> None:
+def test_findings_are_bounded(agent: zip.Unpacked) -> None:
     for number in range(20):
         (agent.root / f"new{number}").touch()
-    assert len(treemanifests.verify(agent.root, agent.manifest, most=7)) == 7
+    assert len(file_manifest.verify(agent.root, agent.manifest, most=7)) == 7
 
 
-def test_reading_keeps_to_its_rate_and_can_be_stopped(agent: unpack.Unpacked) -> None:
+def test_reading_keeps_to_its_rate_and_can_be_stopped(agent: zip.Unpacked) -> None:
     start = time.monotonic()
-    treemanifests.verify(agent.root, agent.manifest, bytes_per_second=5e6)
+    file_manifest.verify(agent.root, agent.manifest, bytes_per_second=5e6)
     assert time.monotonic() - start >= agent.unpacked_bytes / 5e6 * 0.9
 
-    assert treemanifests.verify(agent.root, agent.manifest, cancelled=lambda: True) == []
+    assert file_manifest.verify(agent.root, agent.manifest, cancelled=lambda: True) == []

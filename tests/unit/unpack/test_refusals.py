@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import packages
-from oneagent.common.packages import (
+from oneagent.common import unpack as common_unpack
+from oneagent.common.unpack import (
     DamagedPackage,
     Limits,
     NotAnAgent,
@@ -20,8 +20,8 @@ from oneagent.common.packages import (
     UnpackFailed,
     UnsafePackage,
     UnsupportedPackage,
-    unpack,
-    zips,
+    zip,
+    zip_reader,
 )
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives
@@ -136,7 +136,7 @@ def test_an_odd_archive_is_refused_in_one_line_and_leaves_nothing(
     into = tmp_path / "into"
 
     with pytest.raises(error) as refused:
-        unpack.unpack_zip(archive, into, threads=2)
+        zip.unpack_zip(archive, into, threads=2)
 
     assert text in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -153,7 +153,7 @@ def test_members_that_share_data_are_refused_before_a_byte_is_written(tmp_path: 
     archive.write_bytes(data)
 
     with pytest.raises(UnsafePackage, match="shares its data"):
-        unpack.unpack_zip(archive, tmp_path / "into")
+        zip.unpack_zip(archive, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
 
@@ -169,8 +169,8 @@ def test_a_package_over_a_limit_is_refused(tmp_path: Path, limits: Limits, text:
     archive = fakes.build(tmp_path / "package.zip")
 
     for refuse in (
-        lambda: unpack.unpack_agent(archive, tmp_path / "into", limits=limits),
-        lambda: zips.unpacked_size(archive, limits),
+        lambda: zip.unpack_agent(archive, tmp_path / "into", limits=limits),
+        lambda: zip_reader.unpacked_size(archive, limits),
     ):
         with pytest.raises(OversizedPackage, match=text):
             refuse()
@@ -181,8 +181,8 @@ def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", ("zeros", bytes(17 << 20), FILE))
 
     with pytest.raises(OversizedPackage, match="50 to 1"):
-        unpack.unpack_zip(archive, tmp_path / "into")
-    unpack.unpack_zip(archive, tmp_path / "into", limits=Limits(ratio=2000))
+        zip.unpack_zip(archive, tmp_path / "into")
+    zip.unpack_zip(archive, tmp_path / "into", limits=Limits(ratio=2000))
 
 
 def test_folders_that_are_only_named_count_as_entries(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_folders_that_are_only_named_count_as_entries(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", *((f"{name}/file", b"", FILE) for name in names))
 
     with pytest.raises(OversizedPackage, match="more than 20 entries"):
-        unpack.unpack_zip(archive, tmp_path / "into", limits=Limits(entries=20))
+        zip.unpack_zip(archive, tmp_path / "into", limits=Limits(entries=20))
 
 
 def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(tmp_path
             archive.writestr(f"{number}", b"")
 
     with pytest.raises(OversizedPackage, match="more than 100 entries"):
-        unpack.unpack_zip(tmp_path / "package.zip", tmp_path / "into", limits=Limits(entries=100))
+        zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into", limits=Limits(entries=100))
 
 
 def test_a_cancelled_unpack_leaves_nothing(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_cancelled_unpack_leaves_nothing(tmp_path: Path) -> None:
         return asked > 3
 
     with pytest.raises(UnpackCancelled):
-        unpack.unpack_agent(archive, tmp_path / "into", cancelled=cancelled)
+        zip.unpack_agent(archive, tmp_path / "into", cancelled=cancelled)
     assert list((tmp_path / "into").iterdir()) == []
 
 
@@ -222,21 +222,21 @@ def test_what_the_system_refuses_says_why(tmp_path: Path) -> None:
     (tmp_path / "into" / "kept").touch()
 
     with pytest.raises(UnpackFailed, match="not empty") as refused:
-        unpack.unpack_zip(archive, tmp_path / "into")
+        zip.unpack_zip(archive, tmp_path / "into")
     assert refused.value.errno == errno.EEXIST
     assert (tmp_path / "into" / "kept").exists()
 
     with pytest.raises(UnpackFailed, match=r"absent\.zip.*No such file"):
-        unpack.unpack_zip(tmp_path / "absent.zip", tmp_path / "new")
+        zip.unpack_zip(tmp_path / "absent.zip", tmp_path / "new")
     with pytest.raises(UnpackFailed, match="No such file"):
-        zips.unpacked_size(tmp_path / "absent.zip")
+        zip_reader.unpacked_size(tmp_path / "absent.zip")
 
 
 def test_a_package_without_the_preload_library_is_no_agent(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", ("agent/lib/liboneagentproc.so", b"", FILE))
 
     with pytest.raises(NotAnAgent, match=r"has no agent/lib64/liboneagentproc\.so"):
-        unpack.unpack_agent(archive, tmp_path / "into")
+        zip.unpack_agent(archive, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
 
@@ -246,7 +246,7 @@ def test_a_package_without_the_preload_library_is_no_agent(tmp_path: Path) -> No
         (("agent/bin/current", b"", FILE), NotAnAgent, "has to be a link"),
         (("agent/bin/current/", b"", archives.FOLDER), NotAnAgent, "has to be a link"),
         (("agent/bin/current", b"../lib64/liboneagentproc.so", archives.LINK), NotAnAgent, "lead to a folder"),
-        (("agent/bin/current", b"1.2.3.4-5", archives.LINK), packages.UnsafePackage, "leads nowhere"),
+        (("agent/bin/current", b"1.2.3.4-5", archives.LINK), common_unpack.UnsafePackage, "leads nowhere"),
     ],
 )
 def test_a_current_that_is_no_link_to_a_folder_is_refused(
@@ -257,7 +257,7 @@ def test_a_current_that_is_no_link_to_a_folder_is_refused(
         fakes.write(opened, *current)
 
     with pytest.raises(error, match=text):
-        unpack.unpack_agent(archive, tmp_path / "into")
+        zip.unpack_agent(archive, tmp_path / "into")
 
 
 def test_a_link_may_not_leave_the_agent_for_what_lies_beside_it(tmp_path: Path) -> None:
@@ -266,6 +266,6 @@ def test_a_link_may_not_leave_the_agent_for_what_lies_beside_it(tmp_path: Path) 
         fakes.write(opened, "opt/other", b"")
         fakes.write(opened, f"{fakes.NESTED}link", b"../../other", archives.LINK)
 
-    unpack.unpack_zip(archive, tmp_path / "zip")
+    zip.unpack_zip(archive, tmp_path / "zip")
     with pytest.raises(UnsafePackage, match="links out of the tree"):
-        unpack.unpack_agent(archive, tmp_path / "agent")
+        zip.unpack_agent(archive, tmp_path / "agent")

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import names
-from oneagent.common.packages import DamagedPackage, images, sharing, treemanifests, unpack
-from oneagent.common.packages.treemanifests import Manifest
+from oneagent.common import identifiers
+from oneagent.common.unpack import DamagedPackage, dedup, file_manifest, image, zip
+from oneagent.common.unpack.file_manifest import Manifest
 from tests.fakes import images as layers
 from tests.unit.unpack import archives
 
@@ -27,7 +27,7 @@ OLD, NEW = "agent/bin/1.2.3.4-5/any", "agent/bin/1.2.3.4-6/any"
 
 def package(path: Path, **files: bytes | tuple[bytes, int]) -> Path:
     """An agent with some files in its version's folder; `__` stands for `/`."""
-    entries = [(names.PRELOAD_LIBRARY, b"library", 0o100755)]
+    entries = [(identifiers.PRELOAD_LIBRARY, b"library", 0o100755)]
     for name, given_ in files.items():
         content, mode = given_ if isinstance(given_, tuple) else (given_, 0o100644)
         entries.append((f"{NEW if path.stem == 'new' else OLD}/{name.replace('__', '/')}", content, mode))
@@ -40,14 +40,14 @@ class Store:
     def __init__(self, place: Path, **files: bytes | tuple[bytes, int]) -> None:
         self.place = place
         self.old = place / "old"
-        self.manifest = unpack.unpack_agent(package(place / "old.zip", **files), self.old).manifest
-        self.present = sharing.Present([(self.old, self.manifest)])
+        self.manifest = zip.unpack_agent(package(place / "old.zip", **files), self.old).manifest
+        self.present = dedup.Present([(self.old, self.manifest)])
         self.new = place / "new"
 
     def add(self, archive: Path) -> Manifest:
         """Unpack the new version; it is what its package says, whatever it shares."""
-        found = unpack.unpack_agent(archive, self.new, present=self.present)
-        assert treemanifests.verify(self.new, found.manifest) == []
+        found = zip.unpack_agent(archive, self.new, present=self.present)
+        assert file_manifest.verify(self.new, found.manifest) == []
         with zipfile.ZipFile(archive) as whole:
             for info in whole.infolist():
                 assert (self.new / info.filename).read_bytes() == whole.read(info)
@@ -59,7 +59,7 @@ class Store:
         return {path.name for path in self.new.rglob("*") if path.is_file() and path.stat().st_ino in old}
 
     def is_whole(self) -> bool:
-        return treemanifests.verify(self.old, self.manifest) == []
+        return file_manifest.verify(self.old, self.manifest) == []
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ class TestAnImage:
     def test_shares_with_a_version_that_came_as_a_zip(self, place: Path, how: str) -> None:
         store = Store(place, same=BIG, almost=BIG, other=b"old")
         entries = [
-            layers.Entry(names.PRELOAD_LIBRARY, b"library", mode=0o755),
+            layers.Entry(identifiers.PRELOAD_LIBRARY, b"library", mode=0o755),
             layers.Entry(f"{NEW}/same", BIG),
             layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
             layers.Entry(f"{NEW}/almost", BIG[:-1] + b"!"),
@@ -138,8 +138,8 @@ class TestAnImage:
         ]
         layer = place / "layer"
         layer.write_bytes(layers.packed(layers.tar(*entries), how))
-        found = images.read([layer]).unpack(store.new, present=store.present)
-        assert treemanifests.verify(found.root, found.manifest) == []
+        found = image.read([layer]).unpack(store.new, present=store.present)
+        assert file_manifest.verify(found.root, found.manifest) == []
         assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"
         assert store.shared() == {"same", "same2", "liboneagentproc.so"}
         assert store.is_whole()
@@ -155,7 +155,7 @@ class TestAVersionThatIsThere:
         store = Store(place, same=BIG)
         manifest = store.add(package(place / "new.zip", same=BIG))
         shutil.rmtree(store.old)
-        assert treemanifests.verify(store.new, manifest) == []
+        assert file_manifest.verify(store.new, manifest) == []
 
     @pytest.mark.parametrize("instead", ["link", "pipe", "chmod", "shorter"])
     def test_that_somebody_has_changed_is_not_shared(self, place: Path, instead: str) -> None:
@@ -175,9 +175,9 @@ class TestAVersionThatIsThere:
         loopback = Path("/sys/class/net/lo")  # It has no speed, and its file says so by an error of read(2).
         with pytest.raises(OSError, match="Invalid argument"):
             (loopback / "speed").read_bytes()
-        unreadable = treemanifests.File("speed", (loopback / "speed").stat().st_size, 0o444, "0" * 64)
+        unreadable = file_manifest.File("speed", (loopback / "speed").stat().st_size, 0o444, "0" * 64)
         store = Store(place)
-        store.present = sharing.Present([(loopback, Manifest([unreadable], [], []))])
+        store.present = dedup.Present([(loopback, Manifest([unreadable], [], []))])
         store.add(package(place / "new.zip", speed=(b"x" * unreadable.size, 0o100444)))
 
     def test_is_untouched_by_a_package_that_turns_out_to_be_damaged(self, place: Path) -> None:
@@ -186,7 +186,7 @@ class TestAVersionThatIsThere:
         archives.patched(archive, b"PK\x01\x02", 16, b"\1\2\3\4")
         archives.patched(archive, b"PK\x03\x04", 14, b"\1\2\3\4")
         with pytest.raises(DamagedPackage, match="checksum"):
-            unpack.unpack_agent(archive, store.new, present=store.present)
+            zip.unpack_agent(archive, store.new, present=store.present)
         assert list(store.new.iterdir()) == []
         assert store.is_whole()
 
@@ -203,8 +203,8 @@ class TestAVersionThatIsThere:
     def test_serves_several_threads_at_once(self, place: Path) -> None:
         files = {f"file{number}": bytes([number]) * 50_000 for number in range(60)}
         store = Store(place, **files)
-        found = unpack.unpack_agent(package(place / "new.zip", **files), store.new, threads=8, present=store.present)
-        assert treemanifests.verify(store.new, found.manifest) == []
+        found = zip.unpack_agent(package(place / "new.zip", **files), store.new, threads=8, present=store.present)
+        assert file_manifest.verify(store.new, found.manifest) == []
         assert store.present.shared_bytes == 60 * 50_000 + len(b"library")
         assert threading.active_count() < 8
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import names, packages
-from oneagent.common.packages import unpack, zips
+from oneagent.common import identifiers
+from oneagent.common import unpack as common_unpack
+from oneagent.common.unpack import zip, zip_reader
 from tests.fakes import packages as fakes
 from tests.unit.unpack import archives
 
@@ -50,7 +51,7 @@ def test_unpacks_what_the_standard_library_unpacks(tmp_path: Path, method: int, 
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(tmp_path / "expected")
 
-    manifest = unpack.unpack_zip(archive, tmp_path / "into", threads=threads)
+    manifest = zip.unpack_zip(archive, tmp_path / "into", threads=threads)
 
     assert content_of(tmp_path / "into") == content_of(tmp_path / "expected")
     assert [file.path for file in manifest.files] == sorted(file.path for file in manifest.files)
@@ -79,7 +80,7 @@ def test_sizes_may_follow_the_data(tmp_path: Path) -> None:
         opened.writestr("b", b"second " * 1000)
     (tmp_path / "package.zip").write_bytes(pipe.written)
 
-    unpack.unpack_zip(tmp_path / "package.zip", tmp_path / "into")
+    zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into")
 
     assert content_of(tmp_path / "into") == {"a": b"first " * 1000, "b": b"second " * 1000}
 
@@ -88,22 +89,22 @@ def test_zip64_is_read(tmp_path: Path) -> None:
     archive = tmp_path / "package.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened, opened.open("a", "w", force_zip64=True) as file:
         file.write(b"content" * 500)
-    assert unpack.unpack_zip(archive, tmp_path / "into").unpacked_bytes == 3500
+    assert zip.unpack_zip(archive, tmp_path / "into").unpacked_bytes == 3500
 
 
 def test_a_zip_of_more_entries_than_its_end_record_can_count_is_read(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "package.zip", "w") as opened:
         for number in range(0x10000):
             opened.writestr(zipfile.ZipInfo(f"{number}/"), b"")
-    limits = packages.Limits(entries=0x10001)
-    assert zips.unpacked_size(tmp_path / "package.zip", limits) == (0x10000 + 1) * 4096
+    limits = common_unpack.Limits(entries=0x10001)
+    assert zip_reader.unpacked_size(tmp_path / "package.zip", limits) == (0x10000 + 1) * 4096
 
 
 def test_a_comment_at_the_end_is_allowed(tmp_path: Path) -> None:
     archive = fakes.build(tmp_path / "package.zip")
     with zipfile.ZipFile(archive, "a") as opened:
         opened.comment = b"a comment"
-    unpack.unpack_agent(archive, tmp_path / "into")
+    zip.unpack_agent(archive, tmp_path / "into")
 
 
 def test_modes_keep_only_what_a_shared_file_may_have(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_modes_keep_only_what_a_shared_file_may_have(tmp_path: Path) -> None:
     )
     old = os.umask(0o077)
     try:
-        manifest = unpack.unpack_zip(archive, tmp_path / "into")
+        manifest = zip.unpack_zip(archive, tmp_path / "into")
         assert os.umask(0o077) == 0o077
     finally:
         os.umask(old)
@@ -141,7 +142,7 @@ def test_a_file_whose_mode_another_system_wrote_gets_a_plain_one(tmp_path: Path)
     archive = archives.of(tmp_path / "package.zip", ("file", b"", 0o104777))
     archives.patched(archive, b"PK\x01\x02", 5, b"\0")
 
-    unpack.unpack_zip(archive, tmp_path / "into")
+    zip.unpack_zip(archive, tmp_path / "into")
 
     assert mode_of(tmp_path / "into/file") == 0o644
 
@@ -155,7 +156,7 @@ def test_links_inside_the_tree_are_made(tmp_path: Path) -> None:
         ("top", b"a/..", archives.LINK),
     )
 
-    manifest = unpack.unpack_zip(archive, tmp_path / "into")
+    manifest = zip.unpack_zip(archive, tmp_path / "into")
 
     assert (tmp_path / "into/a/b/link").read_bytes() == b"content"
     assert {link.path: link.target for link in manifest.links} == {
@@ -168,7 +169,7 @@ def test_links_inside_the_tree_are_made(tmp_path: Path) -> None:
 def test_an_empty_zip_is_an_empty_tree(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "package.zip", "w"):
         pass
-    manifest = unpack.unpack_zip(tmp_path / "package.zip", tmp_path / "into")
+    manifest = zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into")
     assert (manifest.files, manifest.links, manifest.directories) == ([], [], [])
 
 
@@ -176,11 +177,11 @@ def test_an_empty_zip_is_an_empty_tree(tmp_path: Path) -> None:
 def test_an_agent_is_found_at_the_top_or_below_opt(tmp_path: Path, prefix: str) -> None:
     archive = fakes.build(tmp_path / "package.zip", prefix=prefix)
 
-    unpacked = unpack.unpack_agent(archive, tmp_path / "into")
+    unpacked = zip.unpack_agent(archive, tmp_path / "into")
     unpacked.settle()
 
     assert unpacked.root == tmp_path / "into" / prefix
-    assert (unpacked.root / names.PRELOAD_LIBRARY).is_file()
+    assert (unpacked.root / identifiers.PRELOAD_LIBRARY).is_file()
     assert mode_of(unpacked.root) == 0o1777
     listed = {file.path for file in unpacked.manifest.files} | {link.path for link in unpacked.manifest.links}
     assert listed | set(unpacked.manifest.directories) == set(content_of(unpacked.root))
@@ -200,11 +201,11 @@ def test_an_agent_is_found_at_the_top_or_below_opt(tmp_path: Path, prefix: str) 
 def test_current_names_the_newest_version(tmp_path: Path, versions: list[str], newest: str | None) -> None:
     archive = archives.of(
         tmp_path / "package.zip",
-        (names.PRELOAD_LIBRARY, b"", FILE),
+        (identifiers.PRELOAD_LIBRARY, b"", FILE),
         *((f"agent/bin/{version}/file", b"", FILE) for version in versions),
     )
 
-    unpacked = unpack.unpack_agent(archive, tmp_path / "into")
+    unpacked = zip.unpack_agent(archive, tmp_path / "into")
 
     current = unpacked.root / "agent/bin/current"
     assert (os.readlink(current) if current.is_symlink() else None) == newest
@@ -217,7 +218,7 @@ def test_a_current_of_the_package_is_kept(tmp_path: Path) -> None:
         fakes.write(opened, "agent/bin/1.1.1.1-1/file", b"")
         fakes.write(opened, "agent/bin/current", b"1.1.1.1-1", archives.LINK)
 
-    unpacked = unpack.unpack_agent(archive, tmp_path / "into")
+    unpacked = zip.unpack_agent(archive, tmp_path / "into")
 
     assert os.readlink(unpacked.root / "agent/bin/current") == "1.1.1.1-1"
 
@@ -226,17 +227,17 @@ def test_the_estimate_counts_whole_blocks(tmp_path: Path) -> None:
     archive = archives.of(
         tmp_path / "package.zip", ("a/one", b"1", FILE), ("a/two", b"2" * 4097, FILE), ("a/none", b"", FILE)
     )
-    assert zips.unpacked_size(archive) == 4096 + 8192 + 2 * 4096
+    assert zip_reader.unpacked_size(archive) == 4096 + 8192 + 2 * 4096
 
 
 def test_no_thread_and_no_descriptor_is_left(tmp_path: Path) -> None:
     archive = fakes.build(tmp_path / "package.zip")
-    unpack.unpack_agent(archive, tmp_path / "first")
+    zip.unpack_agent(archive, tmp_path / "first")
     before = set(os.listdir("/proc/self/fd"))
 
-    unpack.unpack_agent(archive, tmp_path / "second")
-    with pytest.raises(packages.PackageError):
-        unpack.unpack_agent(archives.of(tmp_path / "bad.zip", ("..", b"", FILE)), tmp_path / "third")
+    zip.unpack_agent(archive, tmp_path / "second")
+    with pytest.raises(common_unpack.PackageError):
+        zip.unpack_agent(archives.of(tmp_path / "bad.zip", ("..", b"", FILE)), tmp_path / "third")
 
     assert set(os.listdir("/proc/self/fd")) == before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("unpack")]

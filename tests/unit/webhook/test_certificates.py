@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from oneagent.common import servertls
-from oneagent.common.servertls import Pair, ServerTls, UnusableError
+from oneagent.common.http import server_tls
+from oneagent.common.http.server_tls import Pair, ServerTls, UnusableError
 from oneagent.webhook import api, certificates
 from tests.fakes import kube_api
 from tests.fakes import webhook as fakes
@@ -221,4 +221,4 @@ class TestTrouble:
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ServerTls().context
         client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
         with pytest.raises(ssl.SSLError):
-            servertls._handshake(client, server)
+            server_tls._handshake(client, server)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.webhook import breaker, cluster
 from oneagent.webhook.facts import Facts, Notice, Workload
 from tests.fakes import kube_api
@@ -82,7 +82,7 @@ async def seen(kube: kube_api.KubeApi, folder: Path) -> AsyncIterator[Seen]:
 
 
 def namespace(name: str, dynakube: str | None, **metadata: Any) -> dict[str, Any]:
-    labels = {"kubernetes.io/metadata.name": name} | ({mapping.LABEL: dynakube} if dynakube else {})
+    labels = {"kubernetes.io/metadata.name": name} | ({namespace_mapping.LABEL: dynakube} if dynakube else {})
     return {"metadata": {"name": name, "uid": f"uid-of-{name}", "labels": labels, **metadata}}
 
 
@@ -129,7 +129,7 @@ class TestFacts:
                 facts = await found.facts({"metadata": {"generateName": "cart-"}})
                 assert len(kube.requests) == asked
             assert (facts.namespace, facts.cluster_id, facts.csi) == ("shop", "uid-of-kube-system", True)
-            assert facts.namespace_labels == {mapping.LABEL: "prod", "kubernetes.io/metadata.name": "shop"}
+            assert facts.namespace_labels == {namespace_mapping.LABEL: "prod", "kubernetes.io/metadata.name": "shop"}
             assert facts.namespace_annotations == {"dynatrace.com/inject": "true"}
             assert facts.workload == Workload("Pod", "cart")
             assert facts.driver_trouble == ""
@@ -185,7 +185,7 @@ class TestFacts:
                 put_unheard(kube, namespace("new", "prod"))
                 kube.release("namespaces")
                 answers = await asyncio.gather(*waiting)
-                assert {facts.namespace_labels[mapping.LABEL] for facts in answers} == {"prod"}
+                assert {facts.namespace_labels[namespace_mapping.LABEL] for facts in answers} == {"prod"}
                 assert gets(kube, "new") == 1
 
         asyncio.run(test())

@@ -18,7 +18,7 @@ import prometheus_client
 import pytest
 import trustme
 
-from oneagent.common.mapping import LABEL
+from oneagent.common.dynakube.namespace_mapping import LABEL
 from oneagent.webhook import api, command
 from tests.fakes import kube_api, ports
 from tests.fakes import webhook as fakes

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
 
 FLAG = "feature.dynatrace.com/code-modules-image-key"

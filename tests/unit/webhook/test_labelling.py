@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.mapping import LABEL
+from oneagent.common.dynakube.namespace_mapping import LABEL
 from oneagent.webhook import labelling, patches
 from tests.fakes import webhook as fakes
 

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from oneagent.common import logs, podkeys, skips
+from oneagent.common import logs
+from oneagent.common.injection import annotations, skip_reasons
 from oneagent.webhook import events, labelling, patches, reviews
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
 from oneagent.webhook.reviews import Request, Status
@@ -107,7 +108,7 @@ class Admission:
             return self._not_injected(request, Reason.NOT_SYNCED)
         facts = await self._cluster.facts(request.namespace or "", pod)
         if facts is None:
-            return Ruling("skipped", skips.NAMESPACE_NOT_MONITORED.reason)
+            return Ruling("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
         outcome = self._deciders.inject(pod, facts)
         self._say(request, pod, outcome.notices)
         return Ruling("injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings)
@@ -138,7 +139,7 @@ class Admission:
         warning = (
             f"OneAgent was not injected into this pod ({shown}). Make sure to look at the log of oneagent-webhook."
         )
-        wanted: dict[str, str | None] = {podkeys.AGENT_INJECTED: "false", podkeys.REASON: shown}
+        wanted: dict[str, str | None] = {annotations.AGENT_INJECTED: "false", annotations.REASON: shown}
         try:
             pod = reviews.decoded(request.object) or {}
             patch = patches.metadata(pod, "annotations", wanted) if pod.get("metadata") else []

@@ -29,7 +29,7 @@ from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
-from oneagent.common import kubeconfig
+from oneagent.common.kubernetes import kubeconfig
 
 _CONNECT_SECONDS: Final = 5.0
 _TIMEOUT_SECONDS: Final = 15.0

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import names
+from oneagent.common import identifiers
 
 PAUSED: Final = "InjectionPaused"
 RESUMED: Final = "InjectionResumed"
@@ -105,6 +105,6 @@ class Breaker:
             within = f"{self._limits.window_seconds / 60:g} minutes"
             return (
                 f"{self._limits.failures} pods or more got no agent within {within}, "
-                f"see their Events with the reason {names.NOT_MOUNTED}"
+                f"see their Events with the reason {identifiers.NOT_MOUNTED}"
             )
         return ""

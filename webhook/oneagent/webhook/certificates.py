@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from oneagent.common.servertls import Pair, ServerTls, UnusableError
+from oneagent.common.http.server_tls import Pair, ServerTls, UnusableError
 from oneagent.webhook import api, watches
 
 

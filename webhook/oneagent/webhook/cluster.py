@@ -21,22 +21,23 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
-from oneagent.common import dynakube, logs, mapping, names
+from oneagent.common import dynakube, identifiers, logs
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.webhook import api, breaker, lookups, watches, workloads
 from oneagent.webhook.facts import Facts, Notice, Object
 
 log = logging.getLogger(__name__)
 
-DYNAKUBE_VERSION: Final = f"{names.API_GROUP}/v1beta6"
+DYNAKUBE_VERSION: Final = f"{identifiers.API_GROUP}/v1beta6"
 DRIVER_DAEMONSET: Final = "oneagent-csi-driver"
 
 _NAMESPACES: Final = watches.Resource("/api/v1/namespaces", metadata_only=True)
 _CSI_DRIVERS: Final = watches.Resource(
-    "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={names.DRIVER_NAME}", metadata_only=True
+    "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
 # The API server keeps no cache of Events: their version may be forgotten after five minutes, and each list goes
 # through all Events there are. So a watch of them stands as long as possible.
-_EVENTS: Final = watches.Resource("/api/v1/events", f"reason={names.NOT_MOUNTED}", watch_seconds=2700.0)
+_EVENTS: Final = watches.Resource("/api/v1/events", f"reason={identifiers.NOT_MOUNTED}", watch_seconds=2700.0)
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
@@ -141,7 +142,7 @@ class Cluster:
 
     @property
     def csi(self) -> bool:
-        return names.DRIVER_NAME in self._csi_drivers.found
+        return identifiers.DRIVER_NAME in self._csi_drivers.found
 
     @property
     def csi_known(self) -> bool:
@@ -181,7 +182,7 @@ class Cluster:
         found = await self._labelled(namespace)
         if found is None:
             return None
-        kube = found.labels[mapping.LABEL]
+        kube = found.labels[namespace_mapping.LABEL]
         return Facts(
             namespace=namespace,
             namespace_labels=found.labels,
@@ -202,9 +203,9 @@ class Cluster:
     async def _labelled(self, name: str) -> Namespace | None:
         """A namespace without the label is asked for as well: the API server sends only pods of labelled ones."""
         found = self._namespaces.found.get(name)
-        if found is None or mapping.LABEL not in found.labels:
+        if found is None or namespace_mapping.LABEL not in found.labels:
             found = await self._lookups.get(name)
-        return found if found is not None and mapping.LABEL in found.labels else None
+        return found if found is not None and namespace_mapping.LABEL in found.labels else None
 
     async def _fetch_namespace(self, name: str) -> Namespace:
         path = f"{_NAMESPACES.path}/{urllib.parse.quote(name, safe='')}"
@@ -224,7 +225,7 @@ class Cluster:
         """Nothing is kept here: the breaker counts."""
         event = api.decode(content, _Event)
         namespace = self._namespaces.found.get(event.about.namespace)
-        kube = namespace.labels.get(mapping.LABEL) if namespace is not None else None
+        kube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
         if kube and at and event.about.kind == "Pod":
             pod = event.about.uid or f"{event.about.namespace}/{event.about.name}"

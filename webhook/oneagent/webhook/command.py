@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import prometheus_client
 
-from oneagent.common import flags, logs, names, servertls
+from oneagent.common import flags, identifiers, logs
+from oneagent.common.http import server_tls
 from oneagent.webhook import admission, api, breaker, certificates, cluster, events, injection, server, validation
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
 from oneagent.webhook.health import Health
@@ -129,7 +130,7 @@ class Webhook:
         self._events = events.Events(connection, metrics)
         circuit = breaker.Breaker(breaker.Limits(config.breaker_failures, config.breaker_window_seconds))
         self._cluster = cluster.Cluster(connection, config.namespace, circuit, registry, self._tell)
-        self._tls = servertls.ServerTls(metrics.certificate_expiry.set)
+        self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.synced)
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
         settings = server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
@@ -177,7 +178,7 @@ def _deciders(config: Config, known: cluster.Cluster) -> admission.Deciders:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,
-        version=importlib.metadata.version(names.DISTRIBUTION),
+        version=importlib.metadata.version(identifiers.DISTRIBUTION),
         image_pull_policy=config.image_pull_policy,
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from oneagent.common import logs, manifests
-from oneagent.common.api import conversion
+from oneagent.common import logs
+from oneagent.common.dynakube.api import conversion
+from oneagent.common.kubernetes import fields
 from oneagent.webhook import reviews
 from oneagent.webhook.reviews import ConversionRequest
 
@@ -18,7 +19,7 @@ def answer(asked: ConversionRequest) -> tuple[str, str, bytes]:
     for obj in asked.objects:
         try:
             converted.append(conversion.convert(obj, asked.desired))
-        except manifests.FieldError as error:
+        except fields.FieldError as error:
             message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {error}"
             log.warning("not converted", extra=logs.facts(reason=message))
             return "failed", "FieldError", reviews.unconverted(asked.uid, message)

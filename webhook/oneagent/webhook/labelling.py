@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from oneagent.common import manifests, mapping
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.kubernetes import fields
 from oneagent.webhook import patches
 from oneagent.webhook.facts import Object
 
@@ -22,12 +23,12 @@ def patch(namespace: Object, dynakubes: Iterable[Object], own_namespace: str) ->
     labels = metadata.get("labels") or {}
     claims = []
     for dynakube in dynakubes:
-        if manifests.at(dynakube, "metadata.deletionTimestamp"):
+        if fields.at(dynakube, "metadata.deletionTimestamp"):
             continue  # The operator is taking its labels off.
         try:
-            claims.append(mapping.claim(dynakube, own_namespace))
-        except manifests.FieldError:  # The DynaKube's own condition says so.
-            if manifests.at(dynakube, "metadata.name") == labels.get(mapping.LABEL):
+            claims.append(namespace_mapping.claim(dynakube, own_namespace))
+        except fields.FieldError:  # The DynaKube's own condition says so.
+            if fields.at(dynakube, "metadata.name") == labels.get(namespace_mapping.LABEL):
                 return []
-    decision = mapping.decide(name, labels, claims)
-    return patches.metadata(namespace, "labels", {mapping.LABEL: decision.owner})
+    decision = namespace_mapping.decide(name, labels, claims)
+    return patches.metadata(namespace, "labels", {namespace_mapping.LABEL: decision.owner})

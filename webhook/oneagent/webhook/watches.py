@@ -26,7 +26,8 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from oneagent.common import listwatch, logs
+from oneagent.common import logs
+from oneagent.common.kubernetes import list_watch
 from oneagent.webhook import api
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Watch(Generic[_T]):
         self.resource = resource
         self._api, self._read, self._changed, self._clock = server, read, changed, clock
         self._page_size = page_size
-        self._pauses = listwatch.Pauses(first_pause)
+        self._pauses = list_watch.Pauses(first_pause)
         self._version = ""
         self._listed = asyncio.Event()
 
@@ -134,14 +135,14 @@ class Watch(Generic[_T]):
         accept = self.resource.accept("PartialObjectMetadata")
         try:
             async with self._api.stream(self.resource.path, query, accept=accept, seconds=seconds) as stream:
-                lines = listwatch.Lines()
+                lines = list_watch.Lines()
                 async for chunk in stream:
                     for line in lines.add(chunk):
                         if self._take(line):
                             self._pauses.reset()
                             self._changed()
         finally:
-            if self._clock() - began >= listwatch.STOOD_SECONDS:
+            if self._clock() - began >= list_watch.STOOD_SECONDS:
                 self._pauses.reset()
 
     def _failed(self, error: api.ApiError) -> float:
@@ -152,7 +153,7 @@ class Watch(Generic[_T]):
             log.info("objects are listed anew", extra=facts)
         else:
             log.warning("objects cannot be followed", extra=facts)
-        if not isinstance(error, api.UnavailableError) or attempt % listwatch.FRUITLESS_BEFORE_LIST == 0:
+        if not isinstance(error, api.UnavailableError) or attempt % list_watch.FRUITLESS_BEFORE_LIST == 0:
             self._version = ""
         return error.retry_after if isinstance(error, api.UnavailableError) else 0.0
 

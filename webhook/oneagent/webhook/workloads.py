@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from oneagent.common import manifests
+from oneagent.common.kubernetes import fields
 from oneagent.webhook import api, lookups, watches
 from oneagent.webhook.facts import Object, Workload
 
@@ -85,7 +85,7 @@ class AskedFor:
     async def workload(self, namespace: str, name: str) -> Workload | None:
         """None if it is not to be had."""
         # The name is that of a reference that nobody has checked yet, and is to become part of a path.
-        if not manifests.is_dns_name(name):
+        if not fields.is_dns_name(name):
             return None
         return await self._find(f"{namespace}/{name}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-from oneagent.common import downloads
-from oneagent.common.oci import manifests
+from oneagent.common.http import download
+from oneagent.common.oci import manifest as oci_manifest
 
 
 class Holder(Protocol):
@@ -39,10 +39,10 @@ class Holder(Protocol):
         """The list of what refers to a manifest and is of this kind; None where no such lists are kept."""
         ...
 
-    def config(self, wanted: manifests.Descriptor) -> bytes:
+    def config(self, wanted: oci_manifest.Descriptor) -> bytes:
         """A small blob, whole."""
         ...
 
-    def blob(self, digest: str) -> downloads.Source:
+    def blob(self, digest: str) -> download.Source:
         """Where a blob is fetched from."""
         ...

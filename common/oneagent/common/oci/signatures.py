@@ -24,17 +24,19 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import httpfaults, logs, packages
-from oneagent.common.oci import answers, claims, images, keys, manifests
+from oneagent.common import logs, unpack
+from oneagent.common.http import errors
+from oneagent.common.oci import cosign_payload, http, manifest, signature_keys
+from oneagent.common.oci import image as oci_image
 from oneagent.common.oci.holders import Holder
-from oneagent.common.publickeys import PublicKey
+from oneagent.common.oci.public_keys import PublicKey
 
 log = logging.getLogger(__name__)
 
 _MOST: Final = 32
 """Signatures of each kind that are looked at: who may write to a registry must not keep every node busy."""
 _SHOWN: Final = 300
-_MAYBE_BUNDLES: Final = (claims.BUNDLE, "application/vnd.oci.empty.v1+json", "")
+_MAYBE_BUNDLES: Final = (cosign_payload.BUNDLE, "application/vnd.oci.empty.v1+json", "")
 """Types of referrers to look into. Where cosign writes the list itself, it puts the type of a bundle's empty
 configuration there, and that is what everything without a configuration has."""
 
@@ -46,8 +48,8 @@ class _Layer(msgspec.Struct):
     annotations: dict[str, str] | None = None
 
     @property
-    def descriptor(self) -> manifests.Descriptor:
-        return manifests.Descriptor(self.digest, self.size)
+    def descriptor(self) -> manifest.Descriptor:
+        return manifest.Descriptor(self.digest, self.size)
 
 
 class _Stored(msgspec.Struct):
@@ -63,26 +65,26 @@ class _Referrers(msgspec.Struct):
     manifests: list[_Referrer] = []
 
 
-_Load = Callable[[], claims.Claim | None]
+_Load = Callable[[], cosign_payload.Claim | None]
 """Fetches a claim; None if what is there was never meant to be one."""
 
 
-def find(image: images.Named, access: images.Access, wanted: Sequence[PublicKey]) -> PublicKey:
+def find(image: oci_image.Named, access: oci_image.Access, wanted: Sequence[PublicKey]) -> PublicKey:
     """The key, of those that are wanted, that has signed an image. `image` has a digest."""
-    keys.check(wanted)
-    with images.holders(image, access) as found:
+    signature_keys.check(wanted)
+    with oci_image.holders(image, access) as found:
         *mirrors, own = found
         for mirror in mirrors:
             try:
                 return _signer(mirror, image, wanted)
-            except (httpfaults.HttpFault, packages.Unsigned) as error:
+            except (errors.HttpFault, unpack.Unsigned) as error:
                 facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
                 log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
         return _signer(own, image, wanted)
 
 
-def _signer(holder: Holder, image: images.Named, wanted: Sequence[PublicKey]) -> PublicKey:
-    fault: httpfaults.HttpFault | packages.PackageError | None = None
+def _signer(holder: Holder, image: oci_image.Named, wanted: Sequence[PublicKey]) -> PublicKey:
+    fault: errors.HttpFault | unpack.PackageError | None = None
     whys: list[str] = []
     for kind in (_by_tag, _by_referrers):
         try:
@@ -90,27 +92,27 @@ def _signer(holder: Holder, image: images.Named, wanted: Sequence[PublicKey]) ->
                 try:
                     if claim := load():
                         return _judged(claim, image.digest, wanted)
-                except claims.Unfit as why:
+                except cosign_payload.Unfit as why:
                     whys.append(str(why))
-                except (httpfaults.Refused, httpfaults.Garbage, packages.DamagedPackage) as error:
+                except (errors.Refused, errors.Garbage, unpack.DamagedPackage) as error:
                     fault = error  # the next one may be there
-        except httpfaults.HttpFault as error:
+        except errors.HttpFault as error:
             fault = error
     if fault is not None:
         raise fault
-    raise packages.Unsigned(_why(image, whys))
+    raise unpack.Unsigned(_why(image, whys))
 
 
-def _judged(claim: claims.Claim, digest: str, wanted: Sequence[PublicKey]) -> PublicKey:
-    key = keys.signer(wanted, claim.message, claim.signature)
+def _judged(claim: cosign_payload.Claim, digest: str, wanted: Sequence[PublicKey]) -> PublicKey:
+    key = signature_keys.signer(wanted, claim.message, claim.signature)
     if key is None:
-        raise claims.Unfit("is by none of the keys")
+        raise cosign_payload.Unfit("is by none of the keys")
     if digest not in (signed := claim.read()):
-        raise claims.Unfit(f"is of another image ({', '.join(sorted(signed))[:100]})")
+        raise cosign_payload.Unfit(f"is of another image ({', '.join(sorted(signed))[:100]})")
     return key
 
 
-def _why(image: images.Named, whys: Sequence[str]) -> str:
+def _why(image: oci_image.Named, whys: Sequence[str]) -> str:
     what = f"{image.name}@{image.digest}"
     if not whys:
         return f"{what} is not signed: there is neither a tag {_tag(image.digest)}.sig nor a bundle that refers to it"
@@ -125,27 +127,27 @@ def _tag(digest: str) -> str:
 def _by_tag(holder: Holder, digest: str) -> Iterator[_Load]:
     tag = f"{_tag(digest)}.sig"
     for body in holder.tagged(tag):
-        for layer in answers.decoded(body, _Stored, tag).layers:
-            signature = (layer.annotations or {}).get(claims.SIGNATURE, "")
-            if layer.mediaType == claims.PAYLOAD and signature:
+        for layer in http.decoded(body, _Stored, tag).layers:
+            signature = (layer.annotations or {}).get(cosign_payload.SIGNATURE, "")
+            if layer.mediaType == cosign_payload.PAYLOAD and signature:
                 yield partial(_simple, holder, layer, signature)
 
 
-def _simple(holder: Holder, layer: _Layer, signature: str) -> claims.Claim:
-    return claims.simple(holder.config(layer.descriptor), signature)
+def _simple(holder: Holder, layer: _Layer, signature: str) -> cosign_payload.Claim:
+    return cosign_payload.simple(holder.config(layer.descriptor), signature)
 
 
 def _by_referrers(holder: Holder, digest: str) -> Iterator[_Load]:
-    listed = holder.referrers(digest, claims.BUNDLE)
+    listed = holder.referrers(digest, cosign_payload.BUNDLE)
     for body in holder.tagged(_tag(digest)) if listed is None else [listed]:
-        for referrer in answers.decoded(body, _Referrers, f"referrers of {digest}").manifests:
+        for referrer in http.decoded(body, _Referrers, f"referrers of {digest}").manifests:
             if referrer.artifactType in _MAYBE_BUNDLES:
                 yield partial(_bundle, holder, referrer.digest)
 
 
-def _bundle(holder: Holder, digest: str) -> claims.Claim | None:
-    stored = answers.decoded(holder.manifest(digest), _Stored, digest)
+def _bundle(holder: Holder, digest: str) -> cosign_payload.Claim | None:
+    stored = http.decoded(holder.manifest(digest), _Stored, digest)
     for layer in stored.layers:
-        if layer.mediaType == claims.BUNDLE:
-            return claims.bundle(holder.config(layer.descriptor))
+        if layer.mediaType == cosign_payload.BUNDLE:
+            return cosign_payload.bundle(holder.config(layer.descriptor))
     return None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.csi_driver.metadata import database, statements
 from oneagent.csi_driver.paths import LayerId
 

@@ -9,7 +9,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from oneagent.common import dynakube, logs
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.states import VersionState

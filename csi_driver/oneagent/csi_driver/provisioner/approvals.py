@@ -12,9 +12,9 @@ import logging
 from collections.abc import Collection, Sequence
 
 from oneagent.common import logs
-from oneagent.common.names import Version
-from oneagent.common.oci import images
-from oneagent.common.publickeys import PublicKey
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import image as oci_image
+from oneagent.common.oci.public_keys import PublicKey
 from oneagent.csi_driver.paths import DataFolder
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ class Approvals:
         """Whether a version was found to be signed with one of the keys of these fingerprints."""
         return not self._signers.get(version, frozenset()).isdisjoint(wanted)
 
-    def ask(self, version: Version, image: images.Named, access: images.Access, wanted: Sequence[PublicKey]) -> None:
+    def ask(
+        self, version: Version, image: oci_image.Named, access: oci_image.Access, wanted: Sequence[PublicKey]
+    ) -> None:
         """Ask the registry; `packages.Unsigned`, `HttpFault` or `InvalidSettings` if the version is not good then."""
         # The only place that needs cryptography, which costs some 8 MiB: most nodes never come here.
         from oneagent.common.oci import signatures

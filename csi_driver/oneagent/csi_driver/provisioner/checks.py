@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import damages, wholeness
 from oneagent.csi_driver.damages import Damage
 from oneagent.csi_driver.metadata.states import VersionState

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags, httpclient, logs, packageendpoint
-from oneagent.common.oci import registries
-from oneagent.common.oci.registries import Registries
+from oneagent.common import flags, logs, package_client
+from oneagent.common.http import client
+from oneagent.common.oci import hosts
+from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import metrics, processes, sources
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.paths import DataFolder, UnsafeName
@@ -49,7 +50,7 @@ class Config:
     spread_seconds: float
     checks: checks.Pace
     unpack_threads: int | None
-    mirror: packageendpoint.Endpoint | None
+    mirror: package_client.Endpoint | None
     registries: Registries
     metrics_address: str
     log_format: logs.Format
@@ -94,7 +95,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
     add("package-mirror-token", MIRROR_TOKEN, "file of the token to show there", parse=flags.absolute_path)
-    registries.add_flags(add)
+    hosts.add_flags(add)
     add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
     flags.add_logging(add)
     given = parser.parse_args(arguments)
@@ -118,20 +119,20 @@ def parse(arguments: list[str] | None = None) -> Config:
         checks=checks.Pace(given.check_rate, given.check_every),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
-        registries=registries.of_flags(given),
+        registries=hosts.of_flags(given),
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
     )
 
 
-def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packageendpoint.Endpoint | None:
+def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> package_client.Endpoint | None:
     if not given.package_mirror:
         return None
     ca_file = Path(given.package_mirror_ca) if given.package_mirror_ca else None
     try:
-        return packageendpoint.Endpoint(given.package_mirror, given.package_mirror_token, ca_file)
-    except httpclient.InvalidSettings as error:
+        return package_client.Endpoint(given.package_mirror, given.package_mirror_token, ca_file)
+    except client.InvalidSettings as error:
         parser.error(f"--package-mirror: {error}")
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from oneagent.common import downloads, packageendpoint, packages
-from oneagent.common.names import Version
+from oneagent.common import package_client, unpack
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -34,7 +35,7 @@ class Request:
     origins: tuple[Callable[[], Supply], ...]
     prepare: Callable[[Version, Path], None]
     settings: tuple[object, ...] = ()
-    mirrored: tuple[packageendpoint.Package | None, ...] = ()
+    mirrored: tuple[package_client.Package | None, ...] = ()
     """What a mirror has of it, for each of `origins`; None for what no mirror has."""
     fixed: bool = False
     """The version is named by what is in it: if that is no agent, it never will be."""
@@ -84,7 +85,7 @@ class Fetcher:
         assert package is not None, "an origin has the package or raises"
         return package
 
-    def spoilt(self, kept: Kept, package: Package, error: packages.PackageError) -> None:
+    def spoilt(self, kept: Kept, package: Package, error: unpack.PackageError) -> None:
         """The package is no agent: it would be damaged again, so the next try fetches it anew.
 
         If it is the mirror's, the next try asks the tenant.
@@ -111,7 +112,7 @@ class Fetcher:
         stem = self._folder.tmp / version
         try:
             package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)
-        except downloads.DiskFull as error:
+        except download.DiskFull as error:
             if not error.needed:
                 raise
             self._room.make(error.needed)

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import downloads, logs
-from oneagent.common.names import Version
+from oneagent.common import logs
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import damages, mounttable, preloads, sizes
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.dynakubes import Wanted
@@ -200,7 +201,7 @@ class Collector:
 
     def free(self, folder: Path) -> int:
         """See `room.Room`."""
-        free = downloads.free_bytes(folder) - self._policy.reserve_bytes
+        free = download.free_bytes(folder) - self._policy.reserve_bytes
         if self._policy.budget_bytes:
             free = min(free, self._policy.budget_bytes - self.used_bytes())
         return free

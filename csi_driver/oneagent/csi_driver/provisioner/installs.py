@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import downloads, httpclient, logs, packages, pauses
-from oneagent.common.names import Version
+from oneagent.common import backoff, logs, unpack
+from oneagent.common.http import client, download
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver import awaited, sources, store
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
@@ -46,9 +47,9 @@ _LOST: Final = (errno.EIO, errno.ENOENT)
 
 
 _KNOWN: Final = (
-    downloads.DownloadError,
-    httpclient.InvalidSettings,
-    packages.PackageError,
+    download.DownloadError,
+    client.InvalidSettings,
+    unpack.PackageError,
     sources.SourceError,
     NoRoom,
     OSError,
@@ -158,7 +159,7 @@ class Installer:
 
     def _failed(self, install: _Install, error: Exception) -> None:
         version = install.request.version
-        if isinstance(error, (downloads.Cancelled, packages.UnpackCancelled)):
+        if isinstance(error, (download.Cancelled, unpack.UnpackCancelled)):
             # In this order: as soon as it is popped, another install of the version may begin.
             self._records.drop_version(version)
             with self._guard:
@@ -186,7 +187,7 @@ class Installer:
         self._step("downloaded")
         try:
             size = self._unpack(install, package)
-        except packages.PackageError as error:
+        except unpack.PackageError as error:
             if _lost(error):
                 self.fetcher.forget(install.kept, package)
             if _transient(error):
@@ -249,27 +250,27 @@ class Installer:
 
 def _pause(install: _Install, error: Exception) -> float:
     """Seconds until the next try."""
-    if install.request.fixed and isinstance(error, packages.PackageError) and not _transient(error):
+    if install.request.fixed and isinstance(error, unpack.PackageError) and not _transient(error):
         return _HOPELESS_PAUSE
-    pause = pauses.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
-    return pauses.heeding(pause, getattr(error, "retry_after", None))
+    pause = backoff.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
+    return backoff.heeding(pause, getattr(error, "retry_after", None))
 
 
-def _transient(error: packages.PackageError) -> bool:
+def _transient(error: unpack.PackageError) -> bool:
     """Whether this machine is the reason, and not the package."""
-    return isinstance(error, (packages.UnpackFailed, packages.UnpackCancelled))
+    return isinstance(error, (unpack.UnpackFailed, unpack.UnpackCancelled))
 
 
-def _lost(error: packages.PackageError) -> bool:
+def _lost(error: unpack.PackageError) -> bool:
     """Whether the package may be gone from the disk, or a part of it: another try with it would fail like this one."""
-    return isinstance(error, packages.UnpackFailed) and error.errno in _LOST
+    return isinstance(error, unpack.UnpackFailed) and error.errno in _LOST
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, (NoRoom, downloads.DiskFull)) or getattr(error, "errno", None) in _NO_SPACE:
+    if isinstance(error, (NoRoom, download.DiskFull)) or getattr(error, "errno", None) in _NO_SPACE:
         return "no_room"
-    if isinstance(error, packages.PackageError):
+    if isinstance(error, unpack.PackageError):
         return "bad_package"
-    if isinstance(error, (downloads.DownloadError, httpclient.InvalidSettings, sources.SourceError)):
+    if isinstance(error, (download.DownloadError, client.InvalidSettings, sources.SourceError)):
         return "download_failed"
     return "error"

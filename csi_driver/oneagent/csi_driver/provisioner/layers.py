@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import agentconf, disks, dynakube, logs
-from oneagent.common.names import TenantId
+from oneagent.common import dynakube, fsync, logs
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.identifiers import TenantId
 from oneagent.csi_driver.paths import DataFolder, LayerId
 from oneagent.csi_driver.provisioner.tenants import Facts
 
@@ -30,14 +31,14 @@ def merged(tree: Path, kube: dynakube.DynaKube, facts: Facts) -> str:
     except FileNotFoundError:
         package = ""
     endpoints = facts.endpoints or tuple(part for part in kube.endpoints.split(",") if part)
-    ours = agentconf.general(
+    ours = ruxitagentproc.general(
         host_group=kube.host_group or None,
         tenant=facts.tenant or kube.tenant,
         tenant_token=facts.tenant_token or None,
         endpoints=endpoints or None,
         proxy=kube.proxy or None,
     )
-    return agentconf.merge(package, facts.properties, ours).text
+    return ruxitagentproc.merge(package, facts.properties, ours).text
 
 
 def named(content: bytes) -> LayerId:
@@ -59,7 +60,7 @@ def ensure(folder: DataFolder, tenant: TenantId, text: str) -> LayerId:
         file = fresh / CONFIG_FILE
         file.write_text(text, errors="replace")
         file.chmod(0o644)
-        disks.sync_tree(fresh)
+        fsync.sync_tree(fresh)
         place.parent.mkdir(mode=0o700, exist_ok=True)
         fresh.rename(place)
     except BaseException:

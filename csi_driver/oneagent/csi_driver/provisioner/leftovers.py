@@ -16,8 +16,8 @@ import time
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import Version
-from oneagent.common.packages import treemanifests
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import damages, preloads
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.paths import DataFolder
@@ -88,6 +88,6 @@ def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
 def _size(folder: DataFolder, version: Version) -> int:
     """As the manifest says it; a version without one counts nothing, which only makes the budget generous."""
     try:
-        return treemanifests.Manifest.load(folder.manifest(version)).unpacked_bytes
-    except treemanifests.TreeManifestError:
+        return file_manifest.Manifest.load(folder.manifest(version)).unpacked_bytes
+    except file_manifest.TreeManifestError:
         return 0

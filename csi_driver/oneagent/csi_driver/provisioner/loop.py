@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import dynakube, logs
-from oneagent.common.names import DynaKubeName, TenantId, Version
-from oneagent.common.oci.registries import Registries
-from oneagent.common.packages import treemanifests
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.oci.hosts import Registries
+from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import preloads, sources
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState
@@ -291,7 +291,7 @@ class Provisioner:
                 continue
             try:
                 size = preloads.take(self._folder, version, self._prepare, self._step)
-            except treemanifests.TreeManifestError as error:
+            except file_manifest.TreeManifestError as error:
                 log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
                 self._folder.discard(self._folder.preloaded / version)
                 continue

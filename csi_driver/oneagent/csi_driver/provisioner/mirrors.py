@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from oneagent.common import downloads, httpclient, httpfaults, logs, packageendpoint
+from oneagent.common import logs, package_client
+from oneagent.common.http import client, download, errors
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 
 log = logging.getLogger(__name__)
@@ -24,36 +25,36 @@ log = logging.getLogger(__name__)
 class Mirror:
     """Thread-safe."""
 
-    endpoint: packageendpoint.Endpoint
+    endpoint: package_client.Endpoint
     metrics: ProvisionerMetrics
-    patience: packageendpoint.Patience = packageendpoint.USUAL
+    patience: package_client.Patience = package_client.USUAL
 
-    def place(self, package: packageendpoint.Package) -> str:
+    def place(self, package: package_client.Package) -> str:
         """Where a package is, for people."""
         return self.endpoint.url.rstrip("/") + package.path
 
     def fetch(
         self,
-        package: packageendpoint.Package,
+        package: package_client.Package,
         into: Path,
         *,
         cancelled: threading.Event,
         free: Callable[[Path], int],
-    ) -> downloads.Downloaded | None:
+    ) -> download.Downloaded | None:
         """Bring a package to `into`; None, once that has been said, if it is to be fetched from the tenant."""
         try:
-            got = packageendpoint.fetch(
+            got = package_client.fetch(
                 self.endpoint, package, into, cancelled=cancelled, patience=self.patience, free=free
             )
-        except (downloads.DiskFull, downloads.DiskFailed, downloads.Cancelled):
+        except (download.DiskFull, download.DiskFailed, download.Cancelled):
             raise
-        except (downloads.DownloadError, httpfaults.HttpFault, httpclient.InvalidSettings) as error:
+        except (download.DownloadError, errors.HttpFault, client.InvalidSettings) as error:
             self.pass_over(package, _result(error), error)
             return None
         self.metrics.mirror.labels("ok").inc()
         return got
 
-    def pass_over(self, package: packageendpoint.Package, result: str, reason: Exception) -> None:
+    def pass_over(self, package: package_client.Package, result: str, reason: Exception) -> None:
         """Say that the mirror is of no use for a version."""
         self.metrics.mirror.labels(result).inc()
         log.warning(
@@ -64,15 +65,15 @@ class Mirror:
 
 def _result(error: Exception) -> str:
     """The metric's label."""
-    fault = error.fault if isinstance(error, downloads.SourceFailed) else error
+    fault = error.fault if isinstance(error, download.SourceFailed) else error
     match fault:
-        case httpfaults.Unreachable():
+        case errors.Unreachable():
             return "away"
-        case httpfaults.Throttled():
+        case errors.Throttled():
             return "busy"
-        case httpfaults.Refused(status=404):
+        case errors.Refused(status=404):
             return "unwanted"
-        case httpfaults.Refused() | httpclient.InvalidSettings():
+        case errors.Refused() | client.InvalidSettings():
             return "refused"
         case _:
             return "wrong_content"

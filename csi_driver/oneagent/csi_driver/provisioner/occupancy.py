@@ -11,22 +11,22 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from oneagent.common.names import Version
-from oneagent.common.packages import sharing, treemanifests
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import dedup, file_manifest
 from oneagent.csi_driver import sizes
 from oneagent.csi_driver.paths import DataFolder
 from oneagent.csi_driver.store import AgentStore
 
 
-def present(folder: DataFolder, store: AgentStore) -> sharing.Present:
+def present(folder: DataFolder, store: AgentStore) -> dedup.Present:
     """The files that a new version can share. Of a version whose manifest can't be read it shares none."""
     found = []
     for version in store.versions():
         try:
-            found.append((Path(folder.agent(version)), treemanifests.Manifest.load(folder.manifest(version))))
-        except treemanifests.TreeManifestError:
+            found.append((Path(folder.agent(version)), file_manifest.Manifest.load(folder.manifest(version))))
+        except file_manifest.TreeManifestError:
             continue
-    return sharing.Present(found)
+    return dedup.Present(found)
 
 
 class Occupancy:

@@ -14,20 +14,12 @@ import platform
 import urllib.parse
 from pathlib import Path
 
-from oneagent.common import (
-    downloads,
-    dynakube,
-    httpclient,
-    httpfaults,
-    logs,
-    packageendpoint,
-    packages,
-    pagecache,
-    publickeys,
-    tenant,
-)
-from oneagent.common.names import Version
-from oneagent.common.oci import credentials, images, registries
+from oneagent.common import dynakube, logs, package_client, page_cache, unpack
+from oneagent.common.http import client, download, errors
+from oneagent.common.identifiers import Version
+from oneagent.common.oci import hosts, public_keys, pull_secret
+from oneagent.common.oci import image as oci_image
+from oneagent.common.tenant.client import client
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.provisioner import approvals, supplies, tenants
 from oneagent.csi_driver.provisioner.supplies import Supply
@@ -47,41 +39,41 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
     )
 
 
-def supply(kube: dynakube.DynaKube, version: Version, source: sources.Source, rules: registries.Registries) -> Supply:
+def supply(kube: dynakube.DynaKube, version: Version, source: sources.Source, rules: hosts.Registries) -> Supply:
     """Where to fetch a version; `SourceError` or `InvalidSettings` if that can't be told."""
     if kube.package_file is not None:
         # An archive without a version is named by its digest, and may change meanwhile.
         digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
-        return supplies.Archive(downloads.LocalFile(kube.package_file), digest)
+        return supplies.Archive(download.LocalFile(kube.package_file), digest)
     if kube.image_folder is not None:
-        return supplies.Image(kube.image_folder.at(digest_of(version)), images.Access())
+        return supplies.Image(kube.image_folder.at(digest_of(version)), oci_image.Access())
     if kube.image is not None:
         return supplies.Image(kube.image.at(digest_of(version)), registry(kube, source, rules))
-    return supplies.Archive(tenant.package(tenants.access(kube, source), version, technologies=kube.technologies))
+    return supplies.Archive(client.package(tenants.access(kube, source), version, technologies=kube.technologies))
 
 
-def registry(kube: dynakube.DynaKube, source: sources.Source, rules: registries.Registries) -> images.Access:
+def registry(kube: dynakube.DynaKube, source: sources.Source, rules: hosts.Registries) -> oci_image.Access:
     """How to reach the registry of a DynaKube's image, with its secrets."""
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = source.secret(kube.pull_secret).get(credentials.KEY, "")
+        text = source.secret(kube.pull_secret).get(pull_secret.KEY, "")
         if not text:
-            raise httpclient.InvalidSettings(f"{where}: has no key {credentials.KEY}: a pull secret is needed")
-        return images.Access(credentials.parse(text, where), rules, tenants.travel(kube, source))
+            raise client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+        return oci_image.Access(pull_secret.parse(text, where), rules, tenants.travel(kube, source))
     # The tenant's own registry takes what the tenant takes.
     token = tenants.access(kube, source).token
-    who = credentials.Credentials(kube.tenant or "", token)
+    who = pull_secret.Credentials(kube.tenant or "", token)
     host = urllib.parse.urlsplit(kube.api_url).netloc.lower()
-    keyring = credentials.single(host, who) if kube.tenant else credentials.Keyring()
-    return images.Access(keyring, rules, tenants.travel(kube, source))
+    keyring = pull_secret.single(host, who) if kube.tenant else pull_secret.Keyring()
+    return oci_image.Access(keyring, rules, tenants.travel(kube, source))
 
 
 def resolved(
     kube: dynakube.DynaKube,
-    image: images.Named,
+    image: oci_image.Named,
     facts: Facts,
     source: sources.Source,
-    rules: registries.Registries,
+    rules: hosts.Registries,
     approved: approvals.Approvals,
 ) -> Facts:
     """The facts with what the image's name stands for now, if it need not be signed or is.
@@ -94,8 +86,8 @@ def resolved(
         facts = dataclasses.replace(facts, keys=frozenset(key.fingerprint for key in wanted))
         if image.digest and approved.good(version_of(image.digest), facts.keys or ()):
             return dataclasses.replace(facts, digest=image.digest)
-        access = images.Access() if kube.is_local else registry(kube, source, rules)
-        with images.Image(image, access) as found:
+        access = oci_image.Access() if kube.is_local else registry(kube, source, rules)
+        with oci_image.Image(image, access) as found:
             # Looked up once: the bytes that are verified are those that are fetched, wherever the tag moves to.
             digest = found.digest()
         if wanted and not approved.good(version_of(digest), facts.keys or ()):
@@ -103,31 +95,31 @@ def resolved(
         return dataclasses.replace(facts, digest=digest)
     except _KNOWN as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
-        if isinstance(error, publickeys.NotPublicKeys):
+        if isinstance(error, public_keys.NotPublicKeys):
             facts = dataclasses.replace(facts, keys=frozenset())
         later = max(facts.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0)
         refused = str(error) if kube.image_key else ""
         return dataclasses.replace(facts, problem=str(error), refused=refused, retry_after=later or None)
 
 
-def keys(kube: dynakube.DynaKube, source: sources.Source) -> tuple[publickeys.PublicKey, ...]:
+def keys(kube: dynakube.DynaKube, source: sources.Source) -> tuple[public_keys.PublicKey, ...]:
     """The keys that a DynaKube's image may be signed with; none if it need not be.
 
     `NotPublicKeys` if there are none that could have signed it, `SourceError` if that can't be told now.
     """
     content = None
-    if kube.image_key and not publickeys.is_pem(kube.image_key):
+    if kube.image_key and not public_keys.is_pem(kube.image_key):
         with contextlib.suppress(sources.NotFoundError):
             content = source.secret(kube.image_key)
-    return publickeys.wanted(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
+    return public_keys.wanted(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
 
 
 _KNOWN = (
-    downloads.DownloadError,
-    httpfaults.HttpFault,
-    httpclient.InvalidSettings,
-    packages.PackageError,
-    publickeys.NotPublicKeys,
+    download.DownloadError,
+    errors.HttpFault,
+    client.InvalidSettings,
+    unpack.PackageError,
+    public_keys.NotPublicKeys,
     sources.SourceError,
 )
 """Why an image can't be followed: each says what to do about it."""
@@ -143,13 +135,13 @@ def digest_of(version: Version) -> str:
     return version.replace("-", ":", 1)
 
 
-def mirrored(kube: dynakube.DynaKube, version: Version) -> packageendpoint.Package | None:
+def mirrored(kube: dynakube.DynaKube, version: Version) -> package_client.Package | None:
     """What to ask a mirror for; None for what only the DynaKube's own source has."""
     if kube.package:
         return None
     try:
-        return packageendpoint.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
-    except httpclient.InvalidSettings:
+        return package_client.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
+    except client.InvalidSettings:
         return None
 
 
@@ -168,7 +160,7 @@ class Archives:
             if known is None or known[0] != stamp:
                 with archive.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    pagecache.drop_read(file.fileno())
+                    page_cache.drop_read(file.fileno())
                 known = self._known[archive] = (stamp, Version(_DIGEST + digest))
         except OSError:
             return None

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.common import dynakube, pauses
-from oneagent.common.names import DynaKubeName
-from oneagent.common.oci import folders
-from oneagent.common.oci.registries import Registries
+from oneagent.common import backoff, dynakube
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.oci import layout
+from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.provisioner import origins, tenants
 from oneagent.csi_driver.provisioner.approvals import Approvals
@@ -118,7 +118,7 @@ class Questions:
         pause = kube.poll_seconds
         if facts.problem:
             pause = min(pause, _FIRST_PAUSE * 2 ** min(asking.failures - 1, 16))
-        asking.next_at = time.monotonic() + pauses.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
+        asking.next_at = time.monotonic() + backoff.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
 
 
 def _image_now(kube: dynakube.DynaKube) -> str:
@@ -128,5 +128,5 @@ def _image_now(kube: dynakube.DynaKube) -> str:
     images and says which.
     """
     if kube.image_folder is not None:
-        return folders.stamp(kube.image_folder.path)
+        return layout.stamp(kube.image_folder.path)
     return kube.image.digest if kube.image_key and kube.image is not None else ""

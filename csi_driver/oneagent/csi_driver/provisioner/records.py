@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata import database, dynakubes, statements
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState

@@ -15,16 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import downloads, httpfaults, logs, packageendpoint
-from oneagent.common.oci import images as registry
-from oneagent.common.packages import images, readable
-from oneagent.common.packages.readable import Readable
+from oneagent.common import logs, package_client
+from oneagent.common.http import download, errors
+from oneagent.common.oci import image as registry
+from oneagent.common.unpack import image as unpack_image
+from oneagent.common.unpack import readable
+from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver.provisioner import leftovers
 from oneagent.csi_driver.provisioner.mirrors import Mirror
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = downloads.Limits(connections=3)
+_PATIENCE: Final = download.Limits(connections=3)
 _MIRROR_PATIENCE: Final = replace(_PATIENCE, attempts=2)
 """The next host may have the layer at once."""
 
@@ -33,7 +35,7 @@ _MIRROR_PATIENCE: Final = replace(_PATIENCE, attempts=2)
 class Package:
     """What has been fetched. `read` says what is in it, or raises `packages.PackageError`."""
 
-    files: tuple[downloads.Downloaded, ...]
+    files: tuple[download.Downloaded, ...]
     sha256: str
     read: Callable[[Callable[[], bool]], Readable]
 
@@ -76,19 +78,19 @@ class Supply(Protocol):
 class Archive:
     """A zip, of a tenant's or on this node."""
 
-    source: downloads.Source
+    source: download.Source
     sha256: str = ""
     """What it must have; empty if nobody knows."""
 
     @property
     def place(self) -> str:
-        if isinstance(self.source, downloads.LocalFile):
+        if isinstance(self.source, download.LocalFile):
             return f"file://{self.source.path}"
         return self.source.url.partition("?")[0]
 
     def fetch(self, stem: Path, *, cancelled: threading.Event, free: Callable[[Path], int]) -> Package:
         into = stem.with_name(f"{stem.name}.zip")
-        got = downloads.download(
+        got = download.download(
             self.source, into, cancelled=cancelled, expected_sha256=self.sha256, limits=_PATIENCE, free=free
         )
         return _zip(got)
@@ -99,7 +101,7 @@ class Mirrored:
     """A zip, of a package endpoint's in the cluster."""
 
     mirror: Mirror
-    package: packageendpoint.Package
+    package: package_client.Package
 
     @property
     def place(self) -> str:
@@ -111,7 +113,7 @@ class Mirrored:
         return None if got is None else _zip(got)
 
 
-def _zip(got: downloads.Downloaded) -> Package:
+def _zip(got: download.Downloaded) -> Package:
     return Package((got,), got.sha256, lambda _cancelled: readable.of_zip(got.path))
 
 
@@ -134,10 +136,10 @@ class Image:
         folder = stem.parent
         names = {layer.digest: stem.with_name(f"{stem.name}.{layer.sha256}.layer") for layer in layers}
         sizes = {layer.digest: layer.size for layer in layers}
-        here = {layer.digest for layer in layers if isinstance(layer.sources[-1], downloads.LocalFile)}
+        here = {layer.digest for layer in layers if isinstance(layer.sources[-1], download.LocalFile)}
         needed = sum(size for digest, size in sizes.items() if digest not in here and not names[digest].exists())
         if needed > (room := free(folder)):
-            raise downloads.DiskFull(f"{folder}: {needed:,} bytes of layers do not fit into {room:,}", needed)
+            raise download.DiskFull(f"{folder}: {needed:,} bytes of layers do not fit into {room:,}", needed)
         # The same layer may come twice, an empty one say.
         got = {
             layer.digest: _layer(layer, names[layer.digest], cancelled, free)
@@ -145,22 +147,22 @@ class Image:
         }
         blobs = [got[layer.digest].path for layer in layers]
         digest = self.reference.digest.removeprefix("sha256:")
-        return Package(tuple(got.values()), digest, lambda cancelled: images.read(blobs, cancelled=cancelled))
+        return Package(tuple(got.values()), digest, lambda cancelled: unpack_image.read(blobs, cancelled=cancelled))
 
     def _layers(self) -> list[registry.Layer]:
         try:
             with registry.Image(self.reference, self.access) as image:
                 return image.layers()
-        except httpfaults.HttpFault as fault:
-            raise downloads.SourceFailed(str(fault), fault) from fault
+        except errors.HttpFault as fault:
+            raise download.SourceFailed(str(fault), fault) from fault
 
 
 def _layer(
     layer: registry.Layer, into: Path, cancelled: threading.Event, free: Callable[[Path], int]
-) -> downloads.Downloaded:
+) -> download.Downloaded:
     """A layer, from the first host that has it whole."""
     bring = partial(
-        downloads.download,
+        download.download,
         into=into,
         cancelled=cancelled,
         expected_size=layer.size,
@@ -169,13 +171,13 @@ def _layer(
     )
     if into.exists():
         try:
-            return replace(bring(downloads.LocalFile(into)), ours=True, resumed_at=layer.size)
-        except (downloads.WrongContent, downloads.UnusableFile):
+            return replace(bring(download.LocalFile(into)), ours=True, resumed_at=layer.size)
+        except (download.WrongContent, download.UnusableFile):
             into.unlink()
     *mirrors, own = layer.sources
     for source in mirrors:
         try:
             return bring(source, limits=_MIRROR_PATIENCE)
-        except (downloads.SourceFailed, downloads.WrongContent) as error:
+        except (download.SourceFailed, download.WrongContent) as error:
             log.warning("a registry's mirror is of no use, the next one is asked", extra=logs.facts(reason=error))
     return bring(own, limits=_PATIENCE)

@@ -10,8 +10,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from oneagent.common import agentconf, dynakube, httpclient, httpfaults, logs, tenant
-from oneagent.common.names import TenantId, Version
+from oneagent.common import dynakube, logs
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.http import client, errors
+from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.tenant.client import client
 from oneagent.csi_driver import sources
 
 log = logging.getLogger(__name__)
@@ -33,17 +36,17 @@ class Facts:
     refused: str = ""
     """Why the image that is named now is not followed."""
     revision: int = 0
-    properties: tuple[agentconf.Property, ...] = field(default=(), repr=False)
+    properties: tuple[ruxitagentproc.Property, ...] = field(default=(), repr=False)
     complete: bool = False
     """Whether the tenant has answered all questions once: what it then fails to say is as it was."""
     problem: str = ""
     retry_after: float | None = None
 
 
-def access(kube: dynakube.DynaKube, source: sources.Source) -> tenant.TenantAccess:
+def access(kube: dynakube.DynaKube, source: sources.Source) -> client.TenantAccess:
     """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
-    return tenant.TenantAccess(
+    return client.TenantAccess(
         api_url=kube.api_url,
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
@@ -52,13 +55,13 @@ def access(kube: dynakube.DynaKube, source: sources.Source) -> tenant.TenantAcce
     )
 
 
-def travel(kube: dynakube.DynaKube, source: sources.Source) -> httpclient.HttpSettings:
+def travel(kube: dynakube.DynaKube, source: sources.Source) -> client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
     proxy = kube.proxy
     if kube.proxy_secret:
         proxy = source.secret(kube.proxy_secret).get("proxy", "")
     certificates = source.config_map(kube.trusted_cas).get("certs", "") if kube.trusted_cas else ""
-    return httpclient.HttpSettings(
+    return client.HttpSettings(
         proxy=proxy,
         no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
         trusted_cas=certificates,
@@ -72,7 +75,7 @@ def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, n
     if not kube.api_url:
         return replace(facts, tenant=kube.tenant or TenantId(kube.name), complete=True)
     try:
-        with tenant.Tenant(access(kube, source)) as api:
+        with client.Tenant(access(kube, source)) as api:
             if connection := api.connection():
                 facts = replace(
                     facts,
@@ -85,15 +88,15 @@ def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, n
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
                 _warn_of_refused(kube, config)
-    except (httpfaults.HttpFault, httpclient.InvalidSettings, sources.SourceError) as error:
+    except (errors.HttpFault, client.InvalidSettings, sources.SourceError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     return replace(facts, complete=True)
 
 
-def _warn_of_refused(kube: dynakube.DynaKube, config: tenant.ModuleConfig) -> None:
+def _warn_of_refused(kube: dynakube.DynaKube, config: client.ModuleConfig) -> None:
     """Once for each revision; `agentconf.merge` leaves these out."""
-    refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if agentconf.neutral(prop) is None]
+    refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if ruxitagentproc.neutral(prop) is None]
     if refused:
         log.warning(
             "the tenant's configuration has impossible names",

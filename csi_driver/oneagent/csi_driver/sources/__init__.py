@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
-from oneagent.common import dynakube, names
+from oneagent.common import dynakube, identifiers
 
 Kind = Literal["Normal", "Warning"]
 
@@ -55,7 +55,7 @@ class PodReference:
 class Snapshot:
     """All DynaKubes at one moment."""
 
-    dynakubes: Mapping[names.DynaKubeName, dynakube.DynaKube]
+    dynakubes: Mapping[identifiers.DynaKubeName, dynakube.DynaKube]
     invalid: Mapping[str, str]
     """Why something could not be used: by DynaKube, or by `file:line` where no name can be told. These exist,
     so what is on the node for them stays. A name in both: the last good state holds until this is mended."""

@@ -19,7 +19,8 @@ from typing import Final
 
 import yaml
 
-from oneagent.common import dynakube, manifests
+from oneagent.common import dynakube
+from oneagent.common.kubernetes import fields
 
 _DEEPEST: Final = 100
 
@@ -52,11 +53,11 @@ def parse(data: bytes) -> Content:
         try:
             if kind == "DynaKube":
                 dynakubes.append((_line(node), dynakube.from_manifest(obj)))
-            elif kind == "Secret" and (name := manifests.text(obj, "metadata.name")):
+            elif kind == "Secret" and (name := fields.text(obj, "metadata.name")):
                 secrets.setdefault(name, _secret(obj))
-            elif kind == "ConfigMap" and (name := manifests.text(obj, "metadata.name")):
+            elif kind == "ConfigMap" and (name := fields.text(obj, "metadata.name")):
                 config_maps.setdefault(name, _strings(obj, "data"))
-        except manifests.FieldError as error:
+        except fields.FieldError as error:
             about = _name(obj) if kind == "DynaKube" else ""
             raise DocumentError(_line_of_field(node, error.field), str(error), about) from error
     return Content(tuple(dynakubes), secrets, config_maps)
@@ -123,30 +124,30 @@ def _secret(obj: Mapping[str, object]) -> Mapping[str, str]:
         try:
             decoded[key] = base64.b64decode("".join(value.split()), validate=True).decode()
         except ValueError:
-            raise manifests.FieldError(
+            raise fields.FieldError(
                 f"data.{key}", value, "must be base64; plain text goes to stringData", hidden=True
             ) from None
     return decoded | _strings(obj, "stringData")
 
 
 def _strings(obj: Mapping[str, object], field: str) -> dict[str, str]:
-    found = manifests.at(obj, field)
+    found = fields.at(obj, field)
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise manifests.FieldError(field, found, "must be a mapping of text", hidden=True)
+        raise fields.FieldError(field, found, "must be a mapping of text", hidden=True)
     strings: dict[str, str] = {}
     for key, value in found.items():
         if not isinstance(value, str):
-            raise manifests.FieldError(f"{field}.{key}", value, "must be text; put it in quotes", hidden=True)
+            raise fields.FieldError(f"{field}.{key}", value, "must be text; put it in quotes", hidden=True)
         strings[str(key)] = value
     return strings
 
 
 def _name(obj: Mapping[str, object]) -> str:
     try:
-        return manifests.text(obj, "metadata.name")
-    except manifests.FieldError:
+        return fields.text(obj, "metadata.name")
+    except fields.FieldError:
         return ""
 
 

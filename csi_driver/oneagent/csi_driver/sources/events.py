@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from oneagent.common import dynakube, logs, names
+from oneagent.common import dynakube, identifiers, logs
 from oneagent.csi_driver import sources
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _involved(about: dynakube.DynaKube | sources.PodReference) -> dict[str, str]
         kind = {"apiVersion": "v1", "kind": "Pod"}
     else:
         # Any version names the same object; events are found by its uid.
-        kind = {"apiVersion": f"{names.API_GROUP}/v1beta6", "kind": "DynaKube"}
+        kind = {"apiVersion": f"{identifiers.API_GROUP}/v1beta6", "kind": "DynaKube"}
     return {**kind, "namespace": about.namespace, "name": about.name, "uid": about.uid}
 
 

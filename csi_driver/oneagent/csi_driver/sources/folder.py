@@ -24,7 +24,8 @@ from typing import Final
 
 import watchfiles
 
-from oneagent.common import dynakube, logs, manifests, names
+from oneagent.common import dynakube, identifiers, logs
+from oneagent.common.kubernetes import fields
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import documents
 
@@ -100,7 +101,7 @@ class FolderSource:
         for file in self._files.values():
             if name in file.content.secrets:
                 return file.content.secrets[name]
-        if not manifests.is_dns_name(name):
+        if not fields.is_dns_name(name):
             raise sources.NotFoundError(f"{name[:80]!r} cannot be the name of a secret")
         path = self._folder / f"{name}.token"
         try:
@@ -208,7 +209,7 @@ def _stamp(path: Path) -> _Stamp | None:
 
 
 def _snapshot(files: Mapping[str, _File]) -> sources.Snapshot:
-    good: dict[names.DynaKubeName, dynakube.DynaKube] = {}
+    good: dict[identifiers.DynaKubeName, dynakube.DynaKube] = {}
     bad: dict[str, str] = {}
     where: dict[str, str] = {}
     for name, file in files.items():

@@ -31,7 +31,8 @@ from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
-from oneagent.common import dynakube, kubeconfig, listwatch, logs, manifests, names
+from oneagent.common import dynakube, identifiers, logs
+from oneagent.common.kubernetes import fields, kubeconfig, list_watch
 from oneagent.csi_driver import sources
 from oneagent.csi_driver.sources import events, watch
 
@@ -72,10 +73,10 @@ class KubernetesSource:
         kubeconfig: Path | None = None,
         service_account: Path = kubeconfig.SERVICE_ACCOUNT,
         api_version: str = "",
-        component: str = names.DISTRIBUTION,
+        component: str = identifiers.DISTRIBUTION,
         node: str = "",
         page_size: int = PAGE_SIZE,
-        pauses: listwatch.Pauses | None = None,
+        pauses: list_watch.Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`api_version` as `v1beta6`; empty: the newest that the API server serves."""
@@ -125,7 +126,7 @@ class KubernetesSource:
         self._http.close()
 
     def _data(self, plural: str, name: str) -> dict[str, str]:
-        if not manifests.is_dns_name(name):
+        if not fields.is_dns_name(name):
             raise sources.NotFoundError(f"{plural}: {name[:80]!r} cannot be the name of an object")
         obj = _parsed(_call(self._http, "GET", f"/api/v1/namespaces/{self._namespace}/{plural}/{name}"))
         data = obj.get("data") or {}
@@ -206,17 +207,17 @@ class _DynaKubeApi:
     def _path(self) -> str:
         if not self._served:
             self._served = self._configured or self._newest()
-        return f"/apis/{names.API_GROUP}/{self._served}/namespaces/{self._namespace}/{_PLURAL}"
+        return f"/apis/{identifiers.API_GROUP}/{self._served}/namespaces/{self._namespace}/{_PLURAL}"
 
     def _newest(self) -> str:
         """The group's versions come newest first, but not each of them need have DynaKubes."""
-        group = _parsed(_call(self._http, "GET", f"/apis/{names.API_GROUP}"))
+        group = _parsed(_call(self._http, "GET", f"/apis/{identifiers.API_GROUP}"))
         for served in (str(each.get("version")) for each in group.get("versions") or ()):
-            kinds = _parsed(_call(self._http, "GET", f"/apis/{names.API_GROUP}/{served}"))
+            kinds = _parsed(_call(self._http, "GET", f"/apis/{identifiers.API_GROUP}/{served}"))
             if any(kind.get("name") == _PLURAL for kind in kinds.get("resources") or ()):
                 log.info("DynaKubes are read", extra=logs.facts(version=served, namespace=self._namespace))
                 return served
-        raise sources.NotFoundError(f"the API server serves no {_PLURAL}.{names.API_GROUP}")
+        raise sources.NotFoundError(f"the API server serves no {_PLURAL}.{identifiers.API_GROUP}")
 
 
 def _call(
@@ -255,8 +256,8 @@ def _check(answer: httpx2.Response) -> None:
         return
     code, path = answer.status_code, answer.request.url.path
     text = f"{code} for {path}: {_reason(answer)}"
-    if code == 404 and f"/apis/{names.API_GROUP}" in path:
-        definition = f"{_PLURAL}.{names.API_GROUP}"
+    if code == 404 and f"/apis/{identifiers.API_GROUP}" in path:
+        definition = f"{_PLURAL}.{identifiers.API_GROUP}"
         raise sources.NotFoundError(f"{text} (is the definition {definition} installed?)")
     if code == 404:
         raise sources.NotFoundError(text)

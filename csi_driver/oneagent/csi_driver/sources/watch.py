@@ -26,7 +26,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from oneagent.common import dynakube, listwatch, logs, names
+from oneagent.common import dynakube, identifiers, logs
+from oneagent.common.kubernetes import list_watch
 from oneagent.csi_driver import sources
 
 log = logging.getLogger(__name__)
@@ -75,12 +76,12 @@ class Watch:
         self,
         api: Api,
         *,
-        pauses: listwatch.Pauses | None = None,
+        pauses: list_watch.Pauses | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._api = api
-        self._pauses = pauses or listwatch.Pauses()
+        self._pauses = pauses or list_watch.Pauses()
         self._clock = clock
         self._wait = wait
         self._turned = clock()
@@ -110,7 +111,7 @@ class Watch:
             self._report(changed)
         try:
             with self._api.stream(self._version) as stream:
-                lines = listwatch.Lines()
+                lines = list_watch.Lines()
                 for line in (line for chunk in stream for line in lines.add(chunk)):
                     if stop.is_set():
                         return
@@ -119,7 +120,7 @@ class Watch:
                         self._pauses.reset()
                         self._report(changed)
         finally:
-            if self._clock() - began >= listwatch.STOOD_SECONDS:
+            if self._clock() - began >= list_watch.STOOD_SECONDS:
                 self._pauses.reset()
 
     def _failed(self, error: sources.SourceError) -> float:
@@ -129,7 +130,7 @@ class Watch:
             log.info("DynaKubes are listed anew", extra=logs.facts(reason=error))
         else:
             log.warning("DynaKubes cannot be followed", extra=logs.facts(reason=error, attempt=attempt))
-        if not isinstance(error, sources.UnavailableError) or attempt % listwatch.FRUITLESS_BEFORE_LIST == 0:
+        if not isinstance(error, sources.UnavailableError) or attempt % list_watch.FRUITLESS_BEFORE_LIST == 0:
             self._version = ""
         return error.retry_after if isinstance(error, sources.UnavailableError) else 0.0
 
@@ -161,7 +162,7 @@ class Watch:
         return concerns
 
     def _report(self, changed: Callable[[sources.Snapshot], None]) -> None:
-        good = {names.DynaKubeName(k): v for k, v in self._found.items() if not isinstance(v, str)}
+        good = {identifiers.DynaKubeName(k): v for k, v in self._found.items() if not isinstance(v, str)}
         bad = {k: v for k, v in self._found.items() if isinstance(v, str)}
         snapshot = sources.Snapshot(good, bad)
         if snapshot != self._reported:

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common.names import Version
+from oneagent.common.identifiers import Version
 from oneagent.csi_driver.paths import VolumeId
 
 JSON_FORMAT: Final = 1

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import mounttable, paths, processes, sizes
 from oneagent.csi_driver.metadata.dynakubes import Wanted
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState

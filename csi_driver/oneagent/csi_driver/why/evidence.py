@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from oneagent.common.names import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import damages, mounttable, paths, processes
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.mounttable import Mount

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import injected
-from oneagent.common.names import PRELOAD_LIBRARY
+from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection import contract
 from oneagent.csi_driver import mounttable
 from oneagent.csi_driver.mounttable import Mount
 from oneagent.csi_driver.why import PodProcess
@@ -64,7 +64,7 @@ def _places(table: Iterable[Mount], view: Mount, target: str) -> tuple[str, ...]
         mount.target for mount in table if mount.fs_type == "overlay" and mount.super_options == view.super_options
     )
     # Containers that have the node's root mounted see the target below that.
-    if any(place.endswith(target) for place in places) or injected.BIN_FOLDER in places:
+    if any(place.endswith(target) for place in places) or contract.BIN_FOLDER in places:
         return ()
     return places
 

@@ -14,16 +14,17 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from oneagent.common import injected, injectionsecret
-from oneagent.common.names import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.injection import contract
+from oneagent.common.injection import secret as injection_secret
 from oneagent.operator import api, verdicts
 from oneagent.operator.certificates import held, keys
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.verdicts import Verdict
 from oneagent.operator.worker import Round
 
-NAME: Final = injected.INJECTION_SECRET
-KEY: Final = injected.INJECTION_FILE
+NAME: Final = contract.INJECTION_SECRET
+KEY: Final = contract.INJECTION_FILE
 
 READY: Final = "InjectionReady"
 WAITING: Final = "WaitingForTenant"
@@ -93,7 +94,7 @@ class Injection:
         version = round.section("codeModules").get("version")
         if facts.tenant is None or not version:
             return None
-        injection = injectionsecret.Injection(
+        injection = injection_secret.Injection(
             dynakube=kube.name,
             tenant=facts.tenant,
             tenant_token=facts.tenant_token,
@@ -107,7 +108,7 @@ class Injection:
             proxy=kube.proxy,
             properties=tuple((prop.section, prop.key, prop.value) for prop in facts.properties),
         )
-        return injectionsecret.encode(injection)
+        return injection_secret.encode(injection)
 
     async def leave(self, server: api.Api, namespace: str) -> None:
         """Take the Secret out of a namespace, under its lock; `ApiError` if that does not work."""

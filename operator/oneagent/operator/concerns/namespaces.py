@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import verdicts
 from oneagent.operator.mapper import Mapper
 from oneagent.operator.verdicts import Verdict
@@ -25,7 +25,7 @@ class Namespaces:
         self._mapper = mapper
 
     async def reconcile(self, round: Round) -> Verdict | None:
-        claim = mapping.claim(round.manifest, round.namespace)
+        claim = namespace_mapping.claim(round.manifest, round.namespace)
         name = round.kube.name
         self._mapper.claim(name, claim if claim.selectors else None)
         if not claim.selectors:
@@ -42,7 +42,7 @@ class Namespaces:
             return verdicts.wrong(PENDING, f"namespaces can't be labelled: {_listed(problems)}", _LOOK_AGAIN_SECONDS)
         if not self._mapper.settled(name):
             return verdicts.waiting(PENDING, "namespaces are being labelled", _LOOK_AGAIN_SECONDS)
-        return verdicts.fine(MAPPED, f"{len(owned)} namespaces have the label {mapping.LABEL}={name}")
+        return verdicts.fine(MAPPED, f"{len(owned)} namespaces have the label {namespace_mapping.LABEL}={name}")
 
     async def clean(self, round: Round) -> None:
         """The labels go; pods that run keep what they have."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from oneagent.common import manifests
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import verdicts
 from oneagent.operator.verdicts import Verdict
 from oneagent.operator.worker import Round
@@ -19,7 +19,7 @@ class Sections:
     condition = "OtherProducts"
 
     async def reconcile(self, round: Round) -> Verdict | None:
-        found = [name for name in fields.OUT_OF_SCOPE if manifests.at(round.manifest, f"spec.{name}")]
+        found = [name for name in fields.OUT_OF_SCOPE if kubernetes_fields.at(round.manifest, f"spec.{name}")]
         if not found:
             return None
         listed = ", ".join(f"spec.{name} ({fields.OUT_OF_SCOPE[name]})" for name in found)

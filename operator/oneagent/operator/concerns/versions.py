@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import manifests
-from oneagent.common.api import moves
+from oneagent.common.dynakube.api import version_history
+from oneagent.common.kubernetes import fields
 from oneagent.operator import asking, conditions, verdicts
 from oneagent.operator.verdicts import Verdict
 from oneagent.operator.worker import Round
@@ -72,10 +72,10 @@ class HostAgent:
         mode = round.kube.mode
         if mode not in _ON_HOSTS:
             return None
-        pinned = manifests.text(round.manifest, f"spec.oneAgent.{mode}.version")
-        image = manifests.text(round.manifest, f"spec.oneAgent.{mode}.image")
+        pinned = fields.text(round.manifest, f"spec.oneAgent.{mode}.version")
+        image = fields.text(round.manifest, f"spec.oneAgent.{mode}.image")
         # The newest version has no field for it: what an older one said came along in this annotation.
-        follow = manifests.annotation(round.manifest, moves.AUTO_UPDATE) != "false"
+        follow = fields.annotation(round.manifest, version_history.AUTO_UPDATE) != "false"
         known = round.section("oneAgent")
         choice = choose(pinned, image, known, round.facts, follow=follow)
         return _verdict(choice, known, round, "oneAgent")

@@ -18,8 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from oneagent.common import logs, manifests
-from oneagent.common.names import DynaKubeName
+from oneagent.common import logs
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import api, verdicts
 from oneagent.operator.hostagents import csi, fields, images, manifest, nodes, rollout, secrets
 from oneagent.operator.hostagents.facts import Facts
@@ -79,7 +80,7 @@ class HostAgents:
             return None
         try:
             return await self._reconcile(round)
-        except manifests.FieldError as error:
+        except kubernetes_fields.FieldError as error:
             verdict = verdicts.wrong(INVALID_FIELD, f"{error}; host agents stay as they are")
         except api.InvalidError as error:
             verdict = verdicts.wrong(REFUSED, f"{error}; host agents stay as they are", _LATER_SECONDS)
@@ -115,7 +116,7 @@ class HostAgents:
         choice = images.choose(agent, kube, decided, _running_version(there))
         if choice is None:
             return _told(verdicts.waiting(VERSION_UNKNOWN, "which version is wanted is not known yet"), round)
-        api_version = manifests.text(round.manifest, "apiVersion")
+        api_version = kubernetes_fields.text(round.manifest, "apiVersion")
         facts = await self._facts(round, agent)
         has_driver = csi.wants_driver(kube.mode) and round.observed.csi_installed
         wanted = manifest.Wanted(kube, agent, choice, facts, api_version, has_driver)
@@ -124,7 +125,7 @@ class HostAgents:
 
     async def _stand_back(self, round: Round, taken: tuple[nodes.Claim, nodes.Overlap]) -> verdicts.Verdict:
         (elder, overlap), there = taken, _daemon_set(round)
-        runs_on = manifests.at(there, "spec.template.spec.nodeSelector") or {}
+        runs_on = kubernetes_fields.at(there, "spec.template.spec.nodeSelector") or {}
         meets = isinstance(runs_on, Mapping) and nodes.overlap(runs_on, elder.selector, round.observed.nodes)
         if there is not None and meets:
             await self._delete(round)
@@ -137,7 +138,7 @@ class HostAgents:
     async def _make_way(self, round: Round, there: api.Object) -> verdicts.Verdict | None:
         """A DaemonSet's selector cannot be changed, so one with another selector is made anew."""
         if "deletionTimestamp" not in there["metadata"]:
-            if manifests.at(there, "spec.selector.matchLabels") == manifest.selector(round.kube.name):
+            if kubernetes_fields.at(there, "spec.selector.matchLabels") == manifest.selector(round.kube.name):
                 return None
             await self._delete(round)
         message = "the former DaemonSet is being deleted, to be made anew"
@@ -166,7 +167,7 @@ class HostAgents:
                 proxy = (await self._content(round, kube.proxy_secret)).get("proxy", "")
                 if not proxy:
                     remedy = "create this Secret, with the proxy's URL at the key proxy"
-                    raise manifests.FieldError("spec.proxy.valueFrom", kube.proxy_secret, remedy)
+                    raise kubernetes_fields.FieldError("spec.proxy.valueFrom", kube.proxy_secret, remedy)
             password = tokens.get("paasToken") or tokens.get("apiToken") or ""
             known.borrowed = _Borrowed(asked_for, password, proxy)
         return known.borrowed
@@ -207,7 +208,7 @@ class HostAgents:
         there = await round.api.find(api.SECRETS, name, round.kube.namespace)
         if there and not _is_ours(there, round):
             remedy = f"its Secret {name} would be in the place of somebody else's; rename one of the two"
-            raise manifests.FieldError("metadata.name", str(round.kube.name), remedy)
+            raise kubernetes_fields.FieldError("metadata.name", str(round.kube.name), remedy)
 
     async def _delete(self, round: Round) -> None:
         if known := self._known.get(round.kube.name):
@@ -251,7 +252,7 @@ def _is_current(there: Mapping[str, Any], known: _Known, digest: str) -> bool:
 
 
 def _running_version(there: Mapping[str, Any] | None) -> str:
-    found = manifests.at(there, "metadata.labels")
+    found = kubernetes_fields.at(there, "metadata.labels")
     return str(found.get(manifest.VERSION_LABEL, "")) if isinstance(found, Mapping) else ""
 
 

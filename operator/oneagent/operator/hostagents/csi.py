@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oneagent.common import dynakube, names
+from oneagent.common import dynakube, identifiers
 
 
 def wants_driver(mode: dynakube.Mode) -> bool:
@@ -19,7 +19,7 @@ def is_installed(csi_driver: Mapping[str, Any] | None) -> bool:
         return False
     metadata, spec = csi_driver.get("metadata") or {}, csi_driver.get("spec") or {}
     return (
-        metadata.get("name") == names.DRIVER_NAME
+        metadata.get("name") == identifiers.DRIVER_NAME
         and "deletionTimestamp" not in metadata
         and "Ephemeral" in (spec.get("volumeLifecycleModes") or ())
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from oneagent.common import names
+from oneagent.common import identifiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    tenant: names.TenantId
+    tenant: identifiers.TenantId
     tenant_token: str = field(repr=False)
     endpoints: tuple[str, ...]
     """Where agents report to."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
-from oneagent.common import dynakube, manifests, names, references
+from oneagent.common import dynakube, identifiers
+from oneagent.common.kubernetes import fields
+from oneagent.common.oci import reference as oci_reference
 
 HOST_MODES: Final[frozenset[dynakube.Mode]] = frozenset(("classicFullStack", "hostMonitoring", "cloudNativeFullStack"))
 DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
@@ -72,23 +74,23 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
     own = section(mode)
     return HostAgent(
         mode=mode,
-        image=image(f"{own}.image", manifests.text(obj, f"{own}.image")),
-        version=manifests.matching(
+        image=image(f"{own}.image", fields.text(obj, f"{own}.image")),
+        version=fields.matching(
             obj, dynakube.FULL_VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
         ),
-        host_group=manifests.text(obj, "spec.oneAgent.hostGroup"),
+        host_group=fields.text(obj, "spec.oneAgent.hostGroup"),
         args=_args(obj, f"{own}.args"),
         env=_env(obj, f"{own}.env"),
         annotations=texts(obj, f"{own}.annotations"),
         labels=texts(obj, f"{own}.labels"),
         node_selector=texts(obj, f"{own}.nodeSelector"),
         tolerations=_mappings(obj, f"{own}.tolerations"),
-        priority_class=manifests.dns_name(obj, f"{own}.priorityClassName"),
+        priority_class=fields.dns_name(obj, f"{own}.priorityClassName"),
         resources=_resources(obj, f"{own}.oneAgentResources"),
         dns_policy=_dns_policy(obj, f"{own}.dnsPolicy"),
         seccomp_profile=_seccomp_profile(obj, f"{own}.secCompProfile"),
         storage=_storage(obj, f"{own}.storageHostPath"),
-        pull_secret=manifests.dns_name(obj, "spec.customPullSecret"),
+        pull_secret=fields.dns_name(obj, "spec.customPullSecret"),
         max_unavailable=_max_unavailable(obj),
         read_only=mode != "classicFullStack" and _switch(obj, "oneagent-readonly-host-fs", default=True),
         privileged=_switch(obj, "oneagent-privileged"),
@@ -99,35 +101,35 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
 
 def image(field: str, reference: str) -> str:
     """The reference, if it is one of an image; an empty one is."""
-    if reference and not references.IMAGE.fullmatch(reference):
-        raise manifests.FieldError(field, reference, "must be an image such as registry.example/oneagent:1.277.0")
+    if reference and not oci_reference.IMAGE.fullmatch(reference):
+        raise fields.FieldError(field, reference, "must be an image such as registry.example/oneagent:1.277.0")
     return reference
 
 
 def texts(obj: Mapping[str, Any], path: str) -> dict[str, str]:
     """A mapping of text to text, as labels are; absent is empty."""
-    found = manifests.at(obj, path)
+    found = fields.at(obj, path)
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        raise manifests.FieldError(path, found, "must be a mapping of text to text")
+        raise fields.FieldError(path, found, "must be a mapping of text to text")
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise manifests.FieldError(f"{path}[{key}]", value, "must be text; put it in quotes")
+            raise fields.FieldError(f"{path}[{key}]", value, "must be text; put it in quotes")
     return {key: found[key] for key in sorted(found)}
 
 
 def _list(obj: Mapping[str, Any], path: str) -> list[object]:
-    found = manifests.at(obj, path)
+    found = fields.at(obj, path)
     if found is not None and not isinstance(found, list):
-        raise manifests.FieldError(path, found, "must be a list")
+        raise fields.FieldError(path, found, "must be a list")
     return found or []
 
 
 def _mappings(obj: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], ...]:
     for number, item in enumerate(items := _list(obj, path)):
         if not isinstance(item, Mapping):
-            raise manifests.FieldError(f"{path}[{number}]", item, "must be a mapping of fields")
+            raise fields.FieldError(f"{path}[{number}]", item, "must be a mapping of fields")
     return cast("tuple[Mapping[str, Any], ...]", tuple(items))
 
 
@@ -137,8 +139,8 @@ def _args(obj: Mapping[str, Any], path: str) -> tuple[str, ...]:
         field = f"{path}[{number}]"
         if not isinstance(item, str) or not item.startswith("--"):
             # What is not shown may be a password.
-            raise manifests.FieldError(field, item, "must be text such as --set-host-tag=team=a", hidden=True)
-        found.append(manifests.printable(field, item, hidden=True))
+            raise fields.FieldError(field, item, "must be text such as --set-host-tag=team=a", hidden=True)
+        found.append(fields.printable(field, item, hidden=True))
     return tuple(found)
 
 
@@ -147,66 +149,66 @@ def _env(obj: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], ...]:
     for number, variable in enumerate(found := _mappings(obj, path)):
         field, name = f"{path}[{number}].name", variable.get("name")
         if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
-            raise manifests.FieldError(field, name, "must be the name of an environment variable")
+            raise fields.FieldError(field, name, "must be the name of an environment variable")
         if name in seen:
-            raise manifests.FieldError(field, name, "is given twice; keep one of them")
+            raise fields.FieldError(field, name, "is given twice; keep one of them")
         seen.add(name)
     return found
 
 
 def _resources(obj: Mapping[str, Any], path: str) -> dict[str, Any]:
-    found = manifests.at(obj, path)
+    found = fields.at(obj, path)
     if found is not None and not isinstance(found, Mapping):
-        raise manifests.FieldError(path, found, "must be a mapping with requests and limits")
+        raise fields.FieldError(path, found, "must be a mapping with requests and limits")
     for part in ("requests", "limits"):
-        quantities = manifests.at(obj, f"{path}.{part}")
+        quantities = fields.at(obj, f"{path}.{part}")
         if quantities is not None and not isinstance(quantities, Mapping):
-            raise manifests.FieldError(f"{path}.{part}", quantities, "must be a mapping such as cpu: 100m")
+            raise fields.FieldError(f"{path}.{part}", quantities, "must be a mapping such as cpu: 100m")
     return dict(found or {})
 
 
 def _dns_policy(obj: Mapping[str, Any], path: str) -> str:
-    value = manifests.text(obj, path) or DEFAULT_DNS_POLICY
+    value = fields.text(obj, path) or DEFAULT_DNS_POLICY
     if value not in _DNS_POLICIES:
-        raise manifests.FieldError(path, value, f"must be one of {', '.join(_DNS_POLICIES)}")
+        raise fields.FieldError(path, value, f"must be one of {', '.join(_DNS_POLICIES)}")
     return value
 
 
 def _seccomp_profile(obj: Mapping[str, Any], path: str) -> str:
-    value, field = manifests.text(obj, path), path
+    value, field = fields.text(obj, path), path
     if not value:
         value, field = _feature(obj, flag := "oneagent-seccomp-profile"), _annotation(flag)
     if value and (value.startswith("/") or ".." in PurePosixPath(value).parts):
-        raise manifests.FieldError(field, value, "must be a path below kubelet's seccomp folder")
+        raise fields.FieldError(field, value, "must be a path below kubelet's seccomp folder")
     return value
 
 
 def _storage(obj: Mapping[str, Any], path: str) -> str:
-    value = manifests.text(obj, path) or DEFAULT_STORAGE
+    value = fields.text(obj, path) or DEFAULT_STORAGE
     folder = PurePosixPath(value)
     if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) < 2:
-        raise manifests.FieldError(path, value, f"must be the absolute path of a folder such as {DEFAULT_STORAGE}")
+        raise fields.FieldError(path, value, f"must be the absolute path of a folder such as {DEFAULT_STORAGE}")
     return value
 
 
 def _max_unavailable(obj: Mapping[str, Any]) -> int | str:
     value = _feature(obj, flag := "oneagent-max-unavailable") or "1"
     if not _MAX_UNAVAILABLE.fullmatch(value):
-        raise manifests.FieldError(_annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%")
+        raise fields.FieldError(_annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%")
     return value if value.endswith("%") else int(value)
 
 
 def _switch(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:
     value = _feature(obj, flag).lower()
     if value not in ("", "true", "false"):
-        raise manifests.FieldError(_annotation(flag), value, 'must be "true" or "false"')
+        raise fields.FieldError(_annotation(flag), value, 'must be "true" or "false"')
     return value == "true" if value else default
 
 
 def _feature(obj: Mapping[str, Any], flag: str) -> str:
-    new = manifests.annotation(obj, names.FEATURE_PREFIX + flag)
-    return new or manifests.annotation(obj, _OLD_FEATURE_PREFIX + flag)
+    new = fields.annotation(obj, identifiers.FEATURE_PREFIX + flag)
+    return new or fields.annotation(obj, _OLD_FEATURE_PREFIX + flag)
 
 
 def _annotation(flag: str) -> str:
-    return f"metadata.annotations[{names.FEATURE_PREFIX}{flag}]"
+    return f"metadata.annotations[{identifiers.FEATURE_PREFIX}{flag}]"

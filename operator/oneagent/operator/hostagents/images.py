@@ -11,7 +11,8 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import dynakube, manifests
+from oneagent.common import dynakube
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator.hostagents import fields
 
 _TAG: Final = re.compile(r":([A-Za-z0-9_][A-Za-z0-9._-]*)(@.*)?$")
@@ -51,9 +52,9 @@ def registry_image(kube: dynakube.DynaKube, version: str) -> str:
     image = f"{registry(kube)}{path}/linux/oneagent:{version}"
     try:
         return fields.image("spec.apiUrl", image)
-    except manifests.FieldError as error:
+    except kubernetes_fields.FieldError as error:
         remedy = f"no registry can have this address; name an image in {fields.section(kube.mode)}.image"
-        raise manifests.FieldError("spec.apiUrl", kube.api_url, remedy) from error
+        raise kubernetes_fields.FieldError("spec.apiUrl", kube.api_url, remedy) from error
 
 
 def _tag(image: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import dynakube, names
+from oneagent.common import dynakube, identifiers
 from oneagent.operator.hostagents import fields, images, nodes, secrets
 from oneagent.operator.hostagents.facts import Facts
 from oneagent.operator.hostagents.fields import HostAgent
@@ -265,7 +265,7 @@ def _storage(wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
     name = "osagent-storage"
     if wanted.has_driver:
         attributes = {"mode": "host", "dynakube": str(wanted.kube.name)}
-        source: dict[str, Any] = {"csi": {"driver": names.DRIVER_NAME, "volumeAttributes": attributes}}
+        source: dict[str, Any] = {"csi": {"driver": identifiers.DRIVER_NAME, "volumeAttributes": attributes}}
         return {"name": name, **source}, {"name": name, "mountPath": _STORAGE_PATH}
     # Below it a folder for each tenant: what an agent keeps is of no use to another tenant's.
     source = {"hostPath": {"path": wanted.agent.storage, "type": "DirectoryOrCreate"}}

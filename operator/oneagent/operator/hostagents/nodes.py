@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import dynakube, manifests
+from oneagent.common import dynakube
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator.hostagents import fields
 
 Selector = Mapping[str, str]
@@ -50,8 +51,8 @@ def claim(obj: Mapping[str, Any]) -> Claim | None:
         if not fields.has_host_agents(kube.mode):
             return None
         selector = fields.texts(obj, f"{fields.section(kube.mode)}.nodeSelector")
-        created = manifests.text(obj, "metadata.creationTimestamp")
-    except manifests.FieldError:
+        created = kubernetes_fields.text(obj, "metadata.creationTimestamp")
+    except kubernetes_fields.FieldError:
         return None
     return Claim(kube.name, created, selector)
 

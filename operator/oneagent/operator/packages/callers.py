@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from oneagent.common import packageendpoint
+from oneagent.common import package_client
 from oneagent.operator import api
 from oneagent.operator.packages.errors import BusyError, NotProvenError
 from oneagent.operator.packages.metrics import PackageMetrics
@@ -98,14 +98,14 @@ class Callers:
         except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
             raise NotProvenError("the token is not a service account's for a limited time") from None
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
-        if packageendpoint.AUDIENCE not in audiences:
-            raise NotProvenError(f"the token is not for the audience {packageendpoint.AUDIENCE}")
+        if package_client.AUDIENCE not in audiences:
+            raise NotProvenError(f"the token is not for the audience {package_client.AUDIENCE}")
         if claims.exp <= self._now():
             raise NotProvenError("the token has expired")
         return claims.exp
 
     async def _review(self, key: bytes, token: str, expires_at: float) -> _Known:
-        spec = {"token": token, "audiences": [packageendpoint.AUDIENCE]}
+        spec = {"token": token, "audiences": [package_client.AUDIENCE]}
         try:
             async with asyncio.timeout(REVIEW_SECONDS), self._slots:
                 answer = await self._reviewer.create(
@@ -135,7 +135,7 @@ def _bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise NotProvenError(f"a bearer token for the audience {packageendpoint.AUDIENCE} is needed")
+        raise NotProvenError(f"a bearer token for the audience {package_client.AUDIENCE} is needed")
     if len(token) > _LONGEST_TOKEN:
         raise NotProvenError("the token is too long")
     return token
@@ -145,6 +145,6 @@ def _account(status: Mapping[str, Any]) -> str:
     """Namespace and name of the service account that a review has proven; "" if it has not."""
     user = str((status.get("user") or {}).get("username") or "")
     # An API server that knows nothing of audiences leaves them out: then nobody has checked them.
-    if status.get("authenticated") is not True or packageendpoint.AUDIENCE not in (status.get("audiences") or ()):
+    if status.get("authenticated") is not True or package_client.AUDIENCE not in (status.get("audiences") or ()):
         return ""
     return user.removeprefix(_ACCOUNT).replace(":", "/") if user.startswith(_ACCOUNT) else ""

@@ -14,7 +14,8 @@ from typing import Final, Protocol
 
 from aiohttp import web
 
-from oneagent.common import downloads, logs, servertls
+from oneagent.common import logs
+from oneagent.common.http import download, server_tls
 from oneagent.operator.packages import server, shelf
 from oneagent.operator.packages.callers import Callers, Reviewer
 from oneagent.operator.packages.fetches import Fetches, Wanted
@@ -46,13 +47,13 @@ class Settings:
     renew_seconds: float = 10.0
     """How often the certificate is looked at."""
     limits: server.Limits = field(default_factory=server.Limits)
-    downloads: downloads.Limits = downloads.USUAL
+    downloads: download.Limits = download.USUAL
 
 
 class Certificates(Protocol):
     """Who has the certificate."""
 
-    async def current(self) -> servertls.Pair:
+    async def current(self) -> server_tls.Pair:
         """The newest pair; `UnusableError` while there is none. Asked every few seconds, so it is quick."""
         ...
 
@@ -74,7 +75,7 @@ class PackageEndpoint:
         self._settings = settings
         self._metrics = metrics
         self._certificates = certificates
-        self._tls = servertls.ServerTls(metrics.certificate_expiry.set)
+        self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         self._shelf = shelf.Shelf(settings.folder, settings.budget_bytes, metrics)
         self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads, unknown)
         self._answers = server.Answers(
@@ -94,7 +95,7 @@ class PackageEndpoint:
         """Listen; `ShelfError` or `UnusableError` if that has no use, `OSError` if the port is not to be had."""
         await self._renew()
         if trouble := self._tls.trouble(time.time()):
-            raise servertls.UnusableError(trouble)
+            raise server_tls.UnusableError(trouble)
         await asyncio.to_thread(self._shelf.open)
         try:
             self._protocols = web.Server(
@@ -159,7 +160,7 @@ class PackageEndpoint:
             await asyncio.sleep(self._settings.renew_seconds)
             try:
                 await self._renew()
-            except servertls.UnusableError as error:
+            except server_tls.UnusableError as error:
                 self._tls.refuse(str(error))
             except Exception:
                 log.exception("the certificate can't be renewed")

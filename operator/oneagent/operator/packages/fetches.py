@@ -21,18 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from oneagent.common import (
-    downloads,
-    httpclient,
-    httpfaults,
-    logs,
-    packageendpoint,
-    packages,
-    pagecache,
-    pauses,
-    tenant,
-)
-from oneagent.common.names import DynaKubeName, Version
+from oneagent.common import backoff, logs, package_client, page_cache, unpack
+from oneagent.common.http import client, download, errors
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.tenant.client import client
 from oneagent.operator import api
 from oneagent.operator.packages import shelf
 from oneagent.operator.packages.errors import (
@@ -52,13 +44,13 @@ KINDS: Final = 16
 """Most variants of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_KNOWN: Final = (downloads.DownloadError, httpclient.InvalidSettings, api.ApiError, PackagesError)
+_KNOWN: Final = (download.DownloadError, client.InvalidSettings, api.ApiError, PackagesError)
 
 
 class Origin(Protocol):
     """Tells where a package is; it may read a Secret. `InvalidSettings` or `ApiError` if that can't be told."""
 
-    def __call__(self, package: packageendpoint.Package) -> Awaitable[downloads.Source]: ...
+    def __call__(self, package: package_client.Package) -> Awaitable[download.Source]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +88,7 @@ class Fetches:
         packages_kept: shelf.Shelf,
         metrics: PackageMetrics,
         wait_seconds: float,
-        limits: downloads.Limits = downloads.USUAL,
+        limits: download.Limits = download.USUAL,
         unknown: Callable[[], None] = lambda: None,
     ) -> None:
         """`unknown` is called when somebody asks for what nobody is known to want."""
@@ -129,7 +121,7 @@ class Fetches:
         await asyncio.gather(*running, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def have(self, package: packageendpoint.Package) -> str:
+    async def have(self, package: package_client.Package) -> str:
         """The key of a package that was on the shelf a moment ago; a `PackagesError` if it can't be had now."""
         wanted = self._wanted.get((package.dynakube, package.version))
         if wanted is None:
@@ -143,7 +135,7 @@ class Fetches:
         await self._fetched(name, wanted, asked)
         return name
 
-    def _check_number(self, name: str, wanted: Wanted, package: packageendpoint.Package) -> None:
+    def _check_number(self, name: str, wanted: Wanted, package: package_client.Package) -> None:
         """A caller may choose technologies, but not make us fetch without end; what the DynaKube names always goes."""
         now = time.monotonic()
         for other, fetch in list(self._fetches.items()):
@@ -155,7 +147,7 @@ class Fetches:
         if name not in kinds and len(kinds) >= KINDS:
             raise TooManyKindsError(f"version {package.version} is asked for in {len(kinds)} kinds already", 60)
 
-    async def _fetched(self, name: str, wanted: Wanted, package: packageendpoint.Package) -> None:
+    async def _fetched(self, name: str, wanted: Wanted, package: package_client.Package) -> None:
         fetch = self._fetches.setdefault(name, _Fetch(wanted))
         if self._stopped:
             raise PendingError("the endpoint is being stopped", retry_after=1)
@@ -177,7 +169,7 @@ class Fetches:
 
     # ---------------------------------------------------------------- one fetch
 
-    async def _fetch(self, name: str, fetch: _Fetch, package: packageendpoint.Package) -> None:
+    async def _fetch(self, name: str, fetch: _Fetch, package: package_client.Package) -> None:
         """Never raises but when cancelled: what went wrong stands in `fetch.error`."""
         fetch.error = None
         try:
@@ -207,12 +199,12 @@ class Fetches:
         finally:
             fetch.task = None
 
-    def _bring(self, name: str, source: downloads.Source, cancelled: threading.Event) -> downloads.Downloaded:
+    def _bring(self, name: str, source: download.Source, cancelled: threading.Event) -> download.Downloaded:
         """Download and verify, in a thread."""
         with self._shelf.arriving(name) as into:
 
-            def fetch() -> downloads.Downloaded:
-                return downloads.download(
+            def fetch() -> download.Downloaded:
+                return download.download(
                     source,
                     into,
                     cancelled=cancelled,
@@ -223,7 +215,7 @@ class Fetches:
 
             try:
                 got = fetch()
-            except downloads.DiskFull as error:
+            except download.DiskFull as error:
                 self._shelf.make_room(max(error.needed, 1), name)
                 got = fetch()
             if not got.ours:
@@ -236,16 +228,16 @@ class Fetches:
             self._shelf.add(name, got.size, got.sha256)
             return got
 
-    def _failed(self, name: str, fetch: _Fetch, package: packageendpoint.Package, error: Exception) -> None:
-        if isinstance(error, downloads.Cancelled):
+    def _failed(self, name: str, fetch: _Fetch, package: package_client.Package, error: Exception) -> None:
+        if isinstance(error, download.Cancelled):
             self._metrics.downloads.labels("cancelled").inc()
             # Also if it is wanted again meanwhile: the next caller goes on where this one stopped.
             fetch.error = PendingError("the download was stopped", retry_after=1)
             del self._fetches[name]
             return
         fetch.failures += 1
-        pause = pauses.growing(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
-        pause = pauses.heeding(pause, getattr(error, "retry_after", None))
+        pause = backoff.growing(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+        pause = backoff.heeding(pause, getattr(error, "retry_after", None))
         fetch.next_at = time.monotonic() + pause
         fetch.error = _answer(error, pause)
         known = isinstance(error, _KNOWN)
@@ -262,7 +254,7 @@ def verify(path: Path) -> None:
     """Read an archive through, each member against its checksum; `OriginError` if anything is wrong with it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > packages.Limits().unpacked_bytes:
+            if sum(member.file_size for member in archive.infolist()) > unpack.Limits().unpacked_bytes:
                 raise OriginError("the tenant's package is larger unpacked than an agent can be")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -270,7 +262,7 @@ def verify(path: Path) -> None:
     if damaged is not None:
         raise OriginError(f"the tenant's package is damaged: {damaged[:200]!r} has another checksum")
     with path.open("rb") as file:
-        pagecache.drop_read(file.fileno())
+        page_cache.drop_read(file.fileno())
 
 
 def _answer(error: Exception, pause: float) -> PackagesError:
@@ -278,26 +270,26 @@ def _answer(error: Exception, pause: float) -> PackagesError:
     match error:
         case PackagesError():
             return type(error)(str(error), retry_after=pause)
-        case downloads.DiskFull() | downloads.DiskFailed():
+        case download.DiskFull() | download.DiskFailed():
             return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
-        case downloads.SourceFailed(fault=httpfaults.HttpFault(passing=True)) | api.UnavailableError():
+        case download.SourceFailed(fault=errors.HttpFault(passing=True)) | api.UnavailableError():
             return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
-        case downloads.DownloadError() | httpclient.InvalidSettings():
+        case download.DownloadError() | client.InvalidSettings():
             return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)
         case _:
             return OriginError("the package can't be downloaded: the operator's log says why", retry_after=pause)
 
 
-def _filled(wanted: Wanted, package: packageendpoint.Package) -> packageendpoint.Package:
+def _filled(wanted: Wanted, package: package_client.Package) -> package_client.Package:
     """The package with the technologies in one order; the DynaKube's, if the caller names none."""
     technologies = _sorted(package.technologies or wanted.technologies)
-    return packageendpoint.Package(package.dynakube, package.version, package.machine, package.flavor, technologies)
+    return package_client.Package(package.dynakube, package.version, package.machine, package.flavor, technologies)
 
 
 def _sorted(technologies: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(technologies))) or ("all",)
 
 
-def _key(wanted: Wanted, package: packageendpoint.Package) -> str:
-    kind = (tenant.architecture(package.machine), package.flavor, *package.technologies)
+def _key(wanted: Wanted, package: package_client.Package) -> str:
+    kind = (client.architecture(package.machine), package.flavor, *package.technologies)
     return shelf.key(what=(wanted.tenant, wanted.version), kind=kind)

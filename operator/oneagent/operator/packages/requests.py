@@ -11,17 +11,18 @@ from typing import Final
 
 from aiohttp import web
 
-from oneagent.common import httpclient, names, packageendpoint
+from oneagent.common import identifiers, package_client
+from oneagent.common.http import client
 from oneagent.operator.packages.errors import BadRequestError, MethodError
 
-_PATH: Final = re.compile(rf"{packageendpoint.PREFIX}/([^/?#%]+)/([^/?#%]+?)(/{packageendpoint.METADATA})?")
+_PATH: Final = re.compile(rf"{package_client.PREFIX}/([^/?#%]+)/([^/?#%]+?)(/{package_client.METADATA})?")
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _KNOWN: Final = frozenset({"arch", "flavor", "technologies"})
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    package: packageendpoint.Package
+    package: package_client.Package
     metadata: bool
     """Only what the package is, not its bytes."""
 
@@ -42,7 +43,7 @@ def read(request: web.BaseRequest) -> Asked:
         raise BadRequestError("a request for a package has no body")
     found = _PATH.fullmatch(request.rel_url.raw_path)
     if found is None:
-        raise BadRequestError(f"the path has to be {packageendpoint.PREFIX}/<dynakube>/<version>[/metadata]")
+        raise BadRequestError(f"the path has to be {package_client.PREFIX}/<dynakube>/<version>[/metadata]")
     query = request.rel_url.query
     if not _KNOWN.issuperset(query) or len(query) != len(set(query)):
         raise BadRequestError("arch, flavor and technologies may be given, each once")
@@ -50,14 +51,14 @@ def read(request: web.BaseRequest) -> Asked:
         raise BadRequestError("arch is missing: a machine's name such as x86_64 or aarch64")
     technologies = query.get("technologies", "")
     try:
-        package = packageendpoint.Package(
-            names.DynaKubeName(found[1]),
-            names.Version(found[2]),
+        package = package_client.Package(
+            identifiers.DynaKubeName(found[1]),
+            identifiers.Version(found[2]),
             query["arch"],
             query.get("flavor", "default"),
             tuple(technologies.split(",")) if technologies else (),
         )
-    except httpclient.InvalidSettings as error:
+    except client.InvalidSettings as error:
         raise BadRequestError(str(error)) from None
     return Asked(package, found[3] is not None)
 

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from oneagent.common import logs, packageendpoint
+from oneagent.common import logs, package_client
 from oneagent.operator.packages import requests, shelf
 from oneagent.operator.packages.callers import Callers
 from oneagent.operator.packages.errors import BusyError, NotProvenError, PackagesError, PendingError
@@ -105,7 +105,7 @@ class Answers:
             etag = f'"{stored.sha256}"'
             if asked.metadata:
                 self._metrics.requests.labels("metadata").inc()
-                known = packageendpoint.Metadata(asked.package.version, stored.sha256, stored.size)
+                known = package_client.Metadata(asked.package.version, stored.sha256, stored.size)
                 return _json(200, known, {"ETag": etag})
             if requests.has_it(request, etag):
                 self._metrics.requests.labels("not_modified").inc()

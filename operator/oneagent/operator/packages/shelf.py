@@ -27,7 +27,8 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import downloads, logs
+from oneagent.common import logs
+from oneagent.common.http import download
 from oneagent.operator.packages.errors import NoRoomError
 from oneagent.operator.packages.metrics import PackageMetrics
 
@@ -88,7 +89,7 @@ class Shelf:
         budget_bytes: int,
         metrics: PackageMetrics,
         *,
-        disk_free: Callable[[Path], int] = downloads.free_bytes,
+        disk_free: Callable[[Path], int] = download.free_bytes,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.folder = folder

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from oneagent.common import injected, names
+from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.operator.people import drivers, kubectl, objects, serving
 from oneagent.operator.people.drivers import NodeAnswer
 from oneagent.operator.people.kubectl import Kubectl, KubectlError, Object, Unusable
 from oneagent.operator.people.serving import Served
 
-DEFINITION: Final = f"dynakubes.{names.API_GROUP}"
+DEFINITION: Final = f"dynakubes.{identifiers.API_GROUP}"
 WEBHOOK: Final = "oneagent-webhook"
 OPERATOR: Final = "oneagent-operator"
 DRIVER: Final = "oneagent-csi-driver"
@@ -122,7 +123,7 @@ def _questions(to: Kubectl) -> dict[str, Callable[[], Any]]:
         "definition": partial(to.get, "customresourcedefinitions", DEFINITION),
         "mutating": partial(to.get, "mutatingwebhookconfigurations", WEBHOOK),
         "validating": partial(to.get, "validatingwebhookconfigurations", WEBHOOK),
-        "csi_driver": partial(to.get, "csidrivers", names.DRIVER_NAME),
+        "csi_driver": partial(to.get, "csidrivers", identifiers.DRIVER_NAME),
         "csi_nodes": partial(to.every, "csinodes"),
         "nodes": partial(to.every, "nodes"),
         "namespaces": partial(to.every, "namespaces"),
@@ -148,7 +149,7 @@ def secrets(to: Kubectl) -> dict[str, frozenset[str]]:
 
 
 def _injection_secrets(to: Kubectl) -> tuple[str, ...]:
-    chosen = f"--field-selector=metadata.name={injected.INJECTION_SECRET}"
+    chosen = f"--field-selector=metadata.name={contract.INJECTION_SECRET}"
     return tuple(to("get", "secrets", "--all-namespaces", chosen, "-o", _NAMESPACES).split())
 
 

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from oneagent.common import dynakube, flags, manifests
+from oneagent.common import dynakube, flags
+from oneagent.common.kubernetes import fields
 from oneagent.operator.people.kubectl import Kubectl, KubectlError
 
 PROGRAM: Final = "kubectl-oneagent"
@@ -107,7 +108,7 @@ def _command(
 
 def _pod(text: str) -> tuple[str, str]:
     namespace, _, name = text.partition("/")
-    if not (manifests.is_dns_name(namespace) and manifests.is_dns_name(name)):
+    if not (fields.is_dns_name(namespace) and fields.is_dns_name(name)):
         raise ValueError(f"{text!r} is not namespace/pod, for example shop/cart-0")
     return namespace, name
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import names
+from oneagent.common import identifiers
 from oneagent.operator.people import objects
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.drivers import NodeAnswer
@@ -79,7 +79,7 @@ def _nodes(picture: Cluster) -> Iterator[NodeRow]:
     registered = {
         objects.name(node)
         for node in picture.csi_nodes
-        if any(one["name"] == names.DRIVER_NAME for one in node["spec"].get("drivers") or ())
+        if any(one["name"] == identifiers.DRIVER_NAME for one in node["spec"].get("drivers") or ())
     }
     pods, answers = picture.drivers, {answer.node: answer for answer in picture.answers}
     meant = _meant(picture)

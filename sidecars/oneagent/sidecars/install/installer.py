@@ -23,20 +23,15 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import (
-    agentconf,
-    downloads,
-    httpclient,
-    httpfaults,
-    injected,
-    injectionsecret,
-    logs,
-    packageendpoint,
-    packages,
-)
-from oneagent.common.injectionsecret import Injection
-from oneagent.common.names import PRELOAD_LIBRARY, DynaKubeName, Version
-from oneagent.common.packages import unpack, zips
+from oneagent.common import logs, package_client
+from oneagent.common import unpack as common_unpack
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.http import client, download, errors
+from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, Version
+from oneagent.common.injection import contract
+from oneagent.common.injection import secret as injection_secret
+from oneagent.common.injection.secret import Injection
+from oneagent.common.unpack import zip, zip_reader
 from oneagent.sidecars.install import DownloadError
 from oneagent.sidecars.install.settings import Places, Settings
 
@@ -57,7 +52,7 @@ _MIB: Final = 1 << 20
 
 
 def install(
-    settings: Settings, places: Places, *, silent: bool, patience: packageendpoint.Patience = packageendpoint.USUAL
+    settings: Settings, places: Places, *, silent: bool, patience: package_client.Patience = package_client.USUAL
 ) -> str:
     """Have the agent in the bin folder; its version. `DownloadError` if it can't be had, and nothing is there then."""
     into, work = Path(places.bin), Path(places.bin, WORK)
@@ -69,12 +64,12 @@ def install(
         _begin(into, work, silent=silent)
         injection = _injection(places)
         version = settings.version or injection.version
-        archive = _fetch(injection, settings, Path(places.config, injected.TOKEN_FILE), work, patience)
+        archive = _fetch(injection, settings, Path(places.config, contract.TOKEN_FILE), work, patience)
         root = _unpack(archive, work / "tree")
         _configure(root, injection)
         _mark(root, version)
         _show(root, into, work)
-    except (OSError, httpclient.InvalidSettings, packages.PackageError) as error:
+    except (OSError, client.InvalidSettings, common_unpack.PackageError) as error:
         raise DownloadError(_said(error)) from error
     finally:
         # With `fail` this is done again soon, and goes on with what has come.
@@ -106,21 +101,21 @@ def _begin(into: Path, work: Path, *, silent: bool) -> None:
     if silent and beginnings.stat().st_size > MOST_BEGINNINGS:
         raise DownloadError(
             f"killed {MOST_BEGINNINGS} times while it installed the agent: "
-            f"raise the memory limit of the init container {injected.INIT_CONTAINER}"
+            f"raise the memory limit of the init container {contract.INIT_CONTAINER}"
         )
 
 
 def _injection(places: Places) -> Injection:
-    path = Path(places.config, injected.INJECTION_FILE)
-    secret = f"the Secret {injected.INJECTION_SECRET} of the pod's namespace"
+    path = Path(places.config, contract.INJECTION_FILE)
+    secret = f"the Secret {contract.INJECTION_SECRET} of the pod's namespace"
     try:
-        injection = injectionsecret.decode(path.read_bytes())
+        injection = injection_secret.decode(path.read_bytes())
     except FileNotFoundError:
         raise DownloadError(
             f"{path} is missing: {secret} was not there when the pod started; the DynaKube's condition "
             "CodeModulesInjection says why. Once it is there, delete the pod to have it monitored"
         ) from None
-    except injectionsecret.InjectionSecretError as error:
+    except injection_secret.InjectionSecretError as error:
         raise DownloadError(f"{secret}: {error}: delete it, and the operator writes it anew") from error
     if not injection.package_url:
         raise DownloadError(f"{secret}: packageUrl is empty: start the operator with --package-address")
@@ -128,9 +123,9 @@ def _injection(places: Places) -> Injection:
 
 
 def _fetch(
-    injection: Injection, settings: Settings, token: Path, work: Path, patience: packageendpoint.Patience
+    injection: Injection, settings: Settings, token: Path, work: Path, patience: package_client.Patience
 ) -> Path:
-    package = packageendpoint.Package(
+    package = package_client.Package(
         DynaKubeName(injection.dynakube),
         Version(settings.version or injection.version),
         platform.machine(),
@@ -139,12 +134,10 @@ def _fetch(
     )
     authority = work / "ca.crt"
     authority.write_text(injection.package_ca)
-    endpoint = packageendpoint.Endpoint(injection.package_url, token, authority)
+    endpoint = package_client.Endpoint(injection.package_url, token, authority)
     try:
-        found = packageendpoint.fetch(
-            endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), patience=patience
-        )
-    except (downloads.DownloadError, httpfaults.HttpFault) as error:
+        found = package_client.fetch(endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), patience=patience)
+    except (download.DownloadError, errors.HttpFault) as error:
         raise DownloadError(f"version {package.version} was not downloaded: {error}{_remedy(error)}") from error
     log.info(
         "package downloaded",
@@ -155,16 +148,16 @@ def _fetch(
     return found.path
 
 
-def _remedy(error: downloads.DownloadError | httpfaults.HttpFault) -> str:
+def _remedy(error: download.DownloadError | errors.HttpFault) -> str:
     """What somebody can do about an endpoint that does not answer as it should; empty if the error says it itself."""
-    match error.fault if isinstance(error, downloads.SourceFailed) else error:
-        case httpfaults.Unreachable(reach=httpfaults.Reach.TLS):
-            return f": delete the Secret {injected.INJECTION_SECRET}, and the operator writes it anew"
-        case httpfaults.Unreachable() | httpfaults.Throttled():
+    match error.fault if isinstance(error, download.SourceFailed) else error:
+        case errors.Unreachable(reach=errors.Reach.TLS):
+            return f": delete the Secret {contract.INJECTION_SECRET}, and the operator writes it anew"
+        case errors.Unreachable() | errors.Throttled():
             return ": is the operator running, and do network policies let this pod reach it?"
-        case httpfaults.Refused(status=404):
+        case errors.Refused(status=404):
             return ": the DynaKube's status names the version that pods can have"
-        case downloads.DiskFull(needed=needed):
+        case download.DiskFull(needed=needed):
             return f": {_room(needed)}"
         case _:
             return ""
@@ -172,18 +165,18 @@ def _remedy(error: downloads.DownloadError | httpfaults.HttpFault) -> str:
 
 def _room(needed: int) -> str:
     wanted = f"{needed // _MIB + 1} MiB are" if needed else "more room is"
-    return f"{wanted} needed in the volume {injected.BIN_VOLUME}, an emptyDir on the node's disk"
+    return f"{wanted} needed in the volume {contract.BIN_VOLUME}, an emptyDir on the node's disk"
 
 
 def _unpack(archive: Path, scratch: Path) -> Path:
-    needed, free = zips.unpacked_size(archive), downloads.free_bytes(archive.parent)
+    needed, free = zip_reader.unpacked_size(archive), download.free_bytes(archive.parent)
     if needed > free:
         raise DownloadError(f"the agent does not fit, {free // _MIB} MiB are free: {_room(needed)}")
     try:
-        root = unpack.unpack_agent(archive, scratch).root
-    except packages.UnpackFailed:
+        root = zip.unpack_agent(archive, scratch).root
+    except common_unpack.UnpackFailed:
         raise
-    except packages.PackageError:
+    except common_unpack.PackageError:
         archive.unlink(missing_ok=True)  # What is damaged would be damaged again.
         raise
     archive.unlink()
@@ -194,14 +187,14 @@ def _configure(root: Path, injection: Injection) -> None:
     """The agent's own configuration, merged in its place as the node's driver merges it into a view."""
     file = root / _CONF
     package = file.read_text(errors="replace") if file.exists() else ""
-    ours = agentconf.general(
+    ours = ruxitagentproc.general(
         host_group=injection.host_group or None,
         tenant=injection.tenant,
         tenant_token=injection.tenant_token or None,
         endpoints=injection.endpoints or None,
         proxy=injection.proxy or None,
     )
-    merged = agentconf.merge(package, [agentconf.Property(*prop) for prop in injection.properties], ours)
+    merged = ruxitagentproc.merge(package, [ruxitagentproc.Property(*prop) for prop in injection.properties], ours)
     for folder in (root / _AGENT, file.parent):
         folder.mkdir(exist_ok=True)
         folder.chmod(_FOLDER_MODE)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import containerconf, injected
-from oneagent.common.injected import Variable
+from oneagent.common.agent_config import container_conf
+from oneagent.common.injection import contract
+from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.install import SettingsError
 
 PROVISIONED: Final = "provisioned"
@@ -28,9 +29,9 @@ _VALUE_SHOWN: Final = 40
 class Places:
     """Where everything is; only tests have it elsewhere."""
 
-    bin: str = injected.BIN_FOLDER
-    share: str = injected.SHARE_FOLDER
-    config: str = injected.CONFIG_FOLDER
+    bin: str = contract.BIN_FOLDER
+    share: str = contract.SHARE_FOLDER
+    config: str = contract.CONFIG_FOLDER
     termination_log: str = "/dev/termination-log"
 
 
@@ -39,7 +40,7 @@ class Settings:
     mode: str
     """`PROVISIONED`, `INSTALLER`, or empty if no agent is wanted."""
     enrichment: bool
-    pod: containerconf.Container
+    pod: container_conf.Container
     """What is the same for all of its containers."""
     containers: tuple[tuple[str, str], ...]
     """Name and image of each that gets the agent."""
@@ -95,8 +96,8 @@ def _missing(environ: Mapping[str, str], *, agent: bool) -> Iterator[str]:
     return (name for name in needed if not environ.get(name))
 
 
-def _pod(environ: Mapping[str, str]) -> containerconf.Container:
-    return containerconf.Container(
+def _pod(environ: Mapping[str, str]) -> container_conf.Container:
+    return container_conf.Container(
         pod_name=environ[Variable.POD_NAME],
         pod_uid=environ[Variable.POD_UID],
         base_pod_name=environ.get(Variable.BASE_POD_NAME, ""),

@@ -14,7 +14,8 @@ import os
 import re
 from typing import Final
 
-from oneagent.common import containerconf, injected
+from oneagent.common.agent_config import container_conf
+from oneagent.common.injection import contract
 from oneagent.sidecars.install import ShareError
 from oneagent.sidecars.install.settings import Settings
 
@@ -33,25 +34,25 @@ def write(folder: str, settings: Settings) -> None:
             _replace(path, text.encode())
         except OSError as error:
             raise ShareError(
-                f"{path}: {error.strerror}: the volume {injected.SHARE_VOLUME} has to be writable and have room"
+                f"{path}: {error.strerror}: the volume {contract.SHARE_VOLUME} has to be writable and have room"
             ) from error
 
 
 def files(settings: Settings) -> dict[str, str]:
     """Each file's text by its path below the share folder."""
     found = {
-        injected.CONTAINER_CONF.format(container=name): containerconf.render(
+        contract.CONTAINER_CONF.format(container=name): container_conf.render(
             dataclasses.replace(settings.pod, container_name=name, image_name=image)
         )
         for name, image in settings.containers
     }
     if settings.mode and settings.connect_retry_ms > 0:
-        found[injected.CURL_OPTIONS] = f"initialConnectRetryMs {settings.connect_retry_ms}\n"
+        found[contract.CURL_OPTIONS] = f"initialConnectRetryMs {settings.connect_retry_ms}\n"
     if settings.enrichment:
         facts = enrichment(settings)
         lines = (f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in facts.items())
-        found[f"{injected.ENRICHMENT_FOLDER}/dt_metadata.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
-        found[f"{injected.ENRICHMENT_FOLDER}/dt_metadata.properties"] = "".join(lines)
+        found[f"{contract.ENRICHMENT_FOLDER}/dt_metadata.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+        found[f"{contract.ENRICHMENT_FOLDER}/dt_metadata.properties"] = "".join(lines)
     return found
 
 

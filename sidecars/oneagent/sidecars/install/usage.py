@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Final
 
-from oneagent.common import injected
-from oneagent.common.injected import Variable
+from oneagent.common.injection import contract
+from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.install.settings import Places
 
 VARIABLES: Final = (
@@ -42,7 +42,7 @@ def read(words: Sequence[str]) -> Places:
     parser = argparse.ArgumentParser(
         prog="install-oneagent",
         description="Gets the agent of a pod ready before its containers start. The webhook puts it into pods as the "
-        f"init container {injected.INIT_CONTAINER}, and sets everything by variables.",
+        f"init container {contract.INIT_CONTAINER}, and sets everything by variables.",
         epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 
-from oneagent.common import injected, names
+from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.sidecars.install import NoAgentError
 
 
 def check(folder: str, node: str) -> None:
     """`NoAgentError` unless what is preloaded is in the view."""
-    volume, where = f"the volume {injected.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
-    if os.path.isfile(os.path.join(folder, names.PRELOAD_LIBRARY)):
+    volume, where = f"the volume {contract.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
+    if os.path.isfile(os.path.join(folder, identifiers.PRELOAD_LIBRARY)):
         return
     try:
         empty = "agent" not in os.listdir(folder)
@@ -29,6 +30,6 @@ def check(folder: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {names.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of machine; "
+        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of machine; "
         "name another version in the DynaKube and delete the pod to have it monitored"
     )

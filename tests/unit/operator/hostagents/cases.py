@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from oneagent.common import dynakube
-from oneagent.common.names import FEATURE_PREFIX, TenantId
+from oneagent.common.identifiers import FEATURE_PREFIX, TenantId
 from oneagent.operator.hostagents import fields, images, manifest
 from oneagent.operator.hostagents.facts import Facts
 

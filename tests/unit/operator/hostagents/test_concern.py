@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.names import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.operator import api, asking, verdicts
 from oneagent.operator.hostagents import concern, manifest
 from oneagent.operator.observed import Observed

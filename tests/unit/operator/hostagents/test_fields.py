@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common import manifests
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator.hostagents import fields, nodes
 from tests.unit.operator.hostagents import cases
 
@@ -45,7 +45,7 @@ def read(obj: dict[str, Any]) -> fields.HostAgent:
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_with_its_field_and_the_remedy(section: Any, said: str) -> None:
-    with pytest.raises(manifests.FieldError) as caught:
+    with pytest.raises(kubernetes_fields.FieldError) as caught:
         read(cases.obj({"mode": MODE, "section": section}))
     assert str(caught.value).startswith(said)
 
@@ -61,7 +61,9 @@ def test_a_value_that_cannot_be_used_is_named_with_its_field_and_the_remedy(sect
     ],
 )
 def test_a_feature_flag_that_cannot_be_used_is_named_as_its_annotation(flag: str, value: str) -> None:
-    with pytest.raises(manifests.FieldError, match=rf"annotations\[feature.dynatrace.com/{flag}\] is '{value}'"):
+    with pytest.raises(
+        kubernetes_fields.FieldError, match=rf"annotations\[feature.dynatrace.com/{flag}\] is '{value}'"
+    ):
         read(cases.obj({"mode": MODE, "features": {flag: value}}))
 
 
@@ -102,5 +104,5 @@ def test_whatever_somebody_writes_is_read_or_named(section: dict[str, Any]) -> N
     nodes.claim(obj)
     try:
         cases.daemon_set({"mode": MODE, "section": section})
-    except manifests.FieldError as error:
+    except kubernetes_fields.FieldError as error:
         assert error.field.startswith(("spec.oneAgent", "metadata.annotations"))

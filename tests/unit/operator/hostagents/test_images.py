@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import manifests
+from oneagent.common.kubernetes import fields
 from oneagent.operator.hostagents import images
 from tests.unit.operator.hostagents import cases
 
@@ -56,7 +56,5 @@ def test_an_image_comes_before_every_version() -> None:
 
 
 def test_a_tenant_whose_address_is_no_registrys_needs_an_image() -> None:
-    with pytest.raises(
-        manifests.FieldError, match=r"spec.apiUrl .*name an image in spec.oneAgent.classicFullStack.image"
-    ):
+    with pytest.raises(fields.FieldError, match=r"spec.apiUrl .*name an image in spec.oneAgent.classicFullStack.image"):
         choose(NEW, "", spec={"apiUrl": "https://dynatrace.example/E/abc/api"})

@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from oneagent.common import downloads, httpclient, httpfaults, packageendpoint
+from oneagent.common import package_client
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.operator.packages import server as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
@@ -24,9 +26,9 @@ URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"
 NEVER = threading.Event()
 
 
-def fetch(serving: fakes.Serving, into: Path, **patience: float) -> downloads.Downloaded:
-    found = packageendpoint.Patience(**{"away_seconds": 0.5, "pending_seconds": 10.0, **patience})
-    return packageendpoint.fetch(serving.client, fakes.package(VERSION), into, cancelled=NEVER, patience=found)
+def fetch(serving: fakes.Serving, into: Path, **patience: float) -> download.Downloaded:
+    found = package_client.Patience(**{"away_seconds": 0.5, "pending_seconds": 10.0, **patience})
+    return package_client.fetch(serving.client, fakes.package(VERSION), into, cancelled=NEVER, patience=found)
 
 
 class TestAClient:
@@ -49,7 +51,7 @@ class TestAClient:
         with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(wait_seconds=0.2)) as serving:
             serving.want(fakes.wanted(VERSION, server.api_url))
             began = time.monotonic()
-            with pytest.raises(httpfaults.Throttled, match="is being downloaded"):
+            with pytest.raises(errors.Throttled, match="is being downloaded"):
                 fetch(serving, tmp_path / "agent.zip", pending_seconds=1.0)
             assert time.monotonic() - began < 3
             server.closing.set()
@@ -62,7 +64,7 @@ class TestAClient:
         timer.start()
         fetch(serving, tmp_path / "agent.zip", away_seconds=5.0)
         serving.want()
-        with pytest.raises(httpfaults.Refused, match="does not want"):
+        with pytest.raises(errors.Refused, match="does not want"):
             fetch(serving, tmp_path / "agent.zip")
         timer.join()
 
@@ -70,36 +72,36 @@ class TestAClient:
         serving.want()
         cancelled = threading.Event()
         threading.Timer(0.3, cancelled.set).start()
-        patience = packageendpoint.Patience(away_seconds=30)
-        with pytest.raises(downloads.Cancelled):
-            packageendpoint.fetch(
+        patience = package_client.Patience(away_seconds=30)
+        with pytest.raises(download.Cancelled):
+            package_client.fetch(
                 serving.client, fakes.package(VERSION), tmp_path / "x", cancelled=cancelled, patience=patience
             )
 
     def test_shows_a_new_token_as_soon_as_there_is_one(self, serving: fakes.Serving, tmp_path: Path) -> None:
         serving.token_file.write_text(fakes.token(seconds=-1))
-        with pytest.raises(httpfaults.Refused, match="projected service account token"):
+        with pytest.raises(errors.Refused, match="projected service account token"):
             fetch(serving, tmp_path / "agent.zip")
         serving.token_file.write_text(fakes.token())
         fetch(serving, tmp_path / "agent.zip")
 
     def test_does_not_trust_another_authority(self, serving: fakes.Serving, tmp_path: Path) -> None:
-        client = packageendpoint.Endpoint(serving.url, serving.token_file)
-        with pytest.raises(httpfaults.Unreachable, match="not trusted"):
-            packageendpoint.fetch(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
+        client = package_client.Endpoint(serving.url, serving.token_file)
+        with pytest.raises(errors.Unreachable, match="not trusted"):
+            package_client.fetch(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
         assert serving.reviews.asked == []
 
     @pytest.mark.parametrize("url", ["http://x:1", "https://", "https://x/y", "https://u:p@x", "https://x?y", "x:1"])
     def test_is_told_only_of_an_address_with_tls(self, url: str) -> None:
-        with pytest.raises(httpclient.InvalidSettings, match="https://host:port is needed"):
-            packageendpoint.Endpoint(url, Path("/token"))
+        with pytest.raises(http_client.InvalidSettings, match="https://host:port is needed"):
+            package_client.Endpoint(url, Path("/token"))
 
     def test_without_a_token_says_so(self, serving: fakes.Serving, tmp_path: Path) -> None:
         for content in (None, "", "two words"):
             serving.token_file.unlink(missing_ok=True)
             if content is not None:
                 serving.token_file.write_text(content)
-            with pytest.raises(httpclient.InvalidSettings, match=str(serving.token_file)):
+            with pytest.raises(http_client.InvalidSettings, match=str(serving.token_file)):
                 fetch(serving, tmp_path / "x")
 
 

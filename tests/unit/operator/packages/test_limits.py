@@ -15,7 +15,7 @@ import httpx2 as httpx
 import pytest
 import trustme
 
-from oneagent.common import servertls
+from oneagent.common.http import server_tls
 from oneagent.operator.packages import server as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
@@ -176,7 +176,7 @@ class TestACertificate:
         with fakes.Serving(tmp_path / "endpoint") as serving:
             good = serving.pair.pair
             serving.pair.renew(serving.authority)
-            serving.pair.pair = servertls.Pair(serving.pair.pair.chain, good.key)
+            serving.pair.pair = server_tls.Pair(serving.pair.pair.chain, good.key)
             eventually(lambda: [each for each in caplog.records if "is not taken" in each.getMessage()])
             time.sleep(0.3)
             connect(serving).close()
@@ -184,8 +184,8 @@ class TestACertificate:
 
     def test_that_can_never_be_used_is_an_error_of_the_start(self, tmp_path: Path) -> None:
         serving = fakes.Serving(tmp_path / "endpoint")
-        serving.pair.pair = servertls.Pair(b"no", b"pem")
-        with pytest.raises(servertls.UnusableError), serving:
+        serving.pair.pair = server_tls.Pair(b"no", b"pem")
+        with pytest.raises(server_tls.UnusableError), serving:
             pass
 
 

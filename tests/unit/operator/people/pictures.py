@@ -10,7 +10,8 @@ from typing import Any, Final
 import trustme
 import yaml
 
-from oneagent.common import mapping, names
+from oneagent.common import identifiers
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.drivers import NodeAnswer
 
@@ -72,7 +73,7 @@ def node(name: str = NODE, **labels: str) -> Object:
     return obj("Node", name, metadata={"labels": labels}, spec={}, status={"conditions": holding("Ready")})
 
 
-def csi_node(name: str = NODE, driver: str = names.DRIVER_NAME) -> Object:
+def csi_node(name: str = NODE, driver: str = identifiers.DRIVER_NAME) -> Object:
     return obj("CSINode", name, spec={"drivers": [{"name": driver}]})
 
 
@@ -81,7 +82,7 @@ def namespace(name: str, **labels: str) -> Object:
 
 
 def owned(name: str = "shop") -> Object:
-    return namespace(name, team="shop", **{mapping.LABEL: "shop"})
+    return namespace(name, team="shop", **{namespace_mapping.LABEL: "shop"})
 
 
 def dynakube(name: str = "shop", **conditions: str) -> Object:

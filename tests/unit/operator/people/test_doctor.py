@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oneagent.common import mapping
+from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.people import status
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import Severity, checks
@@ -14,7 +14,9 @@ from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NODE, NOW, but
 
 OTHER = "b3RoZXI="
-LEAVING = pictures.obj("Namespace", "old", metadata={"deletionTimestamp": "x", "labels": {mapping.LABEL: "gone"}})
+LEAVING = pictures.obj(
+    "Namespace", "old", metadata={"deletionTimestamp": "x", "labels": {namespace_mapping.LABEL: "gone"}}
+)
 PULLING = {
     "initContainerStatuses": [{"name": "install-oneagent", "state": {"waiting": {"reason": "ImagePullBackOff"}}}]
 }
@@ -126,13 +128,13 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         (but(secrets={"shop": frozenset({"other"})}), "Tokens", "has no key apiToken", "apiToken=TOKEN"),
         (but(namespaces=(pictures.namespace("shop", team="shop"),)), "Namespaces", "its label", "NamespaceMapping"),
         (
-            but(namespaces=(pictures.namespace("old", **{mapping.LABEL: "gone"}),)),
+            but(namespaces=(pictures.namespace("old", **{namespace_mapping.LABEL: "gone"}),)),
             "Leftovers",
             "there is no DynaKube gone",
             "instance-",
         ),
         (
-            but(namespaces=(pictures.namespace("old", **{mapping.LABEL: "shop"}),)),
+            but(namespaces=(pictures.namespace("old", **{namespace_mapping.LABEL: "shop"}),)),
             "Leftovers",
             "no DynaKube selects it",
             "operator",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from oneagent.common import skips
+from oneagent.common.injection import skip_reasons
 from oneagent.csi_driver.why import Reason as OnNode
 from oneagent.operator.people import why
 from oneagent.operator.people.doctor import checks
@@ -26,8 +26,8 @@ def test_every_check_is_explained_and_no_other() -> None:
 
 def test_every_verdict_of_the_cluster_is_explained_and_of_the_others_an_example() -> None:
     own = {value for name, value in vars(why.Reason).items() if not name.startswith("_")}
-    decided = {skips.NAMESPACE_NOT_MONITORED.reason, skips.NAMESPACE_IGNORED.reason}
-    assert sorted(first_column("why")) == sorted(own | decided | {OnNode.MONITORED, skips.OPTED_OUT.reason})
+    decided = {skip_reasons.NAMESPACE_NOT_MONITORED.reason, skip_reasons.NAMESPACE_IGNORED.reason}
+    assert sorted(first_column("why")) == sorted(own | decided | {OnNode.MONITORED, skip_reasons.OPTED_OUT.reason})
 
 
 def test_the_verdicts_of_nodes_that_are_looked_at_are_those_that_nodes_give() -> None:

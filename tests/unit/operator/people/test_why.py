@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import skips
-from oneagent.common.skips import Skip
+from oneagent.common.injection import skip_reasons
+from oneagent.common.injection.skip_reasons import Skip
 from oneagent.operator.people import why
 from oneagent.operator.people.why import Decision, Event, Evidence, InitContainer, NamespaceFacts, texts, verdicts
 
@@ -148,7 +148,7 @@ def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str,
 
 
 @pytest.mark.parametrize(
-    "skip", [skip for skip in vars(skips).values() if isinstance(skip, Skip)], ids=lambda skip: skip.reason
+    "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, Skip)], ids=lambda skip: skip.reason
 )
 def test_every_reason_that_the_webhook_writes_is_explained(skip: Skip) -> None:
     verdict = verdicts.judge(of(PLAIN, decision=Decision(False, skip.reason, ())))

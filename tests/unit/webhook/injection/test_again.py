@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common import podkeys
+from oneagent.common.injection import annotations
 from oneagent.webhook import injection
 from oneagent.webhook.facts import Outcome
 from tests.unit.webhook.injection import cases
@@ -132,9 +132,9 @@ class TestAPodThatIsDone:
     def test_lacks_nothing_even_if_nobody_says_that_it_is_done(self, path: Any) -> None:
         pod, facts = cases.arguments(cases.load(path))
         pod = cases.patched(pod, injection.inject(pod, facts, cases.SETTINGS).patch)
-        said = pod["metadata"]["annotations"].pop(podkeys.HANDLED, None)
+        said = pod["metadata"]["annotations"].pop(annotations.HANDLED, None)
         changed = injection.inject(pod, facts, cases.SETTINGS).patch
-        expected = f"/metadata/annotations/{podkeys.HANDLED.replace('/', '~1')}"
+        expected = f"/metadata/annotations/{annotations.HANDLED.replace('/', '~1')}"
         assert [operation["path"] for operation in changed] == ([expected] if said else [])
 
     def test_stays_done_when_others_change_what_is_not_ours(self) -> None:

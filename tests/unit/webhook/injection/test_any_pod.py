@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import injected, podkeys
+from oneagent.common.injection import annotations, contract
 from oneagent.webhook import injection
 from oneagent.webhook.facts import Facts
 from tests.unit.webhook.injection import cases, kubelet
@@ -63,11 +63,16 @@ VOLUMES: Strategy = st.fixed_dictionaries(
 )
 ANNOTATIONS: Strategy = st.dictionaries(
     st.sampled_from(
-        [podkeys.INJECT, podkeys.INJECT_AGENT, *podkeys.INJECT_ENRICHMENT, "container.inject.dynatrace.com/a"]
+        [
+            annotations.INJECT,
+            annotations.INJECT_AGENT,
+            *annotations.INJECT_ENRICHMENT,
+            "container.inject.dynatrace.com/a",
+        ]
     ),
     SWITCHES,
 ) | st.dictionaries(
-    st.sampled_from([podkeys.AGENT_INJECTED, podkeys.REASON, podkeys.HANDLED, "team"]), st.text(max_size=5)
+    st.sampled_from([annotations.AGENT_INJECTED, annotations.REASON, annotations.HANDLED, "team"]), st.text(max_size=5)
 )
 PODS: Strategy = st.fixed_dictionaries(
     {
@@ -107,7 +112,7 @@ def contained(before: Any, after: Any) -> bool:
 def without_ours(pod: Manifest) -> Manifest:
     """A pod without what may be replaced: our annotations, and what is preloaded."""
     found = copy.deepcopy(pod)
-    for key in (podkeys.AGENT_INJECTED, podkeys.REASON, podkeys.HANDLED):
+    for key in (annotations.AGENT_INJECTED, annotations.REASON, annotations.HANDLED):
         found["metadata"].get("annotations", {}).pop(key, None)
     for container in everything(found):
         if "env" in container:
@@ -136,7 +141,7 @@ def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: Facts) -> None:
     after = cases.patched(pod, first.patch)
     assert list(injection.inject(after, facts, cases.SETTINGS).patch) == []
     if first.injected:
-        del after["metadata"]["annotations"][podkeys.HANDLED]
+        del after["metadata"]["annotations"][annotations.HANDLED]
         again = cases.patched(after, injection.inject(after, facts, cases.SETTINGS).patch)
         assert again["spec"] == after["spec"], "nor has it if nobody says that the pod is done"
 
@@ -151,8 +156,8 @@ def test_the_api_server_takes_it(pod: Manifest, facts: Facts) -> None:
         places = [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or ()]
         assert len(places) == len(set(places))
     names = [container["name"] for container in everything(after)]
-    assert names.count(injected.INIT_CONTAINER) <= max(
-        1, [container["name"] for container in everything(pod)].count(injected.INIT_CONTAINER)
+    assert names.count(contract.INIT_CONTAINER) <= max(
+        1, [container["name"] for container in everything(pod)].count(contract.INIT_CONTAINER)
     )
 
 

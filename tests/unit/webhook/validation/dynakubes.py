@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
 from tests.unit.api.manifests import Manifest
 

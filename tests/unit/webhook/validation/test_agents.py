@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
 from tests.unit.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, SEVERAL, UNKNOWN, errors, kube, mode, only

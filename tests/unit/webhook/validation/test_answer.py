@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
 from tests.unit.api.manifests import CASES, case
 from tests.unit.api.strategies import SWIFTLY, described

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oneagent.common import injected, podkeys
-from oneagent.common.injected import Variable
+from oneagent.common.injection import annotations, contract
+from oneagent.common.injection.contract import Variable
 from oneagent.webhook.facts import Facts
 from oneagent.webhook.injection import mounts, plan, resources, variables
 from oneagent.webhook.injection.kubes import Kube
@@ -24,10 +24,10 @@ def make(
     pod: Pod, facts: Facts, kube: Kube, settings: Settings, planned: Plan, containers: Sequence[Container]
 ) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "name": injected.INIT_CONTAINER,
+        "name": contract.INIT_CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": [injected.INIT_CONTAINER],
+        "command": [contract.INIT_CONTAINER],
         "env": [*_about_pod(pod, facts, kube, planned), *(_about_agent(pod, kube, planned) if planned.agent else ())],
         "volumeMounts": mounts.of_init_container(planned),
         "securityContext": _security_context(pod, kube),
@@ -80,9 +80,9 @@ def _about_agent(pod: Pod, kube: Kube, planned: Plan) -> list[Entry]:
     }
     if not planned.csi:
         for variable, key in (
-            (Variable.VERSION, podkeys.VERSION),
-            (Variable.FLAVOR, podkeys.FLAVOR),
-            (Variable.TECHNOLOGIES, podkeys.TECHNOLOGIES),
+            (Variable.VERSION, annotations.VERSION),
+            (Variable.FLAVOR, annotations.FLAVOR),
+            (Variable.TECHNOLOGIES, annotations.TECHNOLOGIES),
         ):
             values[variable] = pod.annotations.get(key, "").strip()
     return [variables.plain(name, value) for name, value in values.items() if value]

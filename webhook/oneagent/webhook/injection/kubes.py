@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import durations, dynakube, manifests, mapping, names, podkeys, selectors
-from oneagent.common.api import features
+from oneagent.common import durations, dynakube, identifiers
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.api import feature_flags
+from oneagent.common.injection import annotations as injection_annotations
+from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.facts import Object
 
 _TECHNOLOGIES: Final[Mapping[str, str]] = {
@@ -47,12 +50,14 @@ class Kube:
         return "" if seconds == dynakube.DEFAULT_MOUNT_TIMEOUT_SECONDS else text
 
     def feature(self, name: str) -> str:
-        return self.annotations.get(names.FEATURE_PREFIX + name, "").strip() or features.FEATURES[name].default
+        return (
+            self.annotations.get(identifiers.FEATURE_PREFIX + name, "").strip() or feature_flags.FEATURES[name].default
+        )
 
     def is_on(self, name: str) -> bool:
         """A switch; the default counts where it says neither true nor false."""
-        given = podkeys.switch(self.annotations, names.FEATURE_PREFIX + name)
-        return features.FEATURES[name].default == "true" if given is None else given
+        given = injection_annotations.switch(self.annotations, identifiers.FEATURE_PREFIX + name)
+        return feature_flags.FEATURES[name].default == "true" if given is None else given
 
 
 def read(manifest: Object, own_namespace: str) -> Kube:
@@ -60,7 +65,7 @@ def read(manifest: Object, own_namespace: str) -> Kube:
 
     A state of an object never changes, so what it says is only made out once.
     """
-    state = str(manifests.at(manifest, "metadata.uid")), str(manifests.at(manifest, "metadata.resourceVersion"))
+    state = str(fields.at(manifest, "metadata.uid")), str(fields.at(manifest, "metadata.resourceVersion"))
     if (known := _known.get((*state, own_namespace))) is not None:
         return known
     kube = _read(manifest, own_namespace)
@@ -73,16 +78,18 @@ def read(manifest: Object, own_namespace: str) -> Kube:
 
 def _read(manifest: Object, own_namespace: str) -> Kube:
     common = dynakube.from_manifest(manifest)
-    found = manifests.at(manifest, "metadata.annotations")
+    found = fields.at(manifest, "metadata.annotations")
     mode = f"spec.oneAgent.{common.mode}"
-    resources = manifests.at(manifest, f"{mode}.initResources")
-    enriches = manifests.flag(manifest, "spec.metadataEnrichment.enabled")
+    resources = fields.at(manifest, f"{mode}.initResources")
+    enriches = fields.flag(manifest, "spec.metadataEnrichment.enabled")
     return Kube(
         common=common,
-        annotations={key: manifests.scalar(value) for key, value in found.items()} if isinstance(found, dict) else {},
-        ignored=mapping.claim(manifest, own_namespace).ignored,
+        annotations={key: fields.scalar(value) for key, value in found.items()} if isinstance(found, dict) else {},
+        ignored=namespace_mapping.claim(manifest, own_namespace).ignored,
         agent_selector=(
-            selectors.parse(manifest, f"{mode}.namespaceSelector") if common.mode in mapping.INJECTING else None
+            selectors.parse(manifest, f"{mode}.namespaceSelector")
+            if common.mode in namespace_mapping.INJECTING
+            else None
         ),
         enrichment_selector=(
             selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector") if enriches else None

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from oneagent.common import injected, names
+from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.webhook.injection.plan import Plan
 from oneagent.webhook.injection.pods import Container, Pod
 
@@ -23,27 +24,27 @@ Mount = dict[str, Any]
 def of_container(name: str, plan: Plan) -> list[Mount]:
     found = []
     if plan.agent:
-        found = [_at(injected.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
-        conf = injected.CONTAINER_CONF.format(container=name)
-        found.append(_at(injected.SHARE_VOLUME, injected.CONTAINER_CONF_PATH, conf, read_only=True))
+        found = [_at(contract.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
+        conf = contract.CONTAINER_CONF.format(container=name)
+        found.append(_at(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
         if plan.read_only:
-            places = {folder: f"{plan.install_path}/{folder}" for folder in names.WRITTEN_FOLDERS}
-            found += [_at(injected.DATA_VOLUME, place, folder) for folder, place in places.items()]
+            places = {folder: f"{plan.install_path}/{folder}" for folder in identifiers.WRITTEN_FOLDERS}
+            found += [_at(contract.DATA_VOLUME, place, folder) for folder, place in places.items()]
         if plan.connect_retry:
-            options = injected.CURL_OPTIONS
-            found.append(_at(injected.SHARE_VOLUME, injected.CURL_OPTIONS_PATH, options, read_only=True))
+            options = contract.CURL_OPTIONS
+            found.append(_at(contract.SHARE_VOLUME, contract.CURL_OPTIONS_PATH, options, read_only=True))
     if plan.enrichment:
-        folder = injected.ENRICHMENT_FOLDER
-        found.append(_at(injected.SHARE_VOLUME, injected.ENRICHMENT_PATH, folder, read_only=True))
+        folder = contract.ENRICHMENT_FOLDER
+        found.append(_at(contract.SHARE_VOLUME, contract.ENRICHMENT_PATH, folder, read_only=True))
     return found
 
 
 def of_init_container(plan: Plan) -> list[Mount]:
-    found = [_at(injected.SHARE_VOLUME, injected.SHARE_FOLDER)]
+    found = [_at(contract.SHARE_VOLUME, contract.SHARE_FOLDER)]
     if plan.agent:
-        found.insert(0, _at(injected.BIN_VOLUME, injected.BIN_FOLDER, read_only=plan.csi))
+        found.insert(0, _at(contract.BIN_VOLUME, contract.BIN_FOLDER, read_only=plan.csi))
         if not plan.csi:
-            found.append(_at(injected.CONFIG_VOLUME, injected.CONFIG_FOLDER, read_only=True))
+            found.append(_at(contract.CONFIG_VOLUME, contract.CONFIG_FOLDER, read_only=True))
     return found
 
 
@@ -87,7 +88,7 @@ class Ground:
 
 def ground(plan: Plan, pod: Pod) -> Ground:
     wanted = of_container("", plan)
-    data = frozenset(mount["mountPath"] for mount in wanted if mount["name"] == injected.DATA_VOLUME)
+    data = frozenset(mount["mountPath"] for mount in wanted if mount["name"] == contract.DATA_VOLUME)
     places = frozenset(mount["mountPath"] for mount in wanted) - data
     above = frozenset(place[:end] or "/" for place in places for end, letter in enumerate(place) if letter == "/")
     scratch = frozenset(volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None)

@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from oneagent.common import injected, manifests, podkeys, skips
-from oneagent.common.skips import Skip, Telling
+from oneagent.common.injection import annotations, contract, skip_reasons
+from oneagent.common.injection.skip_reasons import Skip, Telling
+from oneagent.common.kubernetes import fields
 from oneagent.webhook import patches
 from oneagent.webhook.facts import Facts, Notice, Object, Outcome
 from oneagent.webhook.injection import (
@@ -48,7 +49,7 @@ def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
     try:
         read = pods.read(pod)
     except msgspec.ValidationError as error:
-        return _said(replace(skips.NOT_UNDERSTOOD, detail=str(error)), "*", ())
+        return _said(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
     if skip := rules.none_of_ours(read, facts, settings.own_namespace):
         return Outcome(injected=False, reason=skip.reason)
     found = present.find(read)
@@ -62,7 +63,7 @@ def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
 
 def _first(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip) -> Outcome:
     if isinstance(kube, Kube) and rules.is_ignored(facts.namespace, kube):
-        return Outcome(injected=False, reason=skips.NAMESPACE_IGNORED.reason)
+        return Outcome(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
     if skip := rules.never_injected(read):
         return _skipped(pod, read, skip)
     if isinstance(kube, Skip):
@@ -79,22 +80,22 @@ def _again(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube 
 
 def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
     if facts.dynakube is None:
-        return skips.DYNAKUBE_MISSING
+        return skip_reasons.DYNAKUBE_MISSING
     try:
         return kubes.read(facts.dynakube, settings.own_namespace)
-    except manifests.FieldError as error:
-        return replace(skips.DYNAKUBE_UNUSABLE, detail=str(error))
+    except fields.FieldError as error:
+        return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
 
 
 def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
     told = {
-        podkeys.AGENT_INJECTED: "false",
-        podkeys.REASON: skip.reason,
-        podkeys.DYNAKUBE_INJECTED: "false",
-        podkeys.ENRICHMENT_INJECTED: None,
-        podkeys.HANDLED: None,
+        annotations.AGENT_INJECTED: "false",
+        annotations.REASON: skip.reason,
+        annotations.DYNAKUBE_INJECTED: "false",
+        annotations.ENRICHMENT_INJECTED: None,
+        annotations.HANDLED: None,
     }
-    return _said(skip, read.name, patches.metadata(pod, "annotations", told), podkeys.unclear(read.annotations))
+    return _said(skip, read.name, patches.metadata(pod, "annotations", told), annotations.unclear(read.annotations))
 
 
 def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
@@ -145,7 +146,7 @@ class _Work:
         return self._outcome(self._warnings())
 
     def completed(self, found: Present, planned: Plan) -> Outcome:
-        told = {podkeys.HANDLED: present.seen(self.read)}
+        told = {annotations.HANDLED: present.seen(self.read)}
         self.operations += patches.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
         self._change(included, planned)
@@ -157,9 +158,9 @@ class _Work:
 
     def _in_the_way(self, planned: Plan) -> Skip | None:
         if taken := volumes.reserved(planned) & {volume.name for volume in self.read.spec.volumes or ()}:
-            return replace(skips.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
-        if any(container.name == injected.INIT_CONTAINER for container in self.read.everything()):
-            return replace(skips.CONFLICTING_CONTAINER, detail=injected.INIT_CONTAINER)
+            return replace(skip_reasons.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
+        if any(container.name == contract.INIT_CONTAINER for container in self.read.everything()):
+            return replace(skip_reasons.CONFLICTING_CONTAINER, detail=contract.INIT_CONTAINER)
         return None
 
     def _included(self, planned: Plan, after: int) -> Iterator[_Target]:
@@ -175,18 +176,18 @@ class _Work:
 
     def _nobody(self) -> Outcome:
         if not self.conflicts:
-            return _skipped(self.pod, self.read, skips.CONTAINERS_EXCLUDED)
-        return _skipped(self.pod, self.read, replace(skips.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
+            return _skipped(self.pod, self.read, skip_reasons.CONTAINERS_EXCLUDED)
+        return _skipped(self.pod, self.read, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
 
     def _annotate(self, planned: Plan, folders: Sequence[str]) -> None:
-        evictable = self.read.annotations.get(podkeys.EVICTABLE, "")
+        evictable = self.read.annotations.get(annotations.EVICTABLE, "")
         told = {
-            podkeys.AGENT_INJECTED: "true" if planned.agent else "false",
-            podkeys.REASON: planned.agent_off.reason if planned.agent_off else None,
-            podkeys.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
-            podkeys.DYNAKUBE_INJECTED: "true",
-            podkeys.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            podkeys.HANDLED: present.seen(self.read),
+            annotations.AGENT_INJECTED: "true" if planned.agent else "false",
+            annotations.REASON: planned.agent_off.reason if planned.agent_off else None,
+            annotations.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
+            annotations.DYNAKUBE_INJECTED: "true",
+            annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
+            annotations.HANDLED: present.seen(self.read),
         }
         self.operations += patches.metadata(self.pod, "annotations", told)
 
@@ -213,11 +214,11 @@ class _Work:
         place = f"/spec/initContainers/{found.index}/env"
         env = found.container.env or []
         last = max(found.numbered.values(), default=0)
-        count = variables.plain(injected.Variable.CONTAINERS, str(last + len(new)))
+        count = variables.plain(contract.Variable.CONTAINERS, str(last + len(new)))
         told = initcontainer.about_containers(new, first=last + 1)
         names = [variable.name for variable in env]
-        if injected.Variable.CONTAINERS in names:
-            path = f"{place}/{names.index(injected.Variable.CONTAINERS)}"
+        if contract.Variable.CONTAINERS in names:
+            path = f"{place}/{names.index(contract.Variable.CONTAINERS)}"
             self.operations.append({"op": "replace", "path": path, "value": count})
         else:
             told.append(count)
@@ -226,7 +227,7 @@ class _Work:
     def _tell_driver(self, found: Present, new: Sequence[Container]) -> None:
         if not found.csi:
             return
-        index = found.volumes[injected.BIN_VOLUME]
+        index = found.volumes[contract.BIN_VOLUME]
         csi = (self.read.spec.volumes or [])[index].csi
         if csi is not None and csi.volume_attributes:
             known = csi.volume_attributes.get("containers", "")
@@ -254,13 +255,13 @@ class _Work:
             volumes.unusable_size(self.read),
             *variables.unusable_release_fields(self.facts, self.kube),
         ]
-        return [*filter(None, found), *podkeys.unclear(self.read.annotations)]
+        return [*filter(None, found), *annotations.unclear(self.read.annotations)]
 
     def _outcome(self, warnings: Sequence[str]) -> Outcome:
         if not self.conflicts:
             return Outcome(injected=True, reason="", patch=self.operations, warnings=warnings)
         text = f"pod {self.read.name}: containers are left out that have mounts of their own where something is to be "
-        text += f"mounted: {_listed(self.conflicts)}; {skips.CONFLICTING_MOUNTS.remedy}"
+        text += f"mounted: {_listed(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
         notice = Notice("Warning", LEFT_OUT, text)
         return Outcome(True, "", self.operations, (text, *warnings), (notice,))
 

@@ -14,9 +14,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.common import injected, names, podkeys, skips
-from oneagent.common.selectors import Selector
-from oneagent.common.skips import Skip
+from oneagent.common import identifiers
+from oneagent.common.injection import annotations, contract, skip_reasons
+from oneagent.common.injection.skip_reasons import Skip
+from oneagent.common.kubernetes.selectors import Selector
 from oneagent.webhook.facts import Facts
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.pods import Container, Pod
@@ -55,7 +56,7 @@ class Plan:
 
     @property
     def library(self) -> str:
-        return f"{self.install_path}/{names.PRELOAD_LIBRARY}"
+        return f"{self.install_path}/{identifiers.PRELOAD_LIBRARY}"
 
 
 def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
@@ -68,13 +69,15 @@ def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
     install_path = _install_path(pod)
     if agent_off is None:
         if not _is_ready(kube, csi):
-            return skips.DYNAKUBE_NOT_READY
+            return skip_reasons.DYNAKUBE_NOT_READY
         if csi and facts.driver_trouble:
-            return replace(skips.DRIVER_TROUBLE, detail=facts.driver_trouble)
+            return replace(skip_reasons.DRIVER_TROUBLE, detail=facts.driver_trouble)
         if csi and pod.spec.host_users is False:
-            return skips.USER_NAMESPACE
+            return skip_reasons.USER_NAMESPACE
         if not install_path:
-            return replace(skips.INVALID_INSTALL_PATH, detail=repr(pod.annotations[podkeys.INSTALL_PATH][:80]))
+            return replace(
+                skip_reasons.INVALID_INSTALL_PATH, detail=repr(pod.annotations[annotations.INSTALL_PATH][:80])
+            )
     return Plan(
         agent=agent_off is None,
         enrichment=enrichment,
@@ -101,9 +104,9 @@ def again(present: Present) -> Plan | None:
 
 
 def is_excluded(container: Container, pod: Pod, kube: Kube) -> bool:
-    key = podkeys.INJECT_CONTAINER + container.name
-    given = podkeys.switch(pod.annotations, key)
-    return (podkeys.switch(kube.annotations, key) if given is None else given) is False
+    key = annotations.INJECT_CONTAINER + container.name
+    given = annotations.switch(pod.annotations, key)
+    return (annotations.switch(kube.annotations, key) if given is None else given) is False
 
 
 def usable_path(path: str) -> bool:
@@ -116,7 +119,7 @@ def usable_path(path: str) -> bool:
 
 def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
     """`silent` or `fail`, and a warning if something else is asked for."""
-    asked = pod.annotations.get(podkeys.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
+    asked = pod.annotations.get(annotations.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
     if asked in ("silent", "fail"):
         return asked, ""
     return "silent", f"failure policy {asked[:80]!r} is neither silent nor fail: silent is used"
@@ -124,23 +127,23 @@ def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
 
 def _agent_off(pod: Pod, facts: Facts, kube: Kube) -> Skip | None:
     if kube.agent_selector is None:
-        return skips.MODE_INJECTS_NOTHING
-    return _off(pod, facts, kube, kube.agent_selector, podkeys.INJECT_AGENT)
+        return skip_reasons.MODE_INJECTS_NOTHING
+    return _off(pod, facts, kube, kube.agent_selector, annotations.INJECT_AGENT)
 
 
 def _enriches(pod: Pod, facts: Facts, kube: Kube) -> bool:
     selector = kube.enrichment_selector
-    return selector is not None and _off(pod, facts, kube, selector, *podkeys.INJECT_ENRICHMENT) is None
+    return selector is not None and _off(pod, facts, kube, selector, *annotations.INJECT_ENRICHMENT) is None
 
 
 def _off(pod: Pod, facts: Facts, kube: Kube, selector: Selector, *switches: str) -> Skip | None:
-    asked = podkeys.switch(pod.annotations, *switches)
+    asked = annotations.switch(pod.annotations, *switches)
     if asked is False:
-        return skips.OPTED_OUT
+        return skip_reasons.OPTED_OUT
     if not selector.matches(facts.namespace_labels):
-        return skips.NOT_SELECTED
-    asked = asked or podkeys.switch(pod.annotations, podkeys.INJECT)
-    return None if asked or kube.is_on("automatic-injection") else skips.NOT_AUTOMATIC
+        return skip_reasons.NOT_SELECTED
+    asked = asked or annotations.switch(pod.annotations, annotations.INJECT)
+    return None if asked or kube.is_on("automatic-injection") else skip_reasons.NOT_AUTOMATIC
 
 
 def _is_ready(kube: Kube, csi: bool) -> bool:
@@ -154,8 +157,8 @@ def _is_ready(kube: Kube, csi: bool) -> bool:
 
 def _install_path(pod: Pod) -> str:
     """Empty if the one that is asked for can't be used."""
-    asked = pod.annotations.get(podkeys.INSTALL_PATH, "").strip()
-    path = asked.rstrip("/") if asked else injected.INSTALL_PATH
+    asked = pod.annotations.get(annotations.INSTALL_PATH, "").strip()
+    path = asked.rstrip("/") if asked else contract.INSTALL_PATH
     return path if usable_path(path) else ""
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import injected, names, podkeys
-from oneagent.common.injected import Variable
+from oneagent.common import identifiers
+from oneagent.common.injection import annotations, contract
+from oneagent.common.injection.contract import Variable
 from oneagent.webhook.injection.pods import Container, Pod, Volume
 
 _NUMBERED: Final = re.compile(r"CONTAINER_([0-9]{1,4})_NAME")
@@ -59,18 +60,18 @@ class Present:
 
 def find(pod: Pod) -> Present | None:
     volumes = {volume.name: volume for volume in pod.spec.volumes or ()}
-    share = volumes.get(injected.SHARE_VOLUME)
+    share = volumes.get(contract.SHARE_VOLUME)
     if share is None or share.empty_dir is None:
         return None
     for index, container in enumerate(pod.spec.init_containers or ()):
-        if container.name != injected.INIT_CONTAINER or container.command != [injected.INIT_CONTAINER]:
+        if container.name != contract.INIT_CONTAINER or container.command != [contract.INIT_CONTAINER]:
             continue
         values = {variable.name: variable.value or "" for variable in container.env or ()}
         places = {volume.name: place for place, volume in enumerate(pod.spec.volumes or ())}
-        found = Present(index, container, values, places, _by_driver(volumes.get(injected.BIN_VOLUME)))
+        found = Present(index, container, values, places, _by_driver(volumes.get(contract.BIN_VOLUME)))
         mounted = {mount.name for mount in container.volume_mounts or ()}
-        needed = {injected.SHARE_VOLUME, *((injected.BIN_VOLUME,) if found.agent else ())}
-        data = {injected.DATA_VOLUME} if found.read_only else set[str]()
+        needed = {contract.SHARE_VOLUME, *((contract.BIN_VOLUME,) if found.agent else ())}
+        data = {contract.DATA_VOLUME} if found.read_only else set[str]()
         return found if needed <= mounted and needed | data <= places.keys() else None
     return None
 
@@ -84,8 +85,8 @@ def seen(pod: Pod) -> str:
 
 def is_complete(pod: Pod) -> bool:
     """Whether the containers are those that the last call has seen."""
-    return pod.annotations.get(podkeys.HANDLED) == seen(pod)
+    return pod.annotations.get(annotations.HANDLED) == seen(pod)
 
 
 def _by_driver(volume: Volume | None) -> bool:
-    return volume is not None and volume.csi is not None and volume.csi.driver == names.DRIVER_NAME
+    return volume is not None and volume.csi is not None and volume.csi.driver == identifiers.DRIVER_NAME

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 
-from oneagent.common import mapping, names, podkeys, skips
-from oneagent.common.skips import Skip
+from oneagent.common import identifiers
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.injection import annotations, skip_reasons
+from oneagent.common.injection.skip_reasons import Skip
 from oneagent.webhook.facts import Facts
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.pods import Pod, Term
@@ -38,11 +40,11 @@ _FARGATE: Final = "eks.amazonaws.com/fargate-profile"
 def none_of_ours(pod: Pod, facts: Facts, own_namespace: str) -> Skip | None:
     """For pods that are left without a trace."""
     if facts.namespace in (KUBE_SYSTEM, own_namespace):
-        return skips.NAMESPACE_IGNORED
-    if podkeys.MIRROR in pod.annotations:
-        return skips.MIRROR_POD
-    if mapping.LABEL not in facts.namespace_labels:
-        return skips.NAMESPACE_NOT_MONITORED
+        return skip_reasons.NAMESPACE_IGNORED
+    if annotations.MIRROR in pod.annotations:
+        return skip_reasons.MIRROR_POD
+    if namespace_mapping.LABEL not in facts.namespace_labels:
+        return skip_reasons.NAMESPACE_NOT_MONITORED
     return None
 
 
@@ -56,13 +58,13 @@ def never_injected(pod: Pod) -> Skip | None:
 
 
 def _opted_out(pod: Pod) -> bool:
-    return podkeys.switch(pod.annotations, podkeys.INJECT) is False
+    return annotations.switch(pod.annotations, annotations.INJECT) is False
 
 
 def _is_own(pod: Pod) -> bool:
     name = pod.labels.get("app.kubernetes.io/name")
     host_agent = name == "oneagent" and pod.labels.get("app.kubernetes.io/component") == "host-agent"
-    return name == names.DISTRIBUTION or host_agent
+    return name == identifiers.DISTRIBUTION or host_agent
 
 
 def _on_windows(pod: Pod) -> bool:
@@ -86,7 +88,7 @@ def _on_virtual_node(pod: Pod) -> bool:
 
 
 def _is_debug_copy(pod: Pod) -> bool:
-    return all(key in pod.annotations for key in podkeys.DEBUG)
+    return all(key in pod.annotations for key in annotations.DEBUG)
 
 
 def _is_critical(pod: Pod) -> bool:
@@ -108,17 +110,17 @@ def _serves_pods(path: str) -> bool:
 
 
 def _on_host_network(pod: Pod) -> bool:
-    asked = podkeys.switch(pod.annotations, podkeys.INJECT_AGENT)
+    asked = annotations.switch(pod.annotations, annotations.INJECT_AGENT)
     return bool(pod.spec.host_network) and asked is not True
 
 
 _NEVER: Final[tuple[tuple[Callable[[Pod], bool], Skip], ...]] = (
-    (_opted_out, skips.OPTED_OUT),
-    (_is_own, skips.OWN_POD),
-    (_on_windows, skips.WINDOWS),
-    (_on_virtual_node, skips.VIRTUAL_NODE),
-    (_is_debug_copy, skips.DEBUG_POD),
-    (_is_critical, skips.CRITICAL),
-    (_is_infrastructure, skips.INFRASTRUCTURE),
-    (_on_host_network, skips.HOST_NETWORK),
+    (_opted_out, skip_reasons.OPTED_OUT),
+    (_is_own, skip_reasons.OWN_POD),
+    (_on_windows, skip_reasons.WINDOWS),
+    (_on_virtual_node, skip_reasons.VIRTUAL_NODE),
+    (_is_debug_copy, skip_reasons.DEBUG_POD),
+    (_is_critical, skip_reasons.CRITICAL),
+    (_is_infrastructure, skip_reasons.INFRASTRUCTURE),
+    (_on_host_network, skip_reasons.HOST_NETWORK),
 )

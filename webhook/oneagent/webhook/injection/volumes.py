@@ -11,7 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from oneagent.common import injected, names, podkeys
+from oneagent.common import identifiers
+from oneagent.common.injection import annotations, contract
 from oneagent.webhook.injection import plan as plans
 from oneagent.webhook.injection.kubes import Kube
 from oneagent.webhook.injection.plan import Plan
@@ -28,8 +29,8 @@ def of_pod(pod: Pod, plan: Plan, kube: Kube, containers: Sequence[str]) -> list[
     if plan.agent:
         found.append(_view(plan, kube, containers) if plan.csi else _folder(pod))
     if plan.read_only:
-        found.append({"name": injected.DATA_VOLUME, "emptyDir": {}})
-    found.append({"name": injected.SHARE_VOLUME, "emptyDir": {}})
+        found.append({"name": contract.DATA_VOLUME, "emptyDir": {}})
+    found.append({"name": contract.SHARE_VOLUME, "emptyDir": {}})
     if plan.agent and not plan.csi:
         found.append(_config(optional=plans.failure_policy(pod, kube)[0] != "fail"))
     return found
@@ -37,38 +38,38 @@ def of_pod(pod: Pod, plan: Plan, kube: Kube, containers: Sequence[str]) -> list[
 
 def reserved(plan: Plan) -> set[str]:
     """The names that a pod must not have for volumes of its own."""
-    of_agent = {injected.BIN_VOLUME} if plan.csi else {injected.BIN_VOLUME, injected.CONFIG_VOLUME}
+    of_agent = {contract.BIN_VOLUME} if plan.csi else {contract.BIN_VOLUME, contract.CONFIG_VOLUME}
     if plan.read_only:
-        of_agent.add(injected.DATA_VOLUME)
-    return {injected.SHARE_VOLUME, *(of_agent if plan.agent else ())}
+        of_agent.add(contract.DATA_VOLUME)
+    return {contract.SHARE_VOLUME, *(of_agent if plan.agent else ())}
 
 
 def unusable_size(pod: Pod) -> str:
     """A warning, if the size that is asked for is none."""
-    asked = pod.annotations.get(podkeys.BIN_SIZE, "").strip()
+    asked = pod.annotations.get(annotations.BIN_SIZE, "").strip()
     if not asked or _SIZE.fullmatch(asked):
         return ""
-    return f"annotation {podkeys.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
+    return f"annotation {annotations.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
 
 
 def _view(plan: Plan, kube: Kube, containers: Sequence[str]) -> Volume:
     attributes = {"mode": "app", "dynakube": kube.common.name, "containers": ",".join(containers)}
     if timeout := kube.mount_timeout:
         attributes["retryTimeout"] = timeout
-    csi: dict[str, Any] = {"driver": names.DRIVER_NAME, "volumeAttributes": attributes}
+    csi: dict[str, Any] = {"driver": identifiers.DRIVER_NAME, "volumeAttributes": attributes}
     if plan.read_only:
         csi["readOnly"] = True
-    return {"name": injected.BIN_VOLUME, "csi": csi}
+    return {"name": contract.BIN_VOLUME, "csi": csi}
 
 
 def _folder(pod: Pod) -> Volume:
-    size = pod.annotations.get(podkeys.BIN_SIZE, "").strip()
-    return {"name": injected.BIN_VOLUME, "emptyDir": {"sizeLimit": size} if _SIZE.fullmatch(size) else {}}
+    size = pod.annotations.get(annotations.BIN_SIZE, "").strip()
+    return {"name": contract.BIN_VOLUME, "emptyDir": {"sizeLimit": size} if _SIZE.fullmatch(size) else {}}
 
 
 def _config(*, optional: bool) -> Volume:
-    file = injected.INJECTION_FILE
-    secret = {"name": injected.INJECTION_SECRET, "optional": optional, "items": [{"key": file, "path": file}]}
-    token = {"audience": names.PACKAGE_AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": injected.TOKEN_FILE}
+    file = contract.INJECTION_FILE
+    secret = {"name": contract.INJECTION_SECRET, "optional": optional, "items": [{"key": file, "path": file}]}
+    token = {"audience": identifiers.PACKAGE_AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": contract.TOKEN_FILE}
     sources = [{"secret": secret}, {"serviceAccountToken": token}]
-    return {"name": injected.CONFIG_VOLUME, "projected": {"sources": sources}}
+    return {"name": contract.CONFIG_VOLUME, "projected": {"sources": sources}}

@@ -20,8 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from oneagent.common import dynakube, manifests, names
-from oneagent.common.api import conversion, fields
+from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube.api import conversion, fields
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.facts import Object
 from oneagent.webhook.validation import addresses, agents, flags, notes, selections, subject
 from oneagent.webhook.validation.subject import Known, Rule, Subject, Verdict
@@ -76,7 +77,7 @@ def validate(new: Object, old: Object | None, known: Known) -> Verdict:
         if not errors and not seen.unchanged:
             errors = _last(seen)
         warnings = [sentence for rule in _WARNINGS for sentence in rule(seen)]
-    except manifests.FieldError as error:
+    except kubernetes_fields.FieldError as error:
         return Verdict((subject.unusable(error),))
     if errors and seen.version != fields.NEWEST:
         warnings.append(f"Fields are named as in {fields.NEWEST}, which this DynaKube of {seen.version} amounts to.")
@@ -89,13 +90,13 @@ def message(errors: Sequence[str]) -> str:
 
 
 def _newest(obj: Object) -> dict[str, object]:
-    return conversion.convert(dict(obj), f"{names.API_GROUP}/{fields.NEWEST}")
+    return conversion.convert(dict(obj), f"{identifiers.API_GROUP}/{fields.NEWEST}")
 
 
 def _last(seen: Subject) -> list[str]:
     """What no rule has found, but a node would stumble over."""
     try:
         dynakube.from_manifest(seen.new)
-    except manifests.FieldError as error:
+    except kubernetes_fields.FieldError as error:
         return [subject.unusable(error)]
     return []

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common import dynakube
-from oneagent.common.api import fields
+from oneagent.common.dynakube.api import fields
 from oneagent.webhook.validation.subject import Subject, quoted
 
 _EXAMPLE: Final = re.compile(

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import dynakube, imagefolders, names, references
-from oneagent.common.api import features, fields, trees
+from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube.api import feature_flags, fields, json_path
+from oneagent.common.oci import image_directories, reference
 from oneagent.webhook import quantities
 from oneagent.webhook.validation.subject import Subject, quoted
 
@@ -63,7 +64,7 @@ def image_unreadable(seen: Subject) -> Iterator[str]:
     for path, value in images:
         if path.endswith(".codeModulesImage") and dynakube.is_local(value):
             continue
-        if not references.IMAGE.fullmatch(value):
+        if not reference.IMAGE.fullmatch(value):
             yield (
                 f"{path} is {quoted(value)}, which is not the reference of an image. Make sure that it reads "
                 "registry.example/repository:tag or registry.example/repository@sha256:digest."
@@ -72,10 +73,10 @@ def image_unreadable(seen: Subject) -> Iterator[str]:
 
 def image_folder_unreadable(seen: Subject) -> Iterator[str]:
     for path, value in seen.each("codeModulesImage", fields.INJECTING_MODES):
-        if value.startswith(imagefolders.PREFIX):
+        if value.startswith(image_directories.PREFIX):
             try:
-                imagefolders.parse(value)
-            except imagefolders.InvalidFolder as error:
+                image_directories.parse(value)
+            except image_directories.InvalidFolder as error:
                 yield (
                     f"{path} is {quoted(value)}, which is no image in a folder: {error.why}. Make sure that it "
                     "reads oci-layout:/absolute/path/of/folder, with :name or @sha256:digest if the folder has "
@@ -107,8 +108,8 @@ def argument_twice(seen: Subject) -> Iterator[str]:
 
 def text_with_control_characters(seen: Subject) -> Iterator[str]:
     """They would add lines of their own to agents' configuration."""
-    found = {path: trees.look(seen.new, path) for path in ("spec.networkZone", "spec.oneAgent.hostGroup")}
-    found[features.annotation("no-proxy")] = seen.flag("no-proxy")
+    found = {path: json_path.look(seen.new, path) for path in ("spec.networkZone", "spec.oneAgent.hostGroup")}
+    found[feature_flags.annotation("no-proxy")] = seen.flag("no-proxy")
     for path, arguments in seen.arguments():
         found |= {f"{path}[{number}]": argument for number, argument in enumerate(arguments)}
     for path, value in found.items():
@@ -122,7 +123,7 @@ def text_with_control_characters(seen: Subject) -> Iterator[str]:
 def csi_driver_missing(seen: Subject) -> Iterator[str]:
     for mode in seen.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.useCSIDriver"
-        if trees.look(seen.new, path) is True and seen.known.no_csi:
+        if json_path.look(seen.new, path) is True and seen.known.no_csi:
             yield (
                 f"The DynaKube asks for the CSI driver ({path}), which is not installed on this cluster. Make sure "
                 "that it is installed before, or leave the field out."
@@ -133,11 +134,11 @@ def read_only_volume_without_csi(seen: Subject) -> Iterator[str]:
     flag = "injection-readonly-volume"
     for mode in seen.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.useCSIDriver"
-        refused = trees.look(seen.new, path) is False
+        refused = json_path.look(seen.new, path) is False
         if seen.flag(flag).lower() == "true" and (refused or seen.known.no_csi):
             reason = f"{path} is false" if refused else "it is not installed on this cluster"
             yield (
-                f"{features.annotation(flag)} asks for read-only volumes, which only the CSI driver can give, but "
+                f"{feature_flags.annotation(flag)} asks for read-only volumes, which only the CSI driver can give, but "
                 f"{reason}. Make sure that the CSI driver is used, or leave the flag out."
             )
 
@@ -149,18 +150,18 @@ def node_pull_without_image(seen: Subject) -> Iterator[str]:
         image = seen.text(path)
         if seen.flag(flag).lower() == "true" and (not image or dynakube.is_local(image)):
             yield (
-                f"{features.annotation(flag)} has nodes pull the agent's image, but {path} names none. Make sure that "
+                f"{feature_flags.annotation(flag)} has nodes pull the agent's image, but {path} names none. Make sure that "
                 "it does, or leave the flag out."
             )
 
 
 def image_key_unusable(seen: Subject) -> Iterator[str]:
     """Without its value, which may be a private key by mistake."""
-    place = f"{names.FEATURE_PREFIX}{dynakube.IMAGE_KEY}"
-    annotations = trees.section(seen.new, "metadata.annotations") or {}
+    place = f"{identifiers.FEATURE_PREFIX}{dynakube.IMAGE_KEY}"
+    annotations = json_path.section(seen.new, "metadata.annotations") or {}
     if place in annotations and (why := dynakube.image_key_fault(seen.flag(dynakube.IMAGE_KEY))):
         yield (
-            f"{features.annotation(dynakube.IMAGE_KEY)} (not shown) {why}. Make sure that it is right; leave it out "
+            f"{feature_flags.annotation(dynakube.IMAGE_KEY)} (not shown) {why}. Make sure that it is right; leave it out "
             "only if images need not be signed."
         )
 
@@ -171,7 +172,7 @@ def image_key_without_image(seen: Subject) -> Iterator[str]:
     images = [value for _, value in seen.each("codeModulesImage", fields.INJECTING_MODES)]
     if not any(not value.startswith("file:") for value in images):
         yield (
-            f"{features.annotation(dynakube.IMAGE_KEY)} has images signed, but no codeModulesImage names one: packages "
+            f"{feature_flags.annotation(dynakube.IMAGE_KEY)} has images signed, but no codeModulesImage names one: packages "
             "that do not come from an image are installed without a signature."
         )
 
@@ -179,7 +180,7 @@ def image_key_without_image(seen: Subject) -> Iterator[str]:
 def init_resources_impossible(seen: Subject) -> Iterator[str]:
     for mode in seen.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.initResources"
-        for fault in quantities.faults(trees.section(seen.new, path) or {}):
+        for fault in quantities.faults(json_path.section(seen.new, path) or {}):
             yield (
                 f"{path} is nothing that a container can have: {fault}. Make sure that requests are no more than "
                 "limits, or leave the field out."

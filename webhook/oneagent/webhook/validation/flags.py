@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from oneagent.common import durations, names, patterns
-from oneagent.common.api import features, trees
+from oneagent.common import durations, identifiers, safe_regex
+from oneagent.common.dynakube.api import feature_flags, json_path
 from oneagent.webhook.validation.subject import Subject, quoted
 
 IGNORED_NAMESPACES: Final = "ignored-namespaces"
@@ -44,7 +44,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
 }
 """Flags that take less, or something else, than their kind says."""
 
-_KINDS: Final[Mapping[features.Kind, tuple[Callable[[str], bool], str]]] = {
+_KINDS: Final[Mapping[feature_flags.Kind, tuple[Callable[[str], bool], str]]] = {
     "switch": _SWITCH,
     "number": _NUMBER,
     "duration": (_is_duration, "a duration such as 90s, 10m or 1h30m"),
@@ -65,7 +65,7 @@ def ignored_namespaces_unreadable(seen: Subject) -> Iterator[str]:
     text = seen.flag(IGNORED_NAMESPACES)
     if not text:
         return
-    place = features.annotation(IGNORED_NAMESPACES)
+    place = feature_flags.annotation(IGNORED_NAMESPACES)
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
@@ -80,7 +80,7 @@ def ignored_namespaces_unreadable(seen: Subject) -> Iterator[str]:
         yield f"{place} has {len(given)} patterns. Make sure that it has {_MOST_PATTERNS} at most."
     for pattern in sorted(set(given)):
         try:
-            patterns.compile(pattern)
+            safe_regex.compile(pattern)
         except ValueError as error:
             yield (
                 f"{place} has a pattern that cannot be used: {error}. Make sure that it is a plain regular expression, "
@@ -89,11 +89,11 @@ def ignored_namespaces_unreadable(seen: Subject) -> Iterator[str]:
 
 
 def unknown(seen: Subject) -> Iterator[str]:
-    known = [feature.name for feature in features.FEATURES.values() if feature.handled]
+    known = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
     for key, feature in _given(seen):
         if feature is None:
             near = difflib.get_close_matches(key.rpartition("/")[2].removeprefix("feature-"), known, n=1)
-            guess = f"{names.FEATURE_PREFIX}{near[0]} may be meant" if near else "it has no effect"
+            guess = f"{identifiers.FEATURE_PREFIX}{near[0]} may be meant" if near else "it has no effect"
             yield f"metadata.annotations[{key}] is a feature flag that nobody knows: {guess}."
 
 
@@ -109,5 +109,7 @@ def other_products(seen: Subject) -> Iterator[str]:
             yield f"metadata.annotations[{key}] is kept, but nothing here acts on it."
 
 
-def _given(seen: Subject) -> Iterator[tuple[str, features.Feature | None]]:
-    return iter(sorted(features.given(trees.section(seen.new, "metadata.annotations") or {}), key=lambda one: one[0]))
+def _given(seen: Subject) -> Iterator[tuple[str, feature_flags.Feature | None]]:
+    return iter(
+        sorted(feature_flags.given(json_path.section(seen.new, "metadata.annotations") or {}), key=lambda one: one[0])
+    )

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common.api import fields, moves, schema, trees
+from oneagent.common.dynakube.api import fields, json_path, schema, version_history
 from oneagent.webhook.validation import addresses, agents
 from oneagent.webhook.validation.subject import Subject, quoted
 
@@ -17,9 +17,9 @@ _DEPRECATED: Final = ("Deprecated.", "Without effect")
 
 
 def unknown_fields(seen: Subject) -> Iterator[str]:
-    found = schema.unknown(moves.described(seen.version), seen.written)
+    found = schema.unknown(version_history.described(seen.version), seen.written)
     for path in itertools.islice(found, _MOST):
-        versions = [version for version in fields.VERSIONS if schema.look(moves.described(version), path)]
+        versions = [version for version in fields.VERSIONS if schema.look(version_history.described(version), path)]
         which = f"it is one of {versions[-1]}" if versions else "nothing here reads it"
         yield f"{_shown(path)} is not a field of {seen.version}: {which}."
     if rest := sum(1 for _ in found):
@@ -27,17 +27,17 @@ def unknown_fields(seen: Subject) -> Iterator[str]:
 
 
 def deprecated_fields(seen: Subject) -> Iterator[str]:
-    for path, field in schema.fields(moves.described(seen.version)):
+    for path, field in schema.fields(version_history.described(seen.version)):
         meaning = field.get("description", "")
-        if meaning.startswith(_DEPRECATED) and trees.look(seen.written, path) is not None:
+        if meaning.startswith(_DEPRECATED) and json_path.look(seen.written, path) is not None:
             yield f"{path} is deprecated: {meaning}"
 
 
 def other_products(seen: Subject) -> Iterator[str]:
     for name, product in sorted(fields.OUT_OF_SCOPE.items()):
-        if trees.look(seen.new, f"spec.{name}"):
+        if json_path.look(seen.new, f"spec.{name}"):
             yield f"spec.{name} is kept, but nothing here acts on it: it belongs to {product}."
-    if trees.look(seen.new, "spec.enableIstio") is True:
+    if json_path.look(seen.new, "spec.enableIstio") is True:
         yield "spec.enableIstio is kept, but nothing here acts on it."
 
 

@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from oneagent.common import manifests, mapping, selectors
-from oneagent.common.api import fields, trees
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.api import fields, json_path
+from oneagent.common.kubernetes import fields as kubernetes_fields
+from oneagent.common.kubernetes import selectors
 from oneagent.webhook.facts import Object
 from oneagent.webhook.validation.subject import Subject, modes, quoted, unusable
 
@@ -28,14 +30,14 @@ def selector_invalid(seen: Subject) -> Iterator[str]:
     for path in _namespace_selectors(seen.new):
         try:
             selector = selectors.parse(seen.new, path)
-        except manifests.FieldError as error:
+        except kubernetes_fields.FieldError as error:
             yield unusable(error)
             continue
         for requirement in selector.requirements:
             yield from _labels(path, requirement.key, sorted(requirement.values))
     for mode in seen.modes(fields.HOST_MODES):
         path = f"spec.oneAgent.{mode}.nodeSelector"
-        for key, value in sorted((trees.section(seen.new, path) or {}).items()):
+        for key, value in sorted((json_path.section(seen.new, path) or {}).items()):
             yield from _labels(path, key, [value])
 
 
@@ -76,7 +78,7 @@ def namespaces_selected_twice(seen: Subject) -> Iterator[str]:
 def _namespace_selectors(manifest: Object) -> list[str]:
     """Their paths, as far as they count."""
     found = [f"spec.oneAgent.{mode}.namespaceSelector" for mode in modes(manifest, fields.INJECTING_MODES)]
-    if trees.look(dict(manifest), "spec.metadataEnrichment.enabled") is True:
+    if json_path.look(dict(manifest), "spec.metadataEnrichment.enabled") is True:
         found.append("spec.metadataEnrichment.namespaceSelector")
     return found
 
@@ -96,22 +98,22 @@ def _labels(path: str, key: str, values: list[object] | list[str]) -> Iterator[s
 
 
 def _nodes(manifest: Object, mode: str) -> Mapping[str, object]:
-    return trees.section(dict(manifest), f"spec.oneAgent.{mode}.nodeSelector") or {}
+    return json_path.section(dict(manifest), f"spec.oneAgent.{mode}.nodeSelector") or {}
 
 
 def _contain(one: Mapping[str, object], two: Mapping[str, object]) -> bool:
     return one.items() <= two.items() or two.items() <= one.items()
 
 
-def _claim(manifest: Object, own_namespace: str) -> mapping.Claim | None:
+def _claim(manifest: Object, own_namespace: str) -> namespace_mapping.Claim | None:
     """None if it cannot be read, which is another rule's, or another DynaKube's, concern."""
     try:
-        return mapping.claim(manifest, own_namespace)
-    except manifests.FieldError:
+        return namespace_mapping.claim(manifest, own_namespace)
+    except kubernetes_fields.FieldError:
         return None
 
 
-def _overlap(one: mapping.Claim, two: mapping.Claim) -> bool:
+def _overlap(one: namespace_mapping.Claim, two: namespace_mapping.Claim) -> bool:
     """For certain, whatever namespaces there will be. People may part namespaces by what each DynaKube ignores."""
     if one.ignored != two.ignored:
         return False
@@ -120,4 +122,4 @@ def _overlap(one: mapping.Claim, two: mapping.Claim) -> bool:
 
 
 def _name(manifest: Object) -> str:
-    return quoted(str(trees.look(dict(manifest), "metadata.name")))
+    return quoted(str(json_path.look(dict(manifest), "metadata.name")))

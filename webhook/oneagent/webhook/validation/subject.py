@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import manifests, names
-from oneagent.common.api import features, fields, trees
-from oneagent.common.api.trees import Tree
+from oneagent.common import identifiers
+from oneagent.common.dynakube.api import feature_flags, fields, json_path
+from oneagent.common.dynakube.api.json_path import Tree
+from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.facts import Object
 
 _SHOWN: Final = 80
@@ -62,18 +63,18 @@ class Subject:
     @property
     def tenant(self) -> str:
         """As the operator has learned it; empty as long as it has not."""
-        found = trees.look(self.old or {}, _TENANT)
+        found = json_path.look(self.old or {}, _TENANT)
         return found if isinstance(found, str) else ""
 
     @property
     def unchanged(self) -> bool:
         if self.old is None:
             return False
-        return trees.same(self.old.get("spec"), self.new.get("spec")) and _flags(self.old) == _flags(self.new)
+        return json_path.same(self.old.get("spec"), self.new.get("spec")) and _flags(self.old) == _flags(self.new)
 
     def text(self, path: str) -> str:
         """What is there, stripped; empty for what is no text."""
-        found = trees.look(self.new, path)
+        found = json_path.look(self.new, path)
         return found.strip() if isinstance(found, str) else ""
 
     def modes(self, among: tuple[str, ...] = fields.MODES) -> list[str]:
@@ -90,17 +91,19 @@ class Subject:
         """The host agents' arguments, by their path."""
         for mode in self.modes(fields.HOST_MODES):
             path = f"spec.oneAgent.{mode}.args"
-            if isinstance(found := trees.look(self.new, path), list):
+            if isinstance(found := json_path.look(self.new, path), list):
                 yield path, [argument for argument in found if isinstance(argument, str)]
 
     def flag(self, name: str) -> str:
         """A feature flag's value; empty if it is not given."""
         found = _flags(self.new)
-        return (found.get(names.FEATURE_PREFIX + name) or found.get(features.OLD_PREFIX + name) or "").strip()
+        return (
+            found.get(identifiers.FEATURE_PREFIX + name) or found.get(feature_flags.OLD_PREFIX + name) or ""
+        ).strip()
 
     def others(self) -> list[Object]:
         """The other DynaKubes, by name."""
-        named = {str(trees.look(dict(other), "metadata.name")): other for other in self.known.dynakubes}
+        named = {str(json_path.look(dict(other), "metadata.name")): other for other in self.known.dynakubes}
         return [named[name] for name in sorted(named) if name != self.name]
 
 
@@ -109,7 +112,7 @@ Rule = Callable[[Subject], Iterator[str]]
 
 def modes(manifest: Object, among: tuple[str, ...] = fields.MODES) -> list[str]:
     """Those that are on."""
-    return [mode for mode in among if trees.section(dict(manifest), f"spec.oneAgent.{mode}") is not None]
+    return [mode for mode in among if json_path.section(dict(manifest), f"spec.oneAgent.{mode}") is not None]
 
 
 def quoted(value: str) -> str:
@@ -117,10 +120,10 @@ def quoted(value: str) -> str:
     return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
 
 
-def unusable(error: manifests.FieldError) -> str:
+def unusable(error: kubernetes_fields.FieldError) -> str:
     return f"The DynaKube has a field that cannot be used: {error}. Make sure that {error.field} is right or left out."
 
 
 def _flags(tree: Tree) -> dict[str, str]:
-    annotations = trees.section(tree, "metadata.annotations") or {}
-    return {key: manifests.scalar(annotations[key]) for key, _ in features.given(annotations)}
+    annotations = json_path.section(tree, "metadata.annotations") or {}
+    return {key: kubernetes_fields.scalar(annotations[key]) for key, _ in feature_flags.given(annotations)}

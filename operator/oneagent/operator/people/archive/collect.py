@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common import manifests, names
+from oneagent.common import identifiers
+from oneagent.common.kubernetes import fields
 from oneagent.operator.people import doctor, kubectl, objects, why
 from oneagent.operator.people.archive import Archive, redaction
 from oneagent.operator.people.cluster import Cluster
@@ -73,7 +74,7 @@ def steps(picture: Cluster, wanted: Wanted) -> int:
 
 def _about(to: Kubectl, picture: Cluster) -> dict[str, Any]:
     try:
-        own = importlib.metadata.version(names.DISTRIBUTION)
+        own = importlib.metadata.version(identifiers.DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         own = "not installed"
     return {
@@ -87,7 +88,7 @@ def _more_objects(archive: Archive, to: Kubectl, told: Told) -> None:
     asked["configmaps"] = lambda: map(redaction.keys_only, to.own("configmaps"))
     asked["clusterroles"] = lambda: filter(None, (to.get("clusterroles", role) for role in _ROLES))
     asked["events"] = lambda: to.own("events")
-    empty_views = f"--field-selector=reason={names.NOT_MOUNTED}"
+    empty_views = f"--field-selector=reason={identifiers.NOT_MOUNTED}"
     asked["events-of-empty-views"] = lambda: to.every("events", "--all-namespaces", empty_views)
     with kubectl.all_at_once() as pool:
         found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in asked.items()}
@@ -136,7 +137,7 @@ def _chosen(picture: Cluster, wanted: Wanted) -> list[tuple[str, str]]:
     failures = (one for answer in picture.answers for one in (answer.status or {}).get("failures") or ())
     failed = [(str(one.get("namespace")), str(one.get("pod"))) for one in failures]
     # What a node says becomes arguments of kubectl, and names in the archive: a flag or a path must not get there.
-    failed = [pod for pod in failed if all(map(manifests.is_dns_name, pod))]
+    failed = [pod for pod in failed if all(map(fields.is_dns_name, pod))]
     return list(dict.fromkeys((*wanted.pods, *failed[:_MOST_PODS])))
 
 

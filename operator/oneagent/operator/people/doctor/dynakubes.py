@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common import mapping
-from oneagent.common.manifests import FieldError
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.kubernetes.fields import FieldError
 from oneagent.operator.people import objects
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import Finding, error, note, warning
@@ -59,14 +59,14 @@ def tokens(picture: Cluster) -> Iterator[Finding]:
             )
 
 
-def claims(picture: Cluster) -> tuple[list[mapping.Claim], list[FieldError]]:
+def claims(picture: Cluster) -> tuple[list[namespace_mapping.Claim], list[FieldError]]:
     """What DynaKubes say of namespaces; and what of it can't be understood."""
     found, wrong = [], []
     for kube in picture.dynakubes:
         if objects.is_leaving(kube):
             continue
         try:
-            found.append(mapping.claim(kube, picture.namespace))
+            found.append(namespace_mapping.claim(kube, picture.namespace))
         except FieldError as problem:
             wrong.append(problem)
     return found, wrong
@@ -81,11 +81,11 @@ def namespaces(picture: Cluster) -> Iterator[Finding]:
     for namespace in picture.namespaces:
         if objects.is_leaving(namespace):
             continue
-        shown, has = objects.name(namespace), objects.labels(namespace).get(mapping.LABEL)
-        owner = mapping.decide(shown, objects.labels(namespace), wanted).owner
+        shown, has = objects.name(namespace), objects.labels(namespace).get(namespace_mapping.LABEL)
+        owner = namespace_mapping.decide(shown, objects.labels(namespace), wanted).owner
         if owner != has and owner is not None:
             yield error(
-                name, f"namespace {shown} belongs to DynaKube {owner}, and its label {mapping.LABEL} says "
+                name, f"namespace {shown} belongs to DynaKube {owner}, and its label {namespace_mapping.LABEL} says "
                 f"{has or 'nothing'}: its pods get no agent, or another one's", _labelled(owner),
             )  # fmt: skip
 
@@ -96,16 +96,16 @@ def leftovers(picture: Cluster) -> Iterator[Finding]:
     wanted, wrong = claims(picture)
     known = {objects.name(kube) for kube in picture.dynakubes}
     staying = [namespace for namespace in picture.namespaces if not objects.is_leaving(namespace)]
-    labels = {objects.name(one): objects.labels(one).get(mapping.LABEL) for one in staying}
+    labels = {objects.name(one): objects.labels(one).get(namespace_mapping.LABEL) for one in staying}
     for namespace in staying:
-        shown, has = objects.name(namespace), objects.labels(namespace).get(mapping.LABEL)
-        if not has or wrong or mapping.decide(shown, objects.labels(namespace), wanted).owner is not None:
+        shown, has = objects.name(namespace), objects.labels(namespace).get(namespace_mapping.LABEL)
+        if not has or wrong or namespace_mapping.decide(shown, objects.labels(namespace), wanted).owner is not None:
             continue
         why = "no DynaKube selects it any more" if has in known else f"there is no DynaKube {has}"
         yield warning(
-            name, f"namespace {shown} has the label {mapping.LABEL}={has}, but {why}",
+            name, f"namespace {shown} has the label {namespace_mapping.LABEL}={has}, but {why}",
             "the operator takes it off: does it run? If it is uninstalled: "
-                f"kubectl label namespace {shown} {mapping.LABEL}-",
+                f"kubectl label namespace {shown} {namespace_mapping.LABEL}-",
         )  # fmt: skip
     for one in picture.injection_secrets:
         if one in labels and not labels[one]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from oneagent.common import names
+from oneagent.common import identifiers
 from oneagent.operator.people import cluster, objects
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import Finding, error, note, warning
@@ -27,7 +27,7 @@ def driver(picture: Cluster) -> Iterator[Finding]:
         return
     if found is None:
         yield error(
-            name, f"the CSIDriver {names.DRIVER_NAME} is not there, and the DaemonSet {cluster.DRIVER} is: kubelet "
+            name, f"the CSIDriver {identifiers.DRIVER_NAME} is not there, and the DaemonSet {cluster.DRIVER} is: kubelet "
             "treats its volumes as another driver's", "apply the manifests or the chart again",
         )  # fmt: skip
         return
@@ -35,13 +35,13 @@ def driver(picture: Cluster) -> Iterator[Finding]:
         value = found["spec"].get(field)
         if value != expected:
             yield error(
-                name, f"the CSIDriver {names.DRIVER_NAME} has {field}: {value}, and not {expected}: {effect}",
+                name, f"the CSIDriver {identifiers.DRIVER_NAME} has {field}: {value}, and not {expected}: {effect}",
                 "delete the CSIDriver, and apply the manifests or the chart again",
             )  # fmt: skip
     if picture.daemon_set is None:
         yield error(
-            name, f"the CSIDriver {names.DRIVER_NAME} is there, and the DaemonSet {cluster.DRIVER} is not: new pods "
-            "start without their agent", f"install the driver, or delete the CSIDriver {names.DRIVER_NAME}",
+            name, f"the CSIDriver {identifiers.DRIVER_NAME} is there, and the DaemonSet {cluster.DRIVER} is not: new pods "
+            "start without their agent", f"install the driver, or delete the CSIDriver {identifiers.DRIVER_NAME}",
         )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def registration(picture: Cluster) -> Iterator[Finding]:
     listed = {
         objects.name(node)
         for node in picture.csi_nodes
-        if any(one["name"] == names.DRIVER_NAME for one in node["spec"].get("drivers") or ())
+        if any(one["name"] == identifiers.DRIVER_NAME for one in node["spec"].get("drivers") or ())
     }
     for node, pod in picture.drivers.items():
         if objects.is_ready(pod) and node not in listed:

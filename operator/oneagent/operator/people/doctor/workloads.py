@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from oneagent.common import injected
+from oneagent.common.injection import contract
 from oneagent.operator.people import cluster, objects
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import Finding, error, warning
@@ -80,7 +80,7 @@ def images(picture: Cluster) -> Iterator[Finding]:
                 )  # fmt: skip
     for pod in picture.pending:
         for trouble in objects.troubles(pod):
-            if trouble.pulling and trouble.container == injected.INIT_CONTAINER:
+            if trouble.pulling and trouble.container == contract.INIT_CONTAINER:
                 yield error(
                     name, f"pod {objects.full_name(pod)} can't start: the image of its init container "
                     f"{trouble.container} can't be had: {trouble.message or trouble.reason}",

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from oneagent.common import injected, mapping, names, podkeys
+from oneagent.common import identifiers
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.injection import annotations, contract
 from oneagent.operator.people import cluster, drivers, objects
 from oneagent.operator.people.cluster import Cluster
 from oneagent.operator.people.doctor import dynakubes
@@ -19,7 +21,7 @@ from oneagent.operator.people.why import Decision, Event, Evidence, InitContaine
 T = TypeVar("T")
 _LOG_LINES: Final = 20
 _NONE: Final[tuple[Object, ...]] = ()
-_WISHES: Final = (podkeys.INJECT, podkeys.INJECT_AGENT, podkeys.INSTALL_PATH, podkeys.FAILURE_POLICY)
+_WISHES: Final = (annotations.INJECT, annotations.INJECT_AGENT, annotations.INSTALL_PATH, annotations.FAILURE_POLICY)
 
 
 def look(to: Kubectl, namespace: str, name: str, *, now: float) -> Evidence:
@@ -55,7 +57,7 @@ class _Look:
             phase=str(objects.status(pod).get("phase", "")),
             node=objects.node(pod),
             scheduling=str(objects.conditions(pod).get("PodScheduled", {}).get("message", "")),
-            mirror=podkeys.MIRROR in objects.annotated(pod),
+            mirror=annotations.MIRROR in objects.annotated(pod),
             decision=decision(pod),
             by_driver=by_driver,
             init=self._init(pod),
@@ -86,9 +88,9 @@ class _Look:
         picture = Cluster(namespace=self._to.namespace, taken_at=self._now, dynakubes=kubes or ())
         wanted, wrong = dynakubes.claims(picture)
         self._unread += map(str, wrong)
-        owner = mapping.decide(self._namespace, objects.labels(namespace), wanted).owner
+        owner = namespace_mapping.decide(self._namespace, objects.labels(namespace), wanted).owner
         return NamespaceFacts(
-            label=objects.labels(namespace).get(mapping.LABEL, ""),
+            label=objects.labels(namespace).get(namespace_mapping.LABEL, ""),
             owner=owner or "",
             selected_by=tuple(dynakubes.claimants(picture, namespace)),
             dynakubes=len(kubes) if kubes is not None else None,
@@ -111,9 +113,9 @@ class _Look:
             return None, str(error)
 
     def _init(self, pod: Object) -> InitContainer | None:
-        if injected.INIT_CONTAINER not in objects.containers(pod):
+        if contract.INIT_CONTAINER not in objects.containers(pod):
             return None
-        told = objects.states(pod).get(injected.INIT_CONTAINER, {})
+        told = objects.states(pod).get(contract.INIT_CONTAINER, {})
         state = told.get("state") or {}
         ended, waits = state.get("terminated"), state.get("waiting") or {}
         last = (told.get("lastState") or {}).get("terminated") or {}
@@ -129,7 +131,7 @@ class _Look:
         return InitContainer(word, reason, message, log)
 
     def _log(self) -> str:
-        arguments = ("logs", "-n", self._namespace, self._name, "-c", injected.INIT_CONTAINER, f"--tail={_LOG_LINES}")
+        arguments = ("logs", "-n", self._namespace, self._name, "-c", contract.INIT_CONTAINER, f"--tail={_LOG_LINES}")
         return self._read(lambda: self._to(*arguments), "").strip()
 
     def _events(self, pod: Object) -> Iterable[Event]:
@@ -149,15 +151,16 @@ class _Look:
 
 def decision(pod: Object) -> Decision:
     told = objects.annotated(pod)
-    asked = [key for key in told if key in _WISHES or key.startswith(podkeys.INJECT_CONTAINER)]
+    asked = [key for key in told if key in _WISHES or key.startswith(annotations.INJECT_CONTAINER)]
     return Decision(
-        podkeys.switch(told, podkeys.AGENT_INJECTED),
-        told.get(podkeys.REASON, ""),
+        annotations.switch(told, annotations.AGENT_INJECTED),
+        told.get(annotations.REASON, ""),
         tuple(f'{key}: "{told[key]}"' for key in sorted(asked)),
     )
 
 
 def _by_driver(pod: Object) -> bool:
     return any(
-        (volume.get("csi") or {}).get("driver") == names.DRIVER_NAME for volume in pod["spec"].get("volumes") or ()
+        (volume.get("csi") or {}).get("driver") == identifiers.DRIVER_NAME
+        for volume in pod["spec"].get("volumes") or ()
     )

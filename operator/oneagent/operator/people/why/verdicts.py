@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from oneagent.common import mapping, skips
-from oneagent.common.skips import Skip
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.injection import skip_reasons
+from oneagent.common.injection.skip_reasons import Skip
 from oneagent.operator.people.why import Evidence, InitContainer, NamespaceFacts, Reason, Verdict
 
-_SKIPS: Final = {skip.reason: skip for skip in vars(skips).values() if isinstance(skip, Skip)}
+_SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, Skip)}
 _RESTART: Final = "then restart its workload: a pod that runs is never changed"
 NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
 """Verdicts of the node that the cluster knows more about."""
@@ -54,13 +55,13 @@ def _skipped(found: Evidence) -> Verdict:
     why = skip.why if skip is not None else "the webhook could decide nothing about it"
     remedy = skip.remedy if skip is not None else "see the log of oneagent-webhook"
     told = next((event.message for event in found.events if event.reason in (reason, "InjectionFailed")), "")
-    if reason in (skips.OPTED_OUT.reason, skips.CONTAINERS_EXCLUDED.reason):
+    if reason in (skip_reasons.OPTED_OUT.reason, skip_reasons.CONTAINERS_EXCLUDED.reason):
         wishes = [asked for asked in found.decision.asked if asked.lower().endswith('"false"')]
         why += f" ({', '.join(wishes)})" if wishes else ""
         remedy = "if that is not wanted, take the annotation out of its workload's pod template"
-    elif reason == skips.NOT_AUTOMATIC.reason:
+    elif reason == skip_reasons.NOT_AUTOMATIC.reason:
         remedy = 'dynatrace.com/inject: "true" on its workload\'s pod template asks for it'
-    elif reason == skips.HOST_NETWORK.reason:
+    elif reason == skip_reasons.HOST_NETWORK.reason:
         remedy = 'oneagent.dynatrace.com/inject: "true" on its workload\'s pod template asks for it'
     if told:
         why += f". The webhook's Event: {told}"
@@ -71,7 +72,7 @@ def _not_injected(found: Evidence) -> Verdict:
     """Nothing of ours is in it, and nothing says why."""
     owner = found.owner
     if found.mirror:
-        return Verdict(skips.MIRROR_POD.reason, f"{_who(found)} was not injected: {skips.MIRROR_POD.why}")
+        return Verdict(skip_reasons.MIRROR_POD.reason, f"{_who(found)} was not injected: {skip_reasons.MIRROR_POD.why}")
     if owner is None:
         reason = "; ".join(found.unread) or "its namespace is not there"
         return Verdict(Reason.WEBHOOK_NOT_ASKED, f"{_who(found)} was not injected; why can't be told: {reason}")
@@ -80,20 +81,20 @@ def _not_injected(found: Evidence) -> Verdict:
     start = f"{_who(found)} was not injected: "
     if owner.selected_by:
         return Verdict(
-            skips.NAMESPACE_IGNORED.reason,
+            skip_reasons.NAMESPACE_IGNORED.reason,
             f"{start}DynaKube {owner.selected_by[0]} selects the namespace {found.namespace} and ignores it",
             "it is the product's own or one of the cluster's, or the DynaKube's annotation "
             "feature.dynatrace.com/ignored-namespaces names it",
         )
     match owner.dynakubes:
         case None:
-            none = f"it has no label {mapping.LABEL}; DynaKubes can't be read"
+            none = f"it has no label {namespace_mapping.LABEL}; DynaKubes can't be read"
         case 0:
             none = "there is no DynaKube"
         case count:
             none = f"no DynaKube selects it, of {count} that there are"
     return Verdict(
-        skips.NAMESPACE_NOT_MONITORED.reason,
+        skip_reasons.NAMESPACE_NOT_MONITORED.reason,
         f"{start}its namespace {found.namespace} is not monitored, since {none}",
         "compare the namespaceSelector of the DynaKube with the labels of the namespace; "
         f"kubectl get namespace {found.namespace} --show-labels",
@@ -105,7 +106,7 @@ def _not_asked(found: Evidence, owner: NamespaceFacts) -> Verdict:
     if not owner.label:
         return Verdict(
             Reason.WEBHOOK_NOT_ASKED,
-            f"{start}the namespace has no label {mapping.LABEL}, so the webhook is not asked",
+            f"{start}the namespace has no label {namespace_mapping.LABEL}, so the webhook is not asked",
             "the operator labels it within seconds: does it run? kubectl oneagent doctor says more",
         )
     if found.webhook_ready == 0:

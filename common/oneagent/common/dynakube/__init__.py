@@ -1,0 +1,415 @@
+"""What a DynaKube says to a node, in one shape for every API version it may be written in.
+
+    DynaKubeError   a field that cannot be used: names the field, its value and the remedy
+
+`from_manifest` is pure and lenient: a field that a version has moved is looked for in all its places, unknown
+fields are ignored, and a tuning value that makes no sense falls back to its default with a warning that is
+carried along. It is strict where a wrong value would do harm: names that become paths or URLs, and text that
+is later written into configuration files. Whatever it is given, it raises nothing but `DynaKubeError`.
+
+Field moves that it knows: v1alpha1 had the modes directly below `spec`, switched by `enabled`, and the
+version in `spec.oneAgent.version`; v1beta1 asked for CSI by `useCSIDriver` (off by default); v1beta2 moved
+the request threshold from an annotation to `spec`; the tenant moved within `status`.
+
+Tokens are never part of it, only the name of the secret that holds them; a proxy URL, which may hold a
+password, is left out of the `repr`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal
+
+from oneagent.common import durations, identifiers
+from oneagent.common.kubernetes import fields
+from oneagent.common.oci import image_directories, public_keys, reference
+
+Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
+
+_MODES: Final[tuple[Mode, ...]] = (
+    "applicationMonitoring",
+    "cloudNativeFullStack",
+    "classicFullStack",
+    "hostMonitoring",
+)
+_V1ALPHA1_MODES: Final[Mapping[str, Mode]] = {
+    "codeModules": "applicationMonitoring",
+    "classicFullStack": "classicFullStack",
+    "infraMonitoring": "hostMonitoring",
+}
+_APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
+_OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
+
+_FILE: Final = "file:"
+_LOCAL: Final = (_FILE, image_directories.PREFIX)
+
+IMAGE_KEY: Final = "code-modules-image-key"
+"""The flag that has images signed."""
+IMAGE_KEY_ENTRY: Final = "cosign.pub"
+"""Where the keys are in a Secret that it names."""
+
+DEFAULT_NAMESPACE: Final = "dynatrace"
+DEFAULT_MOUNT_ATTEMPTS: Final = 10
+MOUNT_POLICIES: Final = ("wait", "last-good", "fail")
+"""The first one is what is meant if nothing is said."""
+DEFAULT_MOUNT_TIMEOUT_SECONDS: Final = 600.0
+DEFAULT_REQUEST_THRESHOLD_MINUTES: Final = 15
+
+_API_VERSION: Final = re.compile(r"dynatrace\.com/v[0-9a-z]+")
+_DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+FULL_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
+SHORT_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
+
+DynaKubeError = fields.FieldError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DynaKube:
+    name: identifiers.DynaKubeName
+    namespace: str
+    uid: str
+    generation: int
+    api_url: str
+    """Ends in `/api`; empty only where the package is a local file."""
+    mode: Mode
+    needs_app_views: bool
+    wanted_version: identifiers.Version | None
+    """What the operator decided (`status.codeModules.version`)."""
+    pinned_version: identifiers.Version | None
+    """What the user asked for; complete, as `1.277.0.20230914-094321`."""
+    package: str
+    """`codeModulesImage`: a `file:` URL, an image in a folder or an image reference; empty for the tenant's package."""
+    image_id: str
+    """The image that the operator decided (`status.codeModules.imageID`)."""
+    pull_secret: str
+    """Name of the secret with the credentials for the image's registry."""
+    image_key: str
+    """The public keys that the image has to be signed with, in PEM form, or the name of the secret that has them; empty
+    if it need not be signed."""
+    technologies: tuple[str, ...]
+    network_zone: str
+    host_group: str
+    proxy: str = dataclasses.field(repr=False)
+    proxy_secret: str
+    """Name of the secret whose key `proxy` holds the proxy's URL."""
+    no_proxy: str
+    trusted_cas: str
+    """Name of the ConfigMap whose key `certs` holds PEM certificates."""
+    skip_cert_check: bool
+    tokens_secret: str
+    tenant: identifiers.TenantId | None
+    cluster_id: str
+    """The cluster's identity as the operator learned it: the UID of the namespace kube-system."""
+    endpoints: str
+    """The tenant's communication endpoints as the operator learned them."""
+    mount_attempts: int
+    mount_timeout_seconds: float
+    mount_policy: str
+    """What pods get while the version is not there: one of `MOUNT_POLICIES`."""
+    request_threshold_minutes: int
+    poll_seconds: float
+    """How often the tenant is asked for news (annotation `poll-interval`; else the request threshold)."""
+    warnings: tuple[str, ...]
+
+    @property
+    def needs_host_folder(self) -> bool:
+        return self.mode in ("cloudNativeFullStack", "hostMonitoring")
+
+    @property
+    def image(self) -> reference.Reference | None:
+        """The image that `package` names, if it names one; with its digest if that or the operator says it."""
+        if not self.package or self.package.startswith(_LOCAL):
+            return None
+        named = reference.parse(self.package)
+        decided = _reference(self.image_id)
+        # A decision about another image, or another tag of it, is about to be replaced.
+        if decided and not named.digest and decided.digest and decided == named.at(decided.digest):
+            return decided
+        return named
+
+    @property
+    def package_file(self) -> Path | None:
+        """The local archive that `package` names, if it names one."""
+        return _local_file(self.package)
+
+    @property
+    def image_folder(self) -> image_directories.ImageFolder | None:
+        """The image on the node that `package` names, if it names one."""
+        return image_directories.parse(self.package) if self.package.startswith(image_directories.PREFIX) else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the package is on the nodes, so that no tenant and no registry is needed for it."""
+        return is_local(self.package)
+
+
+def from_manifest(obj: Mapping[str, object]) -> DynaKube:
+    """Read a DynaKube object of any API version; `DynaKubeError` if it cannot be used."""
+    api_version = _api_version(obj)
+    name = fields.matching(obj, _DNS_1035, "a DNS-1035 label such as my-dynakube", "metadata.name")
+    if not name:
+        raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
+    mode = _mode(obj)
+    own = f"spec.oneAgent.{mode}"
+    package = _package(obj, f"{own}.codeModulesImage") if mode in _APP_MODES else ""
+    warnings: list[str] = []
+    threshold = _request_threshold(obj, warnings)
+    return DynaKube(
+        name=identifiers.DynaKubeName(name),
+        namespace=fields.dns_name(obj, "metadata.namespace") or DEFAULT_NAMESPACE,
+        uid=fields.text(obj, "metadata.uid"),
+        generation=_generation(obj),
+        api_url=_api_url(obj, optional=is_local(package)),
+        mode=mode,
+        needs_app_views=_needs_app_views(obj, mode, api_version),
+        wanted_version=_wanted_version(obj),
+        pinned_version=_pinned_version(obj, own, warnings) if mode in _APP_MODES else None,
+        package=package,
+        image_id=fields.text(obj, "status.codeModules.imageID"),
+        pull_secret=fields.dns_name(obj, "spec.customPullSecret", hidden=True),
+        image_key=_image_key(obj),
+        technologies=_technologies(obj),
+        network_zone=fields.text(obj, "spec.networkZone"),
+        host_group=fields.text(obj, "spec.oneAgent.hostGroup") or _host_group_argument(obj, own),
+        proxy=fields.text(obj, "spec.proxy.value", hidden=True),
+        proxy_secret=fields.dns_name(obj, "spec.proxy.valueFrom", hidden=True),
+        no_proxy=_feature(obj, "no-proxy"),
+        trusted_cas=fields.dns_name(obj, "spec.trustedCAs"),
+        skip_cert_check=fields.flag(obj, "spec.skipCertCheck") or False,
+        tokens_secret=fields.dns_name(obj, "spec.tokens", hidden=True) or name,
+        tenant=_tenant(obj),
+        cluster_id=fields.text(obj, "status.kubeSystemUUID"),
+        endpoints=fields.text(obj, "status.oneAgent.connectionInfoStatus.endpoints"),
+        mount_attempts=_mount_attempts(obj, warnings),
+        mount_timeout_seconds=_duration(obj, "max-csi-mount-timeout", DEFAULT_MOUNT_TIMEOUT_SECONDS, warnings),
+        mount_policy=_mount_policy(obj, warnings),
+        request_threshold_minutes=threshold,
+        poll_seconds=_duration(obj, "poll-interval", max(threshold, 1) * 60.0, warnings),
+        warnings=tuple(warnings),
+    )
+
+
+def _api_version(obj: Mapping[str, object]) -> str:
+    """`v1beta6` and the like. The items of a list answer may lack it, then the newest is meant."""
+    kind, api_version = fields.text(obj, "kind"), fields.text(obj, "apiVersion")
+    if kind not in ("", "DynaKube"):
+        raise DynaKubeError("kind", kind, "must be DynaKube")
+    if api_version and not _API_VERSION.fullmatch(api_version):
+        raise DynaKubeError("apiVersion", api_version, "must be dynatrace.com/v1alpha1 to v1beta6")
+    return api_version.rpartition("/")[2]
+
+
+def _mode(obj: Mapping[str, object]) -> Mode:
+    found: set[Mode] = {mode for mode in _MODES if _is_on(obj, f"spec.oneAgent.{mode}")}
+    old: set[Mode] = {mode for section, mode in _V1ALPHA1_MODES.items() if _is_on(obj, f"spec.{section}")}
+    if old == {"applicationMonitoring", "hostMonitoring"}:
+        old = {"cloudNativeFullStack"}
+    found |= old
+    if len(found) > 1:
+        listed = ", ".join(sorted(found))
+        raise DynaKubeError("spec.oneAgent", listed, "the modes exclude each other; keep one of them")
+    return found.pop() if found else "none"
+
+
+def _is_on(obj: Mapping[str, object], path: str) -> bool:
+    return fields.at(obj, path) is not None and fields.flag(obj, f"{path}.enabled") is not False
+
+
+def _needs_app_views(obj: Mapping[str, object], mode: Mode, api_version: str) -> bool:
+    if mode == "applicationMonitoring":
+        asked = fields.flag(obj, "spec.oneAgent.applicationMonitoring.useCSIDriver")
+        return api_version != "v1beta1" if asked is None else asked
+    return mode == "cloudNativeFullStack"
+
+
+def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:
+    field = "spec.apiUrl"
+    text = fields.text(obj, field, hidden=True).rstrip("/")
+    if not text:
+        if optional:
+            return ""
+        raise DynaKubeError(field, None, "set the tenant's API URL, https://<environment>/api")
+    if "@" in text:
+        raise DynaKubeError(field, text, "must not hold credentials; they belong in the secret", hidden=True)
+    try:
+        url = urllib.parse.urlsplit(text)
+        usable = url.scheme in ("https", "http") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    else:
+        usable = usable and url.path.endswith("/api") and not url.query and not url.fragment
+    if not usable or " " in text:
+        raise DynaKubeError(field, text, "must be a URL that ends in /api, https://<environment>/api")
+    return text
+
+
+def _wanted_version(obj: Mapping[str, object]) -> identifiers.Version | None:
+    form = "a version such as 1.277.0.20230914-094321"
+    text = fields.matching(obj, _FOLDER_NAME, form, "status.codeModules.version")
+    return identifiers.Version(text) if text else None
+
+
+def _tenant(obj: Mapping[str, object]) -> identifiers.TenantId | None:
+    paths = ("status.oneAgent.connectionInfoStatus.tenantUUID", "status.connectionInfo.tenantUUID")
+    text = fields.matching(obj, _FOLDER_NAME, "a tenant's UUID such as abc12345", *paths)
+    return identifiers.TenantId(text) if text else None
+
+
+def _pinned_version(obj: Mapping[str, object], own: str, warnings: list[str]) -> identifiers.Version | None:
+    for field in (f"{own}.codeModulesVersion", f"{own}.version", "spec.oneAgent.version"):
+        text = fields.text(obj, field)
+        if FULL_VERSION.fullmatch(text):
+            return identifiers.Version(text)
+        if SHORT_VERSION.fullmatch(text):
+            # Legal up to v1beta1, where the operator looked up the rest of it.
+            warnings.append(f"{field} is {text!r}: not complete, so it pins nothing; add the build's time")
+        elif text:
+            raise DynaKubeError(field, text, "must be a complete version such as 1.277.0.20230914-094321")
+    return None
+
+
+def _technologies(obj: Mapping[str, object]) -> tuple[str, ...]:
+    listed = fields.annotation(obj, "oneagent.dynatrace.com/technologies").split(",")
+    return tuple(dict.fromkeys(item.strip() for item in listed if item.strip())) or ("all",)
+
+
+def _host_group_argument(obj: Mapping[str, object], own: str) -> str:
+    """The host group as older manifests give it: `--set-host-group=…` among the host agent's arguments."""
+    arguments = fields.at(obj, f"{own}.args")
+    for argument in arguments if isinstance(arguments, list) else ():
+        if isinstance(argument, str) and argument.startswith("--set-host-group="):
+            return fields.printable(f"{own}.args", argument.partition("=")[2])
+    return ""
+
+
+def _generation(obj: Mapping[str, object]) -> int:
+    value = fields.at(obj, "metadata.generation")
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _package(obj: Mapping[str, object], field: str) -> str:
+    text = fields.text(obj, field)
+    try:
+        if text.startswith(image_directories.PREFIX):
+            image_directories.parse(text)
+        elif text.startswith(_FILE):
+            _local_file(text)
+        elif text:
+            reference.parse(text)
+    except image_directories.InvalidFolder as error:
+        raise DynaKubeError(field, text, f"must be oci-layout:/absolute/path:name ({error.why})") from error
+    except reference.InvalidReference as error:
+        remedy = (
+            "must be file:///absolute/path/to/archive.zip, oci-layout:/absolute/path:name or an image, "
+            f"registry/path:tag ({error.why})"
+        )
+        raise DynaKubeError(field, text, remedy) from error
+    return text
+
+
+def is_local(package: str) -> bool:
+    """Whether a `codeModulesImage` names something on the nodes, readable or not."""
+    return package.startswith(_LOCAL)
+
+
+def _image_key(obj: Mapping[str, object]) -> str:
+    """A wrong one must never pass for none: then anything would be installed."""
+    keys = [prefix + IMAGE_KEY for prefix in (identifiers.FEATURE_PREFIX, _OLD_FEATURE_PREFIX)]
+    annotations = fields.at(obj, "metadata.annotations")
+    for key in keys:
+        if isinstance(annotations, Mapping) and key in annotations:
+            text = fields.lines(obj, key)
+            if why := image_key_fault(text):
+                raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
+            return text
+    return ""
+
+
+def image_key_fault(text: str) -> str:
+    """Why this cannot be the keys of images; empty if it can. Shows nothing of it, as it could be a private key."""
+    if not public_keys.is_pem(text):
+        remedy = f"has to be public keys in PEM form, or the name of a Secret whose entry {IMAGE_KEY_ENTRY} has them"
+        return "" if fields.is_dns_name(text) else remedy
+    try:
+        public_keys.parse(text)
+    except public_keys.NotPublicKeys as error:
+        return str(error)
+    return ""
+
+
+def _reference(text: str) -> reference.Reference | None:
+    """A status may hold anything: what cannot be read is as if it were not there."""
+    try:
+        return reference.parse(text)
+    except reference.InvalidReference:
+        return None
+
+
+def _local_file(package: str) -> Path | None:
+    if not package.startswith(_FILE):
+        return None
+    try:
+        url = urllib.parse.urlsplit(package)
+    except ValueError:
+        url = urllib.parse.urlsplit("")
+    path = PurePosixPath(urllib.parse.unquote(url.path))
+    usable = url.netloc in ("", "localhost") and not url.query and not url.fragment
+    if not usable or not path.is_absolute() or ".." in path.parts or not str(path).isprintable():
+        raise DynaKubeError("codeModulesImage", package, "must be file:///absolute/path/to/archive.zip")
+    return Path(path)
+
+
+# A wrong tuning value is worth a warning, not a pod without an agent.
+
+
+def _mount_attempts(obj: Mapping[str, object], warnings: list[str]) -> int:
+    text = _feature(obj, "max-csi-mount-attempts")
+    default = DEFAULT_MOUNT_ATTEMPTS
+    return _number("max-csi-mount-attempts", text, default, warnings) if text else default
+
+
+def _mount_policy(obj: Mapping[str, object], warnings: list[str]) -> str:
+    text = _feature(obj, "mount-policy")
+    if not text or text in MOUNT_POLICIES:
+        return text or MOUNT_POLICIES[0]
+    warnings.append(
+        f"mount-policy is {text[:80]!r}: not one of {', '.join(MOUNT_POLICIES)}; {MOUNT_POLICIES[0]} is used"
+    )
+    return MOUNT_POLICIES[0]
+
+
+def _request_threshold(obj: Mapping[str, object], warnings: list[str]) -> int:
+    value = fields.at(obj, "spec.dynatraceApiRequestThreshold")
+    text = fields.scalar(value) or _feature(obj, "dynatrace-api-request-threshold")
+    default = DEFAULT_REQUEST_THRESHOLD_MINUTES
+    return _number("dynatraceApiRequestThreshold", text, default, warnings) if text else default
+
+
+def _number(field: str, text: str, default: int, warnings: list[str]) -> int:
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        return int(text)
+    warnings.append(f"{field} is {text[:80]!r}: not a number from 0 to 999999; {default} is used")
+    return default
+
+
+def _duration(obj: Mapping[str, object], flag: str, default: float, warnings: list[str]) -> float:
+    text = _feature(obj, flag)[:80]
+    try:
+        seconds = durations.parse(text) if text else default
+        if math.isfinite(seconds) and len(text) < 80:
+            return seconds
+    except (ValueError, OverflowError):
+        pass
+    warnings.append(f"{flag} is {text!r}: not a duration such as 90s or 10m; {default:g}s is used")
+    return default
+
+
+def _feature(obj: object, flag: str) -> str:
+    new = fields.annotation(obj, identifiers.FEATURE_PREFIX + flag)
+    return new or fields.annotation(obj, _OLD_FEATURE_PREFIX + flag)

@@ -1,0 +1,159 @@
+"""A DynaKube of one version as one of another.
+
+    convert(object, "dynatrace.com/v1beta1")
+
+It goes through the newest version, by the table in `moves`. Nothing is lost on the way there and back: whatever
+the way back alone would not bring is carried in an annotation, `conversion.internal.dynatrace.com/VERSION`, as a
+list of places with what conversion makes of them and what they really were. On return a place that still is what
+conversion made of it gets its real value; one that somebody has changed meanwhile keeps the change. So the moves
+need not be exact inverses of each other, and a move that forgets something is no bug.
+
+The API server converts whole lists, and one object that cannot be converted fails its list for everybody. So what
+could be stored converts, however odd; `FieldError` is left for what the API server would never have taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from oneagent.common import identifiers
+from oneagent.common.dynakube.api import json_path, version_history
+from oneagent.common.dynakube.api.fields import NEWEST, VERSIONS
+from oneagent.common.dynakube.api.json_path import Tree
+from oneagent.common.kubernetes import fields
+
+CARRIER: Final = "conversion.internal.dynatrace.com/"
+
+_VERSIONS: Final = f"{identifiers.API_GROUP}/{VERSIONS[0]} to {NEWEST}"
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """A place where the way back alone makes something else than there was; a missing value is unset."""
+
+    at: list[str]
+    made: Any = msgspec.UNSET
+    was: Any = msgspec.UNSET
+
+
+def convert(obj: Tree, to: str) -> Tree:
+    """A new object of the API version `to`; `FieldError` for what is no DynaKube."""
+    try:
+        tree = json_path.copied(obj)
+        _check(tree)
+        version, wanted = _version("apiVersion", tree.get("apiVersion")), _version("desiredAPIVersion", to)
+        if version != wanted:
+            if version != NEWEST:
+                tree = _step(tree, version, NEWEST)
+            if wanted != NEWEST:
+                tree = _step(tree, NEWEST, wanted)
+        return _tidied(tree)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise fields.FieldError("the object", obj, "must be plain JSON, nested reasonably", hidden=True) from error
+
+
+def _step(tree: Tree, source: str, target: str) -> Tree:
+    """From or to the newest version."""
+    carried = _taken(tree, target)
+    _taken(tree, source)
+    original = json_path.copied(tree)
+    _move(tree, source, target)
+    _restore(tree, carried)
+    returned = json_path.copied(tree)
+    _move(returned, target, source)
+    _carry(tree, source, returned, original)
+    tree["apiVersion"] = f"{identifiers.API_GROUP}/{target}"
+    return tree
+
+
+def _move(tree: Tree, source: str, target: str) -> None:
+    """What the table says, no more."""
+    if target == NEWEST:
+        for step in VERSIONS[VERSIONS.index(source) : -1]:
+            for move in version_history.MOVES[step]:
+                move.up(tree)
+    else:
+        for step in reversed(VERSIONS[VERSIONS.index(target) : -1]):
+            for move in reversed(version_history.MOVES[step]):
+                move.down(tree)
+
+
+def _version(field: str, api_version: object) -> str:
+    version = api_version.removeprefix(f"{identifiers.API_GROUP}/") if isinstance(api_version, str) else ""
+    if version not in VERSIONS or version == api_version:
+        raise fields.FieldError(field, api_version, f"must be {_VERSIONS}")
+    return version
+
+
+def _check(tree: Tree) -> None:
+    if not isinstance(tree, dict):
+        raise fields.FieldError("the object", tree, "must be a mapping of fields", hidden=True)
+    if tree.get("kind") != "DynaKube":
+        raise fields.FieldError("kind", tree.get("kind"), "must be DynaKube")
+    for path in ("metadata", "metadata.annotations", "spec", "status"):
+        if not isinstance(json_path.look(tree, path), dict | None):
+            raise fields.FieldError(path, json_path.look(tree, path), "must be a mapping of fields", hidden=True)
+
+
+def _tidied(tree: Tree) -> Tree:
+    """Without a mapping of annotations that holds none; the API server does not keep it either."""
+    if json_path.look(tree, "metadata.annotations") == {}:
+        json_path.take(tree, "metadata.annotations")
+    return tree
+
+
+def _carry(tree: Tree, version: str, made: Tree, was: Tree) -> None:
+    found = list(_differences(_converted(made), _converted(was), []))
+    if found:
+        text = msgspec.json.encode(found, order="deterministic").decode()
+        json_path.put(tree, f"metadata.annotations[{CARRIER}{version}]", text)
+
+
+def _taken(tree: Tree, version: str) -> list[Difference]:
+    """What is carried for a version, removed from the object. Of what somebody has spoilt nothing is used."""
+    text = json_path.take(tree, f"metadata.annotations[{CARRIER}{version}]")
+    try:
+        return msgspec.json.decode(text, type=list[Difference]) if isinstance(text, str) else []
+    except (msgspec.DecodeError, RecursionError):
+        return []
+
+
+def _restore(tree: Tree, carried: list[Difference]) -> None:
+    for difference in carried:
+        holder = _holder(tree, difference.at)
+        if holder is None or not json_path.same(holder.get(difference.at[-1], msgspec.UNSET), difference.made):
+            continue
+        if difference.was is msgspec.UNSET:
+            holder.pop(difference.at[-1], None)
+        else:
+            holder[difference.at[-1]] = difference.was
+
+
+def _holder(tree: Tree, way: list[str]) -> Tree | None:
+    """The mapping that a place is in, if it is there and in a part of the object that is converted."""
+    if way[:2] == ["metadata", "annotations"] and len(way) == 3:
+        if json_path.section(tree, "metadata.annotations") is None:
+            json_path.put(tree, "metadata.annotations", {})
+    elif way[:1] not in (["spec"], ["status"]):
+        return None
+    here: Any = tree
+    for key in way[:-1]:
+        here = here.get(key) if isinstance(here, dict) else None
+    return here if isinstance(here, dict) else None
+
+
+def _converted(tree: Tree) -> Tree:
+    """The parts of an object that conversion may change."""
+    annotations = json_path.section(tree, "metadata.annotations") or {}
+    return {"metadata": {"annotations": annotations}} | {key: tree[key] for key in ("spec", "status") if key in tree}
+
+
+def _differences(made: Tree, was: Tree, way: list[str]) -> Iterator[Difference]:
+    for key in sorted(made.keys() | was.keys()):
+        here, one, other = [*way, key], made.get(key, msgspec.UNSET), was.get(key, msgspec.UNSET)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, here)
+        elif not json_path.same(one, other):
+            yield Difference(here, one, other)

@@ -1,0 +1,288 @@
+"""The kinds of moves that a field can make from one version to the next.
+
+Each is done forwards (`up`), backwards (`down`), and backwards on the schema (`reshape`). A move says what a value
+means in the other version, and may forget what that version has no place for: `conversion` carries it. A value of
+a type that a move does not expect stays where it is; to refuse it is the validation's job.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from oneagent.common import identifiers
+from oneagent.common.dynakube.api import feature_flags, json_path, schema
+from oneagent.common.dynakube.api.json_path import Tree
+from oneagent.common.dynakube.api.schema import Schema
+
+
+class Move(Protocol):
+    def up(self, tree: Tree, /) -> None: ...
+    def down(self, tree: Tree, /) -> None: ...
+    def reshape(self, described: Schema, /) -> None: ...
+
+
+def _shift(tree: Tree, source: str, target: str) -> None:
+    if json_path.look(tree, source) is not None:
+        json_path.put(tree, target, json_path.take(tree, source, tidy=True))
+
+
+def _place(described: Schema, path: str, field: Schema | None) -> None:
+    if field is not None:
+        schema.put(described, path, field)
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    old: str
+    new: str
+
+    def up(self, tree: Tree) -> None:
+        _shift(tree, self.old, self.new)
+
+    def down(self, tree: Tree) -> None:
+        _shift(tree, self.new, self.old)
+
+    def reshape(self, described: Schema) -> None:
+        _place(described, self.old, schema.take(described, self.new))
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A section that was there only if its field `enabled` said so, or said nothing."""
+
+    old: str
+    new: str
+
+    def up(self, tree: Tree) -> None:
+        section = json_path.section(tree, self.old)
+        if section is None or not isinstance(section.get("enabled", True), bool):
+            return
+        json_path.take(tree, self.old)
+        if section.pop("enabled", True):
+            json_path.put(tree, self.new, section)
+
+    def down(self, tree: Tree) -> None:
+        section = json_path.section(tree, self.new)
+        if section is not None:
+            json_path.take(tree, self.new, tidy=True)
+            json_path.put(tree, self.old, {"enabled": True, **section})
+
+    def reshape(self, described: Schema) -> None:
+        _place(described, self.old, schema.take(described, self.new))
+        schema.put(described, f"{self.old}.enabled", schema.switch("Whether this mode is on. It is if not set."))
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Two switched sections that, when both were on, meant a third thing."""
+
+    first: str
+    second: str
+    new: str
+    seconds: frozenset[str]
+    """Fields of the new section that belong to the second one."""
+
+    def up(self, tree: Tree) -> None:
+        sections = [json_path.section(tree, path) for path in (self.first, self.second)]
+        if any(section is None or section.get("enabled", True) is not True for section in sections):
+            return
+        joined: Tree = {}
+        for path in (self.first, self.second):
+            joined |= json_path.take(tree, path)
+        joined.pop("enabled", None)
+        json_path.put(tree, self.new, joined)
+
+    def down(self, tree: Tree) -> None:
+        section = json_path.section(tree, self.new)
+        if section is None:
+            return
+        json_path.take(tree, self.new, tidy=True)
+        for path, belongs in ((self.first, False), (self.second, True)):
+            part = {key: value for key, value in section.items() if (key in self.seconds) is belongs}
+            json_path.put(tree, path, {"enabled": True, **part})
+
+    def reshape(self, described: Schema) -> None:
+        schema.take(described, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One place in the old version, and one in each of several sections in the new one.
+
+    Back, the first section that is there speaks for all.
+    """
+
+    old: str
+    new: tuple[str, ...]
+
+    def up(self, tree: Tree) -> None:
+        value = json_path.look(tree, self.old)
+        if value is None:
+            return
+        json_path.take(tree, self.old)
+        for section, key in self._sections(tree):
+            section.setdefault(key, copy.deepcopy(value))
+
+    def down(self, tree: Tree) -> None:
+        values = [section.pop(key, None) for section, key in self._sections(tree)]
+        if values and values[0] is not None:
+            json_path.put(tree, self.old, values[0])
+
+    def reshape(self, described: Schema) -> None:
+        taken = [schema.take(described, path) for path in self.new]
+        if not self.old.startswith("metadata."):
+            _place(described, self.old, taken[0])
+
+    def _sections(self, tree: Tree) -> list[tuple[Tree, str]]:
+        found = []
+        for path in self.new:
+            parent, _, key = path.rpartition(".")
+            section = json_path.section(tree, parent)
+            if section is not None:
+                found.append((section, key))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A feature flag that became a field.
+
+    `meant` is what the missing flag meant, `means` what the missing field means.
+    """
+
+    feature: str
+    new: str
+    read: Callable[[str], object | None]
+    meant: object
+    means: object
+    opposite: str = ""
+    """A flag that says the contrary and counts where the first one is missing."""
+
+    def up(self, tree: Tree) -> None:
+        if json_path.look(tree, self.new) is not None:
+            return
+        value = self._given(tree)
+        if value is None and self.meant != self.means:
+            value = self.meant
+        if value is not None:
+            json_path.put(tree, self.new, value)
+
+    def down(self, tree: Tree) -> None:
+        value = json_path.look(tree, self.new)
+        if value is None:
+            value = self.means
+        elif type(value) is not type(self.means):
+            return
+        json_path.take(tree, self.new, tidy=True)
+        if value != self.meant:
+            json_path.put(tree, feature_flags.annotation(self.feature), str(value).lower())
+
+    def reshape(self, described: Schema) -> None:
+        schema.take(described, self.new)
+
+    def _given(self, tree: Tree) -> object | None:
+        """What the flags say; flags that say something are taken away."""
+        for feature in (self.feature, self.opposite):
+            place = feature_flags.annotation(feature)
+            text = json_path.look(tree, place)
+            value = self.read(text) if feature and isinstance(text, str) else None
+            if value is not None:
+                json_path.take(tree, place)
+                return value if feature == self.feature else not value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Respelled:
+    """Feature flags with the old prefix get the new one. None goes back: it was never asked for."""
+
+    def up(self, tree: Tree) -> None:
+        annotations = json_path.section(tree, "metadata.annotations") or {}
+        for key in [key for key in annotations if key.startswith(feature_flags.OLD_PREFIX)]:
+            value = annotations.pop(key)
+            annotations.setdefault(identifiers.FEATURE_PREFIX + key.removeprefix(feature_flags.OLD_PREFIX), value)
+
+    def down(self, tree: Tree) -> None:
+        pass
+
+    def reshape(self, described: Schema) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A field that, in a section that is there, meant a fixed value and has to be written now."""
+
+    new: str
+    value: Any
+
+    def up(self, tree: Tree) -> None:
+        section, key = self._section(tree)
+        if section is not None:
+            section.setdefault(key, copy.deepcopy(self.value))
+
+    def down(self, tree: Tree) -> None:
+        section, key = self._section(tree)
+        if section is not None and json_path.same(section.get(key), self.value):
+            del section[key]
+
+    def reshape(self, described: Schema) -> None:
+        pass
+
+    def _section(self, tree: Tree) -> tuple[Tree | None, str]:
+        parent, _, key = self.new.rpartition(".")
+        return json_path.section(tree, parent), key
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A field that no newer version has."""
+
+    old: str
+    field: Schema
+
+    def up(self, tree: Tree) -> None:
+        json_path.take(tree, self.old)
+
+    def down(self, tree: Tree) -> None:
+        pass
+
+    def reshape(self, described: Schema) -> None:
+        schema.put(described, self.old, self.field)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A switch that no newer version has; what it said stays readable in an annotation."""
+
+    old: tuple[str, ...]
+    annotation: str
+    field: Schema
+
+    def up(self, tree: Tree) -> None:
+        values = [value for path in self.old if isinstance(value := json_path.look(tree, path), bool)]
+        for path in self.old:
+            if isinstance(json_path.look(tree, path), bool):
+                json_path.take(tree, path)
+        if values:
+            json_path.put(tree, self._note, "true" if values[0] else "false")
+
+    def down(self, tree: Tree) -> None:
+        value = {"true": True, "false": False}.get(str(json_path.look(tree, self._note)))
+        here = [path for path in self.old if json_path.section(tree, path.rpartition(".")[0]) is not None]
+        if value is None or not here:
+            return
+        json_path.take(tree, self._note)
+        for path in here:
+            json_path.put(tree, path, value)
+
+    def reshape(self, described: Schema) -> None:
+        for path in self.old:
+            schema.put(described, path, self.field)
+
+    @property
+    def _note(self) -> str:
+        return f"metadata.annotations[{self.annotation}]"

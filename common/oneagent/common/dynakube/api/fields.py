@@ -1,0 +1,243 @@
+"""What a DynaKube of the newest version has: one description for the CRD, the webhook, the operator and people.
+
+Defaults are written into stored objects, so only what never changes its meaning has one here. What a field means
+when it is not set stands in its text. Names that must exist (secrets, images, selectors) are checked where they are
+used; here is what the API server can tell from the object alone. What concerns several fields, or takes more than a
+pattern to say well, is the webhook's: whatever is refused here, it never sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from oneagent.common.dynakube.api.pod_fields import conditions, resources, selector, tolerations, variables
+from oneagent.common.dynakube.api.schema import (
+    RULES,
+    Schema,
+    anything,
+    listing,
+    moment,
+    number,
+    rule,
+    section,
+    switch,
+    table,
+    text,
+)
+
+VERSIONS: Final = ("v1alpha1", "v1beta1", "v1beta2", "v1beta3", "v1beta4", "v1beta5", "v1beta6")
+"""All that are served, oldest first."""
+NEWEST: Final = VERSIONS[-1]
+"""The one that is stored."""
+
+MODES: Final = ("applicationMonitoring", "classicFullStack", "cloudNativeFullStack", "hostMonitoring")
+HOST_MODES: Final = ("classicFullStack", "cloudNativeFullStack", "hostMonitoring")
+"""Those with an agent on each node."""
+INJECTING_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
+"""Those that put an agent into applications' pods."""
+
+OUT_OF_SCOPE: Final[Mapping[str, str]] = {
+    "activeGate": "ActiveGate",
+    "extensions": "extensions",
+    "kspm": "Kubernetes security posture management",
+    "kubernetesMonitoring": "ActiveGate",
+    "logMonitoring": "log monitoring",
+    "otlpExporterConfiguration": "telemetry ingest",
+    "routing": "ActiveGate",
+    "telemetryIngest": "telemetry ingest",
+    "templates": "extensions, log monitoring and telemetry ingest",
+}
+"""Sections of `spec` that are taken and kept but not acted on, by the product that they belong to."""
+
+_NAME: Final = r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
+
+def _name(description: str) -> Schema:
+    """The name of another object in the DynaKube's namespace; empty means that there is none."""
+    return text(description, maxLength=253, pattern=_NAME)
+
+
+_HOST: Final[Mapping[str, Schema]] = {
+    "image": text("Image of the host agent. The tenant's own image if not set."),
+    "version": text(
+        "Version of the host agent, complete, such as 1.277.0.20230914-094321. The tenant's newest one if not set."
+    ),
+    "args": listing(
+        "Arguments of the host agent, after those that the operator gives.",
+        {"type": "string"},
+        **{"x-kubernetes-list-type": "set"},
+    ),
+    "env": variables("Variables of the host agent."),
+    "annotations": table("Annotations of the host agent's pods.", {"type": "string"}),
+    "labels": table("Labels of the host agent's pods.", {"type": "string"}),
+    "nodeSelector": table("Labels of the nodes that get a host agent; all nodes if not set.", {"type": "string"}),
+    "tolerations": tolerations("Taints that the host agent's pods tolerate."),
+    "priorityClassName": text("Priority class of the host agent's pods."),
+    "dnsPolicy": text(
+        "DNS policy of the host agent's pods. ClusterFirstWithHostNet if not set.",
+        enum=["", "ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    ),
+    "secCompProfile": text("Seccomp profile of the host agent: the path of a profile on the nodes."),
+    "storageHostPath": text(
+        "Folder on the nodes where the host agent keeps its state if there is no CSI driver. "
+        "/var/opt/dynatrace if not set.",
+        pattern="^$|^/",
+    ),
+    "oneAgentResources": resources("CPU and memory of the host agent."),
+}
+
+_INJECTION: Final[Mapping[str, Schema]] = {
+    "codeModulesImage": text(
+        "Where the agent for applications comes from in place of the tenant: an image; or what is on "
+        "the nodes, a package at file:///path/to/archive.zip or an image in a folder, oci-layout:/path/of/folder:name."
+    ),
+    "codeModulesVersion": text(
+        "Version of the agent for applications, complete, such as 1.277.0.20230914-094321. The version if not set."
+    ),
+    "initResources": resources("CPU and memory of the init container that applications' pods get."),
+    "namespaceSelector": selector("Namespaces whose pods get an agent; all that are not ignored if not set."),
+    "useCSIDriver": switch(
+        "Whether applications' pods get their agent through the CSI driver. "
+        "Through the CSI driver where it is installed if not set."
+    ),
+}
+
+
+def _mode(description: str, own: Mapping[str, Schema]) -> Schema:
+    """A mode is on if it is there, however empty; a name with nothing behind it is off."""
+    return section(description, own, nullable=True)
+
+
+_ONE_AGENT: Final = section(
+    "Where agents run. At most one of the four modes.",
+    {
+        "applicationMonitoring": _mode(
+            "An agent in applications' pods, and none on the nodes.",
+            {"version": text("Version of the agent, complete. The tenant's newest one if not set."), **_INJECTION},
+        ),
+        "classicFullStack": _mode("An agent on each node, which looks into the containers by itself.", _HOST),
+        "cloudNativeFullStack": _mode(
+            "An agent on each node for the host, and one in applications' pods.", {**_HOST, **_INJECTION}
+        ),
+        "hostMonitoring": _mode("An agent on each node for the host, and none in applications.", _HOST),
+        "hostGroup": text("Host group of all hosts. It comes before --set-host-group in a mode's arguments."),
+    },
+)
+
+# The tenant is the first label of the host, or what follows /e/ where one host serves many.
+_TENANT: Final = "({0}.matches('/e/[^/]+/') ? {0}.find('/e/[^/]+') : {0}.find('//[^./]+'))"
+
+_API_URL: Final = text(
+    "The tenant's API, https://ENVIRONMENT/api. Without it only packages from file:// and oci-layout: can be used.",
+    maxLength=512,
+    **{
+        RULES: [
+            rule(
+                f"oldSelf == '' || {_TENANT.format('self')} == {_TENANT.format('oldSelf')}",
+                "The API URL leads to another tenant than before. Make sure that the tenant stays the same, or delete "
+                "the DynaKube and create a new one.",
+            ),
+        ]
+    },
+)
+
+SPEC: Final = section(
+    "What is wanted.",
+    {
+        "apiUrl": _API_URL,
+        "tokens": _name("Secret with the keys apiToken and, if used, paasToken. The DynaKube's own name if not set."),
+        "oneAgent": _ONE_AGENT,
+        "metadataEnrichment": section(
+            "What applications can tell about themselves: files in their pods that name pod, workload and cluster.",
+            {
+                "enabled": switch("Whether pods get them. Not if not set."),
+                "namespaceSelector": selector("Namespaces whose pods get them; all that are not ignored if not set."),
+            },
+        ),
+        "networkZone": text("Network zone of all agents."),
+        "proxy": section(
+            "The proxy between here and the tenant.",
+            {
+                "value": text("Its URL, without a password. It comes before valueFrom."),
+                "valueFrom": _name("Secret whose key proxy holds the URL."),
+            },
+        ),
+        "trustedCAs": _name("ConfigMap whose key certs holds certificates (PEM) that are trusted besides the usual."),
+        "skipCertCheck": switch("Whether the tenant's certificate is not checked.", default=False),
+        "customPullSecret": _name("Pull secret for images. One made from the tenant's tokens if not set."),
+        "dynatraceApiRequestThreshold": number(
+            "Minutes between two questions of the same kind to the tenant. 15 if not set.", minimum=0, maximum=65535
+        ),
+        "enableIstio": switch("Taken and kept, not acted on: allow the tenant's hosts in Istio.", default=False),
+        **{name: anything(f"Taken and kept, not acted on: {product}.") for name, product in OUT_OF_SCOPE.items()},
+    },
+)
+
+
+def _versions(what: str, **more: Schema) -> Schema:
+    return section(
+        f"The version of {what}.",
+        {
+            "version": text("The version that is wanted."),
+            "imageID": text("The image that is wanted, with its digest."),
+            "source": text("Who decided: tenant-registry, custom-image, custom-version or public-registry."),
+            "lastProbeTimestamp": moment("When the version was last asked for."),
+            **more,
+        },
+    )
+
+
+STATUS: Final = section(
+    "What is, as the operator sees it.",
+    {
+        "phase": text("Running, Deploying or Error: the condition Ready in one word."),
+        "mode": text("The OneAgent mode that is acted on."),
+        "updatedTimestamp": moment("When the status last changed."),
+        "kubeSystemUUID": text("The cluster's identity: the UID of the namespace kube-system."),
+        "conditions": conditions("How each concern stands. Ready sums them up."),
+        "oneAgent": _versions(
+            "the host agents",
+            instances=table(
+                "Host agents by the name of their node.",
+                section("A host agent.", {"podName": text("Its pod."), "ipAddress": text("Its address.")}),
+            ),
+            lastInstanceStatusUpdate=moment("When the host agents were last looked at."),
+            healthcheck=anything("The command by which the host agent's image tells its health."),
+            connectionInfoStatus=section(
+                "How agents reach the tenant.",
+                {
+                    "tenantUUID": text("The tenant."),
+                    "endpoints": text("Its communication endpoints, separated by semicolons."),
+                    "lastRequest": moment("When they were last asked for."),
+                    "communicationHosts": listing(
+                        "The endpoints' parts.",
+                        section(
+                            "An endpoint.",
+                            {
+                                "protocol": text("https or http."),
+                                "host": text("Its host."),
+                                "port": number("Its port.", format="int32"),
+                            },
+                        ),
+                    ),
+                },
+            ),
+        ),
+        "codeModules": _versions("the agent for applications"),
+        "dynatraceApi": section(
+            "How the tenant's API is used.", {"lastTokenScopeRequest": moment("When the tokens were last checked.")}
+        ),
+    },
+)
+
+DYNAKUBE: Final = section(
+    "A DynaKube says which tenant watches this cluster, with which agents, and in which namespaces.",
+    {
+        "apiVersion": text("The version of this description."),
+        "kind": text("DynaKube."),
+        "metadata": {"type": "object"},
+        "spec": SPEC,
+        "status": STATUS,
+    },
+)

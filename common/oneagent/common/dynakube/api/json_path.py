@@ -1,0 +1,86 @@
+"""Values at paths of a JSON object that is being changed.
+
+A path is written as in messages to people: `spec.oneAgent.hostGroup`, and `metadata.annotations[dynatrace.com/x]`
+for a last key that has dots of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from oneagent.common.kubernetes import fields
+
+Tree = dict[str, Any]
+
+ROOTS: Final = frozenset({"metadata", "spec", "status"})
+"""What every object has; never removed, however empty."""
+
+
+def keys(path: str) -> list[str]:
+    if path.endswith("]"):
+        way, _, last = path[:-1].partition("[")
+        return [*way.split("."), last]
+    return path.split(".")
+
+
+def look(tree: Tree, path: str) -> Any:
+    """What is there; `None` where there is nothing, and where the way is not one of mappings."""
+    here: Any = tree
+    for key in keys(path):
+        if not isinstance(here, dict):
+            return None
+        here = here.get(key)
+    return here
+
+
+def section(tree: Tree, path: str) -> Tree | None:
+    found = look(tree, path)
+    return found if isinstance(found, dict) else None
+
+
+def put(tree: Tree, path: str, value: Any) -> None:
+    """Place a value, whatever was there. `FieldError` where a part of the way is neither a mapping nor missing."""
+    *way, last = keys(path)
+    here = tree
+    for depth, key in enumerate(way):
+        if here.get(key) is None:
+            here[key] = {}
+        if not isinstance(here[key], dict):
+            where = ".".join(way[: depth + 1])
+            raise fields.FieldError(where, here[key], "must be a mapping of fields", hidden=True)
+        here = here[key]
+    here[last] = value
+
+
+def take(tree: Tree, path: str, *, tidy: bool = False) -> Any:
+    """Remove what is there and return it, or `None`. `tidy` removes sections that became empty by it, too."""
+    way = keys(path)
+    parents = [tree]
+    for key in way[:-1]:
+        found = parents[-1].get(key)
+        if not isinstance(found, dict):
+            return None
+        parents.append(found)
+    value = parents[-1].pop(way[-1], None)
+    while tidy and len(parents) > 1 and not parents[-1] and way[len(parents) - 2] not in ROOTS:
+        parents.pop()
+        del parents[-1][way[len(parents) - 1]]
+    return value
+
+
+def copied(tree: Tree) -> Tree:
+    """A copy that shares nothing; `ValueError` or `TypeError` for what JSON cannot say."""
+    copy: Tree = json.loads(json.dumps(tree, allow_nan=False))
+    return copy
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON. Python's own comparison takes `1`, `1.0` and `true` for equal."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -1,0 +1,88 @@
+"""Kubernetes' own types, as far as a DynaKube passes them on to pods and namespaces."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oneagent.common.dynakube.api.schema import Schema, anything, listing, moment, number, section, table, text
+
+_QUANTITY: Final[Schema] = {
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "x-kubernetes-int-or-string": True,
+    "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
+}
+
+
+def resources(description: str) -> Schema:
+    return section(
+        description,
+        {
+            "requests": table("What a node has to have free.", _QUANTITY),
+            "limits": table("What is never exceeded.", _QUANTITY),
+        },
+    )
+
+
+def selector(description: str) -> Schema:
+    requirement = section(
+        "A condition on one label.",
+        {
+            "key": text("The label."),
+            "operator": text("How it is compared.", enum=["In", "NotIn", "Exists", "DoesNotExist"]),
+            "values": listing("The values for In and NotIn.", {"type": "string"}),
+        },
+        required=["key", "operator"],
+    )
+    return section(
+        description,
+        {
+            "matchLabels": table("Labels that are all there with these values.", {"type": "string"}),
+            "matchExpressions": listing("Conditions that all hold.", requirement),
+        },
+        **{"x-kubernetes-map-type": "atomic"},
+    )
+
+
+def tolerations(description: str) -> Schema:
+    toleration = section(
+        "A taint that is tolerated.",
+        {
+            "key": text("The taint's key; all of them if empty."),
+            "operator": text("Exists, or Equal if not set."),
+            "value": text("The taint's value for Equal."),
+            "effect": text(
+                "The effect; all of them if empty.", enum=["", "NoSchedule", "PreferNoSchedule", "NoExecute"]
+            ),
+            "tolerationSeconds": number("For NoExecute, how long.", format="int64"),
+        },
+    )
+    return listing(description, toleration)
+
+
+def variables(description: str) -> Schema:
+    variable = section(
+        "A variable, as in a pod.",
+        {
+            "name": text("Its name."),
+            "value": text("Its value."),
+            "valueFrom": anything("Where the value comes from: a field, resource, Secret or ConfigMap."),
+        },
+        required=["name"],
+    )
+    return listing(description, variable)
+
+
+def conditions(description: str) -> Schema:
+    condition = section(
+        "A condition, by the conventions of Kubernetes.",
+        {
+            "type": text("What it is about."),
+            "status": text("Whether it holds.", enum=["True", "False", "Unknown"]),
+            "reason": text("Why, in one word."),
+            "message": text("Why, in a sentence."),
+            "lastTransitionTime": moment("When the status changed."),
+            "observedGeneration": number("The generation of the DynaKube that it speaks of.", format="int64"),
+        },
+        required=["type", "status"],
+    )
+    return listing(description, condition, **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]})

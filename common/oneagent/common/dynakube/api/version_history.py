@@ -1,0 +1,131 @@
+"""Where a field was in older versions: the one table that older schemas and the conversion come from.
+
+What no move speaks of stays where it is, fields that only newer versions know included.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema
+from oneagent.common.dynakube.api.field_changes import (
+    Dropped,
+    Filled,
+    Joined,
+    Move,
+    Noted,
+    Renamed,
+    Respelled,
+    Spread,
+    Switched,
+    Typed,
+)
+from oneagent.common.dynakube.api.schema import Schema
+
+AUTO_UPDATE: Final = "conversion.internal.dynatrace.com/auto-update"
+"""Annotation of an object of the newest version: what `autoUpdate` of older versions said, `true` or `false`."""
+
+
+def _read_switch(text: str) -> bool | None:
+    return {"true": True, "false": False}.get(text.strip().lower())
+
+
+def _read_minutes(text: str) -> int | None:
+    return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
+
+
+def _each(modes: tuple[str, ...], field: str) -> tuple[str, ...]:
+    return tuple(f"spec.oneAgent.{mode}.{field}" for mode in modes)
+
+
+_AUTO_UPDATE: Final = schema.switch("Deprecated. Whether host agents are updated to the tenant's newest version.")
+
+# What happens to an object of a version on its way to the next one; backwards in the reverse order.
+MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
+    "v1alpha1": (
+        Renamed("spec.codeModules.resources", "spec.codeModules.initResources"),
+        Joined(
+            "spec.infraMonitoring",
+            "spec.codeModules",
+            "spec.oneAgent.cloudNativeFullStack",
+            frozenset(
+                (
+                    "initResources",
+                    "codeModulesImage",
+                    "codeModulesVersion",
+                    "namespaceSelector",
+                    "useCSIDriver",
+                    "volume",
+                )
+            ),
+        ),
+        Switched("spec.classicFullStack", "spec.oneAgent.classicFullStack"),
+        Switched("spec.infraMonitoring", "spec.oneAgent.hostMonitoring"),
+        Switched("spec.codeModules", "spec.oneAgent.applicationMonitoring"),
+        *(
+            Renamed(f"spec.oneAgent.{mode}.resources", f"spec.oneAgent.{mode}.oneAgentResources")
+            for mode in fields.HOST_MODES
+        ),
+        Spread("spec.oneAgent.image", _each(fields.HOST_MODES, "image")),
+        Spread("spec.oneAgent.version", _each(fields.MODES, "version")),
+        Spread("spec.oneAgent.autoUpdate", _each(fields.HOST_MODES, "autoUpdate")),
+        *(
+            Dropped(path, field)
+            for name, field in (
+                ("serviceAccountName", schema.text("Without effect: the operator knows the service account.")),
+                ("useImmutableImage", schema.switch("Without effect: images are never changed in place.")),
+                ("useUnprivilegedMode", schema.switch("Without effect: host agents are unprivileged.")),
+                ("waitReadySeconds", schema.number("Without effect: rollouts wait for readiness.")),
+            )
+            for path in _each(fields.HOST_MODES, name)
+        ),
+        *(
+            Dropped(path, schema.anything("Without effect: a volume with the agent."))
+            for path in _each(fields.INJECTING_MODES, "volume")
+        ),
+        Renamed("status.connectionInfo", "status.oneAgent.connectionInfoStatus"),
+    ),
+    "v1beta1": (
+        Respelled(),
+        Typed(
+            "metadata-enrichment",
+            "spec.metadataEnrichment.enabled",
+            _read_switch,
+            meant=True,
+            means=False,
+            opposite="disable-metadata-enrichment",
+        ),
+        Spread(
+            "spec.namespaceSelector",
+            (*_each(fields.INJECTING_MODES, "namespaceSelector"), "spec.metadataEnrichment.namespaceSelector"),
+        ),
+        Typed(
+            "dynatrace-api-request-threshold", "spec.dynatraceApiRequestThreshold", _read_minutes, meant=15, means=15
+        ),
+        Spread(feature_flags.annotation("oneagent-seccomp-profile"), _each(fields.HOST_MODES, "secCompProfile")),
+        Renamed("status.lastTokenProbeTimestamp", "status.dynatraceApi.lastTokenScopeRequest"),
+    ),
+    "v1beta2": (),
+    "v1beta3": (),
+    "v1beta4": (
+        Renamed("spec.activeGate.persistentVolumeClaim", "spec.activeGate.volumeClaimTemplate"),
+        Filled("spec.kspm.mappedHostPaths", ["/"]),
+    ),
+    "v1beta5": (
+        Renamed("spec.extensions", "spec.extensions.prometheus"),
+        Noted(_each(fields.HOST_MODES, "autoUpdate"), AUTO_UPDATE, _AUTO_UPDATE),
+    ),
+}
+
+
+@functools.cache
+def described(version: str) -> Schema:
+    """The schema of a version, made from the newest one. Not to be changed."""
+    found = json_path.copied(fields.DYNAKUBE)
+    for step in reversed(fields.VERSIONS[fields.VERSIONS.index(version) : -1]):
+        for move in reversed(MOVES[step]):
+            move.reshape(found)
+    return found

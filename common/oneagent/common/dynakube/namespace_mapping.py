@@ -1,0 +1,88 @@
+"""Which namespace belongs to which DynaKube: decided here, for the operator and the webhook alike.
+
+A DynaKube claims namespaces by its selectors. What is ignored is nobody's. Of several that claim a namespace,
+the one that has it keeps it, so that a second one changes nothing for running applications; of those that do not
+have it the oldest gets it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from oneagent.common import identifiers, safe_regex
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.kubernetes import fields, selectors
+
+LABEL: Final = "dynakube.internal.dynatrace.com/instance"
+
+_IGNORED: Final = ("^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*")
+_FLAG: Final = identifiers.FEATURE_PREFIX + "ignored-namespaces"
+INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
+_MOST_PATTERNS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What decides whether a DynaKube claims a namespace."""
+
+    dynakube: DynaKubeName
+    created: str
+    """As the API server writes it, so that the order of the texts is that of the times."""
+    selectors: tuple[selectors.Selector, ...]
+    """One that matches is enough."""
+    ignored: tuple[re.Pattern[str], ...]
+
+    def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        if not any(selector.matches(labels) for selector in self.selectors):
+            return False
+        return not any(pattern.search(namespace) for pattern in self.ignored)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    owner: DynaKubeName | None
+    refused: tuple[DynaKubeName, ...] = ()
+    """Those that claim the namespace as well."""
+
+
+def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
+    """The claim of a DynaKube in the newest version; `FieldError` for a selector or pattern that is none."""
+    modes = [mode for mode in INJECTING if isinstance(fields.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
+    found = [selectors.parse(manifest, f"spec.oneAgent.{mode}.namespaceSelector") for mode in modes]
+    if fields.flag(manifest, "spec.metadataEnrichment.enabled"):
+        found.append(selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector"))
+    name = fields.text(manifest, "metadata.name")
+    created = fields.text(manifest, "metadata.creationTimestamp")
+    return Claim(DynaKubeName(name), created, tuple(found), _ignored(manifest, own_namespace))
+
+
+def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -> Decision:
+    """Whose a namespace is, from its labels as they are now."""
+    claiming = sorted((claim.created, claim.dynakube) for claim in claims if claim.covers(namespace, labels))
+    wanting = [dynakube for _, dynakube in claiming]
+    if not wanting:
+        return Decision(None)
+    has = labels.get(LABEL)
+    owner = next((dynakube for dynakube in wanting if dynakube == has), wanting[0])
+    return Decision(owner, tuple(dynakube for dynakube in wanting if dynakube != owner))
+
+
+def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[re.Pattern[str], ...]:
+    wanted = [f"^{re.escape(own_namespace)}$", *_IGNORED]
+    if text := fields.annotation(manifest, _FLAG):
+        field = f"metadata.annotations[{_FLAG}]"
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+            raise fields.FieldError(field, text, 'must be a JSON list of patterns such as ["^prod-.*"]')
+        wanted = given[:_MOST_PATTERNS]
+    try:
+        return tuple(safe_regex.compile(pattern) for pattern in wanted)
+    except ValueError as error:
+        raise fields.FieldError(f"metadata.annotations[{_FLAG}]", wanted, str(error)) from error

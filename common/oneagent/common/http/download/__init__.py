@@ -1,0 +1,181 @@
+"""Brings a file to the disk: streamed, hashed while it arrives, resumed where it broke, in bounded memory.
+
+A call tries a bounded number of times; what came is kept for the next call, of this process or another one. A
+disk that fills up meanwhile is cleaned of what we put there. A package that is on the node already is not
+copied: it is hashed and used where it is. The errors are the tree in `transfers`, under their names here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import stat
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import page_cache
+from oneagent.common.http import client
+from oneagent.common.http.download import part_file
+from oneagent.common.http.download.transfer import (
+    Cancelled,
+    DiskFailed,
+    DiskFull,
+    DownloadError,
+    HttpSource,
+    Limits,
+    SourceFailed,
+    Transfer,
+    UnusableFile,
+    Wanted,
+    WrongContent,
+)
+
+__all__ = [
+    "USUAL",
+    "Cancelled",
+    "DiskFailed",
+    "DiskFull",
+    "DownloadError",
+    "Downloaded",
+    "HttpSource",
+    "Limits",
+    "LocalFile",
+    "Source",
+    "SourceFailed",
+    "UnusableFile",
+    "WrongContent",
+    "download",
+    "free_bytes",
+    "source",
+]
+
+_BLOCK: Final = 1024 * 1024
+
+USUAL: Final = Limits()
+"""The patience of a call that says nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file that is here already. It is hashed and used where it is."""
+
+    path: Path
+
+
+Source = HttpSource | LocalFile
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A whole file. One that is not `ours` must not be deleted after use."""
+
+    path: Path
+    size: int
+    sha256: str
+    ours: bool
+    seconds: float
+    resumed_at: int = 0
+    """Bytes that were there from an earlier call."""
+
+
+def source(url: str, http: client.HttpSettings | None = None) -> Source:
+    """The source behind a URL somebody configured: `https:`, `http:` or `file:`."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return HttpSource(url, http=http or client.HttpSettings())
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return LocalFile(Path(urllib.parse.unquote(parts.path)))
+    raise UnusableFile(f"{parts.scheme or 'no scheme'}: https://…, http://… or file:///… is needed")
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free for us on the file system of `folder`."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def no_progress(_received: int, _total: int | None) -> None:
+    """Told to nobody."""
+
+
+def download(
+    source: Source,
+    into: Path,
+    *,
+    cancelled: threading.Event,
+    expected_size: int | None = None,
+    expected_sha256: str = "",
+    limits: Limits = USUAL,
+    progress: Callable[[int, int | None], None] = no_progress,
+    free: Callable[[Path], int] = free_bytes,
+    sleep: Callable[[float], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Downloaded:
+    """Bring `source` to `into`, whose folder exists; a local file stays where it is.
+
+    `progress` is told the bytes so far and the total, if known, some times a second at most on a fast line.
+    Only one call at a time may have the same `into`. Without `sleep`, cancelling ends a pause at once.
+    """
+    if expected_sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", expected_sha256):
+        raise ValueError("expected_sha256: 64 hex digits are needed")
+    wanted = Wanted(expected_size, expected_sha256.lower())
+    started = clock()
+    if isinstance(source, LocalFile):
+        size, sha256 = _digest(source.path, cancelled, progress)
+        wanted.check(size, sha256, str(source.path))
+        return Downloaded(source.path, size, sha256, ours=False, seconds=clock() - started)
+    with contextlib.ExitStack() as stack, _disk_errors(into):
+        http = stack.enter_context(client.client(source.http))
+        part = stack.enter_context(part_file.PartFile(into, source.content or source.url))
+        resumed_at = part.have.size
+        call = Transfer(source, http, part, wanted, limits, into.parent, cancelled, progress, free)
+        try:
+            call.run(sleep or cancelled.wait)
+        except (DiskFull, WrongContent):
+            part.discard()
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.discard()
+            raise
+        part.finish()
+        return Downloaded(into, part.have.size, part.sha256, True, clock() - started, resumed_at)
+
+
+@contextlib.contextmanager
+def _disk_errors(into: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{into.parent}: the disk is full", needed=0) from error
+        raise DiskFailed(f"{error.filename or into}: {error.strerror}") from error
+
+
+def _digest(path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]) -> tuple[int, str]:
+    """Size and SHA-256 of a local package."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for its other end.
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise UnusableFile(f"{path}: not a regular file")
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                progress(done, found.st_size)
+                if cancelled.is_set():
+                    raise Cancelled(f"{path}: stopped after {done} bytes")
+            page_cache.drop_read(file.fileno())
+    except OSError as error:
+        raise UnusableFile(f"{path}: {error.strerror}") from error
+    return done, digest.hexdigest()

@@ -1,0 +1,79 @@
+"""Reads an answer to "give me the rest": may its bytes be put behind the ones we have?
+
+Only a server that proves it still has the same file may continue ours (RFC 9110 sections 13.1.5, 14.4 and
+15.3.7): the request carries the validator of the first answer in `If-Range`, and a 206 must begin at exactly
+the byte that was asked for, end at the last one, and be of the same length and validator.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import httpx2 as httpx
+
+from oneagent.common.http import errors
+
+_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII | re.IGNORECASE)
+_UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII | re.IGNORECASE)
+
+
+class WrongRange(errors.Garbage):
+    """An answer that does not fit behind the bytes we have: they are worthless, the next try begins anew."""
+
+    passing = True
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What an earlier answer left us with. `total` is `None` where the server did not say."""
+
+    size: int = 0
+    total: int | None = None
+    validator: str = ""
+    """`ETag` or `Last-Modified` of that answer; without one nothing can be resumed."""
+
+
+def headers(have: Have) -> dict[str, str]:
+    """The request's headers for what is missing."""
+    if not (have.size and have.validator):
+        return {}
+    return {"Range": f"bytes={have.size}-", "If-Range": have.validator}
+
+
+def plan(response: httpx.Response, have: Have) -> Have:
+    """What we have once this answer's body begins: all of `have`, or nothing if it starts anew.
+
+    The status must be 200, 206 or 416. After a 416 that says we have everything no byte may be read.
+    """
+    if response.status_code == 200:
+        return Have(0, _length(response), _validator(response))
+    where, said = errors.place(str(response.url)), response.headers.get("Content-Range", "")
+    if response.status_code == 416:
+        total = _UNSATISFIED.fullmatch(said)
+        if not total or not have.size or int(total[1]) != have.size or have.total not in (None, have.size):
+            raise WrongRange(f"{where}: refuses to continue at byte {have.size} (Content-Range: {said[:80]!r})")
+        return Have(have.size, have.size, have.validator)
+    match = _RANGE.fullmatch(said)
+    if not (have.size and have.validator and match):
+        raise WrongRange(f"{where}: sent a part that was not asked for (Content-Range: {said[:80]!r})")
+    first, last, whole = (int(number) for number in match.groups())
+    if first != have.size or last != whole - 1 or whole != (have.total or whole):
+        raise WrongRange(f"{where}: byte {have.size} to the end was asked for, {said[:80]!r} came")
+    if _length(response) not in (None, last - first + 1):
+        raise WrongRange(f"{where}: Content-Length and Content-Range {said[:80]!r} contradict each other")
+    if have.validator.startswith('"') and response.headers.get("ETag", have.validator) != have.validator:
+        raise WrongRange(f"{where}: another file than the one that was begun")
+    return Have(have.size, whole, have.validator)
+
+
+def _length(response: httpx.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+def _validator(response: httpx.Response) -> str:
+    """Something `If-Range` accepts: a weak ETag (`W/"…"`) is not."""
+    etag: str = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")

@@ -1,0 +1,119 @@
+"""The rest of a large file over a few connections, in order: each fetches the next window of it.
+
+Servers and proxies that give a connection only so much are why. A window is held in memory until its turn, so windows
+are small and few. It is done only with a server that proves that all of them are of one file: it takes ranges and has
+a strong validator, which each request repeats in `If-Range` (RFC 9110 section 13.1.5).
+
+Whoever answers a window with anything else is asked for the rest over one connection, after the usual pause, and so
+is everybody of whom a part has come before: what broke off may have done so for want of connections. The address is
+that of the first answer, so a server that sends its clients elsewhere is not asked again for each window.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import httpx2 as httpx
+
+from oneagent.common.http import errors
+from oneagent.common.http.download import http_range
+
+WINDOW_BYTES: Final = 4 << 20
+_WORTH_BYTES: Final = 8 * WINDOW_BYTES
+"""With less to come, connections cost more than they bring."""
+
+
+def worth(first: httpx.Response, have: http_range.Have, connections: int) -> bool:
+    """Whether the file that `first` begins with is to be fetched so."""
+    takes_ranges = first.headers.get("Accept-Ranges", "").lower() == "bytes"
+    large = have.size == 0 and (have.total or 0) >= _WORTH_BYTES
+    return connections > 1 and takes_ranges and have.validator.startswith('"') and large
+
+
+def rest(first: httpx.Response, http: httpx.Client, have: http_range.Have, connections: int) -> Iterator[bytes]:
+    """All bytes behind `have`, of which `first` gives the first window; it is closed then.
+
+    `HttpFault` or `httpx.HTTPError` where a window can't be had; what came before it is good.
+    """
+    assert have.total is not None
+    spans = [(start, min(start + WINDOW_BYTES, have.total)) for start in range(have.size, have.total, WINDOW_BYTES)]
+    later = iter(spans[1:])
+    windows = _Windows(http, first.request, have, threading.Event())
+    waiting: collections.deque[Future[list[bytes]]] = collections.deque()
+    with ThreadPoolExecutor(connections - 1, thread_name_prefix="window") as pool:
+        try:
+            waiting.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, connections - 1))
+            yield from _beginning(first, WINDOW_BYTES)
+            first.close()
+            while waiting:
+                chunks = waiting.popleft().result()
+                waiting.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
+                yield from chunks
+        finally:
+            windows.ended.set()
+            for window in waiting:
+                window.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    http: httpx.Client
+    request: httpx.Request
+    """The one that the first answer is to."""
+    have: http_range.Have
+    ended: threading.Event
+
+    def fetch(self, start: int, stop: int) -> list[bytes]:
+        """The bytes from `start` to before `stop`."""
+        headers = self.request.headers.copy()
+        headers["Range"], headers["If-Range"] = f"bytes={start}-{stop - 1}", self.have.validator
+        asked = self.http.build_request("GET", self.request.url, headers=headers, extensions=self.request.extensions)
+        with contextlib.closing(self.http.send(asked, stream=True)) as response:
+            self._check(response, f"bytes {start}-{stop - 1}/{self.have.total}")
+            chunks, size = [], 0
+            for chunk in response.iter_raw():
+                chunks.append(chunk)
+                size += len(chunk)
+                if self.ended.is_set():
+                    return []
+                if size > stop - start:
+                    break
+        if size != stop - start:
+            raise self._broken(response, f"{size} bytes came of {stop - start} from byte {start}")
+        return chunks
+
+    def _check(self, response: httpx.Response, expected: str) -> None:
+        if response.status_code in (429, 503):
+            raise errors.of_answer(response, b"")
+        if response.status_code == 200:
+            raise http_range.WrongRange(f"{errors.place(str(response.url))}: another file than the one that was begun")
+        if response.status_code != 206:
+            # Whether it is a refusal is seen when the rest is asked for: an address may be good for some minutes only.
+            raise self._broken(response, f"a part was answered {response.status_code}")
+        said = response.headers.get("Content-Range", "").lower()
+        if said != expected or response.headers.get("ETag", self.have.validator) != self.have.validator:
+            raise http_range.WrongRange(
+                f"{errors.place(str(response.url))}: {expected!r} was asked for, {said[:80]!r} came"
+            )
+
+    def _broken(self, response: httpx.Response, what: str) -> errors.HttpFault:
+        return errors.Unreachable(f"{errors.place(str(response.url))}: {what}", errors.Reach.BROKEN)
+
+
+def _beginning(response: httpx.Response, size: int) -> Iterator[bytes]:
+    for chunk in response.iter_raw():
+        yield chunk[:size]
+        size -= len(chunk)
+        if size <= 0:
+            return
+    raise errors.Unreachable(
+        f"{errors.place(str(response.url))}: the connection ended {size} bytes before the end of its first window",
+        errors.Reach.BROKEN,
+    )

@@ -1,0 +1,138 @@
+"""The file of a download that is not finished: `<name>.part`, and next to it what is needed to go on.
+
+The digest is kept while bytes arrive, so a finished file is never read again. A new process reads the part
+once to get the digest back. It trusts a part only if it was written since this machine started: after a power
+cut a file may have its full length and not its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from oneagent.common import page_cache
+from oneagent.common.http.download import http_range
+
+_BLOCK: Final = 1024 * 1024
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _State(msgspec.Struct, frozen=True):
+    source: str
+    boot: str
+    validator: str
+    total: int | None
+
+
+class PartFile:
+    """The part of `into`; `source` identifies the file or where it comes from. Closing it keeps it for another time."""
+
+    def __init__(self, into: Path, source: str) -> None:
+        self._into = into
+        self._path = into.with_name(into.name + ".part")
+        self._state_path = into.with_name(into.name + ".part.json")
+        self._source = hashlib.sha256(source.encode()).hexdigest()  # a URL may hold what should not lie about
+        self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", _BLOCK)
+        self._hash = hashlib.sha256()
+        self._flushed, self._cache = 0, page_cache.Written(self._file.fileno())
+        self.have = http_range.Have()
+        try:
+            self._take_up()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was not written when the disk is full cannot be written at closing either.
+        try:
+            self._file.close()
+        except OSError:
+            if error is None:
+                raise
+
+    @property
+    def complete(self) -> bool:
+        return self.have.total is not None and self.have.size == self.have.total
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, in hex."""
+        return self._hash.hexdigest()
+
+    def begin(self, have: http_range.Have) -> None:
+        """The next bytes go behind `have`; nothing of ours is kept if that is nothing."""
+        if have.size == 0:
+            self._empty()
+        self.have = have
+        # Written in place: a torn file does not parse, and the download begins anew.
+        self._state_path.write_bytes(msgspec.json.encode(_State(self._source, _boot_id(), have.validator, have.total)))
+
+    def write(self, chunk: bytes) -> bool:
+        """Add bytes; whether a window of them has just been sent to the disk."""
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self.have = http_range.Have(self.have.size + len(chunk), self.have.total, self.have.validator)
+        if self.have.size - self._flushed < page_cache.WINDOW_BYTES:
+            return False
+        self._file.flush()
+        self._flushed = self.have.size
+        return self._cache.grown(self.have.size)
+
+    def forget(self) -> None:
+        """Begin anew with the next answer."""
+        self._state_path.unlink(missing_ok=True)
+        self._empty()
+        self.have = http_range.Have()
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        self._file.flush()
+        self._cache.finish(self.have.size)
+        self._path.rename(self._into)
+        self._state_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Take everything off the disk."""
+        self._state_path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
+
+    def _empty(self) -> None:
+        self._file.seek(0)
+        self._file.truncate(0)
+        self._hash = hashlib.sha256()
+        self._follow(0)
+
+    def _follow(self, size: int) -> None:
+        self._flushed, self._cache = size, page_cache.Written(self._file.fileno(), size)
+
+    def _take_up(self) -> None:
+        """Go on where a process before us stopped, if that can be trusted."""
+        size = self._path.stat().st_size
+        try:
+            state = msgspec.json.decode(self._state_path.read_bytes(), type=_State)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            state = _State("", "", "", None)
+        ours = state.source == self._source and state.boot == _boot_id()
+        if not (ours and size and state.validator and size <= (state.total or size)):
+            self._empty()
+            return
+        while block := self._file.read(_BLOCK):
+            self._hash.update(block)
+        page_cache.drop_read(self._file.fileno())
+        self._file.seek(size)
+        self.have = http_range.Have(size, state.total, state.validator)
+        self._follow(size)
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()

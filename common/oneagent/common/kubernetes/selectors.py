@@ -1,0 +1,82 @@
+"""Label selectors, as the API server understands them.
+
+    FieldError   a selector that the API server would refuse: names the field, its value and the remedy
+
+Source of the rules: the Kubernetes API reference for LabelSelector; all requirements have to be met, and an
+empty selector matches everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from oneagent.common.kubernetes import fields
+
+_VALUES_NEEDED: Final = ("In", "NotIn")
+_OPERATORS: Final = (*_VALUES_NEEDED, "Exists", "DoesNotExist")
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    key: str
+    operator: str
+    values: frozenset[str]
+
+    def met_by(self, labels: Mapping[str, str]) -> bool:
+        match self.operator:
+            case "In":
+                return self.key in labels and labels[self.key] in self.values
+            case "NotIn":
+                return self.key not in labels or labels[self.key] not in self.values
+            case "Exists":
+                return self.key in labels
+            case _:
+                return self.key not in labels
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    requirements: tuple[Requirement, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        return all(requirement.met_by(labels) for requirement in self.requirements)
+
+
+EVERYTHING: Final = Selector()
+
+
+def parse(obj: object, path: str) -> Selector:
+    """The selector at a dotted path of a manifest; one that is absent matches everything."""
+    found = []
+    labels = fields.at(obj, f"{path}.matchLabels")
+    if labels is not None and not isinstance(labels, Mapping):
+        raise fields.FieldError(f"{path}.matchLabels", labels, "must be a mapping of labels")
+    for key, value in (labels or {}).items():
+        if not isinstance(value, str):
+            raise fields.FieldError(f"{path}.matchLabels[{key}]", value, "must be text; put it in quotes")
+        found.append(Requirement(str(key), "In", frozenset((value,))))
+    expressions = fields.at(obj, f"{path}.matchExpressions")
+    if expressions is not None and not isinstance(expressions, Sequence):
+        raise fields.FieldError(f"{path}.matchExpressions", expressions, "must be a list")
+    for number, expression in enumerate(expressions or ()):
+        found.append(_requirement(expression, f"{path}.matchExpressions[{number}]"))
+    return Selector(tuple(found))
+
+
+def _requirement(expression: object, path: str) -> Requirement:
+    if not isinstance(expression, Mapping):
+        raise fields.FieldError(path, expression, "must have the fields key and operator")
+    key, operator = expression.get("key"), expression.get("operator")
+    if not isinstance(key, str) or not key:
+        raise fields.FieldError(f"{path}.key", key, "must be the name of a label")
+    if operator not in _OPERATORS:
+        raise fields.FieldError(f"{path}.operator", operator, f"must be one of {', '.join(_OPERATORS)}")
+    values = expression.get("values") or ()
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise fields.FieldError(f"{path}.values", values, "must be a list of texts")
+    if bool(values) != (operator in _VALUES_NEEDED):
+        remedy = "must not be empty" if operator in _VALUES_NEEDED else f"must be left out with {operator}"
+        raise fields.FieldError(f"{path}.values", list(values), remedy)
+    return Requirement(key, operator, frozenset(values))

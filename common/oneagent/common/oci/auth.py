@@ -1,0 +1,123 @@
+"""What a host wants to see before it answers: nothing, a password, or a token that it says where to get.
+
+A host says so in its answer 401 (`WWW-Authenticate`; RFC 9110 section 11, and the distribution project's token
+specification). Nothing is sent before it was asked for, so credentials go to no host that can do without. A token
+is used until it expires; what it was for is asked anew then. Never sent: credentials to an address without TLS
+for a host with it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import httpx2 as httpx
+import msgspec
+
+from oneagent.common.http import errors
+from oneagent.common.oci import hosts, pull_secret
+from oneagent.common.oci import http as oci_http
+
+_LARGEST_TOKEN: Final = 1 << 20
+_USUAL_LIFE: Final = 60.0
+"""Seconds that a token lives if its issuer does not tell, by the specification."""
+_MARGIN: Final = 5.0
+_PIECE: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][A-Za-z0-9-]*)')
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+    expires_in: float = _USUAL_LIFE
+
+
+class Login:
+    """Our standing with one repository of one host; for one thread at a time."""
+
+    def __init__(
+        self,
+        endpoint: hosts.Endpoint,
+        who: pull_secret.Credentials | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._endpoint = endpoint
+        self._who = who
+        self._clock = clock
+        self._authorization = ""
+        self._until = 0.0
+
+    @property
+    def secret(self) -> str:
+        """What no message may show."""
+        return self._who.password if self._who else ""
+
+    @property
+    def remedy(self) -> str:
+        """What to do if the host refuses us nevertheless."""
+        registry = self._endpoint.registry
+        if self._who:
+            return f"check the credentials for {registry} in the pull secret"
+        return f"there are no credentials for {registry}: name a pull secret that has them in spec.customPullSecret"
+
+    def headers(self) -> Mapping[str, str]:
+        """For the next request."""
+        if self._authorization and self._clock() < self._until:
+            return {"Authorization": self._authorization}
+        return {}
+
+    def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
+        """Told of an answer 401: whether the request is worth repeating with new headers. `HttpFault`."""
+        if response.url.netloc != httpx.URL(self._endpoint.url).netloc:
+            return False  # a host that we were sent on to, which our credentials are not for
+        offered = _challenges(", ".join(response.headers.get_list("WWW-Authenticate")))
+        shown = response.request.headers.get("Authorization", "")
+        if "bearer" in offered:
+            self._fetch_token(http, offered["bearer"])
+        elif "basic" in offered and self._who:
+            self._authorization, self._until = self._who.basic, float("inf")
+        return self._authorization not in ("", shown)
+
+    def _fetch_token(self, http: httpx.Client, challenge: Mapping[str, str]) -> None:
+        realm = self._realm(challenge.get("realm", ""))
+        asked = {"scope": challenge.get("scope") or f"repository:{self._endpoint.path}:pull"}
+        if "service" in challenge:
+            asked["service"] = challenge["service"]
+        headers = {"Authorization": self._who.basic} if self._who else {}
+        # Asked for before the request, so that a slow answer shortens the token's life and never prolongs it.
+        now = self._clock()
+        request = http.build_request("GET", realm.copy_merge_params(asked), headers=headers)
+        response, body = oci_http.ask(http, request, _LARGEST_TOKEN)
+        if response.status_code != 200:
+            raise errors.of_answer(response, body, secret=self.secret, remedy=self.remedy)
+        where = errors.place(str(realm))
+        token = oci_http.decoded(body, _Token, where)
+        if not re.fullmatch(r"[\x21-\x7e]+", text := token.token or token.access_token):
+            raise errors.Garbage(f"{where}: the answer holds no token")
+        self._authorization = f"Bearer {text}"
+        self._until = now + max(token.expires_in, _USUAL_LIFE) - _MARGIN
+
+    def _realm(self, text: str) -> httpx.URL:
+        where = errors.place(self._endpoint.url)
+        try:
+            realm = httpx.URL(text)
+        except httpx.InvalidURL:
+            realm = httpx.URL("")
+        if realm.scheme not in ("http", "https") or not realm.host or realm.userinfo:
+            raise errors.Garbage(f"{where}: asks for a token and does not say from where")
+        if realm.scheme == "http" and not self._endpoint.plain:
+            raise errors.Garbage(f"{where}: wants a token from {errors.place(text)}, which is without TLS")
+        return realm
+
+
+def _challenges(header: str) -> dict[str, dict[str, str]]:
+    """The parameters of each scheme that is offered, in small letters."""
+    found: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for name, quoted, plain, scheme in _PIECE.findall(header):
+        if scheme:
+            current = found.setdefault(scheme.lower(), {})
+        else:
+            current[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or plain
+    return found

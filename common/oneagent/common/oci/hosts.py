@@ -1,0 +1,123 @@
+"""Which hosts are asked for an image: its registry's mirrors in their order, then the registry itself.
+
+The node's administrator says so, once for all images; a DynaKube names only images. TLS is left out for the
+hosts that are listed for it and for no others. With an allow-list, no image of another registry is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from oneagent.common import flags
+from oneagent.common.http import client
+from oneagent.common.oci import reference
+
+ANY: Final = "*"
+"""Stands for all registries that have no mirrors of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One host's copy of an image's repository."""
+
+    registry: str
+    """What pull secrets call it."""
+    host: str
+    path: str
+    plain: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self.plain else 'https'}://{self.host}/v2/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """The node's rules."""
+
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By registry or `ANY`: `host[:port][/path]`, below which the images of the registry are."""
+    plain_http: frozenset[str] = frozenset()
+    allowed: tuple[str, ...] = ()
+    """Registries, `registry/path` for what lies below, or `*.example.com`; none for all."""
+
+    def endpoints(self, image: reference.Reference) -> tuple[Endpoint, ...]:
+        """Whom to ask, in this order; `InvalidSettings` if the image is not allowed."""
+        if self.allowed and not any(_covers(entry, image.name) for entry in self.allowed):
+            listed = ", ".join(self.allowed)
+            raise client.InvalidSettings(
+                f"{image.name} is of a registry that this node may not use: --registry-allow has {listed}"
+            )
+        mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))
+        own = Endpoint(image.registry, image.host, image.path, image.registry in self.plain_http)
+        return (*(self._mirror(place, image.path) for place in mirrors), own)
+
+    def _mirror(self, place: str, path: str) -> Endpoint:
+        host, _, folder = place.partition("/")
+        return Endpoint(host, host, f"{folder}/{path}" if folder else path, host in self.plain_http)
+
+
+def _covers(entry: str, name: str) -> bool:
+    registry, _, path = entry.partition("/")
+    host, _, rest = name.partition("/")
+    registry = reference.usual(registry)
+    # An address of IPv6 is in brackets, which mean something else in a pattern.
+    return (host == registry or fnmatch.fnmatchcase(host, registry)) and (
+        not path or rest == path or rest.startswith(f"{path}/")
+    )
+
+
+def add_flags(add: flags.Add) -> None:
+    """The flags by which an administrator gives these rules to a command."""
+    hosts = flags.refusing(listed)
+    add(
+        "registry-mirrors",
+        "",
+        "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
+        parse=flags.refusing(mirrors),
+    )
+    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=hosts)
+    add(
+        "registry-allow",
+        "",
+        "registries, registry/path or *.example.com, that images may be of; any if empty",
+        parse=hosts,
+    )
+
+
+def of_flags(given: argparse.Namespace) -> Registries:
+    return Registries(given.registry_mirrors, frozenset(given.registry_plain_http), given.registry_allow)
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Hosts or patterns from a flag, separated by commas."""
+    found = tuple(part.strip().lower().removesuffix("/") for part in text.split(",") if part.strip())
+    for part in found:
+        _check(part)
+    return found
+
+
+def mirrors(text: str) -> dict[str, tuple[str, ...]]:
+    """From a flag: `docker.io=mirror.example:5000/hub,*=second.example`; one registry may come several times."""
+    found: dict[str, tuple[str, ...]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        registry, equals, place = part.partition("=")
+        if not equals or not registry:
+            raise ValueError(f"{part!r} is not registry=mirror, for example docker.io=mirror.example:5000/hub")
+        for name in (registry, place):
+            _check(name)
+        if "/" in registry:
+            raise ValueError(f"{part!r} is not registry=mirror: a path belongs to the mirror only")
+        name = reference.usual(registry.lower())
+        found[name] = (*found.get(name, ()), place.lower().removesuffix("/"))
+    return found
+
+
+def _check(place: str) -> None:
+    host = place.partition("/")[0]
+    if "://" in place or not host or any(letter in place for letter in "@?# "):
+        raise ValueError(f"{place!r} is not host[:port][/path], without https:// and credentials")

@@ -1,0 +1,46 @@
+"""Short answers: read whole, of bounded size, in bounded time, and of the documented form.
+
+Errors are those of `httpfaults`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Final, TypeVar
+
+import httpx2 as httpx
+import msgspec
+
+from oneagent.common.http import errors
+
+_PATIENCE_SECONDS: Final = 60.0
+_T = TypeVar("_T")
+
+
+def ask(http: httpx.Client, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
+    """The answer and its body, which has `most` bytes at most."""
+    where = errors.place(str(request.url))
+    # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
+    request.headers["Accept-Encoding"] = "identity"
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    body = bytearray()
+    try:
+        with contextlib.closing(http.send(request, stream=True)) as response:
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > most:
+                    raise errors.Garbage(f"{where}: an answer of more than {most:,} bytes")
+                if time.monotonic() > deadline:
+                    raise errors.Unreachable(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise errors.of_transport(error, str(request.url)) from error
+    return response, bytes(body)
+
+
+def decoded(body: bytes, wanted: type[_T], where: str) -> _T:
+    """The body as JSON of this form; the text of an error names the field and never a value."""
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.Garbage(f"{where}: not the documented answer: {error}") from error

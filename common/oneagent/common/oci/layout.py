@@ -1,0 +1,232 @@
+"""Images in a folder of this machine, as the OCI image layout has them (image specification 1.1, "image-layout.md").
+
+    oci-layout          says that it is one
+    index.json          the images, with their names
+    blobs/sha256/HEX    manifests, configurations and layers
+
+Nothing is written here, and no link is followed: below the folder everything has to be a folder or a regular file,
+so that whoever carries a folder in can name nothing else on the node. Manifests are hashed before they are used, and
+layers are by who reads them.
+
+Signatures are where `cosign save` puts them, beside the image with the annotation `kind`, or have the names that
+they have in a registry; bundles are listed in the index by their type.
+
+    packages.PackageError       the folder is not as it should be, or has no such image
+    downloads.UnusableFile      something of it is not there, or can't be read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from oneagent.common import unpack
+from oneagent.common.http import download
+from oneagent.common.oci import manifest as oci_manifest
+from oneagent.common.oci import reference
+
+INDEX: Final = "index.json"
+MARK: Final = "oci-layout"
+
+_NAME: Final = "org.opencontainers.image.ref.name"
+_KIND: Final = "kind"
+_COSIGN: Final = "dev.cosignproject.cosign/"
+_SIGNATURES: Final = f"{_COSIGN}sigs"
+_NO_IMAGES: Final = (_SIGNATURES, f"{_COSIGN}atts", f"{_COSIGN}sboms")
+_BESIDE: Final = (".sig", ".att", ".sbom")
+"""Ends of the names that cosign gives to what lies beside an image."""
+_SHOWN: Final = 10
+_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+_T = TypeVar("_T")
+
+
+class _Mark(msgspec.Struct):
+    imageLayoutVersion: str
+
+
+class _Entry(msgspec.Struct):
+    digest: str
+    size: int
+    mediaType: str = ""
+    artifactType: str = ""
+    annotations: dict[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        return (self.annotations or {}).get(_NAME, "")
+
+    @property
+    def kind(self) -> str:
+        return (self.annotations or {}).get(_KIND, "")
+
+    @property
+    def is_image(self) -> bool:
+        other = self.artifactType or self.kind in _NO_IMAGES
+        return not (other or (self.name.startswith("sha256-") and self.name.endswith(_BESIDE)))
+
+
+class _Index(msgspec.Struct):
+    schemaVersion: int = 0
+    manifests: list[_Entry] = []
+
+
+class Folder:
+    """The images of a folder. Every question reads it anew."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is held open."""
+
+    @property
+    def host(self) -> str:
+        return str(self._path)
+
+    def resolve(self, tag: str) -> str:
+        """The digest of the image with this name, or of the only one; its manifest is there."""
+        images = [entry for entry in self._entries() if entry.is_image]
+        # The same image may be listed twice, once with a name.
+        found = {entry.digest: entry for entry in images if not tag or entry.name == tag}
+        if len(found) != 1:
+            raise unpack.UnsupportedPackage(f"{self._path}: {_which(images, tag, len(found))}")
+        ((digest, entry),) = found.items()
+        if len(body := self.manifest(digest)) != entry.size:
+            raise unpack.DamagedPackage(f"{self._path}: {digest} has {len(body)} bytes, {INDEX} says {entry.size}")
+        return digest
+
+    def manifest(self, digest: str) -> bytes:
+        body = self._read("blobs", *_parts(digest))
+        if (found := f"sha256:{hashlib.sha256(body).hexdigest()}") != digest:
+            raise unpack.DamagedPackage(f"{self._place(digest)}: its digest is {found}")
+        return body
+
+    def tagged(self, tag: str) -> list[bytes]:
+        """Signatures that `cosign save` has put there have no names: they say themselves what they are of."""
+        unnamed = _SIGNATURES if tag.endswith(".sig") else None
+        return [
+            self.manifest(entry.digest)
+            for entry in self._entries()
+            if entry.name == tag or (unnamed and entry.kind == unnamed)
+        ]
+
+    def referrers(self, digest: str, kind: str) -> bytes | None:
+        listed = [
+            {"digest": entry.digest, "artifactType": kind} for entry in self._entries() if entry.artifactType == kind
+        ]
+        return msgspec.json.encode({"manifests": listed}) if listed else None
+
+    def config(self, wanted: oci_manifest.Descriptor) -> bytes:
+        body = self.manifest(wanted.digest)
+        if len(body) != wanted.size:
+            raise unpack.DamagedPackage(
+                f"{self._place(wanted.digest)}: has {len(body)} bytes and not {wanted.size}, as its manifest says"
+            )
+        return body
+
+    def blob(self, digest: str) -> download.LocalFile:
+        """A blob where it is, not yet hashed."""
+        os.close(self._open("blobs", *_parts(digest)))
+        return download.LocalFile(self._place(digest))
+
+    def _entries(self) -> list[_Entry]:
+        mark = _decoded(self._read(MARK), _Mark, self._path / MARK)
+        if not mark.imageLayoutVersion.startswith("1."):
+            raise unpack.UnsupportedPackage(
+                f"{self._path / MARK}: is of version {mark.imageLayoutVersion[:20]!r}, 1 is read"
+            )
+        found = _decoded(self._read(INDEX), _Index, self._path / INDEX)
+        if found.schemaVersion != 2:
+            raise unpack.UnsupportedPackage(f"{self._path / INDEX}: is of version {found.schemaVersion}, 2 is read")
+        return [_checked(entry, self._path) for entry in found.manifests]
+
+    def _place(self, digest: str) -> Path:
+        return self._path.joinpath("blobs", *_parts(digest))
+
+    def _read(self, *parts: str) -> bytes:
+        """A small file, whole."""
+        with os.fdopen(self._open(*parts), "rb", buffering=0) as file:
+            try:
+                body = file.read(oci_manifest.LARGEST + 1) or b""
+            except OSError as error:
+                raise download.UnusableFile(f"{self._path.joinpath(*parts)}: {error.strerror}") from error
+        if len(body) > oci_manifest.LARGEST:
+            raise unpack.OversizedPackage(
+                f"{self._path.joinpath(*parts)}: has more than {oci_manifest.LARGEST:,} bytes, too many for what it is"
+            )
+        return body
+
+    def _open(self, *parts: str) -> int:
+        """A regular file below the folder, without a link on the way."""
+        here = self._path
+        try:
+            descriptor = os.open(here, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            for number, part in enumerate(parts, 1):
+                here = here / part
+                above = descriptor
+                try:
+                    kind = os.O_DIRECTORY if number < len(parts) else 0
+                    descriptor = os.open(part, _FLAGS | kind, dir_fd=above)
+                finally:
+                    os.close(above)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return descriptor
+        except OSError as error:
+            if here.is_symlink() and here != self._path:
+                raise unpack.UnsafePackage(f"{here}: is a link, which is not followed") from error
+            raise download.UnusableFile(f"{here}: {error.strerror}") from error
+        os.close(descriptor)
+        raise download.UnusableFile(f"{here}: not a regular file")
+
+
+def stamp(path: Path) -> str:
+    """Something that changes whenever the index does; empty while there is none."""
+    try:
+        found = os.stat(path / INDEX, follow_symlinks=False)
+    except OSError:
+        return ""
+    return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
+
+def _which(images: list[_Entry], tag: str, count: int) -> str:
+    names = [entry.name[:100] or "one without a name" for entry in images]
+    there = ", ".join(names[:_SHOWN]) + (" and more" if len(names) > _SHOWN else "") or "no image"
+    if tag:
+        return f"has {'no image' if not count else f'{count} images'} with the name {tag!r}, but {there}"
+    if not images:
+        return "has no image"
+    return f"has {count} images, {there}: say which one, by :NAME or @sha256:…"
+
+
+def _checked(entry: _Entry, path: Path) -> _Entry:
+    if not reference.DIGEST.fullmatch(entry.digest) or entry.size < 0:
+        raise unpack.UnsupportedPackage(
+            f"{path / INDEX}: refers to {entry.digest[:80]!r} of {entry.size} bytes: "
+            "sha256: and 64 hex digits are needed"
+        )
+    return entry
+
+
+def _parts(digest: str) -> tuple[str, str]:
+    assert reference.DIGEST.fullmatch(digest), "it becomes a path"
+    algorithm, _, hexadecimal = digest.partition(":")
+    return algorithm, hexadecimal
+
+
+def _decoded(body: bytes, wanted: type[_T], where: Path) -> _T:
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unpack.DamagedPackage(f"{where}: not the documented form: {error}") from error

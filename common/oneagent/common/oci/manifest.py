@@ -1,0 +1,132 @@
+"""What a manifest says: the layers of an image, or which image is for which machine.
+
+Docker's media types (version 2) and those of OCI say the same in other words. A document is known by what it
+holds and not by its header's media type alone: one that is an image and an index at once is refused, because two
+programs could take it for different things.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from typing import Final
+
+import msgspec
+
+from oneagent.common import unpack
+from oneagent.common.oci import reference
+
+LARGEST: Final = 4 << 20
+"""Bytes of a manifest that a registry has to take, and most take no more (distribution specification)."""
+LAYERS_MAX: Final = 128
+"""More than any program makes: overlay file systems end at about as many."""
+
+TYPES: Final = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_CONFIGS: Final = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+_LAYER: Final = re.compile(
+    r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip|\+zstd)?"
+    r"|docker\.image\.rootfs\.diff\.tar(\.gzip|\.zstd)?)"
+)
+_MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
+_PLAIN_VARIANTS: Final = {"amd64": ("", "v1"), "arm64": ("", "v8")}
+"""Every machine of the architecture has these; `v3` of amd64 needs a newer processor."""
+
+
+class Platform(msgspec.Struct, frozen=True):
+    architecture: str = ""
+    os: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+    def fits(self, machine: str) -> bool:
+        """Whether what is made for it runs on Linux on a machine, as `platform.machine()` calls it."""
+        architecture = _MACHINES.get(machine, machine)
+        variants = _PLAIN_VARIANTS.get(architecture, ("",))
+        return (self.os, self.architecture) == ("linux", architecture) and self.variant in variants
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """Something in a registry, by its digest."""
+
+    digest: str
+    size: int
+    mediaType: str = ""
+    platform: Platform | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """An image (`layers`, `config`) or an index (`manifests`)."""
+
+    schemaVersion: int = 0
+    mediaType: str = ""
+    manifests: list[Descriptor] | None = None
+    layers: list[Descriptor] | None = None
+    config: Descriptor | None = None
+
+
+def parse(body: bytes, where: str) -> Manifest:
+    """A manifest that is an image or an index; `packages.PackageError` if it is neither."""
+    try:
+        found = msgspec.json.decode(body, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unpack.DamagedPackage(f"{where}: not a manifest: {error}") from error
+    if found.schemaVersion != 2:
+        raise unpack.UnsupportedPackage(f"{where}: a manifest of version {found.schemaVersion}: only 2 is read")
+    if (found.manifests is None) == (found.layers is None):
+        raise unpack.DamagedPackage(f"{where}: has to be either an image or a list of images")
+    for descriptor in (*(found.manifests or ()), *(found.layers or ()), *((found.config,) if found.config else ())):
+        if not reference.DIGEST.fullmatch(descriptor.digest) or descriptor.size < 0:
+            raise unpack.UnsupportedPackage(
+                f"{where}: refers to {descriptor.digest[:80]!r} of {descriptor.size} bytes: "
+                "sha256: and 64 hex digits are needed"
+            )
+    return found
+
+
+def choose(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
+    """The image of an index that is for a machine, by default this one."""
+    machine = machine or platform.machine()
+    listed = [entry for entry in index.manifests or () if entry.platform and entry.platform.os != "unknown"]
+    for entry in listed:
+        if entry.platform and entry.platform.fits(machine):
+            return entry
+    there = ", ".join(sorted({str(entry.platform) for entry in listed})) or "no platform"
+    raise unpack.UnsupportedPackage(f"{where}: has no image for linux on {machine}, only for {there}")
+
+
+def check_config(body: bytes, where: str, machine: str | None = None) -> None:
+    """Whether an image that came without an index is for a machine, by its configuration."""
+    machine = machine or platform.machine()
+    try:
+        made_for = msgspec.json.decode(body, type=Platform)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise unpack.DamagedPackage(f"{where}: not an image's configuration: {error}") from error
+    if not made_for.fits(machine):
+        raise unpack.UnsupportedPackage(f"{where}: is for {str(made_for) or 'no platform'}, this is linux on {machine}")
+
+
+def config(image: Manifest) -> Descriptor | None:
+    """The configuration that tells an image's platform; None for what is stored in the form of an image only."""
+    return image.config if image.config and image.config.mediaType in _CONFIGS else None
+
+
+def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descriptor]:
+    """The image's layers, lowest first; refused if one cannot be read or they are too large."""
+    found = image.layers or []
+    if not found or len(found) > LAYERS_MAX:
+        raise unpack.UnsupportedPackage(f"{where}: has {len(found)} layers, 1 to {LAYERS_MAX} are read")
+    for layer in found:
+        if not _LAYER.fullmatch(layer.mediaType):
+            raise unpack.UnsupportedPackage(
+                f"{where}: has a layer of the type {layer.mediaType[:100]!r}: tar, plain or by gzip or zstd, is read"
+            )
+    if sum(layer.size for layer in found) > limits.unpacked_bytes:
+        raise unpack.OversizedPackage(f"{where}: its layers have more than {limits.unpacked_bytes:,} bytes")
+    return found

@@ -1,0 +1,118 @@
+"""Pull secrets: who we are to a registry, by `.dockerconfigjson` as kubelet reads it.
+
+A key names a registry, with a path if it is for some of its images only: `registry.example.com:5000/team`. It may
+come with `https://` and an API version, and `*` stands for a part of the host's name, never for a dot. The most
+specific key that fits is used. Keys of Docker Hub have been written in many ways; all of them fit.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fnmatch
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from oneagent.common.http import client
+from oneagent.common.oci import reference
+
+KEY: Final = ".dockerconfigjson"
+"""The secret's key, for secrets of the type `kubernetes.io/dockerconfigjson`."""
+
+_HUB_KEYS: Final = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", reference.HUB)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user and a password; neither is shown."""
+
+    username: str = field(repr=False)
+    password: str = field(repr=False)
+
+    @property
+    def basic(self) -> str:
+        """As the header `Authorization` has them (RFC 7617)."""
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    host: str
+    path: str
+    credentials: Credentials
+
+    def fits(self, host: str, path: str) -> bool:
+        patterns, _, port = self.host.partition(":")
+        name, _, wanted_port = host.partition(":")
+        parts, labels = patterns.split("."), name.split(".")
+        same = len(parts) == len(labels) and all(map(fnmatch.fnmatchcase, labels, parts))
+        return same and port == wanted_port and path.startswith(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """The credentials of one secret, the most specific first."""
+
+    entries: tuple[_Entry, ...] = ()
+
+    def find(self, registry: str, path: str) -> Credentials | None:
+        """For an image; None if the secret has nothing for it."""
+        for entry in self.entries:
+            if entry.fits(registry, path):
+                return entry.credentials
+        return None
+
+
+class _Auth(msgspec.Struct):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+
+
+class _Config(msgspec.Struct):
+    auths: dict[str, _Auth] = {}
+
+
+def parse(text: str, where: str) -> Keyring:
+    """Read the secret's text; `InvalidSettings` with `where` and without a word of it if it cannot be used."""
+    try:
+        config = msgspec.json.decode(text, type=_Config)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        remedy = 'a JSON object {"auths": {"registry": {"auth": "…"}}} is needed'
+        raise client.InvalidSettings(f"{where}: {remedy}") from None
+    entries = [_entry(key, auth, where) for key, auth in config.auths.items()]
+    # Where a credential helper is in use, an entry says only for whom: to nobody's password everybody is a stranger.
+    entries = [entry for entry in entries if entry.credentials.username or entry.credentials.password]
+    # A longer path is more specific, and so is a host without a wildcard.
+    entries.sort(key=lambda entry: (-len(entry.path), "*" in entry.host, -len(entry.host)))
+    return Keyring(tuple(entries))
+
+
+def single(registry: str, credentials: Credentials) -> Keyring:
+    """Credentials for all of a registry."""
+    return Keyring((_Entry(registry, "", credentials),))
+
+
+def _entry(key: str, auth: _Auth, where: str) -> _Entry:
+    host, _, path = key.partition("://")[2].partition("/") if "://" in key else key.partition("/")
+    for version in ("v1/", "v2/"):
+        path = path.removeprefix(version)
+    host, path = host.lower(), path.removesuffix("/") if path not in ("v1", "v2") else ""
+    if host in _HUB_KEYS:
+        host = reference.HUB
+    return _Entry(host, path, _credentials(auth, f"{where}: {key}"))
+
+
+def _credentials(auth: _Auth, where: str) -> Credentials:
+    if not auth.auth:
+        return Credentials(auth.username, auth.password)
+    try:
+        padded = auth.auth + "=" * (-len(auth.auth) % 4)
+        user, colon, password = base64.b64decode(padded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        colon = user = password = ""
+    if not colon:
+        raise client.InvalidSettings(f"{where}: auth has to be user:password in base64")
+    return Credentials(user, password.rstrip("\0"))

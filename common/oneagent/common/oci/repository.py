@@ -1,0 +1,128 @@
+"""One host's copy of a repository: digests of tags, manifests, and where layers are fetched from.
+
+Whatever a host sends, its SHA-256 has to be the digest that was asked for; for a tag, the one that the host says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.parse
+from types import TracebackType
+from typing import Final, Self
+
+import httpx2 as httpx
+
+from oneagent.common import unpack
+from oneagent.common.http import client, download, errors
+from oneagent.common.oci import auth, hosts
+from oneagent.common.oci import http as oci_http
+from oneagent.common.oci import manifest as oci_manifest
+from oneagent.common.oci import reference as oci_reference
+
+_DIGEST_HEADER: Final = "Docker-Content-Digest"
+
+
+class Repository:
+    """For one thread at a time; close it after use."""
+
+    def __init__(self, endpoint: hosts.Endpoint, login: auth.Login, http: client.HttpSettings) -> None:
+        self._endpoint = endpoint
+        self._login = login
+        self._settings = http
+        self._http = client.client(http)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    @property
+    def host(self) -> str:
+        return self._endpoint.host
+
+    def resolve(self, tag: str) -> str:
+        """The digest that a tag stands for today."""
+        response, _ = self._ask("HEAD", f"manifests/{tag}", (200, 404, 405))
+        said = response.headers.get(_DIGEST_HEADER, "")
+        if response.status_code == 200 and oci_reference.DIGEST.fullmatch(said):
+            return str(said)
+        # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
+        body = self._manifest(tag)
+        try:
+            oci_manifest.parse(body, errors.place(f"{self._endpoint.url}/manifests/{tag}"))
+        except unpack.PackageError as error:
+            raise errors.Garbage(str(error)) from error
+        return _digest(body)
+
+    def manifest(self, digest: str) -> bytes:
+        """A manifest with this digest."""
+        body = self._manifest(digest)
+        _check(body, digest, f"{self._endpoint.url}/manifests/{digest}")
+        return body
+
+    def tagged(self, tag: str) -> list[bytes]:
+        response, body = self._ask("GET", f"manifests/{tag}", (200, 404))
+        return [] if response.status_code == 404 else [self._said(response, body)]
+
+    def referrers(self, digest: str, kind: str) -> bytes | None:
+        """The list of what refers to a manifest and is of this kind; None from a host that keeps no such lists."""
+        path = f"referrers/{digest}?artifactType={urllib.parse.quote(kind, safe='')}"
+        response, body = self._ask("GET", path, (200, 404))
+        return None if response.status_code == 404 else body
+
+    def config(self, wanted: oci_manifest.Descriptor) -> bytes:
+        """A small blob, whole."""
+        _, body = self._ask("GET", f"blobs/{wanted.digest}", (200,))
+        _check(body, wanted.digest, f"{self._endpoint.url}/blobs/{wanted.digest}")
+        return body
+
+    def blob(self, digest: str) -> download.HttpSource:
+        """Where a blob is fetched from; the same blob from another host goes on where this one ended."""
+        return download.HttpSource(
+            f"{self._endpoint.url}/blobs/{digest}",
+            http=self._settings,
+            secret=self._login.secret,
+            remedy=self._login.remedy,
+            login=self._login,
+            content=digest,
+        )
+
+    def _manifest(self, reference: str) -> bytes:
+        return self._said(*self._ask("GET", f"manifests/{reference}", (200,)))
+
+    def _said(self, response: httpx.Response, body: bytes) -> bytes:
+        """The body, if its digest is the one that the host says."""
+        said = response.headers.get(_DIGEST_HEADER, "")
+        if oci_reference.DIGEST.fullmatch(said):
+            _check(body, said, str(response.url))
+        return body
+
+    def _ask(self, method: str, path: str, usual: tuple[int, ...]) -> tuple[httpx.Response, bytes]:
+        response, body = self._send(method, path)
+        if response.status_code == 401 and self._login.refused(self._http, response):
+            response, body = self._send(method, path)
+        if response.status_code not in usual:
+            raise errors.of_answer(response, body, secret=self._login.secret, remedy=self._login.remedy)
+        return response, body
+
+    def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
+        accept = ", ".join(oci_manifest.TYPES) if path.startswith("manifests/") else "*/*"
+        headers = {**self._login.headers(), "Accept": accept}
+        url = f"{self._endpoint.url}/{path}"
+        try:
+            request = self._http.build_request(method, url, headers=headers)
+        except httpx.InvalidURL as error:  # Digests are what somebody has written into a list.
+            raise errors.of_transport(error, self._endpoint.url) from error
+        return oci_http.ask(self._http, request, oci_manifest.LARGEST)
+
+
+def _digest(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def _check(body: bytes, wanted: str, url: str) -> None:
+    if (found := _digest(body)) != wanted:
+        raise errors.Garbage(f"{errors.place(url)}: its digest is {found}, {wanted} was expected")

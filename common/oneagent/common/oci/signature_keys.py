@@ -1,0 +1,81 @@
+"""The keys that images are signed with, and whether a signature is by one of them.
+
+ECDSA on P-256 and P-384, RSA from 2,048 bits (PKCS #1 v1.5), and Ed25519. A signature does not say which hash it
+is of: it is SHA-256, but newer versions of cosign take SHA-384 for P-384. Ed25519ph, which some of them take for
+keys of Ed25519, is another scheme and is not verified.
+
+This needs the library `cryptography`, some 8 MiB of memory: only who has to verify a signature imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+
+from oneagent.common.http import client
+from oneagent.common.oci.public_keys import PublicKey
+
+_SHORTEST_RSA: Final = 2048
+# By the names of SEC 2, which the library has for P-256 and P-384.
+_CURVES: Final[dict[str, tuple[hashes.HashAlgorithm, ...]]] = {
+    "secp256r1": (hashes.SHA256(),),
+    "secp384r1": (hashes.SHA256(), hashes.SHA384()),
+}
+_Usable = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+
+def check(keys: Sequence[PublicKey]) -> None:
+    """`InvalidSettings` if one of them cannot be used."""
+    for number, key in enumerate(keys, 1):
+        _loaded(key, f"public key {number} of {len(keys)}")
+
+
+def signer(keys: Sequence[PublicKey], message: bytes, signature: bytes) -> PublicKey | None:
+    """The key whose signature of a message this is, if it is one of them."""
+    for key in keys:
+        if _fits(_loaded(key, "a public key"), message, signature):
+            return key
+    return None
+
+
+def _loaded(key: PublicKey, what: str) -> _Usable:
+    try:
+        loaded = serialization.load_der_public_key(key.der)
+    except (ValueError, UnsupportedAlgorithm):
+        raise client.InvalidSettings(f"{what} cannot be read: make it anew with cosign public-key") from None
+    match loaded:
+        case ec.EllipticCurvePublicKey() if loaded.curve.name in _CURVES:
+            return loaded
+        case ed25519.Ed25519PublicKey():
+            return loaded
+        case rsa.RSAPublicKey() if loaded.key_size >= _SHORTEST_RSA:
+            return loaded
+        case _:
+            raise client.InvalidSettings(
+                f"{what} is of a kind that is not used: ECDSA on P-256 or P-384, Ed25519, or RSA from "
+                f"{_SHORTEST_RSA:,} bits is needed"
+            )
+
+
+def _fits(key: _Usable, message: bytes, signature: bytes) -> bool:
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return any(_verified(key, message, signature, algorithm) for algorithm in _CURVES[key.curve.name])
+    return _verified(key, message, signature, hashes.SHA256())
+
+
+def _verified(key: _Usable, message: bytes, signature: bytes, algorithm: hashes.HashAlgorithm) -> bool:
+    try:
+        match key:
+            case ec.EllipticCurvePublicKey():
+                key.verify(signature, message, ec.ECDSA(algorithm))
+            case rsa.RSAPublicKey():
+                key.verify(signature, message, padding.PKCS1v15(), algorithm)
+            case _:
+                key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True

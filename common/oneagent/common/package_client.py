@@ -1,0 +1,247 @@
+"""The operator's package endpoint as its clients see it: what to ask for, and how to fetch it.
+
+A client needs no tenant's token: it proves itself by a service account token that is good for nothing but
+`AUDIENCE`. It asks what the package is first; that answer comes when the operator has the whole package, and
+names the SHA-256 that the bytes must have. A transfer that breaks off is resumed only by an answer with the same
+digest as its ETag, so the bytes of two packages never meet.
+
+How long a client waits is bounded, because it always has something else to do: a node asks the tenant itself, a
+pod starts without its agent.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2 as httpx
+import msgspec
+
+from oneagent.common import identifiers
+from oneagent.common.http import client, download, errors
+from oneagent.common.tenant.client import client
+
+AUDIENCE: Final = identifiers.PACKAGE_AUDIENCE
+PREFIX: Final = "/v1/packages"
+METADATA: Final = "metadata"
+FLAVORS: Final = ("default", "multidistro")
+
+_DYNAKUBE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_TECHNOLOGY: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_TECHNOLOGIES: Final = 16
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8000}")
+_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 30.0
+_LARGEST_ANSWER: Final = 64 * 1024
+_PAUSE_SECONDS: Final = 1.0
+_LONGEST_PAUSE: Final = 5.0
+
+LIMITS: Final = download.Limits(attempts=3, longest_pause_seconds=5.0)
+"""The endpoint is near: one that does not come back within some seconds is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What is asked for. `InvalidSettings` if no endpoint could have it; so each part is safe in a URL."""
+
+    dynakube: identifiers.DynaKubeName
+    version: identifiers.Version
+    machine: str
+    """As `platform.machine()` says it."""
+    flavor: str = "default"
+    technologies: tuple[str, ...] = ()
+    """None: those that the DynaKube names."""
+
+    def __post_init__(self) -> None:
+        if not _DYNAKUBE.fullmatch(self.dynakube):
+            raise client.InvalidSettings(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
+        try:
+            client.version(self.version, "version")
+        except errors.Garbage as error:
+            raise client.InvalidSettings(str(error)) from None
+        client.architecture(self.machine[:40] or "none")
+        if self.flavor not in FLAVORS:
+            raise client.InvalidSettings(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
+        if len(self.technologies) > _TECHNOLOGIES or not all(map(_TECHNOLOGY.fullmatch, self.technologies)):
+            raise client.InvalidSettings(
+                f"technologies: at most {_TECHNOLOGIES} names such as java, of lower case letters, are needed"
+            )
+
+    @property
+    def path(self) -> str:
+        return f"{PREFIX}/{self.dynakube}/{self.version}"
+
+    @property
+    def query(self) -> str:
+        asked = {"arch": self.machine, "flavor": self.flavor}
+        if self.technologies:
+            asked["technologies"] = ",".join(sorted(self.technologies))
+        return urllib.parse.urlencode(asked, safe=",")
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What the endpoint says of a package that it has."""
+
+    version: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the endpoint is. Token and authority are read at each use: both are renewed while a process runs."""
+
+    url: str
+    """`https://host:port`"""
+    token_file: Path
+    ca_file: Path | None = None
+    """Certificates to trust besides the system's."""
+
+    def __post_init__(self) -> None:
+        parts = urllib.parse.urlsplit(self.url)
+        try:
+            port_fits = parts.port is None or parts.port > 0
+        except ValueError:
+            port_fits = False
+        rest = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
+        if parts.scheme != "https" or not parts.hostname or rest or not port_fits:
+            raise client.InvalidSettings(f"package endpoint: {errors.place(self.url)}: https://host:port is needed")
+
+    def source(self, package: Package) -> download.HttpSource:
+        """Where a package is fetched from; `InvalidSettings` if token or authority can't be read."""
+        token, authorities = _read(self.token_file), _read(self.ca_file) if self.ca_file else ""
+        if not _TOKEN.fullmatch(token):
+            raise client.InvalidSettings(f"{self.token_file}: not a service account's token")
+        return download.HttpSource(
+            f"{self.url.rstrip('/')}{package.path}?{package.query}",
+            headers={"Authorization": f"Bearer {token}", "User-Agent": identifiers.DISTRIBUTION},
+            http=client.HttpSettings(trusted_cas=authorities, timeout_seconds=_CONNECT_SECONDS),
+            secret=token,
+            remedy=f"a projected service account token for the audience {AUDIENCE} is needed",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the endpoint is asked before a client does something else."""
+
+    away_seconds: float = 10.0
+    """While it can't be reached, or does not know yet that the version is wanted."""
+    pending_seconds: float = 60.0
+    """While it says that it fetches the package itself, or is busy."""
+
+
+USUAL: Final = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A package that the endpoint has."""
+
+    source: download.HttpSource
+    metadata: Metadata = field(repr=False)
+
+
+def fetch(
+    endpoint: Endpoint,
+    package: Package,
+    into: Path,
+    *,
+    cancelled: threading.Event,
+    patience: Patience = USUAL,
+    limits: download.Limits = LIMITS,
+    free: Callable[[Path], int] = download.free_bytes,
+) -> download.Downloaded:
+    """Bring a package to `into`, verified. Errors are `DownloadError`, `HttpFault` and `InvalidSettings`."""
+    found = offer(endpoint, package, cancelled=cancelled, patience=patience)
+    return download.download(
+        found.source,
+        into,
+        cancelled=cancelled,
+        expected_size=found.metadata.size,
+        expected_sha256=found.metadata.sha256,
+        limits=limits,
+        free=free,
+    )
+
+
+def offer(
+    endpoint: Endpoint,
+    package: Package,
+    *,
+    cancelled: threading.Event,
+    patience: Patience = USUAL,
+    clock: Callable[[], float] = time.monotonic,
+) -> Offer:
+    """What the endpoint has, as soon as it has it; an `HttpFault` once patience is at its end."""
+    began = clock()
+    while True:
+        source = endpoint.source(package)
+        try:
+            return Offer(source, _ask(source, package))
+        except errors.HttpFault as fault:
+            pause = min(max(fault.retry_after or _PAUSE_SECONDS, 0.1), _LONGEST_PAUSE)
+            if clock() + pause - began > _worth_waiting(fault, patience):
+                raise
+        if cancelled.wait(pause):
+            raise download.Cancelled(f"{errors.place(source.url)}: stopped")
+
+
+def _worth_waiting(fault: errors.HttpFault, patience: Patience) -> float:
+    """Seconds from the first question on that a fault is put up with."""
+    match fault:
+        case errors.Throttled():
+            return patience.pending_seconds
+        case errors.Refused(status=404):
+            return patience.away_seconds
+        case errors.Unreachable(passing=True):
+            return patience.away_seconds
+        case _:
+            return 0.0
+
+
+def _ask(source: download.HttpSource, package: Package) -> Metadata:
+    where, _, query = source.url.partition("?")
+    url = f"{where}/{METADATA}?{query}"
+    patience = httpx.Timeout(source.http.timeout_seconds, read=_ANSWER_SECONDS)
+    try:
+        with (
+            client.client(source.http) as http,
+            http.stream("GET", url, headers=dict(source.headers), timeout=patience) as response,
+        ):
+            body = _bounded(response)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise errors.of_transport(error, url) from error
+    if response.status_code != 200:
+        raise errors.of_answer(response, body, secret=source.secret, remedy=source.remedy)
+    try:
+        answer = msgspec.json.decode(body, type=Metadata)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise errors.Garbage(f"{where}: not the documented answer: {error}") from error
+    if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
+        raise errors.Garbage(f"{where}: describes something else than version {package.version}")
+    return answer
+
+
+def _bounded(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > _LARGEST_ANSWER:
+            raise errors.Garbage(f"{errors.place(str(response.url))}: too large an answer")
+    return bytes(body)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise client.InvalidSettings(f"{path}: {reason}") from error

@@ -1,0 +1,291 @@
+"""The tenant's deployment API: which agent version is the latest, where agents report to, what to configure.
+
+One client, one connection pool, one token. Every answer is bounded in size, decoded into a typed struct and
+checked before anybody sees it: a version and a tenant's UUID become folder names on the node, so nothing but
+letters, digits, `.`, `_` and `-` is let through.
+
+Errors are those of `httpfaults`; settings that cannot work are `httpclient.InvalidSettings`, at construction.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx2 as httpx
+import msgspec
+
+from oneagent.common import identifiers
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.http import client, download, errors
+
+LARGEST_ANSWER: Final = 8 * 1024 * 1024
+"""Bytes; the module configuration of a large tenant has some hundred kilobytes."""
+
+_AGENT: Final = "/v1/deployment/installer/agent"
+_ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
+_FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantAccess:
+    """Where a tenant is and what lets us in. Neither token is in the `repr`."""
+
+    api_url: str
+    """As in the DynaKube, ending in `/api`."""
+    api_token: str = field(repr=False)
+    paas_token: str = field(default="", repr=False)
+    """Used instead of the API token where there is one."""
+    network_zone: str = ""
+    http: client.HttpSettings = field(default_factory=client.HttpSettings)
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.api_url)
+        except httpx.InvalidURL:
+            raise client.InvalidSettings("apiUrl: not a URL such as https://tenant.example/api") from None
+        shown = errors.place(self.api_url)
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            raise client.InvalidSettings(f"apiUrl: {shown}: https://host/… without a user is needed")
+        if url.query or url.fragment or not self.api_url.endswith("/api"):
+            raise client.InvalidSettings(f"apiUrl: {shown}: must end in /api")
+        if not self.token:
+            raise client.InvalidSettings("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
+        if not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise client.InvalidSettings(
+                f"{self.token_name}: holds white space or what no token has: is there a line break in it?"
+            )
+
+    @property
+    def token(self) -> str:
+        """The token for the deployment API."""
+        return self.paas_token or self.api_token
+
+    @property
+    def token_name(self) -> str:
+        """The key in the DynaKube's secret that holds `token`."""
+        return "paasToken" if self.paas_token else "apiToken"
+
+    @property
+    def remedy(self) -> str:
+        """What to do when the tenant refuses the token."""
+        return f"check {self.token_name} of the DynaKube's secret: it needs the scope InstallerDownload"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries. Holds the token: never log it."""
+        return {
+            "Authorization": f"Api-Token {self.token}",
+            "User-Agent": f"{identifiers.DISTRIBUTION}/{_own_version()}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where agents report to, and as whom."""
+
+    tenant: identifiers.TenantId
+    tenant_token: str = field(repr=False)
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleConfig:
+    """What the tenant wants in `ruxitagentproc.conf`, and the number of this state."""
+
+    revision: int
+    properties: tuple[ruxitagentproc.Property, ...] = field(repr=False)
+
+
+class Tenant:
+    """One tenant's deployment API. Safe to share between threads; close it after use."""
+
+    def __init__(self, access: TenantAccess) -> None:
+        self._access = access
+        self._http = client.client(
+            access.http, {**access.headers, "Accept": "application/json", "Accept-Encoding": "identity"}
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def latest_version(self, *, flavor: str = "default", machine: str | None = None) -> identifiers.Version:
+        """The agent version that the tenant would install today."""
+        params = {"flavor": flavor, "arch": architecture(machine), "bitness": "64"}
+        path = f"{_AGENT}/unix/paas/latest/metainfo"
+        _, body = self._ask(path, params)
+        return version(_decoded(body, _Latest, path).latestAgentVersion, "latestAgentVersion")
+
+    def available_versions(self, *, flavor: str = "default", machine: str | None = None) -> list[identifiers.Version]:
+        """All versions that can be downloaded, in the tenant's order."""
+        path = f"{_AGENT}/versions/unix/paas"
+        _, body = self._ask(path, {"flavor": flavor, "arch": architecture(machine)})
+        return [version(text, "availableVersions") for text in _decoded(body, _Available, path).availableVersions]
+
+    def connection(self) -> Connection | None:
+        """Where agents report to; `None` if the tenant answers 400: no endpoint for the network zone."""
+        params = {"defaultZoneFallback": "true"}
+        if self._access.network_zone:
+            params["networkZone"] = self._access.network_zone
+        path = f"{_AGENT}/connectioninfo"
+        status, body = self._ask(path, params, tolerated=(400,))
+        if status == 400:
+            return None
+        answer = _decoded(body, _Connection, path)
+        if not _FOLDER_NAME.fullmatch(answer.tenantUUID):
+            raise errors.Garbage(_not_a_folder_name("tenantUUID", answer.tenantUUID))
+        return Connection(
+            identifiers.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
+        )
+
+    def module_config(self, revision: int = 0, *, host_group: str = "") -> ModuleConfig | None:
+        """The tenant's settings for agents, `None` if nothing changed since `revision`."""
+        params = {"revision": str(revision), "sections": "general,agentType"}
+        if host_group:
+            params["hostgroup"] = host_group
+        path = f"{_AGENT}/processmoduleconfig"
+        status, body = self._ask(path, params, tolerated=(304, 404))
+        if status in (304, 404):
+            return None
+        answer = _decoded(body, _ModuleConfig, path)
+        return ModuleConfig(answer.revision, tuple(answer.properties))
+
+    def scopes(self) -> frozenset[str] | None:
+        """What the token in use may do; `None` if the tenant does not tell."""
+        for path in ("/v2/apiTokens/lookup", "/v1/tokens/lookup"):
+            status, body = self._ask(path, {}, tolerated=(400, 403, 404, 405), json={"token": self._access.token})
+            if status == 200:
+                return frozenset(_decoded(body, _Scopes, path).scopes)
+        return None
+
+    def _ask(
+        self,
+        path: str,
+        params: dict[str, str],
+        tolerated: tuple[int, ...] = (),
+        json: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Status and body of an answer with status 200 or a tolerated one; with `json` it is posted."""
+        url = self._access.api_url + path
+        try:
+            with self._http.stream("GET" if json is None else "POST", url, params=params, json=json) as response:
+                body = self._bounded(response)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise errors.of_transport(error, url) from error
+        if response.status_code != 200 and response.status_code not in tolerated:
+            raise errors.of_answer(response, body, secret=self._access.token, remedy=self._access.remedy)
+        return response.status_code, body
+
+    def _bounded(self, response: httpx.Response) -> bytes:
+        """The body, if it comes whole within twice the time limit and is not too large to be true."""
+        where, deadline = (
+            errors.place(str(response.url)),
+            time.monotonic() + 2 * self._access.http.timeout_seconds,
+        )
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > LARGEST_ANSWER:
+                raise errors.Garbage(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
+            if time.monotonic() > deadline:
+                raise errors.Unreachable(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+        return bytes(body)
+
+
+def package(
+    access: TenantAccess,
+    wanted: identifiers.Version,
+    *,
+    flavor: str = "default",
+    technologies: Sequence[str] = ("all",),
+    machine: str | None = None,
+) -> download.HttpSource:
+    """Where the package of a version is fetched from; `machine` as `platform.machine()` says it."""
+    if not _FOLDER_NAME.fullmatch(wanted):
+        raise client.InvalidSettings(_not_a_folder_name("version", wanted))
+    params: list[tuple[str, str | int | float | bool | None]] = [
+        ("flavor", flavor),
+        ("arch", architecture(machine)),
+        ("bitness", "64"),
+        ("skipMetadata", "true"),
+        *(("include", technology) for technology in technologies or ("all",)),
+    ]
+    url = httpx.URL(f"{access.api_url}{_AGENT}/unix/paas/version/{wanted}", params=params)
+    return download.HttpSource(
+        str(url), headers=access.headers, http=access.http, secret=access.token, remedy=access.remedy
+    )
+
+
+def architecture(machine: str | None = None) -> str:
+    """The API's name for a kernel's machine name, by default this one's."""
+    machine = machine or platform.machine()
+    try:
+        return _ARCHITECTURES[machine]
+    except KeyError:
+        known = ", ".join(_ARCHITECTURES)
+        raise client.InvalidSettings(f"machine: {machine}: there are agents for {known} only") from None
+
+
+def version(text: str, source: str) -> identifiers.Version:
+    """A version as checked for use as a folder name; `source` is the field it came from."""
+    if not _FOLDER_NAME.fullmatch(text):
+        raise errors.Garbage(_not_a_folder_name(source, text))
+    return identifiers.Version(text)
+
+
+def _not_a_folder_name(source: str, text: str) -> str:
+    rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
+    return f"{source}: {text[:140]!r}: {rule}"
+
+
+def _decoded(body: bytes, wanted: type[_T], path: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=wanted)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        # The library's text names the field, never the value.
+        raise errors.Garbage(f"{path}: not the documented answer: {error}") from error
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version(identifiers.DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class _Latest(msgspec.Struct):
+    latestAgentVersion: str
+
+
+class _Scopes(msgspec.Struct):
+    scopes: list[str]
+
+
+class _Available(msgspec.Struct):
+    availableVersions: list[str]
+
+
+class _Connection(msgspec.Struct):
+    tenantUUID: str
+    tenantToken: str = ""
+    communicationEndpoints: list[str] = []
+
+
+class _ModuleConfig(msgspec.Struct):
+    revision: int = 0
+    properties: list[ruxitagentproc.Property] = []

@@ -1,0 +1,135 @@
+"""A layer's bytes as they were before they were packed: by gzip, by zstd, or not at all.
+
+What a layer is shows in its first bytes, which its sender cannot get wrong. gzip is unpacked in a thread of its
+own, beside the hashing and writing of what came before. However much comes out, no more than was allowed is
+handed on. The page cache of what was read is given back on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+from isal import igzip_threaded, isal_zlib
+
+from oneagent.common import page_cache
+from oneagent.common.unpack import DamagedPackage, OversizedPackage, UnsupportedPackage
+
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE: Final = b"\x2a\x4d\x18"
+"""After a first byte from 0x50 to 0x5f: a frame of zstd that holds something else (RFC 8878 section 3.1.2)."""
+_GZIP_BLOCK: Final = 512 << 10
+_ZSTD_WINDOW: Final = 32 << 20
+"""Memory that unpacking takes; a level above 19 asks for more."""
+_BUFFER: Final = 64 << 10
+
+_IsalError = cast("type[Exception]", isal_zlib.error)
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes may still come out of all layers of an image."""
+
+    most: int
+    spent: int = 0
+
+    def spend(self, count: int) -> None:
+        self.spent += count
+        if self.spent > self.most:
+            raise OversizedPackage(
+                f"the layers unpack to more than {self.most:,} bytes, which their size and the limits allow"
+            )
+
+
+@contextlib.contextmanager
+def unpacked(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
+    """The content of a layer. `packages.PackageError`, or `OSError` of the disk."""
+    with _File(layer) as file:
+        magic = file.read(4)
+        file.seek(0)
+        opened: contextlib.AbstractContextManager[_Source] = contextlib.nullcontext(file)
+        if magic.startswith(_GZIP):
+            opened = _gzip(file)
+        elif magic == _ZSTD or magic[1:] == _SKIPPABLE:
+            opened = _zstd(file)
+        with opened as raw, io.BufferedReader(_Bounded(raw, budget), _BUFFER) as stream:
+            yield stream
+
+
+@contextlib.contextmanager
+def _gzip(file: _File) -> Iterator[_Source]:
+    try:
+        with igzip_threaded.open(file, "rb", block_size=_GZIP_BLOCK) as stream:  # type: ignore[no-untyped-call]
+            yield cast("_Source", stream)
+    except (_IsalError, EOFError, gzip.BadGzipFile) as error:
+        raise DamagedPackage(f"a layer is not whole gzip data: {error}") from error
+
+
+@contextlib.contextmanager
+def _zstd(file: _File) -> Iterator[_Source]:
+    import zstandard  # some 3 MiB, for images that are packed so
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    try:
+        with unpacker.stream_reader(file, read_across_frames=True, closefd=False) as stream:
+            yield cast("_Source", stream)
+    except zstandard.ZstdError as error:
+        if "memory" in str(error):
+            window = _ZSTD_WINDOW >> 20
+            raise UnsupportedPackage(f"a layer takes more than {window} MiB to unpack: pack it by zstd -19") from error
+        raise DamagedPackage(f"a layer is not whole zstd data: {error}") from error
+
+
+class _Source(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+class _File(io.FileIO):
+    """A file that leaves nothing of itself in memory."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._dropped = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(-1 if size is None else size) or b""
+        self._drop()
+        return data
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # narrower than Buffer
+        count = super().readinto(buffer) or 0
+        self._drop()
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            page_cache.drop_read(self.fileno())
+        super().close()
+
+    def _drop(self) -> None:
+        here = self.tell()
+        if here - self._dropped >= page_cache.WINDOW_BYTES:
+            page_cache.drop_read(self.fileno(), self._dropped, here - self._dropped)
+            self._dropped = here
+
+
+class _Bounded(io.RawIOBase):
+    """Ends in an error after what is allowed."""
+
+    def __init__(self, inner: _Source, budget: Budget) -> None:
+        self._inner = inner
+        self._budget = budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what a BufferedReader hands over
+        count = self._inner.readinto(buffer) or 0
+        self._budget.spend(count)
+        return count

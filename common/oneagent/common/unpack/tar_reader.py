@@ -1,0 +1,182 @@
+"""A tar that is trusted in nothing, read from front to back in bounded memory.
+
+The standard library decodes a header's 512 bytes; what strings headers together is ours, because `tarfile` reads
+an extended header of any declared size into memory, applies global headers that other programs pass over, and
+ends quietly where a tar is cut short. A tar that two programs could read differently is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from oneagent.common.unpack import DamagedPackage, OversizedPackage, UnsafePackage
+
+READ: Final = 256 << 10
+_BLOCK: Final = tarfile.BLOCKSIZE
+_EXTENDED_MAX: Final = 1 << 20
+"""Bytes of an extended header: some paths of 4 KiB, and whatever attributes a file may have."""
+_RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ")
+_DECISIVE: Final = ("path", "linkpath", "size")
+
+
+class Kind(Enum):
+    FILE = "a file"
+    FOLDER = "a folder"
+    LINK = "a link"
+    HARD_LINK = "a hard link"
+    ODD = "neither a file, nor a folder, nor a link"
+
+
+_KINDS: Final = {
+    tarfile.REGTYPE: Kind.FILE,
+    tarfile.AREGTYPE: Kind.FILE,
+    tarfile.CONTTYPE: Kind.FILE,
+    tarfile.DIRTYPE: Kind.FOLDER,
+    tarfile.SYMTYPE: Kind.LINK,
+    tarfile.LNKTYPE: Kind.HARD_LINK,
+}
+_LONG: Final = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
+_EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_WITHOUT_CONTENT: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """One thing in the tar; `target` is where a link of either kind leads to."""
+
+    name: str
+    kind: Kind
+    mode: int
+    size: int
+    target: str
+
+
+class Tar:
+    """To be iterated once. `chunks` gives the content of the entry that came last; unread content is passed over."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self._buffer = memoryview(bytearray(READ))
+        self._left = 0
+        self._padding = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        said: dict[str, str] = {}
+        awaited = False
+        while header := self._header():
+            more: dict[str, str] = {}
+            awaited = True
+            if header.type in _LONG:
+                more = {_LONG[header.type]: self._text(self._extended(header.size).rstrip(b"\0"))}
+            elif header.type in _EXTENDED:
+                more = self._records(header.size)
+            elif header.type == tarfile.XGLTYPE:
+                if any(key in _DECISIVE or key.startswith("GNU.sparse") for key in self._records(header.size)):
+                    raise DamagedPackage("the tar names or sizes all its files at once, in a global header")
+            else:
+                yield self._entry(header, said)
+                said, awaited = {}, False
+                for _ in self.chunks():
+                    pass
+            # Of two headers some programs believe the first, some the last, and some the one of a kind.
+            if said.keys() & more.keys():
+                raise DamagedPackage(f"the tar says twice what a file's {min(said.keys() & more.keys())} is")
+            said |= more
+        if awaited:
+            raise DamagedPackage("the tar ends after an extended header")
+
+    def chunks(self) -> Iterator[memoryview]:
+        """What is left of the content; each piece is only valid until the next."""
+        while self._left:
+            count = self._stream.readinto(self._buffer[: self._left])
+            if not count:
+                raise DamagedPackage("the tar ends within a file")
+            self._left -= count
+            yield self._buffer[:count]
+        if self._padding:
+            self._read(self._padding)
+            self._padding = 0
+
+    def _header(self) -> tarfile.TarInfo | None:
+        block = self._read(_BLOCK)
+        if not block.strip(b"\0"):
+            self._finish()
+            return None
+        try:
+            found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+        except UnicodeDecodeError as error:
+            raise UnsafePackage("the tar has a name that is not UTF-8") from error
+        except (tarfile.HeaderError, ValueError) as error:
+            raise DamagedPackage(f"the tar is damaged: {error}") from error
+        if found.size < 0:
+            raise DamagedPackage(f"{found.name[:80]!r} has a size of {found.size} bytes")
+        return found
+
+    def _finish(self) -> None:
+        """Nothing may follow the end: some programs would go on reading there."""
+        while count := self._stream.readinto(self._buffer):
+            if self._buffer[:count].tobytes().strip(b"\0"):
+                raise DamagedPackage("the tar has bytes after its end")
+
+    def _entry(self, header: tarfile.TarInfo, said: dict[str, str]) -> Entry:
+        name = said.get("path", header.name)
+        size = self._size(said["size"]) if "size" in said else header.size
+        kind = _KINDS.get(header.type, Kind.ODD)
+        if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in said):
+            # It may have another name and other content than its header says, even outside of the agent.
+            raise UnsafePackage(f"{name[:80]!r} is a sparse file, which programs read in different ways")
+        if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a folder
+            raise DamagedPackage(f"{name[:80]!r} is a file by its kind and a folder by its name")
+        if kind not in (Kind.FILE, Kind.ODD) and size:
+            raise DamagedPackage(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
+        self._left = 0 if header.type in _WITHOUT_CONTENT else size
+        self._padding = -self._left % _BLOCK
+        return Entry(name, kind, header.mode & 0o7777, self._left, said.get("linkpath", header.linkname))
+
+    def _records(self, size: int) -> dict[str, str]:
+        """What an extended header says (POSIX pax, "pax Extended Header")."""
+        data, found, at = self._extended(size), dict[str, str](), 0
+        while at < len(data):
+            match = _RECORD.match(data, at)
+            end = at + int(match[1]) if match else 0
+            key, equals, value = data[match.end() : end - 1].partition(b"=") if match else (b"", b"", b"")
+            if not equals or not at < end <= len(data) or data[end - 1] != ord("\n"):
+                raise DamagedPackage("the tar has an extended header that cannot be read")
+            name = key.decode("utf-8", "replace")
+            if name in _DECISIVE or name.startswith("GNU.sparse"):
+                found[name] = self._text(value)
+            at = end
+        return found
+
+    def _extended(self, size: int) -> bytes:
+        if size > _EXTENDED_MAX:
+            raise OversizedPackage(f"the tar has an extended header of {size:,} bytes")
+        data = self._read(size + -size % _BLOCK)
+        if data[size:].strip(b"\0"):  # which some programs take for a part of it
+            raise DamagedPackage("the tar has an extended header with bytes after its end")
+        return data[:size]
+
+    def _read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        if len(data) < size:
+            raise DamagedPackage("the tar ends without an end")
+        return data
+
+    @staticmethod
+    def _text(data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise UnsafePackage("the tar has a name that is not UTF-8") from error
+
+    @staticmethod
+    def _size(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+            raise DamagedPackage(f"the tar has a file of {text[:40]!r} bytes")
+        return int(text)
