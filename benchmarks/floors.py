@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import syscalls, views
-from oneagent.csi_driver.paths import LayerId
+from oneagent.csi_driver.data_dir import LayerId
+from oneagent.csi_driver.linux import syscalls
+from oneagent.csi_driver.server.main import overlay
 from tests.fakes import node
 
 LAYER: Final = LayerId("0123456789abcdef")
@@ -66,7 +67,7 @@ class Floor:
 
 
 def in_user_namespace() -> bool:
-    return views.in_user_namespace(Path("/proc/self/uid_map").read_text())
+    return overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
 
 
 @contextlib.contextmanager

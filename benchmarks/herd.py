@@ -26,7 +26,7 @@ from benchmarks import results
 from benchmarks.results import Result
 from oneagent.common import backoff
 from oneagent.common.http import download
-from oneagent.csi_driver.provisioner import installs
+from oneagent.csi_driver.provisioner import installer
 
 PACKAGE_BYTES: Final = 300e6
 _BANDWIDTH: Final = 1.25e9
@@ -87,7 +87,7 @@ class _Node:
             return backoff.heeding(download.USUAL.pause(self.attempts), _RETRY_AFTER)
         self.attempts, self.requests = 0, _FIRST_REQUESTS
         self.failures += 1
-        pause = backoff.growing(self.failures, installs.FIRST_PAUSE, installs.LONGEST_PAUSE)
+        pause = backoff.growing(self.failures, installer.FIRST_PAUSE, installer.LONGEST_PAUSE)
         return backoff.heeding(pause, _RETRY_AFTER)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks import bursts, floors, results
 from benchmarks.results import Result
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.data_dir import DataFolder
 from tests.fakes import node, ports
 
 _SINGLES: Final = 100

@@ -14,7 +14,7 @@ import grpc
 import psutil
 import yaml
 
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster import cgroups
 from tests.cluster.controlplane import BIN, PODS, SERVER, ControlPlane
 from tests.cluster.inside import NODE, NODE_ADDRESS
@@ -92,9 +92,9 @@ class Node:
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
 
-    def mounts(self) -> list[mounttable.Mount]:
+    def mounts(self) -> list[mount_table.Mount]:
         """What is mounted below kubelet's folder."""
-        return mounttable.at_or_below(mounttable.read(), str(KUBELET))
+        return mount_table.at_or_below(mount_table.read(), str(KUBELET))
 
     def processes_of(self, pod: Mapping[str, Any], container: str) -> set[int]:
         """The processes of a pod's running container, by its control group."""
@@ -121,7 +121,7 @@ class Node:
         for mount in reversed(self.mounts()):
             if mount.target != str(KUBELET):
                 subprocess.run(["umount", "--lazy", mount.target], check=True)
-        for mount in reversed(mounttable.at_or_below(mounttable.read(), "/run")):
+        for mount in reversed(mount_table.at_or_below(mount_table.read(), "/run")):
             if mount.target != "/run":
                 subprocess.run(["umount", "--lazy", mount.target], check=True)
         for path in Path("/run").iterdir():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
-from oneagent.csi_driver import syscalls
+from oneagent.csi_driver.linux import syscalls
 
 AGENT: Final = "/opt/dynatrace/oneagent-paas"
 """Where pods have the agent's volume."""

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from oneagent.csi_driver import mounttable, paths, syscalls, views
+from oneagent.csi_driver import data_dir
+from oneagent.csi_driver.linux import mount_table, syscalls
+from oneagent.csi_driver.server.main import overlay
 
 _LONGEST: Final = 60
 """Socket paths may have 107 characters; the longest one here is the registration socket's."""
@@ -32,8 +34,8 @@ def folder() -> Iterator[Path]:
 
 
 def _is_usable(build: Path) -> bool:
-    with contextlib.suppress(paths.UnsafeName):
-        paths.DataFolder(build.resolve())
+    with contextlib.suppress(data_dir.UnsafeName):
+        data_dir.DataFolder(build.resolve())
         return len(str(build.resolve())) + len("/run-12345678") <= _LONGEST
     return False
 
@@ -44,7 +46,7 @@ def _can_hold_views(place: Path) -> bool:
     for name in ("lower", "upper", "work", "target"):
         (trial / name).mkdir(parents=True)
     options = f"lowerdir={trial}/lower,upperdir={trial}/upper,workdir={trial}/work"
-    if views.in_user_namespace(Path("/proc/self/uid_map").read_text()):
+    if overlay.in_user_namespace(Path("/proc/self/uid_map").read_text()):
         options += ",userxattr"
     try:
         syscalls.mount("overlay", f"{trial}/target", "overlay", 0, options)
@@ -59,5 +61,5 @@ def _can_hold_views(place: Path) -> bool:
 
 def unmount_all(place: Path) -> None:
     """Unmount everything at or below the folder."""
-    for mount in reversed(mounttable.at_or_below(mounttable.read(), str(place))):
+    for mount in reversed(mount_table.at_or_below(mount_table.read(), str(place))):
         syscalls.umount2(mount.target, _MNT_DETACH)

@@ -19,9 +19,9 @@ import grpc
 
 from oneagent.common.identifiers import DRIVER_NAME, PRELOAD_LIBRARY, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.paths import DataFolder, VolumeId
-from oneagent.csi_driver.status import recorded
+from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.metadata import readonly
 from tests.demo import container, kubelet, telling
 from tests.demo.library import Library
 from tests.demo.programs import Failed, Programs
@@ -117,7 +117,7 @@ class Story:
         here = f"--data-dir={self.data.root}"
         server = self.programs.start(
             "server",
-            "oneagent.csi_driver.server",
+            "oneagent.csi_driver.server.main",
             f"--endpoint=unix://{self.socket}",
             "--node-id=demo-node",
             here,
@@ -216,7 +216,7 @@ class Story:
         )
         telling.step("the kernel's mount table now has")
         layers = ("lowerdir", "lowerdir+", "upperdir", "workdir")
-        for mount in mounttable.at_or_below(mounttable.read(), str(self.kubelet.target(POD))):
+        for mount in mount_table.at_or_below(mount_table.read(), str(self.kubelet.target(POD))):
             telling.quote([f"{mount.fs_type} on {self._short(mount.target)}"])
             telling.quote(
                 f"  {self._short(option)}" for option in mount.super_options if option.split("=")[0] in layers
@@ -230,7 +230,7 @@ class Story:
     def _state_of_version(self) -> str:
         if Path(self.data.agent(VERSION)).exists():
             return "ready"
-        return next((row.state for row in recorded.read(self.data).versions if row.version == VERSION), "")
+        return next((row.state for row in readonly.read(self.data).versions if row.version == VERSION), "")
 
     def _run_application(self) -> None:
         user = f"user {container.USER}" if container.has_other_users() else "root of this user namespace"
@@ -276,7 +276,7 @@ class Story:
 
     def show_status(self, expected: int) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "oneagent.csi_driver.people", "status", f"--data-dir={self.data.root}"],
+            [sys.executable, "-m", "oneagent.csi_driver.cli.main", "status", f"--data-dir={self.data.root}"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -292,11 +292,11 @@ class Story:
         telling.chapter("The pods go")
         published = {self.kubelet.volume_id(pod): str(self.kubelet.target(pod)) for pod in (POD, "cart")}
         # Somebody may have tried some more.
-        published |= {row.id: row.target for row in recorded.read(self.data).volumes}
+        published |= {row.id: row.target for row in readonly.read(self.data).volumes}
         for volume, target in published.items():
             request = csi_pb2.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target)
             self.kubelet.node.NodeUnpublishVolume(request, timeout=20)
-        left = mounttable.at_or_below(mounttable.read(), str(self.target_root))
+        left = mount_table.at_or_below(mount_table.read(), str(self.target_root))
         volumes = os.listdir(self.data.volumes)
         if left or volumes:
             raise Failed(f"after unpublish there still are {[mount.target for mount in left]} and {volumes}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
 from tests.e2e.installed import Installed
@@ -40,7 +40,7 @@ class Crowd:
     def check_views(self) -> None:
         """Every pod has one view, at its place and with a row, and there are none besides."""
         uids = {pod["metadata"]["uid"] for pod in self.pods()}
-        views = mounttable.overlays(self._driver.views())
+        views = mount_table.overlays(self._driver.views())
         assert sorted(view.mount.target.split("/pods/")[1].split("/")[0] for view in views) == sorted(uids)
         assert {row["pod_uid"] for row in self._driver.rows()} == uids
         assert len({view.upper for view in views}) == len(uids)

@@ -14,8 +14,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from oneagent.common.identifiers import DRIVER_NAME
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import KUBELET
@@ -148,7 +148,7 @@ class Installed:
         except LookupError:
             return False
 
-    def views(self) -> list[mounttable.Mount]:
+    def views(self) -> list[mount_table.Mount]:
         """What is mounted in the pods' CSI volumes."""
         return [mount for mount in self._cluster.node.mounts() if "kubernetes.io~csi" in mount.target]
 

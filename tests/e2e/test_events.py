@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import dynakube
-from oneagent.csi_driver.sources.kubernetes import KubernetesSource
+from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests, operators

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
@@ -68,10 +68,10 @@ def test_the_view_carries_the_configuration_of_its_pod(
     assert f"k8s_namespace {namespace}" in written.replace("=", " ")
 
 
-def _view_of(node: Node, pod: dict[str, Any]) -> mounttable.Overlay:
+def _view_of(node: Node, pod: dict[str, Any]) -> mount_table.Overlay:
     """The only view that a pod's process has in its mount table."""
     process = min(node.processes_of(pod, "shop"))
-    views = mounttable.overlays(mounttable.read(Path(f"/proc/{process}/mountinfo")))
+    views = mount_table.overlays(mount_table.read(Path(f"/proc/{process}/mountinfo")))
     (view,) = (view for view in views if view.mount.target == manifests.AGENT)
     assert not [mount for mount in views if mount.mount.target != manifests.AGENT and "/agents/" in str(mount.lower)]
     return view

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
@@ -50,6 +50,6 @@ def test_running_pods_keep_their_version_and_the_last_of_them_takes_it_along(
 def _version(driver: Installed, pod: dict[str, Any]) -> str:
     """The version below a pod's view, by the kernel's mount table."""
     uid = pod["metadata"]["uid"]
-    (view,) = (view for view in mounttable.overlays(driver.views()) if uid in view.mount.target)
+    (view,) = (view for view in mount_table.overlays(driver.views()) if uid in view.mount.target)
     (version,) = (layer.rpartition("/")[2] for layer in view.lower if "/agents/" in layer)
     return version

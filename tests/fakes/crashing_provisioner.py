@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from oneagent.csi_driver.provisioner import command
+from oneagent.csi_driver.provisioner import main
 
 
 class Crash:
@@ -25,4 +25,4 @@ class Crash:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(command.parse(), Crash(os.environ["CRASH_AT"])))
+    raise SystemExit(main.run(main.parse(), Crash(os.environ["CRASH_AT"])))

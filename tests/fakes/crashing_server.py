@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import Counter
 
-from oneagent.csi_driver import server
+from oneagent.csi_driver.server.main import main
 
 _passed: Counter[str] = Counter()
 _guard = threading.Lock()
@@ -29,4 +29,4 @@ def step(name: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(server.run(server.parse(), step=step))
+    raise SystemExit(main.run(main.parse(), step=step))

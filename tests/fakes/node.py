@@ -22,9 +22,9 @@ import grpc
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.metadata import database, dynakubes
-from oneagent.csi_driver.paths import DataFolder, LayerId
+from oneagent.csi_driver.data_dir import DataFolder, LayerId
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.metadata import database, desired_versions
 
 VERSION = Version("1.277.0.20230914-094321")
 
@@ -52,14 +52,14 @@ def torn_layer(data: DataFolder) -> LayerId:
     return layer
 
 
-def want(data: DataFolder, *wanted: dynakubes.Wanted) -> None:
+def want(data: DataFolder, *wanted: desired_versions.Wanted) -> None:
     """Say what DynaKubes want, as the provisioner does."""
     metadata = database.Database(data.database, data.database_lock)
-    dynakubes.replace_all(metadata, data.dynakubes, wanted)
+    desired_versions.replace_all(metadata, data.dynakubes, wanted)
     metadata.close()
 
 
-def demo(**fields: Any) -> dynakubes.Wanted:
+def demo(**fields: Any) -> desired_versions.Wanted:
     """What the DynaKube `demo` wants unless told otherwise."""
     defaults: dict[str, Any] = {
         "name": DynaKubeName("demo"),
@@ -67,7 +67,7 @@ def demo(**fields: Any) -> dynakubes.Wanted:
         "version": VERSION,
         "layer": LayerId(""),
     }
-    return dynakubes.Wanted(**(defaults | fields))
+    return desired_versions.Wanted(**(defaults | fields))
 
 
 class Kubelet:
@@ -149,7 +149,7 @@ class Driver:
         self.target_root.mkdir(exist_ok=True)
         self.socket = place / "csi" / "csi.sock"
         self._flags = flags
-        self._command = command or (sys.executable, "-m", "oneagent.csi_driver.server")
+        self._command = command or (sys.executable, "-m", "oneagent.csi_driver.server.main")
         self.process: subprocess.Popen[bytes] | None = None
         self.log = place / "server.log"
 
@@ -216,9 +216,9 @@ class Driver:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
-    def mounts(self) -> list[mounttable.Mount]:
+    def mounts(self) -> list[mount_table.Mount]:
         """What is mounted below kubelet's folder."""
-        return mounttable.at_or_below(mounttable.read(), str(self.target_root))
+        return mount_table.at_or_below(mount_table.read(), str(self.target_root))
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from typing import Any, Self
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.unpack import file_manifest
-from oneagent.csi_driver import sources
-from oneagent.csi_driver.metadata.dynakubes import Wanted
-from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import command
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.provisioner import main
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import tenant
 
@@ -83,7 +83,7 @@ class Desk:
         self.away = False
         """Secrets can't be had, as while the API server is away."""
         self._found: dict[str, dynakube.DynaKube | str] = {}
-        self._changed: Callable[[sources.Snapshot], None] | None = None
+        self._changed: Callable[[dynakube_sources.Snapshot], None] | None = None
         self._lock = threading.Lock()
 
     def put(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
@@ -106,9 +106,11 @@ class Desk:
         with self._lock:
             if self._changed:
                 good = {DynaKubeName(k): v for k, v in self._found.items() if not isinstance(v, str)}
-                self._changed(sources.Snapshot(good, {k: v for k, v in self._found.items() if isinstance(v, str)}))
+                self._changed(
+                    dynakube_sources.Snapshot(good, {k: v for k, v in self._found.items() if isinstance(v, str)})
+                )
 
-    def run(self, changed: Callable[[sources.Snapshot], None], stop: threading.Event) -> None:
+    def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
         self._changed = changed
         self._report()
         stop.wait()
@@ -116,16 +118,20 @@ class Desk:
 
     def secret(self, name: str) -> Mapping[str, str]:
         if self.away:
-            raise sources.UnavailableError("the API server cannot be reached")
+            raise dynakube_sources.UnavailableError("the API server cannot be reached")
         if name not in self.secrets:
-            raise sources.NotFoundError(f"no secret {name}")
+            raise dynakube_sources.NotFoundError(f"no secret {name}")
         return self.secrets[name]
 
     def config_map(self, name: str) -> Mapping[str, str]:
         return self.config_maps[name]
 
     def event(
-        self, about: dynakube.DynaKube | sources.PodReference, kind: sources.Kind, reason: str, message: str
+        self,
+        about: dynakube.DynaKube | dynakube_sources.PodReference,
+        kind: dynakube_sources.Kind,
+        reason: str,
+        message: str,
     ) -> None:
         self.events.append((about.name, kind, reason, message))
 
@@ -137,13 +143,13 @@ class Provisioning:
     """A provisioner in this process, at work while in use as a context manager."""
 
     def __init__(
-        self, root: Path, source: sources.Source, *flags: str, step: Callable[[str], None] = lambda _name: None
+        self, root: Path, source: dynakube_sources.Source, *flags: str, step: Callable[[str], None] = lambda _name: None
     ) -> None:
         self.folder = DataFolder(root)
         self.folder.create()
         self.store = AgentStore(self.folder)
-        config = command.parse([f"--data-dir={root}", "--collect=1h", "--download-spread=0", *flags])
-        self.provisioner, self.metrics = command.build(config, source, step)
+        config = main.parse([f"--data-dir={root}", "--collect=1h", "--download-spread=0", *flags])
+        self.provisioner, self.metrics = main.build(config, source, step)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.provisioner.run, args=(self._stop,))
 

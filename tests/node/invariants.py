@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import mount_table
 
 
 def violations(
@@ -24,10 +24,10 @@ def violations(
 
     `unmounted` are volumes whose mounts a reboot took; `unknown` are targets whose rows were lost for good.
     """
-    mounts = mounttable.at_or_below(mounttable.read(), target_root)
+    mounts = mount_table.at_or_below(mount_table.read(), target_root)
     found = [f"{target} has {count} mounts" for target, count in Counter(m.target for m in mounts).items() if count > 1]
     views = {}
-    for overlay in mounttable.overlays(mounts):
+    for overlay in mount_table.overlays(mounts):
         owner = data.volume_of_upper(overlay.upper or overlay.lower[0])
         found += [] if owner else [f"a view of nobody at {overlay.mount.target}"]
         views[str(owner)] = overlay
@@ -67,7 +67,7 @@ def violations(
 
 def remains(data: DataFolder, target_root: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is left although every volume was unpublished."""
-    found = [f"mount {mount.target}" for mount in mounttable.at_or_below(mounttable.read(), target_root)]
+    found = [f"mount {mount.target}" for mount in mount_table.at_or_below(mount_table.read(), target_root)]
     found += [f"row {volume}" for volume in rows]
     found += [f"folder {volume}" for volume in os.listdir(data.volumes)]
     for folder, folders, _ in os.walk(target_root):

@@ -78,7 +78,7 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
 
 def preload(process: provisioning.Process, what: Path | str) -> None:
     """Run the command, and wait until the provisioner has taken what it brought."""
-    command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={process.folder.root}"]
+    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={process.folder.root}"]
     subprocess.run([*command, str(what)], check=True, timeout=60)
     eventually(process.versions)
 

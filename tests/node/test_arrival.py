@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver import requests, views
+from oneagent.csi_driver.data_dir import DataFolder, LayerId
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader
+from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
-from oneagent.csi_driver.paths import DataFolder, LayerId
-from oneagent.csi_driver.publish import Publisher, Settings
+from oneagent.csi_driver.server.main import overlay, request_validation
+from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 
@@ -56,14 +56,14 @@ def test_finds_its_configuration_in_place(tmp_path: Path, known: Wanted | None) 
     wanted = WantedReader(metadata, data.dynakubes)
     if known is not None:
         assert wanted.get(known.name) == known
-    mounts = views.Views(
-        data, driver.target_root, user_namespace=views.in_user_namespace(Path("/proc/self/uid_map").read_text())
+    mounts = overlay.Views(
+        data, driver.target_root, user_namespace=overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
     )
     publisher = Publisher(Settings("node1"), data, FillingStore(data), mounts, VolumeBook(metadata), wanted)
     target = kubelet.target("pod")
     target.parent.mkdir(parents=True)
     try:
-        request = requests.publish(kubelet.request("pod"), str(driver.target_root))
+        request = request_validation.publish(kubelet.request("pod"), str(driver.target_root))
         assert publisher.publish(request, Patient()).result == "mounted"
         assert (target / "agent/conf/ruxitagentproc.conf").read_text() == "of the tenant"
     finally:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.desired_versions import Wanted
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused

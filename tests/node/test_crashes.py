@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.data_dir import VolumeId
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node import invariants

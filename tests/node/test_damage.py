@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import damages, mounttable
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.store import damage_log
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import Process, eventually, manifest
@@ -78,7 +79,7 @@ def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
         assert not kubelet.stats("new").volume_condition.abnormal
         assert (len(list(old.rglob("*"))), library(old)[:4]) == (len(list(new.rglob("*"))), b"\x7fELF")
         kubelet.unpublish("old")
-        eventually(lambda: damages.noted(driver.data) == [])
+        eventually(lambda: damage_log.noted(driver.data) == [])
         kubelet.unpublish("new")
         eventually(lambda: not list(driver.data.trash.iterdir()))
 
@@ -144,4 +145,4 @@ def test_a_view_that_is_bound_elsewhere_keeps_the_damaged_tree(
         finally:
             subprocess.run(["umount", container], check=True)
         eventually(lambda: not list(driver.data.trash.iterdir()))
-        assert not mounttable.at_or_below(mounttable.read(), str(tmp_path))
+        assert not mount_table.at_or_below(mount_table.read(), str(tmp_path))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.paths import VolumeId
-from oneagent.csi_driver.provisioner import garbage
+from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.records import Records
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 
@@ -32,9 +32,9 @@ def records(driver: node.Driver) -> Iterator[Records]:
 
 
 @pytest.fixture
-def collector(driver: node.Driver, records: Records) -> garbage.Collector:
-    return garbage.Collector(
-        driver.data, AgentStore(driver.data), records, garbage.Policy(reserve_bytes=0), ProvisionerMetrics(),
+def collector(driver: node.Driver, records: Records) -> garbage_collector.Collector:
+    return garbage_collector.Collector(
+        driver.data, AgentStore(driver.data), records, garbage_collector.Policy(reserve_bytes=0), ProvisionerMetrics(),
         installing=set, known=set,
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ class TestAViewThatIsMounted:
         driver: node.Driver,
         kubelet: node.Kubelet,
         records: Records,
-        collector: garbage.Collector,
+        collector: garbage_collector.Collector,
         read_only: bool,
     ) -> None:
         view = kubelet.publish("pod1", read_only=read_only)
@@ -61,7 +61,12 @@ class TestAViewThatIsMounted:
         assert collector.collect() == [node.VERSION]
 
     def test_that_is_bound_elsewhere_too_keeps_its_version_until_the_last(
-        self, tmp_path: Path, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+        self,
+        tmp_path: Path,
+        driver: node.Driver,
+        kubelet: node.Kubelet,
+        records: Records,
+        collector: garbage_collector.Collector,
     ) -> None:
         view = kubelet.publish("pod1")
         container = tmp_path / "container"
@@ -83,7 +88,7 @@ class TestAViewThatIsMounted:
 
 class TestAVolumesRow:
     def test_keeps_its_version_without_a_mount(
-        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage_collector.Collector
     ) -> None:
         view = kubelet.publish("pod1")
         eventually_written(driver)
@@ -98,7 +103,7 @@ class TestAVolumesRow:
 
 class TestARemoval:
     def test_never_comes_between_the_look_and_the_mount(
-        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage.Collector
+        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage_collector.Collector
     ) -> None:
         """Versions come and go under publishes: each view that is answered shows a whole agent."""
         deadline = time.monotonic() + 3
@@ -118,7 +123,7 @@ class TestARemoval:
         assert removed > 0
 
     def test_of_a_view_leaves_no_upper_and_keeps_the_log(
-        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage.Collector
+        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage_collector.Collector
     ) -> None:
         view = kubelet.publish("pod1")
         (view / "agent/log.txt").write_text("x")
@@ -127,7 +132,7 @@ class TestARemoval:
         collector.collect()
         assert list(driver.data.trash.iterdir()) == []
         assert not Path(driver.data.volume(VolumeId("csi-pod1")).root).exists()
-        assert not mounttable.at_or_below(mounttable.read(), str(driver.data.root))
+        assert not mount_table.at_or_below(mount_table.read(), str(driver.data.root))
 
 
 def eventually_written(driver: node.Driver) -> None:

@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
@@ -109,7 +109,7 @@ def table_agrees(driver: Driver, **states: str) -> bool:
         rows = driver.rows()
     except sqlite3.Error:
         return False
-    views = {overlay.mount.target for overlay in mounttable.overlays(driver.mounts())}
+    views = {overlay.mount.target for overlay in mount_table.overlays(driver.mounts())}
     return {volume: row["state"] for volume, row in rows.items()} == {
         f"csi-{pod}": state for pod, state in states.items()
     } and {row["target"] for row in rows.values() if row["state"] == "mounted"} == views

@@ -14,7 +14,8 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, readable
-from oneagent.csi_driver import mounttable, preloads
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.store import preload
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Process, eventually, manifest
@@ -211,7 +212,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         driver.wait_ready(kubelet)
         eventually(lambda: not driver.rows(), what=driver.rows)
         is_right(process, OTHER)
-        assert not mounttable.at_or_below(mounttable.read(), str(tmp_path))
+        assert not mount_table.at_or_below(mount_table.read(), str(tmp_path))
         assert not list(driver.data.volumes.iterdir())
         layers = [layer.name for tenant in driver.data.tenants.iterdir() for layer in tenant.iterdir()]
         assert layers == [process.row()["layer"]]
@@ -225,7 +226,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
 def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process(
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
-    preloads.preload(
+    preload.preload(
         process.folder, partial(readable.of_zip, tmp_path / "agent.zip"), Version(VERSION), 3600.0, dedup.Present()
     )
     process.want(manifest("demo", server.api_url))

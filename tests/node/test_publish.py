@@ -12,8 +12,8 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver import views
-from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.server.main import overlay
 from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want
 from tests.node.answers import refused
 
@@ -28,7 +28,7 @@ class TestAView:
         assert "containerName sidecar\n" in (view / "agent/conf/container_sidecar.conf").read_text()
 
     @pytest.mark.skipif(
-        views.in_user_namespace(Path("/proc/self/uid_map").read_text()),
+        overlay.in_user_namespace(Path("/proc/self/uid_map").read_text()),
         reason="a user namespace of an ordinary user has no other user id",
     )
     def test_is_writable_for_any_user_id_and_private_to_its_pod(self, driver: Driver, kubelet: Kubelet) -> None:

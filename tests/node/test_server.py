@@ -18,8 +18,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from oneagent.common.identifiers import Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import processes
-from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.linux import process
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, status_of
@@ -138,10 +138,10 @@ class TestTheSocket:
 class TestTheDataFolder:
     def test_belongs_to_one_server_at_a_time(self, driver: Driver) -> None:
         lock = driver.data.root / "server.lock"
-        with pytest.raises(SystemExit, match=f"another process holds {lock}"), processes.alone(lock, 0.2):
+        with pytest.raises(SystemExit, match=f"another process holds {lock}"), process.alone(lock, 0.2):
             pass
         driver.stop()
-        with processes.alone(lock, 0):
+        with process.alone(lock, 0):
             pass
 
     def test_is_handed_over_to_a_server_that_waits_for_it(self, driver: Driver, kubelet: Kubelet) -> None:
@@ -185,7 +185,7 @@ class TestTheCommandLine:
 
 
 def start_with(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "oneagent.csi_driver.server", "--node-id=node1", "--target-root=/", *flags]
+    command = [sys.executable, "-m", "oneagent.csi_driver.server.main", "--node-id=node1", "--target-root=/", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
 
 

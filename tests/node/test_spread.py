@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
-from oneagent.csi_driver import awaited
+from oneagent.csi_driver.store import demand
 from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import manifest
@@ -32,4 +32,4 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
             driver.kill()
             node.unmount_all(driver)
         assert server.count("package") == 1
-        provisioning.eventually(lambda: not awaited.versions(process.folder), what="the word is forgotten")
+        provisioning.eventually(lambda: not demand.versions(process.folder), what="the word is forgotten")

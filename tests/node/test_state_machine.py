@@ -26,18 +26,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITTEN_FOLDERS, DynaKubeName, Version
-from oneagent.csi_driver import mounttable, syscalls, views
-from oneagent.csi_driver.errors import AttemptFailed, Conflict, Failed
+from oneagent.csi_driver.data_dir import DataFolder, LayerId, TargetPath, VolumeId
+from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.dynakubes import WantedReader
+from oneagent.csi_driver.metadata.desired_versions import WantedReader
+from oneagent.csi_driver.metadata.provisioner_state import Records
 from oneagent.csi_driver.metadata.volumes import VolumeBook
-from oneagent.csi_driver.paths import DataFolder, LayerId, TargetPath, VolumeId
-from oneagent.csi_driver.provisioner import garbage
+from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.records import Records
-from oneagent.csi_driver.publish import Publisher, Settings
-from oneagent.csi_driver.reconcile import Reconciler
-from oneagent.csi_driver.requests import Publish
+from oneagent.csi_driver.server.errors import AttemptFailed, Conflict, Failed
+from oneagent.csi_driver.server.main import overlay
+from oneagent.csi_driver.server.publish import Publisher, Settings
+from oneagent.csi_driver.server.reconcile import Reconciler
+from oneagent.csi_driver.server.request_validation import Publish
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 from tests.node import invariants
@@ -130,8 +131,8 @@ class Node(RuleBasedStateMachine):
         self.database.away = away
         self.book = VolumeBook(self.database)
         self.database.on_new_file = self.book.rewrite
-        user_namespace = views.in_user_namespace(Path("/proc/self/uid_map").read_text())
-        mounts = views.Views(self.data, self.root, user_namespace=user_namespace)
+        user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
+        mounts = overlay.Views(self.data, self.root, user_namespace=user_namespace)
         wanted = WantedReader(self.database, self.data.dynakubes)
         self.publisher = Publisher(Settings("node1"), self.data, self.store, mounts, self.book, wanted)
         self.book.load()
@@ -274,11 +275,11 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def collect_garbage(self) -> None:
-        collector = garbage.Collector(
+        collector = garbage_collector.Collector(
             self.data,
             self.store,
             self.records,
-            garbage.Policy(reserve_bytes=0),
+            garbage_collector.Policy(reserve_bytes=0),
             ProvisionerMetrics(),
             installing=lambda: (),
             known=lambda: DYNAKUBES,
@@ -329,7 +330,7 @@ class Node(RuleBasedStateMachine):
     def reboot(self, away: bool) -> None:
         self.lose_what_is_not_written()
         self.database.close()
-        for mount in reversed(mounttable.at_or_below(mounttable.read(), str(self.root))):
+        for mount in reversed(mount_table.at_or_below(mount_table.read(), str(self.root))):
             subprocess.run(["umount", mount.target], check=True)
         for name, pod in self.pods.items():
             self.rebooted.add(f"csi-{name}") if pod.mounted else None
@@ -380,7 +381,7 @@ class Node(RuleBasedStateMachine):
         finally:
             self.database.close()
             self.provisioner.close()
-            for mount in reversed(mounttable.at_or_below(mounttable.read(), str(self.place))):
+            for mount in reversed(mount_table.at_or_below(mount_table.read(), str(self.place))):
                 subprocess.run(["umount", mount.target], check=False)
             shutil.rmtree(self.place)
 

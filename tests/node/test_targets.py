@@ -14,8 +14,8 @@ import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.linux import mount_table
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
@@ -197,7 +197,7 @@ class TestATargetThatIsNotToBeTrusted:
         target.symlink_to(tmp_path / "etc")
         with refused(grpc.StatusCode.UNAVAILABLE):
             kubelet.publish("linked")
-        assert not [mount for mount in mounttable.read() if mount.target == str(tmp_path / "etc")]
+        assert not [mount for mount in mount_table.read() if mount.target == str(tmp_path / "etc")]
 
     @pytest.mark.parametrize("path", ["/etc", "{root}", "{root}/pods/../../x", "{root}-more/x", "relative"])
     def test_outside_of_kubelets_folder_is_refused(self, kubelet: Kubelet, path: str) -> None:

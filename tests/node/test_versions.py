@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.paths import LayerId, VolumeId
+from oneagent.csi_driver.data_dir import LayerId, VolumeId
+from oneagent.csi_driver.linux import mount_table
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually
@@ -34,10 +34,10 @@ def config_layer(driver: Driver, tenant: TenantId, layer: LayerId, content: str)
     (folder / "ruxitagentproc.conf").write_text(content)
 
 
-def overlay(kubelet: Kubelet, pod: str) -> mounttable.Overlay:
-    mount = mounttable.top_at(mounttable.read(), str(kubelet.target(pod)))
+def overlay(kubelet: Kubelet, pod: str) -> mount_table.Overlay:
+    mount = mount_table.top_at(mount_table.read(), str(kubelet.target(pod)))
     assert mount is not None
-    found = mounttable.as_overlay(mount)
+    found = mount_table.as_overlay(mount)
     assert found is not None
     return found
 

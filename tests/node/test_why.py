@@ -56,7 +56,7 @@ def container(view: Path, place: Path, **variables: str) -> Iterator[int]:
 
 
 def ask(driver: Driver, pod: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "oneagent.csi_driver.people", "why", f"default/{pod}", "--output=json"]
+    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "why", f"default/{pod}", "--output=json"]
     answer = subprocess.run([*command, f"--data-dir={driver.data.root}"], stdout=subprocess.PIPE, check=False)
     found: dict[str, Any] = json.loads(answer.stdout)
     assert (answer.returncode == 0) == (found["verdict"]["reason"] == "Monitored")

@@ -8,8 +8,8 @@ from typing import Final
 import aiohttp
 from prometheus_client import CollectorRegistry
 
-from oneagent.csi_driver.metrics import ServerMetrics
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.operator.certificates import keeper
 from oneagent.operator.packages.metrics import PackageMetrics
 from oneagent.webhook import api as webhook_api

@@ -16,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.csi_driver import mounttable, sizes
+from oneagent.csi_driver.data_dir import DataFolder, LayerId, VolumeId
+from oneagent.csi_driver.linux import disk_usage, mount_table
+from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.provisioner_state import Records, VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.mounttable import Mount
-from oneagent.csi_driver.paths import DataFolder, LayerId, VolumeId
-from oneagent.csi_driver.provisioner import garbage, kept_logs, occupancy, trash
+from oneagent.csi_driver.provisioner import garbage_collector, log_retention, trash
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.records import Records, VersionRecord
 from oneagent.csi_driver.provisioner.room import NoRoom
-from oneagent.csi_driver.store import AgentStore
+from oneagent.csi_driver.store import AgentStore, usage
 
 ONE, TWO, THREE = Version("1"), Version("2"), Version("3")
 MIB = 1 << 20
@@ -71,12 +71,14 @@ class TestNeeds:
         rows: tuple[Wanted, ...] = (),
         installing: tuple[Version, ...] = (),
         known: tuple[str, ...] = (),
-    ) -> garbage.Needs:
+    ) -> garbage_collector.Needs:
         # As iterators, since none of them may be gone through twice in secret.
-        return garbage.needs(self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known))
+        return garbage_collector.needs(
+            self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known)
+        )
 
     def test_nothing(self) -> None:
-        assert self.needs() == garbage.Needs(frozenset(), frozenset(), frozenset())
+        assert self.needs() == garbage_collector.Needs(frozenset(), frozenset(), frozenset())
 
     @pytest.mark.parametrize(
         "mount",
@@ -105,7 +107,9 @@ class TestNeeds:
 
     def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
         found = self.needs(rows=(wanted("1", "aa"),))
-        assert found == garbage.Needs(frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"}))
+        assert found == garbage_collector.Needs(
+            frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"})
+        )
 
     @pytest.mark.parametrize(("policy", "kept"), [("wait", False), ("fail", False), ("last-good", True)])
     def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, kept: bool) -> None:
@@ -149,17 +153,19 @@ class TestExpired:
         ],
     )
     def test_by_age_and_by_budget_the_longest_unused_first(self, keep: float, budget: int, gone: list[Version]) -> None:
-        policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=keep)
-        assert garbage.expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
+        policy = garbage_collector.Policy(budget_bytes=budget, keep_unused_seconds=keep)
+        assert garbage_collector.expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
 
     def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
-        policy = garbage.Policy(budget_bytes=250, keep_unused_seconds=1000.0)
-        assert garbage.expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
+        policy = garbage_collector.Policy(budget_bytes=250, keep_unused_seconds=1000.0)
+        assert garbage_collector.expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
 
     def test_what_others_still_have_gives_nothing_back(self) -> None:
         files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
-        policy = garbage.Policy(budget_bytes=120, keep_unused_seconds=1000.0)
-        gone = garbage.expired([TWO, THREE], self.RECORDS, policy, lambda gone: occupancy.without(files, gone), 100.0)
+        policy = garbage_collector.Policy(budget_bytes=120, keep_unused_seconds=1000.0)
+        gone = garbage_collector.expired(
+            [TWO, THREE], self.RECORDS, policy, lambda gone: usage.without(files, gone), 100.0
+        )
         assert gone == [TWO, THREE], "without TWO there are 130 bytes, and not the 80 that its size would leave"
 
     @staticmethod
@@ -173,12 +179,12 @@ class TestExpired:
     def test_no_more_goes_than_the_budget_asks_for(self, found: dict[Version, tuple[int, float]], budget: int) -> None:
         records = {version: record(version, size, last) for version, (size, last) in found.items()}
         used = sum(size for size, _ in found.values())
-        policy = garbage.Policy(budget_bytes=budget, keep_unused_seconds=1000.0)
+        policy = garbage_collector.Policy(budget_bytes=budget, keep_unused_seconds=1000.0)
 
         def used_without(gone: Collection[Version]) -> int:
             return used - sum(found[version][0] for version in gone)
 
-        gone = garbage.expired(found, records, policy, used_without, 100.0)
+        gone = garbage_collector.expired(found, records, policy, used_without, 100.0)
         left = used - sum(found[version][0] for version in gone)
         assert left <= budget
         assert not gone or left + found[gone[-1]][0] > budget
@@ -201,8 +207,8 @@ class Bench:
         self.steps: list[str] = []
         self.now = 1000.0
         self.metrics = ProvisionerMetrics()
-        self.collector = garbage.Collector(
-            self.folder, self.store, self.records, garbage.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
+        self.collector = garbage_collector.Collector(
+            self.folder, self.store, self.records, garbage_collector.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
             installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
             step=self.steps.append,
         )  # fmt: skip
@@ -318,7 +324,7 @@ class TestNothingGoesWhen:
         bench.collector._mounts = fails
 
     def strange_mounts(self, bench: Bench) -> None:
-        bench.collector._mounts = lambda: mounttable.parse(["half a line"])
+        bench.collector._mounts = lambda: mount_table.parse(["half a line"])
 
     def locked_database(self, bench: Bench) -> None:
         bench.write("DROP TABLE volumes")
@@ -415,20 +421,20 @@ class TestKeptLogs:
         for at in (100, 200, 300):
             self.keep(bench.folder, at)
         self.keep(bench.folder, 100, suffix=".1")
-        kept_logs.expire(bench.folder, 150, 0, 349)
+        log_retention.expire(bench.folder, 150, 0, 349)
         assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
 
     def test_go_by_size_the_oldest_first(self, bench: Bench) -> None:
         for at in (300, 100, 200):
             self.keep(bench.folder, at, size=MIB)
-        left = kept_logs.expire(bench.folder, 1e9, int(2.5 * MIB), 1000)
+        left = log_retention.expire(bench.folder, 1e9, int(2.5 * MIB), 1000)
         assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
         assert 2 * MIB <= left <= 2.5 * MIB
 
     def test_of_an_unknown_name_go_first(self, bench: Bench) -> None:
         (bench.folder.logs / "strange").mkdir()
         self.keep(bench.folder, 500)
-        kept_logs.expire(bench.folder, 600, 0, 1000)
+        log_retention.expire(bench.folder, 600, 0, 1000)
         assert [path.name for path in bench.folder.logs.iterdir()] == ["v@500"]
 
 
@@ -467,7 +473,7 @@ class TestTheTrash:
 
     def test_stays_when_the_mount_table_cannot_be_read(self, bench: Bench) -> None:
         entry = self.throw(bench.folder, "v")
-        bench.collector._trash._mounts = lambda: mounttable.parse(["half a line"])
+        bench.collector._trash._mounts = lambda: mount_table.parse(["half a line"])
         bench.collector.collect()
         assert entry.exists()
 
@@ -494,7 +500,7 @@ class TestTheTrash:
             os.close(where)
             where = below
         os.close(where)
-        assert sizes.on_disk(entry) > 0
+        assert disk_usage.on_disk(entry) > 0
         trash.Trash(bench.folder, list, lambda _step: None).empty()
         assert list(bench.folder.trash.iterdir()) == []
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
-from oneagent.csi_driver import people, status
-from oneagent.csi_driver.metadata import database, dynakubes
+from oneagent.csi_driver.cli import main, status
+from oneagent.csi_driver.cli.status import collect, problems
+from oneagent.csi_driver.cli.status import tables as status_tables
+from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.metadata import database, desired_versions
+from oneagent.csi_driver.metadata.provisioner_state import Records
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
-from oneagent.csi_driver.paths import DataFolder, VolumeId
-from oneagent.csi_driver.provisioner.records import Records
-from oneagent.csi_driver.status import problems, survey
-from oneagent.csi_driver.status import tables as status_tables
 
 VERSION = Version("1.277.0.20230914-094321")
 NEXT = Version("1.279.0.20231001-000000")
@@ -56,7 +56,7 @@ class Node:
         return library
 
     def want(self, version: Version = VERSION, **fields: Any) -> None:
-        row = dynakubes.Wanted(DynaKubeName("demo"), TenantId("abc12345"), version, **fields)
+        row = desired_versions.Wanted(DynaKubeName("demo"), TenantId("abc12345"), version, **fields)
         with self.records() as records:
             records.want([row])
 
@@ -92,7 +92,7 @@ class Node:
             table.write(f"99 1 0:99 {root} {self.targets}/{pod} rw,nosuid - overlay overlay rw,{layers},workdir=w\n")
 
     def look(self) -> status.Status:
-        return problems.judge(survey.look(self.data, self.mount_table, now=time.time()))
+        return problems.judge(collect.look(self.data, self.mount_table, now=time.time()))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def asked(node: Node, monkeypatch: pytest.MonkeyPatch) -> Asked:
     def ask(*words: str) -> int:
         flags = [f"--data-dir={node.data.root}", f"--mount-table={node.mount_table}"]
         monkeypatch.setattr("sys.argv", ["oneagent-csi", "status", *flags, *words])
-        return people.main()
+        return main.main()
 
     return ask
 
@@ -194,7 +194,7 @@ class TestWhatNeedsAPerson:
 
     def test_a_dynakube_that_gets_no_version(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the token is refused")
-        later = survey.look(healthy.data, healthy.mount_table, now=time.time() + problems.PATIENCE_SECONDS)
+        later = collect.look(healthy.data, healthy.mount_table, now=time.time() + problems.PATIENCE_SECONDS)
         assert problems.judge(later).problems == ("DynaKube demo has no version on this node: the token is refused",)
 
     def test_a_process_that_does_not_run(self, healthy: Node) -> None:
@@ -247,7 +247,7 @@ class TestWithoutADatabase:
         assert "its schema is 9999" in healthy.look().problems[0]
 
     def test_not_even_a_data_folder_is_an_answer(self, tmp_path: Path) -> None:
-        found = survey.look(DataFolder(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
+        found = collect.look(DataFolder(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
         assert found.disk is None
         assert len(found.unreadable) == 3
 

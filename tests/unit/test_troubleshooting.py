@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.csi_driver import why
+from oneagent.csi_driver.cli import why
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oneagent.common.injection import contract
-from oneagent.csi_driver import mounttable
+from oneagent.csi_driver.linux import mount_table
 from tests.cluster.cluster import Cluster
 from tests.e2e import manifests
 from tests.e2e.manifests import NAMESPACE
@@ -79,7 +79,7 @@ class Shop:
 
     def running(self, pod: Pod) -> Running:
         process = min(self._cluster.node.processes_of(pod, "shop"))
-        mounts = mounttable.read(Path(f"/proc/{process}/mountinfo"))
+        mounts = mount_table.read(Path(f"/proc/{process}/mountinfo"))
         (container,) = pod["status"]["containerStatuses"]
         return Running(container["containerID"], process, tuple((mount.mount_id, mount.target) for mount in mounts))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver import policies
+from oneagent.csi_driver.server.main import mount_policy
 from tests.fakes import images, provisioning, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
@@ -87,7 +87,7 @@ def last_good(found: dict[str, Any]) -> dict[str, Any]:
 
 def instead(p: Provisioning) -> Version | None:
     """The version that a pod gets while the wanted one is not there."""
-    found = policies.instead(p.row(), p.store)
+    found = mount_policy.instead(p.row(), p.store)
     return found.version if found else None
 
 

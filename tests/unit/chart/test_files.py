@@ -12,8 +12,8 @@ import pytest
 import yaml
 from deploy import generate
 
-from oneagent.csi_driver import server
-from oneagent.csi_driver.provisioner import command as provisioner
+from oneagent.csi_driver.provisioner import main as provisioner
+from oneagent.csi_driver.server.main import main
 from oneagent.operator import command as operator
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.webhook import command as webhook
@@ -94,7 +94,7 @@ def test_every_command_takes_the_arguments_that_it_is_given(monkeypatch: pytest.
     monkeypatch.setenv("KUBE_NODE_NAME", "node-1")
     commands: dict[str, Callable[[list[str]], object]] = {
         # Kubelet's folder, which is not here, has to be.
-        "server": lambda arguments: server.parse([*arguments, "--target-root=/"]),
+        "server": lambda arguments: main.parse([*arguments, "--target-root=/"]),
         "provisioner": provisioner.parse,
         "operator": operator.parse,
         "webhook": webhook.parse,

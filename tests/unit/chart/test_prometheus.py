@@ -11,7 +11,7 @@ from typing import Any, Final
 import prometheus_client
 import pytest
 
-from oneagent.csi_driver.metrics import ServerMetrics
+from oneagent.csi_driver.server.metrics import ServerMetrics
 from tests.fakes.prometheus import Prometheus, running
 from tests.unit.chart.test_monitoring import ALERTS, RULES, questions
 from tests.unit.registries import REGISTRIES

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from deploy import generate
 
-from oneagent.csi_driver import server
-from oneagent.csi_driver.provisioner import command as provisioner
+from oneagent.csi_driver.provisioner import main as provisioner
+from oneagent.csi_driver.server.main import main
 from oneagent.operator import command as operator
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.webhook import command as webhook
@@ -180,7 +180,7 @@ def test_flags_become_arguments_of_their_command(monkeypatch: pytest.MonkeyPatch
         {"csidriver": {"server": {"flags": chosen}, "provisioner": {"flags": {"unpack-threads": 2, "log-budget": "0"}}}}
     )
     # Kubelet's folder, which is not here, has to be.
-    config = server.parse([*container(manifests, "server")["args"], "--target-root=/"])
+    config = main.parse([*container(manifests, "server")["args"], "--target-root=/"])
     assert (config.publish_wait_seconds, config.keep_logs, config.log_level) == (30.0, True, "debug")
     assert provisioner.parse(container(manifests, "provisioner")["args"]).unpack_threads == 2
     off = rendered({"csidriver": {"server": {"flags": {"keep-logs": False}}}})
@@ -200,7 +200,7 @@ def test_the_flags_that_may_be_chosen_are_those_of_the_commands() -> None:
     schema = json.loads((generate.CHART / "values.schema.json").read_text())["properties"]
     driver = schema["csidriver"]["properties"]
     for node, parse in (
-        (driver["server"], server.parse),
+        (driver["server"], main.parse),
         (driver["provisioner"], provisioner.parse),
         (driver["registrar"], registrar.read_settings),
         (driver["livenessprobe"], livenessprobe.read_settings),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.csi_driver import attempts
-from oneagent.csi_driver.attempts import Failures, Limits
+from oneagent.csi_driver.server.main import mount_limits
+from oneagent.csi_driver.server.mount_limits import Failures, Limits
 
 FOR_EVER = 1e12
 gaps = st.lists(st.floats(min_value=0, max_value=1000), min_size=1, max_size=40)
@@ -17,7 +17,7 @@ def calls_until_empty(limits: Limits, waits: list[float]) -> tuple[int, float, f
     now, failures = 1.0, Failures()
     for wait in [*waits, *[1000.0] * 2000]:
         now += wait
-        if attempts.exhausted(failures, limits, now):
+        if mount_limits.exhausted(failures, limits, now):
             return failures.attempts, failures.first_at, now
         failures = failures.one_more(now)
     raise AssertionError("it never ends")
@@ -46,12 +46,12 @@ def test_whichever_is_first_ends_it(limit: int, timeout: float, waits: list[floa
 )
 def test_a_wait_for_as_long_as_is_left_ends_in_an_empty_view(first: float, timeout: float, later: float) -> None:
     failures, limits = Failures(1, first), Limits(10**9, timeout)
-    left = attempts.seconds_left(failures, limits, first + later)
-    assert (left <= 0) == bool(attempts.exhausted(failures, limits, first + later)) or abs(left) < 1e-3
+    left = mount_limits.seconds_left(failures, limits, first + later)
+    assert (left <= 0) == bool(mount_limits.exhausted(failures, limits, first + later)) or abs(left) < 1e-3
 
 
 def test_a_volume_that_never_failed_has_all_the_time_in_the_world() -> None:
-    assert attempts.seconds_left(Failures(), Limits(1, 0.0), 5.0) == float("inf")
+    assert mount_limits.seconds_left(Failures(), Limits(1, 0.0), 5.0) == float("inf")
 
 
 @given(calls=st.lists(st.floats(min_value=1, max_value=1e9), min_size=1))
@@ -63,8 +63,8 @@ def test_failures_remember_how_many_and_when_the_first_was(calls: list[float]) -
 
 
 def test_the_reason_names_the_limit_that_was_reached() -> None:
-    assert attempts.exhausted(Failures(3, 1.0), Limits(3, 600.0), 2.0) == "3 mount attempts failed (the limit is 3)"
-    assert attempts.exhausted(Failures(1, 1.0), Limits(3, 600.0), 601.0) == (
+    assert mount_limits.exhausted(Failures(3, 1.0), Limits(3, 600.0), 2.0) == "3 mount attempts failed (the limit is 3)"
+    assert mount_limits.exhausted(Failures(1, 1.0), Limits(3, 600.0), 601.0) == (
         "mount attempts failed for 600 s (the mount timeout)"
     )
-    assert attempts.exhausted(Failures(1, 1.0), Limits(3, 600.0), 600.9) == ""
+    assert mount_limits.exhausted(Failures(1, 1.0), Limits(3, 600.0), 600.9) == ""

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.metadata import database, dynakubes
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.database import Database, Unavailable
-from oneagent.csi_driver.metadata.dynakubes import Wanted, WantedReader
+from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
-from oneagent.csi_driver.paths import VolumeId
 
 DEMO = Wanted(DynaKubeName("demo"), version=Version("1.0"))
 OTHER = Wanted(DynaKubeName("other"), version=Version("2.0"))
@@ -238,20 +238,20 @@ class TestWhatIsWanted:
 
     def test_is_seen_as_soon_as_it_is_written(self, provisioner: Database, reader: WantedReader, copy: Path) -> None:
         assert reader.get(DEMO.name) is None
-        dynakubes.replace_all(provisioner, copy, [DEMO])
+        desired_versions.replace_all(provisioner, copy, [DEMO])
         assert reader.refresh()
         assert not reader.refresh()
         assert reader.get(DEMO.name) == DEMO
-        dynakubes.replace_all(provisioner, copy, [OTHER])
+        desired_versions.replace_all(provisioner, copy, [OTHER])
         assert reader.get(DEMO.name) is None
         assert reader.get(OTHER.name) == OTHER
-        dynakubes.replace_all(provisioner, copy, [])
+        desired_versions.replace_all(provisioner, copy, [])
         assert reader.get(OTHER.name) is None
 
     def test_comes_from_the_copy_while_the_database_can_not_be_read(
         self, path: Path, provisioner: Database, copy: Path
     ) -> None:
-        dynakubes.replace_all(provisioner, copy, [DEMO])
+        desired_versions.replace_all(provisioner, copy, [DEMO])
         provisioner.close()
         late = opened(path)
         reader = WantedReader(late, copy)
@@ -261,21 +261,21 @@ class TestWhatIsWanted:
             assert reader.get(DEMO.name) == DEMO
             # The copy is written before the table.
             with pytest.raises(Unavailable):
-                dynakubes.replace_all(provisioner, copy, [DEMO, OTHER])
+                desired_versions.replace_all(provisioner, copy, [DEMO, OTHER])
             assert reader.get(OTHER.name) == OTHER
         late.close()
 
     def test_comes_from_the_copy_while_the_database_is_a_new_one(
         self, path: Path, provisioner: Database, reader: WantedReader, copy: Path
     ) -> None:
-        dynakubes.replace_all(provisioner, copy, [DEMO])
+        desired_versions.replace_all(provisioner, copy, [DEMO])
         assert reader.get(DEMO.name) == DEMO
         path.unlink()
         assert reader.get(DEMO.name) == DEMO
 
     def test_stays_known_when_table_and_copy_are_lost(self, path: Path, reader: WantedReader, copy: Path) -> None:
         provisioner = opened(path)
-        dynakubes.replace_all(provisioner, copy, [DEMO])
+        desired_versions.replace_all(provisioner, copy, [DEMO])
         provisioner.close()
         assert reader.get(DEMO.name) == DEMO
         copy.write_text("{")
@@ -286,7 +286,7 @@ class TestWhatIsWanted:
     @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"name": "demo", "of a newer release": 1}]', "null", "\0"])
     def test_of_a_copy_that_can_not_be_read_is_nothing(self, copy: Path, text: str) -> None:
         copy.write_text(text)
-        assert dynakubes.read_copy(copy) == {}
+        assert desired_versions.read_copy(copy) == {}
 
 
 class TestTheFile:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common import durations, flags
-from oneagent.csi_driver import server
+from oneagent.csi_driver.server.main import main
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ],
 )
 def test_an_endpoint_may_be_written_in_every_way_that_is_in_use(endpoint: str, path: str) -> None:
-    assert str(server.socket_path(endpoint)) == path
+    assert str(main.socket_path(endpoint)) == path
 
 
 def test_the_help_names_every_flag_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        server.parse(["--help"])
+        main.parse(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    for field in server.Config.__dataclass_fields__:
+    for field in main.Config.__dataclass_fields__:
         assert f"--{field.replace('_', '-').removesuffix('-seconds')}" in shown
     assert "(default 60s, or $ONEAGENT_PUBLISH_WAIT)" in shown

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from oneagent.csi_driver.errors import InFlight
-from oneagent.csi_driver.inflight import Call, InFlightCalls
-from oneagent.csi_driver.paths import VolumeId
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.server.errors import InFlight
+from oneagent.csi_driver.server.inflight import Call, InFlightCalls
 
 ONE, OTHER = VolumeId("one"), VolumeId("other")
 

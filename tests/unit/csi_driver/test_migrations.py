@@ -15,11 +15,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from oneagent.csi_driver.metadata import compile as compiled
 from oneagent.csi_driver.metadata import database, migrate, models, statements
-from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata import generate_sql as compiled
+from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord
-from oneagent.csi_driver.provisioner.records import VersionRecord
 
 VOLUME = {
     "id": "csi-1",
@@ -144,7 +144,7 @@ def test_the_newest_script_is_the_one_that_the_driver_expects() -> None:
 
 def test_the_compiled_statements_are_current() -> None:
     written = Path(statements.__file__).read_text()
-    assert written == compiled.render(), "run: python -m oneagent.csi_driver.metadata.compile"
+    assert written == compiled.render(), "run: python -m oneagent.csi_driver.metadata.generate_sql"
 
 
 @pytest.mark.parametrize(

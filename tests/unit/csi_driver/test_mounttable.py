@@ -8,28 +8,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.mounttable import Mount
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.linux.mount_table import Mount
 
 
 def line(target: str, options: str, *, fs_type: str = "overlay", root: str = "/", flags: str = "rw,relatime") -> str:
     return f"42 29 0:38 {root} {target} {flags} shared:7 master:1 - {fs_type} overlay {options}\n"
 
 
-def overlay(options: str) -> mounttable.Overlay:
-    (mount,) = mounttable.parse([line("/t", options)])
-    found = mounttable.as_overlay(mount)
+def overlay(options: str) -> mount_table.Overlay:
+    (mount,) = mount_table.parse([line("/t", options)])
+    found = mount_table.as_overlay(mount)
     assert found is not None
     return found
 
 
 def test_the_fields_of_a_line() -> None:
     table = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:2 unbindable - ext3 /dev/root rw,errors=continue\n"
-    assert mounttable.parse([table]) == [Mount(36, "/mnt1", "/mnt2", "ext3", False, ("rw", "errors=continue"))]
+    assert mount_table.parse([table]) == [Mount(36, "/mnt1", "/mnt2", "ext3", False, ("rw", "errors=continue"))]
 
 
 def test_a_line_without_optional_fields() -> None:
-    (mount,) = mounttable.parse(["36 35 98:0 / /mnt ro - tmpfs none rw\n"])
+    (mount,) = mount_table.parse(["36 35 98:0 / /mnt ro - tmpfs none rw\n"])
     assert mount.read_only
     assert mount.super_options == ("rw",)
 
@@ -38,12 +38,12 @@ def test_a_line_without_optional_fields() -> None:
     ("flags", "options", "expected"), [("ro,nosuid", "rw", True), ("rw", "ro", True), ("rw", "rw,x=ro", False)]
 )
 def test_a_mount_is_read_only_by_itself_or_by_its_file_system(flags: str, options: str, expected: bool) -> None:
-    (mount,) = mounttable.parse([line("/t", options, flags=flags)])
+    (mount,) = mount_table.parse([line("/t", options, flags=flags)])
     assert mount.read_only is expected
 
 
 def test_octal_escapes_are_undone_once() -> None:
-    (mount,) = mounttable.parse([line(r"/a\040b\011c\012d\134e\134040f", "rw", root=r"/x\040y")])
+    (mount,) = mount_table.parse([line(r"/a\040b\011c\012d\134e\134040f", "rw", root=r"/x\040y")])
     assert mount.target == "/a b\tc\nd\\e\\040f"
     assert mount.root == "/x y"
 
@@ -55,7 +55,7 @@ def test_names_are_as_python_gives_them_elsewhere(tmp_path: Path, written: bytes
     """UTF-8, with other bytes as surrogates, as in `os.readlink`."""
     table = tmp_path / "mountinfo"
     table.write_bytes(line("TARGET", "rw").encode().replace(b"TARGET", written))
-    (mount,) = mounttable.read(table)
+    (mount,) = mount_table.read(table)
     assert mount.target == name
 
 
@@ -92,32 +92,32 @@ def test_names_with_the_characters_that_overlay_treats_as_special(options: str, 
 
 
 def test_only_overlays_are_overlays() -> None:
-    mounts = mounttable.parse([line("/a", "rw,lowerdir=/x", fs_type="tmpfs"), line("/b", "rw,lowerdir=/x")])
-    assert [found.mount.target for found in mounttable.overlays(mounts)] == ["/b"]
+    mounts = mount_table.parse([line("/a", "rw,lowerdir=/x", fs_type="tmpfs"), line("/b", "rw,lowerdir=/x")])
+    assert [found.mount.target for found in mount_table.overlays(mounts)] == ["/b"]
 
 
 def test_of_two_mounts_at_one_target_the_later_one_is_on_top() -> None:
-    mounts = mounttable.parse([line("/a", "rw,lowerdir=/x"), line("/ab", "rw"), line("/a", "rw,lowerdir=/y")])
-    top = mounttable.top_at(mounts, "/a")
+    mounts = mount_table.parse([line("/a", "rw,lowerdir=/x"), line("/ab", "rw"), line("/a", "rw,lowerdir=/y")])
+    top = mount_table.top_at(mounts, "/a")
     assert top is mounts[2]
-    assert mounttable.top_at(mounts, "/") is None
+    assert mount_table.top_at(mounts, "/") is None
 
 
 def test_below_is_a_matter_of_folders_and_not_of_letters() -> None:
-    mounts = mounttable.parse([line(target, "rw") for target in ("/a", "/a/b", "/ab", "/", "/b/a")])
-    assert [mount.target for mount in mounttable.at_or_below(mounts, "/a")] == ["/a", "/a/b"]
-    assert [mount.target for mount in mounttable.at_or_below(mounts, "/a/")] == ["/a", "/a/b"]
-    assert len(mounttable.at_or_below(mounts, "/")) == 5
+    mounts = mount_table.parse([line(target, "rw") for target in ("/a", "/a/b", "/ab", "/", "/b/a")])
+    assert [mount.target for mount in mount_table.at_or_below(mounts, "/a")] == ["/a", "/a/b"]
+    assert [mount.target for mount in mount_table.at_or_below(mounts, "/a/")] == ["/a", "/a/b"]
+    assert len(mount_table.at_or_below(mounts, "/")) == 5
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "1 2 3 4 5 6 7 8 9", "36 35 98:0 / /mnt rw - tmpfs"])
 def test_what_is_no_line_of_a_mount_table_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a line of a mount table"):
-        mounttable.parse([text])
+        mount_table.parse([text])
 
 
 def test_this_machines_own_table_can_be_read() -> None:
-    assert mounttable.top_at(mounttable.read(), "/proc") is not None
+    assert mount_table.top_at(mount_table.read(), "/proc") is not None
 
 
 def escaped(name: str) -> str:
@@ -144,7 +144,7 @@ class TestThePathsMount:
             self.mount(target, number) for number, target in enumerate(["/", "/data", "/database", "/data"])
         )
         mounts = [root, data, other, over]
-        assert mounttable.holding(mounts, "/data/agents") is over
-        assert mounttable.holding(mounts, "/database") is other
-        assert mounttable.holding(mounts, "/datum") is root
-        assert mounttable.holding([], "/data") is None
+        assert mount_table.holding(mounts, "/data/agents") is over
+        assert mount_table.holding(mounts, "/database") is other
+        assert mount_table.holding(mounts, "/datum") is root
+        assert mount_table.holding([], "/data") is None

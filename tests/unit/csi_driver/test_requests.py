@@ -8,10 +8,11 @@ import pytest
 
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import requests, syscalls
-from oneagent.csi_driver.errors import InvalidRequest
-from oneagent.csi_driver.paths import TargetPath, VolumeId
-from oneagent.csi_driver.requests import POD_NAME, POD_NAMESPACE, POD_UID
+from oneagent.csi_driver.data_dir import TargetPath, VolumeId
+from oneagent.csi_driver.linux import syscalls
+from oneagent.csi_driver.server.errors import InvalidRequest
+from oneagent.csi_driver.server.main import request_validation
+from oneagent.csi_driver.server.request_validation import POD_NAME, POD_NAMESPACE, POD_UID
 
 ROOT = "/var/lib/kubelet"
 TARGET = f"{ROOT}/pods/1/volumes/kubernetes.io~csi/oneagent-bin/mount"
@@ -36,8 +37,8 @@ def good() -> Request:
     return request
 
 
-def checked(request: Request) -> requests.Publish:
-    return requests.publish(request, ROOT)
+def checked(request: Request) -> request_validation.Publish:
+    return request_validation.publish(request, ROOT)
 
 
 def setting(**fields: str) -> Change:
@@ -65,7 +66,7 @@ def test_a_good_request_becomes_a_value() -> None:
     request.readonly = True
     request.volume_context.update({"retryTimeout": "1m30s", "containers": "app,side-car", "unknown": "is ignored"})
     request.volume_capability.mount.mount_flags.extend(["noexec", 'context="system_u:object_r:x_t:s0:c1,c2"'])
-    assert checked(request) == requests.Publish(
+    assert checked(request) == request_validation.Publish(
         volume=VolumeId("csi-1"),
         target=TargetPath(TARGET),
         mode="app",
@@ -205,11 +206,11 @@ def test_selinux_options_go_to_the_mount_as_they_are(label: str) -> None:
 
 @pytest.mark.parametrize("longest", ["x" * 128, "csi-" + "0123456789abcdef" * 4, "A.b_c-D"])
 def test_ids_as_long_as_the_specification_allows_are_taken(longest: str) -> None:
-    assert requests.volume_id(longest) == longest
+    assert request_validation.volume_id(longest) == longest
 
 
 def test_a_path_elsewhere_is_no_error_for_statistics() -> None:
-    assert requests.volume_path("some/path", ROOT) == ""
-    assert requests.volume_path(TARGET, ROOT) == TARGET
+    assert request_validation.volume_path("some/path", ROOT) == ""
+    assert request_validation.volume_path(TARGET, ROOT) == TARGET
     with pytest.raises(InvalidRequest, match="volume_path: is missing"):
-        requests.volume_path("", ROOT)
+        request_validation.volume_path("", ROOT)

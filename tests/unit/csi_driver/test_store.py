@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.store import AgentStore
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
 from oneagent.common.unpack import zip
-from oneagent.csi_driver import people, wholeness
-from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import layers
-from oneagent.csi_driver.wholeness import Checked, State
+from oneagent.csi_driver.cli import main
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.store import config_layers, integrity
+from oneagent.csi_driver.store.integrity import Checked, State
 from tests.fakes import packages
 
 VERSION = Version("1.277.0.20230914-094321")
@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> DataFolder:
     unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), folder.tmp / "tree")
     unpacked.manifest.dump(folder.manifest(VERSION))
     unpacked.root.rename(folder.agent(VERSION))
-    layers.ensure(folder, TENANT, "[general]\nname café\n")
+    config_layers.ensure(folder, TENANT, "[general]\nname café\n")
     return folder
 
 
@@ -39,18 +39,18 @@ def library(data: DataFolder) -> Path:
 
 @pytest.fixture
 def config(data: DataFolder) -> Path:
-    (file,) = data.tenants.glob(f"*/*/{layers.CONFIG_FILE}")
+    (file,) = data.tenants.glob(f"*/*/{config_layers.CONFIG_FILE}")
     return file
 
 
 def damaged(data: DataFolder) -> Checked:
-    (found,) = (found for found in wholeness.check(data, bytes_per_second=None) if found.state != State.WHOLE)
+    (found,) = (found for found in integrity.check(data, bytes_per_second=None) if found.state != State.WHOLE)
     return found
 
 
 class TestAStoreThatNobodyTouched:
     def test_is_whole(self, data: DataFolder) -> None:
-        version, layer = wholeness.check(data, bytes_per_second=None)
+        version, layer = integrity.check(data, bytes_per_second=None)
         assert (version.kind, version.name, version.state) == ("version", VERSION, State.WHOLE)
         assert version.files > 0
         assert version.bytes > 0
@@ -59,7 +59,7 @@ class TestAStoreThatNobodyTouched:
     def test_may_have_folders_beside_versions_that_are_not_ours(self, data: DataFolder) -> None:
         (data.agents / ".lost+found").mkdir()
         (data.agents / "a file").touch()
-        assert [found.state for found in wholeness.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
+        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
 
 
 class TestDamage:
@@ -97,12 +97,12 @@ class TestDamage:
 
     def test_is_no_longer_there_after_doing_what_the_remedy_says(self, data: DataFolder, config: Path) -> None:
         config.write_text("damage")
-        command = wholeness.remedy(data, damaged(data)).partition(";")[0].split()
+        command = integrity.remedy(data, damaged(data)).partition(";")[0].split()
         assert command[0] == "mv"
         Path(command[1]).rename(command[2])
-        assert len(list(wholeness.check(data, bytes_per_second=None))) == 1
-        layers.ensure(data, TENANT, "[general]\nname café\n")
-        assert [found.state for found in wholeness.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
+        assert len(list(integrity.check(data, bytes_per_second=None))) == 1
+        config_layers.ensure(data, TENANT, "[general]\nname café\n")
+        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
 
 
 Asked = Callable[..., int]
@@ -113,7 +113,7 @@ class TestTheCommand:
     def asked(self, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> Asked:
         def ask(*words: str) -> int:
             monkeypatch.setattr("sys.argv", ["oneagent-csi", "verify", f"--data-dir={data.root}", "--rate=0", *words])
-            return people.main()
+            return main.main()
 
         return ask
 
@@ -135,7 +135,7 @@ class TestTheCommand:
     def test_checks_only_what_it_is_asked_for(self, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         assert asked("-o", "json", VERSION, "9.9.9") == 1
         answer = json.loads(capsys.readouterr().out)
-        assert answer["format"] == wholeness.JSON_FORMAT
+        assert answer["format"] == integrity.JSON_FORMAT
         assert [(row["name"], row["state"]) for row in answer["checked"]] == [(VERSION, "whole"), ("9.9.9", "missing")]
 
     def test_says_so_if_there_is_no_store(self, asked: Asked, data: DataFolder) -> None:

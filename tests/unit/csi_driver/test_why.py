@@ -16,13 +16,15 @@ import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.common.injection import contract
-from oneagent.csi_driver import damages, people, why
-from oneagent.csi_driver.damages import Damage
-from oneagent.csi_driver.metadata import database, dynakubes
+from oneagent.csi_driver.cli import main, why
+from oneagent.csi_driver.cli.why import Evidence, PodProcess, Reason, Verdict, View, Volume, collect, diagnose
+from oneagent.csi_driver.cli.why import text as why_text
+from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
-from oneagent.csi_driver.paths import DataFolder, VolumeId
-from oneagent.csi_driver.why import Evidence, PodProcess, Reason, Verdict, View, Volume, evidence, texts, verdicts
+from oneagent.csi_driver.store import damage_log
+from oneagent.csi_driver.store.damage_log import Damage
 
 VERSION = Version("1.277.0.20230914-094321")
 LOADED = PodProcess(7, "java", mapped=True, preload=True, static=False)
@@ -105,20 +107,20 @@ class TestTheVerdict:
         ],
     )
     def test_names_what_is_so(self, seen: Evidence, reason: Reason, says: str) -> None:
-        verdict = verdicts.judge(seen)
+        verdict = diagnose.judge(seen)
         assert verdict.reason == reason
         assert verdict.sentence.startswith(("pod shop/cart ", "what this node has for", "whether pod shop/cart "))
         assert says in verdict.sentence
         assert bool(verdict.remedy) == (reason not in why.GOOD)
 
     def test_has_a_remedy_for_each_cause_once(self) -> None:
-        remedy = verdicts.judge(found(processes=(STATIC, UNSET, STATIC))).remedy
+        remedy = diagnose.judge(found(processes=(STATIC, UNSET, STATIC))).remedy
         assert remedy.count("linked statically") == 1
         assert remedy.count("LD_PRELOAD was not set") == 1
 
     def test_blames_the_server_for_a_pod_that_waits_while_it_is_not_running(self) -> None:
         waits = dataclasses.replace(unmounted(state=VolumeState.WAITING), server_running=False)
-        assert "server is not running" in verdicts.judge(waits).remedy
+        assert "server is not running" in diagnose.judge(waits).remedy
 
 
 class Node:
@@ -180,16 +182,16 @@ class Node:
         metadata.close()
 
     def want(self, condition: str) -> None:
-        row = dynakubes.Wanted(DynaKubeName("demo"), TenantId("abc12345"), VERSION, condition=condition)
+        row = desired_versions.Wanted(DynaKubeName("demo"), TenantId("abc12345"), VERSION, condition=condition)
         metadata = database.Database(self.data.database, self.data.database_lock)
-        dynakubes.replace_all(metadata, self.data.dynakubes, [row])
+        desired_versions.replace_all(metadata, self.data.dynakubes, [row])
         metadata.close()
 
     def look(self, proc: Path | None = None) -> Evidence:
-        return evidence.look(self.data, self.mount_table, proc or self.proc, "shop", "cart", now=time.time())
+        return collect.look(self.data, self.mount_table, proc or self.proc, "shop", "cart", now=time.time())
 
     def judge(self) -> Verdict:
-        return verdicts.judge(self.look())
+        return diagnose.judge(self.look())
 
 
 @pytest.fixture
@@ -264,7 +266,7 @@ class TestFromTheServersContainer:
     def test_nothing_at_all_is_still_an_answer(self, node: Node, tmp_path: Path) -> None:
         found = node.look(tmp_path / "nowhere")
         assert "can't be read" in found.unreadable[0]
-        assert verdicts.judge(found).reason == Reason.PROCESSES_NOT_SEEN
+        assert diagnose.judge(found).reason == Reason.PROCESSES_NOT_SEEN
 
 
 class TestTheVolume:
@@ -290,10 +292,10 @@ class TestTheVolume:
 
     def test_of_a_version_that_was_damaged_under_the_view_says_so(self, node: Node) -> None:
         os.makedirs(node.data.volume(VolumeId("csi-cart")).upper, exist_ok=True)
-        damages.note(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
+        damage_log.note(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
         assert node.judge().reason == Reason.VERSION_DAMAGED
         assert "agent/x (content)" in node.judge().sentence
-        damages.note(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
+        damage_log.note(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
         assert node.judge().reason != Reason.VERSION_DAMAGED
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:
@@ -312,7 +314,7 @@ class TestTheCommand:
         def ask(*words: str) -> int:
             folders = [f"--data-dir={node.data.root}", f"--mount-table={node.mount_table}", f"--proc={node.proc}"]
             monkeypatch.setattr("sys.argv", ["oneagent-csi", "why", *folders, *words])
-            return people.main()
+            return main.main()
 
         yield ask
 
@@ -348,6 +350,6 @@ class TestTheCommand:
 
     def test_tells_of_what_could_not_be_read(self) -> None:
         seen = found(unreadable=("no table",), processes=(UNREADABLE,))
-        text = texts.render(seen, verdicts.judge(seen))
+        text = why_text.render(seen, diagnose.judge(seen))
         assert "not read   no table" in text
         assert "maps can't be read, environment can't be read" in text

@@ -228,7 +228,10 @@ class TestAKey:
 
 @pytest.mark.parametrize(
     "modules",
-    ["oneagent.csi_driver.provisioner.command, oneagent.csi_driver.sources.kubernetes", "oneagent.common.dynakube"],
+    [
+        "oneagent.csi_driver.provisioner.command, oneagent.csi_driver.dynakube_sources.api_server",
+        "oneagent.common.dynakube",
+    ],
 )
 def test_who_has_no_signatures_to_verify_has_no_cryptography_in_memory(modules: str) -> None:
     program = f"import sys, {modules}; print(*sys.modules)"

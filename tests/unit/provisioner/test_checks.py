@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver import damages
-from oneagent.csi_driver.damages import Damage
+from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.paths import VolumeId
-from oneagent.csi_driver.wholeness import State
+from oneagent.csi_driver.store import damage_log
+from oneagent.csi_driver.store.damage_log import Damage
+from oneagent.csi_driver.store.integrity import State
 from tests.fakes import packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest
@@ -94,7 +94,7 @@ class TestADamagedVersion:
         spoil(library)
         check(installed)
         assert installed.store.versions() == ["3"]
-        found = damages.of(installed.folder, OTHER)
+        found = damage_log.of(installed.folder, OTHER)
         assert found is not None
         assert found.message == f"shared with {VERSION}: {PRELOAD_LIBRARY} (content)"
 
@@ -131,7 +131,7 @@ class TestAWholeVersion:
     def test_that_is_collected_meanwhile_is_not_taken_for_damaged(self, installed: Provisioning) -> None:
         installed.store.remove(VERSION)
         assert check(installed) is None
-        assert damages.noted(installed.folder) == []
+        assert damage_log.noted(installed.folder) == []
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
         installed.folder.manifest(VERSION).unlink()
@@ -145,9 +145,9 @@ class TestANote:
     def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
         self, tmp_path: Path, installed: Provisioning
     ) -> None:
-        damages.note(installed.folder, VERSION, Damage(time.time() + 1, "x"))
+        damage_log.note(installed.folder, VERSION, Damage(time.time() + 1, "x"))
         after = Provisioning(tmp_path, Desk())
-        assert damages.noted(after.folder) == []
+        assert damage_log.noted(after.folder) == []
         assert after.provisioner.checks.due() == VERSION
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
@@ -155,22 +155,22 @@ class TestANote:
     ) -> None:
         folder, record = installed.folder, volume()
         os.makedirs(folder.volume(record.id).upper)
-        damages.note(folder, VERSION, Damage(time.time() + 1, "x"))
+        damage_log.note(folder, VERSION, Damage(time.time() + 1, "x"))
         for volumes, stored, stays in (([], [], True), ([record], [VERSION], True), ([], [VERSION], False)):
-            damages.settle(folder, volumes, stored, {VERSION})
-            assert damages.noted(folder) == ([VERSION] if stays else [])
+            damage_log.settle(folder, volumes, stored, {VERSION})
+            assert damage_log.noted(folder) == ([VERSION] if stays else [])
 
     def test_says_nothing_of_a_volume_that_was_published_later(self, installed: Provisioning) -> None:
         folder, record = installed.folder, volume()
-        damages.note(folder, VERSION, Damage(time.time() - 60, "x"))
+        damage_log.note(folder, VERSION, Damage(time.time() - 60, "x"))
         os.makedirs(folder.volume(record.id).upper)
-        assert damages.under(folder, record.id, VERSION) == ""
+        assert damage_log.under(folder, record.id, VERSION) == ""
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
     def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
         installed.folder.damage(VERSION).write_bytes(content)
-        assert damages.of(installed.folder, VERSION) is None
-        assert damages.under(installed.folder, VolumeId("v"), VERSION) == ""
+        assert damage_log.of(installed.folder, VERSION) is None
+        assert damage_log.under(installed.folder, VolumeId("v"), VERSION) == ""
 
 
 def volume() -> VolumeRecord:

@@ -6,9 +6,9 @@ import base64
 import time
 from pathlib import Path
 
+from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
-from oneagent.csi_driver.sources.kubernetes import KubernetesSource
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi

@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.data_dir import VolumeId
+from oneagent.csi_driver.metadata.desired_versions import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.paths import VolumeId
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import Desk, Provisioning, manifest

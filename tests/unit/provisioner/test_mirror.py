@@ -13,7 +13,7 @@ import pytest
 from oneagent.common import package_client
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.provisioner import command
+from oneagent.csi_driver.provisioner import main
 from oneagent.operator.packages import server as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
@@ -272,5 +272,5 @@ class TestATransferThatBreaksOff:
 @pytest.mark.parametrize("value", ["http://x:1", "x:8443", "https://x/path"])
 def test_an_address_that_can_not_be_is_refused_at_start(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.parse([f"--package-mirror={value}"])
+        main.parse([f"--package-mirror={value}"])
     assert "--package-mirror: " in capsys.readouterr().err

@@ -18,8 +18,10 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, readable
-from oneagent.csi_driver import people, preloads, processes
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.cli import main
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.store import preload as store_preload
 from tests.fakes import images, packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest, table
@@ -46,7 +48,7 @@ class Command:
         self._patch.setattr(
             "sys.argv", ["oneagent-csi", "preload", f"--data-dir={self._root}", "-ojson", *words, str(archive)]
         )
-        assert people.main() == 0
+        assert main.main() == 0
         answer: dict[str, Any] = json.loads(self._capsys.readouterr().out)
         return answer
 
@@ -92,7 +94,7 @@ class TestWhileAProvisionerRuns:
         self, root: Path, preload: Command, package: Path, server: double.Tenant, desk: Desk
     ) -> None:
         desk.put(manifest("demo", server.api_url, version=OTHER))
-        with Provisioning(root, desk) as p, processes.alone(root / "provisioner.lock"):
+        with Provisioning(root, desk) as p, process.alone(root / "provisioner.lock"):
             p.until(lambda: "can't be installed" in p.condition())
             assert preload(package, f"--version={OTHER}")["taken"] is True
             p.until(lambda: p.ready(OTHER), what=p.condition)
@@ -111,7 +113,7 @@ class TestWhileAProvisionerRuns:
         self, root: Path, preload: Command, package: Path, other_package: Path, desk: Desk
     ) -> None:
         desk.put()
-        with Provisioning(root, desk) as p, processes.alone(root / "provisioner.lock"):
+        with Provisioning(root, desk) as p, process.alone(root / "provisioner.lock"):
             preload(package)
             assert preload(other_package)["shared_bytes"] > 0
             assert p.store.versions() == sorted([VERSION, OTHER])
@@ -224,7 +226,7 @@ class TestAnImageInAFolder:
 def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
     what = package if kind == "zip" else images.lay(tmp_path / "layout", (an_image(), {}))
     terminal, line = pty.openpty()
-    command = [sys.executable, "-m", "oneagent.csi_driver.people", "preload", f"--data-dir={root}", str(what)]
+    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={root}", str(what)]
     with os.fdopen(terminal, "rb", buffering=0) as seen:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=line, timeout=60, check=True)
         os.close(line)
@@ -268,13 +270,15 @@ class TestAPackageThatIsRefused:
                 reached.set()
                 assert go_on.wait(10)
 
-        at_work = threading.Thread(target=preloads.preload, args=(folder, read, VERSION, 60.0, dedup.Present(), step))
+        at_work = threading.Thread(
+            target=store_preload.preload, args=(folder, read, VERSION, 60.0, dedup.Present(), step)
+        )
         at_work.start()
         assert reached.wait(10)
-        preloads.tidy(folder)
+        store_preload.tidy(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
-        with pytest.raises(preloads.NotPreloaded, match="by another command"):
-            preloads.preload(folder, read, VERSION, 60.0, dedup.Present())
+        with pytest.raises(store_preload.NotPreloaded, match="by another command"):
+            store_preload.preload(folder, read, VERSION, 60.0, dedup.Present())
         go_on.set()
         at_work.join(10)
-        assert preloads.waiting(folder) == [VERSION]
+        assert store_preload.waiting(folder) == [VERSION]

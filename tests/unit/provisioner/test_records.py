@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.dynakubes import Wanted
+from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.provisioner_state import Records
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
-from oneagent.csi_driver.paths import DataFolder
-from oneagent.csi_driver.provisioner import leftovers
-from oneagent.csi_driver.provisioner.records import Records
+from oneagent.csi_driver.provisioner import startup_cleanup
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import provisioning
 
@@ -170,6 +170,6 @@ class TestWhatACrashLeft:
             known.put_version(Version(version), state)
         for version in ("1", "4", "5"):
             Path(folder.agent(Version(version))).mkdir()
-        leftovers.reconcile(folder, AgentStore(folder), known)
+        startup_cleanup.reconcile(folder, AgentStore(folder), known)
         states = {row["version"]: row["state"] for row in provisioning.table(folder, "versions")}
         assert states == {"1": "ready", "4": "ready", "5": "ready"}

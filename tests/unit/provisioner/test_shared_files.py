@@ -8,7 +8,8 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import file_manifest
-from oneagent.csi_driver import sizes, wholeness
+from oneagent.csi_driver.linux import disk_usage
+from oneagent.csi_driver.store import integrity
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
@@ -42,8 +43,8 @@ def test_a_file_of_both_is_stored_and_counted_once(tmp_path: Path, desk: Desk, s
         assert shared >= file(p, OTHER).stat().st_size
         p.collect()
         together = p.metrics.registry.get_sample_value("oneagent_csi_store_disk_bytes")
-        one_by_one = [sizes.on_disk(p.folder.agent(version)) for version in (VERSION, OTHER)]
-        assert together == sizes.on_disk(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
+        one_by_one = [disk_usage.on_disk(p.folder.agent(version)) for version in (VERSION, OTHER)]
+        assert together == disk_usage.on_disk(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
         assert together is not None
         assert together < sum(one_by_one)
         assert damaged(p.folder) == []
@@ -74,7 +75,7 @@ def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk,
 
 def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
     lost = file_manifest.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
-    found = wholeness.Checked("version", OTHER, wholeness.State.DAMAGED, findings=(lost,))
+    found = integrity.Checked("version", OTHER, integrity.State.DAMAGED, findings=(lost,))
     with Provisioning(tmp_path, desk) as p:
         install_both(p, desk, server)
         assert p.provisioner.checks._sharing(found) == [VERSION]

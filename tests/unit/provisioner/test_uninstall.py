@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from oneagent.csi_driver import processes, sources
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
+from oneagent.csi_driver.dynakube_sources.directory import FolderSource
+from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.provisioner import uninstall
-from oneagent.csi_driver.sources.folder import FolderSource
-from oneagent.csi_driver.sources.kubernetes import KubernetesSource
 from tests.fakes.kube_api import KubeApi
 
 NAME = "oneagent-csi-driver"
@@ -45,7 +46,7 @@ def folder(tmp_path: Path) -> Iterator[DataFolder]:
     """One that a server is at work on."""
     folder = DataFolder(tmp_path / "data")
     folder.create()
-    with processes.alone(folder.server_lock):
+    with process.alone(folder.server_lock):
         yield folder
 
 
@@ -163,8 +164,8 @@ def test_only_a_source_that_knows_a_cluster_is_asked(source: KubernetesSource, t
 
 def test_the_api_servers_refusals_are_told_apart(api: KubeApi, source: KubernetesSource) -> None:
     assert source.has_daemonset(NAME)
-    with pytest.raises(sources.NotFoundError):
+    with pytest.raises(dynakube_sources.NotFoundError):
         source.has_daemonset("../pods")
     api.token = "of nobody"
-    with pytest.raises(sources.ForbiddenError):
+    with pytest.raises(dynakube_sources.ForbiddenError):
         source.has_daemonset(NAME)

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from oneagent.common.identifiers import DynaKubeName
-from oneagent.csi_driver.paths import LayerId
+from oneagent.csi_driver.data_dir import LayerId
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest

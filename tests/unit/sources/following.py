@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from oneagent.csi_driver import sources
+from oneagent.csi_driver import dynakube_sources
 
 PATIENCE = 5.0
 
 
 class Following:
-    def __init__(self, source: sources.Source) -> None:
+    def __init__(self, source: dynakube_sources.Source) -> None:
         self.source = source
-        self.reports: list[sources.Snapshot] = []
+        self.reports: list[dynakube_sources.Snapshot] = []
         self.stop = threading.Event()
         self.error: Exception | None = None
         self._news = threading.Condition()
@@ -28,7 +28,7 @@ class Following:
         except Exception as error:  # noqa: BLE001  # raised again by `following`
             self.error = error
 
-    def _changed(self, snapshot: sources.Snapshot) -> None:
+    def _changed(self, snapshot: dynakube_sources.Snapshot) -> None:
         with self._news:
             self.reports.append(snapshot)
             self._news.notify_all()
@@ -36,14 +36,14 @@ class Following:
     def start(self) -> None:
         self._thread.start()
 
-    def until(self, wanted: Callable[[sources.Snapshot], object]) -> sources.Snapshot:
+    def until(self, wanted: Callable[[dynakube_sources.Snapshot], object]) -> dynakube_sources.Snapshot:
         """The last report, as soon as it is as wanted."""
         with self._news:
             done = self._news.wait_for(lambda: self.reports and wanted(self.reports[-1]), PATIENCE)
             assert done, f"last report: {self.reports[-1:]}; {self.error!r}"
             return self.reports[-1]
 
-    def until_names(self, *names: str) -> sources.Snapshot:
+    def until_names(self, *names: str) -> dynakube_sources.Snapshot:
         return self.until(lambda snapshot: set(snapshot.dynakubes) == set(names))
 
     def stopped_after(self) -> float:
@@ -56,7 +56,7 @@ class Following:
 
 
 @contextlib.contextmanager
-def following(source: sources.Source) -> Iterator[Following]:
+def following(source: dynakube_sources.Source) -> Iterator[Following]:
     found = Following(source)
     found.start()
     try:

@@ -13,8 +13,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.csi_driver import sources
-from oneagent.csi_driver.sources import documents, folder
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.dynakube_sources import directory, yaml_documents
 from tests.unit.sources.following import Following, following, manifest
 
 BROKEN = "kind: DynaKube\nmetadata:\n  name: prod\n spec: [\n"
@@ -37,7 +37,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def found(place: Path) -> Iterator[Following]:
     write(place / "prod.yaml", manifest("prod"))
-    with following(folder.FolderSource(place)) as running:
+    with following(directory.FolderSource(place)) as running:
         running.until_names("prod")
         yield running
 
@@ -48,12 +48,12 @@ class TestFollowing:
         write(place / "one.yml", manifest("c"))
         (place / "notes.txt").write_text("not: [yaml")
         (place / ".hidden.yaml").write_text("not: [yaml")
-        with following(folder.FolderSource(place)) as running:
+        with following(directory.FolderSource(place)) as running:
             assert not running.until_names("a", "b", "c").invalid
         assert len(running.reports) == 1
 
     def test_an_empty_folder_is_reported(self, place: Path) -> None:
-        with following(folder.FolderSource(place)) as running:
+        with following(directory.FolderSource(place)) as running:
             running.until_names()
 
     def test_a_file_that_is_added_counts(self, found: Following, place: Path) -> None:
@@ -172,13 +172,13 @@ class TestUnusableFiles:
 class TestFolder:
     def test_a_folder_that_is_not_there_yet_is_waited_for(self, tmp_path: Path) -> None:
         place = tmp_path / "later" / "dynakubes"
-        with following(folder.FolderSource(place)) as running:
+        with following(directory.FolderSource(place)) as running:
             place.mkdir(parents=True)
             write(place / "prod.yaml", manifest("prod"))
             running.until_names("prod")
 
     def test_waiting_for_a_folder_stops_within_a_second(self, tmp_path: Path) -> None:
-        with following(folder.FolderSource(tmp_path / "nothing")) as running:
+        with following(directory.FolderSource(tmp_path / "nothing")) as running:
             assert running.stopped_after() < 1.0
         assert running.reports == []
 
@@ -197,7 +197,7 @@ class TestFolder:
             write(tmp_path / version / "a.yaml", manifest(f"dk-{version}"))
         link = tmp_path / "link"
         link.symlink_to("1")
-        with following(folder.FolderSource(link)) as running:
+        with following(directory.FolderSource(link)) as running:
             running.until_names("dk-1")
             (tmp_path / "new").symlink_to("2")
             (tmp_path / "new").rename(link)
@@ -209,7 +209,7 @@ class TestFolder:
         write(place / "..2026_1" / "prod.yaml", manifest("prod"))
         (place / "..data").symlink_to("..2026_1")
         (place / "prod.yaml").symlink_to("..data/prod.yaml")
-        with following(folder.FolderSource(place)) as running:
+        with following(directory.FolderSource(place)) as running:
             running.until_names("prod")
             (place / "..2026_2").mkdir()
             write(place / "..2026_2" / "prod.yaml", manifest("next"))
@@ -230,41 +230,41 @@ class TestSecrets:
         }
         config_map = {"kind": "ConfigMap", "metadata": {"name": "cas"}, "data": {"certs": "PEM"}}
         write(place / "all.yaml", manifest("prod"), secret, config_map)
-        source = folder.FolderSource(place)
+        source = directory.FolderSource(place)
         assert source.secret("prod") == {"apiToken": "one", "paasToken": "two"}
         assert source.config_map("cas") == {"certs": "PEM"}
 
     def test_a_token_file_is_a_secret(self, place: Path) -> None:
         (place / "prod.token").write_text("dt0c01.x\n")
-        assert folder.FolderSource(place).secret("prod") == {"apiToken": "dt0c01.x"}
+        assert directory.FolderSource(place).secret("prod") == {"apiToken": "dt0c01.x"}
 
     def test_a_secret_document_is_used_in_place_of_a_token_file(self, place: Path) -> None:
         (place / "prod.token").write_text("file")
         secret = {"kind": "Secret", "metadata": {"name": "prod"}, "stringData": {"apiToken": "document"}}
         write(place / "secret.yaml", secret)
-        assert folder.FolderSource(place).secret("prod") == {"apiToken": "document"}
+        assert directory.FolderSource(place).secret("prod") == {"apiToken": "document"}
 
     def test_a_changed_secret_is_served(self, found: Following, place: Path) -> None:
-        with pytest.raises(sources.NotFoundError, match=r"prod\.token"):
+        with pytest.raises(dynakube_sources.NotFoundError, match=r"prod\.token"):
             found.source.secret("prod")
         (place / "prod.token").write_text("new")
         assert found.source.secret("prod") == {"apiToken": "new"}
 
     def test_what_is_not_there_says_what_to_add(self, place: Path) -> None:
-        with pytest.raises(sources.NotFoundError, match="add a ConfigMap document"):
-            folder.FolderSource(place).config_map("cas")
+        with pytest.raises(dynakube_sources.NotFoundError, match="add a ConfigMap document"):
+            directory.FolderSource(place).config_map("cas")
 
     @pytest.mark.parametrize("name", ["../prod", "", "/etc/passwd", "..", "x/y"])
     def test_a_name_leads_out_of_the_folder_nowhere(self, place: Path, name: str) -> None:
         (place.parent / "prod.token").write_text("x")
-        with pytest.raises(sources.NotFoundError):
-            folder.FolderSource(place).secret(name)
+        with pytest.raises(dynakube_sources.NotFoundError):
+            directory.FolderSource(place).secret(name)
 
     @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"x" * 100_000])
     def test_a_token_file_without_a_token_is_an_error(self, place: Path, content: bytes) -> None:
         (place / "prod.token").write_bytes(content)
-        with pytest.raises(sources.UnavailableError, match=r"prod\.token"):
-            folder.FolderSource(place).secret("prod")
+        with pytest.raises(dynakube_sources.UnavailableError, match=r"prod\.token"):
+            directory.FolderSource(place).secret("prod")
 
     @pytest.mark.parametrize(
         "text",
@@ -278,19 +278,19 @@ class TestSecrets:
         ],
     )
     def test_an_error_does_not_show_what_a_secret_holds(self, text: str) -> None:
-        with pytest.raises(documents.DocumentError) as caught:
-            documents.parse(text.encode())
+        with pytest.raises(yaml_documents.DocumentError) as caught:
+            yaml_documents.parse(text.encode())
         assert "HUNTER2" not in str(caught.value)
 
     def test_content_does_not_show_its_secrets(self) -> None:
         text = b"kind: Secret\nmetadata: {name: x}\nstringData: {apiToken: HUNTER2}\n"
-        assert "HUNTER2" not in repr(documents.parse(text))
+        assert "HUNTER2" not in repr(yaml_documents.parse(text))
 
 
 def test_events_go_to_the_log(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    pod = sources.PodReference("shop", "cart-0", "uid")
-    folder.FolderSource(place).event(pod, "Warning", "EmptyView", "no agent")
+    pod = dynakube_sources.PodReference("shop", "cart-0", "uid")
+    directory.FolderSource(place).event(pod, "Warning", "EmptyView", "no agent")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.__dict__["facts"] == {"about": "shop/cart-0", "reason": "EmptyView", "said": "no agent"}
@@ -309,14 +309,14 @@ _LINES = st.sampled_from(
 def test_nothing_but_a_document_error_comes_of_any_text(lines: list[tuple[str, str]]) -> None:
     text = "\n".join(f"{line} {tag}x" if tag else line for tag, line in lines)
     try:
-        documents.parse(text.encode("utf-8", "surrogatepass"))
-    except documents.DocumentError as error:
+        yaml_documents.parse(text.encode("utf-8", "surrogatepass"))
+    except yaml_documents.DocumentError as error:
         assert error.line >= 1
 
 
 @hypothesis.given(st.binary(max_size=60))
 def test_nothing_but_a_document_error_comes_of_any_bytes(data: bytes) -> None:
     try:
-        documents.parse(data)
-    except documents.DocumentError as error:
+        yaml_documents.parse(data)
+    except yaml_documents.DocumentError as error:
         assert error.line >= 1

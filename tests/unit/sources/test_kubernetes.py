@@ -12,8 +12,8 @@ import trustme
 
 from oneagent.common import dynakube
 from oneagent.common.kubernetes import list_watch
-from oneagent.csi_driver import sources
-from oneagent.csi_driver.sources import kubernetes
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.dynakube_sources import api_server
 from tests.fakes import kube_api
 from tests.unit.sources.following import Following, eventually, following, manifest
 
@@ -25,15 +25,15 @@ def api() -> Iterator[kube_api.KubeApi]:
 
 
 @pytest.fixture
-def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[kubernetes.KubernetesSource]:
-    found = kubernetes.KubernetesSource(
+def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[api_server.KubernetesSource]:
+    found = api_server.KubernetesSource(
         kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", pauses=list_watch.Pauses(first=0.02)
     )
     yield found
     found.close()
 
 
-def watching(api: kube_api.KubeApi, source: sources.Source) -> Following:
+def watching(api: kube_api.KubeApi, source: dynakube_sources.Source) -> Following:
     found = Following(source)
     found.start()
     eventually(lambda: api.open_watches)
@@ -42,7 +42,7 @@ def watching(api: kube_api.KubeApi, source: sources.Source) -> Following:
 
 class TestFollowing:
     def test_what_is_there_is_reported_at_start(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.put("dynakubes", manifest("a"))
         api.put("dynakubes", manifest("b"))
@@ -52,7 +52,7 @@ class TestFollowing:
         assert len(found.reports) == 1
 
     def test_changes_are_reported_as_they_happen(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         with following(source) as found:
             found.until_names()
@@ -68,7 +68,7 @@ class TestFollowing:
         for number in range(7):
             api.put("dynakubes", manifest(f"dk-{number}"))
         config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config, page_size=3)
+        source = api_server.KubernetesSource(kubeconfig=config, page_size=3)
         with following(source) as found:
             found.until_names(*(f"dk-{number}" for number in range(7)))
         source.close()
@@ -79,14 +79,14 @@ class TestFollowing:
         api.put("dynakubes", manifest("b"))
         api.forget_next_page = True
         config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config, page_size=1)
+        source = api_server.KubernetesSource(kubeconfig=config, page_size=1)
         with following(source) as found:
             found.until_names("a", "b")
         source.close()
         assert len(api.seen("dynakubes")) == 4
 
     def test_a_cut_is_survived_without_a_list_and_misses_nothing(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         found = watching(api, source)
         api.cut()
@@ -97,7 +97,7 @@ class TestFollowing:
         assert len(api.seen("dynakubes")) == 1
 
     def test_after_a_bookmark_a_cut_does_not_fall_behind_what_the_server_remembers(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         found = watching(api, source)
         api.compact()
@@ -110,7 +110,7 @@ class TestFollowing:
         assert len(api.seen("dynakubes")) == 1
 
     def test_what_was_deleted_while_the_connection_was_away_is_noticed(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.put("dynakubes", manifest("a"))
         found = watching(api, source)
@@ -123,7 +123,7 @@ class TestFollowing:
         assert len(api.seen("dynakubes")) == 2
 
     def test_an_error_event_of_410_leads_to_a_new_list(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         found = watching(api, source)
         status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
@@ -133,7 +133,7 @@ class TestFollowing:
 
     @pytest.mark.parametrize("code", [429, 500, 503, 504])
     def test_a_server_in_trouble_is_asked_again(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource, code: int
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource, code: int
     ) -> None:
         api.put("dynakubes", manifest("a"))
         api.fail_next(code, watch=False, times=2)
@@ -143,7 +143,7 @@ class TestFollowing:
             eventually(lambda: api.open_watches)
             assert source.alive()
 
-    def test_retry_after_is_honoured(self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource) -> None:
+    def test_retry_after_is_honoured(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
         api.fail_next(429, watch=False, Retry_After="1")
         began = time.monotonic()
         with following(source) as found:
@@ -151,7 +151,7 @@ class TestFollowing:
         assert time.monotonic() - began >= 1.0
 
     def test_a_watch_that_the_server_ends_is_opened_again(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.watch_seconds = 0.05
         with following(source) as found:
@@ -161,7 +161,7 @@ class TestFollowing:
         assert len(api.seen("dynakubes")) == 1
 
     def test_a_watch_asks_for_bookmarks_and_a_time_limit(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         watching(api, source).stopped_after()
         query = api.seen("dynakubes", watch=True)[0].query
@@ -169,14 +169,14 @@ class TestFollowing:
         assert 240 <= int(query["timeoutSeconds"]) <= 360
 
     def test_an_idle_watch_is_stopped_within_a_second(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         assert watching(api, source).stopped_after() < 1.0
 
     def test_a_pause_is_stopped_within_a_second(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         config = api.kubeconfig(tmp_path / "config")
         api.fail_next(503, times=100)
-        source = kubernetes.KubernetesSource(kubeconfig=config, pauses=list_watch.Pauses(first=60, draw=lambda: 1))
+        source = api_server.KubernetesSource(kubeconfig=config, pauses=list_watch.Pauses(first=60, draw=lambda: 1))
         found = Following(source)
         found.start()
         eventually(lambda: api.seen("dynakubes"))
@@ -184,9 +184,9 @@ class TestFollowing:
         source.close()
 
     def test_an_error_of_the_consumer_is_not_mistaken_for_one_of_the_connection(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
-        def changed(snapshot: sources.Snapshot) -> None:
+        def changed(snapshot: dynakube_sources.Snapshot) -> None:
             if snapshot.dynakubes:
                 raise OSError("disk full")
             threading.Thread(target=lambda: api.put("dynakubes", manifest("a"))).start()
@@ -197,7 +197,7 @@ class TestFollowing:
 
 class TestDefinition:
     def test_the_newest_version_that_has_dynakubes_is_used(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.served = ["v1", "v1beta6", "v1beta5"]  # v1 has other kinds only
         with following(source) as found:
@@ -206,7 +206,7 @@ class TestDefinition:
 
     def test_a_configured_version_is_used_without_asking(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config, api_version="v1beta5", namespace="other")
+        source = api_server.KubernetesSource(kubeconfig=config, api_version="v1beta5", namespace="other")
         with following(source) as found:
             found.until_names()
         source.close()
@@ -215,7 +215,7 @@ class TestDefinition:
     def test_a_missing_definition_is_waited_for_and_said(
         self,
         api: kube_api.KubeApi,
-        source: kubernetes.KubernetesSource,
+        source: api_server.KubernetesSource,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         api.served = []
@@ -229,7 +229,7 @@ class TestDefinition:
         assert any("dynakubes.dynatrace.com" in reason and "installed?" in reason for reason in reasons)
 
     def test_a_version_that_is_no_longer_served_is_replaced(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.put("dynakubes", manifest("a"))
         found = watching(api, source)
@@ -241,7 +241,7 @@ class TestDefinition:
     def test_no_permission_is_said_and_asked_for_again(
         self,
         api: kube_api.KubeApi,
-        source: kubernetes.KubernetesSource,
+        source: api_server.KubernetesSource,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         api.forbidden.add("dynakubes")
@@ -253,42 +253,42 @@ class TestDefinition:
 
 
 class TestSecrets:
-    def test_values_are_decoded(self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource) -> None:
+    def test_values_are_decoded(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
         data = {"apiToken": base64.b64encode(b"dt0c01.x").decode()}
         api.put("secrets", {"metadata": {"name": "prod"}, "data": data})
         assert source.secret("prod") == {"apiToken": "dt0c01.x"}
 
-    def test_config_maps_are_read(self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource) -> None:
+    def test_config_maps_are_read(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
         api.put("configmaps", {"metadata": {"name": "cas"}, "data": {"certs": "PEM"}})
         assert source.config_map("cas") == {"certs": "PEM"}
 
     def test_a_missing_one_a_forbidden_one_and_a_failing_server_are_told_apart(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
-        with pytest.raises(sources.NotFoundError, match="secrets/prod"):
+        with pytest.raises(dynakube_sources.NotFoundError, match="secrets/prod"):
             source.secret("prod")
         api.fail_next(503, plural="secrets", Retry_After="3")
-        with pytest.raises(sources.UnavailableError) as caught:
+        with pytest.raises(dynakube_sources.UnavailableError) as caught:
             source.secret("prod")
         assert caught.value.retry_after == 3.0
         api.forbidden.add("secrets")
-        with pytest.raises(sources.ForbiddenError, match="role"):
+        with pytest.raises(dynakube_sources.ForbiddenError, match="role"):
             source.secret("prod")
 
     @pytest.mark.parametrize("name", ["../configmaps/x", "", "a/b", "A", "x?watch=1"])
     def test_a_name_that_is_none_does_not_reach_the_server(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource, name: str
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource, name: str
     ) -> None:
-        with pytest.raises(sources.NotFoundError):
+        with pytest.raises(dynakube_sources.NotFoundError):
             source.secret(name)
         assert not api.requests
 
     @pytest.mark.parametrize("value", ["not base64!", base64.b64encode(b"\xff\xfe").decode()])
     def test_a_value_that_cannot_be_decoded_is_not_shown(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource, value: str
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource, value: str
     ) -> None:
         api.put("secrets", {"metadata": {"name": "prod"}, "data": {"apiToken": value}})
-        with pytest.raises(sources.UnavailableError) as caught:
+        with pytest.raises(dynakube_sources.UnavailableError) as caught:
             source.secret("prod")
         assert value not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -296,18 +296,18 @@ class TestSecrets:
     def test_a_server_that_is_not_there_is_unavailable(self, tmp_path: Path) -> None:
         with kube_api.KubeApi() as api:
             config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config)
-        with pytest.raises(sources.UnavailableError):
+        source = api_server.KubernetesSource(kubeconfig=config)
+        with pytest.raises(dynakube_sources.UnavailableError):
             source.secret("prod")
         source.close()
 
 
-POD = sources.PodReference("shop", "cart-0", "pod-uid")
+POD = dynakube_sources.PodReference("shop", "cart-0", "pod-uid")
 
 
 class TestEvents:
     def test_an_event_names_the_pod_and_who_says_it(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         source.event(POD, "Warning", "EmptyView", "no agent within 10 attempts")
         (event,) = api.objects("events")
@@ -318,14 +318,14 @@ class TestEvents:
         assert (event["type"], event["reason"], event["count"]) == ("Warning", "EmptyView", 1)
         assert event["source"] == {"component": "oneagent-csi", "host": "node-1"}
 
-    def test_an_event_may_be_about_a_dynakube(self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource) -> None:
+    def test_an_event_may_be_about_a_dynakube(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
         source.event(dynakube.from_manifest(manifest("prod")), "Normal", "Installed", "1.2.3")
         assert api.objects("events")[0]["involvedObject"]["kind"] == "DynaKube"
 
     def test_a_repeated_event_is_counted_and_said_once_a_minute(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         now = [0.0]
         config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
+        source = api_server.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
         for _ in range(5):
             source.event(POD, "Warning", "EmptyView", "again")
         assert (len(api.requests), api.objects("events")[0]["count"]) == (1, 1)
@@ -339,7 +339,7 @@ class TestEvents:
     def test_an_event_that_the_server_has_forgotten_is_made_anew(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         now = [0.0]
         config = api.kubeconfig(tmp_path / "config")
-        source = kubernetes.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
+        source = api_server.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
         source.event(POD, "Normal", "Mounted", "x")
         api.delete("events", api.objects("events")[0]["metadata"]["name"], "shop")
         now[0] += 3700
@@ -348,7 +348,7 @@ class TestEvents:
         source.close()
 
     def test_what_goes_wrong_stays_here_and_the_next_one_is_tried(
-        self, api: kube_api.KubeApi, source: kubernetes.KubernetesSource
+        self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
         api.fail_next(500, plural="events")
         source.event(POD, "Normal", "Mounted", "x")
@@ -367,7 +367,7 @@ class TestConnection:
         with kube_api.KubeApi(token="s3cret", tls=tls) as api:
             config = api.kubeconfig(tmp_path / "config", ca=authority.cert_pem.bytes())
             monkeypatch.setenv("KUBECONFIG", str(config))
-            source = kubernetes.KubernetesSource()
+            source = api_server.KubernetesSource()
             found = watching(api, source)
             api.put("dynakubes", manifest("a"))
             found.until_names("a")
@@ -390,7 +390,7 @@ class TestConnection:
             monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
             monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
             api.put("configmaps", {"metadata": {"name": "cas", "namespace": "monitoring"}, "data": {"k": "v"}})
-            source = kubernetes.KubernetesSource(service_account=account)
+            source = api_server.KubernetesSource(service_account=account)
             assert source.config_map("cas") == {"k": "v"}
             api.token = "second"
             (account / "token").write_text("second")
@@ -401,12 +401,12 @@ class TestConnection:
     def test_a_configuration_that_is_none_is_named(self, tmp_path: Path, text: str) -> None:
         config = tmp_path / "config"
         config.write_text(text)
-        with pytest.raises(sources.UnavailableError, match=str(config)):
-            kubernetes.connect(config)
+        with pytest.raises(dynakube_sources.UnavailableError, match=str(config)):
+            api_server.connect(config)
 
     def test_no_configuration_at_all_says_where_it_was_looked_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
-        with pytest.raises(sources.UnavailableError, match="in-cluster, KUBECONFIG"):
-            kubernetes.connect()
+        with pytest.raises(dynakube_sources.UnavailableError, match="in-cluster, KUBECONFIG"):
+            api_server.connect()

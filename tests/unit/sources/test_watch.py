@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from oneagent.common.kubernetes import list_watch
-from oneagent.csi_driver import sources
-from oneagent.csi_driver.sources import watch
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.dynakube_sources import watch
 from tests.unit.sources.following import manifest
 
 
@@ -33,7 +33,7 @@ class Script:
         self.stop = threading.Event()
         self.waited: list[float] = []
         self.now = 0.0
-        self.reports: list[sources.Snapshot] = []
+        self.reports: list[dynakube_sources.Snapshot] = []
 
     def _next(self, asked: str) -> Any:
         self.asked.append(asked)
@@ -76,7 +76,7 @@ class Script:
 
 
 END: list[object] = []
-CUT = sources.UnavailableError("cut")
+CUT = dynakube_sources.UnavailableError("cut")
 
 
 def test_pages_are_read_to_the_end_before_anything_is_reported() -> None:
@@ -169,7 +169,7 @@ def test_nonsense_in_the_stream_is_an_error_like_any_other(nonsense: bytes) -> N
 
 
 def test_pauses_double_to_a_limit_and_start_anew_after_an_event() -> None:
-    refused = [sources.UnavailableError("refused")] * 9
+    refused = [dynakube_sources.UnavailableError("refused")] * 9
     script = Script(*refused, page(), [change("ADDED", manifest("a"))], END, END)
     script.run()
     assert script.waited[:9] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -190,13 +190,13 @@ def test_a_stream_that_ends_at_once_each_time_is_asked_for_ever_more_slowly() ->
 
 
 def test_the_server_is_given_the_time_it_asks_for() -> None:
-    script = Script(sources.UnavailableError("429", retry_after=7.0), page(), END)
+    script = Script(dynakube_sources.UnavailableError("429", retry_after=7.0), page(), END)
     script.run()
     assert script.waited[0] == 7.5
 
 
 def test_a_server_that_is_away_does_not_make_the_source_dead_but_standing_still_does() -> None:
-    script = Script(*[sources.UnavailableError("refused")] * 200)
+    script = Script(*[dynakube_sources.UnavailableError("refused")] * 200)
     found = script.run()
     assert script.now > 3600
     assert found.alive()

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.common import logs
+from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata import database, statements
-from oneagent.csi_driver.paths import VolumeId
 
 log = logging.getLogger(__name__)
 

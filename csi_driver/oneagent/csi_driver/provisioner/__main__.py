@@ -1,3 +1,3 @@
-from oneagent.csi_driver.provisioner.command import main
+from oneagent.csi_driver.provisioner.main import main
 
 raise SystemExit(main())

@@ -15,7 +15,7 @@ from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client, errors
 from oneagent.common.identifiers import TenantId, Version
 from oneagent.common.tenant.client import client
-from oneagent.csi_driver import sources
+from oneagent.csi_driver import dynakube_sources
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Facts:
     retry_after: float | None = None
 
 
-def access(kube: dynakube.DynaKube, source: sources.Source) -> client.TenantAccess:
+def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> client.TenantAccess:
     """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
     return client.TenantAccess(
@@ -55,7 +55,7 @@ def access(kube: dynakube.DynaKube, source: sources.Source) -> client.TenantAcce
     )
 
 
-def travel(kube: dynakube.DynaKube, source: sources.Source) -> client.HttpSettings:
+def travel(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
     proxy = kube.proxy
     if kube.proxy_secret:
@@ -69,7 +69,9 @@ def travel(kube: dynakube.DynaKube, source: sources.Source) -> client.HttpSettin
     )
 
 
-def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, now: Callable[[], float]) -> Facts:
+def ask(
+    kube: dynakube.DynaKube, source: dynakube_sources.Source, before: Facts | None, now: Callable[[], float]
+) -> Facts:
     """Ask the tenant for all that is not known from the DynaKube. Never raises for what a tenant may do."""
     facts = replace(before or Facts(0.0), asked_at=now(), problem="", retry_after=None)
     if not kube.api_url:
@@ -88,7 +90,7 @@ def ask(kube: dynakube.DynaKube, source: sources.Source, before: Facts | None, n
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
                 _warn_of_refused(kube, config)
-    except (errors.HttpFault, client.InvalidSettings, sources.SourceError) as error:
+    except (errors.HttpFault, client.InvalidSettings, dynakube_sources.SourceError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     return replace(facts, complete=True)

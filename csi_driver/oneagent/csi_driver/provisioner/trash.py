@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver import mounttable
-from oneagent.csi_driver.mounttable import Mount
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.linux.mount_table import Mount
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def held(mounts: Iterable[Mount], trash: str) -> Held:
     for mount in mounts:
         for path in (mount.root, mount.target):
             entries |= {part.partition("/")[0] for part in path.split(f"/{trash}/")[1:]}
-        if overlay := mounttable.as_overlay(mount):
+        if overlay := mount_table.as_overlay(mount):
             for layer in (*overlay.lower, overlay.upper or ""):
                 above, _, name = layer.rpartition("/")
                 names |= {name, above.rpartition("/")[2]}

@@ -2,7 +2,7 @@
 
 The DaemonSet is asked for again and again, since a namespace that is deleted may lose its pods before its
 DaemonSets. It counts as uninstalled when it is gone, when it is being deleted, and when it may not be seen any more:
-role and service account are removed as well. For what the server makes of it see `oneagent.csi_driver.departure`.
+role and service account are removed as well. For what the server makes of it see `oneagent.csi_driver.server.shutdown`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import time
 from typing import Final, Protocol, runtime_checkable
 
 from oneagent.common import logs
-from oneagent.csi_driver import processes, sources
-from oneagent.csi_driver.paths import DataFolder
+from oneagent.csi_driver import dynakube_sources
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import process
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def watch(cluster: Cluster, daemonset: str, folder: DataFolder, stop: threading.
     stop.wait()
     deadline = time.monotonic() + _LIMIT_SECONDS
     # Without a server nobody waits for the answer.
-    while processes.is_held(folder.server_lock) is not False and time.monotonic() < deadline:
+    while process.is_held(folder.server_lock) is not False and time.monotonic() < deadline:
         if reason := _why_gone(cluster, daemonset):
             # Empty, so it is there or not, and never half written.
             folder.uninstalled.touch(mode=0o600)
@@ -52,7 +53,7 @@ def _why_gone(cluster: Cluster, daemonset: str) -> str:
     """Why it counts as uninstalled; empty if it is there, or that can't be told."""
     try:
         return "" if cluster.has_daemonset(daemonset) else "it is being deleted"
-    except (sources.NotFoundError, sources.ForbiddenError) as error:
+    except (dynakube_sources.NotFoundError, dynakube_sources.ForbiddenError) as error:
         return str(error)
-    except sources.SourceError:
+    except dynakube_sources.SourceError:
         return ""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from oneagent.common.injection import skip_reasons
-from oneagent.csi_driver.why import Reason as OnNode
+from oneagent.csi_driver.cli.why import Reason as OnNode
 from oneagent.operator.people import why
 from oneagent.operator.people.doctor import checks
 from oneagent.operator.people.why import verdicts

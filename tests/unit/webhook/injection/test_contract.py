@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver import requests
+from oneagent.csi_driver.server.main import request_validation
 from oneagent.sidecars.install import settings
 from oneagent.webhook import injection
 from tests.unit.webhook.injection import cases, kubelet
@@ -45,11 +45,11 @@ def test_the_driver_takes_the_volume(path: Path) -> None:
             volume_capability=csi_pb2.VolumeCapability(mount=csi_pb2.VolumeCapability.MountVolume()),
             volume_context={
                 **csi["volumeAttributes"],
-                requests.POD_NAME: "web-0",
-                requests.POD_NAMESPACE: "shop",
+                request_validation.POD_NAME: "web-0",
+                request_validation.POD_NAMESPACE: "shop",
             },
         )
-        told = requests.publish(request, "/pods")
+        told = request_validation.publish(request, "/pods")
         assert (told.mode, told.dynakube) == ("app", "prod")
         mounting = [
             c["name"] for c in (*pod["spec"]["initContainers"][1:], *pod["spec"]["containers"]) if "volumeMounts" in c

@@ -1,0 +1,96 @@
+"""What is seen of one pod on its node: its row in the database, its view in the mount table, its processes.
+
+It only reads, and it always has an answer: what can't be read is named, and the rest is still looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.csi_driver import data_dir
+from oneagent.csi_driver.cli.why import Evidence, View, Volume
+from oneagent.csi_driver.cli.why import processes as why_processes
+from oneagent.csi_driver.cli.why.processes import Seen
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.linux import mount_table as linux_mount_table
+from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.linux.mount_table import Mount
+from oneagent.csi_driver.metadata import readonly
+from oneagent.csi_driver.metadata.readonly import Recorded
+from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.store import damage_log
+
+
+def look(folder: DataFolder, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float) -> Evidence:
+    """One look at a pod, without the judgement; see `verdicts.judge`."""
+    unreadable = []
+    rows = readonly.read(folder)
+    if rows.problem:
+        unreadable.append(f"{rows.problem} ({folder.database})")
+    row = _row(rows, namespace, pod)
+    mounted: bool | None = None
+    top: Mount | None = None
+    seen = Seen((), pods=False)
+    if row is not None:
+        try:
+            top = linux_mount_table.top_at(linux_mount_table.read(mount_table), row.target)
+            mounted = top is not None
+        except (OSError, ValueError) as error:
+            unreadable.append(f"the mount table {mount_table} can't be read: {error}")
+    overlay = linux_mount_table.as_overlay(top) if top is not None else None
+    if row is not None and overlay is not None:
+        try:
+            seen = why_processes.look(proc, overlay.mount, row.target)
+        except OSError as error:
+            unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
+    damage = _damage(folder, row) if row is not None else ""
+    return Evidence(
+        namespace=namespace,
+        pod=pod,
+        taken_at=now,
+        volume=_volume(row, rows) if row is not None else None,
+        mounted=mounted,
+        view=View(overlay.upper, overlay.lower) if overlay is not None else None,
+        damaged=bool(damage),
+        damage=damage,
+        processes=seen.processes,
+        sees_pods=seen.pods,
+        server_running=process.is_held(folder.server_lock),
+        unreadable=tuple(unreadable),
+    )
+
+
+def _row(rows: Recorded, namespace: str, pod: str) -> VolumeRecord | None:
+    """The newest: a pod of a StatefulSet follows another one of its name, whose volume may still be there."""
+    own = (row for row in rows.volumes if (row.pod_namespace, row.pod_name) == (namespace, pod))
+    return max(own, key=lambda row: row.changed_at, default=None)
+
+
+def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
+    return Volume(
+        id=row.id,
+        mode=row.mode,
+        dynakube=row.dynakube,
+        version=row.version,
+        state=row.state,
+        target=row.target,
+        attempts=row.attempts,
+        reason=row.reason,
+        since=row.changed_at or None,
+        condition=next((kube.condition for kube in rows.dynakubes if kube.name == row.dynakube), ""),
+    )
+
+
+def _damage(folder: DataFolder, row: VolumeRecord) -> str:
+    """A version that was removed is whole where it is mounted; one that is there must have its library."""
+    version = Version(row.version)
+    if damage := damage_log.under(folder, row.id, version):
+        return f"which was damaged: {damage}"
+    try:
+        tree = folder.agent(version)
+    except data_dir.UnsafeName:
+        return ""
+    lacking = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
+    return f"which lacks {PRELOAD_LIBRARY} in the agent store" if lacking else ""

@@ -1,0 +1,117 @@
+"""The processes of a pod, found by its view, and what of the agent is in them.
+
+A container has the view in its mount table, with the very options that it was mounted with: each view has an upper
+layer of its own, so nothing else has these. Neither control groups nor a container runtime have to be asked. The
+node's own mount table has the view too, at the volume's target; what runs there is none of the pod's.
+
+A process that ends while it is looked at is left out. Of its environment only `LD_PRELOAD` is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection import contract
+from oneagent.csi_driver.cli.why import PodProcess
+from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.linux.mount_table import Mount
+
+_LIBRARY: Final = os.path.basename(PRELOAD_LIBRARY)
+_ELF64_LITTLE: Final = b"\x7fELF\x02\x01"
+_PT_INTERP: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`pods` is whether any other container's processes are seen, and all of them can be looked at."""
+
+    processes: tuple[PodProcess, ...]
+    pods: bool
+
+
+def look(proc: Path, view: Mount, target: str) -> Seen:
+    """The processes that have the view of this target; `OSError` if `proc` is no folder of processes."""
+    found = []
+    tables: dict[str, tuple[str, ...]] = {}
+    namespaces = set()
+    refused = False
+    for process in sorted(
+        (entry for entry in proc.iterdir() if entry.name.isdecimal()), key=lambda path: int(path.name)
+    ):
+        try:
+            namespaces.add(os.readlink(process / "ns/pid"))
+            namespace = os.readlink(process / "ns/mnt")
+            if namespace not in tables:
+                tables[namespace] = _places(mount_table.read(process / "mountinfo"), view, target)
+            if tables[namespace]:
+                found.append(_process(process, tables[namespace]))
+        except PermissionError:
+            refused = True
+        except OSError:
+            continue
+    return Seen(tuple(found), len(namespaces) > 1 and not refused)
+
+
+def _places(table: Iterable[Mount], view: Mount, target: str) -> tuple[str, ...]:
+    """Where a container has the view; nothing for the node itself, and for the pod's init container."""
+    places = tuple(
+        mount.target for mount in table if mount.fs_type == "overlay" and mount.super_options == view.super_options
+    )
+    # Containers that have the node's root mounted see the target below that.
+    if any(place.endswith(target) for place in places) or contract.BIN_FOLDER in places:
+        return ()
+    return places
+
+
+def _process(process: Path, places: tuple[str, ...]) -> PodProcess:
+    command = (process / "comm").read_text(errors="replace").rstrip("\n")
+    return PodProcess(
+        pid=int(process.name),
+        # A process chooses its name, and this goes to a terminal.
+        command="".join(char if char.isprintable() else "?" for char in command),
+        mapped=_mapped(process / "maps", places),
+        preload=_preload(process / "environ"),
+        static=_static(process / "exe"),
+    )
+
+
+def _mapped(maps: Path, places: tuple[str, ...]) -> bool | None:
+    inside = tuple(f"{place}/" for place in places)
+    try:
+        with maps.open(errors="surrogateescape") as lines:
+            paths = (line.rstrip("\n").split(maxsplit=5)[5:] for line in lines)
+            return any(path and path[0].startswith(inside) and path[0].endswith(f"/{_LIBRARY}") for path in paths)
+    except PermissionError:
+        return None
+
+
+def _preload(environ: Path) -> bool | None:
+    try:
+        variables = environ.read_bytes().split(b"\0")
+    except PermissionError:
+        return None
+    return any(entry.startswith(b"LD_PRELOAD=") and _LIBRARY.encode() in entry for entry in variables)
+
+
+def _static(program: Path) -> bool | None:
+    """Whether the program has no PT_INTERP among its program headers (elf(5)); None for what is not a 64-bit ELF."""
+    try:
+        with program.open("rb") as file:
+            header = file.read(64)
+            if len(header) < 64 or not header.startswith(_ELF64_LITTLE):
+                return None
+            (offset,) = struct.unpack_from("<Q", header, 32)
+            size, count = struct.unpack_from("<HH", header, 54)
+            file.seek(offset)
+            headers = file.read(size * count)
+    except (OSError, ValueError):
+        return None
+    if size < 4 or len(headers) < size * count:
+        return None
+    return all(struct.unpack_from("<I", headers, at)[0] != _PT_INTERP for at in range(0, size * count, size))

@@ -1,0 +1,181 @@
+"""What kubelet asks for, checked: nothing of a request is trusted before it has passed here.
+
+The order of the checks is the one that csi-sanity and callers rely on: identifiers first, then the capability,
+then the volume context. Every refusal names the field, its value and the remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from oneagent.common import durations
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.proto.csi.v1 import csi_pb2
+from oneagent.csi_driver import data_dir
+from oneagent.csi_driver.data_dir import TargetPath, VolumeId
+from oneagent.csi_driver.linux import syscalls
+from oneagent.csi_driver.server.errors import InvalidRequest
+
+POD_NAME: Final = "csi.storage.k8s.io/pod.name"
+POD_NAMESPACE: Final = "csi.storage.k8s.io/pod.namespace"
+POD_UID: Final = "csi.storage.k8s.io/pod.uid"
+
+_DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+_CONTAINER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# SELinux labels that kubelet passes for CSIDrivers with seLinuxMount; anything else that overlay knows as an
+# option (lowerdir above all) would let the caller choose the layers.
+# A comma may stand in quotes only, and what follows it may not look like an option: without SELinux the kernel
+# would not see the quotes.
+_CONTEXT: Final = re.compile(r'(?:|fs|def|root)context=(?:"[\w.:,-]+"|[\w.:-]+)', re.ASCII)
+_FLAGS: Final = {
+    "ro": syscalls.MS_RDONLY,
+    "nosuid": syscalls.MS_NOSUID,
+    "nodev": syscalls.MS_NODEV,
+    "noexec": syscalls.MS_NOEXEC,
+    "noatime": syscalls.MS_NOATIME,
+    "nodiratime": syscalls.MS_NODIRATIME,
+    "relatime": syscalls.MS_RELATIME,
+    "rw": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """A NodePublishVolume request. `mount_flags` and `mount_options` go to mount(2) as they are."""
+
+    volume: VolumeId
+    target: TargetPath
+    mode: Literal["app", "host"]
+    dynakube: DynaKubeName
+    pod_name: str
+    pod_namespace: str
+    pod_uid: str
+    containers: tuple[str, ...]
+    read_only: bool
+    retry_timeout_seconds: float | None
+    mount_flags: int
+    mount_options: tuple[str, ...]
+
+
+def volume_id(value: str) -> VolumeId:
+    if not value:
+        raise InvalidRequest("volume_id", "is missing in the request")
+    try:
+        return VolumeId(data_dir.component(value, "volume id"))
+    except data_dir.UnsafeName as error:
+        raise InvalidRequest("volume_id", str(error)) from error
+
+
+def target_path(value: str, root: str) -> TargetPath:
+    """A path strictly below `root`, without `..` or doubled slashes; symlinks are refused when it is opened."""
+    if not value:
+        raise InvalidRequest("target_path", "is missing in the request")
+    if "\0" in value or os.path.normpath(value) != value or not value.startswith(root + "/"):
+        raise InvalidRequest(
+            "target_path",
+            f"{value!r} does not lie below {root!r} as a plain path; the folder is set with --target-root "
+            "(kubelet's root directory)",
+        )
+    return TargetPath(value)
+
+
+def volume_path(value: str, root: str) -> TargetPath:
+    """The same for statistics, where a path elsewhere is merely one at which no volume is."""
+    if not value:
+        raise InvalidRequest("volume_path", "is missing in the request")
+    return TargetPath(value if value.startswith(root + "/") else "")
+
+
+def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
+    """The request as a value that can be worked with, or `InvalidRequest`."""
+    volume = volume_id(request.volume_id)
+    target = target_path(request.target_path, root)
+    flags, options = _capability(request)
+    context = dict(request.volume_context)
+    if not context:
+        raise InvalidRequest("volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true")
+    return Publish(
+        volume=volume,
+        target=target,
+        pod_name=_needed(context, POD_NAME, "the CSIDriver needs podInfoOnMount: true"),
+        pod_namespace=_needed(context, POD_NAMESPACE, "the CSIDriver needs podInfoOnMount: true"),
+        mode=_mode(context),
+        dynakube=_dynakube(context),
+        retry_timeout_seconds=_retry_timeout(context),
+        containers=_containers(context),
+        pod_uid=context.get(POD_UID, ""),
+        read_only=request.readonly,
+        mount_flags=flags,
+        mount_options=options,
+    )
+
+
+def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[str, ...]]:
+    if not request.HasField("volume_capability"):
+        raise InvalidRequest("volume_capability", "is missing in the request")
+    capability = request.volume_capability
+    if capability.HasField("block"):
+        raise InvalidRequest("volume_capability", "block access is not possible; ask for mount access")
+    if not capability.HasField("mount"):
+        raise InvalidRequest("volume_capability", "has no access type; ask for mount access")
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
+    options = []
+    for flag in capability.mount.mount_flags:
+        if flag in _FLAGS:
+            flags |= _FLAGS[flag]
+        elif _CONTEXT.fullmatch(flag):
+            options.append(flag)
+        else:
+            raise InvalidRequest(
+                "volume_capability.mount.mount_flags",
+                f"{flag!r} is not allowed; allowed are {', '.join(_FLAGS)} and SELinux's context options",
+            )
+    return flags, tuple(options)
+
+
+def _needed(context: Mapping[str, str], key: str, remedy: str) -> str:
+    value = context.get(key, "")
+    if not value:
+        raise InvalidRequest(f"volume_context[{key}]", f"is missing in the request; {remedy}")
+    return value
+
+
+def _mode(context: Mapping[str, str]) -> Literal["app", "host"]:
+    mode = _needed(context, "mode", "set volumeAttributes.mode to app or host")
+    match mode:
+        case "app" | "host":
+            return mode
+        case _:
+            raise InvalidRequest("volume_context[mode]", f"{mode!r} is unknown; use app or host")
+
+
+def _dynakube(context: Mapping[str, str]) -> DynaKubeName:
+    name = _needed(context, "dynakube", "set volumeAttributes.dynakube to the name of a DynaKube")
+    if not _DNS_1035.fullmatch(name):
+        raise InvalidRequest(
+            "volume_context[dynakube]",
+            f"{name!r} is not a DNS-1035 label (a-z, 0-9 and '-', at most 63, starting with a letter)",
+        )
+    return DynaKubeName(name)
+
+
+def _retry_timeout(context: Mapping[str, str]) -> float | None:
+    text = context.get("retryTimeout", "")
+    if not text:
+        return None
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        raise InvalidRequest("volume_context[retryTimeout]", str(error)) from error
+
+
+def _containers(context: Mapping[str, str]) -> tuple[str, ...]:
+    names = tuple(name for name in context.get("containers", "").split(",") if name)
+    for name in names:
+        if not _CONTAINER.fullmatch(name):
+            raise InvalidRequest("volume_context[containers]", f"{name!r} is not a container name")
+    return names

@@ -1,0 +1,133 @@
+"""The CSI services. Handlers hold the happy path; `interceptor.Calls` does the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+
+from oneagent.common.identifiers import DRIVER_NAME
+from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
+from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.server.errors import AttemptFailed
+from oneagent.csi_driver.server.interceptor import Outcome
+from oneagent.csi_driver.server.main import request_validation, volume_stats
+from oneagent.csi_driver.server.metrics import ServerMetrics
+from oneagent.csi_driver.server.overlay import Views
+from oneagent.csi_driver.server.publish import Publisher
+
+_NODE_CAPABILITIES: Final = (
+    csi_pb2.NodeServiceCapability.RPC.GET_VOLUME_STATS,
+    csi_pb2.NodeServiceCapability.RPC.VOLUME_CONDITION,
+)
+
+
+class Identity(csi_pb2_grpc.IdentityServicer):
+    """Who answers, and whether it can. There is no controller, so no plugin capability is advertised."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def GetPluginInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.GetPluginInfoResponse:
+        return csi_pb2.GetPluginInfoResponse(name=DRIVER_NAME, vendor_version=self._version)
+
+    def GetPluginCapabilities(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
+    ) -> csi_pb2.GetPluginCapabilitiesResponse:
+        return csi_pb2.GetPluginCapabilitiesResponse()
+
+    def Probe(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.ProbeResponse:
+        """Ready whenever it answers: a download under way is no reason to have the server killed."""
+        response = csi_pb2.ProbeResponse()
+        response.ready.value = True
+        return response
+
+
+class Node(csi_pb2_grpc.NodeServicer):
+    """The volumes of this node. Staging and expansion are not advertised, so they stay unimplemented."""
+
+    def __init__(
+        self,
+        node_id: str,
+        target_root: str,
+        publisher: Publisher,
+        folder: DataFolder,
+        volumes: VolumeBook,
+        mounts: Views,
+        metrics: ServerMetrics,
+    ) -> None:
+        self._node_id = node_id
+        self._target_root = target_root
+        self._publisher = publisher
+        self._folder = folder
+        self._volumes = volumes
+        self._views = mounts
+        self._metrics = metrics
+
+    def NodePublishVolume(
+        self, request: csi_pb2.NodePublishVolumeRequest, context: Any
+    ) -> csi_pb2.NodePublishVolumeResponse:
+        try:
+            published = self._publisher.publish(request_validation.publish(request, self._target_root), context)
+        except AttemptFailed:
+            self._metrics.failed_attempts.inc()
+            raise
+        outcome: Outcome = context.outcome
+        outcome.result, outcome.message, outcome.version = (
+            published.result,
+            published.reason,
+            published.version,
+        )
+        if published.result == "empty":
+            self._metrics.empty_views.inc()
+        return csi_pb2.NodePublishVolumeResponse()
+
+    def NodeUnpublishVolume(
+        self,
+        request: csi_pb2.NodeUnpublishVolumeRequest,
+        context: grpc.ServicerContext,
+    ) -> csi_pb2.NodeUnpublishVolumeResponse:
+        volume = request_validation.volume_id(request.volume_id)
+        target = request_validation.target_path(request.target_path, self._target_root)
+        self._publisher.unpublish(volume, target)
+        return csi_pb2.NodeUnpublishVolumeResponse()
+
+    def NodeGetVolumeStats(
+        self,
+        request: csi_pb2.NodeGetVolumeStatsRequest,
+        context: grpc.ServicerContext,
+    ) -> csi_pb2.NodeGetVolumeStatsResponse:
+        volume = request_validation.volume_id(request.volume_id)
+        path = request_validation.volume_path(request.volume_path, self._target_root)
+        found = volume_stats.of_volume(volume, path, self._folder, self._volumes, self._views)
+        units = (
+            (csi_pb2.VolumeUsage.BYTES, found.size),
+            (csi_pb2.VolumeUsage.INODES, found.inodes),
+        )
+        return csi_pb2.NodeGetVolumeStatsResponse(
+            usage=[
+                csi_pb2.VolumeUsage(unit=unit, total=amount.total, available=amount.available, used=amount.used)
+                for unit, amount in units
+            ],
+            volume_condition=csi_pb2.VolumeCondition(
+                abnormal=bool(found.problem), message=found.problem or "the view is mounted"
+            ),
+        )
+
+    def NodeGetCapabilities(
+        self,
+        request: Any,
+        context: grpc.ServicerContext,
+    ) -> csi_pb2.NodeGetCapabilitiesResponse:
+        return csi_pb2.NodeGetCapabilitiesResponse(
+            capabilities=[
+                csi_pb2.NodeServiceCapability(rpc=csi_pb2.NodeServiceCapability.RPC(type=capability))
+                for capability in _NODE_CAPABILITIES
+            ]
+        )
+
+    def NodeGetInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.NodeGetInfoResponse:
+        return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)

@@ -1,0 +1,178 @@
+"""Whether what lies in the agent store is still what was put there: it is read again, and compared.
+
+A version has a manifest from when it was unpacked: each file's content, size and permissions, each link and folder.
+A config layer is named by a digest of the one file that is in it. Owners and extended attributes are not compared,
+and manifests lie beside the store: this finds what a disk or a hand has damaged, and not somebody who changes both.
+What pods wrote is no part of it. It only reads, and gives back the page cache that reading versions takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.unpack import file_manifest
+from oneagent.common.unpack.file_manifest import Finding
+from oneagent.csi_driver import data_dir
+from oneagent.csi_driver.data_dir import DataFolder, LayerId
+from oneagent.csi_driver.store import config_layers
+
+JSON_FORMAT: Final = 1
+"""Fields of the JSON form are only ever added; this changes if one has to go."""
+
+
+class State(enum.StrEnum):
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+    UNPROVEN = "unproven"
+    """Its manifest can't be used; only its preload library was looked for."""
+    MISSING = "missing"
+    """It was asked for by name, and is not in the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A version, or a config layer as `tenant/layer`. `message` says why a manifest can't be used."""
+
+    kind: Literal["version", "layer"]
+    name: str
+    state: State
+    files: int = 0
+    bytes: int = 0
+    findings: tuple[Finding, ...] = ()
+    message: str = ""
+
+
+def check(
+    folder: DataFolder,
+    wanted: Iterable[Version] = (),
+    *,
+    bytes_per_second: float | None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[Checked]:
+    """Check these versions, or else all versions and config layers; one at a time, as it is taken from here.
+
+    `OSError` if the store can't be listed. What is collected meanwhile is left out. Once `cancelled()`, what was found
+    so far.
+    """
+    named = list(wanted)
+    for version in named or _versions(folder):
+        here = os.path.isdir(folder.agent(version))
+        found = _version(folder, version, bytes_per_second, cancelled) if here else None
+        if found is not None and os.path.isdir(folder.agent(version)):
+            yield found
+        elif version in named:
+            yield Checked("version", version, State.MISSING)
+    for tenant, layer in [] if named else _layers(folder):
+        checked = _layer(folder, tenant, layer)
+        if os.path.isdir(folder.layer(tenant, layer)):
+            yield checked
+
+
+def remedy(folder: DataFolder, checked: Checked) -> str:
+    """What to do about it; empty for what is whole. Running pods keep what is mounted for as long as they run."""
+    if checked.state == State.WHOLE:
+        return ""
+    if checked.state == State.MISSING:
+        return "oneagent-csi status shows the versions that are there"
+    if checked.kind == "version":
+        place, name = folder.agent(Version(checked.name)), checked.name
+    else:
+        tenant, _, name = checked.name.partition("/")
+        place = folder.layer(TenantId(tenant), LayerId(name))
+    away = f"mv {place} {folder.trash}/{name}.damaged"
+    return f"{away}; the provisioner makes it anew if it is wanted, then restart its pods"
+
+
+def summary(checked: Checked) -> str:
+    """What is wrong with it, in some words."""
+    shown = [f"{finding.path or 'the whole folder'} ({finding.problem})" for finding in checked.findings[:3]]
+    more = len(checked.findings) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def as_json(folder: DataFolder, found: Iterable[Checked]) -> dict[str, Any]:
+    """The form for programs."""
+    rows = [dataclasses.asdict(checked) | {"remedy": remedy(folder, checked)} for checked in found]
+    plain: dict[str, Any] = msgspec.to_builtins({"format": JSON_FORMAT, "checked": rows})
+    return plain
+
+
+def lines(folder: DataFolder, checked: Checked) -> Iterator[str]:
+    """The form for people."""
+    read = f", {checked.files} files, {checked.bytes >> 20} MiB" if checked.files else ""
+    yield f"{checked.kind} {checked.name}: {checked.state}{read}{f' ({checked.message})' if checked.message else ''}"
+    for finding in checked.findings:
+        detail = f" ({finding.detail})" if finding.detail else ""
+        yield f"  {finding.path or 'the whole folder'}: {finding.problem}{detail}"
+    if what := remedy(folder, checked):
+        yield f"  what to do: {what}"
+
+
+def _versions(folder: DataFolder) -> list[Version]:
+    """What is in the store by a version's name; other folders are not ours."""
+    return sorted(Version(name) for name in _folders(folder.agents))
+
+
+def _layers(folder: DataFolder) -> list[tuple[TenantId, LayerId]]:
+    return sorted(
+        (TenantId(tenant), LayerId(layer))
+        for tenant in _folders(folder.tenants)
+        for layer in _folders(folder.tenants / tenant)
+    )
+
+
+def _folders(above: Path) -> Iterator[str]:
+    with os.scandir(above) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False) and data_dir.is_component(entry.name):
+                yield entry.name
+
+
+def _version(
+    folder: DataFolder, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
+) -> Checked:
+    tree = Path(folder.agent(version))
+    try:
+        manifest = file_manifest.Manifest.load(folder.manifest(version))
+    except file_manifest.TreeManifestError as error:
+        if (tree / PRELOAD_LIBRARY).is_file():
+            return Checked("version", version, State.UNPROVEN, message=str(error))
+        return Checked("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
+    findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
+    return Checked(
+        "version",
+        version,
+        State.DAMAGED if findings else State.WHOLE,
+        files=len(manifest.files),
+        bytes=manifest.unpacked_bytes,
+        findings=findings,
+    )
+
+
+def _layer(folder: DataFolder, tenant: TenantId, layer: LayerId) -> Checked:
+    place = folder.config_layer(tenant, layer)
+    findings: list[Finding] = []
+    content = b""
+    try:
+        content = (place / config_layers.CONFIG_FILE).read_bytes()
+        if config_layers.named(content) != layer:
+            findings.append(
+                Finding(config_layers.CONFIG_FILE, "content", f"its digest is {config_layers.named(content)}")
+            )
+    except FileNotFoundError:
+        findings.append(Finding(config_layers.CONFIG_FILE, "missing"))
+    except OSError as error:
+        findings.append(Finding(config_layers.CONFIG_FILE, "unreadable", error.strerror or ""))
+    files = sorted(path.relative_to(place) for path in place.rglob("*") if not path.is_dir())
+    findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
+    state = State.DAMAGED if findings else State.WHOLE
+    return Checked("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))
