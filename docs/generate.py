@@ -18,8 +18,8 @@ from unittest import mock
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.provisioner import main
 from oneagent.csi_driver.server.main import main
-from oneagent.operator import command as operator
-from oneagent.operator.people import command as cluster
+from oneagent.operator import main as operator
+from oneagent.operator.cli import main as cluster
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.sidecars.install import usage
 from oneagent.webhook import command as webhook

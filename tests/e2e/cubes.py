@@ -13,7 +13,7 @@ from kubernetes.aio import client, config
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import api
-from oneagent.operator.concerns import injection
+from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
 from tests.e2e.manifests import NAMESPACE
@@ -54,7 +54,7 @@ class Cube:
     def with_secret(self, prefix: str) -> set[str]:
         """The namespaces of a test that have what pods without CSI need."""
         found = self._plane.call("GET", "/api/v1/secrets")["items"]
-        named = {item["metadata"]["namespace"] for item in found if item["metadata"]["name"] == injection.NAME}
+        named = {item["metadata"]["namespace"] for item in found if item["metadata"]["name"] == injection_secret.NAME}
         return {namespace for namespace in named if namespace.startswith(prefix)}
 
     def label(self, namespace: str, team: str) -> None:

@@ -45,7 +45,7 @@ class Operator:
 
     def start(self) -> None:
         command = [
-            *(sys.executable, "-m", "oneagent.operator.command", "--log-format=text", "--lease-duration=15s"),
+            *(sys.executable, "-m", "oneagent.operator.main", "--log-format=text", "--lease-duration=15s"),
             *(f"--identity={self._identity}", f"--metrics-address=127.0.0.1:{self.port}", *self._flags),
         ]
         environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), "POD_NAMESPACE": NAMESPACE}

@@ -22,9 +22,9 @@ from kubernetes.aio import client, config
 from prometheus_client import CollectorRegistry
 
 from oneagent.operator import api
-from oneagent.operator.certificates import held as holding
-from oneagent.operator.certificates.endpoints import SERVICES, SLICES, Endpoints
-from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.certificates import cluster_state as holding
+from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.probe import SERVICES, SLICES, Endpoints
 from oneagent.operator.certificates.settings import Settings
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node

@@ -17,11 +17,11 @@ from kubernetes.aio import client, config
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
-from oneagent.operator import api, asking, worker
-from oneagent.operator.hostagents import concern, manifest
-from oneagent.operator.observed import Observed
-from oneagent.operator.verdicts import Verdict
-from oneagent.operator.watching import Watching
+from oneagent.operator import api, asking, dynakube_worker
+from oneagent.operator.cache import Observed
+from oneagent.operator.host_agents import daemonset, reconciler
+from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.watches import Watching
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
@@ -72,13 +72,13 @@ def agent_images(
     with_entrypoint(images.built()[APP_IMAGE], archive, tags, ["sh", "-c", "exec sleep infinity", "oneagent"])
     cluster.node.load_image(archive)
     account = {"apiVersion": "v1", "kind": "ServiceAccount"}
-    kubectl.apply({**account, "metadata": {"name": manifest.SERVICE_ACCOUNT, "namespace": NAMESPACE}})
+    kubectl.apply({**account, "metadata": {"name": daemonset.SERVICE_ACCOUNT, "namespace": NAMESPACE}})
 
 
 @pytest.fixture(scope="module")
 def do(cluster: Cluster) -> Do:
     """Let the concern look once at a DynaKube, with what a watch would have seen by now."""
-    agents = concern.HostAgents("0.1.0")
+    agents = reconciler.HostAgents("0.1.0")
 
     def do(name: str, version: str = OLD, later: float = 0.0) -> Verdict:
         return asyncio.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
@@ -86,7 +86,7 @@ def do(cluster: Cluster) -> Do:
     return do
 
 
-async def look(agents: concern.HostAgents, kubeconfig: Path, name: str, version: str, now: float) -> Verdict:
+async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, version: str, now: float) -> Verdict:
     settings = client.Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
     server = api.Api(client.ApiClient(settings))
@@ -103,7 +103,9 @@ async def look(agents: concern.HostAgents, kubeconfig: Path, name: str, version:
         found = next(item for item in observed.dynakubes.values() if item["metadata"]["name"] == name)
         decided = {"OneAgentVersion": Verdict("True", "", "", fields={"oneAgent": {"version": version}})}
         kube = dynakubes.from_manifest(found)
-        verdict = await agents.reconcile(worker.Round(found, kube, NAMESPACE, server, observed, facts, now, decided))
+        verdict = await agents.reconcile(
+            dynakube_worker.Round(found, kube, NAMESPACE, server, observed, facts, now, decided)
+        )
         return verdict or Verdict("True", "None", "")
     finally:
         await server.close()
@@ -133,7 +135,7 @@ def pods(kubectl: Kubectl) -> Pods:
 def running_agent(kubectl: Kubectl, do: Do, wait_for: WaitFor) -> str:
     """A DynaKube whose agent runs on the node: it does once it has not ended for ten seconds."""
     kubectl.apply(dynakube("hosts"))
-    wait_for(lambda: do("hosts").reason == concern.READY, "the agent is ready", within=90, every=0.5)
+    wait_for(lambda: do("hosts").reason == reconciler.READY, "the agent is ready", within=90, every=0.5)
     return "hosts"
 
 
@@ -191,9 +193,9 @@ class TestAnAgent:
         assert do(running_agent).fields["oneAgent"]["instances"] == {node: first}
         (driver.data.hosts / running_agent / "kept").write_text("for ever")
 
-        assert do(running_agent, NEW).reason == concern.ROLLING
+        assert do(running_agent, NEW).reason == reconciler.ROLLING
         wait_for(
-            lambda: do(running_agent, NEW).reason == concern.READY, "the new version is ready", within=120, every=1
+            lambda: do(running_agent, NEW).reason == reconciler.READY, "the new version is ready", within=120, every=1
         )
         (after,) = pods(running_agent)
         second = {"podName": after["metadata"]["name"], "ipAddress": address}
@@ -232,7 +234,7 @@ def test_the_older_dynakube_keeps_the_nodes_that_both_select(
     time.sleep(1.1)  # The API server counts creation in seconds.
     apply(dynakube("another", "hostMonitoring"))
     verdict = do("another")
-    assert (verdict.status, verdict.reason) == ("False", concern.NODES_TAKEN)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)
     assert "elder" in verdict.message
     assert sets(kubectl) == {"elder-oneagent"}
 
@@ -241,7 +243,7 @@ def test_the_older_dynakube_keeps_the_nodes_that_both_select(
     do("elder")
     do("another")
     assert sets(kubectl) == {"elder-oneagent", "another-oneagent"}
-    wait_for(lambda: do("another").reason == concern.NO_NODES, "the DaemonSet is seen to select no node")
+    wait_for(lambda: do("another").reason == reconciler.NO_NODES, "the DaemonSet is seen to select no node")
 
 
 def test_a_mode_without_host_agents_takes_everything_away(kubectl: Kubectl, do: Do, apply: Apply) -> None:
@@ -260,10 +262,10 @@ def test_a_rollout_that_does_not_get_on_is_said_with_kubelets_reason(
     kubectl: Kubectl, do: Do, apply: Apply, wait_for: WaitFor, pods: Pods
 ) -> None:
     apply(dynakube("stuck", image="registry.invalid/nothing:1.0"))
-    assert do("stuck").reason == concern.ROLLING
+    assert do("stuck").reason == reconciler.ROLLING
     wait_for(lambda: b"ImagePull" in json.dumps(pods("stuck")).encode(), "kubelet cannot pull", within=60)
     verdict = do("stuck", later=700)
-    assert (verdict.status, verdict.reason) == ("False", concern.STUCK)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.STUCK)
     assert "ImagePull" in verdict.message
     assert pods("stuck")[0]["spec"]["nodeName"] in verdict.message
 
@@ -271,7 +273,7 @@ def test_a_rollout_that_does_not_get_on_is_said_with_kubelets_reason(
 def test_what_the_api_server_refuses_is_said_and_changes_nothing(kubectl: Kubectl, do: Do, apply: Apply) -> None:
     apply(dynakube("refused", tolerations=[{"key": "a", "operator": "Sometimes"}]))
     verdict = do("refused")
-    assert (verdict.status, verdict.reason) == ("False", concern.REFUSED)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.REFUSED)
     assert "tolerations" in verdict.message
     assert sets(kubectl) == set()
 

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.x509 import verification
 
 from oneagent.operator import api
-from oneagent.operator.certificates import keys
+from oneagent.operator.certificates import x509 as certificates_x509
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -151,12 +151,14 @@ class Cluster:
 class Replica:
     """Serves what was in the Secret when it last looked, if that could be used."""
 
-    pair: keys.Pair | None = None
+    pair: certificates_x509.Pair | None = None
 
     def reload(self, cluster: Cluster) -> None:
         data = cluster.objects.get(CERTS, {}).get("data") or {}
-        with contextlib.suppress(keys.UnusableError, ValueError):
-            self.pair = keys.read_pair(b64decode(data.get("tls.crt", "")), b64decode(data.get("tls.key", "")))
+        with contextlib.suppress(certificates_x509.UnusableError, ValueError):
+            self.pair = certificates_x509.read_pair(
+                b64decode(data.get("tls.crt", "")), b64decode(data.get("tls.key", ""))
+            )
 
 
 def serving(replicas: list[Replica]) -> Callable[[bytes], Coroutine[Any, Any, bool]]:
@@ -169,9 +171,9 @@ def serving(replicas: list[Replica]) -> Callable[[bytes], Coroutine[Any, Any, bo
     return probe
 
 
-def verifies(certificate: keys.Certificate, bundle: bytes, host: str, now: float) -> bool:
+def verifies(certificate: certificates_x509.Certificate, bundle: bytes, host: str, now: float) -> bool:
     """Whether a strict client takes the certificate."""
-    roots = keys.read_bundle(bundle)
+    roots = certificates_x509.read_bundle(bundle)
     if not roots:
         return False
     policy = verification.PolicyBuilder().store(verification.Store([root.x509 for root in roots]))

@@ -26,9 +26,9 @@ from oneagent.common.http import download, server_tls
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.tenant.client import client as tenant_client
 from oneagent.operator import api
-from oneagent.operator.packages import PackageEndpoint, PackageMetrics, Settings, Wanted
-from oneagent.operator.packages import server as servers
-from oneagent.operator.packages.callers import Reviewer
+from oneagent.operator.package_server import PackageEndpoint, PackageMetrics, Settings, Wanted
+from oneagent.operator.package_server import handlers as servers
+from oneagent.operator.package_server.authentication import Reviewer
 from tests.fakes import tenant as double
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server.metrics import ServerMetrics
-from oneagent.operator.certificates import keeper
-from oneagent.operator.packages.metrics import PackageMetrics
+from oneagent.operator.certificates import controller
+from oneagent.operator.package_server.metrics import PackageMetrics
 from oneagent.webhook import api as webhook_api
 from oneagent.webhook import breaker, cluster
 from oneagent.webhook.metrics import Metrics as WebhookMetrics
@@ -19,7 +19,7 @@ from oneagent.webhook.metrics import Metrics as WebhookMetrics
 
 def operator_metrics() -> CollectorRegistry:
     registry = CollectorRegistry()
-    keeper.Metrics(registry)
+    controller.Metrics(registry)
     PackageMetrics(registry)
     return registry
 

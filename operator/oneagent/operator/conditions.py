@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from oneagent.operator.verdicts import Verdict
+from oneagent.operator.reconcile_result import Verdict
 
 READY: Final = "Ready"
 _LONGEST_MESSAGE: Final = 4000

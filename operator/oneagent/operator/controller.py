@@ -16,19 +16,26 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, events
+from oneagent.operator.cache import Observed
 from oneagent.operator.certificates import settings as certificates_settings
-from oneagent.operator.certificates.endpoints import Endpoints
-from oneagent.operator.certificates.keeper import Keeper, Metrics
-from oneagent.operator.chores import Chore
-from oneagent.operator.concerns import connection, injection, namespaces, sections, tokens, versions
-from oneagent.operator.hostagents.concern import HostAgents
-from oneagent.operator.mapper import Mapper
-from oneagent.operator.nodecare import NodeCare
-from oneagent.operator.observed import Observed
-from oneagent.operator.storage import Storage
-from oneagent.operator.taints import Taint
-from oneagent.operator.watching import Watching
-from oneagent.operator.worker import Concern, Worker
+from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.probe import Endpoints
+from oneagent.operator.dynakube_worker import Concern, Worker
+from oneagent.operator.host_agents.reconciler import HostAgents
+from oneagent.operator.namespace_mapper import Mapper
+from oneagent.operator.periodic import Chore
+from oneagent.operator.reconcilers import (
+    injection_secret,
+    namespaces,
+    tenant_connection,
+    tokens,
+    unsupported_sections,
+    versions,
+)
+from oneagent.operator.startup_taint.controller import NodeCare
+from oneagent.operator.startup_taint.taint import Taint
+from oneagent.operator.storage_migration import Storage
+from oneagent.operator.watches import Watching
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +74,16 @@ class Controller:
         self._mapper = Mapper(server, self.observed, self.wake, self._leave)
         # The package endpoint's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
-        self._injection = injection.Injection(self._mapper, settings.package_url, self._authority)
+        self._injection = injection_secret.Injection(self._mapper, settings.package_url, self._authority)
         self._concerns: Sequence[Concern] = (
             tokens.Tokens(),
-            connection.Connection(),
+            tenant_connection.Connection(),
             versions.CodeModules(),
             versions.HostAgent(),
             HostAgents(settings.operator_version),
             namespaces.Namespaces(self._mapper),
             self._injection,
-            sections.Sections(),
+            unsupported_sections.Sections(),
         )
         self._workers: dict[DynaKubeName, Worker] = {}
         self._group: asyncio.TaskGroup | None = None

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from oneagent.common.identifiers import DRIVER_NAME
-from oneagent.operator import nodestock
+from oneagent.operator.startup_taint import readiness
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.node import Node
@@ -88,14 +88,14 @@ def test_a_node_is_held_until_it_has_the_driver_and_the_version(
     assert DRIVER_NAME in {driver["name"] for driver in drivers}
     try:
         world.taint(equipped)
-        assert "not registered" in world.wait_said(equipped, nodestock.DRIVER_NOT_REGISTERED)
+        assert "not registered" in world.wait_said(equipped, readiness.DRIVER_NOT_REGISTERED)
     finally:
         world.register(*drivers)
-    assert MISSING in world.wait_said(equipped, nodestock.VERSIONS_MISSING)
+    assert MISSING in world.wait_said(equipped, readiness.VERSIONS_MISSING)
     assert world.is_held(equipped)
     apply(*manifests.dynakube("held", dynatrace.api_url, release()))
     world.wait_free(equipped)
-    assert KEY in world.wait_said(equipped, nodestock.STARTUP_TAINT_REMOVED)
+    assert KEY in world.wait_said(equipped, readiness.STARTUP_TAINT_REMOVED)
 
 
 def test_a_node_that_gets_no_driver_is_not_held_for_ever(
@@ -106,7 +106,7 @@ def test_a_node_that_gets_no_driver_is_not_held_for_ever(
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "elsewhere"}, "spec": {"taints": [taint]}}
     apply(node)
     world.wait_free("elsewhere")
-    assert "no pod for this node" in world.wait_said("elsewhere", nodestock.NODE_WITHOUT_DRIVER)
+    assert "no pod for this node" in world.wait_said("elsewhere", readiness.NODE_WITHOUT_DRIVER)
 
 
 @pytest.mark.parametrize("change", [("label", "node"), ("annotate", "node"), ("taint", "node")])

@@ -19,7 +19,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from oneagent.common.dynakube.api import crd, fields
-from oneagent.operator import api, storage
+from oneagent.operator import api, storage_migration
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
@@ -91,7 +91,7 @@ async def migrate(rights: Path) -> None:
     access = client.Configuration()
     await config.load_kube_config(str(rights), client_configuration=access)
     server = api.Api(client.ApiClient(access))
-    migration = storage.Storage(server, clock=lambda: time.monotonic() * FASTER)
+    migration = storage_migration.Storage(server, clock=lambda: time.monotonic() * FASTER)
     try:
         for _ in range(20):
             if (seconds := await migration.round()) >= 3600:

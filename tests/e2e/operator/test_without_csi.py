@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from oneagent.common import package_client
-from oneagent.operator.concerns import injection
+from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import cubes, operators
@@ -55,7 +55,7 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
         return items
 
     (secret,) = secrets("nocsi-1")
-    assert secret["metadata"]["name"] == injection.NAME
+    assert secret["metadata"]["name"] == injection_secret.NAME
     assert packages.VERSION in cubes.decoded(secret)
     assert not secrets("nocsi-2")
     everywhere = kubectl.json("get", "secrets", "--all-namespaces")["items"]

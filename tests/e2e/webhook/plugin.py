@@ -18,7 +18,7 @@ class Plugin:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         program = folder / "kubectl-oneagent"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oneagent.operator.people.command "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m oneagent.operator.cli.main "$@"\n')
         program.chmod(0o755)
         path = f"{folder}:{BIN.resolve()}:{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, "KUBECONFIG": str(cluster.control_plane.admin)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from oneagent.operator.certificates import held
+from oneagent.operator.certificates import cluster_state
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.waiting import WaitFor
@@ -12,10 +12,10 @@ from tests.e2e.waiting import WaitFor
 SECRET: Final = "oneagent-webhook-ca"
 
 
-def record(kubectl: Kubectl) -> held.Record:
+def record(kubectl: Kubectl) -> cluster_state.Record:
     """What the operator keeps of the CA."""
     found = kubectl.json("-n", NAMESPACE, "get", "secrets", f"--field-selector=metadata.name={SECRET}")["items"]
-    return held.record(found[0] if found else None)
+    return cluster_state.record(found[0] if found else None)
 
 
 def test_a_new_ca_is_served_by_all_webhooks_before_the_lost_one_is_no_longer_trusted(

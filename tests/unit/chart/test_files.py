@@ -14,7 +14,7 @@ from deploy import generate
 
 from oneagent.csi_driver.provisioner import main as provisioner
 from oneagent.csi_driver.server.main import main
-from oneagent.operator import command as operator
+from oneagent.operator import main as operator
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.webhook import command as webhook
 

@@ -14,8 +14,8 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking
-from oneagent.operator.observed import Observed
-from oneagent.operator.worker import FINALIZER, Worker
+from oneagent.operator.cache import Observed
+from oneagent.operator.dynakube_worker import FINALIZER, Worker
 from tests.fakes import packages
 from tests.fakes.objects import Objects
 from tests.fakes.tenant import Tenant

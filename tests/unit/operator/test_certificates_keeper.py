@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from oneagent.common.dynakube.api import crd
 from oneagent.operator import api
-from oneagent.operator.certificates import held as holding
-from oneagent.operator.certificates import keys
-from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.certificates import cluster_state as holding
+from oneagent.operator.certificates import x509
+from oneagent.operator.certificates.controller import Keeper, Metrics
 from oneagent.operator.certificates.settings import Settings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Replica
@@ -231,8 +231,8 @@ def test_an_api_server_that_is_away_is_asked_again_ever_more_slowly() -> None:
     assert world.round() == SETTINGS.check_seconds
 
 
-OTHER = keys.new_authority(START, 365 * DAY, 600)
-FOREIGN = keys.issue(OTHER, SETTINGS.hosts, START, 7 * DAY, 600)
+OTHER = x509.new_authority(START, 365 * DAY, 600)
+FOREIGN = x509.issue(OTHER, SETTINGS.hosts, START, 7 * DAY, 600)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,8 @@ def test_whatever_is_in_the_secret_is_replaced_if_it_cannot_be_used(world: World
 )
 def test_a_certificate_of_ours_that_clients_refuse_is_replaced(made: float, hosts: tuple[str, ...]) -> None:
     world = World()
-    authority = keys.new_authority(START - 30 * DAY, 365 * DAY, 600)
-    pair = keys.issue(authority, hosts, START + made, 7 * DAY, 600)
+    authority = x509.new_authority(START - 30 * DAY, 365 * DAY, 600)
+    pair = x509.issue(authority, hosts, START + made, 7 * DAY, 600)
     record = holding.Record((authority.certificate,), authority)
     world.cluster.put(AUTHORITY, holding.record_secret(record, SETTINGS, None))
     world.cluster.put(CERTS, holding.served_secret(authority.certificate.pem, pair, SETTINGS, None))
@@ -333,9 +333,9 @@ def test_an_error_of_the_probe_is_no_answer() -> None:
 # With cert-manager.
 
 
-def put_certificate(world: World, authority: keys.Pair, annotated: bool = True) -> None:
+def put_certificate(world: World, authority: x509.Pair, annotated: bool = True) -> None:
     """As cert-manager does."""
-    pair = keys.issue(authority, SETTINGS.hosts, world.cluster.now, 90 * DAY, 600)
+    pair = x509.issue(authority, SETTINGS.hosts, world.cluster.now, 90 * DAY, 600)
     secret = holding.served_secret(authority.certificate.pem, pair, SETTINGS, None)
     if annotated:
         secret["metadata"]["annotations"] = {holding.CERT_MANAGER: "oneagent-webhook"}
@@ -365,7 +365,7 @@ def test_of_cert_manager_too_the_former_authority_is_trusted_until_the_new_one_i
     world = World()
     put_certificate(world, OTHER)
     world.converge()
-    new = keys.new_authority(START, 365 * DAY, 600)
+    new = x509.new_authority(START, 365 * DAY, 600)
     put_certificate(world, new)
     world.wait(60)
     assert world.bundle() == new.certificate.pem + OTHER.certificate.pem

@@ -14,26 +14,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.operator.certificates import keys, settings
+from oneagent.operator.certificates import settings
+from oneagent.operator.certificates import x509 as certificates_x509
 from tests.fakes import certificates as fakes
 
 DAY = 86400.0
 NOW = float(int(time.time()))
 HOSTS = ("oneagent-webhook.dynatrace", "oneagent-webhook.dynatrace.svc", "oneagent-webhook.dynatrace.svc.cluster.local")
-AUTHORITY = keys.new_authority(NOW, 365 * DAY, 600)
-OTHER = keys.new_authority(NOW, 365 * DAY, 600)
-SERVER = keys.issue(AUTHORITY, HOSTS, NOW, 7 * DAY, 600)
+AUTHORITY = certificates_x509.new_authority(NOW, 365 * DAY, 600)
+OTHER = certificates_x509.new_authority(NOW, 365 * DAY, 600)
+SERVER = certificates_x509.issue(AUTHORITY, HOSTS, NOW, 7 * DAY, 600)
 
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_strict_tls_client_takes_the_certificate_under_each_of_its_names(tmp_path: Path, host: str) -> None:
-    assert handshake(tmp_path, SERVER, keys.bundle([AUTHORITY.certificate]), host) == ""
+    assert handshake(tmp_path, SERVER, certificates_x509.bundle([AUTHORITY.certificate]), host) == ""
 
 
 def test_old_and_new_authority_are_trusted_side_by_side_in_any_order(tmp_path: Path) -> None:
     for bundle in ([AUTHORITY.certificate, OTHER.certificate], [OTHER.certificate, AUTHORITY.certificate]):
-        assert handshake(tmp_path, SERVER, keys.bundle(bundle), HOSTS[1]) == ""
-        assert fakes.verifies(SERVER.certificate, keys.bundle(bundle), HOSTS[1], NOW)
+        assert handshake(tmp_path, SERVER, certificates_x509.bundle(bundle), HOSTS[1]) == ""
+        assert fakes.verifies(SERVER.certificate, certificates_x509.bundle(bundle), HOSTS[1], NOW)
 
 
 def test_no_client_takes_the_certificate_by_another_authority_or_under_another_name(tmp_path: Path) -> None:
@@ -49,12 +50,12 @@ def test_a_clock_ten_minutes_behind_or_ahead_of_the_end_is_no_harm() -> None:
 
 
 def test_a_certificate_does_not_outlive_its_issuer() -> None:
-    server = keys.issue(AUTHORITY, HOSTS, NOW + 364 * DAY, 7 * DAY, 600)
+    server = certificates_x509.issue(AUTHORITY, HOSTS, NOW + 364 * DAY, 7 * DAY, 600)
     assert server.certificate.not_after == AUTHORITY.certificate.not_after
 
 
 def test_keys_are_of_the_curve_p256_and_none_is_used_twice() -> None:
-    pairs = [AUTHORITY, OTHER, SERVER, keys.issue(AUTHORITY, HOSTS, NOW, DAY, 0)]
+    pairs = [AUTHORITY, OTHER, SERVER, certificates_x509.issue(AUTHORITY, HOSTS, NOW, DAY, 0)]
     assert all(isinstance(pair.key.curve, ec.SECP256R1) for pair in pairs)
     assert len({pair.key_pem for pair in pairs}) == len(pairs)
     assert len({pair.certificate.x509.serial_number for pair in pairs}) == len(pairs)
@@ -66,13 +67,16 @@ def test_every_authority_has_a_name_of_its_own() -> None:
 
 def test_a_long_service_name_fits_into_a_certificate() -> None:
     hosts = (f"{'s' * 63}.{'n' * 63}", f"{'s' * 63}.{'n' * 63}.svc")
-    long = keys.issue(AUTHORITY, hosts, NOW, DAY, 600)
+    long = certificates_x509.issue(AUTHORITY, hosts, NOW, DAY, 600)
     assert fakes.verifies(long.certificate, AUTHORITY.certificate.pem, hosts[1], NOW)
 
 
 def test_what_was_made_is_read_again() -> None:
-    assert keys.read_pair(SERVER.certificate.pem, SERVER.key_pem).certificate == SERVER.certificate
-    assert keys.read_authority(AUTHORITY.certificate.pem, AUTHORITY.key_pem).certificate == AUTHORITY.certificate
+    assert certificates_x509.read_pair(SERVER.certificate.pem, SERVER.key_pem).certificate == SERVER.certificate
+    assert (
+        certificates_x509.read_authority(AUTHORITY.certificate.pem, AUTHORITY.key_pem).certificate
+        == AUTHORITY.certificate
+    )
     assert SERVER.certificate.signed_by(AUTHORITY.certificate)
     assert not SERVER.certificate.signed_by(OTHER.certificate)
 
@@ -89,8 +93,8 @@ def test_what_was_made_is_read_again() -> None:
     ids=("another key", "no authority", "no certificate", "no key", "half a key"),
 )
 def test_an_authority_that_cannot_sign_is_refused_with_the_reason(certificate: bytes, key: bytes, why: str) -> None:
-    with pytest.raises(keys.UnusableError) as refused:
-        keys.read_authority(certificate, key)
+    with pytest.raises(certificates_x509.UnusableError) as refused:
+        certificates_x509.read_authority(certificate, key)
     assert str(refused.value) == why
 
 
@@ -106,15 +110,15 @@ def test_a_bundle_gives_each_authority_once_and_passes_over_the_rest() -> None:
             AUTHORITY.key_pem,
         ]
     )
-    assert keys.read_bundle(pem) == (AUTHORITY.certificate, OTHER.certificate)
+    assert certificates_x509.read_bundle(pem) == (AUTHORITY.certificate, OTHER.certificate)
 
 
 @given(st.binary(max_size=300))
 def test_garbage_is_unusable_and_nothing_else(garbage: bytes) -> None:
-    assert keys.read_bundle(garbage) == ()
+    assert certificates_x509.read_bundle(garbage) == ()
     for certificate, key in ((garbage, SERVER.key_pem), (SERVER.certificate.pem, garbage), (garbage, garbage)):
-        with pytest.raises(keys.UnusableError):
-            keys.read_pair(certificate, key)
+        with pytest.raises(certificates_x509.UnusableError):
+            certificates_x509.read_pair(certificate, key)
 
 
 @given(st.data())
@@ -122,8 +126,8 @@ def test_a_damaged_certificate_is_unusable_or_reads_as_another(data: st.DataObje
     der = bytearray(ssl.PEM_cert_to_DER_cert(SERVER.certificate.pem.decode()))
     for _ in range(data.draw(st.integers(1, 3))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(keys.UnusableError):
-        read = keys.read_certificate(ssl.DER_cert_to_PEM_cert(bytes(der)).encode())
+    with contextlib.suppress(certificates_x509.UnusableError):
+        read = certificates_x509.read_certificate(ssl.DER_cert_to_PEM_cert(bytes(der)).encode())
         assert read == SERVER.certificate or not read.signed_by(AUTHORITY.certificate)
 
 
@@ -154,7 +158,7 @@ def test_unusual_times_are_refused_with_the_range() -> None:
         settings.refuse_unusual(short)
 
 
-def handshake(folder: Path, pair: keys.Pair, bundle: bytes, host: str) -> str:
+def handshake(folder: Path, pair: certificates_x509.Pair, bundle: bytes, host: str) -> str:
     """Why a client as strict as can be does not take a server; '' if it does."""
     certificate, key = folder / "tls.crt", folder / "tls.key"
     certificate.write_bytes(pair.certificate.pem)

@@ -12,8 +12,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from prometheus_client import CollectorRegistry
 
 from oneagent.operator import api
-from oneagent.operator.certificates import held as holding
-from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator.certificates import cluster_state as holding
+from oneagent.operator.certificates.controller import Keeper, Metrics
 from oneagent.operator.certificates.settings import Settings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Key, Replica

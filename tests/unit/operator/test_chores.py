@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from oneagent.operator.chores import Chore
+from oneagent.operator.periodic import Chore
 
 FOREVER = 3600.0
 

@@ -6,20 +6,20 @@ import urllib.request
 
 import pytest
 
-from oneagent.operator import command, health
-from oneagent.operator.taints import Taint
+from oneagent.operator import health, main
+from oneagent.operator.startup_taint.taint import Taint
 from tests.fakes import ports
 
 
 def test_the_startup_taint_is_off_unless_one_is_named() -> None:
-    assert command.parse([]).startup_taint is None
-    given = command.parse(["--startup-taint=example.com/not-ready:NoSchedule", "--startup-patience=90s"])
+    assert main.parse([]).startup_taint is None
+    given = main.parse(["--startup-taint=example.com/not-ready:NoSchedule", "--startup-patience=90s"])
     assert (given.startup_taint, given.startup_patience_seconds) == (Taint("example.com/not-ready", "NoSchedule"), 90)
 
 
 def test_a_startup_taint_that_cannot_be_is_refused_with_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.parse(["--startup-taint=not-ready"])
+        main.parse(["--startup-taint=not-ready"])
     assert "--startup-taint: 'not-ready': give KEY:EFFECT" in capsys.readouterr().err
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from oneagent.operator import api
-from oneagent.operator.certificates.keeper import Metrics
+from oneagent.operator.certificates.controller import Metrics
 from oneagent.operator.certificates.settings import Settings as Certificates
 from oneagent.operator.controller import Controller, Settings
 from tests.fakes.objects import Objects

@@ -15,11 +15,11 @@ from oneagent.common.agent_config.ruxitagentproc import Property
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
-from oneagent.operator import api, asking, observed, verdicts
-from oneagent.operator.certificates import keys
-from oneagent.operator.concerns import injection
-from oneagent.operator.mapper import Mapper
-from oneagent.operator.worker import Round
+from oneagent.operator import api, asking, cache, reconcile_result
+from oneagent.operator.certificates import x509
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.namespace_mapper import Mapper
+from oneagent.operator.reconcilers import injection_secret
 
 AUTHORITY = "oneagent-webhook-ca"
 DYNAKUBE = DynaKubeName("demo")
@@ -46,17 +46,17 @@ class Place:
     """A DynaKube without CSI that has two namespaces."""
 
     def __init__(self, package_url: str = "https://oneagent-operator.dynatrace.svc:8443") -> None:
-        self.server, self.observed = Server(), observed.Observed()
+        self.server, self.observed = Server(), cache.Observed()
         client = cast("api.Api", self.server)
 
         async def leave(namespace: str) -> None:
             await self.concern.leave(client, namespace)
 
         self.mapper = Mapper(client, self.observed, lambda _name: None, leave)
-        self.concern = injection.Injection(self.mapper, package_url, AUTHORITY)
+        self.concern = injection_secret.Injection(self.mapper, package_url, AUTHORITY)
         for name in ("shop", "bank"):
             labels = {namespace_mapping.LABEL: DYNAKUBE, "kubernetes.io/metadata.name": name}
-            self.observed.namespaces[name] = observed.Namespace(labels, terminating=False)
+            self.observed.namespaces[name] = cache.Namespace(labels, terminating=False)
         self.manifest: dict[str, Any] = {
             "apiVersion": "dynatrace.com/v1beta6",
             "kind": "DynaKube",
@@ -76,13 +76,13 @@ class Place:
             properties=(Property("general", "key", "a value"),),
         )
 
-    def publish(self, *authorities: keys.Pair) -> None:
+    def publish(self, *authorities: x509.Pair) -> None:
         """The CA's Secret with the newest authority, and those before it."""
         (current, *former) = authorities
         data = {
             "ca.crt": current.certificate.pem,
             "ca.key": current.key_pem,
-            "ca.crt.old": keys.bundle(one.certificate for one in former),
+            "ca.crt.old": x509.bundle(one.certificate for one in former),
         }
         manifest = {
             "metadata": {"name": AUTHORITY},
@@ -90,8 +90,10 @@ class Place:
         }
         self.server.objects["dynatrace", AUTHORITY] = manifest
 
-    def look(self) -> verdicts.Verdict | None:
-        found = {"CodeModulesVersion": verdicts.fine("", "", codeModules={"version": "1.277.0.20230914-094321"})}
+    def look(self) -> reconcile_result.Verdict | None:
+        found = {
+            "CodeModulesVersion": reconcile_result.fine("", "", codeModules={"version": "1.277.0.20230914-094321"})
+        }
         kube, client = dynakube.from_manifest(self.manifest), cast("api.Api", self.server)
         round = Round(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
         return asyncio.run(self.concern.reconcile(round))
@@ -109,15 +111,15 @@ def place() -> Place:
 
 
 @pytest.fixture(scope="module")
-def authorities() -> list[keys.Pair]:
-    return [keys.new_authority(1_750_000_000.0, 24 * HOUR, 0.0) for _ in range(2)]
+def authorities() -> list[x509.Pair]:
+    return [x509.new_authority(1_750_000_000.0, 24 * HOUR, 0.0) for _ in range(2)]
 
 
-def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities: list[keys.Pair]) -> None:
+def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities: list[x509.Pair]) -> None:
     place.publish(authorities[0])
     verdict = place.look()
     assert verdict is not None
-    assert verdict.reason == injection.READY
+    assert verdict.reason == injection_secret.READY
     assert place.told("shop") == place.told("bank")
     assert place.told("shop") == secret.Injection(
         dynakube="demo",
@@ -134,13 +136,13 @@ def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities
     )
 
 
-def test_the_key_of_the_authority_stays_where_it_is(place: Place, authorities: list[keys.Pair]) -> None:
+def test_the_key_of_the_authority_stays_where_it_is(place: Place, authorities: list[x509.Pair]) -> None:
     place.publish(*authorities)
     place.look()
     assert b"PRIVATE KEY" not in place.text("shop")
 
 
-def test_another_authority_is_told_once_and_with_the_one_before(place: Place, authorities: list[keys.Pair]) -> None:
+def test_another_authority_is_told_once_and_with_the_one_before(place: Place, authorities: list[x509.Pair]) -> None:
     old, new = authorities
     place.publish(old)
     place.look()
@@ -155,7 +157,7 @@ def test_another_authority_is_told_once_and_with_the_one_before(place: Place, au
 def test_before_there_is_an_authority_nothing_is_written(place: Place) -> None:
     verdict = place.look()
     assert verdict is not None
-    assert (verdict.reason, place.server.writes) == (injection.NO_AUTHORITY, 0)
+    assert (verdict.reason, place.server.writes) == (injection_secret.NO_AUTHORITY, 0)
     assert AUTHORITY in verdict.message
 
 
@@ -163,16 +165,16 @@ def test_an_operator_that_serves_no_packages_needs_no_authority() -> None:
     place = Place(package_url="")
     verdict = place.look()
     assert verdict is not None
-    assert verdict.reason == injection.READY
+    assert verdict.reason == injection_secret.READY
     assert (place.told("shop").package_url, place.told("shop").package_ca) == ("", "")
 
 
-def test_with_csi_a_namespace_holds_nothing(place: Place, authorities: list[keys.Pair]) -> None:
+def test_with_csi_a_namespace_holds_nothing(place: Place, authorities: list[x509.Pair]) -> None:
     place.publish(authorities[0])
     place.look()
     place.manifest["spec"]["oneAgent"]["applicationMonitoring"]["useCSIDriver"] = True
     place.observed.csi_installed = True
     verdict = place.look()
     assert verdict is not None
-    assert verdict.reason == injection.BY_CSI
-    assert [key for key in place.server.objects if key[1] == injection.NAME] == []
+    assert verdict.reason == injection_secret.BY_CSI
+    assert [key for key in place.server.objects if key[1] == injection_secret.NAME] == []

@@ -19,9 +19,11 @@ from prometheus_client.exposition import MetricsHandler
 
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.operator import api, nodestock, taints
-from oneagent.operator.nodecare import NodeCare
-from oneagent.operator.observed import Observed
+from oneagent.operator import api
+from oneagent.operator.cache import Observed
+from oneagent.operator.startup_taint import readiness
+from oneagent.operator.startup_taint import taint as startup_taint_taint
+from oneagent.operator.startup_taint.controller import NodeCare
 from tests.fakes.objects import Objects
 
 TAINT = {"key": "oneagent.dynatrace.com/not-ready", "effect": "NoSchedule"}
@@ -72,7 +74,7 @@ class World:
         self.pod("node")
         self.registered("node")
         self.dynakube("one", NEW)
-        taint = taints.parse("oneagent.dynatrace.com/not-ready:NoSchedule")
+        taint = startup_taint_taint.parse("oneagent.dynatrace.com/not-ready:NoSchedule")
         assert taint is not None
         self.care = NodeCare(
             self.objects,
@@ -224,7 +226,7 @@ class TestPodsMayCome:
         world.driver.has(NEW, ready=1)
         world.round()
         assert world.taints() == [OTHER, SAME_KEY]
-        assert world.said == [("node", "Normal", nodestock.STARTUP_TAINT_REMOVED)]
+        assert world.said == [("node", "Normal", readiness.STARTUP_TAINT_REMOVED)]
 
     def test_also_where_it_is_the_only_taint_and_has_a_value(self, world: World) -> None:
         world.node("node", {**TAINT, "value": "true"})
@@ -260,7 +262,7 @@ class TestANodeWithoutTheDriver:
         assert world.is_held()
         world.round(after=1)
         assert world.taints() == [OTHER, SAME_KEY]
-        assert world.said == [("node", "Warning", nodestock.NODE_WITHOUT_DRIVER)]
+        assert world.said == [("node", "Warning", readiness.NODE_WITHOUT_DRIVER)]
 
     def test_is_no_node_whose_pod_has_no_place_yet(self, world: World) -> None:
         world.pod("node", phase="Pending")
@@ -293,7 +295,7 @@ class TestANodeThatDoesNotGetThere:
         assert world.said == []
         world.round(after=1)
         world.round(after=5)
-        assert world.said == [("node", "Warning", nodestock.VERSIONS_MISSING)]
+        assert world.said == [("node", "Warning", readiness.VERSIONS_MISSING)]
         assert NEW in world.messages[0]
 
     def test_says_it_again_when_the_reason_is_another(self, world: World) -> None:
@@ -304,8 +306,8 @@ class TestANodeThatDoesNotGetThere:
         world.pod("node", phase="Pending")
         world.round(after=5)
         assert [reason for *_, reason in world.said] == [
-            nodestock.DRIVER_NOT_REGISTERED,
-            nodestock.DRIVER_NOT_ASKED,
+            readiness.DRIVER_NOT_REGISTERED,
+            readiness.DRIVER_NOT_ASKED,
         ]
 
     def test_says_it_again_every_hour(self, world: World) -> None:
@@ -403,12 +405,12 @@ class TestLooking:
 
 class TestTheFlag:
     def test_names_key_and_effect(self) -> None:
-        assert taints.parse("oneagent.dynatrace.com/not-ready:NoSchedule") == taints.Taint(
+        assert startup_taint_taint.parse("oneagent.dynatrace.com/not-ready:NoSchedule") == startup_taint_taint.Taint(
             TAINT["key"], TAINT["effect"]
         )
 
     def test_may_be_empty(self) -> None:
-        assert taints.parse("") is None
+        assert startup_taint_taint.parse("") is None
 
     @pytest.mark.parametrize(
         "text",
@@ -416,14 +418,14 @@ class TestTheFlag:
     )
     def test_is_refused_where_it_says_no_taint(self, text: str) -> None:
         with pytest.raises(ValueError, match="KEY:EFFECT"):
-            taints.parse(text)
+            startup_taint_taint.parse(text)
 
     @pytest.mark.parametrize(
         "text", ["node.kubernetes.io/not-ready:NoExecute", "node-role.kubernetes.io/control-plane:NoSchedule"]
     )
     def test_may_not_name_a_taint_of_kubernetes(self, text: str) -> None:
         with pytest.raises(ValueError, match="own"):
-            taints.parse(text)
+            startup_taint_taint.parse(text)
 
 
 @given(st.text())
@@ -431,6 +433,6 @@ class TestTheFlag:
 def test_whatever_a_pod_answers_is_metrics_or_a_value_error(text: str) -> None:
     for given_text in (text, f'oneagent_csi_dynakubes{{state="ready"}} {text}\n', f"oneagent_csi_store_bytes{text}\n"):
         try:
-            nodestock.read(given_text)
+            readiness.read(given_text)
         except ValueError:
             continue

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api
-from oneagent.operator.observed import Observed
-from oneagent.operator.watching import Watching
+from oneagent.operator.cache import Observed
+from oneagent.operator.watches import Watching
 from tests.fakes.objects import Objects
 
 

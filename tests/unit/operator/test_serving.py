@@ -13,12 +13,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.http import server_tls
-from oneagent.operator import api, serving
-from oneagent.operator.certificates import held, keys
-from oneagent.operator.certificates.held import Mark, Record
-from oneagent.operator.certificates.keeper import Keeper, Metrics
+from oneagent.operator import api
+from oneagent.operator.certificates import cluster_state, x509
+from oneagent.operator.certificates.cluster_state import Mark, Record
+from oneagent.operator.certificates.controller import Keeper, Metrics
 from oneagent.operator.certificates.settings import Settings
-from oneagent.operator.packages import PackageMetrics
+from oneagent.operator.package_server import PackageMetrics, runner
 from tests.fakes import certificates as fakes
 from tests.fakes import packages, ports
 from tests.fakes import tenant as double
@@ -36,30 +36,30 @@ SECRET_SECONDS = 5.0
 class World:
     def __init__(self, tmp_path: Any) -> None:
         self.cluster = Cluster(1_750_000_000.0)
-        self.settings = serving.Settings(
+        self.settings = runner.Settings(
             fakes.NAMESPACE, "v1beta6", "oneagent-operator", AUTHORITY[1], tmp_path, 0, "", 0
         )
         self.certificates = self.endpoint()
 
-    def endpoint(self) -> serving.SignedCertificates:
-        return serving.SignedCertificates(self.cluster, self.settings, self.cluster.clock)
+    def endpoint(self) -> runner.SignedCertificates:
+        return runner.SignedCertificates(self.cluster, self.settings, self.cluster.clock)
 
-    def current(self) -> keys.Certificate:
-        return keys.read_certificate(fakes.run(self.certificates.current()).chain)
+    def current(self) -> x509.Certificate:
+        return x509.read_certificate(fakes.run(self.certificates.current()).chain)
 
-    def authority(self) -> keys.Pair:
-        return keys.new_authority(self.cluster.now, 365 * DAY, 600)
+    def authority(self) -> x509.Pair:
+        return x509.new_authority(self.cluster.now, 365 * DAY, 600)
 
-    def write(self, current: keys.Pair, *former: keys.Pair, served: bool = False) -> None:
+    def write(self, current: x509.Pair, *former: x509.Pair, served: bool = False) -> None:
         """The CA's Secret."""
         mark = Mark(current.certificate.fingerprint, self.cluster.now) if served else None
         record = Record((current.certificate,), current, tuple(pair.certificate for pair in former), served=mark)
-        self.cluster.put(AUTHORITY, held.record_secret(record, CERTIFICATES, None))
+        self.cluster.put(AUTHORITY, cluster_state.record_secret(record, CERTIFICATES, None))
 
     @property
     def bundle(self) -> bytes:
         """What namespaces get."""
-        return keys.bundle(held.record(self.cluster.objects[AUTHORITY]).trusted)
+        return x509.bundle(cluster_state.record(self.cluster.objects[AUTHORITY]).trusted)
 
 
 @pytest.fixture
@@ -99,13 +99,13 @@ class TestAPair:
 
 class TestAPairOfTheFormerCA:
     @pytest.fixture
-    def old(self, world: World) -> keys.Pair:
+    def old(self, world: World) -> x509.Pair:
         old = world.authority()
         world.write(old)
         assert world.current().signed_by(old.certificate)
         return old
 
-    def test_is_served_until_the_new_ones_is_served_by_the_webhook(self, world: World, old: keys.Pair) -> None:
+    def test_is_served_until_the_new_ones_is_served_by_the_webhook(self, world: World, old: x509.Pair) -> None:
         new = world.authority()
         world.write(new, old)
         assert world.current().signed_by(old.certificate)
@@ -114,12 +114,12 @@ class TestAPairOfTheFormerCA:
         world.write(new, old)
         assert world.current().signed_by(new.certificate)
 
-    def test_is_not_served_once_that_is_no_longer_trusted(self, world: World, old: keys.Pair) -> None:
+    def test_is_not_served_once_that_is_no_longer_trusted(self, world: World, old: x509.Pair) -> None:
         new = world.authority()
         world.write(new)
         assert world.current().signed_by(new.certificate)
 
-    def test_is_not_served_to_its_end(self, world: World, old: keys.Pair) -> None:
+    def test_is_not_served_to_its_end(self, world: World, old: x509.Pair) -> None:
         new = world.authority()
         world.write(new, old)
         world.cluster.now += 7 * DAY - 601
@@ -152,7 +152,7 @@ def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: 
     for seconds in (0, *([4 * DAY] * 61), *([1] * 100)):
         turn(seconds)
     assert len(issuers) == 2
-    assert not held.record(cluster.objects[AUTHORITY]).former
+    assert not cluster_state.record(cluster.objects[AUTHORITY]).former
 
 
 class Clusters(Objects):
@@ -161,8 +161,8 @@ class Clusters(Objects):
     def __init__(self) -> None:
         super().__init__()
         self.create = Reviews().create
-        authority = keys.new_authority(time.time(), DAY, 600)
-        self.put("Secret", held.record_secret(Record((authority.certificate,), authority), CERTIFICATES, None))
+        authority = x509.new_authority(time.time(), DAY, 600)
+        self.put("Secret", cluster_state.record_secret(Record((authority.certificate,), authority), CERTIFICATES, None))
 
     def want(self, tenant: double.Tenant, version: str) -> None:
         metadata = {"name": "demo", "namespace": fakes.NAMESPACE}
@@ -181,8 +181,8 @@ def test_who_asks_before_a_version_is_known_to_be_wanted_need_not_wait_for_the_n
 
 async def _ask_early(tenant: double.Tenant, folder: Path) -> None:
     cluster, port = Clusters(), ports.free()
-    settings = serving.Settings(fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port)
-    served = serving.Serving(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
+    settings = runner.Settings(fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port)
+    served = runner.Serving(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
     listed = asyncio.Event()
     cluster.before = lambda verb, kind, name: listed.set() if verb == "list" else None
     running = asyncio.create_task(served.run())

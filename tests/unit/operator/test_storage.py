@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from oneagent.common.dynakube.api import crd
-from oneagent.operator import api, storage
-from oneagent.operator.storage import Storage
+from oneagent.operator import api, storage_migration
+from oneagent.operator.storage_migration import Storage
 from tests.fakes.objects import Objects
 
 CLIENT = {"service": {"name": "oneagent-webhook", "namespace": "dynatrace", "path": "/convert"}}
@@ -41,7 +41,7 @@ class World:
 
     @property
     def definition(self) -> api.Object:
-        return self.objects.kept["CustomResourceDefinition", "", storage.DEFINITION]
+        return self.objects.kept["CustomResourceDefinition", "", storage_migration.DEFINITION]
 
     @property
     def stored(self) -> list[str]:
@@ -63,10 +63,10 @@ def test_every_object_of_every_namespace_is_written_as_it_is_and_then_the_crd_is
     world = World()
     before = world.contents()
     world.settled()
-    assert world.written() == ["one", "two", "three", storage.DEFINITION]
+    assert world.written() == ["one", "two", "three", storage_migration.DEFINITION]
     assert world.contents() == before
     assert world.stored == ["v1beta6"]
-    assert ("merge", "CustomResourceDefinition/status", storage.DEFINITION) in world.objects.calls
+    assert ("merge", "CustomResourceDefinition/status", storage_migration.DEFINITION) in world.objects.calls
 
 
 def test_objects_are_read_and_written_in_the_storage_version() -> None:
@@ -94,8 +94,8 @@ def test_a_migration_is_done_once() -> None:
 
 def test_nothing_is_written_before_every_api_server_knows_the_storage_version() -> None:
     world = World()
-    assert world.round() == storage.SETTLE_SECONDS
-    world.now += storage.SETTLE_SECONDS - 1
+    assert world.round() == storage_migration.SETTLE_SECONDS
+    world.now += storage_migration.SETTLE_SECONDS - 1
     assert world.round() == 1.0
     assert world.written() == []
 
@@ -189,7 +189,7 @@ def test_a_crd_that_gets_another_storage_version_meanwhile_is_not_trimmed_for_th
     world.now += world.round()
     assert world.round() == 1.0
     assert world.stored == ["v1beta5", "v1beta6", "v1"]
-    assert world.round() == storage.SETTLE_SECONDS, "the new one has to be known everywhere, too"
+    assert world.round() == storage_migration.SETTLE_SECONDS, "the new one has to be known everywhere, too"
     world.settled()
     assert world.stored == ["v1"]
 
@@ -206,6 +206,6 @@ def test_an_api_server_that_does_not_answer_is_asked_again() -> None:
 
 def test_without_the_crd_there_is_nothing_to_do() -> None:
     world = World()
-    world.objects.remove("CustomResourceDefinition", storage.DEFINITION)
+    world.objects.remove("CustomResourceDefinition", storage_migration.DEFINITION)
     world.round()
     assert world.written() == []

@@ -11,10 +11,10 @@ from oneagent.common import dynakube
 from oneagent.common.dynakube.api import conversion, fields
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
-from oneagent.operator import api, asking, images, verdicts
-from oneagent.operator.concerns import versions
-from oneagent.operator.observed import Observed
-from oneagent.operator.worker import Round
+from oneagent.operator import api, asking, images, reconcile_result
+from oneagent.operator.cache import Observed
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.reconcilers import versions
 
 OLD, NEW = "1.277.0.20230914-094321", "1.278.0.20231014-094321"
 
@@ -28,7 +28,7 @@ def decided(manifest: dict[str, Any], *, chosen: str = "", latest: str = NEW) ->
 
 def reconciled(
     manifest: dict[str, Any], concern: versions.HostAgent | versions.CodeModules, latest: str = NEW
-) -> verdicts.Verdict:
+) -> reconcile_result.Verdict:
     round = Round(
         manifest=manifest,
         kube=dynakube.from_manifest(manifest),
@@ -89,7 +89,7 @@ ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
 
 
 class TestAnImage:
-    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> verdicts.Verdict:
+    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> reconcile_result.Verdict:
         manifest: dict[str, Any] = {
             "apiVersion": f"dynatrace.com/{fields.NEWEST}",
             "kind": "DynaKube",

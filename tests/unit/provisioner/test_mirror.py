@@ -14,7 +14,7 @@ from oneagent.common import package_client
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.provisioner import main
-from oneagent.operator.packages import server as servers
+from oneagent.operator.package_server import handlers as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double

@@ -21,8 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.operator.certificates import keys
-from oneagent.operator.certificates.held import Held, Mark, Record, Target
+from oneagent.operator.certificates import x509
+from oneagent.operator.certificates.cluster_state import Held, Mark, Record, Target
 from oneagent.operator.certificates.settings import Settings
 
 # Why something is made anew.
@@ -41,7 +41,7 @@ _MOST_FORMER: Final = 8
 @dataclass(frozen=True, slots=True)
 class NewAuthority:
     reason: str
-    former: tuple[keys.Certificate, ...]
+    former: tuple[x509.Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Issue:
 class Ask:
     """Whether every endpoint serves this certificate."""
 
-    certificate: keys.Certificate
+    certificate: x509.Certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def by_cert_manager(held: Held, settings: Settings) -> bool:
     return settings.issuer == "cert-manager" or held.served.by_cert_manager
 
 
-def renewal(certificate: keys.Certificate, settings: Settings) -> float:
+def renewal(certificate: x509.Certificate, settings: Settings) -> float:
     """When it is renewed: at two thirds of its life, or the threshold before its end if that is earlier."""
     made = certificate.not_before + settings.skew_seconds
     third = made + (certificate.not_after - made) * _LIFE_BEFORE_RENEWAL
@@ -120,7 +120,7 @@ def _renew_authority(held: Held, settings: Settings, now: float) -> Step | None:
         # Whoever broke the Secret may have taken the CA's certificate with it. What API servers trust by now is
         # what the webhook serves, or has just served.
         elsewhere = (held.served.bundle, *(bundle for target in held.targets for bundle in target.bundles))
-        known = (*record.trusted, *(one for bundle in elsewhere for one in keys.read_bundle(bundle)))
+        known = (*record.trusted, *(one for bundle in elsewhere for one in x509.read_bundle(bundle)))
         return NewAuthority(MISSING_OR_BROKEN, _former(held, known, now))
     if not record.authority.certificate.valid(now):
         return NewAuthority(OUT_OF_DATE, _former(held, record.trusted, now))
@@ -131,7 +131,7 @@ def _renew_authority(held: Held, settings: Settings, now: float) -> Step | None:
 
 def _adopt(held: Held) -> Step | None:
     """cert-manager's CA becomes the current one as soon as it is in the Secret."""
-    issuers = keys.read_bundle(held.served.bundle)
+    issuers = x509.read_bundle(held.served.bundle)
     if not issuers:
         return None if held.record.current else Wait(math.inf, in_vain=True)
     if set(issuers) == set(held.record.current) and held.record.authority is None:
@@ -145,14 +145,14 @@ def _trust(held: Held, now: float) -> Step | None:
     record, certificate = held.record, held.served.certificate
     former = tuple(one for one in record.former if now < one.not_after and one not in record.current)
     if certificate and certificate.valid(now) and not any(map(certificate.signed_by, record.trusted)):
-        published = (one for target in held.targets for bundle in target.bundles for one in keys.read_bundle(bundle))
+        published = (one for target in held.targets for bundle in target.bundles for one in x509.read_bundle(bundle))
         issuer = next((one for one in published if certificate.signed_by(one) and now < one.not_after), None)
         former = (issuer, *former) if issuer else former
     return None if former == record.former else Remember(replace(record, former=former))
 
 
 def _publish(held: Held, *, share: bool) -> Step | None:
-    bundle = keys.bundle(held.record.trusted)
+    bundle = x509.bundle(held.record.trusted)
     if held.record.published and not _everywhere(held):
         return Remember(replace(held.record, published=None))
     if share and held.served.exists and held.served.bundle != bundle:
@@ -248,11 +248,11 @@ def _everywhere(held: Held) -> bool:
     )
 
 
-def _former(held: Held, known: Iterable[keys.Certificate], now: float) -> tuple[keys.Certificate, ...]:
+def _former(held: Held, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
     """The known CAs that may still be needed; first the one whose certificate is served, then the newest."""
     served = held.served.certificate
 
-    def order(authority: keys.Certificate) -> tuple[bool, float]:
+    def order(authority: x509.Certificate) -> tuple[bool, float]:
         return served is None or not served.signed_by(authority), -authority.not_before
 
     alive = sorted({one for one in known if now < one.not_after}, key=order)

@@ -15,8 +15,8 @@ import yaml
 
 from oneagent.common import dynakube
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId
-from oneagent.operator.hostagents import fields, images, manifest
-from oneagent.operator.hostagents.facts import Facts
+from oneagent.operator.host_agents import daemonset, image, spec
+from oneagent.operator.host_agents.inputs import Facts
 
 VERSION: Final = "1.277.0.20230914-094321"
 
@@ -61,24 +61,24 @@ def obj(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def wanted(case: dict[str, Any]) -> manifest.Wanted:
+def wanted(case: dict[str, Any]) -> daemonset.Wanted:
     read = obj(case)
     kube = dynakube.from_manifest(read)
-    agent = fields.from_manifest(read, kube.mode)
-    choice = images.choose(agent, kube, case.get("decided", VERSION), "")
+    agent = spec.from_manifest(read, kube.mode)
+    choice = image.choose(agent, kube, case.get("decided", VERSION), "")
     assert choice is not None
     facts = dataclasses.replace(FACTS, proxy=case.get("proxy", kube.proxy))
-    return manifest.Wanted(kube, agent, choice, facts, read["apiVersion"], case.get("driver", True))
+    return daemonset.Wanted(kube, agent, choice, facts, read["apiVersion"], case.get("driver", True))
 
 
 def daemon_set(case: dict[str, Any]) -> dict[str, Any]:
-    return manifest.daemon_set(wanted(case))
+    return daemonset.daemon_set(wanted(case))
 
 
 def changes(case: dict[str, Any]) -> dict[str, Any]:
     """What a case's DaemonSet has that the plain one of its mode has not, and the other way round."""
     before, after = dict(_flat(daemon_set({"mode": case["mode"]}))), dict(_flat(daemon_set(case)))
-    paths = [path for path in (*after, *before) if before.get(path) != after.get(path) and manifest.DIGEST not in path]
+    paths = [path for path in (*after, *before) if before.get(path) != after.get(path) and daemonset.DIGEST not in path]
     return {path: after.get(path) for path in dict.fromkeys(paths)}
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.operator import api, asking, verdicts
-from oneagent.operator.hostagents import concern, manifest
-from oneagent.operator.observed import Observed
-from oneagent.operator.worker import Round
+from oneagent.operator import api, asking, reconcile_result
+from oneagent.operator.cache import Observed
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.host_agents import daemonset, reconciler
 from tests.unit.operator.hostagents import cases
 
 NAME = "prod-oneagent"
@@ -56,7 +56,7 @@ class Place:
     """A concern, a server, and DynaKubes."""
 
     def __init__(self) -> None:
-        self.server, self.agents = Server(), concern.HostAgents("0.1.0")
+        self.server, self.agents = Server(), reconciler.HostAgents("0.1.0")
         self.observed = Observed(cluster_id="c0ffee", csi_installed=True)
         self.facts = asking.Facts(
             asked_at=1.0,
@@ -67,7 +67,7 @@ class Place:
         )
         self.decided, self.now = cases.VERSION, 1000.0
 
-    def look(self, case: dict[str, Any], *, clean: bool = False, **metadata: Any) -> verdicts.Verdict | None:
+    def look(self, case: dict[str, Any], *, clean: bool = False, **metadata: Any) -> reconcile_result.Verdict | None:
         """A round with what there is by now."""
         obj = cases.obj(case)
         obj["metadata"] |= metadata
@@ -75,7 +75,7 @@ class Place:
         sets = {name: thing for (kind, name), thing in self.server.objects.items() if kind == "DaemonSet"}
         self.observed.daemon_sets = copy.deepcopy(sets)
         self.server.requests.clear()
-        found = {"OneAgentVersion": verdicts.fine("", "", oneAgent={"version": self.decided})}
+        found = {"OneAgentVersion": reconcile_result.fine("", "", oneAgent={"version": self.decided})}
         kube, server = dynakube.from_manifest(obj), cast("api.Api", self.server)
         round = Round(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
         if clean:
@@ -106,7 +106,7 @@ def place() -> Place:
 
 
 def test_the_first_look_applies_everything_and_the_next_one_nothing(place: Place) -> None:
-    assert place.reason(HOSTS) == concern.ROLLING
+    assert place.reason(HOSTS) == reconciler.ROLLING
     assert place.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret", f"apply DaemonSet {NAME}"]
     place.look(HOSTS)
     assert place.server.requests == []
@@ -114,7 +114,7 @@ def test_the_first_look_applies_everything_and_the_next_one_nothing(place: Place
 
 def test_after_a_start_what_there_is_is_applied_once(place: Place) -> None:
     place.look(HOSTS)
-    place.agents = concern.HostAgents("0.1.0")
+    place.agents = reconciler.HostAgents("0.1.0")
     place.look(HOSTS)
     assert f"apply DaemonSet {NAME}" in place.server.requests
     place.look(HOSTS)
@@ -169,7 +169,7 @@ def test_a_wrong_field_leaves_what_runs(place: Place) -> None:
     before = copy.deepcopy(place.daemon_set)
     verdict = place.look({**HOSTS, "section": {"dnsPolicy": "mine"}})
     assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", concern.INVALID_FIELD)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.INVALID_FIELD)
     assert verdict.message.startswith("spec.oneAgent.hostMonitoring.dnsPolicy is 'mine': must be one of")
     assert place.daemon_set == before
     assert place.server.requests == []
@@ -180,7 +180,7 @@ def test_what_the_api_server_refuses_is_told_in_its_words(place: Place) -> None:
     place.server.refuses = True
     verdict = place.look({**HOSTS, "section": {"tolerations": [{"operator": "Sometimes"}]}})
     assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", concern.REFUSED)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.REFUSED)
     assert "spec.template.spec.tolerations" in verdict.message
     assert verdict.again_seconds is not None
 
@@ -189,17 +189,17 @@ def test_a_proxy_secret_that_is_not_there_restarts_nobody(place: Place) -> None:
     place.look(HOSTS)
     before = copy.deepcopy(place.daemon_set)
     case = {**HOSTS, "spec": {"proxy": {"valueFrom": "our-proxy"}}}
-    assert place.reason(case) == concern.INVALID_FIELD
+    assert place.reason(case) == reconciler.INVALID_FIELD
     assert place.daemon_set == before
     place.server.objects["Secret", "our-proxy"] = {"kind": "Secret", "data": {"proxy": "aHR0cDovL3A="}}
-    assert place.reason(case) == concern.ROLLING
+    assert place.reason(case) == reconciler.ROLLING
 
 
 def test_nothing_is_made_before_tenant_and_version_are_known(place: Place) -> None:
     facts, place.facts = place.facts, asking.Facts()
-    assert place.reason(HOSTS) == concern.TENANT_UNKNOWN
+    assert place.reason(HOSTS) == reconciler.TENANT_UNKNOWN
     place.facts, place.decided = facts, ""
-    assert place.reason(HOSTS) == concern.VERSION_UNKNOWN
+    assert place.reason(HOSTS) == reconciler.VERSION_UNKNOWN
     assert place.server.requests == []
     assert place.daemon_set is None
 
@@ -229,7 +229,7 @@ def test_a_secret_that_is_not_ours_stays_as_it_is(place: Place, name: str) -> No
     place.now += 3601
     verdict = place.look(HOSTS)
     assert verdict is not None
-    assert (verdict.reason, name in verdict.message) == (concern.INVALID_FIELD, True)
+    assert (verdict.reason, name in verdict.message) == (reconciler.INVALID_FIELD, True)
     place.look(HOSTS, clean=True)
     assert place.server.objects["Secret", name] == theirs
     assert place.daemon_set is None
@@ -237,7 +237,7 @@ def test_a_secret_that_is_not_ours_stays_as_it_is(place: Place, name: str) -> No
 
 def test_agents_that_ignore_the_proxy_do_not_wait_for_its_secret(place: Place) -> None:
     case = {**HOSTS, "spec": {"proxy": {"valueFrom": "our-proxy"}}, "features": {"oneagent-ignore-proxy": "true"}}
-    assert place.reason(case) == concern.ROLLING
+    assert place.reason(case) == reconciler.ROLLING
 
 
 def test_cleaning_may_be_repeated_and_leaves_what_is_not_ours(place: Place) -> None:
@@ -246,7 +246,7 @@ def test_cleaning_may_be_repeated_and_leaves_what_is_not_ours(place: Place) -> N
     place.look(HOSTS, clean=True)
     place.look(HOSTS, clean=True)
     assert place.daemon_set == theirs
-    assert place.reason(HOSTS) == concern.NOT_OURS
+    assert place.reason(HOSTS) == reconciler.NOT_OURS
     assert place.daemon_set == theirs
 
 
@@ -255,16 +255,16 @@ def test_an_earlier_programs_daemon_set_is_made_anew(place: Place) -> None:
     metadata = {"name": NAME, "uid": "x", "generation": 7, "ownerReferences": owner}
     spec = {"selector": {"matchLabels": {"app.kubernetes.io/name": "oneagent"}}}
     place.server.objects["DaemonSet", NAME] = {"metadata": metadata, "spec": spec}
-    assert place.reason(HOSTS) == concern.REPLACING
+    assert place.reason(HOSTS) == reconciler.REPLACING
     assert place.server.requests == [f"delete DaemonSet {NAME}"]
-    assert place.reason(HOSTS) == concern.ROLLING
-    assert place.daemon_set["spec"]["selector"]["matchLabels"] == manifest.selector("prod")
+    assert place.reason(HOSTS) == reconciler.ROLLING
+    assert place.daemon_set["spec"]["selector"]["matchLabels"] == daemonset.selector("prod")
 
 
 def test_a_daemon_set_that_is_going_is_waited_for(place: Place) -> None:
     place.look(HOSTS)
     place.daemon_set["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert place.reason(HOSTS) == concern.REPLACING
+    assert place.reason(HOSTS) == reconciler.REPLACING
     assert place.server.requests == []
 
 
@@ -278,24 +278,24 @@ def test_a_younger_dynakube_gets_no_nodes_that_an_older_one_has(place: Place) ->
     elder(place)
     verdict = place.look(HOSTS)
     assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", concern.NODES_TAKEN)
+    assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)
     assert "elder" in verdict.message
     assert place.daemon_set is None
-    assert place.reason({**HOSTS, "features": {"multiple-osagents-on-node": "true"}}) == concern.ROLLING
+    assert place.reason({**HOSTS, "features": {"multiple-osagents-on-node": "true"}}) == reconciler.ROLLING
 
 
 def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place: Place) -> None:
     elder(place, nodeSelector={"pool": "a"})
-    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == concern.ROLLING
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
     before = copy.deepcopy(place.daemon_set)
-    assert place.reason(HOSTS) == concern.NODES_TAKEN
+    assert place.reason(HOSTS) == reconciler.NODES_TAKEN
     assert place.daemon_set == before
 
 
 def test_what_runs_goes_if_the_older_dynakube_comes_to_its_nodes(place: Place) -> None:
-    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == concern.ROLLING
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
     elder(place)
-    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == concern.NODES_TAKEN
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.NODES_TAKEN
     assert place.daemon_set is None
 
 
@@ -311,7 +311,7 @@ def test_the_condition_follows_the_daemon_set(place: Place) -> None:
     place.look(HOSTS)
     counts = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
     place.daemon_set["status"] = {**dict.fromkeys(counts, 1), "observedGeneration": 1}
-    labels = manifest.selector("prod")
+    labels = daemonset.selector("prod")
     place.observed.agent_pods["p"] = {
         "metadata": {"name": "p", "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"nodeName": "node-1"},
@@ -322,7 +322,7 @@ def test_the_condition_follows_the_daemon_set(place: Place) -> None:
     }
     verdict = place.look(HOSTS)
     assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("True", concern.READY)
+    assert (verdict.status, verdict.reason) == ("True", reconciler.READY)
     assert verdict.fields["oneAgent"] == {
         "instances": {"node-1": {"podName": "p", "ipAddress": "10.0.0.1"}},
         "version": cases.VERSION,

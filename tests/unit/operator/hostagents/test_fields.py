@@ -7,15 +7,15 @@ import pytest
 from hypothesis import strategies as st
 
 from oneagent.common.kubernetes import fields as kubernetes_fields
-from oneagent.operator.hostagents import fields, nodes
+from oneagent.operator.host_agents import node_conflicts, spec
 from tests.unit.operator.hostagents import cases
 
 MODE: Final = "hostMonitoring"
 OWN = f"spec.oneAgent.{MODE}"
 
 
-def read(obj: dict[str, Any]) -> fields.HostAgent:
-    return fields.from_manifest(obj, MODE)
+def read(obj: dict[str, Any]) -> spec.HostAgent:
+    return spec.from_manifest(obj, MODE)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ FIELDS = (
 @hypothesis.given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))
 def test_whatever_somebody_writes_is_read_or_named(section: dict[str, Any]) -> None:
     obj = cases.obj({"mode": MODE, "section": section})
-    nodes.claim(obj)
+    node_conflicts.claim(obj)
     try:
         cases.daemon_set({"mode": MODE, "section": section})
     except kubernetes_fields.FieldError as error:

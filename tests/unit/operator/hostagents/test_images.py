@@ -5,18 +5,18 @@ from typing import Any
 import pytest
 
 from oneagent.common.kubernetes import fields
-from oneagent.operator.hostagents import images
+from oneagent.operator.host_agents import image
 from tests.unit.operator.hostagents import cases
 
 OLD, NEW = "1.277.0.20230914-094321", "1.301.0.20240101-000000"
 
 
-def choose(decided: str, running: str, **case: Any) -> images.Choice | None:
+def choose(decided: str, running: str, **case: Any) -> image.Choice | None:
     wanted = cases.wanted({"mode": "classicFullStack", **case})
-    return images.choose(wanted.agent, wanted.kube, decided, running)
+    return image.choose(wanted.agent, wanted.kube, decided, running)
 
 
-def version(choice: images.Choice | None) -> str:
+def version(choice: image.Choice | None) -> str:
     assert choice is not None
     return choice.version
 
@@ -52,7 +52,7 @@ def test_a_tag_of_the_users_own_image_holds_nothing_back() -> None:
 
 def test_an_image_comes_before_every_version() -> None:
     choice = choose(NEW, NEW, section={"image": "registry.example/oneagent:nightly", "version": OLD})
-    assert choice == images.Choice("registry.example/oneagent:nightly", OLD)
+    assert choice == image.Choice("registry.example/oneagent:nightly", OLD)
 
 
 def test_a_tenant_whose_address_is_no_registrys_needs_an_image() -> None:

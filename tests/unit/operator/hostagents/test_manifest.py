@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.hostagents import csi, manifest, secrets
+from oneagent.operator.host_agents import csi, daemonset, secrets
 from tests.unit.operator.hostagents import cases
 
 WHOLE = [name for name in cases.names() if "daemonset" in cases.load(name)]
@@ -36,7 +36,7 @@ def test_no_secret_stands_in_a_manifest(name: str) -> None:
 
 def told(**facts: Any) -> dict[str, Any]:
     wanted = cases.wanted({"mode": "hostMonitoring"})
-    return manifest.daemon_set(dataclasses.replace(wanted, facts=dataclasses.replace(wanted.facts, **facts)))
+    return daemonset.daemon_set(dataclasses.replace(wanted, facts=dataclasses.replace(wanted.facts, **facts)))
 
 
 def test_new_endpoints_and_a_new_operator_restart_no_agent() -> None:
@@ -59,7 +59,7 @@ def test_the_digest_is_the_same_for_the_same_and_another_for_every_other() -> No
     digests: dict[str, str] = {}
     for name in cases.names():
         whole = cases.daemon_set(cases.load(name))
-        digest = whole["metadata"]["annotations"].pop(manifest.DIGEST)
+        digest = whole["metadata"]["annotations"].pop(daemonset.DIGEST)
         assert digests.setdefault(json.dumps(whole, sort_keys=True), digest) == digest
     assert len(set(digests.values())) == len(digests) > 20
 

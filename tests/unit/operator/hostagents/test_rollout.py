@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.hostagents import rollout
+from oneagent.operator.host_agents import rollout
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC).timestamp()
 

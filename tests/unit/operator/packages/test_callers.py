@@ -11,8 +11,8 @@ import httpx2 as httpx
 import prometheus_client
 import pytest
 
-from oneagent.operator.packages import callers
-from oneagent.operator.packages.metrics import PackageMetrics
+from oneagent.operator.package_server import authentication
+from oneagent.operator.package_server.metrics import PackageMetrics
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
@@ -30,7 +30,7 @@ class TestACaller:
         for _ in range(5):
             assert client.get(URL).status_code == 200
         assert len(serving.reviews.asked) == 1
-        serving.now = lambda: time.time() + callers.PROVEN_SECONDS + 1
+        serving.now = lambda: time.time() + authentication.PROVEN_SECONDS + 1
         assert client.get(URL).status_code == 200
         assert len(serving.reviews.asked) == 2
 
@@ -47,7 +47,7 @@ class TestACaller:
     ) -> None:
         assert client.get(URL).status_code == 200
         serving.reviews.gone.add(fakes.ACCOUNT)
-        serving.now = lambda: time.time() + callers.PROVEN_SECONDS + 1
+        serving.now = lambda: time.time() + authentication.PROVEN_SECONDS + 1
         answer = client.get(URL)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
 
@@ -58,7 +58,7 @@ class TestACaller:
         assert client.get(URL).status_code == 401
         serving.reviews.gone.clear()
         assert client.get(URL).status_code == 401
-        serving.now = lambda: time.time() + callers.REFUSED_SECONDS + 1
+        serving.now = lambda: time.time() + authentication.REFUSED_SECONDS + 1
         assert client.get(URL).status_code == 200
 
     def test_hears_503_while_the_api_server_is_away_and_nothing_of_its_error(
@@ -145,11 +145,11 @@ class TestAToken:
 def test_tokens_are_remembered_in_a_bounded_number() -> None:
     async def many() -> None:
         reviews = fakes.Reviews()
-        known = callers.Callers(reviews, PackageMetrics(prometheus_client.CollectorRegistry()))
-        tokens = [fakes.token(jti=number) for number in range(callers.REMEMBERED + 10)]
+        known = authentication.Callers(reviews, PackageMetrics(prometheus_client.CollectorRegistry()))
+        tokens = [fakes.token(jti=number) for number in range(authentication.REMEMBERED + 10)]
         for token in tokens:
             assert await known.account(f"Bearer {token}") == fakes.ACCOUNT
-        assert len(known._known) == callers.REMEMBERED
+        assert len(known._known) == authentication.REMEMBERED
         await known.account(f"Bearer {tokens[-1]}")
         await known.account(f"Bearer {tokens[0]}")
         assert len(reviews.asked) == len(tokens) + 1

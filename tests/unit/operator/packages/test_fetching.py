@@ -14,7 +14,7 @@ import pytest
 from oneagent.common import package_client
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
-from oneagent.operator.packages import server as servers
+from oneagent.operator.package_server import handlers as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double

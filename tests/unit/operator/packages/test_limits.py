@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from oneagent.common.http import server_tls
-from oneagent.operator.packages import server as servers
+from oneagent.operator.package_server import handlers as servers
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double

@@ -12,8 +12,8 @@ import yaml
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.operator.people.cluster import Cluster
-from oneagent.operator.people.drivers import NodeAnswer
+from oneagent.operator.cli.node_reports import NodeAnswer
+from oneagent.operator.cli.snapshot import Cluster
 
 NAMESPACE: Final = "dynatrace"
 NOW: Final = 1_700_000_000.0

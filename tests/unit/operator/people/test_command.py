@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.people import command
+from oneagent.operator.cli import main
 from tests.fakes.kubectl import Folder
 from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NAMESPACE, NODE
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Folder:
 def run(folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*arguments: str, code: int) -> str:
         monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", *arguments, f"--kubectl={folder.program}"])
-        assert command.main() == code
+        assert main.main() == code
         return capsys.readouterr().out
 
     return run
@@ -129,7 +129,7 @@ def test_a_cluster_that_can_not_be_asked_at_all_is_an_error_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "doctor", "--kubectl=/nowhere/kubectl"])
-    assert command.main() == 2
+    assert main.main() == 2
     assert "name it with --kubectl" in capsys.readouterr().err
 
 
@@ -141,7 +141,7 @@ def test_a_cluster_of_which_nothing_can_be_read_is_none_that_is_well(run: Any, f
 @pytest.mark.parametrize("pod", ["cart", "shop/", "/cart", "a/b/c", "shop/-x", "--x/y", "Shop/cart"])
 def test_what_is_no_pod_is_refused(pod: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        command.make_parser().parse_args(["why", pod])
+        main.make_parser().parse_args(["why", pod])
     assert stopped.value.code == 2
 
 
@@ -212,12 +212,12 @@ def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
     before = set(tmp_path.iterdir())
     target = f"--file={tmp_path}/nowhere/support.tar.gz"
     monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "support-archive", target, f"--kubectl={folder.program}"])
-    assert command.main() == 2
+    assert main.main() == 2
     assert "can't be written: No such file or directory" in capsys.readouterr().err
     assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls.jsonl"}
 
 
 def test_help_loads_neither_a_client_of_kubernetes_nor_grpc_nor_rich() -> None:
-    program = "import sys, oneagent.operator.people.command as c; c.make_parser(); print(*sys.modules)"
+    program = "import sys, oneagent.operator.cli.main as c; c.make_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"kopf", "kubernetes", "grpc", "aiohttp", "rich", "yaml", "msgspec"} & set(loaded.stdout.split())

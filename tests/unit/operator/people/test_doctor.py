@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.operator.people import status
-from oneagent.operator.people.cluster import Cluster
-from oneagent.operator.people.doctor import Severity, checks
-from oneagent.operator.people.drivers import NodeAnswer
-from oneagent.operator.people.serving import Served
+from oneagent.operator.cli import status
+from oneagent.operator.cli.doctor import Severity, checks
+from oneagent.operator.cli.node_reports import NodeAnswer
+from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.tls_check import Served
 from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NODE, NOW, but
 

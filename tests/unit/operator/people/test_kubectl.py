@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.operator.people import drivers
-from oneagent.operator.people.kubectl import Kubectl, KubectlError, Missing, Refused, Unanswered, Unusable
+from oneagent.operator.cli import node_reports
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Missing, Refused, Unanswered, Unusable
 from tests.fakes.kubectl import HANGING, Folder
 from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NODE
@@ -59,7 +59,7 @@ def test_what_kubectls_libraries_log_is_left_out(tmp_path: Path) -> None:
 def test_a_node_that_does_not_answer_has_that_for_an_answer(folder: Folder) -> None:
     folder.answers(DRIVER_POD, HANGING)
     began = time.monotonic()
-    (answer,) = drivers.ask(asking(folder, 0.5), {NODE: pictures.pod(DRIVER_POD)})
+    (answer,) = node_reports.ask(asking(folder, 0.5), {NODE: pictures.pod(DRIVER_POD)})
     assert time.monotonic() - began < 30
     assert answer.status is None
     assert "no answer within 0.5 s" in answer.problem
@@ -67,13 +67,13 @@ def test_a_node_that_does_not_answer_has_that_for_an_answer(folder: Folder) -> N
 
 def test_a_driver_of_another_release_is_no_crash(folder: Folder) -> None:
     folder.answers(DRIVER_POD, ["something", "else"])
-    (answer,) = drivers.ask(asking(folder), {NODE: pictures.pod(DRIVER_POD)})
+    (answer,) = node_reports.ask(asking(folder), {NODE: pictures.pod(DRIVER_POD)})
     assert "of another release" in answer.problem
 
 
 def test_an_answer_in_json_counts_whatever_the_exit_code(folder: Folder) -> None:
     folder.answers(DRIVER_POD, pictures.told(problems=["the disk is full"]))
-    (answer,) = drivers.ask(asking(folder), {NODE: pictures.pod(DRIVER_POD)})
+    (answer,) = node_reports.ask(asking(folder), {NODE: pictures.pod(DRIVER_POD)})
     assert (answer.problem, answer.problems) == ("", ("the disk is full",))
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from oneagent.common.injection import skip_reasons
 from oneagent.csi_driver.cli.why import Reason as OnNode
-from oneagent.operator.people import why
-from oneagent.operator.people.doctor import checks
-from oneagent.operator.people.why import verdicts
+from oneagent.operator.cli import why
+from oneagent.operator.cli.doctor import checks
+from oneagent.operator.cli.why import diagnose
 
 PAGE = Path("docs/commands.md").read_text()
 
@@ -31,4 +31,4 @@ def test_every_verdict_of_the_cluster_is_explained_and_of_the_others_an_example(
 
 
 def test_the_verdicts_of_nodes_that_are_looked_at_are_those_that_nodes_give() -> None:
-    assert {verdicts.NO_VOLUME, verdicts.NO_PROCESS} == {OnNode.NO_VOLUME, OnNode.NO_PROCESS}
+    assert {diagnose.NO_VOLUME, diagnose.NO_PROCESS} == {OnNode.NO_VOLUME, OnNode.NO_PROCESS}

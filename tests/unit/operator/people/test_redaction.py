@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.operator.people.archive import redaction
+from oneagent.operator.cli.support_archive import redaction
 
 SECRETS = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=12, max_size=64)
 FORMS = [

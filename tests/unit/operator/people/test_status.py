@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.people import status, tables
-from oneagent.operator.people.cluster import Cluster
-from oneagent.operator.people.drivers import NodeAnswer
+from oneagent.operator.cli import output, status
+from oneagent.operator.cli.node_reports import NodeAnswer
+from oneagent.operator.cli.snapshot import Cluster
 from tests.unit.operator.people import pictures
 from tests.unit.operator.people.pictures import DRIVER_POD, NODE, but
 
@@ -72,6 +72,6 @@ def test_of_two_pods_on_a_node_the_one_that_stays_is_asked() -> None:
 
 def test_the_tables_hold_what_people_ask_for() -> None:
     shown = io.StringIO()
-    tables.show_status(status.of(answering(problems=["[red]the \x1b[31mdisk"])), shown)
+    output.show_status(status.of(answering(problems=["[red]the \x1b[31mdisk"])), shown)
     for part in (NODE, "1.290.0.20261001-120000", "applicationMonitoring", "[red]the ?[31mdisk"):
         assert part in shown.getvalue()

@@ -9,8 +9,8 @@ import pytest
 
 from oneagent.common.injection import skip_reasons
 from oneagent.common.injection.skip_reasons import Skip
-from oneagent.operator.people import why
-from oneagent.operator.people.why import Decision, Event, Evidence, InitContainer, NamespaceFacts, texts, verdicts
+from oneagent.operator.cli import why
+from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceFacts, diagnose, text
 
 MONITORED: dict[str, Any] = {
     "verdict": {"reason": "Monitored", "sentence": "pod shop/cart is monitored", "remedy": ""},
@@ -139,32 +139,32 @@ def of(found: Evidence, **changed: Any) -> Evidence:
     ],
 )
 def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str, remedy: str) -> None:
-    verdict = verdicts.judge(found)
+    verdict = diagnose.judge(found)
     assert verdict.reason == reason
     assert sentence in verdict.sentence
     assert remedy in verdict.remedy
     assert bool(verdict.remedy) is bool(remedy)
-    assert texts.render(found, verdict).startswith(verdict.sentence[0].upper())
+    assert text.render(found, verdict).startswith(verdict.sentence[0].upper())
 
 
 @pytest.mark.parametrize(
     "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, Skip)], ids=lambda skip: skip.reason
 )
 def test_every_reason_that_the_webhook_writes_is_explained(skip: Skip) -> None:
-    verdict = verdicts.judge(of(PLAIN, decision=Decision(False, skip.reason, ())))
+    verdict = diagnose.judge(of(PLAIN, decision=Decision(False, skip.reason, ())))
     assert verdict.reason == skip.reason
     assert skip.why in verdict.sentence
 
 
 def test_only_a_pod_with_its_agent_is_good() -> None:
-    assert verdicts.judge(GOOD).reason in why.GOOD
-    assert verdicts.judge(ITSELF).reason in why.GOOD
-    assert verdicts.judge(PLAIN).reason not in why.GOOD
+    assert diagnose.judge(GOOD).reason in why.GOOD
+    assert diagnose.judge(ITSELF).reason in why.GOOD
+    assert diagnose.judge(PLAIN).reason not in why.GOOD
 
 
 def test_a_pod_can_not_write_on_the_terminal_of_who_asks_about_it() -> None:
     found = of(ITSELF, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
-    shown = texts.render(found, verdicts.judge(found))
+    shown = text.render(found, diagnose.judge(found))
     assert "a?[2Jb?" in shown
     assert shown.replace("\n", "").isprintable()
 
@@ -173,7 +173,7 @@ def test_people_see_what_the_verdict_rests_on() -> None:
     found = of(
         GOOD, decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)), unread=("events: Forbidden",)
     )
-    shown = texts.render(found, verdicts.judge(found))
+    shown = text.render(found, diagnose.judge(found))
     for part in (
         "on node worker-1",
         "install-path",

@@ -1,0 +1,83 @@
+"""The CRD, the webhook configurations, and whether the API server can trust the webhook behind both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from oneagent.operator.cli import k8s_objects, snapshot, tls_check
+from oneagent.operator.cli.doctor import Finding, error, note, warning
+from oneagent.operator.cli.snapshot import Cluster
+
+_APPLY: Final = "apply the manifests or the chart again"
+_WHO_TRUSTS: Final = (
+    "the operator puts it in within seconds: see whether it runs and leads, and whether another tool takes it away; "
+    "with cert-manager see its cainjector"
+)
+
+
+def definition(picture: Cluster) -> Iterator[Finding]:
+    name, found = "Definition", picture.definition
+    if found is None:
+        yield error(name, f"the CRD {snapshot.DEFINITION} is not there", "apply deploy/crd.yaml, or crd.install=true")
+        return
+    if not k8s_objects.holds(found, "Established"):
+        said = k8s_objects.conditions(found).get("NamesAccepted", {}).get("message", "")
+        yield error(name, f"the CRD {snapshot.DEFINITION} is not established: {said}", "another CRD has its names")
+    storage = [version["name"] for version in found["spec"]["versions"] if version["storage"]]
+    stored = k8s_objects.status(found).get("storedVersions") or []
+    if old := [version for version in stored if version not in storage]:
+        yield note(
+            name, f"DynaKubes may still be stored as {', '.join(old)}; the operator writes them again as {storage[0]}"
+        )
+
+
+def configurations(picture: Cluster) -> Iterator[Finding]:
+    name = "WebhookConfigurations"
+    deployed = picture.deployment(snapshot.WEBHOOK) is not None
+    for kind, found in (("Mutating", picture.mutating), ("Validating", picture.validating)):
+        shown = f"the {kind}WebhookConfiguration {snapshot.WEBHOOK}"
+        if found is None and deployed:
+            effect = "no pod gets an agent" if kind == "Mutating" else "no DynaKube is checked as it is applied"
+            yield error(name, f"{shown} is not there: {effect}", _APPLY)
+        elif found is not None and not deployed:
+            yield error(
+                name, f"{shown} is there, and the Deployment {snapshot.WEBHOOK} is not", f"delete {shown}, or {_APPLY}"
+            )
+
+
+def trust(picture: Cluster) -> Iterator[Finding]:
+    name, bundles = "Trust", picture.bundles
+    for place, bundle in bundles.items():
+        if not bundle:
+            yield error(name, f"the API server can't trust the {place}: it has no caBundle", _WHO_TRUSTS)
+    if len({bundle.strip() for bundle in bundles.values() if bundle}) > 1:
+        yield warning(
+            name,
+            "the webhook configurations and the CRD have different caBundles: "
+            f"{', '.join(place for place, bundle in bundles.items() if bundle)}",
+            f"{_WHO_TRUSTS}. It passes by itself if a CA is being renewed",
+        )
+
+
+def certificate(picture: Cluster) -> Iterator[Finding]:
+    name = "Certificate"
+    for served in picture.served:
+        who = f"pod {served.pod} of the webhook"
+        if served.unasked:
+            yield warning(
+                name, f"which certificate {who} serves can't be told: {served.unasked}",
+                "the right to create pods/portforward is needed, and a way to the node",
+            )  # fmt: skip
+        elif served.problem:
+            yield error(
+                name, f"the API server refuses the certificate of {who}: {served.problem}",
+                "delete the Secret oneagent-webhook-certs, which the operator then makes anew, and see its log if it "
+                "does not; with cert-manager see the Certificate",
+            )  # fmt: skip
+        elif tls_check.overdue(served, picture.taken_at):
+            hours = (served.ends - picture.taken_at) / 3600
+            yield warning(
+                name, f"the certificate of {who} ends in {hours:.1f} h and was not renewed in time",
+                "the operator renews it at two thirds of its time: its log and Events say what is in the way",
+            )  # fmt: skip

@@ -1,0 +1,102 @@
+"""What is read of the API's objects, in words. Fields that are not there read as empty."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from oneagent.operator.cli.kubectl import Object
+
+COMPONENT: Final = "app.kubernetes.io/component"
+_PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A container that does not run as it should."""
+
+    container: str
+    reason: str
+    message: str
+
+    @property
+    def pulling(self) -> bool:
+        """Whether its image can't be had."""
+        return self.reason in _PULLING
+
+
+def name(obj: Object) -> str:
+    return str(obj["metadata"]["name"])
+
+
+def full_name(obj: Object) -> str:
+    """`namespace/name`, or the name of what has no namespace."""
+    namespace = obj["metadata"].get("namespace")
+    return f"{namespace}/{name(obj)}" if namespace else name(obj)
+
+
+def labels(obj: Object) -> Mapping[str, str]:
+    return obj["metadata"].get("labels") or {}
+
+
+def annotated(obj: Object) -> Mapping[str, str]:
+    return obj["metadata"].get("annotations") or {}
+
+
+def status(obj: Object) -> Mapping[str, Any]:
+    return obj.get("status") or {}
+
+
+def is_leaving(obj: Object) -> bool:
+    return "deletionTimestamp" in obj["metadata"]
+
+
+def conditions(obj: Object) -> Mapping[str, Mapping[str, Any]]:
+    """By their types."""
+    return {str(condition.get("type")): condition for condition in status(obj).get("conditions") or ()}
+
+
+def holds(obj: Object, condition: str) -> bool:
+    return conditions(obj).get(condition, {}).get("status") == "True"
+
+
+def age_seconds(stamp: object, now: float) -> float:
+    """Since a time as the API server writes it; 0 for what is none."""
+    try:
+        return now - datetime.datetime.fromisoformat(str(stamp)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def containers(pod: Object) -> Iterator[str]:
+    """The names of all of them, in the order in which they start."""
+    for part in ("initContainers", "containers"):
+        yield from (container["name"] for container in pod["spec"].get(part) or ())
+
+
+def states(pod: Object) -> dict[str, Mapping[str, Any]]:
+    """What kubelet says of each container."""
+    found = status(pod)
+    parts = ("initContainerStatuses", "containerStatuses")
+    return {one["name"]: one for part in parts for one in found.get(part) or ()}
+
+
+def troubles(pod: Object) -> Iterator[Trouble]:
+    """Containers that wait for something that does not come by itself."""
+    for container, state in states(pod).items():
+        waiting = (state.get("state") or {}).get("waiting") or {}
+        reason = waiting.get("reason", "")
+        if reason and reason not in ("ContainerCreating", "PodInitializing"):
+            last = ((state.get("lastState") or {}).get("terminated") or {}).get("message", "")
+            yield Trouble(container, reason, str(last or waiting.get("message", "")).strip())
+
+
+def is_ready(pod: Object) -> bool:
+    return holds(pod, "Ready") and not is_leaving(pod)
+
+
+def node(pod: Object) -> str:
+    """Where it is; empty as long as it has no place."""
+    return str(pod["spec"].get("nodeName") or "")

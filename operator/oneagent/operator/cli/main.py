@@ -1,0 +1,203 @@
+"""The command `kubectl oneagent`: what a person asks of a whole cluster. It only reads, so it may be run at any time.
+
+Each question is a subcommand: a function that takes the parsed flags and returns the exit code. What only one of them
+needs is imported there: `--help` is for people who wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from oneagent.common import dynakube, flags
+from oneagent.common.kubernetes import fields
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError
+
+PROGRAM: Final = "kubectl-oneagent"
+
+_CODES: Final = """
+
+exit code:
+  0  {well}
+  1  {ill}
+  2  the command line can't be used, or the cluster can't be asked at all
+"""
+_STATUS: Final = (
+    "Shows all nodes in one table: driver, versions, views, failures, disk; and all DynaKubes in another. Each node is "
+    "asked in its driver's pod."
+    + _CODES.format(well="all is well", ill="a node or a DynaKube needs a person, or could not be asked")
+)
+_WHY: Final = (
+    "Says why a pod has its agent, or has none: one verdict with what to do, and what it rests on. It joins what the\n"
+    "webhook decided, whose the namespace is, the init container, Events, and what the pod's node says of the volume,\n"
+    "the view and the processes."
+    + _CODES.format(
+        well="the agent is loaded in all processes of the pod that have its view, or was installed in it without CSI",
+        ill="it is not, or that can't be told",
+    )
+)
+_DOCTOR: Final = (
+    "Checks the installation: CRD, webhooks and their certificates, workloads, images, the driver on every node,\n"
+    "tokens, DynaKubes' conditions, labels of namespaces, leftovers. Each finding has what to do."
+    + _CODES.format(well="nothing was found but notes", ill="there are errors or warnings")
+)
+_ARCHIVE: Final = (
+    "Writes a .tar.gz for somebody who helps: versions, the product's objects, Events, logs, what each node says, and\n"
+    "the doctor's findings. Secrets and ConfigMaps are in it by name and keys only, and what looks like a token, a\n"
+    "password or a key is taken out wherever it stands. Look into it before you send it: it names your nodes,\n"
+    "namespaces and pods."
+    + _CODES.format(well="all of it is there", ill="some of it could not be had; problems.txt in the archive says what")
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `kubectl oneagent`."""
+    parser = flags.parser(PROGRAM, "Answers questions about the agents of a cluster, by the user's kubectl.")
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
+    _command(commands, "status", "what each node has, and how each DynaKube does", _STATUS).set_defaults(answer=_status)
+    about = _command(commands, "why", "why a pod has its agent, or has none", _WHY)
+    about.add_argument("pod", type=flags.refusing(_pod), metavar="namespace/pod", help="the pod")
+    about.set_defaults(answer=_why)
+    _command(commands, "doctor", "what is wrong with the installation", _DOCTOR).set_defaults(answer=_doctor)
+    about = _command(commands, "support-archive", "all of it in one file, without secrets", _ARCHIVE)
+    about.add_argument(
+        "--file", type=Path, metavar="…", help="file to write (default oneagent-support-TIME.tar.gz, in this folder)"
+    )
+    flags.adder(about)("log-bytes", "2Mi", "most of each container's log: its end", parse=flags.size)
+    about.add_argument(
+        "--pod", type=flags.refusing(_pod), action="append", default=[], metavar="namespace/pod",
+        help="a pod to look at as by why; may be repeated",
+    )  # fmt: skip
+    about.set_defaults(answer=_archive)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, meaning: str, description: str
+) -> argparse.ArgumentParser:
+    """A subcommand with the flags that all have."""
+    parser = commands.add_parser(
+        name,
+        help=meaning,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = flags.adder(parser)
+    parser.add_argument(
+        "-n", "--namespace", default=os.environ.get("ONEAGENT_NAMESPACE") or dynakube.DEFAULT_NAMESPACE, metavar="…",
+        help=f"where the product is installed (default {dynakube.DEFAULT_NAMESPACE}, or $ONEAGENT_NAMESPACE)",
+    )  # fmt: skip
+    parser.add_argument("--context", default="", metavar="…", help="kubectl's: a context of the kubeconfig")
+    parser.add_argument("--kubeconfig", default="", metavar="…", help="kubectl's: the kubeconfig file")
+    parser.add_argument("--as", default="", dest="user", metavar="…", help="kubectl's: another user to be")
+    add("kubectl", "kubectl", "the program to ask with", env="ONEAGENT_KUBECTL")
+    add("timeout", 30.0, "how long one question may take", parse=flags.duration)
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="for people or for programs (default table)"
+    )
+    return parser
+
+
+def _pod(text: str) -> tuple[str, str]:
+    namespace, _, name = text.partition("/")
+    if not (fields.is_dns_name(namespace) and fields.is_dns_name(name)):
+        raise ValueError(f"{text!r} is not namespace/pod, for example shop/cart-0")
+    return namespace, name
+
+
+def _kubectl(given: argparse.Namespace) -> Kubectl:
+    passed = {"--context": given.context, "--kubeconfig": given.kubeconfig, "--as": given.user}
+    handed = tuple(f"{flag}={value}" for flag, value in passed.items() if value)
+    return Kubectl(given.kubectl, handed, given.namespace, given.timeout)
+
+
+def _write(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+
+
+def _status(given: argparse.Namespace) -> int:
+    from oneagent.operator.cli import output, snapshot, status
+
+    with output.progress("reading the cluster") as (told, _):
+        found = status.of(snapshot.read(_kubectl(given), time.time(), told, only=status.FIELDS))
+    if given.output == "json":
+        _write(status.as_json(found))
+    else:
+        output.show_status(found)
+    return 0 if found.well else 1
+
+
+def _why(given: argparse.Namespace) -> int:
+    from oneagent.operator.cli import why
+    from oneagent.operator.cli.why import collect as why_collect
+    from oneagent.operator.cli.why import diagnose
+    from oneagent.operator.cli.why import text as why_text
+
+    found = why_collect.look(_kubectl(given), *given.pod, now=time.time())
+    verdict = diagnose.judge(found)
+    if given.output == "json":
+        _write(why.as_json(found, verdict))
+    else:
+        sys.stdout.write(why_text.render(found, verdict))
+    return 0 if verdict.reason in why.GOOD else 1
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from oneagent.operator.cli import doctor, output, snapshot
+    from oneagent.operator.cli.doctor import checks
+
+    with output.progress("reading the cluster") as (told, _):
+        found = checks.judge(snapshot.read(_kubectl(given), time.time(), told))
+    if given.output == "json":
+        _write(doctor.as_json(found))
+    else:
+        output.show_diagnosis(found)
+    return 0 if found.healthy else 1
+
+
+def _archive(given: argparse.Namespace) -> int:
+    from oneagent.operator.cli import output, snapshot, support_archive
+    from oneagent.operator.cli.support_archive import collect
+
+    now = time.time()
+    stamp = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    target = given.file or Path(f"oneagent-support-{stamp}.tar.gz")
+    wanted = collect.Wanted(tuple(given.pod), given.log_bytes)
+    to = _kubectl(given)
+    try:
+        with output.progress("collecting") as (told, more), support_archive.written(target, now) as file:
+            picture = snapshot.read(to, now, told)
+            more(collect.steps(picture, wanted))
+            collect.fill(file, to, picture, wanted, told)
+    except OSError as error:
+        print(f"{PROGRAM}: --file: {target} can't be written: {error.strerror}", file=sys.stderr)
+        return 2
+    if given.output == "json":
+        _write({"format": 1, "file": str(target), "members": file.members, "problems": file.problems})
+    else:
+        missing = f"; {len(file.problems)} things could not be had, see problems.txt in it" if file.problems else ""
+        sys.stdout.write(f"{target}: {len(file.members)} files{missing}. Look into it before you send it.\n")
+    return 1 if file.problems else 0
+
+
+def main() -> int:
+    """The command `kubectl oneagent`."""
+    given = make_parser().parse_args()
+    try:
+        answer: int = given.answer(given)
+    except KubectlError as error:
+        print(f"{PROGRAM}: the cluster can't be asked: {error}", file=sys.stderr)
+        return 2
+    return answer
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""The answers for people, in a terminal. The only module here that loads rich."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import IO, Final
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from oneagent.operator.cli import terminal
+from oneagent.operator.cli.doctor import Diagnosis, Severity
+from oneagent.operator.cli.status import NodeRow, Status
+
+_WIDTH_OF_A_FILE: Final = 160
+_COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+
+
+def show_status(status: Status, file: IO[str] | None = None) -> None:
+    """One table of all nodes, one of all DynaKubes, and what needs a person."""
+    console = _console(file)
+    header = ("node", "driver", "registered", "versions", "views", "failures", "free", "problems")
+    console.print(_table("Nodes", header, map(_node, status.nodes)))
+    kubes = ((row.name, row.mode, row.version, "yes" if row.ready else "no", row.message) for row in status.dynakubes)
+    console.print(_table("DynaKubes", ("name", "mode", "version", "ready", "message"), kubes))
+    problems = [f"node {row.node}: {problem}" for row in status.nodes for problem in row.problems]
+    for problem in (*problems, *status.unread):
+        console.print(f"  - {_shown(problem)}", soft_wrap=True)
+    if status.well:
+        console.print("[green]Nothing needs attention.[/]")
+
+
+def show_diagnosis(diagnosis: Diagnosis, file: IO[str] | None = None) -> None:
+    """Each finding with its remedy below it."""
+    console = _console(file)
+    for finding in diagnosis.findings:
+        colour = _COLOURS[finding.severity]
+        console.print(f"[{colour}]{finding.severity:<8}[/] {_shown(finding.sentence)}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"         what to do: {_shown(finding.remedy)}", soft_wrap=True)
+    worse = [finding for finding in diagnosis.findings if finding.severity != Severity.NOTE]
+    colour = "yellow" if worse else "green"
+    result = f"{len(worse)} with something to do" if worse else "nothing needs attention"
+    console.print(f"[{colour}]Checks: {len(diagnosis.checks)}, nodes asked: {diagnosis.nodes}; {result}.[/]")
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """A bar on stderr, if that is a terminal: functions that tell of a step, and of how many more there are."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def told(step: str) -> None:
+            bar.update(task, advance=1, description=f"{what}: {_shown(step)}")
+
+        def more(steps: int) -> None:
+            bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)
+
+        yield told, more
+
+
+def _shown(text: str) -> str:
+    return escape(terminal.plain(text))
+
+
+def _console(file: IO[str] | None) -> Console:
+    console = Console(file=file, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(file=file, highlight=False, width=_WIDTH_OF_A_FILE, color_system=None)
+
+
+def _table(title: str, header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
+    table = Table(*header, box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*map(_shown, row))
+    return table
+
+
+def _node(row: NodeRow) -> tuple[str, ...]:
+    free = "" if row.free_bytes is None else f"{row.free_bytes / (1 << 30):.1f} GiB"
+    counts = ("?" if count is None else str(count) for count in (row.views, row.failures))
+    registered = "yes" if row.registered else "no"
+    return (row.node, row.driver, registered, ", ".join(row.versions), *counts, free, str(len(row.problems) or ""))

@@ -1,0 +1,168 @@
+"""All that is read of a cluster, as one picture that is then judged.
+
+Everything is asked for next to each other. What can't be read is in `unread`, with the reason: that is something else
+than what is not there. Of Secrets only names and keys are read: kubectl is told to print nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from oneagent.common import identifiers
+from oneagent.common.injection import contract
+from oneagent.operator.cli import k8s_objects, kubectl, node_reports, tls_check
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object, Unusable
+from oneagent.operator.cli.node_reports import NodeAnswer
+from oneagent.operator.cli.tls_check import Served
+
+DEFINITION: Final = f"dynakubes.{identifiers.API_GROUP}"
+WEBHOOK: Final = "oneagent-webhook"
+OPERATOR: Final = "oneagent-operator"
+DRIVER: Final = "oneagent-csi-driver"
+_SECRETS: Final = (
+    'go-template={{range .items}}{{.metadata.name}}{{range $key, $value := .data}} {{$key}}{{end}}{{"\\n"}}{{end}}'
+)
+_NAMESPACES: Final = 'go-template={{range .items}}{{.metadata.namespace}}{{"\\n"}}{{end}}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Its fields read as empty where they are named in `unread`."""
+
+    namespace: str
+    """Where the product is installed."""
+    taken_at: float
+    version: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What `kubectl version` says."""
+    definition: Object | None = None
+    mutating: Object | None = None
+    validating: Object | None = None
+    csi_driver: Object | None = None
+    csi_nodes: tuple[Object, ...] = ()
+    nodes: tuple[Object, ...] = ()
+    namespaces: tuple[Object, ...] = ()
+    deployments: tuple[Object, ...] = ()
+    daemon_sets: tuple[Object, ...] = ()
+    pods: tuple[Object, ...] = ()
+    """Of the product's namespace."""
+    pending: tuple[Object, ...] = ()
+    """Pods of any namespace that have not started."""
+    dynakubes: tuple[Object, ...] = ()
+    secrets: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
+    """Of the product's namespace: the keys by the name, and no values."""
+    injection_secrets: tuple[str, ...] = ()
+    """The namespaces that have one for pods without CSI."""
+    served: tuple[Served, ...] = ()
+    """What each ready pod of the webhook serves."""
+    answers: tuple[NodeAnswer, ...] = ()
+    """What each node with a driver's pod says."""
+    unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Names of fields, and why they could not be read."""
+
+    def deployment(self, name: str) -> Object | None:
+        return next((one for one in self.deployments if k8s_objects.name(one) == name), None)
+
+    @property
+    def daemon_set(self) -> Object | None:
+        """The driver's."""
+        return next((one for one in self.daemon_sets if k8s_objects.name(one) == DRIVER), None)
+
+    @property
+    def drivers(self) -> dict[str, Object]:
+        """The driver's pods by node."""
+        return node_reports.pods(self.pods)
+
+    def component(self, name: str) -> tuple[Object, ...]:
+        """The pods of a part of the product."""
+        return tuple(pod for pod in self.pods if k8s_objects.labels(pod).get(k8s_objects.COMPONENT) == name)
+
+    @property
+    def bundles(self) -> dict[str, str]:
+        """What the API server trusts the webhook by, as PEM text, by where it is told; empty where it isn't."""
+        found = {}
+        for kind, obj in (("mutating", self.mutating), ("validating", self.validating)):
+            for hook in (obj or {}).get("webhooks") or ():
+                found[f"{kind} webhook {hook['name']}"] = _pem(hook.get("clientConfig") or {})
+        if (conversion := (self.definition or {}).get("spec", {}).get("conversion")) is not None:
+            found[f"conversion of {DEFINITION}"] = _pem((conversion.get("webhook") or {}).get("clientConfig") or {})
+        return found
+
+
+def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, only: Collection[str] = ()) -> Cluster:
+    """Everything, or `only` these fields; `Unusable` if nothing can be asked. `told` learns what has been read."""
+    found: dict[str, Any] = {}
+    unread: dict[str, str] = {}
+    with kubectl.all_at_once() as pool:
+        asked = {field: pool.submit(ask) for field, ask in _questions(to).items() if not only or field in only}
+        for field, asking in asked.items():
+            try:
+                found[field] = asking.result()
+            except Unusable:
+                pool.shutdown(cancel_futures=True)
+                raise
+            except KubectlError as error:
+                unread[field] = str(error)
+            told(field)
+    if not found:
+        raise Unusable(next(iter(unread.values())))
+    picture = Cluster(namespace=to.namespace, taken_at=now, unread=unread, **found)
+    answers = tuple(node_reports.ask(to, picture.drivers, told))
+    return dataclasses.replace(picture, answers=answers, served=tuple(_served(to, picture)))
+
+
+def _questions(to: Kubectl) -> dict[str, Callable[[], Any]]:
+    """How each field of the picture is asked for."""
+    return {
+        "version": partial(version, to),
+        "definition": partial(to.get, "customresourcedefinitions", DEFINITION),
+        "mutating": partial(to.get, "mutatingwebhookconfigurations", WEBHOOK),
+        "validating": partial(to.get, "validatingwebhookconfigurations", WEBHOOK),
+        "csi_driver": partial(to.get, "csidrivers", identifiers.DRIVER_NAME),
+        "csi_nodes": partial(to.every, "csinodes"),
+        "nodes": partial(to.every, "nodes"),
+        "namespaces": partial(to.every, "namespaces"),
+        "deployments": partial(to.own, "deployments"),
+        "daemon_sets": partial(to.own, "daemonsets"),
+        "pods": partial(to.own, "pods"),
+        "pending": partial(to.every, "pods", "--all-namespaces", "--field-selector=status.phase=Pending"),
+        "dynakubes": partial(to.own, DEFINITION),
+        "secrets": partial(secrets, to),
+        "injection_secrets": partial(_injection_secrets, to),
+    }
+
+
+def version(to: Kubectl) -> Mapping[str, Any]:
+    """Of kubectl and the API server; `KubectlError` if one of them does not say."""
+    found: Mapping[str, Any] = json.loads(to("version", "-o", "json"))
+    return found
+
+
+def secrets(to: Kubectl) -> dict[str, frozenset[str]]:
+    lines = (line.split() for line in to("get", "secrets", "-n", to.namespace, "-o", _SECRETS).splitlines())
+    return {line[0]: frozenset(line[1:]) for line in lines if line}
+
+
+def _injection_secrets(to: Kubectl) -> tuple[str, ...]:
+    chosen = f"--field-selector=metadata.name={contract.INJECTION_SECRET}"
+    return tuple(to("get", "secrets", "--all-namespaces", chosen, "-o", _NAMESPACES).split())
+
+
+def _served(to: Kubectl, picture: Cluster) -> Iterable[Served]:
+    """By one bundle, of which there should be no more: checks compare them."""
+    bundle = next((bundle for bundle in picture.bundles.values() if bundle), "")
+    ready = [k8s_objects.name(pod) for pod in picture.component("webhook") if k8s_objects.is_ready(pod)]
+    if not bundle or not ready:
+        return ()
+    host = f"{WEBHOOK}.{to.namespace}.svc"
+    with kubectl.all_at_once() as pool:
+        return list(pool.map(lambda pod: tls_check.look(to, pod, bundle, host), ready))
+
+
+def _pem(client: Mapping[str, Any]) -> str:
+    return base64.b64decode(client.get("caBundle") or "").decode(errors="replace")

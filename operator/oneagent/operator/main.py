@@ -1,0 +1,230 @@
+"""The command `oneagent-operator`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import prometheus_client
+
+from oneagent.common import flags, identifiers, logs
+from oneagent.common.oci import hosts
+from oneagent.common.oci.hosts import Registries
+from oneagent.operator import api, health, leader_election, watches
+from oneagent.operator.certificates import settings
+from oneagent.operator.certificates.controller import Metrics
+from oneagent.operator.controller import Controller, Settings
+from oneagent.operator.package_server import PackageMetrics, runner
+from oneagent.operator.startup_taint import taint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The operator's flags; `--help` tells what each is."""
+
+    namespace: str
+    identity: str
+    lease: str
+    lease_seconds: float
+    api_version: str
+    package_address: str
+    package_folder: Path
+    package_budget_bytes: int
+    service: str
+    certificates: str
+    registries: Registries
+    startup_taint: taint.Taint | None
+    startup_patience_seconds: float
+    metrics_address: str
+    log_format: logs.Format
+    log_level: str
+
+
+def parse(arguments: list[str] | None = None) -> Config:
+    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
+    parser = flags.parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
+    add = flags.adder(parser)
+    add("namespace", "dynatrace", "namespace of the DynaKubes, and of what belongs to them", env="POD_NAMESPACE")
+    add("identity", "", "name of this process in the Lease; the host's if empty", env="POD_NAME")
+    add("lease", "oneagent-operator", "name of the Lease that one operator at a time holds")
+    add("lease-duration", 30.0, "how long after a holder's end another one waits", parse=flags.duration)
+    add("api-version", "v1beta6", "the version in which DynaKubes are read and written")
+    add(
+        "package-address",
+        "",
+        "host:port to serve agent packages on, for pods and nodes; none if empty",
+        parse=flags.address,
+    )
+    add("package-folder", Path("/packages"), "folder for packages; this process' own", parse=flags.absolute_path)
+    add("package-budget", 4 << 30, "most bytes of packages, e.g. 10Gi", parse=flags.size)
+    add("service", "oneagent-operator", "name of the Service by which pods and nodes reach the packages")
+    add(
+        "certificates",
+        "self",
+        "who makes the webhook's certificates: self, cert-manager, or none to leave all of that alone",
+        choices=("self", "cert-manager", "none"),
+    )
+    hosts.add_flags(add)
+    add(
+        "startup-taint",
+        "",
+        "KEY:EFFECT of the taint that nodes come with, removed when they have what DynaKubes want; none if empty",
+        parse=flags.refusing(taint.parse),
+    )
+    add(
+        "startup-patience",
+        600.0,
+        "how long a node may have the startup taint before an Event tells why, and one without a driver's pod keeps it",
+        parse=flags.duration,
+    )
+    add(
+        "metrics-address",
+        ":8080",
+        "host:port for /livez, /readyz and Prometheus metrics; none if empty",
+        parse=flags.address,
+    )
+    flags.add_logging(add)
+    given = parser.parse_args(arguments)
+    if given.lease_duration < 3:
+        parser.error(f"--lease-duration {given.lease_duration:g}s: give at least 3s")
+    return Config(
+        namespace=given.namespace,
+        identity=given.identity or f"{socket.gethostname()}_{secrets.token_hex(3)}",
+        lease=given.lease,
+        lease_seconds=given.lease_duration,
+        api_version=given.api_version,
+        package_address=given.package_address,
+        package_folder=given.package_folder,
+        package_budget_bytes=given.package_budget,
+        service=given.service,
+        certificates=given.certificates,
+        registries=hosts.of_flags(given),
+        startup_taint=given.startup_taint,
+        startup_patience_seconds=given.startup_patience,
+        metrics_address=given.metrics_address,
+        log_format=given.log_format,
+        log_level=given.log_level,
+    )
+
+
+async def run(config: Config) -> int:
+    """Wait for the Lease, work, and stop at SIGTERM or when the Lease is lost. The exit code."""
+    server = api.Api(await api.connect())
+    lease = leader_election.Settings(
+        config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
+    )
+    election = leader_election.Election(server, lease)
+    version = importlib.metadata.version(identifiers.DISTRIBUTION)
+    work = Settings(
+        namespace=config.namespace,
+        api_version=config.api_version,
+        package_url=_package_url(config),
+        operator_version=version,
+        certificates=_certificates(config),
+        registries=config.registries,
+        startup_taint=config.startup_taint,
+        startup_patience_seconds=config.startup_patience_seconds,
+    )
+    controller = Controller(server, work, Metrics(prometheus_client.REGISTRY))
+    tasks = []
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(server.close)
+        if config.metrics_address:
+            # Whoever waits for the Lease has nothing else to do, and does that well.
+            ready = health.serving(
+                _address(config.metrics_address), lambda: controller.problem if election.leading else ""
+            )
+            await stack.enter_async_context(ready)
+        log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
+        if config.package_address:
+            packages_served = runner.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))
+            tasks.append(asyncio.create_task(packages_served.run()))
+        holding = asyncio.create_task(election.hold(controller.run))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((holding, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        error = next((task.exception() for task in (holding, *tasks) if task.done()), None)
+        for task in (stopping, holding, *tasks):
+            task.cancel()
+        await asyncio.gather(holding, *tasks, return_exceptions=True)
+        if stop.is_set():
+            return 0
+        if isinstance(error, BaseExceptionGroup) and error.split(watches.Stopped)[1] is None:
+            return 0
+        # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
+        if error is not None:
+            log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
+        return 1
+
+
+def _package_url(config: Config) -> str:
+    if not config.package_address:
+        return ""
+    return f"https://{config.service}.{config.namespace}.svc:{_address(config.package_address)[1]}"
+
+
+def _serving(config: Config) -> runner.Settings:
+    host, port = _address(config.package_address)
+    return runner.Settings(
+        namespace=config.namespace,
+        api_version=config.api_version,
+        service=config.service,
+        authority_secret=settings.Settings(namespace=config.namespace).authority_secret,
+        folder=config.package_folder,
+        budget_bytes=config.package_budget_bytes,
+        host=host,
+        port=port,
+    )
+
+
+def _certificates(config: Config) -> settings.Settings | None:
+    if config.certificates == "none":
+        return None
+    return settings.Settings(
+        namespace=config.namespace, issuer="cert-manager" if config.certificates == "cert-manager" else "self"
+    )
+
+
+def _reasons(error: BaseException) -> str:
+    """What a group of errors says, in one line."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_reasons(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}"
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    config = parse()
+    logs.setup(config.log_format, config.log_level)
+    # kopf says at length what it does; what matters of it is said here.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    try:
+        code = asyncio.run(run(config))
+    except api.ApiError as error:
+        log.error("the operator ends", extra=logs.facts(reason=error))
+        code = 1
+    # kopf's threads may still wait for something; nothing is left that could be lost.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Where agents report to, kept as the tenant said it last: an agent that starts while it is away still reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from oneagent.operator import asking, conditions, reconcile_result
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.reconcile_result import Verdict
+
+READY: Final = "ConnectionInfoReady"
+NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
+UNREACHABLE: Final = "TenantUnreachable"
+NOT_ASKED: Final = "TenantNotAsked"
+
+_FIELD: Final = "connectionInfoStatus"
+
+
+class Connection:
+    condition = "OneAgentConnectionInfo"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        if not round.kube.api_url:
+            return None
+        known = round.section("oneAgent").get(_FIELD)
+        return decide(round.kube.network_zone, known if isinstance(known, Mapping) else {}, round.facts)
+
+    async def clean(self, round: Round) -> None:
+        """Only the status holds it."""
+
+
+def decide(network_zone: str, known: Mapping[str, Any], facts: asking.Facts) -> Verdict:
+    """`known` is what the status holds from earlier."""
+    if facts.no_endpoint:
+        remedy = "correct the zone, or give it an ActiveGate"
+        return reconcile_result.wrong(
+            NO_ENDPOINT, f"the tenant has no endpoint for spec.networkZone {network_zone!r}: {remedy}"
+        )
+    if facts.tenant is not None:
+        info = {"tenantUUID": facts.tenant, "endpoints": ";".join(facts.endpoints)}
+        changed = {key: known.get(key) for key in info} != info
+        last = None if changed else known.get("lastRequest")
+        info["lastRequest"] = last or conditions.stamp(facts.asked_at)
+        if facts.problem:
+            return reconcile_result.wrong(
+                UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info)
+            )
+        return reconcile_result.fine(READY, f"agents report to the tenant {facts.tenant}", **_fields(info))
+    if facts.problem:
+        return reconcile_result.wrong(UNREACHABLE, facts.problem, **_fields(known))
+    return reconcile_result.waiting(NOT_ASKED, "the tenant has not been asked yet", **_fields(known))
+
+
+def _fields(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {"oneAgent": {_FIELD: dict(info)}} if info else {}

@@ -1,0 +1,53 @@
+"""The tokens: there, without white space, known to the tenant, and with the scope that downloads need."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from oneagent.operator import asking, reconcile_result
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.reconcile_result import Verdict
+
+READY: Final = "TokensReady"
+ERROR: Final = "TokensError"
+NOT_ASKED: Final = "TenantNotAsked"
+
+
+class Tokens:
+    condition = "Tokens"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        return decide(round.kube.api_url, round.kube.tokens_secret, round.facts)
+
+    async def clean(self, round: Round) -> None:
+        """Tokens are the user's."""
+
+
+def decide(api_url: str, secret: str, facts: asking.Facts) -> Verdict | None:
+    """Of a problem only what is one of tokens; the rest is the connection's."""
+    if not api_url:
+        return None
+    if not facts.asked_at:
+        return reconcile_result.waiting(NOT_ASKED, "the tenant has not been asked yet")
+    if wrong := _wrong(f"the Secret {secret}", facts):
+        return reconcile_result.wrong(ERROR, wrong)
+    if facts.scopes is not None:
+        return reconcile_result.fine(READY, "the tenant takes the token, and it has the scopes that are needed")
+    if facts.problem:
+        return reconcile_result.waiting(NOT_ASKED, f"the tenant does not answer: {facts.problem}")
+    return reconcile_result.fine(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
+
+
+def _wrong(where: str, facts: asking.Facts) -> str:
+    if facts.refused:
+        return f"the tenant refuses the token: {facts.problem}; put a valid one into {where}"
+    if _of_tokens(facts.problem):
+        return f"{facts.problem}; correct {where}"
+    if facts.scopes is not None and asking.NEEDED_SCOPE not in facts.scopes:
+        has = ", ".join(sorted(facts.scopes)) or "none"
+        return f"the token lacks the scope {asking.NEEDED_SCOPE} (it has: {has}); add it, or renew the token in {where}"
+    return ""
+
+
+def _of_tokens(problem: str) -> bool:
+    return problem.startswith((*asking.TOKEN_KEYS, asking.NO_TOKENS))

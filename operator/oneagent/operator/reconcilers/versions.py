@@ -1,0 +1,145 @@
+"""Which agent version a DynaKube wants: the pinned one, else the image's, else the tenant's latest.
+
+The tenant's latest is followed up, never down: a tenant that offers an older version than the one in use (a
+rollback there, a mistake, another answer of a mirror) changes nothing here; who wants the older one pins it. The
+decision is kept in the status, so it survives the operator, and a tenant that is away.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from oneagent.common.dynakube.api import version_history
+from oneagent.common.kubernetes import fields
+from oneagent.operator import asking, conditions, reconcile_result
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.reconcile_result import Verdict
+
+DECIDED: Final = "VersionDecided"
+OLDER_OFFERED: Final = "OlderVersionOffered"
+NOT_KNOWN: Final = "VersionNotKnown"
+NOT_FOLLOWED: Final = "ImageNotFollowed"
+
+PINNED: Final = "custom-version"
+IMAGE: Final = "custom-image"
+TENANT: Final = "tenant"
+
+_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
+_ON_HOSTS: Final = ("classicFullStack", "hostMonitoring", "cloudNativeFullStack")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    version: str
+    image: str
+    source: str
+    reason: str
+    message: str
+
+    @property
+    def known(self) -> bool:
+        return bool(self.version or self.image)
+
+
+class CodeModules:
+    """The version that is injected into pods, in `status.codeModules`."""
+
+    condition = "CodeModulesVersion"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        if round.kube.mode not in _INJECTING:
+            return None
+        known = round.section("codeModules")
+        if round.kube.image is not None:
+            return _of_image(round, known)
+        pinned = "" if round.kube.image_folder else round.kube.pinned_version or ""
+        choice = choose(pinned, round.kube.package, known, round.facts)
+        return _verdict(choice, known, round, "codeModules")
+
+    async def clean(self, round: Round) -> None:
+        """Only the status holds it."""
+
+
+class HostAgent:
+    """The version of the agents on hosts, in `status.oneAgent`."""
+
+    condition = "OneAgentVersion"
+
+    async def reconcile(self, round: Round) -> Verdict | None:
+        mode = round.kube.mode
+        if mode not in _ON_HOSTS:
+            return None
+        pinned = fields.text(round.manifest, f"spec.oneAgent.{mode}.version")
+        image = fields.text(round.manifest, f"spec.oneAgent.{mode}.image")
+        # The newest version has no field for it: what an older one said came along in this annotation.
+        follow = fields.annotation(round.manifest, version_history.AUTO_UPDATE) != "false"
+        known = round.section("oneAgent")
+        choice = choose(pinned, image, known, round.facts, follow=follow)
+        return _verdict(choice, known, round, "oneAgent")
+
+    async def clean(self, round: Round) -> None:
+        """Only the status holds it."""
+
+
+def choose(pinned: str, image: str, known: Mapping[str, Any], facts: asking.Facts, *, follow: bool = True) -> Choice:
+    """`known` is the status' section from earlier; without `follow` a version of the tenant stays once it is chosen."""
+    if pinned:
+        return Choice(pinned, image, PINNED, DECIDED, f"version {pinned} is pinned")
+    if image:
+        return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
+    current = str(known.get("version") or "") if known.get("source") == TENANT else ""
+    latest = str(facts.latest or "")
+    if not latest and not current:
+        why = facts.problem or "the tenant has not been asked yet"
+        return Choice("", "", TENANT, NOT_KNOWN, f"which version is the latest is not known: {why}")
+    if current and (not follow or not latest):
+        return Choice(current, "", TENANT, DECIDED, f"version {current} stays")
+    if current and _order(latest) < _order(current):
+        message = (
+            f"the tenant offers {latest}, which is older than {current}: that stays; pin the older one if it is wanted"
+        )
+        return Choice(current, "", TENANT, OLDER_OFFERED, message)
+    return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
+
+
+def _of_image(round: Round, known: Mapping[str, Any]) -> Verdict:
+    """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
+    kube, facts = round.kube, round.facts.image
+    if facts.named != kube.package:
+        return reconcile_result.waiting(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
+    # What an earlier operator has decided holds for the name that it was decided for.
+    image = facts.image or (kube.image if kube.image and kube.image.digest else None)
+    message = f"the image {image} decides the version"
+    choice = Choice(kube.pinned_version or "", str(image or ""), IMAGE, DECIDED, message)
+    section = _section(choice, known, round)
+    if facts.problem:
+        stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
+        return reconcile_result.wrong(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
+    return reconcile_result.fine(choice.reason, choice.message, codeModules=section)
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """What versions are compared by: all their numbers, the build's time among them."""
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version))
+
+
+def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: str) -> Verdict:
+    if not choice.known:
+        return reconcile_result.waiting(choice.reason, choice.message)
+    return reconcile_result.fine(choice.reason, choice.message, **{section: _section(choice, known, round)})
+
+
+def _section(choice: Choice, known: Mapping[str, Any], round: Round) -> dict[str, str | None]:
+    decided: dict[str, str | None] = {
+        "version": choice.version or None,
+        "imageID": choice.image or None,
+        "source": choice.source,
+    }
+    asked = conditions.stamp(round.facts.asked_at) if round.facts.asked_at and not round.facts.problem else None
+    same = all(known.get(key) == value for key, value in decided.items())
+    # The time of the last look alone is no news: it would write every status at every poll.
+    decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked
+    return decided
