@@ -91,7 +91,7 @@ def _webhook(api: kube_api.KubeApi, place: Path) -> Iterator[tuple[subprocess.Po
     environment = os.environ | {"KUBECONFIG": str(api.kubeconfig(place / "kubeconfig"))}
     with (place / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "oneagent.webhook.command", *flags, "--drain=0s"], stderr=log, env=environment
+            [sys.executable, "-m", "oneagent.webhook.main", *flags, "--drain=0s"], stderr=log, env=environment
         )
     try:
         deadline = time.monotonic() + _PATIENCE_SECONDS

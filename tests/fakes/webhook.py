@@ -20,9 +20,9 @@ import trustme
 
 from oneagent.common.http import server_tls
 from oneagent.webhook import admission, events
-from oneagent.webhook.facts import Facts, Notice, Object, Outcome, Workload
+from oneagent.webhook.http_server import Server, Settings
+from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome, Workload
 from oneagent.webhook.metrics import Metrics
-from oneagent.webhook.server import Server, Settings
 
 T = TypeVar("T")
 Json = dict[str, Any]

@@ -13,7 +13,8 @@ from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.operator.certificates import controller
 from oneagent.operator.package_server.metrics import PackageMetrics
 from oneagent.webhook import api as webhook_api
-from oneagent.webhook import breaker, cluster
+from oneagent.webhook import cache
+from oneagent.webhook.cache import circuit_breaker
 from oneagent.webhook.metrics import Metrics as WebhookMetrics
 
 
@@ -29,7 +30,7 @@ async def webhook_metrics() -> CollectorRegistry:
     WebhookMetrics(registry)
     async with aiohttp.ClientSession() as session:
         server = webhook_api.Api(session, lambda: "", "dynatrace")
-        cluster.Cluster(server, "dynatrace", breaker.Breaker(), registry)
+        cache.Cluster(server, "dynatrace", circuit_breaker.Breaker(), registry)
     return registry
 
 

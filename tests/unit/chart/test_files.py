@@ -16,7 +16,7 @@ from oneagent.csi_driver.provisioner import main as provisioner
 from oneagent.csi_driver.server.main import main
 from oneagent.operator import main as operator
 from oneagent.sidecars import livenessprobe, registrar
-from oneagent.webhook import command as webhook
+from oneagent.webhook import main as webhook
 
 PARTS: Final = ("csi-driver", "operator", "webhook")
 ROOT: Final = Path(__file__).parents[3]

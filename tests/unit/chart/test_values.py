@@ -20,7 +20,7 @@ from oneagent.csi_driver.provisioner import main as provisioner
 from oneagent.csi_driver.server.main import main
 from oneagent.operator import main as operator
 from oneagent.sidecars import livenessprobe, registrar
-from oneagent.webhook import command as webhook
+from oneagent.webhook import main as webhook
 
 _LINTER: Final = generate.HELM.parents[2] / "linter" / "bin" / "kube-score"
 _ACCEPTED: Final = {

@@ -10,8 +10,8 @@ import pytest
 
 from oneagent.common.injection import contract
 from oneagent.sidecars.install import settings, share
-from oneagent.webhook.facts import Outcome
 from oneagent.webhook.injection import inject
+from oneagent.webhook.injection.inputs import Outcome
 from tests.unit.webhook.injection import cases, kubelet
 
 PLACES = settings.Places()

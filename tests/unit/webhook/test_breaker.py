@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.webhook import breaker
+from oneagent.webhook.cache import circuit_breaker
 
 
 class Clock:
@@ -21,23 +21,23 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def circuit(clock: Clock) -> breaker.Breaker:
-    limits = breaker.Limits(failures=3, window_seconds=300, grace_seconds=30)
-    return breaker.Breaker(limits, clock)
+def circuit(clock: Clock) -> circuit_breaker.Breaker:
+    limits = circuit_breaker.Limits(failures=3, window_seconds=300, grace_seconds=30)
+    return circuit_breaker.Breaker(limits, clock)
 
 
-def fail(circuit: breaker.Breaker, clock: Clock, *pods: str, dynakube: str = "prod") -> None:
+def fail(circuit: circuit_breaker.Breaker, clock: Clock, *pods: str, dynakube: str = "prod") -> None:
     for pod in pods:
         circuit.failed(dynakube, pod, clock.now)
 
 
-def test_it_is_closed_while_nothing_is_known(circuit: breaker.Breaker) -> None:
+def test_it_is_closed_while_nothing_is_known(circuit: circuit_breaker.Breaker) -> None:
     assert circuit.trouble("prod") == ""
 
 
 class TestTheDriver:
     def test_ready_nowhere_for_longer_than_the_grace_opens_and_its_return_closes(
-        self, circuit: breaker.Breaker, clock: Clock
+        self, circuit: circuit_breaker.Breaker, clock: Clock
     ) -> None:
         circuit.driver_is(desired=4, ready=0)
         clock.now += 29
@@ -48,18 +48,18 @@ class TestTheDriver:
         circuit.driver_is(desired=4, ready=1)
         assert circuit.trouble("prod") == ""
 
-    def test_a_short_outage_starts_the_grace_anew(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_a_short_outage_starts_the_grace_anew(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         for ready in (0, 1, 0):
             circuit.driver_is(desired=1, ready=ready)
             clock.now += 20
         assert circuit.trouble("prod") == ""
 
-    def test_that_no_node_should_have_it_is_no_trouble(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_that_no_node_should_have_it_is_no_trouble(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         circuit.driver_is(desired=0, ready=0)
         clock.now += 1000
         assert circuit.trouble("prod") == ""
 
-    def test_gone_opens_at_once_and_its_return_closes(self, circuit: breaker.Breaker) -> None:
+    def test_gone_opens_at_once_and_its_return_closes(self, circuit: circuit_breaker.Breaker) -> None:
         circuit.driver_is_gone()
         assert "not installed" in circuit.trouble("prod")
         circuit.driver_is(desired=1, ready=0)
@@ -67,7 +67,9 @@ class TestTheDriver:
 
 
 class TestFailedPods:
-    def test_as_many_as_the_limit_open_it_for_their_dynakube_only(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_as_many_as_the_limit_open_it_for_their_dynakube_only(
+        self, circuit: circuit_breaker.Breaker, clock: Clock
+    ) -> None:
         fail(circuit, clock, "a", "b")
         assert circuit.trouble("prod") == ""
         fail(circuit, clock, "c")
@@ -76,18 +78,18 @@ class TestFailedPods:
         )
         assert circuit.trouble("test") == ""
 
-    def test_a_pod_counts_once(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_a_pod_counts_once(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         fail(circuit, clock, "a", "b", "a", "b", "a")
         assert circuit.trouble("prod") == ""
 
-    def test_those_before_the_window_do_not_count(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_those_before_the_window_do_not_count(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         fail(circuit, clock, "a", "b")
         clock.now += 300
         fail(circuit, clock, "c")
         circuit.failed("prod", "d", clock.now - 300)
         assert circuit.trouble("prod") == ""
 
-    def test_it_closes_when_none_has_failed_for_a_window(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_it_closes_when_none_has_failed_for_a_window(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         fail(circuit, clock, "a", "b", "c")
         clock.now += 200
         fail(circuit, clock, "d")  # It had begun to start before.
@@ -100,14 +102,16 @@ class TestFailedPods:
         fail(circuit, clock, "g")
         assert circuit.trouble("prod")
 
-    def test_a_node_whose_clock_is_ahead_does_not_keep_it_open(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_a_node_whose_clock_is_ahead_does_not_keep_it_open(
+        self, circuit: circuit_breaker.Breaker, clock: Clock
+    ) -> None:
         for pod in ("a", "b", "c"):
             circuit.failed("prod", pod, clock.now + 10_000)
         assert circuit.trouble("prod")
         clock.now += 300
         assert circuit.trouble("prod") == ""
 
-    def test_one_node_in_trouble_is_not_the_cluster_s(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_one_node_in_trouble_is_not_the_cluster_s(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         circuit.driver_is(desired=5000, ready=5000)
         for pod in "abcdefgh":
             circuit.failed("prod", pod, clock.now, "node-1")
@@ -115,20 +119,20 @@ class TestFailedPods:
         circuit.failed("prod", "z", clock.now, "node-2")
         assert circuit.trouble("prod")
 
-    def test_the_only_node_is_the_cluster(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_the_only_node_is_the_cluster(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         circuit.driver_is(desired=1, ready=1)
         for pod in "abc":
             circuit.failed("prod", pod, clock.now, "node-1")
         assert circuit.trouble("prod")
 
     def test_a_limit_of_zero_turns_counting_off(self, clock: Clock) -> None:
-        circuit = breaker.Breaker(breaker.Limits(failures=0), clock)
+        circuit = circuit_breaker.Breaker(circuit_breaker.Limits(failures=0), clock)
         fail(circuit, clock, *map(str, range(1000)))
         assert circuit.trouble("prod") == ""
         circuit.driver_is_gone()
         assert circuit.trouble("prod")
 
-    def test_a_dynakube_that_is_gone_is_forgotten(self, circuit: breaker.Breaker, clock: Clock) -> None:
+    def test_a_dynakube_that_is_gone_is_forgotten(self, circuit: circuit_breaker.Breaker, clock: Clock) -> None:
         fail(circuit, clock, "a", "b", "c")
         fail(circuit, clock, "a", "b", "c", dynakube="test")
         circuit.keep({"test"})
@@ -142,7 +146,7 @@ def test_it_opens_exactly_when_as_many_pods_as_the_limit_failed_within_a_window(
 ) -> None:
     """Against a plain model that remembers everything."""
     clock = Clock()
-    circuit = breaker.Breaker(breaker.Limits(failures=3, window_seconds=300), clock)
+    circuit = circuit_breaker.Breaker(circuit_breaker.Limits(failures=3, window_seconds=300), clock)
     told: list[tuple[float, str]] = []
     is_open = False
     for wait, pod in steps:

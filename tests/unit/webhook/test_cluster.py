@@ -13,13 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.webhook import breaker, cluster
-from oneagent.webhook.facts import Facts, Notice, Workload
+from oneagent.webhook import cache
+from oneagent.webhook.cache import circuit_breaker
+from oneagent.webhook.injection.inputs import Facts, Notice, Workload
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
 WATCHES = 7
-LIMITS = breaker.Limits(failures=2, window_seconds=300, grace_seconds=30)
+LIMITS = circuit_breaker.Limits(failures=2, window_seconds=300, grace_seconds=30)
 
 
 class Clock:
@@ -37,7 +38,7 @@ class Seen:
         self.clock = Clock()
         self.registry = CollectorRegistry()
         self.told: list[tuple[str, Notice]] = []
-        self.cluster: cluster.Cluster
+        self.cluster: cache.Cluster
 
     def tell(self, kube: Any, notice: Notice) -> None:
         self.told.append((kube["metadata"]["name"], notice))
@@ -67,10 +68,10 @@ def kube() -> Iterator[kube_api.KubeApi]:
 async def seen(kube: kube_api.KubeApi, folder: Path) -> AsyncIterator[Seen]:
     found = Seen()
     async with connected(kube, folder) as server:
-        found.cluster = cluster.Cluster(
+        found.cluster = cache.Cluster(
             server,
             "dynatrace",
-            breaker.Breaker(LIMITS, found.clock),
+            circuit_breaker.Breaker(LIMITS, found.clock),
             found.registry,
             found.tell,
             first_pause=FIRST_PAUSE,
@@ -145,8 +146,8 @@ class TestFacts:
             kube.forbidden.add("csidrivers")
             found = Seen()
             async with connected(kube, tmp_path) as server:
-                circuit = breaker.Breaker(LIMITS, found.clock)
-                known = cluster.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
+                circuit = circuit_breaker.Breaker(LIMITS, found.clock)
+                known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
                     await eventually(lambda: kube.open_watches == WATCHES - 1)
                     assert not known.synced
@@ -164,8 +165,8 @@ class TestFacts:
             kube.forbidden.add(plural)
             found = Seen()
             async with connected(kube, tmp_path) as server:
-                circuit = breaker.Breaker(LIMITS, found.clock)
-                known = cluster.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
+                circuit = circuit_breaker.Breaker(LIMITS, found.clock)
+                known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
                     await eventually(lambda: known.synced)
                     facts = await known.facts("shop", {})

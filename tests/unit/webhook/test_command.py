@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from oneagent.common.dynakube.namespace_mapping import LABEL
-from oneagent.webhook import api, command
+from oneagent.webhook import api, main
 from tests.fakes import kube_api, ports
 from tests.fakes import webhook as fakes
 
@@ -56,7 +56,7 @@ class Process:
         addresses = [f"--address=127.0.0.1:{self.port}", f"--metrics-address=127.0.0.1:{self.health}"]
         environment = os.environ | {"KUBECONFIG": str(self._cluster.kubeconfig(self._place / "kubeconfig"))}
         with (self._place / "log").open("wb") as log:
-            program = [sys.executable, "-m", "oneagent.webhook.command", "--image=example.com/oneagent:1"]
+            program = [sys.executable, "-m", "oneagent.webhook.main", "--image=example.com/oneagent:1"]
             process = subprocess.Popen([*program, *addresses, *flags], env=environment, stderr=log)
         try:
             yield process
@@ -129,12 +129,12 @@ class TestReadiness:
         (tmp_path / "tls.crt").write_bytes((pair := fakes.pair(trustme.CA())).chain)
         (tmp_path / "tls.key").write_bytes(pair.key)
         flags = ["--image=x", "--address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--drain=0s"]
-        config = command.parse([*flags, f"--certificate-folder={tmp_path}"])
+        config = main.parse([*flags, f"--certificate-folder={tmp_path}"])
 
         async def ready(cluster: kube_api.KubeApi) -> list[tuple[int, str]]:
             now = [100.0]
             server = api.connect(cluster.kubeconfig(tmp_path / "kubeconfig"))
-            webhook = command.Webhook(config, server, prometheus_client.CollectorRegistry(), lambda: now[0])
+            webhook = main.Webhook(config, server, prometheus_client.CollectorRegistry(), lambda: now[0])
             tasks = [asyncio.create_task(work) for work in webhook.work()]
             await webhook.start()
             watched = ("namespaces", "csidrivers")
@@ -172,10 +172,10 @@ class TestTheFlags:
         self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with pytest.raises(SystemExit):
-            command.parse(arguments)
+            main.parse(arguments)
         assert said in capsys.readouterr().err
 
     def test_have_the_usual_values(self) -> None:
-        config = command.parse(["--image=x"])
+        config = main.parse(["--image=x"])
         assert (config.namespace, config.address, config.drain_seconds) == ("dynatrace", ":8443", 5.0)
         assert config.certificate_folder is None

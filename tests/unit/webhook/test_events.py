@@ -9,7 +9,7 @@ import prometheus_client
 import pytest
 
 from oneagent.webhook import events
-from oneagent.webhook.facts import Outcome
+from oneagent.webhook.injection.inputs import Outcome
 from oneagent.webhook.metrics import Metrics
 from tests.fakes import webhook as fakes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import pytest
 
-from oneagent.webhook.facts import Outcome
+from oneagent.webhook.injection.inputs import Outcome
 from tests.fakes import webhook as fakes
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "cart-5d4f-"}, "spec": {}}

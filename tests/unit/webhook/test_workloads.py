@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from oneagent.webhook import api, lookups, workloads
-from oneagent.webhook.facts import Workload
+from oneagent.webhook import api
+from oneagent.webhook.cache import fallback_lookups
+from oneagent.webhook.cache import owners as cache_owners
+from oneagent.webhook.injection.inputs import Workload
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
@@ -21,10 +23,12 @@ def kube() -> Iterator[kube_api.KubeApi]:
 
 
 @asynccontextmanager
-async def known(kube: kube_api.KubeApi, folder: Path, *, followed: bool = True) -> AsyncIterator[workloads.Workloads]:
+async def known(
+    kube: kube_api.KubeApi, folder: Path, *, followed: bool = True
+) -> AsyncIterator[cache_owners.Workloads]:
     """Not `followed`: as if the watches were behind."""
     async with connected(kube, folder) as server:
-        found = workloads.Workloads(server, first_pause=FIRST_PAUSE)
+        found = cache_owners.Workloads(server, first_pause=FIRST_PAUSE)
         if not followed:
             yield found
             return
@@ -159,7 +163,7 @@ def test_an_api_server_that_does_not_answer_delays_a_pod_by_no_more_than_half_a_
                 asked = pod(owner("Job", "once", "batch/v1"))
                 assert await found.of("shop", asked) == Workload("Job", "once")
             took = asyncio.get_running_loop().time() - began
-            assert lookups.WAIT_SECONDS <= took < lookups.WAIT_SECONDS + 0.4
+            assert fallback_lookups.WAIT_SECONDS <= took < fallback_lookups.WAIT_SECONDS + 0.4
             kube.release("jobs")
 
     asyncio.run(test())
@@ -176,7 +180,7 @@ def test_an_answer_is_kept_for_seconds_and_a_failure_for_one() -> None:
 
     async def test() -> None:
         nonlocal now
-        found = lookups.Lookups(fetch, clock=lambda: now)
+        found = fallback_lookups.Lookups(fetch, clock=lambda: now)
         for at, asked in ((100.0, 2), (100.9, 2), (101.1, 3), (104.9, 4), (105.1, 5)):
             now = at
             assert [await found.get(key) for key in ("cart", "lost")] == ["CART", None]

@@ -18,9 +18,9 @@ from typing import Final, Protocol
 
 from oneagent.common import logs
 from oneagent.common.injection import annotations, skip_reasons
-from oneagent.webhook import events, labelling, patches, reviews
-from oneagent.webhook.facts import Facts, Notice, Object, Outcome
-from oneagent.webhook.reviews import Request, Status
+from oneagent.webhook import admission_review, events, json_patch, namespace_label
+from oneagent.webhook.admission_review import Request, Status
+from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Admission:
             return fallback(request, reason)
 
     async def _inject(self, request: Request) -> Ruling:
-        pod = reviews.decoded(request.object)
+        pod = admission_review.decoded(request.object)
         if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
             return Ruling("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.synced:
@@ -114,20 +114,20 @@ class Admission:
         return Ruling("injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings)
 
     async def _label(self, request: Request) -> Ruling:
-        namespace = reviews.decoded(request.object)
+        namespace = admission_review.decoded(request.object)
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
             return Ruling("unchanged", Reason.NOT_ASKED_FOR)
         if not self._cluster.synced:
             # Without all DynaKubes a label that is right would be taken off.
             return Ruling("unchanged", Reason.NOT_SYNCED)
-        patch = labelling.patch(namespace, self._cluster.dynakubes(), self._own)
+        patch = namespace_label.patch(namespace, self._cluster.dynakubes(), self._own)
         return Ruling("changed" if patch else "unchanged", patch=patch)
 
     async def _validate(self, request: Request) -> Ruling:
-        new = reviews.decoded(request.object)
+        new = admission_review.decoded(request.object)
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
             return Ruling("allowed", Reason.NOT_ASKED_FOR)
-        verdict = self._deciders.validate(new, reviews.decoded(request.old_object))
+        verdict = self._deciders.validate(new, admission_review.decoded(request.old_object))
         if not verdict.errors:
             return Ruling("allowed", warnings=verdict.warnings)
         # Not 422 with `Invalid`: `kubectl apply --force` deletes the object to create it anew when it is told that.
@@ -141,8 +141,8 @@ class Admission:
         )
         wanted: dict[str, str | None] = {annotations.AGENT_INJECTED: "false", annotations.REASON: shown}
         try:
-            pod = reviews.decoded(request.object) or {}
-            patch = patches.metadata(pod, "annotations", wanted) if pod.get("metadata") else []
+            pod = admission_review.decoded(request.object) or {}
+            patch = json_patch.metadata(pod, "annotations", wanted) if pod.get("metadata") else []
             self._say(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
         except Exception:  # noqa: BLE001 - what failed before may be that this is no pod
             patch = []

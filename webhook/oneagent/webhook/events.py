@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from oneagent.common import logs
-from oneagent.webhook.facts import Notice, Object
+from oneagent.webhook.injection.inputs import Notice, Object
 from oneagent.webhook.metrics import Metrics
 
 log = logging.getLogger(__name__)

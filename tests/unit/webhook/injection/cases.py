@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.webhook.facts import Facts, Object, Outcome, Workload
 from oneagent.webhook.injection import Settings
+from oneagent.webhook.injection.inputs import Facts, Object, Outcome, Workload
 
 Manifest = dict[str, Any]
 

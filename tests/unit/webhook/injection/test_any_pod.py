@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oneagent.common.injection import annotations, contract
 from oneagent.webhook import injection
-from oneagent.webhook.facts import Facts
+from oneagent.webhook.injection.inputs import Facts
 from tests.unit.webhook.injection import cases, kubelet
 from tests.unit.webhook.injection.cases import Manifest
 

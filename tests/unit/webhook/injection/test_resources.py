@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.webhook import injection, quantities
-from oneagent.webhook.facts import Outcome
+from oneagent.webhook.injection.inputs import Outcome
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest
 

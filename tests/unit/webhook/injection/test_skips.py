@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from oneagent.webhook import injection
-from oneagent.webhook.facts import Outcome
+from oneagent.webhook.injection.inputs import Outcome
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest
 

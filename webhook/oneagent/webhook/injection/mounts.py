@@ -16,7 +16,7 @@ from typing import Any
 from oneagent.common import identifiers
 from oneagent.common.injection import contract
 from oneagent.webhook.injection.plan import Plan
-from oneagent.webhook.injection.pods import Container, Pod
+from oneagent.webhook.injection.pod_model import Container, Pod
 
 Mount = dict[str, Any]
 

@@ -18,25 +18,25 @@ import msgspec
 from oneagent.common.injection import annotations, contract, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip, Telling
 from oneagent.common.kubernetes import fields
-from oneagent.webhook import patches
-from oneagent.webhook.facts import Facts, Notice, Object, Outcome
+from oneagent.webhook import json_patch
 from oneagent.webhook.injection import (
-    initcontainer,
-    kubes,
+    dynakube_settings,
+    exclusions,
+    existing,
+    init_container,
+    ld_preload,
     mounts,
     plan,
-    pods,
-    preload,
-    present,
+    pod_model,
     resources,
-    rules,
-    variables,
     volumes,
 )
-from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection import env as injection_env
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.existing import Present
+from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
 from oneagent.webhook.injection.plan import Plan, Settings
-from oneagent.webhook.injection.pods import Container, Pod, Variable
-from oneagent.webhook.injection.present import Present
+from oneagent.webhook.injection.pod_model import Container, Pod, Variable
 
 LEFT_OUT = "ContainerLeftOut"
 """The reason of an Event about a container whose own mounts are where the agent goes."""
@@ -47,13 +47,13 @@ Operation = dict[str, Any]
 def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
     """What is to become of a pod. Pure: the same arguments give the same answer."""
     try:
-        read = pods.read(pod)
+        read = pod_model.read(pod)
     except msgspec.ValidationError as error:
         return _said(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
-    if skip := rules.none_of_ours(read, facts, settings.own_namespace):
+    if skip := exclusions.none_of_ours(read, facts, settings.own_namespace):
         return Outcome(injected=False, reason=skip.reason)
-    found = present.find(read)
-    if found is not None and present.is_complete(read):
+    found = existing.find(read)
+    if found is not None and existing.is_complete(read):
         return Outcome(injected=True, reason="")
     kube = _kube(facts, settings)
     if found is not None:
@@ -62,9 +62,9 @@ def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
 
 
 def _first(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip) -> Outcome:
-    if isinstance(kube, Kube) and rules.is_ignored(facts.namespace, kube):
+    if isinstance(kube, Kube) and exclusions.is_ignored(facts.namespace, kube):
         return Outcome(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
-    if skip := rules.never_injected(read):
+    if skip := exclusions.never_injected(read):
         return _skipped(pod, read, skip)
     if isinstance(kube, Skip):
         return _skipped(pod, read, kube)
@@ -82,7 +82,7 @@ def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
     if facts.dynakube is None:
         return skip_reasons.DYNAKUBE_MISSING
     try:
-        return kubes.read(facts.dynakube, settings.own_namespace)
+        return dynakube_settings.read(facts.dynakube, settings.own_namespace)
     except fields.FieldError as error:
         return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
 
@@ -95,7 +95,7 @@ def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
         annotations.ENRICHMENT_INJECTED: None,
         annotations.HANDLED: None,
     }
-    return _said(skip, read.name, patches.metadata(pod, "annotations", told), annotations.unclear(read.annotations))
+    return _said(skip, read.name, json_patch.metadata(pod, "annotations", told), annotations.unclear(read.annotations))
 
 
 def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
@@ -141,13 +141,13 @@ class _Work:
         self._annotate(planned, [volume["name"] for volume in made if "emptyDir" in volume])
         self._change(included, planned)
         self._append("/spec/volumes", self.read.spec.volumes, made)
-        ours = initcontainer.make(self.read, self.facts, self.kube, self.settings, planned, containers)
+        ours = init_container.make(self.read, self.facts, self.kube, self.settings, planned, containers)
         self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
         return self._outcome(self._warnings())
 
     def completed(self, found: Present, planned: Plan) -> Outcome:
-        told = {annotations.HANDLED: present.seen(self.read)}
-        self.operations += patches.metadata(self.pod, "annotations", told)
+        told = {annotations.HANDLED: existing.seen(self.read)}
+        self.operations += json_patch.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
         self._change(included, planned)
         new = [target.container for target in included if target.container.name not in found.numbered]
@@ -187,13 +187,13 @@ class _Work:
             annotations.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
             annotations.DYNAKUBE_INJECTED: "true",
             annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            annotations.HANDLED: present.seen(self.read),
+            annotations.HANDLED: existing.seen(self.read),
         }
-        self.operations += patches.metadata(self.pod, "annotations", told)
+        self.operations += json_patch.metadata(self.pod, "annotations", told)
 
     def _change(self, targets: Sequence[_Target], planned: Plan) -> None:
         """What containers have not got yet: `LD_PRELOAD`, variables of agents, mounts."""
-        told = variables.of_agents(self.facts, self.kube, self.settings) if planned.agent else []
+        told = injection_env.of_agents(self.facts, self.kube, self.settings) if planned.agent else []
         for target in targets:
             container = target.container
             if planned.agent:
@@ -205,17 +205,17 @@ class _Work:
         there = {variable.name for variable in env}
         new = [entry for entry in told if entry["name"] not in there]
         if env:
-            self.operations += preload.operations(place, env, library)
+            self.operations += ld_preload.operations(place, env, library)
         else:
-            new.insert(0, variables.plain(preload.NAME, library))
+            new.insert(0, injection_env.plain(ld_preload.NAME, library))
         self._append(place, env, new)
 
     def _tell_init_container(self, found: Present, new: Sequence[Container]) -> None:
         place = f"/spec/initContainers/{found.index}/env"
         env = found.container.env or []
         last = max(found.numbered.values(), default=0)
-        count = variables.plain(contract.Variable.CONTAINERS, str(last + len(new)))
-        told = initcontainer.about_containers(new, first=last + 1)
+        count = injection_env.plain(contract.Variable.CONTAINERS, str(last + len(new)))
+        told = init_container.about_containers(new, first=last + 1)
         names = [variable.name for variable in env]
         if contract.Variable.CONTAINERS in names:
             path = f"{place}/{names.index(contract.Variable.CONTAINERS)}"
@@ -253,7 +253,7 @@ class _Work:
             policy,
             resources.unusable(self.kube),
             volumes.unusable_size(self.read),
-            *variables.unusable_release_fields(self.facts, self.kube),
+            *injection_env.unusable_release_fields(self.facts, self.kube),
         ]
         return [*filter(None, found), *annotations.unclear(self.read.annotations)]
 

@@ -18,10 +18,10 @@ from oneagent.common import identifiers
 from oneagent.common.injection import annotations, contract, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip
 from oneagent.common.kubernetes.selectors import Selector
-from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection.kubes import Kube
-from oneagent.webhook.injection.pods import Container, Pod
-from oneagent.webhook.injection.present import Present
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.existing import Present
+from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.pod_model import Container, Pod
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/+@-]{2,500}")
 """Without what separates in `LD_PRELOAD`, or is expanded in a variable."""

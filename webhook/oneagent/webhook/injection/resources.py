@@ -18,8 +18,8 @@ from decimal import Decimal
 from typing import Any, Final
 
 from oneagent.webhook import quantities
-from oneagent.webhook.injection.kubes import Kube
-from oneagent.webhook.injection.pods import Container, Pod
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.pod_model import Container, Pod
 
 _REQUESTS: Final = {"cpu": "30m", "memory": "30Mi"}
 # With less than half a core a start takes noticeably longer: 0.56 s instead of 0.2 s with a tenth.

@@ -14,9 +14,9 @@ from typing import Any, Final
 from oneagent.common import identifiers
 from oneagent.common.injection import annotations, contract
 from oneagent.webhook.injection import plan as plans
-from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.plan import Plan
-from oneagent.webhook.injection.pods import Pod
+from oneagent.webhook.injection.pod_model import Pod
 
 _TOKEN_SECONDS: Final = 3600
 _SIZE: Final = re.compile(r"[1-9][0-9]{0,11}(\.[0-9]{1,3})?(k|M|G|T|Ki|Mi|Gi|Ti)?")

@@ -23,18 +23,19 @@ from typing import Final
 from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import conversion, fields
 from oneagent.common.kubernetes import fields as kubernetes_fields
-from oneagent.webhook.facts import Object
-from oneagent.webhook.validation import addresses, agents, flags, notes, selections, subject
-from oneagent.webhook.validation.subject import Known, Rule, Subject, Verdict
+from oneagent.webhook.injection.inputs import Object
+from oneagent.webhook.validation import agents, context, feature_flags, network, selectors
+from oneagent.webhook.validation import warnings as validation_warnings
+from oneagent.webhook.validation.context import Known, Rule, Subject, Verdict
 
 __all__ = ["Known", "Verdict", "message", "validate"]
 
 _ERRORS: Final[tuple[Rule, ...]] = (
-    addresses.api_url_missing,
-    addresses.api_url_invalid,
-    addresses.tenant_changed,
-    addresses.proxy_invalid,
-    addresses.proxy_password_unusable,
+    network.api_url_missing,
+    network.api_url_invalid,
+    network.tenant_changed,
+    network.proxy_invalid,
+    network.proxy_password_unusable,
     agents.name_unusable,
     agents.several_modes,
     agents.version_incomplete,
@@ -48,24 +49,24 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     agents.node_pull_without_image,
     agents.image_key_unusable,
     agents.init_resources_impossible,
-    flags.value_impossible,
-    flags.ignored_namespaces_unreadable,
-    selections.selector_invalid,
-    selections.nodes_selected_twice,
-    selections.namespaces_selected_twice,
+    feature_flags.value_impossible,
+    feature_flags.ignored_namespaces_unreadable,
+    selectors.selector_invalid,
+    selectors.nodes_selected_twice,
+    selectors.namespaces_selected_twice,
 )
 
 _WARNINGS: Final[tuple[Rule, ...]] = (
-    notes.unknown_fields,
-    notes.deprecated_fields,
-    notes.other_products,
-    notes.short_versions,
-    notes.api_url_without_tls,
-    notes.proxy_password_readable,
+    validation_warnings.unknown_fields,
+    validation_warnings.deprecated_fields,
+    validation_warnings.other_products,
+    validation_warnings.short_versions,
+    validation_warnings.api_url_without_tls,
+    validation_warnings.proxy_password_readable,
     agents.image_key_without_image,
-    flags.unknown,
-    flags.deprecated,
-    flags.other_products,
+    feature_flags.unknown,
+    feature_flags.deprecated,
+    feature_flags.other_products,
 )
 
 
@@ -78,7 +79,7 @@ def validate(new: Object, old: Object | None, known: Known) -> Verdict:
             errors = _last(seen)
         warnings = [sentence for rule in _WARNINGS for sentence in rule(seen)]
     except kubernetes_fields.FieldError as error:
-        return Verdict((subject.unusable(error),))
+        return Verdict((context.unusable(error),))
     if errors and seen.version != fields.NEWEST:
         warnings.append(f"Fields are named as in {fields.NEWEST}, which this DynaKube of {seen.version} amounts to.")
     return Verdict(tuple(errors), tuple(warnings))
@@ -98,5 +99,5 @@ def _last(seen: Subject) -> list[str]:
     try:
         dynakube.from_manifest(seen.new)
     except kubernetes_fields.FieldError as error:
-        return [subject.unusable(error)]
+        return [context.unusable(error)]
     return []

@@ -11,7 +11,7 @@ from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
 from oneagent.common.oci import image_directories, reference
 from oneagent.webhook import quantities
-from oneagent.webhook.validation.subject import Subject, quoted
+from oneagent.webhook.validation.context import Subject, quoted
 
 _POD_SUFFIX: Final = "-oneagent-xxxxx"
 _LONGEST_NAME: Final = 63 - len(_POD_SUFFIX)

@@ -12,7 +12,7 @@ from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.injection import annotations as injection_annotations
 from oneagent.common.kubernetes import fields, selectors
-from oneagent.webhook.facts import Object
+from oneagent.webhook.injection.inputs import Object
 
 _TECHNOLOGIES: Final[Mapping[str, str]] = {
     "applicationMonitoring": "application_monitoring",

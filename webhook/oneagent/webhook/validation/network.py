@@ -13,7 +13,7 @@ from typing import Final
 
 from oneagent.common import dynakube
 from oneagent.common.dynakube.api import fields
-from oneagent.webhook.validation.subject import Subject, quoted
+from oneagent.webhook.validation.context import Subject, quoted
 
 _EXAMPLE: Final = re.compile(
     r"https?://([^/]+/e/)?(ENVIRONMENT|(?i:<environment>|[<{]?(your-)?environment-?id[>}]?))([.:/]|$)"

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from oneagent.common.injection import annotations
-from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.inputs import Facts
 from oneagent.webhook.injection.plan import Settings
 
 Entry = dict[str, Any]

@@ -15,8 +15,8 @@ from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import fields, json_path
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.common.kubernetes import selectors
-from oneagent.webhook.facts import Object
-from oneagent.webhook.validation.subject import Subject, modes, quoted, unusable
+from oneagent.webhook.injection.inputs import Object
+from oneagent.webhook.validation.context import Subject, modes, quoted, unusable
 
 _WORD: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _PREFIX: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"

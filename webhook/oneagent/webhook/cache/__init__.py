@@ -23,8 +23,9 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from oneagent.common import dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.webhook import api, breaker, lookups, watches, workloads
-from oneagent.webhook.facts import Facts, Notice, Object
+from oneagent.webhook import api, watches
+from oneagent.webhook.cache import circuit_breaker, fallback_lookups, owners
+from oneagent.webhook.injection.inputs import Facts, Notice, Object
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Cluster:
         self,
         server: api.Api,
         own_namespace: str,
-        circuit: breaker.Breaker,
+        circuit: circuit_breaker.Breaker,
         registry: CollectorRegistry,
         told: Callable[[Object, Notice], None] = lambda _kube, _notice: None,
         *,
@@ -127,8 +128,8 @@ class Cluster:
         self._csi_drivers = watches.Watch(server, _CSI_DRIVERS, _read_name, first_pause=pause)
         self._daemonset = watches.Watch(server, daemonset, _read_daemonset, self._driver_changed, first_pause=pause)
         self._events = watches.Watch(server, _EVENTS, self._read_event, first_pause=pause)
-        self._workloads = workloads.Workloads(server, first_pause=pause)
-        self._lookups = lookups.Lookups(self._fetch_namespace)
+        self._workloads = owners.Workloads(server, first_pause=pause)
+        self._lookups = fallback_lookups.Lookups(self._fetch_namespace)
 
     @property
     def synced(self) -> bool:
@@ -210,7 +211,7 @@ class Cluster:
     async def _fetch_namespace(self, name: str) -> Namespace:
         path = f"{_NAMESPACES.path}/{urllib.parse.quote(name, safe='')}"
         accept = _NAMESPACES.accept("PartialObjectMetadata")
-        return self._read_namespace(await self._api.get(path, accept=accept, seconds=lookups.WAIT_SECONDS))
+        return self._read_namespace(await self._api.get(path, accept=accept, seconds=fallback_lookups.WAIT_SECONDS))
 
     def _read_namespace(self, content: msgspec.Raw | bytes) -> Namespace:
         metadata = api.decode(content, _Object).metadata
@@ -268,11 +269,11 @@ class Cluster:
         if trouble:
             self._open.add(name)
             log.warning("new pods go through unchanged", extra=logs.facts(dynakube=name, reason=trouble))
-            self._told(kube, Notice("Warning", breaker.PAUSED, f"New pods are not injected for now: {trouble}"))
+            self._told(kube, Notice("Warning", circuit_breaker.PAUSED, f"New pods are not injected for now: {trouble}"))
         else:
             self._open.discard(name)
             log.info("new pods are injected again", extra=logs.facts(dynakube=name))
-            self._told(kube, Notice("Normal", breaker.RESUMED, "New pods are injected again"))
+            self._told(kube, Notice("Normal", circuit_breaker.RESUMED, "New pods are injected again"))
 
 
 def _is_ours(key: str) -> bool:

@@ -16,9 +16,9 @@ from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip
-from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection.kubes import Kube
-from oneagent.webhook.injection.pods import Pod, Term
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.pod_model import Pod, Term
 
 KUBE_SYSTEM: Final = "kube-system"
 

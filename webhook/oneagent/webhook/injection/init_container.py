@@ -12,12 +12,12 @@ from typing import Any
 
 from oneagent.common.injection import annotations, contract
 from oneagent.common.injection.contract import Variable
-from oneagent.webhook.facts import Facts
-from oneagent.webhook.injection import mounts, plan, resources, variables
-from oneagent.webhook.injection.kubes import Kube
+from oneagent.webhook.injection import env, mounts, plan, resources
+from oneagent.webhook.injection.dynakube_settings import Kube
+from oneagent.webhook.injection.env import Entry
+from oneagent.webhook.injection.inputs import Facts
 from oneagent.webhook.injection.plan import Plan, Settings
-from oneagent.webhook.injection.pods import Container, Identity, Pod
-from oneagent.webhook.injection.variables import Entry
+from oneagent.webhook.injection.pod_model import Container, Identity, Pod
 
 
 def make(
@@ -34,7 +34,7 @@ def make(
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if planned.agent:
-        made["env"].append(variables.plain(Variable.CONTAINERS, str(len(containers))))
+        made["env"].append(env.plain(Variable.CONTAINERS, str(len(containers))))
         made["env"] += about_containers(containers, first=1)
     if granted := resources.of_init_container(pod, kube, unpacks=planned.agent and not planned.csi):
         made["resources"] = granted
@@ -44,8 +44,8 @@ def make(
 def about_containers(containers: Sequence[Container], first: int) -> list[Entry]:
     found = []
     for number, container in enumerate(containers, first):
-        found.append(variables.plain(Variable.CONTAINER_NAME.format(number=number), container.name))
-        found.append(variables.plain(Variable.CONTAINER_IMAGE.format(number=number), container.image or ""))
+        found.append(env.plain(Variable.CONTAINER_NAME.format(number=number), container.name))
+        found.append(env.plain(Variable.CONTAINER_IMAGE.format(number=number), container.image or ""))
     return found
 
 
@@ -62,11 +62,11 @@ def _about_pod(pod: Pod, facts: Facts, kube: Kube, planned: Plan) -> list[Entry]
         Variable.WORKLOAD_NAME: facts.workload.name,
     }
     return [
-        *(variables.plain(name, value) for name, value in values.items() if value),
-        variables.field(Variable.POD_NAME, "metadata.name"),
-        variables.field(Variable.POD_UID, "metadata.uid"),
-        variables.field(Variable.NAMESPACE, "metadata.namespace"),
-        variables.field(Variable.NODE_NAME, "spec.nodeName"),
+        *(env.plain(name, value) for name, value in values.items() if value),
+        env.field(Variable.POD_NAME, "metadata.name"),
+        env.field(Variable.POD_UID, "metadata.uid"),
+        env.field(Variable.NAMESPACE, "metadata.namespace"),
+        env.field(Variable.NODE_NAME, "spec.nodeName"),
     ]
 
 
@@ -85,7 +85,7 @@ def _about_agent(pod: Pod, kube: Kube, planned: Plan) -> list[Entry]:
             (Variable.TECHNOLOGIES, annotations.TECHNOLOGIES),
         ):
             values[variable] = pod.annotations.get(key, "").strip()
-    return [variables.plain(name, value) for name, value in values.items() if value]
+    return [env.plain(name, value) for name, value in values.items() if value]
 
 
 def _security_context(pod: Pod, kube: Kube) -> dict[str, Any]:

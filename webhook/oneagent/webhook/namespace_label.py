@@ -12,8 +12,8 @@ from typing import Any
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.kubernetes import fields
-from oneagent.webhook import patches
-from oneagent.webhook.facts import Object
+from oneagent.webhook import json_patch
+from oneagent.webhook.injection.inputs import Object
 
 
 def patch(namespace: Object, dynakubes: Iterable[Object], own_namespace: str) -> list[dict[str, Any]]:
@@ -31,4 +31,4 @@ def patch(namespace: Object, dynakubes: Iterable[Object], own_namespace: str) ->
             if fields.at(dynakube, "metadata.name") == labels.get(namespace_mapping.LABEL):
                 return []
     decision = namespace_mapping.decide(name, labels, claims)
-    return patches.metadata(namespace, "labels", {namespace_mapping.LABEL: decision.owner})
+    return json_patch.metadata(namespace, "labels", {namespace_mapping.LABEL: decision.owner})

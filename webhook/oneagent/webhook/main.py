@@ -16,9 +16,10 @@ import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
 from oneagent.common.http import server_tls
-from oneagent.webhook import admission, api, breaker, certificates, cluster, events, injection, server, validation
-from oneagent.webhook.facts import Facts, Notice, Object, Outcome
+from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
+from oneagent.webhook.cache import circuit_breaker
 from oneagent.webhook.health import Health
+from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
 from oneagent.webhook.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -128,13 +129,15 @@ class Webhook:
         metrics = Metrics(registry)
         self._config, self._api, self._clock, self._began = config, connection, clock, clock()
         self._events = events.Events(connection, metrics)
-        circuit = breaker.Breaker(breaker.Limits(config.breaker_failures, config.breaker_window_seconds))
-        self._cluster = cluster.Cluster(connection, config.namespace, circuit, registry, self._tell)
+        circuit = circuit_breaker.Breaker(
+            circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
+        )
+        self._cluster = cache.Cluster(connection, config.namespace, circuit, registry, self._tell)
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.synced)
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
-        settings = server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
-        self._server = server.Server(settings, self._tls.context, rules, metrics)
+        settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
+        self._server = http_server.Server(settings, self._tls.context, rules, metrics)
         self.health = Health(*_address(config.metrics_address), self._trouble, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
@@ -174,7 +177,7 @@ class Webhook:
         self._events.say(events.of(dynakube), notice)
 
 
-def _deciders(config: Config, known: cluster.Cluster) -> admission.Deciders:
+def _deciders(config: Config, known: cache.Cluster) -> admission.Deciders:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,

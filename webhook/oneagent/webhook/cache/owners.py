@@ -22,8 +22,9 @@ from typing import Any, Final
 import msgspec
 
 from oneagent.common.kubernetes import fields
-from oneagent.webhook import api, lookups, watches
-from oneagent.webhook.facts import Object, Workload
+from oneagent.webhook import api, watches
+from oneagent.webhook.cache import fallback_lookups
+from oneagent.webhook.injection.inputs import Object, Workload
 
 _ACCEPT: Final = watches.Resource("", metadata_only=True).accept("PartialObjectMetadata")
 
@@ -80,7 +81,7 @@ class AskedFor:
 
     def __init__(self, server: api.Api, kind: _Kind) -> None:
         self._api, self._kind = server, kind
-        self._lookups = lookups.Lookups(self._fetch)
+        self._lookups = fallback_lookups.Lookups(self._fetch)
 
     async def workload(self, namespace: str, name: str) -> Workload | None:
         """None if it is not to be had."""
@@ -93,7 +94,7 @@ class AskedFor:
         return await self._lookups.get(key)
 
     async def _fetch(self, key: str) -> Workload:
-        content = await self._api.get(self._kind.path(key), accept=_ACCEPT, seconds=lookups.WAIT_SECONDS)
+        content = await self._api.get(self._kind.path(key), accept=_ACCEPT, seconds=fallback_lookups.WAIT_SECONDS)
         return self._kind.read(content)
 
 

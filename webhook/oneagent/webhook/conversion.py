@@ -7,8 +7,8 @@ import logging
 from oneagent.common import logs
 from oneagent.common.dynakube.api import conversion
 from oneagent.common.kubernetes import fields
-from oneagent.webhook import reviews
-from oneagent.webhook.reviews import ConversionRequest
+from oneagent.webhook import admission_review
+from oneagent.webhook.admission_review import ConversionRequest
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ def answer(asked: ConversionRequest) -> tuple[str, str, bytes]:
         except fields.FieldError as error:
             message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {error}"
             log.warning("not converted", extra=logs.facts(reason=message))
-            return "failed", "FieldError", reviews.unconverted(asked.uid, message)
+            return "failed", "FieldError", admission_review.unconverted(asked.uid, message)
         except Exception as error:
             log.exception("not converted", extra=logs.facts(object=_name(obj), wanted=asked.desired))
             message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {type(error).__name__}"
-            return "failed", "InternalError", reviews.unconverted(asked.uid, message)
-    return "converted", "", reviews.converted(asked.uid, converted)
+            return "failed", "InternalError", admission_review.unconverted(asked.uid, message)
+    return "converted", "", admission_review.converted(asked.uid, converted)
 
 
 def _name(obj: dict[str, object]) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from oneagent.common import identifiers
 from oneagent.common.injection import annotations, contract
 from oneagent.common.injection.contract import Variable
-from oneagent.webhook.injection.pods import Container, Pod, Volume
+from oneagent.webhook.injection.pod_model import Container, Pod, Volume
 
 _NUMBERED: Final = re.compile(r"CONTAINER_([0-9]{1,4})_NAME")
 

@@ -10,7 +10,7 @@ from oneagent.common import identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
 from oneagent.common.dynakube.api.json_path import Tree
 from oneagent.common.kubernetes import fields as kubernetes_fields
-from oneagent.webhook.facts import Object
+from oneagent.webhook.injection.inputs import Object
 
 _SHOWN: Final = 80
 _TENANT: Final = "status.oneAgent.connectionInfoStatus.tenantUUID"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common.dynakube.api import fields, json_path, schema, version_history
-from oneagent.webhook.validation import addresses, agents
-from oneagent.webhook.validation.subject import Subject, quoted
+from oneagent.webhook.validation import agents, network
+from oneagent.webhook.validation.context import Subject, quoted
 
 _MOST: Final = 10
 """The API server passes on a few kilobytes of warnings in all."""
@@ -47,12 +47,12 @@ def short_versions(seen: Subject) -> Iterator[str]:
 
 
 def api_url_without_tls(seen: Subject) -> Iterator[str]:
-    if not addresses.has_tls(seen):
+    if not network.has_tls(seen):
         yield "spec.apiUrl begins with http: tokens go over the network for everybody to read."
 
 
 def proxy_password_readable(seen: Subject) -> Iterator[str]:
-    if addresses.has_proxy_password(seen):
+    if network.has_proxy_password(seen):
         yield "spec.proxy.value holds a password, which whoever reads DynaKubes can read: use spec.proxy.valueFrom."
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from oneagent.common import durations, identifiers, safe_regex
 from oneagent.common.dynakube.api import feature_flags, json_path
-from oneagent.webhook.validation.subject import Subject, quoted
+from oneagent.webhook.validation.context import Subject, quoted
 
 IGNORED_NAMESPACES: Final = "ignored-namespaces"
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from oneagent.webhook.injection.pods import Variable
+from oneagent.webhook.injection.pod_model import Variable
 
 NAME: Final = "LD_PRELOAD"
 ORIGINAL: Final = "DT_ORIGINAL_LD_PRELOAD"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oneagent.webhook.facts import Object
+from oneagent.webhook.injection.inputs import Object
 
 
 def metadata(obj: Object, section: str, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:

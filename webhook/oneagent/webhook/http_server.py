@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from oneagent.common import durations, logs
-from oneagent.webhook import converting, reviews
+from oneagent.webhook import admission_review, conversion
 from oneagent.webhook.admission import Ruling
+from oneagent.webhook.admission_review import LateError, OversizeError, Request, ReviewError
 from oneagent.webhook.metrics import Metrics
-from oneagent.webhook.reviews import LateError, OversizeError, Request, ReviewError
 
 log = logging.getLogger(__name__)
 
@@ -92,21 +92,23 @@ class Server:
     async def _admit(self, request: web.Request) -> web.Response:
         started, seconds = time.perf_counter(), _seconds(request)
         try:
-            asked = reviews.admission(await _read(request, seconds))
+            asked = admission_review.admission(await _read(request, seconds))
         except ReviewError as error:
             return self._refused(request.path, error)
         ruling = await self._admission.rule(request.path, asked, seconds)
-        answer = reviews.admitted(asked.uid, patch=ruling.patch, warnings=ruling.warnings, denied=ruling.denied)
+        answer = admission_review.admitted(
+            asked.uid, patch=ruling.patch, warnings=ruling.warnings, denied=ruling.denied
+        )
         _tell(request.path, asked, ruling)
         return self._answered(request.path, ruling.outcome, ruling.reason, answer, started)
 
     async def _convert(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
         try:
-            asked = reviews.conversion(await _read(request, _seconds(request)))
+            asked = admission_review.conversion(await _read(request, _seconds(request)))
         except ReviewError as error:
             return self._refused(CONVERT, error)
-        outcome, reason, answer = converting.answer(asked)
+        outcome, reason, answer = conversion.answer(asked)
         return self._answered(CONVERT, outcome, reason, answer, started)
 
     def _answered(self, path: str, outcome: str, reason: str, body: bytes, started: float) -> web.Response:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from oneagent.webhook.facts import Object
+from oneagent.webhook.injection.inputs import Object
 
 
 class Part(msgspec.Struct, frozen=True, rename="camel"):
