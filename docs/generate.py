@@ -21,7 +21,7 @@ from oneagent.csi_driver.server.main import main
 from oneagent.operator import main as operator
 from oneagent.operator.cli import main as cluster
 from oneagent.sidecars import livenessprobe, registrar
-from oneagent.sidecars.install import usage
+from oneagent.sidecars.init_container import usage
 from oneagent.webhook import main as webhook
 
 FILE: Final = Path(__file__).with_name("configuration.md")

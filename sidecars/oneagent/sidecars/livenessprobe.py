@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.sidecars import csi_socket, go_flags, http_health, operation_metrics, stop_signals
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars import csi_client, go_flags, http_server, signals
+from oneagent.sidecars import metrics as sidecars_metrics
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def read_settings(words: Sequence[str]) -> Settings:
     if not options.metrics_path.startswith("/") or options.metrics_path == "/healthz":
         flags.refuse(f"--metrics-path={options.metrics_path} must start with / and not be /healthz")
     try:
-        csi_path = csi_socket.path_of(options.csi_address)
+        csi_path = csi_client.path_of(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
     return Settings(
@@ -75,26 +76,26 @@ def read_settings(words: Sequence[str]) -> Settings:
 class Probe:
     """The driver as it is watched: its health on request, its name once it has said it."""
 
-    def __init__(self, csi_path: str, timeout_seconds: float, operations: operation_metrics.Operations) -> None:
+    def __init__(self, csi_path: str, timeout_seconds: float, operations: sidecars_metrics.Operations) -> None:
         self._operations = operations
         self._name = _NO_NAME
-        self._driver = csi_socket.Driver(csi_path, timeout_seconds, self._observe)
+        self._driver = csi_client.Driver(csi_path, timeout_seconds, self._observe)
         self._healthy: bool | None = None
 
-    def check(self) -> http_health.Answer:
+    def check(self) -> http_server.Answer:
         """`/healthz`."""
         try:
             ready = self._driver.ready()
         except RpcError as error:
-            return self._say(http_health.Answer(500, str(error)))
+            return self._say(http_server.Answer(500, str(error)))
         if not ready:
-            return self._say(http_health.Answer(500, "driver responded but is not ready"))
-        return self._say(http_health.Answer(200, "ok"))
+            return self._say(http_server.Answer(500, "driver responded but is not ready"))
+        return self._say(http_server.Answer(200, "ok"))
 
     def learn_name(self) -> None:
         """Wait, for ever if it must be, for the driver and the name that its metrics are labelled with."""
         while True:
-            csi_socket.wait(self._driver.path, None)
+            csi_client.wait(self._driver.path, None)
             try:
                 name = self._driver.name()
             except RpcError as error:
@@ -105,7 +106,7 @@ class Probe:
             log.info("probing the driver", extra=logs.facts(driver=name, socket=self._driver.path))
             return
 
-    def _say(self, answer: http_health.Answer) -> http_health.Answer:
+    def _say(self, answer: http_server.Answer) -> http_server.Answer:
         # One line a change, not one a probe.
         healthy = answer.status == 200
         if healthy != self._healthy:
@@ -121,27 +122,27 @@ class Probe:
 def main() -> int:
     settings = read_settings(sys.argv[1:])
     logs.setup(settings.log_format, "info")
-    codes = stop_signals.catch()
-    operations = operation_metrics.Operations()
+    codes = signals.catch()
+    operations = sidecars_metrics.Operations()
     probe = Probe(settings.csi_path, settings.probe_timeout_seconds, operations)
     try:
         _serve(settings, probe, operations)
-    except http_health.AddressError as error:
+    except http_server.AddressError as error:
         log.error("cannot serve", extra=logs.facts(reason=error))
         return 1
     threading.Thread(target=probe.learn_name, name="name", daemon=True).start()
     return codes.get()
 
 
-def _serve(settings: Settings, probe: Probe, operations: operation_metrics.Operations) -> None:
-    def metrics() -> http_health.Answer:
-        return http_health.Answer(200, operations.render(), operation_metrics.CONTENT_TYPE)
+def _serve(settings: Settings, probe: Probe, operations: sidecars_metrics.Operations) -> None:
+    def metrics() -> http_server.Answer:
+        return http_server.Answer(200, operations.render(), sidecars_metrics.CONTENT_TYPE)
 
-    addresses: dict[str, dict[str, http_health.Page]] = {settings.health_address: {"/healthz": probe.check}}
+    addresses: dict[str, dict[str, http_server.Page]] = {settings.health_address: {"/healthz": probe.check}}
     if settings.metrics_address:
         addresses.setdefault(settings.metrics_address, {})[settings.metrics_path] = metrics
     for address, pages in addresses.items():
-        bound = http_health.serve(address, pages)
+        bound = http_server.serve(address, pages)
         log.info("serving", extra=logs.facts(address=bound, paths=sorted(pages)))
 
 

@@ -24,8 +24,10 @@ from google.protobuf.message import DecodeError
 
 from oneagent.common import logs
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
-from oneagent.sidecars import csi_socket, go_flags, grpc_client, grpc_server, http_health, stop_signals
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars import csi_client, go_flags, http_server, signals
+from oneagent.sidecars.grpc import client
+from oneagent.sidecars.grpc import server as grpc_server
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
     if options.http_endpoint and options.health_port:
         flags.refuse("--http-endpoint and --health-port exclude each other; use --http-endpoint")
     try:
-        csi_path = csi_socket.path_of(options.csi_address)
+        csi_path = csi_client.path_of(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
     return Settings(
@@ -97,7 +99,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
 class Registration:
     """The two calls that kubelet makes."""
 
-    def __init__(self, info: registration.PluginInfo, driver: csi_socket.Driver, codes: stop_signals.ExitCodes) -> None:
+    def __init__(self, info: registration.PluginInfo, driver: csi_client.Driver, codes: signals.ExitCodes) -> None:
         self._info = info
         self._driver = driver
         self._codes = codes
@@ -130,18 +132,18 @@ class Registration:
         return registration.RegistrationStatusResponse().SerializeToString()
 
 
-def check_health(socket_path: Path, name: str, timeout_seconds: float) -> http_health.Answer:
+def check_health(socket_path: Path, name: str, timeout_seconds: float) -> http_server.Answer:
     """`/healthz`: whether kubelet could register the driver now."""
     if not socket_path.exists():
-        return http_health.Answer(404, "registration socket does not exist")
+        return http_server.Answer(404, "registration socket does not exist")
     try:
-        answer = grpc_client.call(str(socket_path), GET_INFO, b"", timeout_seconds)
+        answer = client.call(str(socket_path), GET_INFO, b"", timeout_seconds)
         answered = registration.PluginInfo.FromString(answer).name
     except (RpcError, DecodeError) as error:
-        return http_health.Answer(500, str(error))
+        return http_server.Answer(500, str(error))
     if answered != name:
-        return http_health.Answer(500, f"the registration socket answers for {answered!r}, not for {name!r}")
-    return http_health.Answer(200, "ok")
+        return http_server.Answer(500, f"the registration socket answers for {answered!r}, not for {name!r}")
+    return http_server.Answer(200, "ok")
 
 
 def main() -> int:
@@ -149,17 +151,17 @@ def main() -> int:
     if settings is None:
         return 0
     logs.setup(settings.log_format, "info")
-    codes = stop_signals.catch()
-    driver = csi_socket.Driver(settings.csi_path, settings.timeout_seconds)
+    codes = signals.catch()
+    driver = csi_client.Driver(settings.csi_path, settings.timeout_seconds)
     name = _learn_name(driver)
     if not name:
         return 1
     return _register(settings, driver, name, codes)
 
 
-def _learn_name(driver: csi_socket.Driver) -> str:
+def _learn_name(driver: csi_client.Driver) -> str:
     log.info("connecting to the driver", extra=logs.facts(socket=driver.path))
-    if not csi_socket.wait(driver.path, _WAIT_FOR_DRIVER_SECONDS):
+    if not csi_client.wait(driver.path, _WAIT_FOR_DRIVER_SECONDS):
         facts = logs.facts(socket=driver.path, seconds=_WAIT_FOR_DRIVER_SECONDS)
         log.error("no driver; check that it runs and that --csi-address names its socket", extra=facts)
         return ""
@@ -174,7 +176,7 @@ def _learn_name(driver: csi_socket.Driver) -> str:
     return name
 
 
-def _register(settings: Settings, driver: csi_socket.Driver, name: str, codes: stop_signals.ExitCodes) -> int:
+def _register(settings: Settings, driver: csi_client.Driver, name: str, codes: signals.ExitCodes) -> int:
     info = registration.PluginInfo(
         type="CSIPlugin",
         name=name,
@@ -189,8 +191,8 @@ def _register(settings: Settings, driver: csi_socket.Driver, name: str, codes: s
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
             page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
-            log.info("serving /healthz", extra=logs.facts(address=http_health.serve(settings.http_address, page)))
-    except (grpc_server.SocketTaken, http_health.AddressError, OSError) as error:
+            log.info("serving /healthz", extra=logs.facts(address=http_server.serve(settings.http_address, page)))
+    except (grpc_server.SocketTaken, http_server.AddressError, OSError) as error:
         log.error("cannot serve", extra=logs.facts(socket=socket_path, reason=error))
         server.stop(0)
         return 1
@@ -203,7 +205,7 @@ def _register(settings: Settings, driver: csi_socket.Driver, name: str, codes: s
     return code
 
 
-def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: stop_signals.ExitCodes) -> int:
+def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: signals.ExitCodes) -> int:
     while True:
         try:
             return codes.get(timeout=_LOOK_FOR_SOCKET_SECONDS)
@@ -211,11 +213,11 @@ def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: stop
             _mend(server, socket_path)
 
 
-def _stay(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: stop_signals.ExitCodes) -> int:
+def _stay(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: signals.ExitCodes) -> int:
     """Serve until the driver of this moment has ended. Its successor at the same path has a registrar of its own."""
-    driver = csi_socket.file_id(driver_path)
+    driver = csi_client.file_id(driver_path)
     log.info("staying registered until the driver has ended", extra=logs.facts(socket=driver_path))
-    while driver == csi_socket.file_id(driver_path) and csi_socket.wait(driver_path, _LOOK_FOR_DRIVER_SECONDS):
+    while driver == csi_client.file_id(driver_path) and csi_client.wait(driver_path, _LOOK_FOR_DRIVER_SECONDS):
         try:
             return codes.get(timeout=_LOOK_FOR_DRIVER_SECONDS)
         except queue.Empty:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Self
 
-from oneagent.sidecars import csi_socket
+from oneagent.sidecars import csi_client
 from tests.node.sidecars import programs
 
 
@@ -56,7 +56,7 @@ class GoDriver(Peer):
         # What SIGKILL leaves behind.
         self.socket.unlink(missing_ok=True)
         super().start()
-        programs.until(lambda: csi_socket.wait(str(self.socket), 1))
+        programs.until(lambda: csi_client.wait(str(self.socket), 1))
 
     def behave(self, **behaviour: Any) -> None:
         assert self.order(**behaviour)

@@ -17,8 +17,10 @@ from typing import Any
 
 import pytest
 
-from oneagent.sidecars import csi_socket, grpc_client, grpc_server
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars import csi_client
+from oneagent.sidecars.grpc import client
+from oneagent.sidecars.grpc import server as grpc_server
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 from tests.fakes import node, ports
 from tests.fakes.identity import IdentityDriver
 from tests.node import upstream
@@ -250,7 +252,7 @@ class TestOurServer:
 
 class TestOurClientAtADriver:
     def test_learns_name_and_readiness(self, go_driver: GoDriver) -> None:
-        driver = csi_socket.Driver(str(go_driver.socket), 3)
+        driver = csi_client.Driver(str(go_driver.socket), 3)
         assert driver.name() == GO_NAME
         for ready, meant in ((None, True), (True, True), (False, False)):
             go_driver.behave(ready=ready)
@@ -267,37 +269,37 @@ class TestOurClientAtADriver:
     def test_hears_of_an_error_with_its_reason(self, go_driver: GoDriver, code: Status, message: str) -> None:
         go_driver.behave(code=code, message=message)
         with pytest.raises(RpcError) as failed:
-            csi_socket.Driver(str(go_driver.socket), 3).ready()
+            csi_client.Driver(str(go_driver.socket), 3).ready()
         assert (failed.value.status, failed.value.detail) == (code, message)
 
     def test_knows_a_method_that_is_not_there(self, go_driver: GoDriver) -> None:
         for _ in range(50):
             with pytest.raises(RpcError) as failed:
-                grpc_client.call(str(go_driver.socket), "/csi.v1.Identity/Other", b"", 3)
+                client.call(str(go_driver.socket), "/csi.v1.Identity/Other", b"", 3)
             assert failed.value.status is Status.UNIMPLEMENTED
 
     @pytest.mark.parametrize("sizes", [{"metadataBytes": 20_000}, {"vendorBytes": 20_000}, {"vendorBytes": 65_000}])
     def test_reads_a_long_answer(self, go_driver: GoDriver, sizes: dict[str, int]) -> None:
         go_driver.behave(**sizes)
-        assert csi_socket.Driver(str(go_driver.socket), 3).name() == GO_NAME
+        assert csi_client.Driver(str(go_driver.socket), 3).name() == GO_NAME
 
     def test_refuses_an_answer_that_is_too_long_at_once(self, go_driver: GoDriver) -> None:
         go_driver.behave(vendorBytes=70_000)
         with pytest.raises(RpcError) as failed:
-            csi_socket.Driver(str(go_driver.socket), 3).name()
+            csi_client.Driver(str(go_driver.socket), 3).name()
         assert failed.value.status is Status.RESOURCE_EXHAUSTED
 
     def test_hears_of_metadata_beyond_its_limit_at_once(self, go_driver: GoDriver) -> None:
         go_driver.behave(metadataBytes=100_000)
         with pytest.raises(RpcError) as failed:
-            csi_socket.Driver(str(go_driver.socket), 3).name()
+            csi_client.Driver(str(go_driver.socket), 3).name()
         assert failed.value.status is Status.INTERNAL
 
     def test_ends_a_slow_call_itself(self, go_driver: GoDriver) -> None:
         go_driver.behave(millis=1000)
         for _ in range(5):
             with pytest.raises(RpcError) as failed:
-                csi_socket.Driver(str(go_driver.socket), 0.1).ready()
+                csi_client.Driver(str(go_driver.socket), 0.1).ready()
             assert failed.value.status is Status.DEADLINE_EXCEEDED
 
     def test_gets_its_answer_from_a_driver_that_is_stopping(self, go_driver: GoDriver) -> None:
@@ -305,7 +307,7 @@ class TestOurClientAtADriver:
         later = threading.Timer(0.2, go_driver.end, (signal.SIGTERM,))
         later.start()
         try:
-            assert csi_socket.Driver(str(go_driver.socket), 3).ready() is False
+            assert csi_client.Driver(str(go_driver.socket), 3).ready() is False
         finally:
             later.join()
 
@@ -315,7 +317,7 @@ class TestOurClientAtADriver:
         later.start()
         started = time.monotonic()
         with pytest.raises(RpcError) as failed:
-            csi_socket.Driver(str(go_driver.socket), 3).ready()
+            csi_client.Driver(str(go_driver.socket), 3).ready()
         later.join()
         assert failed.value.status is Status.UNAVAILABLE
         assert time.monotonic() - started < 1

@@ -15,7 +15,7 @@ import pytest
 
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2_grpc as registration_grpc
-from oneagent.sidecars import csi_socket
+from oneagent.sidecars import csi_client
 from tests.fakes import ports
 from tests.fakes.identity import IdentityDriver
 from tests.node.sidecars import programs
@@ -279,9 +279,9 @@ class TestToldToStayWhileTheDriverServes:
     def test_the_registration_of_its_own_successor_survives_it(
         self, driver: IdentityDriver, kubelet: Kubelet, start: Start, program: Program
     ) -> None:
-        before = csi_socket.file_id(str(kubelet.path))
+        before = csi_client.file_id(str(kubelet.path))
         successor = start("--stay-while-driver-serves")
-        programs.until(lambda: csi_socket.file_id(str(kubelet.path)) not in {before, None})
+        programs.until(lambda: csi_client.file_id(str(kubelet.path)) not in {before, None})
         driver.stop()
         driver.start()
         assert program.ended(within_seconds=3) == 0

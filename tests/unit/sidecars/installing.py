@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from oneagent.common import identifiers
-from oneagent.sidecars.install import settings
-from oneagent.sidecars.install.settings import Places, Settings
+from oneagent.sidecars.init_container import settings
+from oneagent.sidecars.init_container.settings import Places, Settings
 
 IDENTITY = {
     "K8S_PODNAME": "shop-7f9c-x2x",
@@ -61,7 +61,7 @@ class Pod:
     def start(self, environ: dict[str, str], stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
         places = self.places
         command = [
-            *(sys.executable, "-m", "oneagent.sidecars.install.command"),
+            *(sys.executable, "-m", "oneagent.sidecars.init_container.main"),
             *(f"--bin={places.bin}", f"--share={places.share}", f"--config={places.config}"),
             f"--termination-log={places.termination_log}",
         ]

@@ -20,8 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.sidecars import grpc_client, grpc_server, grpc_wire
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars.grpc import client as grpc_client
+from oneagent.sidecars.grpc import protocol
+from oneagent.sidecars.grpc import server as grpc_server
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 ECHO = "/test.Echo/Say"
 START = [(":status", "200"), ("content-type", "application/grpc")]
@@ -65,7 +67,7 @@ def answering(path: Path, answer: Answer) -> Iterator[None]:
 def reply(connection: h2.connection.H2Connection, message: bytes) -> bytes:
     """The frames of a whole, good answer."""
     connection.send_headers(1, START)
-    connection.send_data(1, grpc_wire.frame(message))
+    connection.send_data(1, protocol.frame(message))
     connection.send_headers(1, OK, end_stream=True)
     return connection.data_to_send()
 
@@ -198,7 +200,7 @@ class Client:
     def ask(self, stream: int, message: bytes, method: str = ECHO) -> None:
         headers = [(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "x")]
         self.h2.send_headers(stream, headers)
-        self.h2.send_data(stream, grpc_wire.frame(message), end_stream=True)
+        self.h2.send_data(stream, protocol.frame(message), end_stream=True)
 
     def flush(self) -> None:
         self.sock.sendall(self.h2.data_to_send())
@@ -241,7 +243,7 @@ class TestOurServer:
             first = client.read_until(h2.events.DataReceived)
             client.h2.increment_flow_control_window(100, 1)
             client.flush()
-            assert client.body(first + client.read_until(h2.events.StreamEnded)) == grpc_wire.frame(b"hello")
+            assert client.body(first + client.read_until(h2.events.StreamEnded)) == protocol.frame(b"hello")
 
     def test_goes_on_after_a_call_that_was_given_up_half_answered(self, server: grpc_server.Server, path: Path) -> None:
         client = Client(path, window=0)
@@ -253,7 +255,7 @@ class TestOurServer:
             client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65535})
             client.ask(3, b"again")
             client.flush()
-            assert client.body(client.read_until(h2.events.StreamEnded, 3)) == grpc_wire.frame(b"again")
+            assert client.body(client.read_until(h2.events.StreamEnded, 3)) == protocol.frame(b"again")
 
     def test_answers_a_call_before_it_begins_the_next(self, client: Client) -> None:
         client.ask(1, b"first")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.sidecars import csi_socket, go_flags, livenessprobe, registrar
+from oneagent.sidecars import csi_client, go_flags, livenessprobe, registrar
 
 REQUIRED = "--kubelet-registration-path=/var/lib/kubelet/plugins/x/csi.sock"
 
@@ -155,4 +155,4 @@ def test_durations_are_go_durations(text: str, value: float) -> None:
 
 
 def test_a_path_stays_a_path() -> None:
-    assert csi_socket.path_of("/a:b/unix:/c.sock") == "/a:b/unix:/c.sock"
+    assert csi_client.path_of("/a:b/unix:/c.sock") == "/a:b/unix:/c.sock"

@@ -17,8 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.sidecars import csi_socket, grpc_client, grpc_server, grpc_wire
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars import csi_client
+from oneagent.sidecars.grpc import client as grpc_client
+from oneagent.sidecars.grpc import protocol
+from oneagent.sidecars.grpc import server as grpc_server
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 from tests.fakes.identity import IdentityDriver
 
 ECHO = "/test.Echo/Say"
@@ -81,7 +84,7 @@ def say(server: grpc_server.Server, path: Path) -> Iterator[Callable[..., bytes]
 
 
 def test_a_driver_says_its_name(driver: IdentityDriver, path: Path) -> None:
-    assert csi_socket.Driver(str(path), 3).name() == "csi.oneagent.dynatrace.com"
+    assert csi_client.Driver(str(path), 3).name() == "csi.oneagent.dynatrace.com"
 
 
 @pytest.mark.parametrize(("said", "meant"), [(True, True), (False, False), (None, True)])
@@ -89,13 +92,13 @@ def test_a_driver_that_does_not_say_whether_it_is_ready_is(
     driver: IdentityDriver, path: Path, said: bool | None, meant: bool
 ) -> None:
     driver.ready = said
-    assert csi_socket.Driver(str(path), 3).ready() is meant
+    assert csi_client.Driver(str(path), 3).ready() is meant
 
 
 def test_a_failed_call_carries_the_servers_status_and_reason(driver: IdentityDriver, path: Path) -> None:
     driver.failure = grpc.StatusCode.FAILED_PRECONDITION
     with pytest.raises(RpcError) as failed:
-        csi_socket.Driver(str(path), 3).ready()
+        csi_client.Driver(str(path), 3).ready()
     assert (failed.value.status, failed.value.detail) == (Status.FAILED_PRECONDITION, "told to fail")
 
 
@@ -103,7 +106,7 @@ def test_a_call_without_answer_ends_at_its_deadline(driver: IdentityDriver, path
     driver.hang = True
     started = time.monotonic()
     with pytest.raises(RpcError) as failed:
-        csi_socket.Driver(str(path), 0.3).ready()
+        csi_client.Driver(str(path), 0.3).ready()
     assert failed.value.status is Status.DEADLINE_EXCEEDED
     assert 0.25 < time.monotonic() - started < 1
 
@@ -111,7 +114,7 @@ def test_a_call_without_answer_ends_at_its_deadline(driver: IdentityDriver, path
 def test_a_missing_socket_is_tried_until_the_deadline(path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RpcError, match="No such file") as failed:
-        csi_socket.Driver(str(path), 0.3).ready()
+        csi_client.Driver(str(path), 0.3).ready()
     assert failed.value.status is Status.UNAVAILABLE
     assert 0.2 < time.monotonic() - started < 1
 
@@ -121,7 +124,7 @@ def test_a_driver_that_appears_before_the_deadline_is_reached(path: Path) -> Non
     later = threading.Timer(0.3, driver.start)
     later.start()
     try:
-        assert csi_socket.Driver(str(path), 3).ready()
+        assert csi_client.Driver(str(path), 3).ready()
     finally:
         later.join()
         driver.stop()
@@ -146,33 +149,33 @@ def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, noise
 
 
 def test_an_answer_that_is_not_the_expected_message_is_an_error(path: Path) -> None:
-    handlers: dict[str, grpc_server.Handler] = {csi_socket.PROBE: lambda _: b"\xff\xff\xff"}
+    handlers: dict[str, grpc_server.Handler] = {csi_client.PROBE: lambda _: b"\xff\xff\xff"}
     server = grpc_server.Server(path, handlers)
     server.keep()
     try:
         with pytest.raises(RpcError) as failed:
-            csi_socket.Driver(str(path), 3).ready()
+            csi_client.Driver(str(path), 3).ready()
     finally:
         server.stop(1)
     assert failed.value.status is Status.INTERNAL
 
 
 def test_waiting_for_a_driver_ends_at_the_limit(path: Path) -> None:
-    assert csi_socket.wait(str(path), 0.2) is False
+    assert csi_client.wait(str(path), 0.2) is False
 
 
 def test_waiting_for_a_driver_ends_when_it_is_there(driver: IdentityDriver, path: Path) -> None:
-    assert csi_socket.wait(str(path), None) is True
+    assert csi_client.wait(str(path), None) is True
 
 
 def test_calls_are_observed_with_their_end(driver: IdentityDriver, path: Path) -> None:
     seen: list[tuple[str, Status]] = []
-    watched = csi_socket.Driver(str(path), 3, lambda method, status, _seconds: seen.append((method, status)))
+    watched = csi_client.Driver(str(path), 3, lambda method, status, _seconds: seen.append((method, status)))
     watched.name()
     driver.failure = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(RpcError):
         watched.ready()
-    assert seen == [(csi_socket.GET_PLUGIN_INFO, Status.OK), (csi_socket.PROBE, Status.UNAVAILABLE)]
+    assert seen == [(csi_client.GET_PLUGIN_INFO, Status.OK), (csi_client.PROBE, Status.UNAVAILABLE)]
 
 
 # our server and grpcio's client
@@ -301,20 +304,20 @@ def test_reasons_survive_quoting_and_are_printable_ascii(reason: str) -> None:
         reason.encode()
     except UnicodeEncodeError:
         return
-    quoted = grpc_wire.quote(reason)
+    quoted = protocol.quote(reason)
     assert all(" " <= letter <= "~" for letter in quoted)
-    assert grpc_wire.unquote(quoted) == reason
+    assert protocol.unquote(quoted) == reason
 
 
 @given(st.binary(max_size=300))
 def test_messages_survive_framing(message: bytes) -> None:
-    assert grpc_wire.unframe(grpc_wire.frame(message)) == message
+    assert protocol.unframe(protocol.frame(message)) == message
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\0", b"\0\0\0\0\2x", b"\0\0\0\0\0x", b"\1\0\0\0\1x"])
 def test_bodies_that_hold_no_single_plain_message_are_refused(body: bytes) -> None:
     with pytest.raises(RpcError):
-        grpc_wire.unframe(body)
+        protocol.unframe(body)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import time
 import pytest
 from prometheus_client import parser
 
-from oneagent.sidecars import http_health, operation_metrics
-from oneagent.sidecars.grpc_wire import Status
-from oneagent.sidecars.http_health import Answer
+from oneagent.sidecars import http_server, metrics
+from oneagent.sidecars.grpc.protocol import Status
+from oneagent.sidecars.http_server import Answer
 
 
 def broken() -> Answer:
@@ -21,12 +21,12 @@ def broken() -> Answer:
 
 @pytest.fixture(scope="module")
 def address() -> str:
-    pages: dict[str, http_health.Page] = {
+    pages: dict[str, http_server.Page] = {
         "/healthz": lambda: Answer(200, "ok"),
         "/bad": lambda: Answer(500, "not ünwell"),
         "/broken": broken,
     }
-    return http_health.serve("127.0.0.1:0", pages)
+    return http_server.serve("127.0.0.1:0", pages)
 
 
 def ask(address: str, path: str, method: str = "GET") -> tuple[int, str]:
@@ -57,20 +57,20 @@ def test_pages_are_answered(address: str, method: str, path: str, status: int, b
 
 @pytest.mark.parametrize("noise", [b"\r\n\r\n", b"GET /healthz\r\n\r\n", b"\0" * 8192, b"GET / HTTP/2.0\r\n\r\n"])
 def test_noise_is_a_bad_request(address: str, noise: bytes) -> None:
-    host, port = http_health.split_address(address)
+    host, port = http_server.split_address(address)
     with socket.create_connection((host, port), timeout=5) as client:
         client.sendall(noise)
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_silent_client_does_not_keep_others_waiting(address: str) -> None:
-    host, port = http_health.split_address(address)
+    host, port = http_server.split_address(address)
     with socket.create_connection((host, port)):
         assert ask(address, "/healthz") == (200, "ok")
 
 
 def test_a_client_that_says_a_byte_now_and_then_is_left(address: str) -> None:
-    host, port = http_health.split_address(address)
+    host, port = http_server.split_address(address)
     started = time.monotonic()
     with socket.create_connection((host, port)) as client:
         try:
@@ -89,7 +89,7 @@ def test_slow_pages_are_answered_side_by_side() -> None:
         barrier.wait(5)
         return Answer(200, "ok")
 
-    address = http_health.serve("127.0.0.1:0", {"/healthz": meet})
+    address = http_server.serve("127.0.0.1:0", {"/healthz": meet})
     threads = [threading.Thread(target=ask, args=(address, "/healthz")) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -108,28 +108,28 @@ def test_slow_pages_are_answered_side_by_side() -> None:
     ],
 )
 def test_addresses_are_gos(address: str, parts: tuple[str, int]) -> None:
-    assert http_health.split_address(address) == parts
+    assert http_server.split_address(address) == parts
 
 
 @pytest.mark.parametrize("address", ["", "9808", "localhost", ":http", ":65536", "::1:80"])
 def test_what_is_no_address_is_refused_by_name(address: str) -> None:
-    with pytest.raises(http_health.AddressError, match="is not an address such as :9808"):
-        http_health.split_address(address)
+    with pytest.raises(http_server.AddressError, match="is not an address such as :9808"):
+        http_server.split_address(address)
 
 
 def test_an_address_in_use_is_refused_by_name(address: str) -> None:
-    with pytest.raises(http_health.AddressError, match=f"cannot listen at {address}"):
-        http_health.serve(address, {})
+    with pytest.raises(http_server.AddressError, match=f"cannot listen at {address}"):
+        http_server.serve(address, {})
 
 
 def test_no_host_means_all_of_them() -> None:
-    bound = http_health.serve(":0", {"/healthz": lambda: Answer(200, "ok")})
+    bound = http_server.serve(":0", {"/healthz": lambda: Answer(200, "ok")})
     port = bound.rpartition(":")[2]
     assert ask(f"127.0.0.1:{port}", "/healthz") == (200, "ok")
 
 
 def test_prometheus_understands_the_metrics() -> None:
-    operations = operation_metrics.Operations()
+    operations = metrics.Operations()
     for seconds in (0.05, 0.1, 3.0, 1000.0):
         operations.observe('a"b\\c', "/csi.v1.Identity/Probe", Status.OK, seconds)
     operations.observe("d", "/csi.v1.Identity/Probe", Status.DEADLINE_EXCEEDED, 3.0)
@@ -146,7 +146,7 @@ def test_prometheus_understands_the_metrics() -> None:
 
 
 def test_statuses_are_spelled_as_go_does() -> None:
-    operations = operation_metrics.Operations()
+    operations = metrics.Operations()
     for status in (Status.CANCELLED, Status.UNAVAILABLE, Status.FAILED_PRECONDITION):
         operations.observe("d", "m", status, 0)
     page = operations.render()

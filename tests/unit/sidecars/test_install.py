@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common.injection.contract import Variable
-from oneagent.sidecars.install import InstallError, NoAgentError, SettingsError, ShareError, settings, share, views
+from oneagent.sidecars.init_container import (
+    InstallError,
+    NoAgentError,
+    SettingsError,
+    ShareError,
+    container_files,
+    settings,
+    views,
+)
 from tests.unit.sidecars.installing import Pod, variables, wanted
 
 ALL_VARIABLES = sorted(value for name, value in vars(Variable).items() if name.isupper())
@@ -26,7 +34,7 @@ def pod(tmp_path: Path) -> Pod:
 
 class TestFiles:
     def test_each_container_is_told_who_it_is(self, pod: Pod) -> None:
-        share.write(str(pod.share), wanted("provisioned", HOST_TENANT="abc12345"))
+        container_files.write(str(pod.share), wanted("provisioned", HOST_TENANT="abc12345"))
         assert (pod.share / "container_app.conf").read_text() == (
             "[container]\ncontainerName app\nimageName registry.example/app:1\n"
             "k8s_fullpodname shop-7f9c-x2x\nk8s_poduid 0f1e2d3c-uid\nk8s_containername app\n"
@@ -36,7 +44,7 @@ class TestFiles:
         assert "imageName registry.example/proxy:2" in (pod.share / "container_proxy.conf").read_text()
 
     def test_metadata_is_the_same_as_json_and_as_properties(self, pod: Pod) -> None:
-        share.write(str(pod.share), wanted("provisioned"))
+        container_files.write(str(pod.share), wanted("provisioned"))
         facts = json.loads((pod.share / "enrichment/dt_metadata.json").read_text())
         lines = (pod.share / "enrichment/dt_metadata.properties").read_text().splitlines()
         assert dict(line.split("=", 1) for line in lines) == facts
@@ -56,32 +64,32 @@ class TestFiles:
     @given(st.text(max_size=30))
     def test_no_value_can_say_more_than_its_own_line(self, value: str) -> None:
         given_ = wanted("provisioned", DT_WORKLOAD_NAME=value, K8S_NODE_NAME=value)
-        files = share.files(given_)
-        known = share.enrichment(given_)
+        files = container_files.files(given_)
+        known = container_files.enrichment(given_)
         assert len(files["enrichment/dt_metadata.properties"].splitlines()) == len(known)
         assert json.loads(files["enrichment/dt_metadata.json"]) == known
         assert files["container_app.conf"].count("\n") <= 11
 
     def test_what_is_not_asked_for_is_not_written(self) -> None:
-        assert set(share.files(wanted("provisioned", DATA_INGEST_INJECTED="false"))) == {
+        assert set(container_files.files(wanted("provisioned", DATA_INGEST_INJECTED="false"))) == {
             "container_app.conf",
             "container_proxy.conf",
         }
         only_metadata = variables("", ONEAGENT_INJECTED="false")
-        assert set(share.files(settings.read(only_metadata))) == {
+        assert set(container_files.files(settings.read(only_metadata))) == {
             "enrichment/dt_metadata.json",
             "enrichment/dt_metadata.properties",
         }
 
     @pytest.mark.parametrize(("milliseconds", "there"), [("6000", True), ("0", False), ("-1", False), ("", False)])
     def test_a_retry_of_the_first_connection_has_a_file(self, milliseconds: str, there: bool) -> None:
-        files = share.files(wanted("provisioned", INITIAL_CONNECT_RETRY_MS=milliseconds))
+        files = container_files.files(wanted("provisioned", INITIAL_CONNECT_RETRY_MS=milliseconds))
         assert files.get("curl_options.conf") == ("initialConnectRetryMs 6000\n" if there else None)
 
     def test_every_user_may_read_and_no_umask_changes_that(self, pod: Pod) -> None:
         before = os.umask(0o077)
         try:
-            share.write(str(pod.share), wanted("provisioned"))
+            container_files.write(str(pod.share), wanted("provisioned"))
         finally:
             os.umask(before)
         assert (pod.share / "enrichment").stat().st_mode & 0o777 == 0o755
@@ -90,12 +98,12 @@ class TestFiles:
         assert not list(pod.share.rglob("*.new"))
 
     def test_what_an_earlier_run_or_kubelet_has_left_gives_way(self, pod: Pod) -> None:
-        share.write(str(pod.share), wanted("provisioned"))
+        container_files.write(str(pod.share), wanted("provisioned"))
         (pod.share / "container_app.conf").chmod(0o400)
         (pod.share / "container_app.conf.new").write_text("torn")
         (pod.share / "container_proxy.conf").unlink()
         (pod.share / "container_proxy.conf").mkdir()
-        share.write(str(pod.share), wanted("provisioned", K8S_PODUID="another"))
+        container_files.write(str(pod.share), wanted("provisioned", K8S_PODUID="another"))
         for name in ("app", "proxy"):
             assert "k8s_poduid another" in (pod.share / f"container_{name}.conf").read_text()
 
@@ -103,14 +111,14 @@ class TestFiles:
         (pod.share / "enrichment").mkdir()
         (tmp_path / "victim").write_text("mine")
         (pod.share / "enrichment/dt_metadata.json.new").symlink_to(tmp_path / "victim")
-        share.write(str(pod.share), wanted("provisioned"))
+        container_files.write(str(pod.share), wanted("provisioned"))
         assert (tmp_path / "victim").read_text() == "mine"
 
     def test_a_folder_that_refuses_is_named(self, pod: Pod) -> None:
         (pod.share / "container_app.conf").mkdir()
         (pod.share / "container_app.conf/file").touch()
         with pytest.raises(ShareError, match=r"container_app\.conf: .*oneagent-share"):
-            share.write(str(pod.share), wanted("provisioned"))
+            container_files.write(str(pod.share), wanted("provisioned"))
 
 
 class TestView:
@@ -229,14 +237,14 @@ class TestCommand:
         assert "is empty" in pod.message.read_text()
 
     def test_by_hand_it_says_what_it_needs(self) -> None:
-        command = [sys.executable, "-m", "oneagent.sidecars.install.command"]
+        command = [sys.executable, "-m", "oneagent.sidecars.init_container.main"]
         done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "not set: FAILURE_POLICY, K8S_PODNAME, K8S_PODUID, K8S_NAMESPACE" in done.stderr
         assert "--help" in done.stderr
 
     def test_help_names_every_variable(self) -> None:
-        command = [sys.executable, "-m", "oneagent.sidecars.install.command", "--help"]
+        command = [sys.executable, "-m", "oneagent.sidecars.init_container.main", "--help"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert not [name for name in ALL_VARIABLES if name.replace("{number}", "<n>") not in said]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.injection import contract
-from oneagent.sidecars.install import settings, share
+from oneagent.sidecars.init_container import container_files, settings
 from oneagent.webhook.injection import inject
 from oneagent.webhook.injection.inputs import Outcome
 from tests.unit.webhook.injection import cases, kubelet
@@ -36,7 +36,7 @@ def injected_pod(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def test_every_file_that_a_container_mounts_is_written(path: Path) -> None:
     spec, ours = injected_pod(path)
     wanted = settings.read(kubelet.environment(ours["env"], {}))
-    written = {name.partition("/")[0] for name in share.files(wanted)}
+    written = {name.partition("/")[0] for name in container_files.files(wanted)}
     mounted = {
         mount["subPath"]
         for container in (*spec["containers"], *spec["initContainers"])

@@ -18,7 +18,7 @@ import pytest
 
 from oneagent.common import package_client
 from oneagent.common.injection import secret
-from oneagent.sidecars.install import DownloadError, installer
+from oneagent.sidecars.init_container import DownloadError, installer
 from tests.fakes import packageendpoint as fakes
 from tests.fakes import packages, ports
 from tests.fakes import tenant as double

@@ -14,7 +14,7 @@ from typing import Final
 from oneagent.common.agent_config import container_conf
 from oneagent.common.injection import contract
 from oneagent.common.injection.contract import Variable
-from oneagent.sidecars.install import SettingsError
+from oneagent.sidecars.init_container import SettingsError
 
 PROVISIONED: Final = "provisioned"
 INSTALLER: Final = "installer"

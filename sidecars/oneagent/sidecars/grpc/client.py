@@ -21,8 +21,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 
-from oneagent.sidecars import grpc_wire
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars.grpc import protocol
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 _RETRY_SECONDS: Final = 0.05
 _READ_BYTES: Final = 16 * 1024
@@ -92,7 +92,7 @@ class _Call:
 
     def run(self, request: bytes) -> bytes:
         self._h2.send_headers(self._stream, self._request_headers())
-        self._h2.send_data(self._stream, grpc_wire.frame(request), end_stream=True)
+        self._h2.send_data(self._stream, protocol.frame(request), end_stream=True)
         while not self._ended:
             self._send()
             data = self._receive()
@@ -155,8 +155,8 @@ class _Call:
                 self._headers.update(event.headers or ())
             elif isinstance(event, h2.events.DataReceived):
                 self._body += event.data or b""
-                if grpc_wire.too_long(self._body):
-                    limit = grpc_wire.MESSAGE_LIMIT_BYTES
+                if protocol.too_long(self._body):
+                    limit = protocol.MESSAGE_LIMIT_BYTES
                     raise RpcError(Status.RESOURCE_EXHAUSTED, f"the answer has more than {limit} bytes")
             elif isinstance(event, h2.events.StreamEnded):
                 # Whatever comes now, a reset among it, changes nothing any more.
@@ -179,8 +179,8 @@ class _Call:
             raise RpcError(Status.UNAVAILABLE, f"HTTP status {http_status or 'none'} is not gRPC's")
         status = Status.parse(self._header(b"grpc-status"))
         if status is not Status.OK:
-            raise RpcError(status, grpc_wire.unquote(self._header(b"grpc-message")))
-        return grpc_wire.unframe(self._body)
+            raise RpcError(status, protocol.unquote(self._header(b"grpc-message")))
+        return protocol.unframe(self._body)
 
     def _header(self, name: bytes) -> str:
         return self._headers.get(name, b"").decode(errors="replace")

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final
 
-from oneagent.sidecars.grpc_wire import Status
+from oneagent.sidecars.grpc.protocol import Status
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NAME: Final = "csi_sidecar_operations_seconds"

@@ -16,8 +16,8 @@ from typing import Final
 
 from oneagent.common.agent_config import container_conf
 from oneagent.common.injection import contract
-from oneagent.sidecars.install import ShareError
-from oneagent.sidecars.install.settings import Settings
+from oneagent.sidecars.init_container import ShareError
+from oneagent.sidecars.init_container.settings import Settings
 
 _FOLDER_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644

@@ -32,8 +32,8 @@ from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
 from oneagent.common.injection.secret import Injection
 from oneagent.common.unpack import zip, zip_reader
-from oneagent.sidecars.install import DownloadError
-from oneagent.sidecars.install.settings import Places, Settings
+from oneagent.sidecars.init_container import DownloadError
+from oneagent.sidecars.init_container.settings import Places, Settings
 
 log = logging.getLogger(__name__)
 

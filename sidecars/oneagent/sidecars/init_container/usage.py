@@ -8,7 +8,7 @@ from typing import Final
 
 from oneagent.common.injection import contract
 from oneagent.common.injection.contract import Variable
-from oneagent.sidecars.install.settings import Places
+from oneagent.sidecars.init_container.settings import Places
 
 VARIABLES: Final = (
     (Variable.FAILURE_POLICY, "silent: always end with 0; fail: end with 1 if not all is in place"),

@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 
 from oneagent.common import logs
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.sidecars import grpc_client
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars.grpc import client
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def wait(path: str, limit_seconds: float | None) -> bool:
         if limit_seconds is not None and now - started >= limit_seconds:
             return False
         try:
-            grpc_client.connect(path, now + _ATTEMPT_SECONDS).close()
+            client.connect(path, now + _ATTEMPT_SECONDS).close()
         except OSError as error:
             if now - last_logged >= _LOG_EVERY_SECONDS:
                 log.warning("still connecting to the driver", extra=logs.facts(socket=path, reason=error.strerror))
@@ -105,7 +105,7 @@ class Driver:
         status = Status.OK
         try:
             # Both requests have no fields.
-            return grpc_client.call(self.path, method, b"", self.timeout_seconds)
+            return client.call(self.path, method, b"", self.timeout_seconds)
         except RpcError as error:
             status = error.status
             raise

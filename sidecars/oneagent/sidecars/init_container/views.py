@@ -10,7 +10,7 @@ import os
 
 from oneagent.common import identifiers
 from oneagent.common.injection import contract
-from oneagent.sidecars.install import NoAgentError
+from oneagent.sidecars.init_container import NoAgentError
 
 
 def check(folder: str, node: str) -> None:

@@ -35,8 +35,8 @@ import h2.events
 import h2.exceptions
 
 from oneagent.common import logs
-from oneagent.sidecars import grpc_wire
-from oneagent.sidecars.grpc_wire import RpcError, Status
+from oneagent.sidecars.grpc import protocol
+from oneagent.sidecars.grpc.protocol import RpcError, Status
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class _Connection:
         request = self._arriving.get(stream)
         if request is not None:
             request.body += data
-            if grpc_wire.too_long(request.body):
+            if protocol.too_long(request.body):
                 self._has_come(stream, whole=False)
 
     def _has_come(self, stream: int, *, whole: bool) -> None:
@@ -246,7 +246,7 @@ class _Connection:
             self._refuse(stream, request, error)
         else:
             self._h2.send_headers(stream, _START)
-            if not self._send_message(stream, grpc_wire.frame(response)):
+            if not self._send_message(stream, protocol.frame(response)):
                 return
             self._h2.send_headers(stream, [("grpc-status", "0")], end_stream=True)
         # Before the next handler runs, which may take its time.
@@ -269,7 +269,7 @@ class _Connection:
     def _refuse(self, stream: int, request: _Request, error: RpcError) -> None:
         facts = logs.facts(method=request.method, status=error.status.name, reason=error.detail)
         log.warning("call failed", extra=facts)
-        end = [("grpc-status", str(int(error.status))), ("grpc-message", grpc_wire.quote(error.detail))]
+        end = [("grpc-status", str(int(error.status))), ("grpc-message", protocol.quote(error.detail))]
         self._h2.send_headers(stream, _START + end, end_stream=True)
         if not request.whole:
             # The rest of the message need not be sent.
@@ -280,7 +280,7 @@ class _Connection:
         if handler is None:
             raise RpcError(Status.UNIMPLEMENTED, f"there is no method {request.method}")
         try:
-            return handler(grpc_wire.unframe(bytes(request.body)))
+            return handler(protocol.unframe(bytes(request.body)))
         except RpcError:
             raise
         except Exception as error:

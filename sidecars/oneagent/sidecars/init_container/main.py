@@ -23,8 +23,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from oneagent.common import logs
-from oneagent.sidecars.install import InstallError, settings, share, views
-from oneagent.sidecars.install.settings import Places, Settings
+from oneagent.sidecars.init_container import InstallError, container_files, settings, views
+from oneagent.sidecars.init_container.settings import Places, Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Stopped(BaseException):
 def main() -> NoReturn:
     places = Places()
     if sys.argv[1:]:
-        from oneagent.sidecars.install import usage
+        from oneagent.sidecars.init_container import usage
 
         places = usage.read(sys.argv[1:])
     # An orderly end of Python's is one with 120 where its last words can't be written, as on a full disk.
@@ -80,7 +80,7 @@ def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: lis
     """Do everything that can be done; what could not be is added to the problems."""
     try:
         wanted = settings.read(environ)
-        for part in (partial(share.write, places.share, wanted), partial(_agent, wanted, places, silent)):
+        for part in (partial(container_files.write, places.share, wanted), partial(_agent, wanted, places, silent)):
             # The failure of one is no reason to leave out the other.
             try:
                 part()
@@ -99,7 +99,7 @@ def _agent(wanted: Settings, places: Places, silent: bool) -> None:
     if wanted.mode == settings.PROVISIONED:
         views.check(places.bin, wanted.pod.node_name)
     elif wanted.mode == settings.INSTALLER:
-        from oneagent.sidecars.install import installer
+        from oneagent.sidecars.init_container import installer
 
         installer.install(wanted, places, silent=silent)
 
