@@ -17,7 +17,7 @@ from typing import Final
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import LayerId
 from oneagent.csi_driver.linux import syscalls
-from oneagent.csi_driver.server.main import overlay
+from oneagent.csi_driver.server import overlay
 from tests.fakes import node
 
 LAYER: Final = LayerId("0123456789abcdef")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 from unittest import mock
 
-from oneagent.csi_driver.cli import main
-from oneagent.csi_driver.provisioner import main
-from oneagent.csi_driver.server.main import main
+from oneagent.csi_driver.cli import main as node
+from oneagent.csi_driver.provisioner import main as provisioner
+from oneagent.csi_driver.server import main as server
 from oneagent.operator import main as operator
 from oneagent.operator.cli import main as cluster
 from oneagent.sidecars import livenessprobe, registrar
@@ -65,14 +65,14 @@ def _parsers_for_people() -> dict[str, argparse.ArgumentParser]:
     """Of those about clusters one that has the flags of all, and the one that has more."""
     of_clusters = _subcommands(cluster.make_parser)
     shown = {name: of_clusters[name] for name in ("kubectl-oneagent-doctor", "kubectl-oneagent-support-archive")}
-    return _subcommands(main.make_parser) | shown
+    return _subcommands(node.make_parser) | shown
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The commands, by name."""
     return {
-        "oneagent-csi-server": _parser(main.parse),
-        "oneagent-csi-provisioner": _parser(main.parse),
+        "oneagent-csi-server": _parser(server.parse),
+        "oneagent-csi-provisioner": _parser(provisioner.parse),
         "oneagent-operator": _parser(operator.parse),
         "oneagent-webhook": _parser(webhook.parse),
         "csi-node-driver-registrar": _parser(lambda: registrar.read_settings([])),

@@ -11,7 +11,7 @@ from typing import Final
 
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.linux import mount_table, syscalls
-from oneagent.csi_driver.server.main import overlay
+from oneagent.csi_driver.server import overlay
 
 _LONGEST: Final = 60
 """Socket paths may have 107 characters; the longest one here is the registration socket's."""

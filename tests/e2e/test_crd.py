@@ -22,7 +22,7 @@ from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
 from tests.cluster.node import Node
 from tests.e2e import installed
 from tests.e2e.waiting import Apply, WaitFor
-from tests.unit.api.manifests import CASES, case
+from tests.unit.common.dynakube.api.manifests import CASES, case
 
 NAMESPACE = "default"
 API_URL = "https://abc12345.live.dynatrace.com/api"

@@ -29,7 +29,7 @@ from tests.e2e import installed
 from tests.e2e.installed import Installed
 from tests.e2e.manifests import APP_IMAGE, NAMESPACE
 from tests.e2e.waiting import Apply, WaitFor
-from tests.unit.operator.hostagents import cases
+from tests.unit.operator.host_agents import cases
 
 REGISTRY: Final = "registry.invalid:5000"
 OLD: Final = "1.277.0.20230914-094321"

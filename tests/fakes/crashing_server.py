@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import Counter
 
-from oneagent.csi_driver.server.main import main
+from oneagent.csi_driver.server import main
 
 _passed: Counter[str] = Counter()
 _guard = threading.Lock()

@@ -24,7 +24,7 @@ import trustme
 from oneagent.common import package_client
 from oneagent.common.http import download, server_tls
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.common.tenant.client import client as tenant_client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api
 from oneagent.operator.package_server import PackageEndpoint, PackageMetrics, Settings, Wanted
 from oneagent.operator.package_server import handlers as servers

@@ -12,7 +12,7 @@ from oneagent.csi_driver.data_dir import DataFolder, LayerId
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
-from oneagent.csi_driver.server.main import overlay, request_validation
+from oneagent.csi_driver.server import overlay, request_validation
 from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node

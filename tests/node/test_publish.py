@@ -13,7 +13,7 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import VolumeId
-from oneagent.csi_driver.server.main import overlay
+from oneagent.csi_driver.server import overlay
 from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want
 from tests.node.answers import refused
 

@@ -34,8 +34,8 @@ from oneagent.csi_driver.metadata.provisioner_state import Records
 from oneagent.csi_driver.metadata.volumes import VolumeBook
 from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.server import overlay
 from oneagent.csi_driver.server.errors import AttemptFailed, Conflict, Failed
-from oneagent.csi_driver.server.main import overlay
 from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.server.request_validation import Publish

@@ -24,8 +24,9 @@ import httpx2 as httpx
 import msgspec
 
 from oneagent.common import identifiers
-from oneagent.common.http import client, download, errors
-from oneagent.common.tenant.client import client
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
+from oneagent.common.tenant import client as tenant_client
 
 AUDIENCE: Final = identifiers.PACKAGE_AUDIENCE
 PREFIX: Final = "/v1/packages"
@@ -61,16 +62,16 @@ class Package:
 
     def __post_init__(self) -> None:
         if not _DYNAKUBE.fullmatch(self.dynakube):
-            raise client.InvalidSettings(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
+            raise http_client.InvalidSettings(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
         try:
-            client.version(self.version, "version")
+            tenant_client.version(self.version, "version")
         except errors.Garbage as error:
-            raise client.InvalidSettings(str(error)) from None
-        client.architecture(self.machine[:40] or "none")
+            raise http_client.InvalidSettings(str(error)) from None
+        tenant_client.architecture(self.machine[:40] or "none")
         if self.flavor not in FLAVORS:
-            raise client.InvalidSettings(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
+            raise http_client.InvalidSettings(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
         if len(self.technologies) > _TECHNOLOGIES or not all(map(_TECHNOLOGY.fullmatch, self.technologies)):
-            raise client.InvalidSettings(
+            raise http_client.InvalidSettings(
                 f"technologies: at most {_TECHNOLOGIES} names such as java, of lower case letters, are needed"
             )
 
@@ -112,17 +113,19 @@ class Endpoint:
             port_fits = False
         rest = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme != "https" or not parts.hostname or rest or not port_fits:
-            raise client.InvalidSettings(f"package endpoint: {errors.place(self.url)}: https://host:port is needed")
+            raise http_client.InvalidSettings(
+                f"package endpoint: {errors.place(self.url)}: https://host:port is needed"
+            )
 
     def source(self, package: Package) -> download.HttpSource:
         """Where a package is fetched from; `InvalidSettings` if token or authority can't be read."""
         token, authorities = _read(self.token_file), _read(self.ca_file) if self.ca_file else ""
         if not _TOKEN.fullmatch(token):
-            raise client.InvalidSettings(f"{self.token_file}: not a service account's token")
+            raise http_client.InvalidSettings(f"{self.token_file}: not a service account's token")
         return download.HttpSource(
             f"{self.url.rstrip('/')}{package.path}?{package.query}",
             headers={"Authorization": f"Bearer {token}", "User-Agent": identifiers.DISTRIBUTION},
-            http=client.HttpSettings(trusted_cas=authorities, timeout_seconds=_CONNECT_SECONDS),
+            http=http_client.HttpSettings(trusted_cas=authorities, timeout_seconds=_CONNECT_SECONDS),
             secret=token,
             remedy=f"a projected service account token for the audience {AUDIENCE} is needed",
         )
@@ -213,7 +216,7 @@ def _ask(source: download.HttpSource, package: Package) -> Metadata:
     patience = httpx.Timeout(source.http.timeout_seconds, read=_ANSWER_SECONDS)
     try:
         with (
-            client.client(source.http) as http,
+            http_client.client(source.http) as http,
             http.stream("GET", url, headers=dict(source.headers), timeout=patience) as response,
         ):
             body = _bounded(response)
@@ -244,4 +247,4 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise client.InvalidSettings(f"{path}: {reason}") from error
+        raise http_client.InvalidSettings(f"{path}: {reason}") from error

@@ -16,10 +16,11 @@ from typing import Final
 
 from oneagent.common import dynakube, logs
 from oneagent.common.agent_config import ruxitagentproc
-from oneagent.common.http import client, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import errors
 from oneagent.common.identifiers import TenantId, Version
 from oneagent.common.oci import hosts
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import images
 
 log = logging.getLogger(__name__)
@@ -112,10 +113,10 @@ def pause(facts: Facts, usual_seconds: float) -> float:
     return max(backoff, min(later, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
 
 
-def access(kube: dynakube.DynaKube, inputs: Inputs) -> client.TenantAccess:
+def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant_client.TenantAccess:
     """How to reach the tenant; `InvalidSettings` names what cannot work."""
     tokens = inputs.tokens or {}
-    return client.TenantAccess(
+    return tenant_client.TenantAccess(
         api_url=kube.api_url,
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
@@ -124,9 +125,9 @@ def access(kube: dynakube.DynaKube, inputs: Inputs) -> client.TenantAccess:
     )
 
 
-def travel(kube: dynakube.DynaKube, inputs: Inputs) -> client.HttpSettings:
+def travel(kube: dynakube.DynaKube, inputs: Inputs) -> http_client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
-    return client.HttpSettings(
+    return http_client.HttpSettings(
         proxy=inputs.proxy or kube.proxy,
         no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
         trusted_cas=inputs.trusted_cas,
@@ -159,12 +160,14 @@ def _ask_tenant(
         return replace(facts, tenant=kube.tenant)
     try:
         if inputs.tokens is None:
-            raise client.InvalidSettings(f"{NO_TOKENS}: create the Secret {kube.tokens_secret} with the key apiToken")
+            raise http_client.InvalidSettings(
+                f"{NO_TOKENS}: create the Secret {kube.tokens_secret} with the key apiToken"
+            )
         if inputs.missing:
-            raise client.InvalidSettings(inputs.missing)
+            raise http_client.InvalidSettings(inputs.missing)
         reach = access(kube, inputs)
         limit.wait(kube.api_url)
-        with client.Tenant(reach) as api:
+        with tenant_client.Tenant(reach) as api:
             facts = replace(facts, scopes=api.scopes())
             connection = api.connection()
             facts = replace(facts, no_endpoint=connection is None)
@@ -178,7 +181,7 @@ def _ask_tenant(
             facts = replace(facts, latest=api.latest_version())
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
-    except (errors.HttpFault, client.InvalidSettings) as error:
+    except (errors.HttpFault, http_client.InvalidSettings) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(
             facts,

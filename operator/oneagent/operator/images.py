@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from oneagent.common import dynakube, logs, unpack
-from oneagent.common.http import client, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import errors
 from oneagent.common.oci import hosts, public_keys, pull_secret, reference
 from oneagent.common.oci import image as oci_image
 
@@ -44,7 +45,7 @@ class Secrets:
 
 def follow(
     kube: dynakube.DynaKube,
-    http: client.HttpSettings,
+    http: http_client.HttpSettings,
     tenant_token: str,
     secrets: Secrets,
     rules: hosts.Registries,
@@ -66,7 +67,7 @@ def follow(
 
             signer = signatures.find(image, access, wanted).fingerprint
         return Followed(kube.package, image, signer)
-    except (errors.HttpFault, client.InvalidSettings, unpack.Unsigned, public_keys.NotPublicKeys) as error:
+    except (errors.HttpFault, http_client.InvalidSettings, unpack.Unsigned, public_keys.NotPublicKeys) as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     except Exception as error:
@@ -80,7 +81,7 @@ def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> pu
         where = f"the secret {kube.pull_secret}"
         text = (secrets.pull or {}).get(pull_secret.KEY, "")
         if not text:
-            raise client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
         return pull_secret.parse(text, where)
     if not (kube.tenant and tenant_token):
         return pull_secret.Keyring()

@@ -13,7 +13,7 @@ import pytest
 
 from oneagent.common import identifiers
 from oneagent.common.http import download
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from tests.fakes import tenant as double
 
 VERSION = identifiers.Version("1.277.0.20230914-094321")
@@ -37,10 +37,10 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
     package.write_bytes(random.Random(1).randbytes(4 << 20))
     with double.Tenant() as server:
         server.release(VERSION, package)
-        access = client.TenantAccess(server.api_url, server.token)
+        access = tenant_client.TenantAccess(server.api_url, server.token)
         with pytest.raises(download.DiskFull, match="the disk is full"):
             download.download(
-                client.package(access, VERSION, machine="x86_64"),
+                tenant_client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
                 free=lambda _: 1 << 40,  # another writer was faster than the look at the free space
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
         assert list(small_disk.iterdir()) == []
         with pytest.raises(download.DiskFull, match="more are needed"):
             download.download(
-                client.package(access, VERSION, machine="x86_64"),
+                tenant_client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
             )

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from oneagent.common import dynakube
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import images
 from oneagent.operator.images import Followed, Secrets
@@ -62,7 +62,7 @@ def follow(
         )
     )
     rules = Registries(plain_http=frozenset((server.host,) if server.url.startswith("http:") else ()))
-    http = client.HttpSettings(trusted_cas=authority)
+    http = http_client.HttpSettings(trusted_cas=authority)
     return images.follow(kube, http, "token", secrets or Secrets(), rules, before or Followed())
 
 

@@ -19,7 +19,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.oci import hosts as oci_hosts
 from oneagent.common.oci import image as pulling
 from oneagent.common.oci import reference
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from tests.fakes import images, packages, registry
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
@@ -59,7 +59,7 @@ def left(p: Provisioning) -> list[str]:
 
 
 def zip_source(server: double.Tenant, port: int) -> download.HttpSource:
-    return client.package(client.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
+    return tenant_client.package(tenant_client.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
 
 
 def layer_source(digest: str, port: int) -> download.HttpSource:

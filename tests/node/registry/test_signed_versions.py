@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.server.main import mount_policy
+from oneagent.csi_driver.server import mount_policy
 from tests.fakes import images, provisioning, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double

@@ -13,7 +13,7 @@ import yaml
 from deploy import generate
 
 from oneagent.csi_driver.provisioner import main as provisioner
-from oneagent.csi_driver.server.main import main
+from oneagent.csi_driver.server import main
 from oneagent.operator import main as operator
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.webhook import main as webhook

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from deploy import generate
 
-from tests.unit.registries import series
+from tests.unit.common.oci.registries import series
 
 ROOT: Final = Path(__file__).parents[3]
 ALERTS: Final = generate.CHART / "files" / "alerts.yaml"

@@ -14,7 +14,7 @@ import pytest
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from tests.fakes.prometheus import Prometheus, running
 from tests.unit.chart.test_monitoring import ALERTS, RULES, questions
-from tests.unit.registries import REGISTRIES
+from tests.unit.common.oci.registries import REGISTRIES
 
 PATIENCE_SECONDS: Final = 20.0
 

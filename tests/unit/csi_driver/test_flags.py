@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common import durations, flags
-from oneagent.csi_driver.server.main import main
+from oneagent.csi_driver.server import main
 
 
 @pytest.mark.parametrize(

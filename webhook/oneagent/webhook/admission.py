@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from oneagent.common import logs
-from oneagent.common.injection import annotations, skip_reasons
+from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission_review, events, json_patch, namespace_label
 from oneagent.webhook.admission_review import Request, Status
 from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
@@ -139,7 +139,7 @@ class Admission:
         warning = (
             f"OneAgent was not injected into this pod ({shown}). Make sure to look at the log of oneagent-webhook."
         )
-        wanted: dict[str, str | None] = {annotations.AGENT_INJECTED: "false", annotations.REASON: shown}
+        wanted: dict[str, str | None] = {pod_annotations.AGENT_INJECTED: "false", pod_annotations.REASON: shown}
         try:
             pod = admission_review.decoded(request.object) or {}
             patch = json_patch.metadata(pod, "annotations", wanted) if pod.get("metadata") else []

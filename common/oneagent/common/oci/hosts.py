@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import flags
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
 ANY: Final = "*"
@@ -49,7 +49,7 @@ class Registries:
         """Whom to ask, in this order; `InvalidSettings` if the image is not allowed."""
         if self.allowed and not any(_covers(entry, image.name) for entry in self.allowed):
             listed = ", ".join(self.allowed)
-            raise client.InvalidSettings(
+            raise http_client.InvalidSettings(
                 f"{image.name} is of a registry that this node may not use: --registry-allow has {listed}"
             )
         mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from oneagent.common import logs, unpack
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts, layout, manifest, pull_secret, repository
 from oneagent.common.oci import reference as oci_reference
 from oneagent.common.oci.holders import Holder
@@ -33,7 +34,7 @@ class Access:
 
     keyring: pull_secret.Keyring = field(default_factory=pull_secret.Keyring, repr=False)
     rules: hosts.Registries = field(default_factory=hosts.Registries)
-    http: client.HttpSettings = field(default_factory=client.HttpSettings)
+    http: http_client.HttpSettings = field(default_factory=http_client.HttpSettings)
 
 
 @dataclass(frozen=True, slots=True)

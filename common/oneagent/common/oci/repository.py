@@ -13,7 +13,8 @@ from typing import Final, Self
 import httpx2 as httpx
 
 from oneagent.common import unpack
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts
 from oneagent.common.oci import http as oci_http
 from oneagent.common.oci import manifest as oci_manifest
@@ -25,11 +26,11 @@ _DIGEST_HEADER: Final = "Docker-Content-Digest"
 class Repository:
     """For one thread at a time; close it after use."""
 
-    def __init__(self, endpoint: hosts.Endpoint, login: auth.Login, http: client.HttpSettings) -> None:
+    def __init__(self, endpoint: hosts.Endpoint, login: auth.Login, http: http_client.HttpSettings) -> None:
         self._endpoint = endpoint
         self._login = login
         self._settings = http
-        self._http = client.client(http)
+        self._http = http_client.client(http)
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.common.oci.public_keys import PublicKey
 
 _SHORTEST_RSA: Final = 2048
@@ -46,7 +46,7 @@ def _loaded(key: PublicKey, what: str) -> _Usable:
     try:
         loaded = serialization.load_der_public_key(key.der)
     except (ValueError, UnsupportedAlgorithm):
-        raise client.InvalidSettings(f"{what} cannot be read: make it anew with cosign public-key") from None
+        raise http_client.InvalidSettings(f"{what} cannot be read: make it anew with cosign public-key") from None
     match loaded:
         case ec.EllipticCurvePublicKey() if loaded.curve.name in _CURVES:
             return loaded
@@ -55,7 +55,7 @@ def _loaded(key: PublicKey, what: str) -> _Usable:
         case rsa.RSAPublicKey() if loaded.key_size >= _SHORTEST_RSA:
             return loaded
         case _:
-            raise client.InvalidSettings(
+            raise http_client.InvalidSettings(
                 f"{what} is of a kind that is not used: ECDSA on P-256 or P-384, Ed25519, or RSA from "
                 f"{_SHORTEST_RSA:,} bits is needed"
             )

@@ -23,7 +23,8 @@ import msgspec
 
 from oneagent.common import identifiers
 from oneagent.common.agent_config import ruxitagentproc
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 
 LARGEST_ANSWER: Final = 8 * 1024 * 1024
 """Bytes; the module configuration of a large tenant has some hundred kilobytes."""
@@ -44,22 +45,22 @@ class TenantAccess:
     paas_token: str = field(default="", repr=False)
     """Used instead of the API token where there is one."""
     network_zone: str = ""
-    http: client.HttpSettings = field(default_factory=client.HttpSettings)
+    http: http_client.HttpSettings = field(default_factory=http_client.HttpSettings)
 
     def __post_init__(self) -> None:
         try:
             url = httpx.URL(self.api_url)
         except httpx.InvalidURL:
-            raise client.InvalidSettings("apiUrl: not a URL such as https://tenant.example/api") from None
+            raise http_client.InvalidSettings("apiUrl: not a URL such as https://tenant.example/api") from None
         shown = errors.place(self.api_url)
         if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-            raise client.InvalidSettings(f"apiUrl: {shown}: https://host/… without a user is needed")
+            raise http_client.InvalidSettings(f"apiUrl: {shown}: https://host/… without a user is needed")
         if url.query or url.fragment or not self.api_url.endswith("/api"):
-            raise client.InvalidSettings(f"apiUrl: {shown}: must end in /api")
+            raise http_client.InvalidSettings(f"apiUrl: {shown}: must end in /api")
         if not self.token:
-            raise client.InvalidSettings("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
+            raise http_client.InvalidSettings("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
         if not re.fullmatch(r"[\x21-\x7e]+", self.token):
-            raise client.InvalidSettings(
+            raise http_client.InvalidSettings(
                 f"{self.token_name}: holds white space or what no token has: is there a line break in it?"
             )
 
@@ -109,7 +110,7 @@ class Tenant:
 
     def __init__(self, access: TenantAccess) -> None:
         self._access = access
-        self._http = client.client(
+        self._http = http_client.client(
             access.http, {**access.headers, "Accept": "application/json", "Accept-Encoding": "identity"}
         )
 
@@ -217,7 +218,7 @@ def package(
 ) -> download.HttpSource:
     """Where the package of a version is fetched from; `machine` as `platform.machine()` says it."""
     if not _FOLDER_NAME.fullmatch(wanted):
-        raise client.InvalidSettings(_not_a_folder_name("version", wanted))
+        raise http_client.InvalidSettings(_not_a_folder_name("version", wanted))
     params: list[tuple[str, str | int | float | bool | None]] = [
         ("flavor", flavor),
         ("arch", architecture(machine)),
@@ -238,7 +239,7 @@ def architecture(machine: str | None = None) -> str:
         return _ARCHITECTURES[machine]
     except KeyError:
         known = ", ".join(_ARCHITECTURES)
-        raise client.InvalidSettings(f"machine: {machine}: there are agents for {known} only") from None
+        raise http_client.InvalidSettings(f"machine: {machine}: there are agents for {known} only") from None
 
 
 def version(text: str, source: str) -> identifiers.Version:

@@ -21,7 +21,8 @@ from oneagent.common.oci.image_directories import ImageFolder
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli import status, why
 from oneagent.csi_driver.cli.status import collect, problems
-from oneagent.csi_driver.cli.why import collect, diagnose
+from oneagent.csi_driver.cli.why import collect as why_collect
+from oneagent.csi_driver.cli.why import diagnose
 from oneagent.csi_driver.cli.why import text as why_text
 from oneagent.csi_driver.data_dir import DataFolder, UnsafeName
 from oneagent.csi_driver.linux import mount_table
@@ -180,7 +181,7 @@ def _status(given: argparse.Namespace) -> int:
 
 def _why(given: argparse.Namespace) -> int:
     namespace, pod = given.pod
-    found = collect.look(_folder(given), given.mount_table, given.proc, namespace, pod, now=time.time())
+    found = why_collect.look(_folder(given), given.mount_table, given.proc, namespace, pod, now=time.time())
     verdict = diagnose.judge(found)
     if given.output == "json":
         sys.stdout.write(json.dumps(why.as_json(found, verdict), indent=2) + "\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags, logs, package_client
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
@@ -27,7 +27,7 @@ from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 from oneagent.csi_driver.provisioner.reconciler import Provisioner
 from oneagent.csi_driver.provisioner.scrubber import Checks
 from oneagent.csi_driver.provisioner.signature_cache import Approvals
-from oneagent.csi_driver.server.main import metrics
+from oneagent.csi_driver.server import metrics
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
     ca_file = Path(given.package_mirror_ca) if given.package_mirror_ca else None
     try:
         return package_client.Endpoint(given.package_mirror, given.package_mirror_token, ca_file)
-    except client.InvalidSettings as error:
+    except http_client.InvalidSettings as error:
         parser.error(f"--package-mirror: {error}")
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 from oneagent.common import dynakube, logs
 from oneagent.common.agent_config import ruxitagentproc
-from oneagent.common.http import client, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import errors
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.csi_driver import dynakube_sources
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ class Facts:
     retry_after: float | None = None
 
 
-def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> client.TenantAccess:
+def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tenant_client.TenantAccess:
     """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
-    return client.TenantAccess(
+    return tenant_client.TenantAccess(
         api_url=kube.api_url,
         api_token=tokens.get("apiToken", ""),
         paas_token=tokens.get("paasToken", ""),
@@ -55,13 +56,13 @@ def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> client.T
     )
 
 
-def travel(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> client.HttpSettings:
+def travel(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> http_client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
     proxy = kube.proxy
     if kube.proxy_secret:
         proxy = source.secret(kube.proxy_secret).get("proxy", "")
     certificates = source.config_map(kube.trusted_cas).get("certs", "") if kube.trusted_cas else ""
-    return client.HttpSettings(
+    return http_client.HttpSettings(
         proxy=proxy,
         no_proxy=tuple(part for part in kube.no_proxy.replace(" ", "").split(",") if part),
         trusted_cas=certificates,
@@ -77,7 +78,7 @@ def ask(
     if not kube.api_url:
         return replace(facts, tenant=kube.tenant or TenantId(kube.name), complete=True)
     try:
-        with client.Tenant(access(kube, source)) as api:
+        with tenant_client.Tenant(access(kube, source)) as api:
             if connection := api.connection():
                 facts = replace(
                     facts,
@@ -90,13 +91,13 @@ def ask(
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
                 _warn_of_refused(kube, config)
-    except (errors.HttpFault, client.InvalidSettings, dynakube_sources.SourceError) as error:
+    except (errors.HttpFault, http_client.InvalidSettings, dynakube_sources.SourceError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     return replace(facts, complete=True)
 
 
-def _warn_of_refused(kube: dynakube.DynaKube, config: client.ModuleConfig) -> None:
+def _warn_of_refused(kube: dynakube.DynaKube, config: tenant_client.ModuleConfig) -> None:
     """Once for each revision; `agentconf.merge` leaves these out."""
     refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if ruxitagentproc.neutral(prop) is None]
     if refused:

@@ -15,8 +15,8 @@ from typing import Any, Final
 import grpc
 
 from oneagent.common import logs
+from oneagent.csi_driver.server import request_validation
 from oneagent.csi_driver.server.errors import DriverError
-from oneagent.csi_driver.server.main import request_validation
 from oneagent.csi_driver.server.metrics import ServerMetrics
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from oneagent.csi_driver.linux import mount_table, process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import WantedReader
 from oneagent.csi_driver.metadata.volumes import VolumeBook
-from oneagent.csi_driver.server.main import interceptor, metrics, overlay, publish, services, shutdown
+from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, services, shutdown
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.store import AgentStore
 

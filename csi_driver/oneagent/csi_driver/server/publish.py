@@ -21,9 +21,9 @@ from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
+from oneagent.csi_driver.server import host_volumes, mount_limits, mount_policy, view_mounter
 from oneagent.csi_driver.server.errors import AttemptFailed, Conflict, InvalidRequest, NotNow, TargetElsewhere
 from oneagent.csi_driver.server.inflight import Call, InFlightCalls
-from oneagent.csi_driver.server.main import host_volumes, mount_limits, mount_policy, view_mounter
 from oneagent.csi_driver.server.mount_limits import Failures
 from oneagent.csi_driver.server.overlay import Target, Views
 from oneagent.csi_driver.server.request_validation import Publish

@@ -10,9 +10,9 @@ from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.server import request_validation, volume_stats
 from oneagent.csi_driver.server.errors import AttemptFailed
 from oneagent.csi_driver.server.interceptor import Outcome
-from oneagent.csi_driver.server.main import request_validation, volume_stats
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.csi_driver.server.overlay import Views
 from oneagent.csi_driver.server.publish import Publisher

@@ -20,8 +20,8 @@ from oneagent.csi_driver.data_dir import DataFolder, LayerId, UnsafeName, Volume
 from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
 from oneagent.csi_driver.metadata.desired_versions import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.server import overlay as server_overlay
 from oneagent.csi_driver.server.errors import Failed
-from oneagent.csi_driver.server.main import overlay as server_overlay
 from oneagent.csi_driver.server.overlay import Target, Views
 from oneagent.csi_driver.server.request_validation import Publish
 from oneagent.csi_driver.server.volume_dir_pool import Spares

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from oneagent.common import backoff, logs, package_client, page_cache, unpack
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api
 from oneagent.operator.package_server import cache
 from oneagent.operator.package_server.errors import (
@@ -44,7 +45,7 @@ KINDS: Final = 16
 """Most variants of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_KNOWN: Final = (download.DownloadError, client.InvalidSettings, api.ApiError, PackagesError)
+_KNOWN: Final = (download.DownloadError, http_client.InvalidSettings, api.ApiError, PackagesError)
 
 
 class Origin(Protocol):
@@ -274,7 +275,7 @@ def _answer(error: Exception, pause: float) -> PackagesError:
             return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
         case download.SourceFailed(fault=errors.HttpFault(passing=True)) | api.UnavailableError():
             return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
-        case download.DownloadError() | client.InvalidSettings():
+        case download.DownloadError() | http_client.InvalidSettings():
             return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)
         case _:
             return OriginError("the package can't be downloaded: the operator's log says why", retry_after=pause)
@@ -291,5 +292,5 @@ def _sorted(technologies: Iterable[str]) -> tuple[str, ...]:
 
 
 def _key(wanted: Wanted, package: package_client.Package) -> str:
-    kind = (client.architecture(package.machine), package.flavor, *package.technologies)
+    kind = (tenant_client.architecture(package.machine), package.flavor, *package.technologies)
     return cache.key(what=(wanted.tenant, wanted.version), kind=kind)

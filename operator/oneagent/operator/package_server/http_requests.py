@@ -12,7 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from oneagent.common import identifiers, package_client
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.operator.package_server.errors import BadRequestError, MethodError
 
 _PATH: Final = re.compile(rf"{package_client.PREFIX}/([^/?#%]+)/([^/?#%]+?)(/{package_client.METADATA})?")
@@ -58,7 +58,7 @@ def read(request: web.BaseRequest) -> Asked:
             query.get("flavor", "default"),
             tuple(technologies.split(",")) if technologies else (),
         )
-    except client.InvalidSettings as error:
+    except http_client.InvalidSettings as error:
         raise BadRequestError(str(error)) from None
     return Asked(package, found[3] is not None)
 

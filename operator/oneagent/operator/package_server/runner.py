@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from oneagent.common import dynakube, logs, package_client
-from oneagent.common.http import client, server_tls
+from oneagent.common.http import client as http_client
+from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api, asking, package_server
 from oneagent.operator.certificates import cluster_state, x509
 from oneagent.operator.dynakube_worker import read_inputs
@@ -118,8 +119,8 @@ class _Origin:
     async def __call__(self, package: package_client.Package) -> Source:
         inputs, _ = await read_inputs(self.api, self.namespace, self.kube)
         if inputs.missing:
-            raise client.InvalidSettings(inputs.missing)
-        return client.package(
+            raise http_client.InvalidSettings(inputs.missing)
+        return tenant_client.package(
             asking.access(self.kube, inputs),
             package.version,
             flavor=package.flavor,

@@ -26,7 +26,8 @@ from typing import Final
 from oneagent.common import logs, package_client
 from oneagent.common import unpack as common_unpack
 from oneagent.common.agent_config import ruxitagentproc
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, Version
 from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
@@ -69,7 +70,7 @@ def install(
         _configure(root, injection)
         _mark(root, version)
         _show(root, into, work)
-    except (OSError, client.InvalidSettings, common_unpack.PackageError) as error:
+    except (OSError, http_client.InvalidSettings, common_unpack.PackageError) as error:
         raise DownloadError(_said(error)) from error
     finally:
         # With `fail` this is done again soon, and goes on with what has come.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common.injection import annotations, contract
+from oneagent.common.injection import contract, pod_annotations
 from oneagent.webhook import injection
 from oneagent.webhook.injection.inputs import Facts
 from tests.unit.webhook.injection import cases, kubelet
@@ -64,15 +64,16 @@ VOLUMES: Strategy = st.fixed_dictionaries(
 ANNOTATIONS: Strategy = st.dictionaries(
     st.sampled_from(
         [
-            annotations.INJECT,
-            annotations.INJECT_AGENT,
-            *annotations.INJECT_ENRICHMENT,
+            pod_annotations.INJECT,
+            pod_annotations.INJECT_AGENT,
+            *pod_annotations.INJECT_ENRICHMENT,
             "container.inject.dynatrace.com/a",
         ]
     ),
     SWITCHES,
 ) | st.dictionaries(
-    st.sampled_from([annotations.AGENT_INJECTED, annotations.REASON, annotations.HANDLED, "team"]), st.text(max_size=5)
+    st.sampled_from([pod_annotations.AGENT_INJECTED, pod_annotations.REASON, pod_annotations.HANDLED, "team"]),
+    st.text(max_size=5),
 )
 PODS: Strategy = st.fixed_dictionaries(
     {
@@ -112,7 +113,7 @@ def contained(before: Any, after: Any) -> bool:
 def without_ours(pod: Manifest) -> Manifest:
     """A pod without what may be replaced: our annotations, and what is preloaded."""
     found = copy.deepcopy(pod)
-    for key in (annotations.AGENT_INJECTED, annotations.REASON, annotations.HANDLED):
+    for key in (pod_annotations.AGENT_INJECTED, pod_annotations.REASON, pod_annotations.HANDLED):
         found["metadata"].get("annotations", {}).pop(key, None)
     for container in everything(found):
         if "env" in container:
@@ -141,7 +142,7 @@ def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: Facts) -> None:
     after = cases.patched(pod, first.patch)
     assert list(injection.inject(after, facts, cases.SETTINGS).patch) == []
     if first.injected:
-        del after["metadata"]["annotations"][annotations.HANDLED]
+        del after["metadata"]["annotations"][pod_annotations.HANDLED]
         again = cases.patched(after, injection.inject(after, facts, cases.SETTINGS).patch)
         assert again["spec"] == after["spec"], "nor has it if nobody says that the pod is done"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver.server.main import request_validation
+from oneagent.csi_driver.server import request_validation
 from oneagent.sidecars.init_container import settings
 from oneagent.webhook import injection
 from tests.unit.webhook.injection import cases, kubelet

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
-from tests.unit.api.manifests import Manifest
+from tests.unit.common.dynakube.api.manifests import Manifest
 
 URL: Final = "https://abc12345.live.dynatrace.com/api"
 FLAG: Final = "metadata.annotations[feature.dynatrace.com/{}]"

@@ -6,7 +6,7 @@ import pytest
 
 from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
-from tests.unit.api.manifests import Manifest
+from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, SEVERAL, UNKNOWN, errors, kube, mode, only
 
 WITHOUT_CSI = validation.Known(own_namespace="dynatrace", csi=False, csi_known=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from oneagent.common.dynakube.api import fields
 from oneagent.webhook import validation
-from tests.unit.api.manifests import CASES, case
-from tests.unit.api.strategies import SWIFTLY, described
+from tests.unit.common.dynakube.api.manifests import CASES, case
+from tests.unit.common.dynakube.api.strategies import SWIFTLY, described
 from tests.unit.webhook.validation.dynakubes import MISSING, SEVERAL, UNKNOWN, errors, kube, mode, only
 
 

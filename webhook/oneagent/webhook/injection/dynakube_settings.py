@@ -10,7 +10,7 @@ from typing import Any, Final
 from oneagent.common import durations, dynakube, identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import feature_flags
-from oneagent.common.injection import annotations as injection_annotations
+from oneagent.common.injection import pod_annotations
 from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.injection.inputs import Object
 
@@ -56,7 +56,7 @@ class Kube:
 
     def is_on(self, name: str) -> bool:
         """A switch; the default counts where it says neither true nor false."""
-        given = injection_annotations.switch(self.annotations, identifiers.FEATURE_PREFIX + name)
+        given = pod_annotations.switch(self.annotations, identifiers.FEATURE_PREFIX + name)
         return feature_flags.FEATURES[name].default == "true" if given is None else given
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from oneagent.common.injection import annotations
+from oneagent.common.injection import pod_annotations
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.inputs import Facts
 from oneagent.webhook.injection.plan import Settings
@@ -57,9 +57,9 @@ def unusable_release_fields(facts: Facts, kube: Kube) -> list[str]:
     """Warnings about a namespace's annotations."""
     if not kube.is_on("label-version-detection"):
         return []
-    given = {end: facts.namespace_annotations.get(annotations.RELEASE + end, "") for end in _RELEASE}
+    given = {end: facts.namespace_annotations.get(pod_annotations.RELEASE + end, "") for end in _RELEASE}
     return [
-        f"namespace {facts.namespace}: annotation {annotations.RELEASE}{end} is {path[:80]!r} and does nothing: it "
+        f"namespace {facts.namespace}: annotation {pod_annotations.RELEASE}{end} is {path[:80]!r} and does nothing: it "
         "must name a field such as metadata.labels['app.kubernetes.io/version']"
         for end, path in given.items()
         if path and not _FIELD.fullmatch(path.strip())
@@ -68,7 +68,7 @@ def unusable_release_fields(facts: Facts, kube: Kube) -> list[str]:
 
 def _release(facts: Facts) -> Iterator[tuple[str, str]]:
     for end, usual in _RELEASE.items():
-        given = facts.namespace_annotations.get(annotations.RELEASE + end, "").strip()
+        given = facts.namespace_annotations.get(pod_annotations.RELEASE + end, "").strip()
         path = given if _FIELD.fullmatch(given) else usual
         if path:
             yield end, path

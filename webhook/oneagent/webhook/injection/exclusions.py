@@ -14,7 +14,7 @@ from typing import Final
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.common.injection import annotations, skip_reasons
+from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.inputs import Facts
@@ -41,7 +41,7 @@ def none_of_ours(pod: Pod, facts: Facts, own_namespace: str) -> Skip | None:
     """For pods that are left without a trace."""
     if facts.namespace in (KUBE_SYSTEM, own_namespace):
         return skip_reasons.NAMESPACE_IGNORED
-    if annotations.MIRROR in pod.annotations:
+    if pod_annotations.MIRROR in pod.annotations:
         return skip_reasons.MIRROR_POD
     if namespace_mapping.LABEL not in facts.namespace_labels:
         return skip_reasons.NAMESPACE_NOT_MONITORED
@@ -58,7 +58,7 @@ def never_injected(pod: Pod) -> Skip | None:
 
 
 def _opted_out(pod: Pod) -> bool:
-    return annotations.switch(pod.annotations, annotations.INJECT) is False
+    return pod_annotations.switch(pod.annotations, pod_annotations.INJECT) is False
 
 
 def _is_own(pod: Pod) -> bool:
@@ -88,7 +88,7 @@ def _on_virtual_node(pod: Pod) -> bool:
 
 
 def _is_debug_copy(pod: Pod) -> bool:
-    return all(key in pod.annotations for key in annotations.DEBUG)
+    return all(key in pod.annotations for key in pod_annotations.DEBUG)
 
 
 def _is_critical(pod: Pod) -> bool:
@@ -110,7 +110,7 @@ def _serves_pods(path: str) -> bool:
 
 
 def _on_host_network(pod: Pod) -> bool:
-    asked = annotations.switch(pod.annotations, annotations.INJECT_AGENT)
+    asked = pod_annotations.switch(pod.annotations, pod_annotations.INJECT_AGENT)
     return bool(pod.spec.host_network) and asked is not True
 
 

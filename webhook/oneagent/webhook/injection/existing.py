@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.common import identifiers
-from oneagent.common.injection import annotations, contract
+from oneagent.common.injection import contract, pod_annotations
 from oneagent.common.injection.contract import Variable
 from oneagent.webhook.injection.pod_model import Container, Pod, Volume
 
@@ -85,7 +85,7 @@ def seen(pod: Pod) -> str:
 
 def is_complete(pod: Pod) -> bool:
     """Whether the containers are those that the last call has seen."""
-    return pod.annotations.get(annotations.HANDLED) == seen(pod)
+    return pod.annotations.get(pod_annotations.HANDLED) == seen(pod)
 
 
 def _by_driver(volume: Volume | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oneagent.common.injection import annotations, contract
+from oneagent.common.injection import contract, pod_annotations
 from oneagent.common.injection.contract import Variable
 from oneagent.webhook.injection import env, mounts, plan, resources
 from oneagent.webhook.injection.dynakube_settings import Kube
@@ -80,9 +80,9 @@ def _about_agent(pod: Pod, kube: Kube, planned: Plan) -> list[Entry]:
     }
     if not planned.csi:
         for variable, key in (
-            (Variable.VERSION, annotations.VERSION),
-            (Variable.FLAVOR, annotations.FLAVOR),
-            (Variable.TECHNOLOGIES, annotations.TECHNOLOGIES),
+            (Variable.VERSION, pod_annotations.VERSION),
+            (Variable.FLAVOR, pod_annotations.FLAVOR),
+            (Variable.TECHNOLOGIES, pod_annotations.TECHNOLOGIES),
         ):
             values[variable] = pod.annotations.get(key, "").strip()
     return [env.plain(name, value) for name, value in values.items() if value]

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from oneagent.common.injection import annotations, contract, skip_reasons
+from oneagent.common.injection import contract, pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip, Telling
 from oneagent.common.kubernetes import fields
 from oneagent.webhook import json_patch
@@ -89,13 +89,15 @@ def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
 
 def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
     told = {
-        annotations.AGENT_INJECTED: "false",
-        annotations.REASON: skip.reason,
-        annotations.DYNAKUBE_INJECTED: "false",
-        annotations.ENRICHMENT_INJECTED: None,
-        annotations.HANDLED: None,
+        pod_annotations.AGENT_INJECTED: "false",
+        pod_annotations.REASON: skip.reason,
+        pod_annotations.DYNAKUBE_INJECTED: "false",
+        pod_annotations.ENRICHMENT_INJECTED: None,
+        pod_annotations.HANDLED: None,
     }
-    return _said(skip, read.name, json_patch.metadata(pod, "annotations", told), annotations.unclear(read.annotations))
+    return _said(
+        skip, read.name, json_patch.metadata(pod, "annotations", told), pod_annotations.unclear(read.annotations)
+    )
 
 
 def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
@@ -146,7 +148,7 @@ class _Work:
         return self._outcome(self._warnings())
 
     def completed(self, found: Present, planned: Plan) -> Outcome:
-        told = {annotations.HANDLED: existing.seen(self.read)}
+        told = {pod_annotations.HANDLED: existing.seen(self.read)}
         self.operations += json_patch.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
         self._change(included, planned)
@@ -180,14 +182,14 @@ class _Work:
         return _skipped(self.pod, self.read, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
 
     def _annotate(self, planned: Plan, folders: Sequence[str]) -> None:
-        evictable = self.read.annotations.get(annotations.EVICTABLE, "")
+        evictable = self.read.annotations.get(pod_annotations.EVICTABLE, "")
         told = {
-            annotations.AGENT_INJECTED: "true" if planned.agent else "false",
-            annotations.REASON: planned.agent_off.reason if planned.agent_off else None,
-            annotations.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
-            annotations.DYNAKUBE_INJECTED: "true",
-            annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            annotations.HANDLED: existing.seen(self.read),
+            pod_annotations.AGENT_INJECTED: "true" if planned.agent else "false",
+            pod_annotations.REASON: planned.agent_off.reason if planned.agent_off else None,
+            pod_annotations.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
+            pod_annotations.DYNAKUBE_INJECTED: "true",
+            pod_annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
+            pod_annotations.HANDLED: existing.seen(self.read),
         }
         self.operations += json_patch.metadata(self.pod, "annotations", told)
 
@@ -255,7 +257,7 @@ class _Work:
             volumes.unusable_size(self.read),
             *injection_env.unusable_release_fields(self.facts, self.kube),
         ]
-        return [*filter(None, found), *annotations.unclear(self.read.annotations)]
+        return [*filter(None, found), *pod_annotations.unclear(self.read.annotations)]
 
     def _outcome(self, warnings: Sequence[str]) -> Outcome:
         if not self.conflicts:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from oneagent.common import identifiers
-from oneagent.common.injection import annotations, contract, skip_reasons
+from oneagent.common.injection import contract, pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import Skip
 from oneagent.common.kubernetes.selectors import Selector
 from oneagent.webhook.injection.dynakube_settings import Kube
@@ -76,7 +76,7 @@ def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
             return skip_reasons.USER_NAMESPACE
         if not install_path:
             return replace(
-                skip_reasons.INVALID_INSTALL_PATH, detail=repr(pod.annotations[annotations.INSTALL_PATH][:80])
+                skip_reasons.INVALID_INSTALL_PATH, detail=repr(pod.annotations[pod_annotations.INSTALL_PATH][:80])
             )
     return Plan(
         agent=agent_off is None,
@@ -104,9 +104,9 @@ def again(present: Present) -> Plan | None:
 
 
 def is_excluded(container: Container, pod: Pod, kube: Kube) -> bool:
-    key = annotations.INJECT_CONTAINER + container.name
-    given = annotations.switch(pod.annotations, key)
-    return (annotations.switch(kube.annotations, key) if given is None else given) is False
+    key = pod_annotations.INJECT_CONTAINER + container.name
+    given = pod_annotations.switch(pod.annotations, key)
+    return (pod_annotations.switch(kube.annotations, key) if given is None else given) is False
 
 
 def usable_path(path: str) -> bool:
@@ -119,7 +119,7 @@ def usable_path(path: str) -> bool:
 
 def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
     """`silent` or `fail`, and a warning if something else is asked for."""
-    asked = pod.annotations.get(annotations.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
+    asked = pod.annotations.get(pod_annotations.FAILURE_POLICY, "").strip() or kube.feature("injection-failure-policy")
     if asked in ("silent", "fail"):
         return asked, ""
     return "silent", f"failure policy {asked[:80]!r} is neither silent nor fail: silent is used"
@@ -128,21 +128,21 @@ def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
 def _agent_off(pod: Pod, facts: Facts, kube: Kube) -> Skip | None:
     if kube.agent_selector is None:
         return skip_reasons.MODE_INJECTS_NOTHING
-    return _off(pod, facts, kube, kube.agent_selector, annotations.INJECT_AGENT)
+    return _off(pod, facts, kube, kube.agent_selector, pod_annotations.INJECT_AGENT)
 
 
 def _enriches(pod: Pod, facts: Facts, kube: Kube) -> bool:
     selector = kube.enrichment_selector
-    return selector is not None and _off(pod, facts, kube, selector, *annotations.INJECT_ENRICHMENT) is None
+    return selector is not None and _off(pod, facts, kube, selector, *pod_annotations.INJECT_ENRICHMENT) is None
 
 
 def _off(pod: Pod, facts: Facts, kube: Kube, selector: Selector, *switches: str) -> Skip | None:
-    asked = annotations.switch(pod.annotations, *switches)
+    asked = pod_annotations.switch(pod.annotations, *switches)
     if asked is False:
         return skip_reasons.OPTED_OUT
     if not selector.matches(facts.namespace_labels):
         return skip_reasons.NOT_SELECTED
-    asked = asked or annotations.switch(pod.annotations, annotations.INJECT)
+    asked = asked or pod_annotations.switch(pod.annotations, pod_annotations.INJECT)
     return None if asked or kube.is_on("automatic-injection") else skip_reasons.NOT_AUTOMATIC
 
 
@@ -157,7 +157,7 @@ def _is_ready(kube: Kube, csi: bool) -> bool:
 
 def _install_path(pod: Pod) -> str:
     """Empty if the one that is asked for can't be used."""
-    asked = pod.annotations.get(annotations.INSTALL_PATH, "").strip()
+    asked = pod.annotations.get(pod_annotations.INSTALL_PATH, "").strip()
     path = asked.rstrip("/") if asked else contract.INSTALL_PATH
     return path if usable_path(path) else ""
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from oneagent.common import identifiers
-from oneagent.common.injection import annotations, contract
+from oneagent.common.injection import contract, pod_annotations
 from oneagent.webhook.injection import plan as plans
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.plan import Plan
@@ -46,10 +46,10 @@ def reserved(plan: Plan) -> set[str]:
 
 def unusable_size(pod: Pod) -> str:
     """A warning, if the size that is asked for is none."""
-    asked = pod.annotations.get(annotations.BIN_SIZE, "").strip()
+    asked = pod.annotations.get(pod_annotations.BIN_SIZE, "").strip()
     if not asked or _SIZE.fullmatch(asked):
         return ""
-    return f"annotation {annotations.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
+    return f"annotation {pod_annotations.BIN_SIZE} is {asked[:80]!r} and does nothing: it must be a size such as 2Gi"
 
 
 def _view(plan: Plan, kube: Kube, containers: Sequence[str]) -> Volume:
@@ -63,7 +63,7 @@ def _view(plan: Plan, kube: Kube, containers: Sequence[str]) -> Volume:
 
 
 def _folder(pod: Pod) -> Volume:
-    size = pod.annotations.get(annotations.BIN_SIZE, "").strip()
+    size = pod.annotations.get(pod_annotations.BIN_SIZE, "").strip()
     return {"name": contract.BIN_VOLUME, "emptyDir": {"sizeLimit": size} if _SIZE.fullmatch(size) else {}}
 
 

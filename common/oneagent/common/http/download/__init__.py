@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import page_cache
-from oneagent.common.http import client
+from oneagent.common.http import client as http_client
 from oneagent.common.http.download import part_file
 from oneagent.common.http.download.transfer import (
     Cancelled,
@@ -86,11 +86,11 @@ class Downloaded:
     """Bytes that were there from an earlier call."""
 
 
-def source(url: str, http: client.HttpSettings | None = None) -> Source:
+def source(url: str, http: http_client.HttpSettings | None = None) -> Source:
     """The source behind a URL somebody configured: `https:`, `http:` or `file:`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme in ("http", "https") and parts.hostname:
-        return HttpSource(url, http=http or client.HttpSettings())
+        return HttpSource(url, http=http or http_client.HttpSettings())
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return LocalFile(Path(urllib.parse.unquote(parts.path)))
     raise UnusableFile(f"{parts.scheme or 'no scheme'}: https://…, http://… or file:///… is needed")
@@ -133,7 +133,7 @@ def download(
         wanted.check(size, sha256, str(source.path))
         return Downloaded(source.path, size, sha256, ours=False, seconds=clock() - started)
     with contextlib.ExitStack() as stack, _disk_errors(into):
-        http = stack.enter_context(client.client(source.http))
+        http = stack.enter_context(http_client.client(source.http))
         part = stack.enter_context(part_file.PartFile(into, source.content or source.url))
         resumed_at = part.have.size
         call = Transfer(source, http, part, wanted, limits, into.parent, cancelled, progress, free)

@@ -26,7 +26,8 @@ import httpx2 as httpx
 import tenacity
 
 from oneagent.common import backoff, logs
-from oneagent.common.http import client, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import errors
 from oneagent.common.http.download import http_range, parallel, part_file
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class HttpSource:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    http: client.HttpSettings = field(default_factory=client.HttpSettings)
+    http: http_client.HttpSettings = field(default_factory=http_client.HttpSettings)
     secret: str = field(default="", repr=False)
     """What must not be shown, even if the server says it."""
     remedy: str = ""

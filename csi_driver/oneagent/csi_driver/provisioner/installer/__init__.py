@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import backoff, logs, unpack
-from oneagent.common.http import client, download
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver import dynakube_sources, store
 from oneagent.csi_driver.data_dir import DataFolder
@@ -50,7 +51,7 @@ _LOST: Final = (errno.EIO, errno.ENOENT)
 
 _KNOWN: Final = (
     download.DownloadError,
-    client.InvalidSettings,
+    http_client.InvalidSettings,
     unpack.PackageError,
     dynakube_sources.SourceError,
     NoRoom,
@@ -273,6 +274,6 @@ def _kind(error: Exception) -> str:
         return "no_room"
     if isinstance(error, unpack.PackageError):
         return "bad_package"
-    if isinstance(error, (download.DownloadError, client.InvalidSettings, dynakube_sources.SourceError)):
+    if isinstance(error, (download.DownloadError, http_client.InvalidSettings, dynakube_sources.SourceError)):
         return "download_failed"
     return "error"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oneagent.common import logs, package_client
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Mirror:
             )
         except (download.DiskFull, download.DiskFailed, download.Cancelled):
             raise
-        except (download.DownloadError, errors.HttpFault, client.InvalidSettings) as error:
+        except (download.DownloadError, errors.HttpFault, http_client.InvalidSettings) as error:
             self.pass_over(package, _result(error), error)
             return None
         self.metrics.mirror.labels("ok").inc()
@@ -73,7 +74,7 @@ def _result(error: Exception) -> str:
             return "busy"
         case errors.Refused(status=404):
             return "unwanted"
-        case errors.Refused() | client.InvalidSettings():
+        case errors.Refused() | http_client.InvalidSettings():
             return "refused"
         case _:
             return "wrong_content"

@@ -15,11 +15,12 @@ import urllib.parse
 from pathlib import Path
 
 from oneagent.common import dynakube, logs, package_client, page_cache, unpack
-from oneagent.common.http import client, download, errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import download, errors
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import hosts, public_keys, pull_secret
 from oneagent.common.oci import image as oci_image
-from oneagent.common.tenant.client import client
+from oneagent.common.tenant import client as tenant_client
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.provisioner import signature_cache, tenants
 from oneagent.csi_driver.provisioner.package_sources import supplies
@@ -52,7 +53,9 @@ def supply(
         return supplies.Image(kube.image_folder.at(digest_of(version)), oci_image.Access())
     if kube.image is not None:
         return supplies.Image(kube.image.at(digest_of(version)), registry(kube, source, rules))
-    return supplies.Archive(client.package(tenants.access(kube, source), version, technologies=kube.technologies))
+    return supplies.Archive(
+        tenant_client.package(tenants.access(kube, source), version, technologies=kube.technologies)
+    )
 
 
 def registry(kube: dynakube.DynaKube, source: dynakube_sources.Source, rules: hosts.Registries) -> oci_image.Access:
@@ -61,7 +64,7 @@ def registry(kube: dynakube.DynaKube, source: dynakube_sources.Source, rules: ho
         where = f"the secret {kube.pull_secret}"
         text = source.secret(kube.pull_secret).get(pull_secret.KEY, "")
         if not text:
-            raise client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
         return oci_image.Access(pull_secret.parse(text, where), rules, tenants.travel(kube, source))
     # The tenant's own registry takes what the tenant takes.
     token = tenants.access(kube, source).token
@@ -120,7 +123,7 @@ def keys(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tuple[publ
 _KNOWN = (
     download.DownloadError,
     errors.HttpFault,
-    client.InvalidSettings,
+    http_client.InvalidSettings,
     unpack.PackageError,
     public_keys.NotPublicKeys,
     dynakube_sources.SourceError,
@@ -144,7 +147,7 @@ def mirrored(kube: dynakube.DynaKube, version: Version) -> package_client.Packag
         return None
     try:
         return package_client.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
-    except client.InvalidSettings:
+    except http_client.InvalidSettings:
         return None
 
 

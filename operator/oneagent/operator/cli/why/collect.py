@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.common.injection import annotations, contract
+from oneagent.common.injection import contract, pod_annotations
 from oneagent.operator.cli import k8s_objects, node_reports, snapshot
 from oneagent.operator.cli.doctor import dynakubes
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object, Unusable
@@ -21,7 +21,12 @@ from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, 
 T = TypeVar("T")
 _LOG_LINES: Final = 20
 _NONE: Final[tuple[Object, ...]] = ()
-_WISHES: Final = (annotations.INJECT, annotations.INJECT_AGENT, annotations.INSTALL_PATH, annotations.FAILURE_POLICY)
+_WISHES: Final = (
+    pod_annotations.INJECT,
+    pod_annotations.INJECT_AGENT,
+    pod_annotations.INSTALL_PATH,
+    pod_annotations.FAILURE_POLICY,
+)
 
 
 def look(to: Kubectl, namespace: str, name: str, *, now: float) -> Evidence:
@@ -57,7 +62,7 @@ class _Look:
             phase=str(k8s_objects.status(pod).get("phase", "")),
             node=k8s_objects.node(pod),
             scheduling=str(k8s_objects.conditions(pod).get("PodScheduled", {}).get("message", "")),
-            mirror=annotations.MIRROR in k8s_objects.annotated(pod),
+            mirror=pod_annotations.MIRROR in k8s_objects.annotated(pod),
             decision=decision(pod),
             by_driver=by_driver,
             init=self._init(pod),
@@ -154,10 +159,10 @@ class _Look:
 
 def decision(pod: Object) -> Decision:
     told = k8s_objects.annotated(pod)
-    asked = [key for key in told if key in _WISHES or key.startswith(annotations.INJECT_CONTAINER)]
+    asked = [key for key in told if key in _WISHES or key.startswith(pod_annotations.INJECT_CONTAINER)]
     return Decision(
-        annotations.switch(told, annotations.AGENT_INJECTED),
-        told.get(annotations.REASON, ""),
+        pod_annotations.switch(told, pod_annotations.AGENT_INJECTED),
+        told.get(pod_annotations.REASON, ""),
         tuple(f'{key}: "{told[key]}"' for key in sorted(asked)),
     )
 

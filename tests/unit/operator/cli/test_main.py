@@ -1,0 +1,225 @@
+"""`kubectl oneagent` from its command line to its exit code, with a program in kubectl's place."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneagent.operator.cli import main
+from tests.fakes.kubectl import Folder
+from tests.unit.operator.cli import snapshots
+from tests.unit.operator.cli.snapshots import DRIVER_POD, NAMESPACE, NODE
+
+TOKEN = "dt0c01.PUBLICPART.ABCDEFGHIJKLMNOP"
+INIT = {"initContainers": [{"name": "install-oneagent"}]}
+VERDICT = {"verdict": {"reason": "Monitored", "sentence": "pod shop/cart is monitored", "remedy": ""}}
+
+
+def secret(name: str, namespace: str = NAMESPACE, **data: str) -> dict[str, Any]:
+    return snapshots.obj("Secret", name, namespace, data=data)
+
+
+def cart(**annotations: str) -> dict[str, Any]:
+    volume = {"name": "oneagent-bin", "csi": {"driver": "csi.oneagent.dynatrace.com"}}
+    status = {"initContainerStatuses": [{"name": "install-oneagent", "state": {"terminated": {"exitCode": 0}}}]}
+    return snapshots.pod("cart", "shop", spec={**INIT, "volumes": [volume]}, status=status, annotations=annotations)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A cluster that is well."""
+    folder = Folder(tmp_path)
+    folder.has(*snapshots.objects(snapshots.well()), cart(), secret("shop", apiToken=TOKEN))
+    folder.answers(DRIVER_POD, snapshots.told())
+    return folder
+
+
+@pytest.fixture
+def run(folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str, code: int) -> str:
+        monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", *arguments, f"--kubectl={folder.program}"])
+        assert main.main() == code
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_nodes_are_shown_for_people_and_for_programs(run: Any) -> None:
+    assert NODE in run("status", code=0)
+    (row,) = json.loads(run("status", "-o", "json", code=0))["nodes"]
+    assert (row["driver"], row["registered"], row["views"]) == ("ready", True, 1)
+
+
+def test_the_doctor_is_content_but_for_a_certificate_that_it_can_not_see(run: Any) -> None:
+    found = json.loads(run("doctor", "-o", "json", code=1))
+    assert [finding["check"] for finding in found["findings"]] == ["Certificate"]
+    assert found["nodes"] == 1
+
+
+def test_what_may_not_be_read_is_a_finding(run: Any, folder: Folder) -> None:
+    folder.refuses("nodes", "secrets")
+    found = json.loads(run("doctor", "-o", "json", code=1))
+    unread = [finding["sentence"] for finding in found["findings"] if finding["check"] == "Unread"]
+    assert len(unread) == 3
+    assert not {"Tokens", "NodesWithoutDriver"} & set(found["checks"])
+
+
+def test_a_pod_is_asked_for_on_its_node(run: Any, folder: Folder) -> None:
+    folder.answers(DRIVER_POD, VERDICT)
+    assert json.loads(run("why", "shop/cart", "-o", "json", code=0))["verdict"]["reason"] == "Monitored"
+    assert run("why", "shop/cart", code=0).startswith("Pod shop/cart is monitored, on node worker-1.\n")
+    assert [
+        "exec",
+        "-n",
+        NAMESPACE,
+        DRIVER_POD,
+        "-c",
+        "server",
+        "--",
+        "oneagent-csi",
+        "why",
+        "shop/cart",
+        "-o",
+        "json",
+    ] in (folder.calls)
+
+
+def test_what_may_not_be_read_is_not_told_to_be_missing(run: Any, folder: Folder) -> None:
+    """Who may read nothing but pods of their own namespace still gets no wrong verdict."""
+    folder.has(
+        *snapshots.objects(snapshots.well()), cart(), snapshots.pod("plain", "other"), snapshots.namespace("other")
+    )
+    folder.refuses("pods", "dynakubes")
+    found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NodeNotAsked"
+    assert "Forbidden" in found["sentence"]
+    assert "list the pods of the driver" in found["remedy"]
+    found = json.loads(run("why", "other/plain", "-o", "json", code=1))["verdict"]
+    assert found["reason"] == "NamespaceNotMonitored"
+    assert "DynaKubes can't be read" in found["sentence"]
+
+
+def test_a_pod_that_is_not_there_is_told_so(run: Any) -> None:
+    assert "there is no pod shop/nobody" in run("why", "shop/nobody", code=1).lower()
+
+
+def test_of_secrets_no_value_is_asked_for(run: Any, folder: Folder) -> None:
+    run("doctor", code=1)
+    asked = [call for call in folder.calls if "secrets" in call]
+    assert len(asked) == 2
+    for call in asked:
+        template = call[call.index("-o") + 1]
+        assert "$value}}" not in template.replace("$key, $value := .data", "")
+        assert template.startswith("go-template=")
+
+
+def test_the_users_context_is_handed_to_every_call(run: Any, folder: Folder) -> None:
+    run("status", "--context=prod", "--kubeconfig=/k", "--as=me", "-n", "elsewhere", code=1)
+    assert folder.calls
+    for call in folder.calls:
+        assert call[:3] == ["--context=prod", "--kubeconfig=/k", "--as=me"]
+    assert any(call[call.index("-n") + 1] == "elsewhere" for call in folder.calls if "-n" in call)
+
+
+def test_a_cluster_that_can_not_be_asked_at_all_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "doctor", "--kubectl=/nowhere/kubectl"])
+    assert main.main() == 2
+    assert "name it with --kubectl" in capsys.readouterr().err
+
+
+def test_a_cluster_of_which_nothing_can_be_read_is_none_that_is_well(run: Any, folder: Folder) -> None:
+    folder.refuses("nodes", "csinodes", "pods", "dynakubes", "csidrivers", "daemonsets")
+    run("status", code=2)
+
+
+@pytest.mark.parametrize("pod", ["cart", "shop/", "/cart", "a/b/c", "shop/-x", "--x/y", "Shop/cart"])
+def test_what_is_no_pod_is_refused(pod: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main.make_parser().parse_args(["why", pod])
+    assert stopped.value.code == 2
+
+
+def archived(target: Path) -> dict[str, str]:
+    with tarfile.open(target) as archive:
+        files = {member.name.partition("/")[2]: archive.extractfile(member) for member in archive.getmembers()}
+        return {name: file.read().decode() for name, file in files.items() if file is not None}
+
+
+def test_an_archive_has_logs_objects_and_answers_and_no_token(run: Any, folder: Folder, tmp_path: Path) -> None:
+    restarted = snapshots.pod(
+        "oneagent-webhook-y",
+        component="webhook",
+        status={"containerStatuses": [{"name": "server", "restartCount": 1, "state": {}}]},
+    )
+    picture = snapshots.but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver"), restarted))
+    config = snapshots.obj("ConfigMap", "trusted", NAMESPACE, data={"certs": TOKEN})
+    folder.has(*snapshots.objects(picture), cart(note=TOKEN), config, secret("shop", apiToken=TOKEN))
+    folder.answers(
+        DRIVER_POD, snapshots.told(problems=[f"refused {TOKEN}"], failures=[{"namespace": "shop", "pod": "cart"}])
+    )
+    folder.logs(DRIVER_POD, "server", f'{{"msg": "asked with Api-Token {TOKEN}"}}\n')
+    folder.logs("oneagent-webhook-y", "server", "x" * 5000 + "the end")
+    folder.logs("oneagent-webhook-y", "server.previous", "what was before")
+    target = tmp_path / "support.tar.gz"
+    said = json.loads(run("support-archive", f"--file={target}", "--log-bytes=1Ki", "-o", "json", code=0))
+    assert said["file"] == str(target)
+    assert target.stat().st_mode & 0o077 == 0
+    members = archived(target)
+    assert set(said["members"]) == members.keys()
+    assert "asked with Api-Token ***" in members[f"logs/{DRIVER_POD}/server.log"]
+    assert len(members["logs/oneagent-webhook-y/server.log"]) == 1024
+    assert members["logs/oneagent-webhook-y/server.log"].endswith("the end")
+    assert members["logs/oneagent-webhook-y/server.previous.log"] == "what was before"
+    assert json.loads(members["secrets.json"]) == {"shop": ["apiToken"]}
+    assert "certs" in members["objects/configmaps.yaml"]
+    assert "why/shop/cart.json" in members
+    for name, content in members.items():
+        assert "ABCDEFGHIJKLMNOP" not in content, name
+
+
+def test_what_a_node_calls_a_pod_becomes_neither_a_flag_nor_a_path(run: Any, folder: Folder, tmp_path: Path) -> None:
+    failures = [
+        {"namespace": "shop", "pod": "--server=https://elsewhere.example"},
+        {"namespace": "--token=x", "pod": "cart"},
+        {"namespace": "../..", "pod": "cart"},
+        {"namespace": "shop", "pod": "cart"},
+    ]
+    folder.answers(DRIVER_POD, snapshots.told(failures=failures))
+    target = tmp_path / "support.tar.gz"
+    run("support-archive", f"--file={target}", code=1)
+    assert [name for name in archived(target) if name.startswith("why/")] == ["why/shop/cart.json"]
+    assert not [call for call in folder.calls if {"--server=https://elsewhere.example", "--token=x"} & set(call)]
+
+
+def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path) -> None:
+    folder.refuses("services")
+    target = tmp_path / "support.tar.gz"
+    assert "could not be had" in run("support-archive", f"--file={target}", code=1)
+    problems = archived(target)["problems.txt"]
+    assert "services is forbidden" in problems
+    assert "is waiting to start" in problems
+
+
+def test_an_archive_that_can_not_be_written_leaves_nothing_behind(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(tmp_path.iterdir())
+    target = f"--file={tmp_path}/nowhere/support.tar.gz"
+    monkeypatch.setattr(sys, "argv", ["kubectl-oneagent", "support-archive", target, f"--kubectl={folder.program}"])
+    assert main.main() == 2
+    assert "can't be written: No such file or directory" in capsys.readouterr().err
+    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"calls.jsonl"}
+
+
+def test_help_loads_neither_a_client_of_kubernetes_nor_grpc_nor_rich() -> None:
+    program = "import sys, oneagent.operator.cli.main as c; c.make_parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"kopf", "kubernetes", "grpc", "aiohttp", "rich", "yaml", "msgspec"} & set(loaded.stdout.split())

@@ -1,0 +1,330 @@
+"""The concern against a double of the API server that only remembers what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from oneagent.common import dynakube
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.operator import api, asking, reconcile_result
+from oneagent.operator.cache import Observed
+from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.host_agents import daemonset, reconciler
+from tests.unit.operator.host_agents import cases
+
+NAME = "prod-oneagent"
+TOKENS = {"kind": "Secret", "data": {"apiToken": base64.b64encode(b"dt0c01.API").decode()}}
+
+
+class Server:
+    """Takes every object; `requests` is what was asked for, `objects` by kind and name what there is."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.objects: dict[tuple[str, str], Any] = {("Secret", "prod"): TOKENS}
+        self.refuses = False
+
+    async def find(self, resource: api.Resource, name: str, namespace: str = "") -> Any:
+        self.requests.append(f"find {resource.kind} {name}")
+        return copy.deepcopy(self.objects.get((resource.kind, name)))
+
+    async def apply(self, resource: api.Resource, whole: Mapping[str, Any]) -> Any:
+        if self.refuses:
+            raise api.InvalidError("PATCH: 422: spec.template.spec.tolerations: no such operator")
+        key = resource.kind, whole["metadata"]["name"]
+        self.requests.append(f"apply {resource.kind} {key[1]}")
+        before = self.objects.get(key, {}).get("metadata", {})
+        there = copy.deepcopy(dict(whole))
+        there["metadata"] |= {"uid": before.get("uid", f"uid-{len(self.requests)}")}
+        there["metadata"] |= {"generation": before.get("generation", 0) + 1}
+        self.objects[key] = there
+        return copy.deepcopy(there)
+
+    async def delete(self, resource: api.Resource, name: str, namespace: str = "") -> None:
+        self.requests.append(f"delete {resource.kind} {name}")
+        self.objects.pop((resource.kind, name), None)
+
+
+class Place:
+    """A concern, a server, and DynaKubes."""
+
+    def __init__(self) -> None:
+        self.server, self.agents = Server(), reconciler.HostAgents("0.1.0")
+        self.observed = Observed(cluster_id="c0ffee", csi_installed=True)
+        self.facts = asking.Facts(
+            asked_at=1.0,
+            tenant=TenantId("abc12345"),
+            tenant_token="token",
+            endpoints=("https://ag.example",),
+            latest=Version(cases.VERSION),
+        )
+        self.decided, self.now = cases.VERSION, 1000.0
+
+    def look(self, case: dict[str, Any], *, clean: bool = False, **metadata: Any) -> reconcile_result.Verdict | None:
+        """A round with what there is by now."""
+        obj = cases.obj(case)
+        obj["metadata"] |= metadata
+        self.observed.dynakubes[DynaKubeName(obj["metadata"]["name"])] = obj
+        sets = {name: thing for (kind, name), thing in self.server.objects.items() if kind == "DaemonSet"}
+        self.observed.daemon_sets = copy.deepcopy(sets)
+        self.server.requests.clear()
+        found = {"OneAgentVersion": reconcile_result.fine("", "", oneAgent={"version": self.decided})}
+        kube, server = dynakube.from_manifest(obj), cast("api.Api", self.server)
+        round = Round(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
+        if clean:
+            asyncio.run(self.agents.clean(round))
+            return None
+        return asyncio.run(self.agents.reconcile(round))
+
+    def reason(self, case: dict[str, Any], **metadata: Any) -> str:
+        verdict = self.look(case, **metadata)
+        return verdict.reason if verdict else "-"
+
+    @property
+    def written(self) -> list[str]:
+        return [request for request in self.server.requests if not request.startswith("find")]
+
+    @property
+    def daemon_set(self) -> Any:
+        return self.server.objects.get(("DaemonSet", NAME))
+
+
+HOSTS: dict[str, Any] = {"mode": "hostMonitoring"}
+APPS: dict[str, Any] = {"mode": "applicationMonitoring"}
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+def test_the_first_look_applies_everything_and_the_next_one_nothing(place: Place) -> None:
+    assert place.reason(HOSTS) == reconciler.ROLLING
+    assert place.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret", f"apply DaemonSet {NAME}"]
+    place.look(HOSTS)
+    assert place.server.requests == []
+
+
+def test_after_a_start_what_there_is_is_applied_once(place: Place) -> None:
+    place.look(HOSTS)
+    place.agents = reconciler.HostAgents("0.1.0")
+    place.look(HOSTS)
+    assert f"apply DaemonSet {NAME}" in place.server.requests
+    place.look(HOSTS)
+    assert place.server.requests == []
+
+
+def test_what_somebody_else_changes_is_put_right(place: Place) -> None:
+    place.look(HOSTS)
+    place.daemon_set["metadata"]["generation"] += 1
+    place.look(HOSTS)
+    assert place.server.requests == [f"apply DaemonSet {NAME}"]
+    place.daemon_set["metadata"]["annotations"] = {}
+    place.look(HOSTS)
+    assert place.server.requests == [f"apply DaemonSet {NAME}"]
+    del place.server.objects["DaemonSet", NAME]
+    place.look(HOSTS)
+    assert place.server.requests == [f"apply DaemonSet {NAME}"]
+
+
+def test_a_watch_that_lags_behind_causes_no_second_writing(place: Place) -> None:
+    place.look(HOSTS)
+    place.look({**HOSTS, "section": {"priorityClassName": "high"}})
+    place.daemon_set["metadata"]["generation"] -= 1
+    place.look({**HOSTS, "section": {"priorityClassName": "high"}})
+    assert place.server.requests == []
+
+
+def test_secrets_are_written_again_after_an_hour(place: Place) -> None:
+    place.look(HOSTS)
+    place.now += 3601
+    place.look(HOSTS)
+    assert place.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret"]
+
+
+def test_new_endpoints_reach_the_secret_and_not_the_daemon_set(place: Place) -> None:
+    place.look(HOSTS)
+    place.facts = dataclasses.replace(place.facts, endpoints=("https://other.example",))
+    place.look(HOSTS)
+    assert place.written == [f"apply Secret {NAME}"]
+
+
+def test_a_new_api_token_reaches_the_pull_secret_once_the_tenant_was_asked_with_it(place: Place) -> None:
+    place.look(HOSTS)
+    place.server.objects["Secret", "prod"] = {**TOKENS, "data": {"paasToken": base64.b64encode(b"new").decode()}}
+    place.facts = dataclasses.replace(place.facts, asked_at=2.0)
+    place.look(HOSTS)
+    assert place.written == ["apply Secret prod-pull-secret"]
+
+
+def test_a_wrong_field_leaves_what_runs(place: Place) -> None:
+    place.look(HOSTS)
+    before = copy.deepcopy(place.daemon_set)
+    verdict = place.look({**HOSTS, "section": {"dnsPolicy": "mine"}})
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("False", reconciler.INVALID_FIELD)
+    assert verdict.message.startswith("spec.oneAgent.hostMonitoring.dnsPolicy is 'mine': must be one of")
+    assert place.daemon_set == before
+    assert place.server.requests == []
+
+
+def test_what_the_api_server_refuses_is_told_in_its_words(place: Place) -> None:
+    place.look(HOSTS)
+    place.server.refuses = True
+    verdict = place.look({**HOSTS, "section": {"tolerations": [{"operator": "Sometimes"}]}})
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("False", reconciler.REFUSED)
+    assert "spec.template.spec.tolerations" in verdict.message
+    assert verdict.again_seconds is not None
+
+
+def test_a_proxy_secret_that_is_not_there_restarts_nobody(place: Place) -> None:
+    place.look(HOSTS)
+    before = copy.deepcopy(place.daemon_set)
+    case = {**HOSTS, "spec": {"proxy": {"valueFrom": "our-proxy"}}}
+    assert place.reason(case) == reconciler.INVALID_FIELD
+    assert place.daemon_set == before
+    place.server.objects["Secret", "our-proxy"] = {"kind": "Secret", "data": {"proxy": "aHR0cDovL3A="}}
+    assert place.reason(case) == reconciler.ROLLING
+
+
+def test_nothing_is_made_before_tenant_and_version_are_known(place: Place) -> None:
+    facts, place.facts = place.facts, asking.Facts()
+    assert place.reason(HOSTS) == reconciler.TENANT_UNKNOWN
+    place.facts, place.decided = facts, ""
+    assert place.reason(HOSTS) == reconciler.VERSION_UNKNOWN
+    assert place.server.requests == []
+    assert place.daemon_set is None
+
+
+def test_a_lost_decision_does_not_bring_an_older_agent(place: Place) -> None:
+    place.look(HOSTS)
+    place.decided = "1.200.0.20200101-000000"
+    verdict = place.look(HOSTS)
+    assert verdict is not None
+    assert verdict.fields["oneAgent"]["version"] == cases.VERSION
+    assert place.server.requests == []
+
+
+def test_a_mode_without_host_agents_takes_them_away_and_costs_nothing_afterwards(place: Place) -> None:
+    place.look(HOSTS)
+    assert place.reason(APPS) == "-"
+    assert set(place.server.objects) == {("Secret", "prod")}
+    place.look(APPS)
+    assert place.server.requests == []
+
+
+@pytest.mark.parametrize("name", [NAME, "prod-pull-secret"])
+def test_a_secret_that_is_not_ours_stays_as_it_is(place: Place, name: str) -> None:
+    place.look(HOSTS)
+    theirs = {"kind": "Secret", "metadata": {"name": name, "labels": {}}, "data": {}}
+    place.server.objects["Secret", name] = theirs
+    place.now += 3601
+    verdict = place.look(HOSTS)
+    assert verdict is not None
+    assert (verdict.reason, name in verdict.message) == (reconciler.INVALID_FIELD, True)
+    place.look(HOSTS, clean=True)
+    assert place.server.objects["Secret", name] == theirs
+    assert place.daemon_set is None
+
+
+def test_agents_that_ignore_the_proxy_do_not_wait_for_its_secret(place: Place) -> None:
+    case = {**HOSTS, "spec": {"proxy": {"valueFrom": "our-proxy"}}, "features": {"oneagent-ignore-proxy": "true"}}
+    assert place.reason(case) == reconciler.ROLLING
+
+
+def test_cleaning_may_be_repeated_and_leaves_what_is_not_ours(place: Place) -> None:
+    theirs = {"metadata": {"name": NAME, "uid": "x", "labels": {}}}
+    place.server.objects["DaemonSet", NAME] = theirs
+    place.look(HOSTS, clean=True)
+    place.look(HOSTS, clean=True)
+    assert place.daemon_set == theirs
+    assert place.reason(HOSTS) == reconciler.NOT_OURS
+    assert place.daemon_set == theirs
+
+
+def test_an_earlier_programs_daemon_set_is_made_anew(place: Place) -> None:
+    owner = [{"uid": "5f0c1d6e-0000-4000-8000-000000000001"}]
+    metadata = {"name": NAME, "uid": "x", "generation": 7, "ownerReferences": owner}
+    spec = {"selector": {"matchLabels": {"app.kubernetes.io/name": "oneagent"}}}
+    place.server.objects["DaemonSet", NAME] = {"metadata": metadata, "spec": spec}
+    assert place.reason(HOSTS) == reconciler.REPLACING
+    assert place.server.requests == [f"delete DaemonSet {NAME}"]
+    assert place.reason(HOSTS) == reconciler.ROLLING
+    assert place.daemon_set["spec"]["selector"]["matchLabels"] == daemonset.selector("prod")
+
+
+def test_a_daemon_set_that_is_going_is_waited_for(place: Place) -> None:
+    place.look(HOSTS)
+    place.daemon_set["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert place.reason(HOSTS) == reconciler.REPLACING
+    assert place.server.requests == []
+
+
+def elder(place: Place, **section: Any) -> None:
+    obj = cases.obj({"mode": "classicFullStack", "section": section})
+    obj["metadata"] |= {"name": "elder", "creationTimestamp": "2025-01-01T00:00:00Z"}
+    place.observed.dynakubes[DynaKubeName("elder")] = obj
+
+
+def test_a_younger_dynakube_gets_no_nodes_that_an_older_one_has(place: Place) -> None:
+    elder(place)
+    verdict = place.look(HOSTS)
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)
+    assert "elder" in verdict.message
+    assert place.daemon_set is None
+    assert place.reason({**HOSTS, "features": {"multiple-osagents-on-node": "true"}}) == reconciler.ROLLING
+
+
+def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place: Place) -> None:
+    elder(place, nodeSelector={"pool": "a"})
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
+    before = copy.deepcopy(place.daemon_set)
+    assert place.reason(HOSTS) == reconciler.NODES_TAKEN
+    assert place.daemon_set == before
+
+
+def test_what_runs_goes_if_the_older_dynakube_comes_to_its_nodes(place: Place) -> None:
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
+    elder(place)
+    assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.NODES_TAKEN
+    assert place.daemon_set is None
+
+
+def test_a_node_that_both_selectors_select_is_named(place: Place) -> None:
+    elder(place, nodeSelector={"pool": "a"})
+    place.observed.nodes["node-7"] = {"pool": "a", "team": "x"}
+    verdict = place.look({**HOSTS, "section": {"nodeSelector": {"team": "x"}}})
+    assert verdict is not None
+    assert "node-7" in verdict.message
+
+
+def test_the_condition_follows_the_daemon_set(place: Place) -> None:
+    place.look(HOSTS)
+    counts = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
+    place.daemon_set["status"] = {**dict.fromkeys(counts, 1), "observedGeneration": 1}
+    labels = daemonset.selector("prod")
+    place.observed.agent_pods["p"] = {
+        "metadata": {"name": "p", "labels": labels, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"nodeName": "node-1"},
+        "status": {"hostIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    place.observed.agent_pods["other"] = {
+        "metadata": {"name": "other", "labels": {**labels, "app.kubernetes.io/instance": "b"}}
+    }
+    verdict = place.look(HOSTS)
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == ("True", reconciler.READY)
+    assert verdict.fields["oneAgent"] == {
+        "instances": {"node-1": {"podName": "p", "ipAddress": "10.0.0.1"}},
+        "version": cases.VERSION,
+        "imageID": f"abc12345.live.dynatrace.com/linux/oneagent:{cases.VERSION}",
+    }

@@ -1,0 +1,160 @@
+"""What lies on the disk: within the budget, there as long as it is sent, and looked at before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import prometheus_client
+import pytest
+
+from oneagent.operator.package_server import cache
+from oneagent.operator.package_server.errors import NoRoomError
+from oneagent.operator.package_server.metrics import PackageMetrics
+from tests.fakes import packageendpoint as fakes
+from tests.fakes import packages
+from tests.fakes import tenant as double
+from tests.fakes.packages import VERSION
+from tests.fakes.provisioning import OTHER
+from tests.unit.operator.package_server.conftest import http
+
+URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [1_000_000.0]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, clock: list[float]) -> Iterator[cache.Shelf]:
+    kept = cache.Shelf(tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()), now=lambda: clock[0])
+    kept.open()
+    yield kept
+    kept.close()
+
+
+def name(number: int) -> str:
+    return cache.key(what=("tenant", str(number)), kind=("x86",))
+
+
+def put(kept: cache.Shelf, number: int, size: int = 300) -> str:
+    with kept.arriving(name(number)) as path:
+        path.write_bytes(b"x" * size)
+        kept.add(name(number), size, "0" * 64)
+    return name(number)
+
+
+def here(kept: cache.Shelf) -> list[int]:
+    return [number for number in range(10) if (kept.folder / f"{name(number)}.zip").exists()]
+
+
+class TestRoom:
+    def test_is_made_by_what_was_wanted_least_recently(self, kept: cache.Shelf, clock: list[float]) -> None:
+        for number in (1, 2, 3):
+            clock[0] += 1
+            put(kept, number)
+        kept.want(frozenset({cache.group(("tenant", "2"))}))
+        clock[0] += 1
+        stored = kept.hold(name(1))
+        assert stored is not None
+        kept.release(stored)
+        kept.make_room(300, name(4))
+        assert here(kept) == [1, 2]
+        kept.make_room(600, name(4))
+        assert here(kept) == [2]
+
+    def test_is_not_made_by_what_is_being_sent(self, kept: cache.Shelf) -> None:
+        put(kept, 1)
+        put(kept, 2)
+        stored = kept.hold(name(1))
+        assert stored is not None
+        with pytest.raises(NoRoomError, match="takes 900 bytes, 200 more than the budget of 1000"):
+            kept.make_room(900, name(3))
+        assert here(kept) == [1, 2], "nothing goes in vain"
+        kept.make_room(700, name(3))
+        assert here(kept) == [1]
+        kept.release(stored)
+        kept.make_room(900, name(3))
+        assert here(kept) == []
+
+    def test_that_an_arriving_package_will_need_is_taken(self, kept: cache.Shelf) -> None:
+        put(kept, 1)
+        with kept.arriving(name(2)), kept.arriving(name(3)):
+            kept.expect(name(2), 500)
+            assert (kept.free(name(2)), kept.free(name(3))) == (700, 200)
+        assert kept.free(name(3)) == 700
+
+    def test_is_made_by_parts_that_nobody_resumes(self, kept: cache.Shelf) -> None:
+        (kept.folder / f"{name(1)}.zip.part").write_bytes(b"x" * 900)
+        kept.make_room(900, name(2))
+        assert not list(kept.folder.glob("*.part"))
+
+    def test_is_made_for_the_next_version(
+        self, tmp_path: Path, server: double.Tenant, package: Path, serving: fakes.Serving
+    ) -> None:
+        packages.build(tmp_path / "other.zip", OTHER, filler=2 << 20)
+        server.release(OTHER, tmp_path / "other.zip")
+        with fakes.Serving(tmp_path / "small", budget=3 << 20) as small, http(small) as client:
+            for version in (VERSION, OTHER):
+                small.want(fakes.wanted(version, server.api_url))
+                assert client.get(f"/v1/packages/demo/{version}?arch=x86_64").status_code == 200
+            assert len(list(small.folder.glob("*.zip"))) == 1
+            assert small.counted("package_evictions_total") == 1
+            assert small.counted("package_stored_bytes") == (tmp_path / "other.zip").stat().st_size
+
+    def test_that_cannot_be_made_is_an_answer(self, tmp_path: Path, server: double.Tenant) -> None:
+        with fakes.Serving(tmp_path / "small", budget=1 << 20) as small, http(small) as client:
+            small.want(fakes.wanted(VERSION, server.api_url))
+            answer = client.get(URL)
+            assert (answer.status_code, "more than the budget of 1048576" in answer.text) == (507, True), answer.text
+            assert [file.name for file in small.folder.iterdir()] == ["lock"]
+
+
+class TestTheNextProcess:
+    def test_serves_what_is_there(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
+        for _ in range(2):
+            with fakes.Serving(tmp_path / "endpoint") as serving, http(serving) as client:
+                serving.want(fakes.wanted(VERSION, server.api_url))
+                assert client.get(URL).content == package.read_bytes()
+        assert server.count("package") == 1
+
+    def test_fetches_anew_what_was_damaged_meanwhile(
+        self, tmp_path: Path, server: double.Tenant, package: Path
+    ) -> None:
+        with fakes.Serving(tmp_path / "endpoint") as serving, http(serving) as client:
+            serving.want(fakes.wanted(VERSION, server.api_url))
+            client.get(URL)
+        (file,) = serving.folder.glob("*.zip")
+        content = bytearray(file.read_bytes())
+        content[1000] ^= 0xFF
+        file.write_bytes(content)
+        with fakes.Serving(tmp_path / "endpoint") as serving, http(serving) as client:
+            serving.want(fakes.wanted(VERSION, server.api_url))
+            assert client.get(URL).content == package.read_bytes()
+        assert server.count("package") == 2
+
+    def test_removes_what_was_not_finished_and_keeps_what_can_be_resumed(self, tmp_path: Path) -> None:
+        good = name(1)
+        for file in (f"{good}.zip", "stranger", f"{name(2)}.json", f"{name(3)}.zip.part", f"{name(4)}.json.new"):
+            (tmp_path / file).write_text("x")
+        kept = cache.Shelf(tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
+        kept.open()
+        assert sorted(file.name for file in tmp_path.iterdir()) == sorted([f"{name(3)}.zip.part", "lock"])
+        kept.close()
+
+    def test_waits_for_no_folder_that_another_one_has(self, tmp_path: Path, serving: fakes.Serving) -> None:
+        second = cache.Shelf(serving.folder, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
+        with pytest.raises(cache.ShelfError, match="each replica needs a folder of its own"):
+            second.open()
+
+
+def test_a_package_that_vanishes_from_the_disk_is_fetched_anew(
+    serving: fakes.Serving, client: httpx.Client, server: double.Tenant
+) -> None:
+    assert client.get(URL).status_code == 200
+    for file in serving.folder.glob("*.zip"):
+        file.unlink()
+    assert client.get(URL).status_code == 200
+    assert server.count("package") == 2

@@ -1,0 +1,183 @@
+"""The second call, after another webhook has changed the pod: what is new gets what it lacks, nothing comes twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from oneagent.common.injection import pod_annotations
+from oneagent.webhook import injection
+from oneagent.webhook.injection.inputs import Outcome
+from tests.unit.webhook.injection import cases
+from tests.unit.webhook.injection.cases import Manifest
+
+LIBRARY = "/opt/dynatrace/oneagent-paas/agent/lib64/liboneagentproc.so"
+PROXY = {"name": "proxy", "image": "proxy:1", "env": [{"name": "A", "value": "a"}]}
+
+
+def inject(pod: Manifest, **case: Any) -> Outcome:
+    return injection.inject(pod, cases.arguments(case)[1], cases.SETTINGS)
+
+
+def injected(**case: Any) -> Manifest:
+    pod, facts = cases.arguments(case)
+    return cases.patched(pod, injection.inject(pod, facts, cases.SETTINGS).patch)
+
+
+def ours(pod: Manifest) -> Manifest:
+    found: list[Manifest] = [c for c in pod["spec"]["initContainers"] if c["name"] == "install-oneagent"]
+    assert len(found) == 1
+    return found[0]
+
+
+def values(container: Manifest) -> dict[str, str]:
+    names = [variable["name"] for variable in container["env"]]
+    assert len(names) == len(set(names))
+    return {variable["name"]: variable.get("value", "") for variable in container["env"]}
+
+
+class TestAContainerThatCameInBetween:
+    @pytest.mark.parametrize("csi", [True, False])
+    def test_gets_what_the_others_have(self, csi: bool) -> None:
+        pod = injected(facts={"csi": csi})
+        pod["spec"]["containers"].insert(0, copy.deepcopy(PROXY))
+        outcome = inject(pod, facts={"csi": csi})
+        pod = cases.patched(pod, outcome.patch)
+        proxy, web = pod["spec"]["containers"]
+        assert values(proxy)["LD_PRELOAD"] == LIBRARY
+        assert {m["mountPath"] for m in proxy["volumeMounts"]} == {m["mountPath"] for m in web["volumeMounts"]}
+        assert "container_proxy.conf" in {mount.get("subPath") for mount in proxy["volumeMounts"]}
+        assert (
+            values(ours(pod)).items()
+            >= {
+                "CONTAINERS_COUNT": "2",
+                "CONTAINER_1_NAME": "web",
+                "CONTAINER_2_NAME": "proxy",
+                "CONTAINER_2_IMAGE": "proxy:1",
+            }.items()
+        )
+        if csi:
+            assert pod["spec"]["volumes"][0]["csi"]["volumeAttributes"]["containers"] == "web,proxy"
+        assert list(inject(pod, facts={"csi": csi}).patch) == []
+
+    def test_gets_enrichment_only_where_the_pod_has_only_that(self) -> None:
+        enriched = {"spec": {"metadataEnrichment": {"enabled": True}}}
+        off = {"metadata": {"annotations": {"oneagent.dynatrace.com/inject": "false"}}}
+        pod = injected(dynakube=enriched, pod=off)
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        pod = cases.patched(pod, inject(pod, dynakube=enriched).patch)
+        assert values(pod["spec"]["containers"][1]) == {"A": "a"}
+        assert [m["subPath"] for m in pod["spec"]["containers"][1]["volumeMounts"]] == ["enrichment"]
+        assert "CONTAINERS_COUNT" not in values(ours(pod))
+
+    def test_is_counted_even_if_somebody_took_the_count_away(self) -> None:
+        pod = injected()
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        ours(pod)["env"] = [v for v in ours(pod)["env"] if v["name"] != "CONTAINERS_COUNT"]
+        pod = cases.patched(pod, inject(pod).patch)
+        assert values(ours(pod)).items() >= {"CONTAINERS_COUNT": "2", "CONTAINER_2_NAME": "proxy"}.items()
+
+    def test_stays_out_if_it_is_excluded(self) -> None:
+        pod = injected()
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        pod["metadata"]["annotations"]["container.inject.dynatrace.com/proxy"] = "false"
+        assert [operation["path"] for operation in inject(pod).patch] == [
+            "/metadata/annotations/oneagent.dynatrace.com~1handled-containers"
+        ]
+
+    def test_stays_out_where_pods_are_not_looked_at_again(self) -> None:
+        pod = injected()
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        off = {"metadata": {"annotations": {"feature.dynatrace.com/webhook-reinvocation-policy": "false"}}}
+        assert inject(pod, dynakube=off) == Outcome(injected=True, reason="")
+
+    def test_gets_what_the_pod_has_although_the_dynakube_has_changed(self) -> None:
+        pod = injected(pod={"metadata": {"annotations": {"oneagent.dynatrace.com/install-path": "/opt/agent"}}})
+        del pod["metadata"]["annotations"]["oneagent.dynatrace.com/install-path"]
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        changed = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
+        pod = cases.patched(pod, inject(pod, dynakube=changed, facts={"csi": False, "driver_trouble": "x"}).patch)
+        proxy = pod["spec"]["containers"][1]
+        assert values(proxy)["LD_PRELOAD"].startswith("/opt/agent/")
+        assert proxy["volumeMounts"][0] == {"name": "oneagent-bin", "mountPath": "/opt/agent"}
+
+    def test_that_starts_before_ours_waits_for_nothing_of_ours(self) -> None:
+        pod = injected()
+        pod["spec"]["initContainers"].insert(0, {**PROXY, "restartPolicy": "Always"})
+        assert [operation["path"] for operation in inject(pod).patch] == [
+            "/metadata/annotations/oneagent.dynatrace.com~1handled-containers"
+        ]
+
+    def test_that_starts_after_ours_gets_the_agent(self) -> None:
+        pod = injected()
+        pod["spec"]["initContainers"].append({**copy.deepcopy(PROXY), "restartPolicy": "Always"})
+        pod = cases.patched(pod, inject(pod).patch)
+        assert values(pod["spec"]["initContainers"][1])["LD_PRELOAD"] == LIBRARY
+        assert values(ours(pod))["CONTAINER_2_NAME"] == "proxy"
+
+    def test_is_told_of_if_something_of_its_own_is_in_the_way(self) -> None:
+        pod = injected()
+        mount = {"name": "mine", "mountPath": "/opt/dynatrace/oneagent-paas"}
+        pod["spec"]["containers"].append({**PROXY, "volumeMounts": [mount]})
+        outcome = inject(pod)
+        assert [notice.reason for notice in outcome.notices] == ["ContainerLeftOut"]
+        assert list(inject(cases.patched(pod, outcome.patch)).patch) == []
+
+
+class TestAPodThatIsDone:
+    @pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
+    def test_lacks_nothing_even_if_nobody_says_that_it_is_done(self, path: Any) -> None:
+        pod, facts = cases.arguments(cases.load(path))
+        pod = cases.patched(pod, injection.inject(pod, facts, cases.SETTINGS).patch)
+        said = pod["metadata"]["annotations"].pop(pod_annotations.HANDLED, None)
+        changed = injection.inject(pod, facts, cases.SETTINGS).patch
+        expected = f"/metadata/annotations/{pod_annotations.HANDLED.replace('/', '~1')}"
+        assert [operation["path"] for operation in changed] == ([expected] if said else [])
+
+    def test_stays_done_when_others_change_what_is_not_ours(self) -> None:
+        pod = injected()
+        ours(pod)["image"] = "mirror.example.com/oneagent-csi:1"
+        pod["spec"]["containers"].reverse()
+        pod["spec"]["initContainers"].insert(0, {"name": "first", "image": "first:1"})
+        pod["metadata"]["labels"] = {"other": "webhook"}
+        assert inject(pod) == Outcome(injected=True, reason="")
+
+    def test_stays_done_when_its_dynakube_is_gone_or_not_ready(self) -> None:
+        pod = injected()
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        for dynakube in ({"spec": {"apiUrl": "x"}}, {"status": None}):
+            assert inject(pod, dynakube=dynakube).injected
+
+
+SPOILT: dict[str, Callable[[Manifest], object]] = {
+    "no volumes": lambda pod: pod["spec"].pop("volumes"),
+    "no agent's volume": lambda pod: pod["spec"]["volumes"].pop(0),
+    "nothing mounted": lambda pod: ours(pod).pop("volumeMounts"),
+    "another command": lambda pod: ours(pod).update(command=["sh"]),
+}
+
+
+class TestAPodThatOnlyClaimsToBeDone:
+    @pytest.mark.parametrize("how", SPOILT)
+    def test_is_not_completed(self, how: str) -> None:
+        pod = injected()
+        SPOILT[how](pod)
+        outcome = inject(pod)
+        assert (outcome.injected, outcome.reason) == (False, outcome.reason)
+        assert outcome.reason in ("ConflictingContainer", "ConflictingVolume")
+
+    def test_with_a_read_only_view_is_not_completed_without_what_agents_write_to(self) -> None:
+        read_only = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
+        pod = injected(dynakube=read_only)
+        pod["spec"]["volumes"] = [v for v in pod["spec"]["volumes"] if v["name"] != "oneagent-data"]
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        assert inject(pod, dynakube=read_only).reason == "ConflictingVolume"
+
+    def test_is_left_alone_if_its_install_path_was_spoilt(self) -> None:
+        pod = injected()
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        next(v for v in ours(pod)["env"] if v["name"] == "INSTALLPATH")["value"] = "/lib"
+        assert inject(pod) == Outcome(injected=True, reason="")
