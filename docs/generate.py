@@ -32,7 +32,7 @@ _VARIABLE: Final = re.compile(r"(?:, )?or \$(\w+)\)$")
 _DEFAULT: Final = re.compile(r" \(default:? ([^)]*)\)?$")
 
 
-class _Built(Exception):
+class _ParserBuiltError(Exception):
     """Carries a parser out of the function that builds it."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -43,12 +43,12 @@ def _parser(build: Callable[[], Any]) -> argparse.ArgumentParser:
     """The parser that a command reads its command line with, built without any of its variables set."""
 
     def stop(parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise _Built(parser)
+        raise _ParserBuiltError(parser)
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", stop), mock.patch.dict(os.environ, clear=True):
         try:
             build()
-        except _Built as built:
+        except _ParserBuiltError as built:
             return built.parser
     raise AssertionError("the command did not read its command line")
 

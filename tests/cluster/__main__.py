@@ -32,12 +32,12 @@ def prepare() -> None:
     """Build what a cluster is made of; `Unavailable` if the machine lacks something for it."""
     commands.need(_PROGRAMS)
     if reason := sandbox.why_not():
-        raise commands.Unavailable(reason)
+        raise commands.CommandUnavailableError(reason)
     for folder in (controlplane.BIN.parent, _HELM):
         subprocess.run(["sh", _BUILD, folder], check=True)
         not_built = folder / "bin" / ".why-not"
         if not_built.exists():
-            raise commands.Unavailable(not_built.read_text().strip())
+            raise commands.CommandUnavailableError(not_built.read_text().strip())
     images.build()
 
 
@@ -59,10 +59,10 @@ def main() -> int:
         return 0
     try:
         prepare()
-    except commands.Unavailable as error:
+    except commands.CommandUnavailableError as error:
         print(f"There is no cluster here: {error}", file=sys.stderr)
         return 1 if given.required else 0
-    except (commands.Failed, subprocess.CalledProcessError) as error:
+    except (commands.CommandFailedError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1
     if given.workers:

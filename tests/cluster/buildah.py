@@ -39,7 +39,7 @@ class Store:
         self._driver = "overlay"
         try:
             self._buildah("info")
-        except commands.Failed:
+        except commands.CommandFailedError:
             self._driver = "vfs"
         # Containers of builds that were killed hold their layers.
         self._buildah("rm", "--all")

@@ -18,11 +18,11 @@ UMASK: Final = 0o022
 _LAST_LINES: Final = 15
 
 
-class Unavailable(Exception):
+class CommandUnavailableError(Exception):
     """This machine can't make the images; the message says what it lacks."""
 
 
-class Failed(Exception):
+class CommandFailedError(Exception):
     """A program that makes an image did not work; the message has the end of what it said."""
 
 
@@ -30,7 +30,9 @@ def need(packages: Mapping[str, str]) -> None:
     """`Unavailable` with the packages to install, unless each program, a key, is there."""
     missing = {program: package for program, package in packages.items() if shutil.which(program) is None}
     if missing:
-        raise Unavailable(f"{', '.join(missing)} missing: apt-get install {' '.join(sorted(set(missing.values())))}")
+        raise CommandUnavailableError(
+            f"{', '.join(missing)} missing: apt-get install {' '.join(sorted(set(missing.values())))}"
+        )
 
 
 def run(name: str, command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -50,7 +52,7 @@ def run(name: str, command: Sequence[str | Path], log: Path, environment: Mappin
         raise failure(name, done.returncode, log)
 
 
-def failure(name: str, code: int, log: Path) -> Failed:
+def failure(name: str, code: int, log: Path) -> CommandFailedError:
     """The error of a program that ended so."""
     last = "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
-    return Failed(f"{name} ended with {code}. The end of {log}:\n{last}")
+    return CommandFailedError(f"{name} ended with {code}. The end of {log}:\n{last}")

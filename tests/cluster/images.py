@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.cluster import archives, buildah, commands, pipconf, rootfs
-from tests.cluster.commands import Failed, Unavailable
+from tests.cluster.commands import CommandFailedError, CommandUnavailableError
 
 __all__ = ["APP", "CSI", "PAUSE", "Failed", "Unavailable", "build", "built"]
 
@@ -62,14 +62,14 @@ def built(cache: Path = _CACHE) -> dict[str, Path]:
     """The archives that the last build left, whatever the sources are by now; `Unavailable` if there was none."""
     found = {reference: archive for reference in (PAUSE, APP, CSI) for archive in _of_any_key(cache, reference)}
     if len(found) < 3:
-        raise Unavailable("the images are not built: python -m tests.cluster.images")
+        raise CommandUnavailableError("the images are not built: python -m tests.cluster.images")
     return found
 
 
 def _one_by_one(cache: Path) -> Iterator[tuple[str, Path]]:
     commands.need(PROGRAMS)
     if os.geteuid() != 0:
-        raise Unavailable("building images needs root")
+        raise CommandUnavailableError("building images needs root")
     with _alone(cache):
         for image in (_pause(), _debian(APP, _APP_PACKAGES), _csi(cache)):
             yield image.reference, _archive(cache, image)
@@ -129,7 +129,7 @@ def _pause() -> _Image:
     assert program
     busybox = Path(program)
     if b"ld-linux" in busybox.read_bytes()[:4096]:
-        raise Unavailable("busybox is not a static program: apt-get install busybox-static")
+        raise CommandUnavailableError("busybox is not a static program: apt-get install busybox-static")
 
     def make(archive: Path, log: Path) -> None:
         layer = archive.with_suffix(".layer")
@@ -207,7 +207,7 @@ def main() -> None:
             now = time.monotonic()
             print(f"{reference:28}{archive.stat().st_size / 1e6:8.1f} MB{now - start:8.2f} s", flush=True)
             start = now
-    except (Unavailable, Failed) as error:
+    except (CommandUnavailableError, CommandFailedError) as error:
         sys.exit(str(error))
 
 

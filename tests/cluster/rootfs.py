@@ -40,7 +40,7 @@ def release() -> str:
     """The release of Debian that this machine runs, and so its sources have: `bookworm 12.11`."""
     found = platform.freedesktop_os_release()
     if found.get("ID") != "debian":
-        raise commands.Unavailable("images are made of Debian's packages, and this machine is not Debian")
+        raise commands.CommandUnavailableError("images are made of Debian's packages, and this machine is not Debian")
     return f"{found['VERSION_CODENAME']} {Path('/etc/debian_version').read_text().strip()}"
 
 
@@ -72,14 +72,18 @@ def write(layer: Path, packages: Sequence[str], log: Path) -> None:
             raise
     if process.returncode:
         error = commands.failure(command[0], process.returncode, log)
-        raise commands.Unavailable(f"Debian's packages can't be had: {error}") if _NO_WAY in str(error) else error
+        raise (
+            commands.CommandUnavailableError(f"Debian's packages can't be had: {error}")
+            if _NO_WAY in str(error)
+            else error
+        )
 
 
 def _sources() -> list[str]:
     """The files of this machine's apt that name Debian's own archives."""
     entries = _apt("apt-get", "indextargets", "--format=$(SOURCESENTRY)", "Created-By: Packages", "Origin: Debian")
     if not entries:
-        raise commands.Unavailable("apt has no lists of Debian's packages: apt-get update")
+        raise commands.CommandUnavailableError("apt has no lists of Debian's packages: apt-get update")
     return sorted({entry.rpartition(":")[0] for entry in entries.splitlines()})
 
 

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 import grpc
 
 from tests.demo import library, place, telling
-from tests.demo.programs import Failed, Programs
+from tests.demo.programs import ProgramFailedError, Programs
 from tests.demo.story import Story
 
 NO_LIBRARY: Final = 3
@@ -55,7 +55,7 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         return run(keep=given.keep)
-    except library.NoLibrary as error:
+    except library.NoLibraryError as error:
         telling.say(str(error))
         return NO_LIBRARY
     except KeyboardInterrupt:
@@ -75,7 +75,7 @@ def run(*, keep: bool) -> int:
             if keep:
                 stay(story)
             story.end()
-        except (Failed, grpc.RpcError, OSError, subprocess.SubprocessError) as error:
+        except (ProgramFailedError, grpc.RpcError, OSError, subprocess.SubprocessError) as error:
             telling.say(f"\nFAILED: {_sentence(error)}\n{programs.tails()}")
             return 1
         except Exception:

@@ -21,7 +21,7 @@ _FETCH_SECONDS: Final = 60
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class NoLibrary(Exception):
+class NoLibraryError(Exception):
     """There is no library to demonstrate with."""
 
 
@@ -80,7 +80,7 @@ def find() -> Library:
     for origin, path in _installed(MEMUSAGE):
         if works(path):
             return Library(MEMUSAGE, path, origin)
-    raise NoLibrary(
+    raise NoLibraryError(
         "no preload library is to be had to demonstrate with; install one of: libjemalloc2 or libfaketime "
         "(Debian, Ubuntu), jemalloc or libfaketime (Fedora, and RHEL with EPEL)"
     )

@@ -34,7 +34,7 @@ def folder() -> Iterator[Path]:
 
 
 def _is_usable(build: Path) -> bool:
-    with contextlib.suppress(data_dir.UnsafeName):
+    with contextlib.suppress(data_dir.UnsafeNameError):
         data_dir.DataFolder(build.resolve())
         return len(str(build.resolve())) + len("/run-12345678") <= _LONGEST
     return False

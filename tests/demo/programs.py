@@ -20,7 +20,7 @@ _END_SECONDS: Final = 15
 _TOGETHER: Final = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
-class Failed(Exception):
+class ProgramFailedError(Exception):
     """A step of the demonstration did not work; the message says which and how."""
 
 
@@ -65,14 +65,14 @@ class Programs:
         while not condition():
             self.check()
             if time.monotonic() > deadline:
-                raise Failed(f"{what}: not within {seconds:g} s")
+                raise ProgramFailedError(f"{what}: not within {seconds:g} s")
             time.sleep(0.01)
 
     def check(self) -> None:
         """`Failed` if one of them has ended."""
         for program in self._all:
             if program.process.poll() is not None:
-                raise Failed(f"{program.name} ended with {program.process.returncode}")
+                raise ProgramFailedError(f"{program.name} ended with {program.process.returncode}")
 
     def end(self) -> dict[str, int]:
         """End all, the last one first; their exit codes."""

@@ -24,7 +24,7 @@ from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import readonly
 from tests.demo import container, kubelet, telling
 from tests.demo.library import Library
-from tests.demo.programs import Failed, Programs
+from tests.demo.programs import ProgramFailedError, Programs
 from tests.fakes import node, packages, ports, tenant
 
 VERSION: Final = Version(packages.VERSION)
@@ -187,7 +187,7 @@ class Story:
             telling.step(f"kubelet asks for the volume of pod {POD!r}; the driver waits {took:.1f} s and answers")
             telling.quote(f"{error.code().name}: {error.details()}")
             return
-        raise Failed("a volume was published although no DynaKube is known")
+        raise ProgramFailedError("a volume was published although no DynaKube is known")
 
     def _wait_for_version(self) -> None:
         text = _DYNAKUBE.format(api_url=self._api_url)
@@ -239,12 +239,12 @@ class Story:
         telling.step(f"the same, to see what {self._library.kind.name} does in it:")
         effect = self._contained(self._library.kind.effect)
         if not effect.strip():
-            raise Failed(f"{self._library.kind.name} shows no effect")
+            raise ProgramFailedError(f"{self._library.kind.name} shows no effect")
         telling.quote(effect)
         upper = Path(self.data.volume(VolumeId(self.kubelet.volume_id(POD))).upper)
         written = upper / "agent/log/shop.log"
         if not written.exists() or Path(self.data.agent(VERSION), "agent/log/shop.log").exists():
-            raise Failed("what the application wrote is not in its own upper layer, or in the shared one")
+            raise ProgramFailedError("what the application wrote is not in its own upper layer, or in the shared one")
         telling.step("what it wrote is in its own upper layer, and not in the shared version:")
         telling.quote([f"{self._short(str(written))}: {written.read_text().strip()}"])
 
@@ -263,7 +263,7 @@ class Story:
             check=False,
         )
         if done.returncode:
-            raise Failed(f"the container ended with {done.returncode}: {done.stderr.strip()}")
+            raise ProgramFailedError(f"the container ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     def _second_pod(self) -> None:
@@ -284,7 +284,7 @@ class Story:
         )
         telling.quote(done.stdout or done.stderr)
         if done.returncode != expected:
-            raise Failed(f"oneagent-csi status ended with {done.returncode}, not with {expected}")
+            raise ProgramFailedError(f"oneagent-csi status ended with {done.returncode}, not with {expected}")
 
     # ---------------------------------------------------------------------- end
 
@@ -299,7 +299,9 @@ class Story:
         left = mount_table.at_or_below(mount_table.read(), str(self.target_root))
         volumes = os.listdir(self.data.volumes)
         if left or volumes:
-            raise Failed(f"after unpublish there still are {[mount.target for mount in left]} and {volumes}")
+            raise ProgramFailedError(
+                f"after unpublish there still are {[mount.target for mount in left]} and {volumes}"
+            )
         telling.step(
             f"kubelet unpublishes {len(published)} volumes: nothing is mounted any more, their upper layers are trash"
         )
@@ -307,7 +309,7 @@ class Story:
         telling.step(f"resident memory: {sizes}")
         codes = self.programs.end()
         if any(codes.values()):
-            raise Failed(f"exit codes after SIGTERM: {codes}")
+            raise ProgramFailedError(f"exit codes after SIGTERM: {codes}")
         telling.step("SIGTERM: all five processes have ended, each with exit code 0")
 
     def _short(self, text: str) -> str:

@@ -114,7 +114,7 @@ class TestAServiceAccount:
     def test_is_refused_with_a_token_for_another_audience(
         self, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path, audience: str
     ) -> None:
-        with pytest.raises(errors.Refused, match="not for the audience oneagent-packages"):
+        with pytest.raises(errors.HttpStatusError, match="not for the audience oneagent-packages"):
             fetch(serving, issued(commands, account, audience), tmp_path / "got.zip")
 
     def test_is_refused_once_it_is_deleted(
@@ -130,7 +130,7 @@ class TestAServiceAccount:
             serving.now = lambda passed=60.5 * minute: time.time() + passed  # type: ignore[misc]
             try:
                 fetch(serving, token, tmp_path / "again.zip")
-            except errors.Refused as error:
+            except errors.HttpStatusError as error:
                 refused = error
             if refused or time.monotonic() > deadline:
                 break
@@ -147,7 +147,7 @@ class TestAServiceAccount:
 
 
 def test_a_token_that_somebody_else_has_signed_is_refused(serving: fakes.Serving, tmp_path: Path) -> None:
-    with pytest.raises(errors.Refused, match="401"):
+    with pytest.raises(errors.HttpStatusError, match="401"):
         fetch(serving, fakes.token(account="default/shop"), tmp_path / "got.zip")
     assert serving.counted("token_reviews_total", result="refused") == 1
 
@@ -160,7 +160,7 @@ def test_without_the_right_to_ask_nobody_is_let_in(
     try:
         patience = package_client.Patience(pending_seconds=0.5)
         serving.token_file.write_text(token)
-        with pytest.raises(errors.Throttled, match="can't be asked who the caller is"):
+        with pytest.raises(errors.RateLimitedError, match="can't be asked who the caller is"):
             package_client.offer(serving.client, fakes.package(VERSION), cancelled=threading.Event(), patience=patience)
         commands.apply(BINDING)
         fetch(serving, token, tmp_path / "got.zip")

@@ -32,7 +32,7 @@ VALIDATING: Key = ("ValidatingWebhookConfiguration", SERVICE)
 DEFINITION: Key = ("CustomResourceDefinition", "dynakubes.dynatrace.com")
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process ended here."""
 
 

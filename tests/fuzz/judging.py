@@ -23,13 +23,13 @@ from tests.fuzz.alterations import Chance
 
 LIMITS: Final = common_unpack.Limits(unpacked_bytes=4 << 20, entries=100)
 REFUSALS: Final = (
-    common_unpack.DamagedPackage,
-    common_unpack.UnsafePackage,
-    common_unpack.OversizedPackage,
-    common_unpack.UnsupportedPackage,
-    common_unpack.NotAnAgent,
+    common_unpack.CorruptPackageError,
+    common_unpack.UnsafePackageError,
+    common_unpack.PackageTooLargeError,
+    common_unpack.UnsupportedPackageError,
+    common_unpack.NotAnAgentError,
 )
-"""Not `UnpackFailed`: a name that the file system refuses should have been seen before."""
+"""Not `UnpackFailedError`: a name that the file system refuses should have been seen before."""
 LONGEST: Final = 400
 
 

@@ -1,7 +1,7 @@
 """What the standard library reads in a package, and what layers come to when they are put over each other plainly.
 
 This is a second opinion on packages that have been taken: slow, without a bound, and sharing nothing with what it
-judges. `Unreadable` for what it cannot make sense of.
+judges. `UnreadableError` for what it cannot make sense of.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import zstandard
 _NESTED: Final = "opt/dynatrace/oneagent"
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """No tree comes of it."""
 
 
@@ -45,7 +45,7 @@ def of_zip(data: bytes) -> Reading:
             for info in archive.infolist():
                 _put(found, _path(info.orig_filename), _member(archive, info))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
     return found
 
 
@@ -57,7 +57,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Thing:
     if stat.S_ISLNK(mode):
         return Thing(target=content.decode())
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        raise Unreadable(f"{info.orig_filename!r} has the mode {mode:o}")
+        raise UnreadableError(f"{info.orig_filename!r} has the mode {mode:o}")
     return Thing(content, stat.S_IMODE(mode) if mode else 0o644)
 
 
@@ -76,7 +76,7 @@ def of_layers(blobs: tuple[bytes, ...]) -> Reading:
             if path and not any(part.startswith(".wh.") for part in path.split("/")):
                 thing = whole.get(_path(found.linkname)) if found.islnk() else found.thing
                 if thing is None or (found.islnk() and thing == FOLDER):
-                    raise Unreadable(f"{path!r} is a hard link to nothing")
+                    raise UnreadableError(f"{path!r} is a hard link to nothing")
                 if thing != FOLDER:
                     _remove(whole, path, itself=True)
                 _put(whole, path, thing)
@@ -107,7 +107,7 @@ def _entries(tar: bytes) -> Iterator[tuple[str, _Entry]]:
                     info.thing = Thing(b"odd", -1)  # of no consequence outside of the agent's folder only
                 yield path, info
     except (tarfile.TarError, ValueError, OSError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _unpacked(blob: bytes) -> bytes:
@@ -118,7 +118,7 @@ def _unpacked(blob: bytes) -> bytes:
             with zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True) as stream:
                 return stream.read()
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
     return blob
 
 
@@ -127,7 +127,7 @@ def _put(found: Reading, path: str, thing: Thing) -> None:
     parts = path.split("/")
     for depth in range(1, len(parts)):
         if found.setdefault("/".join(parts[:depth]), FOLDER) != FOLDER:
-            raise Unreadable(f"{path!r} lies below what is no folder")
+            raise UnreadableError(f"{path!r} lies below what is no folder")
     if path:
         found[path] = thing
 
@@ -142,5 +142,5 @@ def _remove(found: Reading, path: str, *, itself: bool) -> None:
 def _path(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts or name.startswith("/"):
-        raise Unreadable(f"{name!r} leads out")
+        raise UnreadableError(f"{name!r} leads out")
     return "/".join(parts)

@@ -18,7 +18,7 @@ def preload(monkeypatch: pytest.MonkeyPatch) -> library.Library:
     monkeypatch.chdir(_ROOT)
     try:
         return library.find()
-    except library.NoLibrary as error:
+    except library.NoLibraryError as error:
         pytest.skip(str(error))
 
 

@@ -35,7 +35,7 @@ from oneagent.csi_driver.metadata.volumes import VolumeBook
 from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server import overlay
-from oneagent.csi_driver.server.errors import AttemptFailed, Conflict, Failed
+from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedError, InternalError
 from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.server.request_validation import Publish
@@ -56,7 +56,7 @@ class UnreliableDatabase(database.Database):
 
     def _check(self) -> None:
         if self.away:
-            raise database.Unavailable("the database is away, because the test says so")
+            raise database.DatabaseUnavailableError("the database is away, because the test says so")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -178,7 +178,7 @@ class Node(RuleBasedStateMachine):
         was_mounted = pod.mounted
         try:
             result = self.publisher.publish(self.request(name, pod), Impatient()).result
-        except AttemptFailed:
+        except AttemptFailedError:
             assert not was_mounted
             assert pod.mode == "app"
             # A folder that was there before may stay; a failed call leaves none of its own.
@@ -217,7 +217,7 @@ class Node(RuleBasedStateMachine):
         pod = self.pods[name]
         if str(self.target(name)) in self.unknown_hosts:
             return
-        with pytest.raises(Conflict):
+        with pytest.raises(AlreadyExistsError):
             self.publisher.publish(
                 self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), Impatient()
             )
@@ -242,7 +242,7 @@ class Node(RuleBasedStateMachine):
     def unpublish_while_a_process_uses_it(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from([name for name, pod in self.pods.items() if pod.mounted]))
         held = next(self.target(name).iterdir(), self.target(name))
-        with held.open("rb") if held.is_file() else opened(held), pytest.raises(Failed):
+        with held.open("rb") if held.is_file() else opened(held), pytest.raises(InternalError):
             self.publisher.unpublish(VolumeId(f"csi-{name}"), TargetPath(str(self.target(name))))
 
     @rule(name=st.sampled_from(PODS))

@@ -50,7 +50,7 @@ LIMITS: Final = download.Limits(attempts=3, longest_pause_seconds=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What is asked for. `InvalidSettings` if no endpoint could have it; so each part is safe in a URL."""
+    """What is asked for. `InvalidSettingsError` if no endpoint could have it; so each part is safe in a URL."""
 
     dynakube: identifiers.DynaKubeName
     version: identifiers.Version
@@ -62,16 +62,16 @@ class Package:
 
     def __post_init__(self) -> None:
         if not _DYNAKUBE.fullmatch(self.dynakube):
-            raise http_client.InvalidSettings(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
+            raise http_client.InvalidSettingsError(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
         try:
             tenant_client.version(self.version, "version")
-        except errors.Garbage as error:
-            raise http_client.InvalidSettings(str(error)) from None
+        except errors.UnexpectedResponseError as error:
+            raise http_client.InvalidSettingsError(str(error)) from None
         tenant_client.architecture(self.machine[:40] or "none")
         if self.flavor not in FLAVORS:
-            raise http_client.InvalidSettings(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
+            raise http_client.InvalidSettingsError(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
         if len(self.technologies) > _TECHNOLOGIES or not all(map(_TECHNOLOGY.fullmatch, self.technologies)):
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"technologies: at most {_TECHNOLOGIES} names such as java, of lower case letters, are needed"
             )
 
@@ -113,15 +113,15 @@ class Endpoint:
             port_fits = False
         rest = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
         if parts.scheme != "https" or not parts.hostname or rest or not port_fits:
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"package endpoint: {errors.place(self.url)}: https://host:port is needed"
             )
 
     def source(self, package: Package) -> download.HttpSource:
-        """Where a package is fetched from; `InvalidSettings` if token or authority can't be read."""
+        """Where a package is fetched from; `InvalidSettingsError` if token or authority can't be read."""
         token, authorities = _read(self.token_file), _read(self.ca_file) if self.ca_file else ""
         if not _TOKEN.fullmatch(token):
-            raise http_client.InvalidSettings(f"{self.token_file}: not a service account's token")
+            raise http_client.InvalidSettingsError(f"{self.token_file}: not a service account's token")
         return download.HttpSource(
             f"{self.url.rstrip('/')}{package.path}?{package.query}",
             headers={"Authorization": f"Bearer {token}", "User-Agent": identifiers.DISTRIBUTION},
@@ -162,7 +162,7 @@ def fetch(
     limits: download.Limits = LIMITS,
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
-    """Bring a package to `into`, verified. Errors are `DownloadError`, `HttpFault` and `InvalidSettings`."""
+    """Bring a package to `into`, verified. Errors are `DownloadError`, `HttpError` and `InvalidSettingsError`."""
     found = offer(endpoint, package, cancelled=cancelled, patience=patience)
     return download.download(
         found.source,
@@ -183,28 +183,28 @@ def offer(
     patience: Patience = USUAL,
     clock: Callable[[], float] = time.monotonic,
 ) -> Offer:
-    """What the endpoint has, as soon as it has it; an `HttpFault` once patience is at its end."""
+    """What the endpoint has, as soon as it has it; an `HttpError` once patience is at its end."""
     began = clock()
     while True:
         source = endpoint.source(package)
         try:
             return Offer(source, _ask(source, package))
-        except errors.HttpFault as fault:
+        except errors.HttpError as fault:
             pause = min(max(fault.retry_after or _PAUSE_SECONDS, 0.1), _LONGEST_PAUSE)
             if clock() + pause - began > _worth_waiting(fault, patience):
                 raise
         if cancelled.wait(pause):
-            raise download.Cancelled(f"{errors.place(source.url)}: stopped")
+            raise download.DownloadCancelledError(f"{errors.place(source.url)}: stopped")
 
 
-def _worth_waiting(fault: errors.HttpFault, patience: Patience) -> float:
+def _worth_waiting(fault: errors.HttpError, patience: Patience) -> float:
     """Seconds from the first question on that a fault is put up with."""
     match fault:
-        case errors.Throttled():
+        case errors.RateLimitedError():
             return patience.pending_seconds
-        case errors.Refused(status=404):
+        case errors.HttpStatusError(status=404):
             return patience.away_seconds
-        case errors.Unreachable(passing=True):
+        case errors.UnreachableError(passing=True):
             return patience.away_seconds
         case _:
             return 0.0
@@ -227,9 +227,9 @@ def _ask(source: download.HttpSource, package: Package) -> Metadata:
     try:
         answer = msgspec.json.decode(body, type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.Garbage(f"{where}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{where}: not the documented answer: {error}") from error
     if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
-        raise errors.Garbage(f"{where}: describes something else than version {package.version}")
+        raise errors.UnexpectedResponseError(f"{where}: describes something else than version {package.version}")
     return answer
 
 
@@ -238,7 +238,7 @@ def _bounded(response: httpx.Response) -> bytes:
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > _LARGEST_ANSWER:
-            raise errors.Garbage(f"{errors.place(str(response.url))}: too large an answer")
+            raise errors.UnexpectedResponseError(f"{errors.place(str(response.url))}: too large an answer")
     return bytes(body)
 
 
@@ -247,4 +247,4 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise http_client.InvalidSettings(f"{path}: {reason}") from error
+        raise http_client.InvalidSettingsError(f"{path}: {reason}") from error

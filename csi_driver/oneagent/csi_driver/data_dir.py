@@ -42,7 +42,7 @@ _COMPONENT: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _SPECIAL: Final = re.compile(r"[:,\\\s]")
 
 
-class UnsafeName(ValueError):
+class UnsafeNameError(ValueError):
     """A name that may not become a part of a path."""
 
 
@@ -52,9 +52,9 @@ def is_component(name: str) -> bool:
 
 
 def component(name: str, what: str) -> str:
-    """The name itself if it is one plain path component, else `UnsafeName` that says what it is the name of."""
+    """The name itself if it is one plain path component, else `UnsafeNameError` that says what it is the name of."""
     if not is_component(name):
-        raise UnsafeName(
+        raise UnsafeNameError(
             f"{what} {name!r} is not usable as a folder name: use letters, digits, '.', '_' and '-', at most 128"
         )
     return name
@@ -74,7 +74,7 @@ class DataFolder:
 
     def __init__(self, root: Path) -> None:
         if not root.is_absolute() or _SPECIAL.search(str(root)):
-            raise UnsafeName(
+            raise UnsafeNameError(
                 f"data folder {str(root)!r}: give an absolute path without colon, comma, backslash or white space "
                 "(it becomes part of the options of every overlay mount)"
             )

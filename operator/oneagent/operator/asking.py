@@ -114,7 +114,7 @@ def pause(facts: Facts, usual_seconds: float) -> float:
 
 
 def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant_client.TenantAccess:
-    """How to reach the tenant; `InvalidSettings` names what cannot work."""
+    """How to reach the tenant; `InvalidSettingsError` names what cannot work."""
     tokens = inputs.tokens or {}
     return tenant_client.TenantAccess(
         api_url=kube.api_url,
@@ -160,11 +160,11 @@ def _ask_tenant(
         return replace(facts, tenant=kube.tenant)
     try:
         if inputs.tokens is None:
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"{NO_TOKENS}: create the Secret {kube.tokens_secret} with the key apiToken"
             )
         if inputs.missing:
-            raise http_client.InvalidSettings(inputs.missing)
+            raise http_client.InvalidSettingsError(inputs.missing)
         reach = access(kube, inputs)
         limit.wait(kube.api_url)
         with tenant_client.Tenant(reach) as api:
@@ -181,12 +181,12 @@ def _ask_tenant(
             facts = replace(facts, latest=api.latest_version())
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
-    except (errors.HttpFault, http_client.InvalidSettings) as error:
+    except (errors.HttpError, http_client.InvalidSettingsError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(
             facts,
             problem=str(error),
-            refused=isinstance(error, errors.Refused) and error.status in (401, 403),
+            refused=isinstance(error, errors.HttpStatusError) and error.status in (401, 403),
             retry_after=getattr(error, "retry_after", None),
         )
     except Exception as error:

@@ -67,7 +67,12 @@ def follow(
 
             signer = signatures.find(image, access, wanted).fingerprint
         return Followed(kube.package, image, signer)
-    except (errors.HttpFault, http_client.InvalidSettings, unpack.Unsigned, public_keys.NotPublicKeys) as error:
+    except (
+        errors.HttpError,
+        http_client.InvalidSettingsError,
+        unpack.UnsignedImageError,
+        public_keys.InvalidPublicKeysError,
+    ) as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     except Exception as error:
@@ -81,7 +86,7 @@ def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> pu
         where = f"the secret {kube.pull_secret}"
         text = (secrets.pull or {}).get(pull_secret.KEY, "")
         if not text:
-            raise http_client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettingsError(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
         return pull_secret.parse(text, where)
     if not (kube.tenant and tenant_token):
         return pull_secret.Keyring()

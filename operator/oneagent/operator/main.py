@@ -162,7 +162,7 @@ async def run(config: Config) -> int:
         await asyncio.gather(holding, *tasks, return_exceptions=True)
         if stop.is_set():
             return 0
-        if isinstance(error, BaseExceptionGroup) and error.split(watches.Stopped)[1] is None:
+        if isinstance(error, BaseExceptionGroup) and error.split(watches.WatchesStoppedError)[1] is None:
             return 0
         # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
         if error is not None:

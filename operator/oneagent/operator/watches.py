@@ -32,7 +32,7 @@ _REMEMBERED: Final = 1000
 _STOP_SECONDS: Final = 5.0
 
 
-class Stopped(Exception):
+class WatchesStoppedError(Exception):
     """kopf has ended by itself: it takes SIGTERM and SIGINT for its own as soon as it runs."""
 
 
@@ -95,7 +95,7 @@ class Watching:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            raise Stopped
+            raise WatchesStoppedError
         finally:
             for task in tasks:
                 task.cancel()

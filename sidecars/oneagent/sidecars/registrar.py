@@ -192,7 +192,7 @@ def _register(settings: Settings, driver: csi_client.Driver, name: str, codes: s
             timeout = settings.timeout_seconds + 1
             page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
             log.info("serving /healthz", extra=logs.facts(address=http_server.serve(settings.http_address, page)))
-    except (grpc_server.SocketTaken, http_server.AddressError, OSError) as error:
+    except (grpc_server.SocketInUseError, http_server.AddressError, OSError) as error:
         log.error("cannot serve", extra=logs.facts(socket=socket_path, reason=error))
         server.stop(0)
         return 1
@@ -229,7 +229,7 @@ def _mend(server: grpc_server.Server, socket_path: Path) -> None:
     try:
         if server.keep():
             log.warning("the registration socket had gone; made anew", extra=logs.facts(socket=socket_path))
-    except (grpc_server.SocketTaken, OSError) as error:
+    except (grpc_server.SocketInUseError, OSError) as error:
         facts = logs.facts(socket=socket_path, reason=error)
         log.error("the registration socket has gone and cannot be made anew yet", extra=facts)
 

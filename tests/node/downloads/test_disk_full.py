@@ -38,7 +38,7 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
     with double.Tenant() as server:
         server.release(VERSION, package)
         access = tenant_client.TenantAccess(server.api_url, server.token)
-        with pytest.raises(download.DiskFull, match="the disk is full"):
+        with pytest.raises(download.DiskFullError, match="the disk is full"):
             download.download(
                 tenant_client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
@@ -46,7 +46,7 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
                 free=lambda _: 1 << 40,  # another writer was faster than the look at the free space
             )
         assert list(small_disk.iterdir()) == []
-        with pytest.raises(download.DiskFull, match="more are needed"):
+        with pytest.raises(download.DiskFullError, match="more are needed"):
             download.download(
                 tenant_client.package(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",

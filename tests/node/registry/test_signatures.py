@@ -92,7 +92,7 @@ class TestASignature:
     def test_that_refers_to_the_image_counts_if_the_one_beside_it_is_bad(self, case: Case) -> None:
         case.sign(simple(THEIRS, payload(case.digest)))
         case.refer(bundle(OURS, statement(case.digest, predicate="https://spdx.dev/Document")), b"[]")
-        with pytest.raises(unpack.Unsigned):
+        with pytest.raises(unpack.UnsignedImageError):
             case.find()
         case.refer(b"[]", bundle(OURS, statement(OTHER, case.digest)))
         assert case.find() == public_keys.parse(OURS.pem)[0]
@@ -105,7 +105,7 @@ class TestASignature:
         case.sign(simple(OURS, payload(case.digest)))
         assert case.find() == public_keys.parse(OURS.pem)[0]
         case.digest = parts[0][1].digest
-        with pytest.raises(unpack.Unsigned, match="is not signed: there is neither"):
+        with pytest.raises(unpack.UnsignedImageError, match="is not signed: there is neither"):
             case.find()
 
 
@@ -181,7 +181,7 @@ def twice(digest: str) -> bytes:
 def test_a_bad_signature_is_refused_in_one_line(case: Case, name: str) -> None:
     said, put = BAD[name]
     put(case)
-    with pytest.raises(unpack.Unsigned) as caught:
+    with pytest.raises(unpack.UnsignedImageError) as caught:
         case.find()
     line = str(caught.value)
     assert said.format(tag=tag(case.digest)) in line
@@ -193,14 +193,14 @@ class TestARegistry:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
         server.lose(making.digest(signed[0]))
-        with pytest.raises(errors.Refused, match="answered 404"):
+        with pytest.raises(errors.HttpStatusError, match="answered 404"):
             case.find()
 
     def test_with_a_changed_payload_cannot_tell(self, server: Registry, case: Case) -> None:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
         server.spoil(making.digest(signed[0]))
-        with pytest.raises(errors.HttpFault):
+        with pytest.raises(errors.HttpError):
             case.find()
 
     def test_is_asked_if_its_mirror_has_no_good_signature(self, server: Registry, case: Case, tmp_path: Path) -> None:
@@ -220,6 +220,6 @@ class TestARegistry:
     def test_is_asked_for_a_bounded_number_of_signatures(self, server: Registry, case: Case) -> None:
         case.sign(*(simple(THEIRS, payload(case.digest) + b" " * number) for number in range(50)))
         before = len(server.requests())
-        with pytest.raises(unpack.Unsigned):
+        with pytest.raises(unpack.UnsignedImageError):
             case.find()
         assert len(server.requests()) - before < 40

@@ -17,7 +17,7 @@ from oneagent.webhook import admission, validation
 from tests.e2e.story import pages
 from tests.unit.common.oci.registries import REGISTRIES, counted
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 INJECTION = (ROOT / "docs/injection.md").read_text()
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from oneagent.csi_driver.cli import why
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 OURS = [
     "Why a pod has no agent",

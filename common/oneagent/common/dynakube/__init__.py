@@ -302,9 +302,9 @@ def _package(obj: Mapping[str, object], field: str) -> str:
             _local_file(text)
         elif text:
             reference.parse(text)
-    except image_directories.InvalidFolder as error:
+    except image_directories.InvalidLayoutError as error:
         raise DynaKubeError(field, text, f"must be oci-layout:/absolute/path:name ({error.why})") from error
-    except reference.InvalidReference as error:
+    except reference.InvalidReferenceError as error:
         remedy = (
             "must be file:///absolute/path/to/archive.zip, oci-layout:/absolute/path:name or an image, "
             f"registry/path:tag ({error.why})"
@@ -338,7 +338,7 @@ def image_key_fault(text: str) -> str:
         return "" if fields.is_dns_name(text) else remedy
     try:
         public_keys.parse(text)
-    except public_keys.NotPublicKeys as error:
+    except public_keys.InvalidPublicKeysError as error:
         return str(error)
     return ""
 
@@ -347,7 +347,7 @@ def _reference(text: str) -> reference.Reference | None:
     """A status may hold anything: what cannot be read is as if it were not there."""
     try:
         return reference.parse(text)
-    except reference.InvalidReference:
+    except reference.InvalidReferenceError:
         return None
 
 

@@ -21,7 +21,7 @@ import httpx2 as httpx
 _REDIRECTS: Final = 5
 
 
-class InvalidSettings(ValueError):
+class InvalidSettingsError(ValueError):
     """A setting cannot be used."""
 
 
@@ -40,14 +40,14 @@ class HttpSettings:
 
     def __post_init__(self) -> None:
         if self.timeout_seconds <= 0:
-            raise InvalidSettings(f"timeout: {self.timeout_seconds} s is not a time to wait")
+            raise InvalidSettingsError(f"timeout: {self.timeout_seconds} s is not a time to wait")
         if self.proxy:
             try:
                 url = httpx.URL(self.proxy)
             except httpx.InvalidURL:
-                raise InvalidSettings("proxy: not a URL such as http://user:password@host:port") from None
+                raise InvalidSettingsError("proxy: not a URL such as http://user:password@host:port") from None
             if url.scheme not in ("http", "https") or not url.host:
-                raise InvalidSettings("proxy: http://host:port or https://host:port is needed")
+                raise InvalidSettingsError("proxy: http://host:port or https://host:port is needed")
 
 
 def client(settings: HttpSettings, headers: dict[str, str] | None = None) -> httpx.Client:
@@ -130,5 +130,5 @@ def _tls(settings: HttpSettings) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cadata=settings.trusted_cas)
         except (ssl.SSLError, ValueError) as error:
-            raise InvalidSettings("trustedCAs: not a list of certificates in PEM form") from error
+            raise InvalidSettingsError("trustedCAs: not a list of certificates in PEM form") from error
     return context

@@ -1,10 +1,10 @@
 """What can go wrong between us and an HTTP server, in words that say what to do about it.
 
     HttpFault
-    ├── Unreachable      no answer: name, connection, TLS, proxy or time (`reach` says which)
-    ├── Refused          an answer that says no; `status` and the server's own words
-    ├── Throttled        "later": 429 or 503, with `retry_after` seconds if the server said so
-    └── Garbage          an answer that is not what was asked for
+    ├── UnreachableError no answer: name, connection, TLS, proxy or time (`reach` says which)
+    ├── HttpStatusError  an answer that says no; `status` and the server's own words
+    ├── RateLimitedError "later": 429 or 503, with `retry_after` seconds if the server said so
+    └── UnexpectedResponseError an answer that is not what was asked for
 
 `passing` tells whether the same request may succeed later without anybody's doing. No fault shows a header, a
 query or the user part of a URL, so no token and no password.
@@ -38,14 +38,14 @@ class Reach(StrEnum):
     BROKEN = "broken"
 
 
-class HttpFault(Exception):
+class HttpError(Exception):
     """A request did not succeed."""
 
     passing = True
     retry_after: float | None = None
 
 
-class Unreachable(HttpFault):
+class UnreachableError(HttpError):
     """No answer came."""
 
     def __init__(self, message: str, reach: Reach) -> None:
@@ -55,7 +55,7 @@ class Unreachable(HttpFault):
         self.passing = reach is not Reach.TLS
 
 
-class Refused(HttpFault):
+class HttpStatusError(HttpError):
     """The server answered and said no."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -64,7 +64,7 @@ class Refused(HttpFault):
         self.passing = status >= 500 or status in (408, 425)
 
 
-class Throttled(HttpFault):
+class RateLimitedError(HttpError):
     """The server asks to come back later."""
 
     def __init__(self, message: str, status: int, retry_after: float | None) -> None:
@@ -73,19 +73,19 @@ class Throttled(HttpFault):
         self.retry_after = retry_after
 
 
-class Garbage(HttpFault):
+class UnexpectedResponseError(HttpError):
     """The answer is not what was asked for."""
 
     passing = False
 
 
-def of_transport(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpFault:
+def of_transport(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpError:
     """The fault behind an error of the HTTP library, for a request of `url`."""
     where, cause = place(url), _root(error)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.TooManyRedirects):
-        return Garbage(f"{where}: cannot be asked ({_words(str(error))})")
+        return UnexpectedResponseError(f"{where}: cannot be asked ({_words(str(error))})")
     reach, said = _reach(error, cause)
-    return Unreachable(f"{where}: {said}", reach)
+    return UnreachableError(f"{where}: {said}", reach)
 
 
 def _reach(error: httpx.HTTPError, cause: BaseException) -> tuple[Reach, str]:
@@ -116,7 +116,7 @@ def of_answer(
     secret: str = "",
     remedy: str = "",
     now: float | None = None,
-) -> HttpFault:
+) -> HttpError:
     """The fault that an answer with an error status (or a status nobody asked for) says.
 
     `remedy` is added where the token is refused (401, 403): which token it is and what it must be allowed.
@@ -126,12 +126,12 @@ def of_answer(
     said = said.replace(secret, "***") if secret else said
     text = f"{where}: answered {status}{f': {said}' if said else ''}"
     if status in (429, 503):
-        return Throttled(text, status, retry_after(response.headers.get("Retry-After", ""), now))
+        return RateLimitedError(text, status, retry_after(response.headers.get("Retry-After", ""), now))
     if status in (401, 403) and remedy:
         text += f" ({remedy})"
     if status < 400:
-        return Garbage(text)
-    return Refused(text, status)
+        return UnexpectedResponseError(text)
+    return HttpStatusError(text, status)
 
 
 def retry_after(value: str, now: float | None = None) -> float | None:

@@ -18,7 +18,7 @@ HTTP if somebody wants that, and every manifest and layer is hashed before it is
     keys            the cryptography of it, which only who asks for signatures needs in memory
 
 Errors are those of `httpfaults` where a host is the reason, of `packages` where the image is, and
-`httpclient.InvalidSettings` where our own settings are.
+`httpclient.InvalidSettingsError` where our own settings are.
 
 The library `oras` was considered and left: it stands on requests, which would be a second HTTP client in the
 memory of every node with its own ideas of proxies and authorities, reads layers without resuming them, and keeps

@@ -68,7 +68,7 @@ class Login:
         return {}
 
     def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
-        """Told of an answer 401: whether the request is worth repeating with new headers. `HttpFault`."""
+        """Told of an answer 401: whether the request is worth repeating with new headers. `HttpError`."""
         if response.url.netloc != httpx.URL(self._endpoint.url).netloc:
             return False  # a host that we were sent on to, which our credentials are not for
         offered = _challenges(", ".join(response.headers.get_list("WWW-Authenticate")))
@@ -94,7 +94,7 @@ class Login:
         where = errors.place(str(realm))
         token = oci_http.decoded(body, _Token, where)
         if not re.fullmatch(r"[\x21-\x7e]+", text := token.token or token.access_token):
-            raise errors.Garbage(f"{where}: the answer holds no token")
+            raise errors.UnexpectedResponseError(f"{where}: the answer holds no token")
         self._authorization = f"Bearer {text}"
         self._until = now + max(token.expires_in, _USUAL_LIFE) - _MARGIN
 
@@ -105,9 +105,11 @@ class Login:
         except httpx.InvalidURL:
             realm = httpx.URL("")
         if realm.scheme not in ("http", "https") or not realm.host or realm.userinfo:
-            raise errors.Garbage(f"{where}: asks for a token and does not say from where")
+            raise errors.UnexpectedResponseError(f"{where}: asks for a token and does not say from where")
         if realm.scheme == "http" and not self._endpoint.plain:
-            raise errors.Garbage(f"{where}: wants a token from {errors.place(text)}, which is without TLS")
+            raise errors.UnexpectedResponseError(
+                f"{where}: wants a token from {errors.place(text)}, which is without TLS"
+            )
         return realm
 
 

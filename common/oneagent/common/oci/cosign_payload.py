@@ -31,7 +31,7 @@ _SIGNED: Final = "https://sigstore.dev/cosign/sign/v1"
 _T = TypeVar("_T")
 
 
-class Unfit(ValueError):
+class NotASignatureError(ValueError):
     """Why it is no signature of an image; begins with a verb."""
 
 
@@ -91,7 +91,7 @@ def simple(payload: bytes, signature: str) -> Claim:
     def read() -> frozenset[str]:
         critical = _decoded(payload, _Payload, "payload").critical
         if critical.type != _SIMPLE:
-            raise Unfit(f"is of the type {critical.type[:80]!r} and not {_SIMPLE!r}")
+            raise NotASignatureError(f"is of the type {critical.type[:80]!r} and not {_SIMPLE!r}")
         return frozenset((critical.image.digest,))
 
     return Claim(payload, _unpacked(signature, "signature"), read)
@@ -101,14 +101,14 @@ def bundle(body: bytes) -> Claim:
     """A bundle as it is stored."""
     found = _decoded(body, _Bundle, "bundle")
     if found.mediaType != BUNDLE:
-        raise Unfit(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")
+        raise NotASignatureError(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")
     envelope = found.dsseEnvelope
     if envelope is None:
-        raise Unfit("is a bundle without a statement")
+        raise NotASignatureError("is a bundle without a statement")
     if envelope.payloadType != _ENVELOPE:
-        raise Unfit(f"has a statement of the type {envelope.payloadType[:80]!r} and not {_ENVELOPE!r}")
+        raise NotASignatureError(f"has a statement of the type {envelope.payloadType[:80]!r} and not {_ENVELOPE!r}")
     if len(envelope.signatures) != 1:
-        raise Unfit(f"is a bundle with {len(envelope.signatures)} signatures: one is needed")
+        raise NotASignatureError(f"is a bundle with {len(envelope.signatures)} signatures: one is needed")
     statement = _unpacked(envelope.payload, "statement")
     # DSSE's "pre-authentication encoding": type and statement, each with its length before it.
     message = b"DSSEv1 %d %s %d %s" % (len(_ENVELOPE), _ENVELOPE.encode(), len(statement), statement)
@@ -118,7 +118,7 @@ def bundle(body: bytes) -> Claim:
 def _subjects(body: bytes) -> frozenset[str]:
     found = _decoded(body, _Statement, "statement")
     if found.type != _STATEMENT or found.predicateType != _SIGNED:
-        raise Unfit(f"states {found.predicateType[:80]!r} and not {_SIGNED!r}")
+        raise NotASignatureError(f"states {found.predicateType[:80]!r} and not {_SIGNED!r}")
     return frozenset(f"sha256:{subject.digest['sha256']}" for subject in found.subject if "sha256" in subject.digest)
 
 
@@ -126,11 +126,11 @@ def _decoded(body: bytes, wanted: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Unfit(f"has a {what} that is not as documented: {error}") from error
+        raise NotASignatureError(f"has a {what} that is not as documented: {error}") from error
 
 
 def _unpacked(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Unfit(f"has a {what} that is not in base64") from error
+        raise NotASignatureError(f"has a {what} that is not in base64") from error

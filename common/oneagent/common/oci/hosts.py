@@ -46,10 +46,10 @@ class Registries:
     """Registries, `registry/path` for what lies below, or `*.example.com`; none for all."""
 
     def endpoints(self, image: reference.Reference) -> tuple[Endpoint, ...]:
-        """Whom to ask, in this order; `InvalidSettings` if the image is not allowed."""
+        """Whom to ask, in this order; `InvalidSettingsError` if the image is not allowed."""
         if self.allowed and not any(_covers(entry, image.name) for entry in self.allowed):
             listed = ", ".join(self.allowed)
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"{image.name} is of a registry that this node may not use: --registry-allow has {listed}"
             )
         mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))

@@ -30,9 +30,9 @@ def ask(http: httpx.Client, request: httpx.Request, most: int) -> tuple[httpx.Re
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > most:
-                    raise errors.Garbage(f"{where}: an answer of more than {most:,} bytes")
+                    raise errors.UnexpectedResponseError(f"{where}: an answer of more than {most:,} bytes")
                 if time.monotonic() > deadline:
-                    raise errors.Unreachable(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+                    raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.of_transport(error, str(request.url)) from error
     return response, bytes(body)
@@ -43,4 +43,4 @@ def decoded(body: bytes, wanted: type[_T], where: str) -> _T:
     try:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.Garbage(f"{where}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{where}: not the documented answer: {error}") from error

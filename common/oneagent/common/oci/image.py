@@ -54,7 +54,7 @@ class Layer:
 def holders(image: Named, access: Access) -> Iterator[list[Holder]]:
     """The repository of an image on each host that may have it, its own registry last; or its folder.
 
-    `InvalidSettings` if it may not be fetched.
+    `InvalidSettingsError` if it may not be fetched.
     """
     if isinstance(image, ImageFolder):
         yield [layout.Folder(image.path)]
@@ -66,7 +66,7 @@ def holders(image: Named, access: Access) -> Iterator[list[Holder]]:
 class Image:
     """An image as registries or a folder have it. For one thread at a time; close it after use.
 
-    `InvalidSettings` if it may not be fetched.
+    `InvalidSettingsError` if it may not be fetched.
     """
 
     def __init__(self, reference: Named, access: Access) -> None:
@@ -91,7 +91,7 @@ class Image:
     def layers(self, machine: str | None = None, limits: unpack.Limits | None = None) -> list[Layer]:
         """The layers for a machine, by default this one, lowest first.
 
-        `HttpFault`, `packages.PackageError`, or `downloads.UnusableFile` of a folder.
+        `HttpError`, `packages.PackageError`, or `downloads.UnusableFileError` of a folder.
         """
         digest, where = self.digest(), self._reference.name
         found = manifest.parse(self._manifest(digest), where)
@@ -99,7 +99,7 @@ class Image:
             chosen = manifest.choose(found, where, machine)
             found = manifest.parse(self._manifest(chosen.digest), where)
             if found.layers is None:
-                raise unpack.UnsupportedPackage(f"{where}: lists a list of images as the one for this machine")
+                raise unpack.UnsupportedPackageError(f"{where}: lists a list of images as the one for this machine")
         elif config := manifest.config(found):
             body = self._first(lambda holder: holder.config(config))
             manifest.check_config(body, where, machine)
@@ -116,7 +116,7 @@ class Image:
         for mirror in mirrors:
             try:
                 return ask(mirror)
-            except errors.HttpFault as fault:
+            except errors.HttpError as fault:
                 facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=fault)
                 log.warning("a registry's mirror is of no use, the next one is asked", extra=facts)
         return ask(own)

@@ -21,7 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9]+((--|[-._:/+])[A-Za-z0-9]+)*")
 """As in the image layout specification, without `@`, behind which a digest stands here."""
 
 
-class InvalidFolder(ValueError):
+class InvalidLayoutError(ValueError):
     """Not an image in a folder; `why` is the reason alone."""
 
     def __init__(self, text: str, why: str) -> None:
@@ -54,16 +54,18 @@ class ImageFolder:
 def parse(text: str) -> ImageFolder:
     """Read a reference."""
     if not text.startswith(PREFIX):
-        raise InvalidFolder(text, f"it has to begin with {PREFIX}")
+        raise InvalidLayoutError(text, f"it has to begin with {PREFIX}")
     rest, at, digest = text.removeprefix(PREFIX).partition("@")
     folder, colon, tag = rest.partition(":")
     path = PurePosixPath(folder)
     if not folder.startswith("/") or folder.startswith("//") or ".." in path.parts or not folder.isprintable():
-        raise InvalidFolder(text, "the path has to be absolute, without '..', ':' and '@'")
+        raise InvalidLayoutError(text, "the path has to be absolute, without '..', ':' and '@'")
     if colon and not _NAME.fullmatch(tag):
-        raise InvalidFolder(text, "the image's name has to be of letters, digits, and single '-._:/+' between them")
+        raise InvalidLayoutError(
+            text, "the image's name has to be of letters, digits, and single '-._:/+' between them"
+        )
     if at and not reference.DIGEST.fullmatch(digest):
-        raise InvalidFolder(text, "the digest has to be sha256: and 64 hex digits in small letters")
+        raise InvalidLayoutError(text, "the digest has to be sha256: and 64 hex digits in small letters")
     if len(text) > 1024:
-        raise InvalidFolder(text, "it is longer than 1024 characters")
+        raise InvalidLayoutError(text, "it is longer than 1024 characters")
     return ImageFolder(Path(path), tag, digest)

@@ -101,16 +101,16 @@ class Folder:
         # The same image may be listed twice, once with a name.
         found = {entry.digest: entry for entry in images if not tag or entry.name == tag}
         if len(found) != 1:
-            raise unpack.UnsupportedPackage(f"{self._path}: {_which(images, tag, len(found))}")
+            raise unpack.UnsupportedPackageError(f"{self._path}: {_which(images, tag, len(found))}")
         ((digest, entry),) = found.items()
         if len(body := self.manifest(digest)) != entry.size:
-            raise unpack.DamagedPackage(f"{self._path}: {digest} has {len(body)} bytes, {INDEX} says {entry.size}")
+            raise unpack.CorruptPackageError(f"{self._path}: {digest} has {len(body)} bytes, {INDEX} says {entry.size}")
         return digest
 
     def manifest(self, digest: str) -> bytes:
         body = self._read("blobs", *_parts(digest))
         if (found := f"sha256:{hashlib.sha256(body).hexdigest()}") != digest:
-            raise unpack.DamagedPackage(f"{self._place(digest)}: its digest is {found}")
+            raise unpack.CorruptPackageError(f"{self._place(digest)}: its digest is {found}")
         return body
 
     def tagged(self, tag: str) -> list[bytes]:
@@ -131,7 +131,7 @@ class Folder:
     def config(self, wanted: oci_manifest.Descriptor) -> bytes:
         body = self.manifest(wanted.digest)
         if len(body) != wanted.size:
-            raise unpack.DamagedPackage(
+            raise unpack.CorruptPackageError(
                 f"{self._place(wanted.digest)}: has {len(body)} bytes and not {wanted.size}, as its manifest says"
             )
         return body
@@ -144,12 +144,14 @@ class Folder:
     def _entries(self) -> list[_Entry]:
         mark = _decoded(self._read(MARK), _Mark, self._path / MARK)
         if not mark.imageLayoutVersion.startswith("1."):
-            raise unpack.UnsupportedPackage(
+            raise unpack.UnsupportedPackageError(
                 f"{self._path / MARK}: is of version {mark.imageLayoutVersion[:20]!r}, 1 is read"
             )
         found = _decoded(self._read(INDEX), _Index, self._path / INDEX)
         if found.schemaVersion != 2:
-            raise unpack.UnsupportedPackage(f"{self._path / INDEX}: is of version {found.schemaVersion}, 2 is read")
+            raise unpack.UnsupportedPackageError(
+                f"{self._path / INDEX}: is of version {found.schemaVersion}, 2 is read"
+            )
         return [_checked(entry, self._path) for entry in found.manifests]
 
     def _place(self, digest: str) -> Path:
@@ -161,9 +163,9 @@ class Folder:
             try:
                 body = file.read(oci_manifest.LARGEST + 1) or b""
             except OSError as error:
-                raise download.UnusableFile(f"{self._path.joinpath(*parts)}: {error.strerror}") from error
+                raise download.UnusableFileError(f"{self._path.joinpath(*parts)}: {error.strerror}") from error
         if len(body) > oci_manifest.LARGEST:
-            raise unpack.OversizedPackage(
+            raise unpack.PackageTooLargeError(
                 f"{self._path.joinpath(*parts)}: has more than {oci_manifest.LARGEST:,} bytes, too many for what it is"
             )
         return body
@@ -185,10 +187,10 @@ class Folder:
                 return descriptor
         except OSError as error:
             if here.is_symlink() and here != self._path:
-                raise unpack.UnsafePackage(f"{here}: is a link, which is not followed") from error
-            raise download.UnusableFile(f"{here}: {error.strerror}") from error
+                raise unpack.UnsafePackageError(f"{here}: is a link, which is not followed") from error
+            raise download.UnusableFileError(f"{here}: {error.strerror}") from error
         os.close(descriptor)
-        raise download.UnusableFile(f"{here}: not a regular file")
+        raise download.UnusableFileError(f"{here}: not a regular file")
 
 
 def stamp(path: Path) -> str:
@@ -212,7 +214,7 @@ def _which(images: list[_Entry], tag: str, count: int) -> str:
 
 def _checked(entry: _Entry, path: Path) -> _Entry:
     if not reference.DIGEST.fullmatch(entry.digest) or entry.size < 0:
-        raise unpack.UnsupportedPackage(
+        raise unpack.UnsupportedPackageError(
             f"{path / INDEX}: refers to {entry.digest[:80]!r} of {entry.size} bytes: "
             "sha256: and 64 hex digits are needed"
         )
@@ -229,4 +231,4 @@ def _decoded(body: bytes, wanted: type[_T], where: Path) -> _T:
     try:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise unpack.DamagedPackage(f"{where}: not the documented form: {error}") from error
+        raise unpack.CorruptPackageError(f"{where}: not the documented form: {error}") from error

@@ -76,14 +76,14 @@ def parse(body: bytes, where: str) -> Manifest:
     try:
         found = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise unpack.DamagedPackage(f"{where}: not a manifest: {error}") from error
+        raise unpack.CorruptPackageError(f"{where}: not a manifest: {error}") from error
     if found.schemaVersion != 2:
-        raise unpack.UnsupportedPackage(f"{where}: a manifest of version {found.schemaVersion}: only 2 is read")
+        raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {found.schemaVersion}: only 2 is read")
     if (found.manifests is None) == (found.layers is None):
-        raise unpack.DamagedPackage(f"{where}: has to be either an image or a list of images")
+        raise unpack.CorruptPackageError(f"{where}: has to be either an image or a list of images")
     for descriptor in (*(found.manifests or ()), *(found.layers or ()), *((found.config,) if found.config else ())):
         if not reference.DIGEST.fullmatch(descriptor.digest) or descriptor.size < 0:
-            raise unpack.UnsupportedPackage(
+            raise unpack.UnsupportedPackageError(
                 f"{where}: refers to {descriptor.digest[:80]!r} of {descriptor.size} bytes: "
                 "sha256: and 64 hex digits are needed"
             )
@@ -98,7 +98,7 @@ def choose(index: Manifest, where: str, machine: str | None = None) -> Descripto
         if entry.platform and entry.platform.fits(machine):
             return entry
     there = ", ".join(sorted({str(entry.platform) for entry in listed})) or "no platform"
-    raise unpack.UnsupportedPackage(f"{where}: has no image for linux on {machine}, only for {there}")
+    raise unpack.UnsupportedPackageError(f"{where}: has no image for linux on {machine}, only for {there}")
 
 
 def check_config(body: bytes, where: str, machine: str | None = None) -> None:
@@ -107,9 +107,11 @@ def check_config(body: bytes, where: str, machine: str | None = None) -> None:
     try:
         made_for = msgspec.json.decode(body, type=Platform)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise unpack.DamagedPackage(f"{where}: not an image's configuration: {error}") from error
+        raise unpack.CorruptPackageError(f"{where}: not an image's configuration: {error}") from error
     if not made_for.fits(machine):
-        raise unpack.UnsupportedPackage(f"{where}: is for {str(made_for) or 'no platform'}, this is linux on {machine}")
+        raise unpack.UnsupportedPackageError(
+            f"{where}: is for {str(made_for) or 'no platform'}, this is linux on {machine}"
+        )
 
 
 def config(image: Manifest) -> Descriptor | None:
@@ -121,12 +123,12 @@ def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descripto
     """The image's layers, lowest first; refused if one cannot be read or they are too large."""
     found = image.layers or []
     if not found or len(found) > LAYERS_MAX:
-        raise unpack.UnsupportedPackage(f"{where}: has {len(found)} layers, 1 to {LAYERS_MAX} are read")
+        raise unpack.UnsupportedPackageError(f"{where}: has {len(found)} layers, 1 to {LAYERS_MAX} are read")
     for layer in found:
         if not _LAYER.fullmatch(layer.mediaType):
-            raise unpack.UnsupportedPackage(
+            raise unpack.UnsupportedPackageError(
                 f"{where}: has a layer of the type {layer.mediaType[:100]!r}: tar, plain or by gzip or zstd, is read"
             )
     if sum(layer.size for layer in found) > limits.unpacked_bytes:
-        raise unpack.OversizedPackage(f"{where}: its layers have more than {limits.unpacked_bytes:,} bytes")
+        raise unpack.PackageTooLargeError(f"{where}: its layers have more than {limits.unpacked_bytes:,} bytes")
     return found

@@ -24,7 +24,7 @@ _LABEL: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,60})-----")
 _BLOCK: Final = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----")
 
 
-class NotPublicKeys(ValueError):
+class InvalidPublicKeysError(ValueError):
     """What is wrong, and what is needed in its place."""
 
 
@@ -50,33 +50,33 @@ def wanted(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[Pu
         return parse(value) if value else ()
     where = f"the secret {value}"
     if secret is None:
-        raise NotPublicKeys(f"{where}: is not there: it has to have the public keys of images as {entry}")
+        raise InvalidPublicKeysError(f"{where}: is not there: it has to have the public keys of images as {entry}")
     if not secret.get(entry):
-        raise NotPublicKeys(f"{where}: has no key {entry}: put the public keys of images there")
+        raise InvalidPublicKeysError(f"{where}: has no key {entry}: put the public keys of images there")
     try:
         return parse(secret[entry])
-    except NotPublicKeys as error:
-        raise NotPublicKeys(f"{where}: {entry} {error}") from error
+    except InvalidPublicKeysError as error:
+        raise InvalidPublicKeysError(f"{where}: {entry} {error}") from error
 
 
 def parse(text: str) -> tuple[PublicKey, ...]:
     """The keys of a text that has nothing else; white space does not matter."""
     if len(text) > _LARGEST:
-        raise NotPublicKeys(f"has more than {_LARGEST >> 10} KiB: only public keys belong there")
+        raise InvalidPublicKeysError(f"has more than {_LARGEST >> 10} KiB: only public keys belong there")
     for label in _LABEL.findall(text):
         if "PRIVATE" in label:
-            raise NotPublicKeys(
+            raise InvalidPublicKeysError(
                 "has a private key in it, which is to be replaced now that it was shown: only public keys belong there"
             )
         if label != "PUBLIC KEY":
-            raise NotPublicKeys(f"has a block {label}: only blocks PUBLIC KEY are read")
+            raise InvalidPublicKeysError(f"has a block {label}: only blocks PUBLIC KEY are read")
     blocks = _BLOCK.findall(text)
     if not blocks or _BLOCK.sub("", text).strip():
-        raise NotPublicKeys("is not a list of public keys in PEM form (-----BEGIN PUBLIC KEY-----)")
+        raise InvalidPublicKeysError("is not a list of public keys in PEM form (-----BEGIN PUBLIC KEY-----)")
     if len(blocks) > MOST:
-        raise NotPublicKeys(f"has {len(blocks)} public keys: {MOST} at most are read")
+        raise InvalidPublicKeysError(f"has {len(blocks)} public keys: {MOST} at most are read")
     try:
         found = [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
     except binascii.Error:
-        raise NotPublicKeys("has a public key that is not in base64") from None
+        raise InvalidPublicKeysError("has a public key that is not in base64") from None
     return tuple(map(PublicKey, dict.fromkeys(found)))

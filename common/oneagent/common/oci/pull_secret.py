@@ -76,12 +76,12 @@ class _Config(msgspec.Struct):
 
 
 def parse(text: str, where: str) -> Keyring:
-    """Read the secret's text; `InvalidSettings` with `where` and without a word of it if it cannot be used."""
+    """Read the secret's text; `InvalidSettingsError` with `where` and without a word of it if it cannot be used."""
     try:
         config = msgspec.json.decode(text, type=_Config)
     except (msgspec.DecodeError, UnicodeDecodeError):
         remedy = 'a JSON object {"auths": {"registry": {"auth": "…"}}} is needed'
-        raise http_client.InvalidSettings(f"{where}: {remedy}") from None
+        raise http_client.InvalidSettingsError(f"{where}: {remedy}") from None
     entries = [_entry(key, auth, where) for key, auth in config.auths.items()]
     # Where a credential helper is in use, an entry says only for whom: to nobody's password everybody is a stranger.
     entries = [entry for entry in entries if entry.credentials.username or entry.credentials.password]
@@ -114,5 +114,5 @@ def _credentials(auth: _Auth, where: str) -> Credentials:
     except (binascii.Error, UnicodeDecodeError):
         colon = user = password = ""
     if not colon:
-        raise http_client.InvalidSettings(f"{where}: auth has to be user:password in base64")
+        raise http_client.InvalidSettingsError(f"{where}: auth has to be user:password in base64")
     return Credentials(user, password.rstrip("\0"))

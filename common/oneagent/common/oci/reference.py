@@ -35,7 +35,7 @@ _REGISTRY: Final = re.compile(
 )
 
 
-class InvalidReference(ValueError):
+class InvalidReferenceError(ValueError):
     """Not the name of an image; `why` is the reason alone."""
 
     def __init__(self, text: str, why: str) -> None:
@@ -87,15 +87,15 @@ def parse(text: str) -> Reference:
         path = path if "/" in path else f"library/{path}"
     _check_registry(text, registry)
     if not _PATH.fullmatch(path):
-        raise InvalidReference(
+        raise InvalidReferenceError(
             text, "the name has to be of small letters, digits, and single '.', '_', '-', '/' between them"
         )
     if colon and not _TAG.fullmatch(tag):
-        raise InvalidReference(text, "the tag has to be of letters, digits, '_', '.', '-', at most 128")
+        raise InvalidReferenceError(text, "the tag has to be of letters, digits, '_', '.', '-', at most 128")
     if at and not DIGEST.fullmatch(digest):
-        raise InvalidReference(text, "the digest has to be sha256: and 64 hex digits in small letters")
+        raise InvalidReferenceError(text, "the digest has to be sha256: and 64 hex digits in small letters")
     if len(text) > 512:
-        raise InvalidReference(text, "it is longer than 512 characters")
+        raise InvalidReferenceError(text, "it is longer than 512 characters")
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
 
 
@@ -107,4 +107,6 @@ def usual(registry: str) -> str:
 def _check_registry(text: str, registry: str) -> None:
     found = _REGISTRY.fullmatch(registry)
     if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
-        raise InvalidReference(text, "the registry has to be a host name or an address, with :port where it has one")
+        raise InvalidReferenceError(
+            text, "the registry has to be a host name or an address, with :port where it has one"
+        )

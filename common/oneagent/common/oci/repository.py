@@ -55,7 +55,7 @@ class Repository:
         try:
             oci_manifest.parse(body, errors.place(f"{self._endpoint.url}/manifests/{tag}"))
         except unpack.PackageError as error:
-            raise errors.Garbage(str(error)) from error
+            raise errors.UnexpectedResponseError(str(error)) from error
         return _digest(body)
 
     def manifest(self, digest: str) -> bytes:
@@ -126,4 +126,4 @@ def _digest(body: bytes) -> str:
 
 def _check(body: bytes, wanted: str, url: str) -> None:
     if (found := _digest(body)) != wanted:
-        raise errors.Garbage(f"{errors.place(url)}: its digest is {found}, {wanted} was expected")
+        raise errors.UnexpectedResponseError(f"{errors.place(url)}: its digest is {found}, {wanted} was expected")

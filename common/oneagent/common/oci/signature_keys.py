@@ -29,7 +29,7 @@ _Usable = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKe
 
 
 def check(keys: Sequence[PublicKey]) -> None:
-    """`InvalidSettings` if one of them cannot be used."""
+    """`InvalidSettingsError` if one of them cannot be used."""
     for number, key in enumerate(keys, 1):
         _loaded(key, f"public key {number} of {len(keys)}")
 
@@ -46,7 +46,7 @@ def _loaded(key: PublicKey, what: str) -> _Usable:
     try:
         loaded = serialization.load_der_public_key(key.der)
     except (ValueError, UnsupportedAlgorithm):
-        raise http_client.InvalidSettings(f"{what} cannot be read: make it anew with cosign public-key") from None
+        raise http_client.InvalidSettingsError(f"{what} cannot be read: make it anew with cosign public-key") from None
     match loaded:
         case ec.EllipticCurvePublicKey() if loaded.curve.name in _CURVES:
             return loaded
@@ -55,7 +55,7 @@ def _loaded(key: PublicKey, what: str) -> _Usable:
         case rsa.RSAPublicKey() if loaded.key_size >= _SHORTEST_RSA:
             return loaded
         case _:
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"{what} is of a kind that is not used: ECDSA on P-256 or P-384, Ed25519, or RSA from "
                 f"{_SHORTEST_RSA:,} bits is needed"
             )

@@ -77,14 +77,14 @@ def find(image: oci_image.Named, access: oci_image.Access, wanted: Sequence[Publ
         for mirror in mirrors:
             try:
                 return _signer(mirror, image, wanted)
-            except (errors.HttpFault, unpack.Unsigned) as error:
+            except (errors.HttpError, unpack.UnsignedImageError) as error:
                 facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
                 log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
         return _signer(own, image, wanted)
 
 
 def _signer(holder: Holder, image: oci_image.Named, wanted: Sequence[PublicKey]) -> PublicKey:
-    fault: errors.HttpFault | unpack.PackageError | None = None
+    fault: errors.HttpError | unpack.PackageError | None = None
     whys: list[str] = []
     for kind in (_by_tag, _by_referrers):
         try:
@@ -92,23 +92,23 @@ def _signer(holder: Holder, image: oci_image.Named, wanted: Sequence[PublicKey])
                 try:
                     if claim := load():
                         return _judged(claim, image.digest, wanted)
-                except cosign_payload.Unfit as why:
+                except cosign_payload.NotASignatureError as why:
                     whys.append(str(why))
-                except (errors.Refused, errors.Garbage, unpack.DamagedPackage) as error:
+                except (errors.HttpStatusError, errors.UnexpectedResponseError, unpack.CorruptPackageError) as error:
                     fault = error  # the next one may be there
-        except errors.HttpFault as error:
+        except errors.HttpError as error:
             fault = error
     if fault is not None:
         raise fault
-    raise unpack.Unsigned(_why(image, whys))
+    raise unpack.UnsignedImageError(_why(image, whys))
 
 
 def _judged(claim: cosign_payload.Claim, digest: str, wanted: Sequence[PublicKey]) -> PublicKey:
     key = signature_keys.signer(wanted, claim.message, claim.signature)
     if key is None:
-        raise cosign_payload.Unfit("is by none of the keys")
+        raise cosign_payload.NotASignatureError("is by none of the keys")
     if digest not in (signed := claim.read()):
-        raise cosign_payload.Unfit(f"is of another image ({', '.join(sorted(signed))[:100]})")
+        raise cosign_payload.NotASignatureError(f"is of another image ({', '.join(sorted(signed))[:100]})")
     return key
 
 

@@ -4,7 +4,7 @@ One client, one connection pool, one token. Every answer is bounded in size, dec
 checked before anybody sees it: a version and a tenant's UUID become folder names on the node, so nothing but
 letters, digits, `.`, `_` and `-` is let through.
 
-Errors are those of `httpfaults`; settings that cannot work are `httpclient.InvalidSettings`, at construction.
+Errors are those of `httpfaults`; settings that cannot work are `httpclient.InvalidSettingsError`, at construction.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ class TenantAccess:
         try:
             url = httpx.URL(self.api_url)
         except httpx.InvalidURL:
-            raise http_client.InvalidSettings("apiUrl: not a URL such as https://tenant.example/api") from None
+            raise http_client.InvalidSettingsError("apiUrl: not a URL such as https://tenant.example/api") from None
         shown = errors.place(self.api_url)
         if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-            raise http_client.InvalidSettings(f"apiUrl: {shown}: https://host/… without a user is needed")
+            raise http_client.InvalidSettingsError(f"apiUrl: {shown}: https://host/… without a user is needed")
         if url.query or url.fragment or not self.api_url.endswith("/api"):
-            raise http_client.InvalidSettings(f"apiUrl: {shown}: must end in /api")
+            raise http_client.InvalidSettingsError(f"apiUrl: {shown}: must end in /api")
         if not self.token:
-            raise http_client.InvalidSettings("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
+            raise http_client.InvalidSettingsError("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
         if not re.fullmatch(r"[\x21-\x7e]+", self.token):
-            raise http_client.InvalidSettings(
+            raise http_client.InvalidSettingsError(
                 f"{self.token_name}: holds white space or what no token has: is there a line break in it?"
             )
 
@@ -149,7 +149,7 @@ class Tenant:
             return None
         answer = _decoded(body, _Connection, path)
         if not _FOLDER_NAME.fullmatch(answer.tenantUUID):
-            raise errors.Garbage(_not_a_folder_name("tenantUUID", answer.tenantUUID))
+            raise errors.UnexpectedResponseError(_not_a_folder_name("tenantUUID", answer.tenantUUID))
         return Connection(
             identifiers.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
         )
@@ -202,9 +202,9 @@ class Tenant:
         for chunk in response.iter_raw():
             body += chunk
             if len(body) > LARGEST_ANSWER:
-                raise errors.Garbage(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
+                raise errors.UnexpectedResponseError(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
             if time.monotonic() > deadline:
-                raise errors.Unreachable(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+                raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
         return bytes(body)
 
 
@@ -218,7 +218,7 @@ def package(
 ) -> download.HttpSource:
     """Where the package of a version is fetched from; `machine` as `platform.machine()` says it."""
     if not _FOLDER_NAME.fullmatch(wanted):
-        raise http_client.InvalidSettings(_not_a_folder_name("version", wanted))
+        raise http_client.InvalidSettingsError(_not_a_folder_name("version", wanted))
     params: list[tuple[str, str | int | float | bool | None]] = [
         ("flavor", flavor),
         ("arch", architecture(machine)),
@@ -239,13 +239,13 @@ def architecture(machine: str | None = None) -> str:
         return _ARCHITECTURES[machine]
     except KeyError:
         known = ", ".join(_ARCHITECTURES)
-        raise http_client.InvalidSettings(f"machine: {machine}: there are agents for {known} only") from None
+        raise http_client.InvalidSettingsError(f"machine: {machine}: there are agents for {known} only") from None
 
 
 def version(text: str, source: str) -> identifiers.Version:
     """A version as checked for use as a folder name; `source` is the field it came from."""
     if not _FOLDER_NAME.fullmatch(text):
-        raise errors.Garbage(_not_a_folder_name(source, text))
+        raise errors.UnexpectedResponseError(_not_a_folder_name(source, text))
     return identifiers.Version(text)
 
 
@@ -259,7 +259,7 @@ def _decoded(body: bytes, wanted: type[_T], path: str) -> _T:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The library's text names the field, never the value.
-        raise errors.Garbage(f"{path}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{path}: not the documented answer: {error}") from error
 
 
 def _own_version() -> str:

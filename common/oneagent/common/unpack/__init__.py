@@ -8,14 +8,14 @@ A package comes from the network and is unpacked by root, so it is refused as a 
 - a link leads, by every other link on its way, to an entry of the same tree.
 
     PackageError                    one line for the log; nothing of the package stays on the disk
-    ├── DamagedPackage              cut short, altered, or not a package at all: fetch it again
-    ├── UnsafePackage               an entry that could write or point outside of the tree, or is no file
-    ├── OversizedPackage            more entries or bytes than the limits allow
-    ├── UnsupportedPackage          encrypted, or compressed in a way that is not read here
-    ├── NotAnAgent                  a sound package without an agent in it
-    ├── Unsigned                    an image without the signature that is asked for
-    ├── UnpackFailed                the disk or the archive's file system refused; `errno` says why
-    └── UnpackCancelled             the caller asked to stop
+    ├── CorruptPackageError         cut short, altered, or not a package at all: fetch it again
+    ├── UnsafePackageError          an entry that could write or point outside of the tree, or is no file
+    ├── PackageTooLargeError        more entries or bytes than the limits allow
+    ├── UnsupportedPackageError     encrypted, or compressed in a way that is not read here
+    ├── NotAnAgentError             a sound package without an agent in it
+    ├── UnsignedImageError          an image without the signature that is asked for
+    ├── UnpackFailedError           the disk or the archive's file system refused; `errno` says why
+    └── UnpackCancelledError        the caller asked to stop
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ class PackageError(Exception):
     """A package that is not unpacked."""
 
 
-class DamagedPackage(PackageError):
+class CorruptPackageError(PackageError):
     """The archive contradicts itself, its checksums, or its format."""
 
 
-class UnsafePackage(PackageError):
+class UnsafePackageError(PackageError):
     """An entry that has no place in an agent."""
 
 
-class OversizedPackage(PackageError):
+class PackageTooLargeError(PackageError):
     """The package is over a limit."""
 
 
-class UnsupportedPackage(PackageError):
+class UnsupportedPackageError(PackageError):
     """The archive uses a feature that is not read here."""
 
 
-class NotAnAgent(PackageError):
+class NotAnAgentError(PackageError):
     """The preload library, or another thing that makes an agent, is missing."""
 
 
-class Unsigned(PackageError):
+class UnsignedImageError(PackageError):
     """The image has to be signed and is not, or not with a key that is asked for."""
 
 
-class UnpackFailed(PackageError):
+class UnpackFailedError(PackageError):
     """The operating system refused; `errno` as in `OSError` (`ENOSPC`: the disk is full)."""
 
     def __init__(self, what: str, error: OSError) -> None:
@@ -76,7 +76,7 @@ class UnpackFailed(PackageError):
         self.errno = error.errno
 
 
-class UnpackCancelled(PackageError):
+class UnpackCancelledError(PackageError):
     """The caller's `cancelled()` was true."""
 
 
@@ -96,19 +96,19 @@ def clean(name: str) -> str:
     `.` and empty components are dropped, as every unpacker does; whatever could lead elsewhere is refused.
     """
     if _ABSOLUTE.match(name):
-        raise UnsafePackage(f"{shown(name)} is an absolute path")
+        raise UnsafePackageError(f"{shown(name)} is an absolute path")
     if _ODD.search(name):
-        raise UnsafePackage(f"{shown(name)} has a backslash or a control character in its name")
+        raise UnsafePackageError(f"{shown(name)} has a backslash or a control character in its name")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise UnsafePackage(f"{shown(name)} leads out of the tree")
+        raise UnsafePackageError(f"{shown(name)} leads out of the tree")
     if not parts and not name:
-        raise DamagedPackage("an entry has no name")
+        raise CorruptPackageError("an entry has no name")
     path = "/".join(parts)
     if len(parts) > _DEPTH_MAX or (len(path) > _PATH_MAX // 4 and len(os.fsencode(path)) > _PATH_MAX):
-        raise UnsafePackage(f"{shown(name)} is longer than a path can be")
+        raise UnsafePackageError(f"{shown(name)} is longer than a path can be")
     if len(path) > _NAME_MAX // 4 and any(len(os.fsencode(part)) > _NAME_MAX for part in parts):
-        raise UnsafePackage(f"{shown(name)} has a name of more than {_NAME_MAX} bytes")
+        raise UnsafePackageError(f"{shown(name)} has a name of more than {_NAME_MAX} bytes")
     return path
 
 
@@ -150,7 +150,7 @@ class Outline:
         self.files[path] = size
         self.unpacked_bytes += size
         if self.unpacked_bytes > self._most:
-            raise OversizedPackage(
+            raise PackageTooLargeError(
                 f"the package unpacks to more than {self._most:,} bytes, which its size and the limits of "
                 f"{self._limits.unpacked_bytes:,} bytes and {self._limits.ratio} to 1 allow"
             )
@@ -158,7 +158,7 @@ class Outline:
     def add_link(self, path: str, target: str) -> None:
         self._add(path)
         if target.startswith("/") or not target or "\0" in target or len(os.fsencode(target)) > _PATH_MAX:
-            raise UnsafePackage(f"{shown(path)} links to {shown(target)}, which is not a relative path")
+            raise UnsafePackageError(f"{shown(path)} links to {shown(target)}, which is not a relative path")
         self.links[path] = target
 
     def add_directory(self, path: str) -> None:
@@ -168,12 +168,12 @@ class Outline:
 
     def _add(self, path: str) -> None:
         if not path:
-            raise UnsafePackage("an entry would replace the tree itself")
+            raise UnsafePackageError("an entry would replace the tree itself")
         # The number of folders counts too: 50,000 files could name a million of them.
         if max(len(self._named), len(self.directories)) >= self._limits.entries:
-            raise OversizedPackage(f"the package has more than {self._limits.entries:,} entries")
+            raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         if path in self._named:
-            raise UnsafePackage(f"{shown(path)} comes twice")
+            raise UnsafePackageError(f"{shown(path)} comes twice")
         self._named.add(path)
         self._add_folder(parent(path))
 
@@ -186,7 +186,7 @@ class Outline:
         """What only the whole shows: nothing below a file, and no link that leaves `root` or the tree."""
         for path in (*self.files, *self.links):
             if path in self.directories:
-                raise UnsafePackage(f"{shown(path)} is a file or a link, and a folder as well")
+                raise UnsafePackageError(f"{shown(path)} is a file or a link, and a folder as well")
         for path in self.links:
             self.resolve(path, root if path.startswith(f"{root}/") else "")
 
@@ -202,7 +202,7 @@ class Outline:
                 continue
             if part == "..":
                 if len(here) <= floor:
-                    raise UnsafePackage(f"{shown(link)} links out of the tree")
+                    raise UnsafePackageError(f"{shown(link)} links out of the tree")
                 here.pop()
                 continue
             path = "/".join((*here, part))
@@ -214,7 +214,7 @@ class Outline:
             elif path in self.files and not ahead:
                 return path
             else:
-                raise UnsafePackage(f"{shown(link)} links to {shown(self.links[link])}, which leads nowhere")
+                raise UnsafePackageError(f"{shown(link)} links to {shown(self.links[link])}, which leads nowhere")
         return "/".join(here)
 
 

@@ -17,7 +17,7 @@ import struct
 from typing import Final
 
 from oneagent.common import identifiers, unpack
-from oneagent.common.unpack import NotAnAgent, UnsupportedPackage
+from oneagent.common.unpack import NotAnAgentError, UnsupportedPackageError
 
 NESTED: Final = "opt/dynatrace/oneagent"
 _BIN: Final = "agent/bin"
@@ -38,16 +38,16 @@ def prepare(outline: unpack.Outline) -> str:
     root = NESTED if NESTED in outline.directories else ""
     prefix = f"{root}/" if root else ""
     if library(root) not in outline.files:
-        raise NotAnAgent(f"the package has no {identifiers.PRELOAD_LIBRARY}")
+        raise NotAnAgentError(f"the package has no {identifiers.PRELOAD_LIBRARY}")
     current = prefix + CURRENT
     if current in outline.files or current in outline.directories:
-        raise NotAnAgent(f"{current!r} has to be a link to a version's folder, or absent")
+        raise NotAnAgentError(f"{current!r} has to be a link to a version's folder, or absent")
     newest = _newest(outline, prefix + _BIN)
     if current not in outline.links and newest:
         outline.add_link(current, newest)
     outline.check(root)
     if current in outline.links and outline.resolve(current, root) not in outline.directories:
-        raise NotAnAgent(f"{current!r} does not lead to a folder")
+        raise NotAnAgentError(f"{current!r} does not lead to a folder")
     return root
 
 
@@ -78,7 +78,7 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
         bits, end = 32 * wordsize, ("little", "big")[order - 1]
         unknown = f"machine {kind} of ELF with {bits} bits, {end}-endian"
         known = next((name for name, values in _MACHINES.items() if values == made_for), unknown)
-        raise UnsupportedPackage(f"{identifiers.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
+        raise UnsupportedPackageError(f"{identifiers.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
 
 
 def _newest(outline: unpack.Outline, folder: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 from isal import igzip_threaded, isal_zlib
 
 from oneagent.common import page_cache
-from oneagent.common.unpack import DamagedPackage, OversizedPackage, UnsupportedPackage
+from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnsupportedPackageError
 
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -42,7 +42,7 @@ class Budget:
     def spend(self, count: int) -> None:
         self.spent += count
         if self.spent > self.most:
-            raise OversizedPackage(
+            raise PackageTooLargeError(
                 f"the layers unpack to more than {self.most:,} bytes, which their size and the limits allow"
             )
 
@@ -68,7 +68,7 @@ def _gzip(file: _File) -> Iterator[_Source]:
         with igzip_threaded.open(file, "rb", block_size=_GZIP_BLOCK) as stream:  # type: ignore[no-untyped-call]
             yield cast("_Source", stream)
     except (_IsalError, EOFError, gzip.BadGzipFile) as error:
-        raise DamagedPackage(f"a layer is not whole gzip data: {error}") from error
+        raise CorruptPackageError(f"a layer is not whole gzip data: {error}") from error
 
 
 @contextlib.contextmanager
@@ -82,8 +82,10 @@ def _zstd(file: _File) -> Iterator[_Source]:
     except zstandard.ZstdError as error:
         if "memory" in str(error):
             window = _ZSTD_WINDOW >> 20
-            raise UnsupportedPackage(f"a layer takes more than {window} MiB to unpack: pack it by zstd -19") from error
-        raise DamagedPackage(f"a layer is not whole zstd data: {error}") from error
+            raise UnsupportedPackageError(
+                f"a layer takes more than {window} MiB to unpack: pack it by zstd -19"
+            ) from error
+        raise CorruptPackageError(f"a layer is not whole zstd data: {error}") from error
 
 
 class _Source(Protocol):

@@ -86,7 +86,7 @@ class Image:
             for position, entry in enumerate(_checked(tar, cancelled)):
                 if content := wanted.get(position):
                     if (entry.kind, entry.size) != (tar_reader.Kind.FILE, content.size):
-                        raise common_unpack.DamagedPackage("a layer has changed since it was read")
+                        raise common_unpack.CorruptPackageError("a layer has changed since it was read")
                     yield from self._write(content, tar, writer, cancelled)
                 if position == last:
                     return
@@ -129,13 +129,13 @@ def _disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise common_unpack.UnpackFailed(what, error) from error
+        raise common_unpack.UnpackFailedError(what, error) from error
 
 
 def _checked(things: Iterable[_T], cancelled: Callable[[], bool]) -> Iterator[_T]:
     for thing in things:
         if cancelled():
-            raise common_unpack.UnpackCancelled("unpacking was cancelled")
+            raise common_unpack.UnpackCancelledError("unpacking was cancelled")
         yield thing
 
 

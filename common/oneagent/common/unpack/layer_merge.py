@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from oneagent.common import unpack
-from oneagent.common.unpack import OversizedPackage, UnsafePackage, agent_layout, tar_reader
+from oneagent.common.unpack import PackageTooLargeError, UnsafePackageError, agent_layout, tar_reader
 
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
@@ -72,7 +72,7 @@ class Merged:
             # Folders that only a path names count too.
             self._entries += 1
             if self._entries > self._limits.entries:
-                raise OversizedPackage(f"the package has more than {self._limits.entries:,} entries")
+                raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         for parts, _ in entries:
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._take_away(parts)
@@ -102,7 +102,7 @@ class Merged:
             elif isinstance(node, _Link):
                 plan.outline.add_link(path, node.target)
             else:
-                raise UnsafePackage(f"{unpack.shown(path)} is {tar_reader.Kind.ODD.value}")
+                raise UnsafePackageError(f"{unpack.shown(path)} is {tar_reader.Kind.ODD.value}")
         return plan
 
     def _at(self, parts: Sequence[str]) -> _Node | None:
@@ -115,7 +115,7 @@ class Merged:
         hidden = parts[-1].removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
             # Other programs would take away the folder, or the one above it.
-            raise UnsafePackage(f"{unpack.shown('/'.join(parts))} takes away what has no name")
+            raise UnsafePackageError(f"{unpack.shown('/'.join(parts))} takes away what has no name")
         folder = self._at(parts[:-1])
         if isinstance(folder, dict):
             if parts[-1] == _OPAQUE:
@@ -128,7 +128,7 @@ class Merged:
         folder = self._folder(parts[:-1], entry.name, placed)
         path, is_folder = "/".join(parts), entry.kind is tar_reader.Kind.FOLDER
         if path in placed and not (is_folder and placed[path]):
-            raise UnsafePackage(f"{unpack.shown(path)} comes twice in one layer")
+            raise UnsafePackageError(f"{unpack.shown(path)} comes twice in one layer")
         placed[path] = is_folder
         before = folder.get(parts[-1])
         if is_folder:
@@ -145,7 +145,7 @@ class Merged:
             below = node[part]
             if not isinstance(below, dict):
                 above = "/".join(parts[:depth])
-                raise UnsafePackage(f"{unpack.shown(name)} lies below {unpack.shown(above)}, which is no folder")
+                raise UnsafePackageError(f"{unpack.shown(name)} lies below {unpack.shown(above)}, which is no folder")
             placed.setdefault("/".join(parts[:depth]), True)
             node = below
         return node
@@ -160,7 +160,7 @@ class Merged:
             found = self._at(_parts(entry.target))
             if found is None or isinstance(found, dict):
                 name, target = unpack.shown(entry.name), unpack.shown(entry.target)
-                raise UnsafePackage(f"{name} is a hard link to {target}, which is no file before it")
+                raise UnsafePackageError(f"{name} is a hard link to {target}, which is no file before it")
             return found
         return _Odd()
 
@@ -169,7 +169,7 @@ def _parts(name: str) -> list[str]:
     """A path's names. What of it is used is looked at again, by `packages.clean`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
-        raise UnsafePackage(f"{name[:80]!r} leads out of the image")
+        raise UnsafePackageError(f"{name[:80]!r} leads out of the image")
     if len(parts) > _DEPTH_MAX:
-        raise UnsafePackage(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} folders")
+        raise UnsafePackageError(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} folders")
     return parts

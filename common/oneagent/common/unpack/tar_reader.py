@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common.unpack import DamagedPackage, OversizedPackage, UnsafePackage
+from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnsafePackageError
 
 READ: Final = 256 << 10
 _BLOCK: Final = tarfile.BLOCKSIZE
@@ -78,7 +78,7 @@ class Tar:
                 more = self._records(header.size)
             elif header.type == tarfile.XGLTYPE:
                 if any(key in _DECISIVE or key.startswith("GNU.sparse") for key in self._records(header.size)):
-                    raise DamagedPackage("the tar names or sizes all its files at once, in a global header")
+                    raise CorruptPackageError("the tar names or sizes all its files at once, in a global header")
             else:
                 yield self._entry(header, said)
                 said, awaited = {}, False
@@ -86,17 +86,17 @@ class Tar:
                     pass
             # Of two headers some programs believe the first, some the last, and some the one of a kind.
             if said.keys() & more.keys():
-                raise DamagedPackage(f"the tar says twice what a file's {min(said.keys() & more.keys())} is")
+                raise CorruptPackageError(f"the tar says twice what a file's {min(said.keys() & more.keys())} is")
             said |= more
         if awaited:
-            raise DamagedPackage("the tar ends after an extended header")
+            raise CorruptPackageError("the tar ends after an extended header")
 
     def chunks(self) -> Iterator[memoryview]:
         """What is left of the content; each piece is only valid until the next."""
         while self._left:
             count = self._stream.readinto(self._buffer[: self._left])
             if not count:
-                raise DamagedPackage("the tar ends within a file")
+                raise CorruptPackageError("the tar ends within a file")
             self._left -= count
             yield self._buffer[:count]
         if self._padding:
@@ -111,18 +111,18 @@ class Tar:
         try:
             found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         except UnicodeDecodeError as error:
-            raise UnsafePackage("the tar has a name that is not UTF-8") from error
+            raise UnsafePackageError("the tar has a name that is not UTF-8") from error
         except (tarfile.HeaderError, ValueError) as error:
-            raise DamagedPackage(f"the tar is damaged: {error}") from error
+            raise CorruptPackageError(f"the tar is damaged: {error}") from error
         if found.size < 0:
-            raise DamagedPackage(f"{found.name[:80]!r} has a size of {found.size} bytes")
+            raise CorruptPackageError(f"{found.name[:80]!r} has a size of {found.size} bytes")
         return found
 
     def _finish(self) -> None:
         """Nothing may follow the end: some programs would go on reading there."""
         while count := self._stream.readinto(self._buffer):
             if self._buffer[:count].tobytes().strip(b"\0"):
-                raise DamagedPackage("the tar has bytes after its end")
+                raise CorruptPackageError("the tar has bytes after its end")
 
     def _entry(self, header: tarfile.TarInfo, said: dict[str, str]) -> Entry:
         name = said.get("path", header.name)
@@ -130,11 +130,11 @@ class Tar:
         kind = _KINDS.get(header.type, Kind.ODD)
         if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in said):
             # It may have another name and other content than its header says, even outside of the agent.
-            raise UnsafePackage(f"{name[:80]!r} is a sparse file, which programs read in different ways")
+            raise UnsafePackageError(f"{name[:80]!r} is a sparse file, which programs read in different ways")
         if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a folder
-            raise DamagedPackage(f"{name[:80]!r} is a file by its kind and a folder by its name")
+            raise CorruptPackageError(f"{name[:80]!r} is a file by its kind and a folder by its name")
         if kind not in (Kind.FILE, Kind.ODD) and size:
-            raise DamagedPackage(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
+            raise CorruptPackageError(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
         self._left = 0 if header.type in _WITHOUT_CONTENT else size
         self._padding = -self._left % _BLOCK
         return Entry(name, kind, header.mode & 0o7777, self._left, said.get("linkpath", header.linkname))
@@ -147,7 +147,7 @@ class Tar:
             end = at + int(match[1]) if match else 0
             key, equals, value = data[match.end() : end - 1].partition(b"=") if match else (b"", b"", b"")
             if not equals or not at < end <= len(data) or data[end - 1] != ord("\n"):
-                raise DamagedPackage("the tar has an extended header that cannot be read")
+                raise CorruptPackageError("the tar has an extended header that cannot be read")
             name = key.decode("utf-8", "replace")
             if name in _DECISIVE or name.startswith("GNU.sparse"):
                 found[name] = self._text(value)
@@ -156,16 +156,16 @@ class Tar:
 
     def _extended(self, size: int) -> bytes:
         if size > _EXTENDED_MAX:
-            raise OversizedPackage(f"the tar has an extended header of {size:,} bytes")
+            raise PackageTooLargeError(f"the tar has an extended header of {size:,} bytes")
         data = self._read(size + -size % _BLOCK)
         if data[size:].strip(b"\0"):  # which some programs take for a part of it
-            raise DamagedPackage("the tar has an extended header with bytes after its end")
+            raise CorruptPackageError("the tar has an extended header with bytes after its end")
         return data[:size]
 
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
         if len(data) < size:
-            raise DamagedPackage("the tar ends without an end")
+            raise CorruptPackageError("the tar ends without an end")
         return data
 
     @staticmethod
@@ -173,10 +173,10 @@ class Tar:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise UnsafePackage("the tar has a name that is not UTF-8") from error
+            raise UnsafePackageError("the tar has a name that is not UTF-8") from error
 
     @staticmethod
     def _size(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-            raise DamagedPackage(f"the tar has a file of {text[:40]!r} bytes")
+            raise CorruptPackageError(f"the tar has a file of {text[:40]!r} bytes")
         return int(text)

@@ -49,7 +49,7 @@ class Unpacked:
             with tree_writer.Tree(self.root) as tree:
                 tree.forget(file.path for file in self.manifest.files)
         except OSError as error:
-            raise unpack.UnpackFailed(f"{self.root} cannot be synced", error) from error
+            raise unpack.UnpackFailedError(f"{self.root} cannot be synced", error) from error
 
 
 def unpack_agent(
@@ -103,7 +103,7 @@ def opened(archive: Path, limits: unpack.Limits | None = None) -> Iterator[zip_r
         with zip_reader.Zip(archive, limits or unpack.Limits()) as package:
             yield package
     except OSError as error:
-        raise unpack.UnpackFailed(f"{archive} cannot be unpacked", error) from error
+        raise unpack.UnpackFailedError(f"{archive} cannot be unpacked", error) from error
 
 
 def _unpack(
@@ -134,7 +134,7 @@ def _write_files(
 
     def check() -> None:
         if stop.is_set() or cancelled():
-            raise unpack.UnpackCancelled("unpacking was cancelled")
+            raise unpack.UnpackCancelledError("unpacking was cancelled")
 
     def work() -> list[file_manifest.File]:
         try:
@@ -151,7 +151,7 @@ def _write_files(
             stop.set()
     errors = [error for future in running if (error := future.exception())]
     # One thread's error cancels the others; what they then raise is not the reason.
-    for error in sorted(errors, key=lambda error: isinstance(error, unpack.UnpackCancelled)):
+    for error in sorted(errors, key=lambda error: isinstance(error, unpack.UnpackCancelledError)):
         raise error
     return list(itertools.chain.from_iterable(future.result() for future in running))
 

@@ -26,7 +26,12 @@ import msgspec
 from isal import igzip_lib, isal_zlib
 
 from oneagent.common import page_cache, unpack
-from oneagent.common.unpack import DamagedPackage, OversizedPackage, UnsafePackage, UnsupportedPackage
+from oneagent.common.unpack import (
+    CorruptPackageError,
+    PackageTooLargeError,
+    UnsafePackageError,
+    UnsupportedPackageError,
+)
 
 READ: Final = 512 << 10
 """Size of the buffer that a reader of members brings along."""
@@ -96,13 +101,13 @@ class Zip:
         for piece in pieces:
             size += len(piece)
             if size > member.size:
-                raise DamagedPackage(f"{member.path!r} unpacks to more than the {member.size:,} bytes it declares")
+                raise CorruptPackageError(f"{member.path!r} unpacks to more than the {member.size:,} bytes it declares")
             crc = isal_zlib.crc32(piece, crc)
             yield piece
         if size != member.size:
-            raise DamagedPackage(f"{member.path!r} unpacks to {size:,} of the {member.size:,} bytes it declares")
+            raise CorruptPackageError(f"{member.path!r} unpacks to {size:,} of the {member.size:,} bytes it declares")
         if crc != member.crc:
-            raise DamagedPackage(f"{member.path!r} does not have the checksum that the zip declares")
+            raise CorruptPackageError(f"{member.path!r} does not have the checksum that the zip declares")
 
     def _inflated(self, member: Member, buffer: bytearray) -> Iterator[bytes]:
         inflater = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
@@ -113,13 +118,13 @@ class Zip:
             try:
                 piece = inflater.decompress(data, min(_PIECE, left + 1))
             except _IsalError as error:
-                raise DamagedPackage(f"{member.path!r} is not deflated data: {error}") from error
+                raise CorruptPackageError(f"{member.path!r} is not deflated data: {error}") from error
             if not piece and not data and not inflater.eof:
-                raise DamagedPackage(f"{member.path!r} ends in the middle of its deflated data")
+                raise CorruptPackageError(f"{member.path!r} ends in the middle of its deflated data")
             left = max(0, left - len(piece))
             yield piece
         if inflater.unused_data or next(packed, b""):
-            raise DamagedPackage(f"{member.path!r} has bytes after the end of its deflated data")
+            raise CorruptPackageError(f"{member.path!r} has bytes after the end of its deflated data")
 
     def _stored(self, member: Member, buffer: bytearray) -> Iterator[memoryview]:
         view = memoryview(buffer)
@@ -127,7 +132,7 @@ class Zip:
         while offset < end:
             count = os.preadv(self._fd, [view[: end - offset]], offset)
             if not count:
-                raise DamagedPackage(f"the zip ends within {member.path!r}")
+                raise CorruptPackageError(f"the zip ends within {member.path!r}")
             offset += count
             yield view[:count]
             if offset - forgotten >= page_cache.WINDOW_BYTES:
@@ -141,27 +146,27 @@ class Zip:
         # What zipfile lets through on damaged input, beside its own error: bad UTF-8 (ValueError), cut
         # structures, sizes beyond any file (OSError from seek), versions it does not know.
         except (zipfile.BadZipFile, ValueError, struct.error, IndexError, OverflowError, OSError) as error:
-            raise DamagedPackage(f"not a readable zip: {error}") from error
+            raise CorruptPackageError(f"not a readable zip: {error}") from error
         except NotImplementedError as error:
-            raise UnsupportedPackage(f"this zip cannot be read: {error}") from error
+            raise UnsupportedPackageError(f"this zip cannot be read: {error}") from error
         self._check_end(len(entries), len(comment))
         entries.sort(key=lambda entry: entry.header_offset)
         free = 0
         for entry in entries:
             if entry.header_offset < free:
-                raise UnsafePackage(f"{entry.filename!r} shares its data with another entry")
+                raise UnsafePackageError(f"{entry.filename!r} shares its data with another entry")
             free = self._add(entry)
             if free > start:
-                raise DamagedPackage(f"the data of {entry.filename!r} reaches into the central directory")
+                raise CorruptPackageError(f"the data of {entry.filename!r} reaches into the central directory")
 
     def _check_end(self, entries: int, comment: int) -> None:
         """The end record is the file's last thing and counts what was read."""
         record = os.pread(self._fd, _END.size, max(0, self._bytes - _END.size - comment))
         if len(record) < _END.size or not record.startswith(_END_SIGNATURE):
-            raise DamagedPackage("the zip has bytes after its end record")
+            raise CorruptPackageError("the zip has bytes after its end record")
         counted = _END.unpack(record)[4]
         if counted not in (entries, 0xFFFF):
-            raise DamagedPackage(f"the zip lists {entries:,} of the {counted:,} entries it counts")
+            raise CorruptPackageError(f"the zip lists {entries:,} of the {counted:,} entries it counts")
 
     def _add(self, entry: zipfile.ZipInfo) -> int:
         """Put an entry into the outline; returns where its data ends."""
@@ -181,7 +186,7 @@ class Zip:
         )
         if name.endswith("/"):
             if kind not in (0, stat.S_IFDIR) or entry.file_size:
-                raise UnsafePackage(f"{name!r} is a folder by its name, but not by its mode or size")
+                raise UnsafePackageError(f"{name!r} is a folder by its name, but not by its mode or size")
             self.outline.add_directory(path)
         elif kind in (0, stat.S_IFREG):
             self.outline.add_file(path, entry.file_size)
@@ -189,45 +194,47 @@ class Zip:
         elif kind == stat.S_IFLNK:
             self.outline.add_link(path, self._link_target(member))
         else:
-            raise UnsafePackage(f"{name!r} is neither a file, nor a folder, nor a link (mode {mode:o})")
+            raise UnsafePackageError(f"{name!r} is neither a file, nor a folder, nor a link (mode {mode:o})")
         return offset + entry.compress_size
 
     def _link_target(self, member: Member) -> str:
         if member.size > _LINK_MAX:
-            raise UnsafePackage(f"{member.path!r} links to a path of {member.size:,} bytes")
+            raise UnsafePackageError(f"{member.path!r} links to a path of {member.size:,} bytes")
         try:
             return b"".join(map(bytes, self.chunks(member, bytearray(READ)))).decode()
         except UnicodeDecodeError as error:
-            raise UnsafePackage(f"{member.path!r} links to a path that is not UTF-8") from error
+            raise UnsafePackageError(f"{member.path!r} links to a path that is not UTF-8") from error
 
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
         """Where the member's data starts, once its local header says the same as the central directory."""
         name = entry.orig_filename
         if entry.flag_bits & _ENCRYPTED:
-            raise UnsupportedPackage(f"{name!r} is encrypted")
+            raise UnsupportedPackageError(f"{name!r} is encrypted")
         if entry.flag_bits & _PATCHED or entry.compress_type not in (
             zipfile.ZIP_STORED,
             zipfile.ZIP_DEFLATED,
         ):
-            raise UnsupportedPackage(f"{name!r} is compressed by method {entry.compress_type}: only deflate is read")
+            raise UnsupportedPackageError(
+                f"{name!r} is compressed by method {entry.compress_type}: only deflate is read"
+            )
         if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
-            raise DamagedPackage(f"{name!r} is stored with two different sizes")
+            raise CorruptPackageError(f"{name!r} is stored with two different sizes")
         # Both codecs turn the name back into just the bytes that zipfile has read.
         raw = name.encode("utf-8" if entry.flag_bits & _UTF8 or name.isascii() else "cp437")
         header = os.pread(self._fd, _LOCAL.size + len(raw), max(0, entry.header_offset))
         if len(header) < _LOCAL.size or not header.startswith(_LOCAL_SIGNATURE):
-            raise DamagedPackage(f"{name!r} has no header in front of its data")
+            raise CorruptPackageError(f"{name!r} has no header in front of its data")
         _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack_from(header)
         decisive = _ENCRYPTED | _SIZES_FOLLOW | (0 if name.isascii() else _UTF8)
         same = method == entry.compress_type and not (flags ^ entry.flag_bits) & decisive
         if header[_LOCAL.size :] != raw or name_length != len(raw):
-            raise DamagedPackage(f"{name!r} has another name in front of its data")
+            raise CorruptPackageError(f"{name!r} has another name in front of its data")
         if same and not flags & _SIZES_FOLLOW:
             same = (
                 crc == entry.CRC and packed in (entry.compress_size, _IN_ZIP64) and size in (entry.file_size, _IN_ZIP64)
             )
         if not same:
-            raise DamagedPackage(f"{name!r} is described differently in front of its data")
+            raise CorruptPackageError(f"{name!r} is described differently in front of its data")
         return entry.header_offset + _LOCAL.size + len(raw) + int(extra_length)
 
 
@@ -241,10 +248,10 @@ class _Archive(io.FileIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > self._limits.entries * _DIRECTORY_BYTES:
-            raise OversizedPackage(f"the zip's directory claims {size:,} bytes")
+            raise PackageTooLargeError(f"the zip's directory claims {size:,} bytes")
         data = super().read(-1 if size is None else size) or b""
         if data.count(_CENTRAL_SIGNATURE) > self._limits.entries:
-            raise OversizedPackage(f"the package has more than {self._limits.entries:,} entries")
+            raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         return data
 
 
@@ -254,4 +261,4 @@ def unpacked_size(archive: Path, limits: unpack.Limits | None = None) -> int:
         with Zip(archive, limits or unpack.Limits()) as opened:
             return opened.outline.disk_bytes
     except OSError as error:
-        raise unpack.UnpackFailed(f"{archive} cannot be read", error) from error
+        raise unpack.UnpackFailedError(f"{archive} cannot be read", error) from error

@@ -24,7 +24,7 @@ from oneagent.csi_driver.cli.status import collect, problems
 from oneagent.csi_driver.cli.why import collect as why_collect
 from oneagent.csi_driver.cli.why import diagnose
 from oneagent.csi_driver.cli.why import text as why_text
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeName
+from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table
 
 _STATUS: Final = """\
@@ -164,7 +164,7 @@ def _pod(text: str) -> tuple[str, str]:
 def _folder(given: argparse.Namespace) -> DataFolder:
     try:
         return DataFolder(given.data_dir)
-    except UnsafeName as error:
+    except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
 
 

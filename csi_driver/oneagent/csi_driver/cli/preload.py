@@ -20,7 +20,7 @@ from oneagent.csi_driver.cli import preload_package
 from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import AgentStore, preload, usage
-from oneagent.csi_driver.store.preload import NotPreloaded
+from oneagent.csi_driver.store.preload import NotPreloadedError
 
 JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
@@ -54,7 +54,7 @@ def run(
             )
         with console.status("waiting for the provisioner"):
             taken = _taken(folder, store, version, wait_seconds)
-    except (NotPreloaded, unpack.PackageError, download.DownloadError) as error:
+    except (NotPreloadedError, unpack.PackageError, download.DownloadError) as error:
         raise SystemExit(f"{what}: {error}") from error
     except OSError as error:
         raise SystemExit(f"{what} can't be preloaded: {error.strerror} ({error.filename})") from error

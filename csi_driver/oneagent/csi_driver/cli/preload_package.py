@@ -23,7 +23,7 @@ from oneagent.common.unpack import agent_layout, readable, zip
 from oneagent.common.unpack import image as unpack_image
 from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver.provisioner.package_sources import origins
-from oneagent.csi_driver.store.preload import NotPreloaded
+from oneagent.csi_driver.store.preload import NotPreloadedError
 
 Told = Callable[[int, int], None]
 """Bytes that are done, and all of them."""
@@ -83,7 +83,7 @@ def find(what: Path | image_directories.ImageFolder, version: Version) -> Carrie
     if isinstance(what, Path):
         return Archive(version or _told_by(what), what)
     if version:
-        raise NotPreloaded("the version of an image is its digest; leave --version out")
+        raise NotPreloadedError("the version of an image is its digest; leave --version out")
     with registry.Image(what, registry.Access()) as found:
         return Image(what.at(found.digest()))
 
@@ -96,14 +96,14 @@ def _told_by(archive: Path) -> Version:
     try:
         with zip.opened(archive) as package:
             named = agent_layout.version(package.outline)
-    except common_unpack.DamagedPackage as error:
+    except common_unpack.CorruptPackageError as error:
         if way := _way_to_a_folder(archive):
-            raise NotPreloaded(
+            raise NotPreloadedError(
                 f"it is a tar; an image is taken from a folder, which this makes of it: {way}"
             ) from error
         raise
     if not named:
-        raise NotPreloaded("the package does not say which version it is; give it with --version")
+        raise NotPreloadedError("the package does not say which version it is; give it with --version")
     return Version(named)
 
 

@@ -2,7 +2,7 @@
 
 WAL mode and short transactions let both processes go on at once. What can still go wrong is answered here:
 
-* locked, read-only, disk full: `Unavailable` after `BUSY_MILLISECONDS`. The caller keeps what it wanted to write
+* locked, read-only, disk full: `DatabaseUnavailableError` after `BUSY_MILLISECONDS`. The caller keeps what it wanted to write
   in memory and writes it later.
 * corrupt, no database at all, or of a newer release: the file is put aside (`metadata.db.aside-…`) and an empty
   one takes its place. Each writer then writes again what it knows (see `on_new_file`), the server from its memory
@@ -59,11 +59,11 @@ class DatabaseError(Exception):
     """The root of this module's errors."""
 
 
-class Unavailable(DatabaseError):
+class DatabaseUnavailableError(DatabaseError):
     """The database can't be read or written at the moment."""
 
 
-class _Corrupt(Exception):
+class _CorruptDatabaseError(Exception):
     pass
 
 
@@ -94,7 +94,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end of the block; `Unavailable` if it can't be had."""
+        """A write transaction, committed at the end of the block; `DatabaseUnavailableError` if it can't be had."""
         with self._alone():
             connection = self._current()
             connection.execute("BEGIN IMMEDIATE")
@@ -176,14 +176,14 @@ class Database:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One thread at a time, with every error as `Unavailable`.
+        """One thread at a time, with every error as `DatabaseUnavailableError`.
 
         Who finds the database away says so for all who queue behind: of a hundred publishes one waits, not each.
         """
         with self._guard:
             started = time.perf_counter()
             if time.monotonic() < self._away_until:
-                raise Unavailable(f"metadata database {self._path} was away a moment ago")
+                raise DatabaseUnavailableError(f"metadata database {self._path} was away a moment ago")
             try:
                 yield
             except sqlite3.Error as error:
@@ -195,10 +195,10 @@ class Database:
                     if _code(error) not in _PASSING:
                         # A file that could be opened for reading only stays so for this connection.
                         self._disconnect()
-                raise Unavailable(f"metadata database {self._path}: {error}") from error
+                raise DatabaseUnavailableError(f"metadata database {self._path}: {error}") from error
             except OSError as error:
                 self._away_until = time.monotonic() + AWAY_SECONDS
-                raise Unavailable(f"metadata database {self._path}: {error.strerror}") from error
+                raise DatabaseUnavailableError(f"metadata database {self._path}: {error.strerror}") from error
             finally:
                 self.on_busy(time.perf_counter() - started)
 
@@ -207,7 +207,7 @@ class Database:
         with _exclusive(self._lock_path):
             try:
                 revision = _check(self._path)
-            except _Corrupt as error:
+            except _CorruptDatabaseError as error:
                 _rename_aside(self._path, str(error))
                 revision = None
             if revision is None:
@@ -241,23 +241,23 @@ def _exclusive(lock: Path) -> Iterator[None]:
 
 
 def _check(path: Path) -> str | None:
-    """The file's migration, None for a file that is to be created; `_Corrupt` if it can't be used."""
+    """The file's migration, None for a file that is to be created; `_CorruptDatabaseError` if it can't be used."""
     if not path.exists() or path.stat().st_size == 0:
         return None
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000)
     try:
         if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _Corrupt("quick_check finds damage")
+            raise _CorruptDatabaseError("quick_check finds damage")
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
-            raise _Corrupt("it is not a metadata database")
+            raise _CorruptDatabaseError("it is not a metadata database")
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         revision = str(row[0]) if row else ""
         if not revision or revision > HEAD:
-            raise _Corrupt(f"it is of a newer release (schema {revision!r}, ours is {HEAD})")
+            raise _CorruptDatabaseError(f"it is of a newer release (schema {revision!r}, ours is {HEAD})")
         return revision
     except sqlite3.DatabaseError as error:
         if _is_corrupt(error):
-            raise _Corrupt(str(error)) from error
+            raise _CorruptDatabaseError(str(error)) from error
         raise
     finally:
         connection.close()
@@ -268,7 +268,7 @@ def set_aside(path: Path, lock: Path, why: str) -> None:
     with contextlib.suppress(OSError, sqlite3.Error), _exclusive(lock):
         try:
             _check(path)
-        except _Corrupt:
+        except _CorruptDatabaseError:
             _rename_aside(path, why)
 
 

@@ -68,7 +68,7 @@ class WantedReader:
                     return False
                 fresh = self._read()
                 self._stale = self._away = False
-            except database.Unavailable as error:
+            except database.DatabaseUnavailableError as error:
                 if not self._away:
                     log.warning("reading the DynaKubes from their copy", extra=logs.facts(error=error))
                 self._away = True

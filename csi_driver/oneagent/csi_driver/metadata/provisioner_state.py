@@ -60,7 +60,7 @@ class Records:
 
     def load(self) -> None:
         """What an earlier process knew. DynaKubes come from their copy if the database is away, or a new one."""
-        with contextlib.suppress(database.Unavailable), self._database.reading() as connection:
+        with contextlib.suppress(database.DatabaseUnavailableError), self._database.reading() as connection:
             wanted = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
             cursor = connection.execute(statements.SELECT_CURSOR, {"name": _READER}).fetchone()
@@ -144,7 +144,7 @@ class Records:
                     connection.executemany(
                         statements.PUT_VERSION, [dataclasses.asdict(row) for row in self._versions.values()]
                     )
-            except (database.Unavailable, OSError) as error:
+            except (database.DatabaseUnavailableError, OSError) as error:
                 self._dirty = True
                 if not self._away:
                     log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
@@ -161,7 +161,7 @@ class Records:
         return [*self._wanted.values(), *written]
 
     def volumes(self) -> list[VolumeRecord]:
-        """The server's rows; `database.Unavailable` if they can't be read, and then nothing may be removed."""
+        """The server's rows; `database.DatabaseUnavailableError` if they can't be read, and then nothing may be removed."""
         with self._database.reading() as connection:
             return [VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES).fetchall()]
 

@@ -90,7 +90,7 @@ class VolumeBook:
         self._unread = True
         try:
             self._read()
-        except database.Unavailable as error:
+        except database.DatabaseUnavailableError as error:
             log.error("starting without the volumes table", extra=logs.facts(error=error))
             self._away = True
             self._pending.set()
@@ -190,7 +190,7 @@ class VolumeBook:
             if self._unread:
                 self._read()
             self._database.write(collect)
-        except database.Unavailable as error:
+        except database.DatabaseUnavailableError as error:
             with self._guard:
                 self._foreign |= foreign
                 self._unwritten.update(taken)

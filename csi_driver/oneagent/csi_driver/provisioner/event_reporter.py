@@ -81,7 +81,7 @@ class Announcer:
                     pod = dynakube_sources.PodReference(notice.pod_namespace, notice.pod_name, notice.pod_uid)
                     kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"
                     self._source.event(pod, kind, notice.reason, notice.message)
-        except database.Unavailable as error:
+        except database.DatabaseUnavailableError as error:
             log.debug("notices can't be read", extra=logs.facts(error=error))
         except Exception:
             log.exception("notices can't be passed on")

@@ -33,14 +33,14 @@ from oneagent.csi_driver.metadata.provisioner_state import Records, VersionRecor
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import log_retention, startup_cleanup
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.room import NoRoom
+from oneagent.csi_driver.provisioner.room import NoSpaceError
 from oneagent.csi_driver.provisioner.trash import Trash
-from oneagent.csi_driver.store import AgentStore, StoreBusy, damage_log, preload, usage
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, preload, usage
 from oneagent.csi_driver.store.usage import Occupancy
 
 log = logging.getLogger(__name__)
 
-_CANNOT_TELL: Final = (database.Unavailable, StoreBusy, ValueError, OSError)
+_CANNOT_TELL: Final = (database.DatabaseUnavailableError, StoreBusyError, ValueError, OSError)
 """The database, the lease, the mount table, the disk: without a word of each of them nothing is removed."""
 
 
@@ -193,7 +193,7 @@ class Collector:
                 self.empty_trash()
         if not self._fits(needed_bytes):
             free = self.free(self._folder.root)
-            raise NoRoom(
+            raise NoSpaceError(
                 f"{_mib(needed_bytes)} are needed and {_mib(max(free, 0))} are free "
                 f"(disk budget {_mib(self._policy.budget_bytes) if self._policy.budget_bytes else 'none'}, "
                 f"reserve {_mib(self._policy.reserve_bytes)}); every version in the store is in use or wanted"

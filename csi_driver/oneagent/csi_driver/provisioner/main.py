@@ -16,7 +16,7 @@ from oneagent.common.http import client as http_client
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeName
+from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.provisioner_state import Records
@@ -134,7 +134,7 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
     ca_file = Path(given.package_mirror_ca) if given.package_mirror_ca else None
     try:
         return package_client.Endpoint(given.package_mirror, given.package_mirror_token, ca_file)
-    except http_client.InvalidSettings as error:
+    except http_client.InvalidSettingsError as error:
         parser.error(f"--package-mirror: {error}")
 
 
@@ -255,5 +255,5 @@ def main() -> int:
     """The command `oneagent-csi-provisioner`."""
     try:
         return run(parse())
-    except UnsafeName as error:
+    except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error

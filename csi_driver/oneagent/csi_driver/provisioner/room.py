@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 
-class NoRoom(Exception):
+class NoSpaceError(Exception):
     """A version does not fit."""
 
 
@@ -14,7 +14,7 @@ class Room(Protocol):
     """Space on the disk."""
 
     def make(self, needed_bytes: int) -> None:
-        """Remove what may be removed until `needed_bytes` fit; `NoRoom` with a clear sentence if they don't."""
+        """Remove what may be removed until `needed_bytes` fit; `NoSpaceError` with a clear sentence if they don't."""
         ...
 
     def free(self, folder: Path) -> int:

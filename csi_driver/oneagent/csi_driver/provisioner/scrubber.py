@@ -30,7 +30,7 @@ from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.metadata.provisioner_state import Records
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.store import AgentStore, StoreBusy, damage_log, integrity
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, integrity
 from oneagent.csi_driver.store.damage_log import Damage
 from oneagent.csi_driver.store.integrity import Checked
 
@@ -149,7 +149,7 @@ class Checks:
                     for damaged, message in gone.items():
                         self._discard(damaged, message)
                 break
-            except StoreBusy:
+            except StoreBusyError:
                 stop.wait(_BUSY_SECONDS)
         else:
             return False

@@ -39,7 +39,7 @@ class Approvals:
     def ask(
         self, version: Version, image: oci_image.Named, access: oci_image.Access, wanted: Sequence[PublicKey]
     ) -> None:
-        """Ask the registry; `packages.Unsigned`, `HttpFault` or `InvalidSettings` if the version is not good then."""
+        """Ask the registry; `packages.UnsignedImageError`, `HttpError` or `InvalidSettingsError` if the version is not good then."""
         # The only place that needs cryptography, which costs some 8 MiB: most nodes never come here.
         from oneagent.common.oci import signatures
 

@@ -45,7 +45,7 @@ class Facts:
 
 
 def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tenant_client.TenantAccess:
-    """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettings` if that is unclear."""
+    """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettingsError` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
     return tenant_client.TenantAccess(
         api_url=kube.api_url,
@@ -91,7 +91,7 @@ def ask(
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
                 _warn_of_refused(kube, config)
-    except (errors.HttpFault, http_client.InvalidSettings, dynakube_sources.SourceError) as error:
+    except (errors.HttpError, http_client.InvalidSettingsError, dynakube_sources.SourceError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     return replace(facts, complete=True)

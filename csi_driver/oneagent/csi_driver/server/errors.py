@@ -25,7 +25,7 @@ class DriverError(Exception):
     result = "error"
 
 
-class InvalidRequest(DriverError):
+class InvalidRequestError(DriverError):
     """`field` of the request can't be used as it is."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
@@ -36,35 +36,35 @@ class InvalidRequest(DriverError):
         self.field = field
 
 
-class NotFound(DriverError):
+class NotFoundError(DriverError):
     status = grpc.StatusCode.NOT_FOUND
     result = "not_found"
 
 
-class Conflict(DriverError):
+class AlreadyExistsError(DriverError):
     status = grpc.StatusCode.ALREADY_EXISTS
     result = "conflict"
 
 
-class TargetElsewhere(DriverError):
+class PublishedElsewhereError(DriverError):
     status = grpc.StatusCode.FAILED_PRECONDITION
     result = "conflict"
 
 
-class InFlight(DriverError):
+class CallInFlightError(DriverError):
     status = grpc.StatusCode.ABORTED
     result = "in_flight"
 
 
-class NotNow(DriverError):
+class UnavailableError(DriverError):
     status = grpc.StatusCode.UNAVAILABLE
     result = "unavailable"
 
 
-class AttemptFailed(NotNow):
+class AttemptFailedError(UnavailableError):
     pass
 
 
-class Failed(DriverError):
+class InternalError(DriverError):
     status = grpc.StatusCode.INTERNAL
     result = "error"

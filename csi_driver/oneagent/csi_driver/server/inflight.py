@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from oneagent.csi_driver.server.errors import InFlight
+from oneagent.csi_driver.server.errors import CallInFlightError
 
 
 class Call:
@@ -43,14 +43,14 @@ class InFlightCalls:
         return bool(self._calls)
 
     def hold(self, key: str, what: str, *, cancel_other: bool = False) -> Call:
-        """Hold a volume or a target for one call; `InFlight` if another one holds it."""
+        """Hold a volume or a target for one call; `CallInFlightError` if another one holds it."""
         call = Call(self._calls, key, what)
         # setdefault is one step under the interpreter's lock: of two callers exactly one gets its own back.
         holder = self._calls.setdefault(key, call)
         if holder is not call:
             if cancel_other:
                 self.cancel(key, holder)
-            raise InFlight(f"{key}: {holder.what} is under way; try again")
+            raise CallInFlightError(f"{key}: {holder.what} is under way; try again")
         call.cancelled = self._closing
         return call
 

@@ -28,7 +28,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from oneagent.common import flags, logs
 from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeName
+from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table, process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import WantedReader
@@ -290,7 +290,7 @@ def main() -> int:
     """The command `oneagent-csi-server`."""
     try:
         return run(parse())
-    except UnsafeName as error:
+    except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
 
 

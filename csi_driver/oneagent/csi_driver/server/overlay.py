@@ -23,7 +23,7 @@ from oneagent.common import logs
 from oneagent.common.identifiers import WRITTEN_FOLDERS, Version
 from oneagent.csi_driver.data_dir import DataFolder, TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls
-from oneagent.csi_driver.server.errors import Failed, InvalidRequest, NotNow
+from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ class Views:
             pass
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EXDEV}:
-                raise InvalidRequest("target_path", f"{target!r} leads over a symlink") from error
-            raise NotNow(f"target {target} can't be reached: {error.strerror}") from error
+                raise InvalidRequestError("target_path", f"{target!r} leads over a symlink") from error
+            raise UnavailableError(f"target {target} can't be reached: {error.strerror}") from error
         finally:
             if root >= 0:
                 os.close(root)
@@ -204,7 +204,7 @@ class Target:
             os.close(folder)
 
     def clear(self, step: Callable[[str], None], *, leftovers: bool = False) -> None:
-        """Unmount all that is mounted here and remove the folder; `Failed` if the kernel says no.
+        """Unmount all that is mounted here and remove the folder; `InternalError` if the kernel says no.
 
         `leftovers`: remove it with what is in it. Otherwise a folder that is not empty stays.
         """
@@ -216,7 +216,7 @@ class Target:
                 syscalls.umount2(self._place)
         except OSError as error:
             hint = "; a process still uses it" if error.errno == errno.EBUSY else ""
-            raise Failed(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
+            raise InternalError(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
         step("unmounted")
         try:
             os.rmdir(self._name, dir_fd=self._parent)
@@ -224,18 +224,18 @@ class Target:
             return
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
-                raise Failed(f"{self.path} can't be removed: {error.strerror}") from error
+                raise InternalError(f"{self.path} can't be removed: {error.strerror}") from error
             if leftovers:
                 self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
         """Remove what a pod wrote into its empty view, once the mount table says that nothing is mounted there."""
         if mount_table.at_or_below(mount_table.read(), self.real_path()):
-            raise Failed(f"{self.path} can't be removed: something is mounted below it")
+            raise InternalError(f"{self.path} can't be removed: something is mounted below it")
         try:
             shutil.rmtree(self._name, dir_fd=self._parent)
         except OSError as error:
-            raise Failed(f"{self.path} can't be removed: {error.strerror} ({error.filename})") from error
+            raise InternalError(f"{self.path} can't be removed: {error.strerror} ({error.filename})") from error
 
 
 def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:

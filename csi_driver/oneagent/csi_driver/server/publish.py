@@ -22,7 +22,13 @@ from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
 from oneagent.csi_driver.server import host_volumes, mount_limits, mount_policy, view_mounter
-from oneagent.csi_driver.server.errors import AttemptFailed, Conflict, InvalidRequest, NotNow, TargetElsewhere
+from oneagent.csi_driver.server.errors import (
+    AlreadyExistsError,
+    AttemptFailedError,
+    InvalidRequestError,
+    PublishedElsewhereError,
+    UnavailableError,
+)
 from oneagent.csi_driver.server.inflight import Call, InFlightCalls
 from oneagent.csi_driver.server.mount_limits import Failures
 from oneagent.csi_driver.server.overlay import Target, Views
@@ -114,7 +120,7 @@ class Publisher:
             self._views.at(request.target) as target,
         ):
             if not target.reachable:
-                raise InvalidRequest("target_path", f"the parent folder of {request.target!r} does not exist")
+                raise InvalidRequestError("target_path", f"the parent folder of {request.target!r} does not exist")
             record = self._volumes.get(request.volume)
             if target.mounted():
                 return self._already(request, record, target)
@@ -130,18 +136,18 @@ class Publisher:
             # The database was lost. At the start only views are found in the mount table again.
             record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
         if record is None or top is None or record.target != request.target:
-            raise Conflict(f"target_path: something else is mounted at {request.target!r}")
+            raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
         # A row that was found in the mount table after the database was lost knows no DynaKube.
         same_dynakube = record.dynakube in {"", request.dynakube}
         if not (same_dynakube and record.mode == request.mode and record.read_only == request.read_only):
-            raise Conflict(
+            raise AlreadyExistsError(
                 f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
                 f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
             )
         if request.mode == "app" and self.appviews.owner(top) != request.volume:
-            raise Conflict(f"target_path: another volume's view is mounted at {request.target!r}")
+            raise AlreadyExistsError(f"target_path: another volume's view is mounted at {request.target!r}")
         if request.mode == "host" and host_volumes.owner(self._folder, target) != request.dynakube:
-            raise Conflict(f"target_path: something else is mounted at {request.target!r}")
+            raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
         if not record.dynakube:
             row = (VolumeState.MOUNTED, record.tenant)
             self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
@@ -151,7 +157,7 @@ class Publisher:
         """Whoever may create a pod may ask for any mode; what host agents run from is not for everybody to write."""
         allowed = self._settings.host_namespace
         if request.mode == "host" and allowed and request.pod_namespace != allowed:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "volume_context[mode]",
                 f"'host' is only for pods of the namespace {allowed!r}, and this one is of {request.pod_namespace!r}; "
                 "use app",
@@ -162,7 +168,7 @@ class Publisher:
             return
         with self._views.at(TargetPath(record.target)) as other:
             if other.mounted():
-                raise TargetElsewhere(f"volume {request.volume} is published at {record.target!r} already")
+                raise PublishedElsewhereError(f"volume {request.volume} is published at {record.target!r} already")
 
     def _bind_host(self, request: Publish, target: Target) -> Published:
         # Written first: the mount table can't tell which volume a bind mount answers.
@@ -174,7 +180,7 @@ class Publisher:
             reason = f"the host agent's folder can't be mounted: {view_mounter.why(error)}"
             self.appviews.undo(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
-            raise NotNow(f"volume {request.volume}: {reason}") from error
+            raise UnavailableError(f"volume {request.volume}: {reason}") from error
         self._step("mounted")
         self._volumes.put(self._record(request, VolumeState.MOUNTED))
         return Published("host")
@@ -197,19 +203,19 @@ class Publisher:
             try:
                 if done := self._mount_present(request, record, wanted, version, reason, target, context):
                     return done
-            except view_mounter.CannotMount as error:
+            except view_mounter.MountError as error:
                 reason = str(error)
                 break
-            except view_mounter.Gone as error:
+            except view_mounter.VersionGoneError as error:
                 reason = str(error)
             spent = time.monotonic() - started
             left = min(patience - spent, mount_limits.seconds_left(failures, limits, self._now()))
             if call.cancelled:
-                raise NotNow(f"volume {request.volume}: the call was given up while it waited ({reason})")
+                raise UnavailableError(f"volume {request.volume}: the call was given up while it waited ({reason})")
             if left <= 0 or mount_limits.exhausted(failures, limits, self._now()):
                 break
             if self.arrivals.waiting >= self._settings.most_waiting:
-                raise NotNow(f"{self.arrivals.waiting} other volumes wait already; {reason}")
+                raise UnavailableError(f"{self.arrivals.waiting} other volumes wait already; {reason}")
             if not listening:
                 listening = True
                 if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
@@ -222,7 +228,7 @@ class Publisher:
             return self._empty(request, failures, target, f"{spent_out}; {reason}")
         failed = failures.one_more(self._now())
         self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
-        raise AttemptFailed(f"volume {request.volume}, {limits.counted(failed.attempts)}: {reason}")
+        raise AttemptFailedError(f"volume {request.volume}, {limits.counted(failed.attempts)}: {reason}")
 
     def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[Wanted | None, Version | None, str]:
         """What is wanted; the version to mount, if it is in the store, else why not. A volume keeps what it once had.
@@ -295,7 +301,7 @@ class Publisher:
         try:
             target.make_empty(read_only=request.read_only)
         except OSError as error:
-            raise NotNow(f"target {request.target} can't be made: {error.strerror}") from error
+            raise UnavailableError(f"target {request.target} can't be made: {error.strerror}") from error
         notice = self._notice(request, NOT_MOUNTED, f"The pod starts without its agent: {reason}")
         known = self._volumes.get(request.volume)
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
@@ -348,7 +354,7 @@ class Publisher:
     # ---------------------------------------------------------------- unpublish
 
     def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
-        """Undo a publish, whatever became of it; unknown volumes are fine. `Failed` leaves all as it was."""
+        """Undo a publish, whatever became of it; unknown volumes are fine. `InternalError` leaves all as it was."""
         with (
             self.calls.hold(volume, "an unpublish", cancel_other=True),
             self.calls.hold(path, "an unpublish"),

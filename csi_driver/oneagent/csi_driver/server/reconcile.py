@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver.data_dir import DataFolder, TargetPath, UnsafeName, VolumeId, component
+from oneagent.csi_driver.data_dir import DataFolder, TargetPath, UnsafeNameError, VolumeId, component
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.linux.mount_table import Overlay
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
-from oneagent.csi_driver.server.errors import DriverError, InFlight
+from oneagent.csi_driver.server.errors import CallInFlightError, DriverError
 from oneagent.csi_driver.server.inflight import InFlightCalls
 from oneagent.csi_driver.server.overlay import IDENTITY_FILE, Views
 
@@ -143,7 +143,7 @@ class Reconciler:
         for entry in self._data.volumes.iterdir():
             try:
                 folders.append(VolumeId(component(entry.name, "volume id")))
-            except UnsafeName:
+            except UnsafeNameError:
                 log.warning("leaving alone what is no volume", extra=logs.facts(path=entry))
         return folders
 
@@ -180,7 +180,7 @@ class Reconciler:
                     if current is not None and not self._is_mounted(current) and self._pod_is_gone(current):
                         self._drop(record.id)
                         dropped += 1
-            except InFlight:
+            except CallInFlightError:
                 continue
         return dropped
 

@@ -18,7 +18,7 @@ from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import TargetPath, VolumeId
 from oneagent.csi_driver.linux import syscalls
-from oneagent.csi_driver.server.errors import InvalidRequest
+from oneagent.csi_driver.server.errors import InvalidRequestError
 
 POD_NAME: Final = "csi.storage.k8s.io/pod.name"
 POD_NAMESPACE: Final = "csi.storage.k8s.io/pod.namespace"
@@ -63,19 +63,19 @@ class Publish:
 
 def volume_id(value: str) -> VolumeId:
     if not value:
-        raise InvalidRequest("volume_id", "is missing in the request")
+        raise InvalidRequestError("volume_id", "is missing in the request")
     try:
         return VolumeId(data_dir.component(value, "volume id"))
-    except data_dir.UnsafeName as error:
-        raise InvalidRequest("volume_id", str(error)) from error
+    except data_dir.UnsafeNameError as error:
+        raise InvalidRequestError("volume_id", str(error)) from error
 
 
 def target_path(value: str, root: str) -> TargetPath:
     """A path strictly below `root`, without `..` or doubled slashes; symlinks are refused when it is opened."""
     if not value:
-        raise InvalidRequest("target_path", "is missing in the request")
+        raise InvalidRequestError("target_path", "is missing in the request")
     if "\0" in value or os.path.normpath(value) != value or not value.startswith(root + "/"):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "target_path",
             f"{value!r} does not lie below {root!r} as a plain path; the folder is set with --target-root "
             "(kubelet's root directory)",
@@ -86,18 +86,20 @@ def target_path(value: str, root: str) -> TargetPath:
 def volume_path(value: str, root: str) -> TargetPath:
     """The same for statistics, where a path elsewhere is merely one at which no volume is."""
     if not value:
-        raise InvalidRequest("volume_path", "is missing in the request")
+        raise InvalidRequestError("volume_path", "is missing in the request")
     return TargetPath(value if value.startswith(root + "/") else "")
 
 
 def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
-    """The request as a value that can be worked with, or `InvalidRequest`."""
+    """The request as a value that can be worked with, or `InvalidRequestError`."""
     volume = volume_id(request.volume_id)
     target = target_path(request.target_path, root)
     flags, options = _capability(request)
     context = dict(request.volume_context)
     if not context:
-        raise InvalidRequest("volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true")
+        raise InvalidRequestError(
+            "volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true"
+        )
     return Publish(
         volume=volume,
         target=target,
@@ -116,12 +118,12 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
 
 def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[str, ...]]:
     if not request.HasField("volume_capability"):
-        raise InvalidRequest("volume_capability", "is missing in the request")
+        raise InvalidRequestError("volume_capability", "is missing in the request")
     capability = request.volume_capability
     if capability.HasField("block"):
-        raise InvalidRequest("volume_capability", "block access is not possible; ask for mount access")
+        raise InvalidRequestError("volume_capability", "block access is not possible; ask for mount access")
     if not capability.HasField("mount"):
-        raise InvalidRequest("volume_capability", "has no access type; ask for mount access")
+        raise InvalidRequestError("volume_capability", "has no access type; ask for mount access")
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     options = []
     for flag in capability.mount.mount_flags:
@@ -130,7 +132,7 @@ def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[s
         elif _CONTEXT.fullmatch(flag):
             options.append(flag)
         else:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "volume_capability.mount.mount_flags",
                 f"{flag!r} is not allowed; allowed are {', '.join(_FLAGS)} and SELinux's context options",
             )
@@ -140,7 +142,7 @@ def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[s
 def _needed(context: Mapping[str, str], key: str, remedy: str) -> str:
     value = context.get(key, "")
     if not value:
-        raise InvalidRequest(f"volume_context[{key}]", f"is missing in the request; {remedy}")
+        raise InvalidRequestError(f"volume_context[{key}]", f"is missing in the request; {remedy}")
     return value
 
 
@@ -150,13 +152,13 @@ def _mode(context: Mapping[str, str]) -> Literal["app", "host"]:
         case "app" | "host":
             return mode
         case _:
-            raise InvalidRequest("volume_context[mode]", f"{mode!r} is unknown; use app or host")
+            raise InvalidRequestError("volume_context[mode]", f"{mode!r} is unknown; use app or host")
 
 
 def _dynakube(context: Mapping[str, str]) -> DynaKubeName:
     name = _needed(context, "dynakube", "set volumeAttributes.dynakube to the name of a DynaKube")
     if not _DNS_1035.fullmatch(name):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "volume_context[dynakube]",
             f"{name!r} is not a DNS-1035 label (a-z, 0-9 and '-', at most 63, starting with a letter)",
         )
@@ -170,12 +172,12 @@ def _retry_timeout(context: Mapping[str, str]) -> float | None:
     try:
         return durations.parse(text)
     except ValueError as error:
-        raise InvalidRequest("volume_context[retryTimeout]", str(error)) from error
+        raise InvalidRequestError("volume_context[retryTimeout]", str(error)) from error
 
 
 def _containers(context: Mapping[str, str]) -> tuple[str, ...]:
     names = tuple(name for name in context.get("containers", "").split(",") if name)
     for name in names:
         if not _CONTAINER.fullmatch(name):
-            raise InvalidRequest("volume_context[containers]", f"{name!r} is not a container name")
+            raise InvalidRequestError("volume_context[containers]", f"{name!r} is not a container name")
     return names

@@ -11,7 +11,7 @@ from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataFolder
 from oneagent.csi_driver.metadata.volumes import VolumeBook
 from oneagent.csi_driver.server import request_validation, volume_stats
-from oneagent.csi_driver.server.errors import AttemptFailed
+from oneagent.csi_driver.server.errors import AttemptFailedError
 from oneagent.csi_driver.server.interceptor import Outcome
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.csi_driver.server.overlay import Views
@@ -72,7 +72,7 @@ class Node(csi_pb2_grpc.NodeServicer):
     ) -> csi_pb2.NodePublishVolumeResponse:
         try:
             published = self._publisher.publish(request_validation.publish(request, self._target_root), context)
-        except AttemptFailed:
+        except AttemptFailedError:
             self._metrics.failed_attempts.inc()
             raise
         outcome: Outcome = context.outcome

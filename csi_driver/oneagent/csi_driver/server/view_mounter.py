@@ -16,23 +16,23 @@ from typing import NamedTuple
 
 from oneagent.common.agent_config import container_conf
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.csi_driver.data_dir import DataFolder, LayerId, UnsafeName, VolumeId
+from oneagent.csi_driver.data_dir import DataFolder, LayerId, UnsafeNameError, VolumeId
 from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
 from oneagent.csi_driver.metadata.desired_versions import Wanted
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server import overlay as server_overlay
-from oneagent.csi_driver.server.errors import Failed
+from oneagent.csi_driver.server.errors import InternalError
 from oneagent.csi_driver.server.overlay import Target, Views
 from oneagent.csi_driver.server.request_validation import Publish
 from oneagent.csi_driver.server.volume_dir_pool import Spares
 from oneagent.csi_driver.store import AgentStore
 
 
-class Gone(Exception):
+class VersionGoneError(Exception):
     """The version, or the config layer, left between the look and the lease: look again."""
 
 
-class CannotMount(Exception):
+class MountError(Exception):
     """The kernel or the disk says no; everything is undone. `str()` is for people."""
 
 
@@ -70,13 +70,13 @@ class AppViews:
     def mount(
         self, request: Publish, old: VolumeRecord | None, wanted: Wanted, version: Version, target: Target
     ) -> ConfigLayer:
-        """Mount a version that is in the store, and say with which config layer; `Gone` or `CannotMount`."""
+        """Mount a version that is in the store, and say with which config layer; `VersionGoneError` or `MountError`."""
         with self._store.lease():
             config = self._config(old, wanted, version)
             if config is None:
-                raise Gone(f"the config layer of version {version} is being made")
+                raise VersionGoneError(f"the config layer of version {version} is being made")
             if not self._store.has(version):
-                raise Gone(f"version {version} left the store")
+                raise VersionGoneError(f"version {version} left the store")
             try:
                 volume = self._folder.volume(request.volume)
                 plan = self._views.plan(
@@ -91,15 +91,15 @@ class AppViews:
                 self._take(request.volume, volume.root)
                 self._step("upper made")
                 target.mount_view(plan, self._step)
-            except (OSError, UnsafeName) as error:
+            except (OSError, UnsafeNameError) as error:
                 self.undo(request.volume, target)
-                raise CannotMount(f"the view can't be mounted: {why(error)}") from error
+                raise MountError(f"the view can't be mounted: {why(error)}") from error
         self._step("mounted")
         return config
 
     def undo(self, volume: VolumeId, target: Target) -> None:
         """After this the node looks as if the publish had never begun."""
-        with contextlib.suppress(Failed):
+        with contextlib.suppress(InternalError):
             target.clear(self._step)
         self._folder.discard(self._folder.volume(volume).root)
 
@@ -158,7 +158,7 @@ class AppViews:
         return tuple((name, container_conf.render(container).encode()) for name, container in files)
 
 
-def why(error: OSError | UnsafeName) -> str:
+def why(error: OSError | UnsafeNameError) -> str:
     """What went wrong, with the path if there is one."""
     if isinstance(error, OSError):
         return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)

@@ -15,7 +15,7 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver.data_dir import DataFolder, TargetPath, VolumeId
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
-from oneagent.csi_driver.server.errors import NotFound
+from oneagent.csi_driver.server.errors import NotFoundError
 from oneagent.csi_driver.server.overlay import Views
 from oneagent.csi_driver.store import damage_log
 
@@ -42,10 +42,10 @@ class Usage:
 
 
 def of_volume(volume: VolumeId, path: TargetPath, folder: DataFolder, volumes: VolumeBook, mounts: Views) -> Usage:
-    """`NotFound` if the volume is unknown or not published at this path."""
+    """`NotFoundError` if the volume is unknown or not published at this path."""
     record = volumes.get(volume)
     if record is None or not path or record.target != path:
-        raise NotFound(f"volume {volume} is not published at {path or 'this path'!r}")
+        raise NotFoundError(f"volume {volume} is not published at {path or 'this path'!r}")
     with mounts.at(path) as target:
         mounted = target.mounted()
     problem = _problem(record, mounted, folder)

@@ -17,7 +17,7 @@ from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataFolder
 
 
-class StoreBusy(Exception):
+class StoreBusyError(Exception):
     """A mount is being made just now; removal has to come back later."""
 
 
@@ -63,11 +63,11 @@ class AgentStore:
         return Lease(self._lock_path, fcntl.LOCK_SH)
 
     def removal(self) -> Lease:
-        """While held, no mount is being made; `StoreBusy` if one is."""
+        """While held, no mount is being made; `StoreBusyError` if one is."""
         try:
             return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreBusy("a mount is being made") from error
+            raise StoreBusyError("a mount is being made") from error
 
     def add(self, version: Version, tree: Path) -> None:
         """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""

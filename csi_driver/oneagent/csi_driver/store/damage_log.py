@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from oneagent.common import fsync
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeName, VolumeId
+from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError, VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
 
@@ -44,7 +44,7 @@ def of(folder: DataFolder, version: Version) -> Damage | None:
     try:
         found = json.loads(folder.damage(version).read_bytes())
         return Damage(float(found["at"]), str(found["message"]))
-    except (OSError, UnsafeName, ValueError, TypeError, KeyError):
+    except (OSError, UnsafeNameError, ValueError, TypeError, KeyError):
         return None
 
 
@@ -55,7 +55,7 @@ def under(folder: DataFolder, volume: VolumeId, version: Version) -> str:
         return ""
     try:
         begun = os.lstat(folder.volume(volume).root).st_ctime
-    except (OSError, UnsafeName):
+    except (OSError, UnsafeNameError):
         return ""
     return found.message if begun < found.at else ""
 

@@ -37,7 +37,7 @@ TREE: Final = "agent"
 MANIFEST: Final = "manifest.json"
 
 
-class NotPreloaded(Exception):
+class NotPreloadedError(Exception):
     """The package can't be preloaded; one line that says why."""
 
 
@@ -59,22 +59,22 @@ def preload(
     step: Callable[[str], None] = lambda _name: None,
     begun: Callable[[int], writing.Wrote | None] = lambda _bytes: None,
 ) -> Preloaded:
-    """Unpack a package for the provisioner to take; what `read` raises, `NotPreloaded`, `PackageError` or `OSError`.
+    """Unpack a package for the provisioner to take; what `read` raises, `NotPreloadedError`, `PackageError` or `OSError`.
 
     `begun` is told how many bytes will be there, and gives whom to tell of them as they come.
     """
     started = time.perf_counter()
     if AgentStore(folder).has(version) or (folder.preloaded / version).exists():
-        raise NotPreloaded(f"version {version} is on this node already")
+        raise NotPreloadedError(f"version {version} is on this node already")
     package = read()
     needed, free = package.unpacked_size, download.free_bytes(folder.root)
     if needed > free:
-        raise NotPreloaded(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
+        raise NotPreloadedError(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
     scratch = folder.preloaded / f".{version}"
     scratch.mkdir(exist_ok=True)
     with _locked(scratch) as alone:
         if not alone:
-            raise NotPreloaded(f"version {version} is being preloaded by another command")
+            raise NotPreloadedError(f"version {version} is being preloaded by another command")
         try:
             _clear(scratch)
             unpacked = package.unpack(scratch / "package", present=present, wrote=begun(needed))
@@ -168,5 +168,5 @@ def _clear(scratch: Path) -> None:
 def _is_version(name: str) -> bool:
     try:
         return bool(data_dir.component(name, "agent version"))
-    except data_dir.UnsafeName:
+    except data_dir.UnsafeNameError:
         return False

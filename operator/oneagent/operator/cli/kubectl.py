@@ -45,19 +45,19 @@ class KubectlError(Exception):
     """kubectl has ended with an error."""
 
 
-class Missing(KubectlError):
+class KubectlNotFoundError(KubectlError):
     """The object or its kind is not there."""
 
 
-class Refused(KubectlError):
+class KubectlForbiddenError(KubectlError):
     """The user's rights do not reach so far."""
 
 
-class Unanswered(KubectlError):
+class KubectlTimeoutError(KubectlError):
     """It was ended after the limit of time."""
 
 
-class Unusable(KubectlError):
+class KubectlUnusableError(KubectlError):
     """Nothing can be asked of the cluster at all."""
 
 
@@ -109,7 +109,7 @@ class Kubectl:
                 kept = (kept + piece)[-limit_bytes:] if limit_bytes else b""
             _, stderr = process.communicate()
         if process.returncode == -signal.SIGKILL:
-            raise Unanswered(f"{_named(arguments)}: not done within {self.timeout_seconds:g} s")
+            raise KubectlTimeoutError(f"{_named(arguments)}: not done within {self.timeout_seconds:g} s")
         if process.returncode:
             raise _error(arguments, stderr.decode(errors="replace"))
         return kept
@@ -148,12 +148,14 @@ class Kubectl:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Unanswered(f"{_named(arguments)}: no answer within {limit:g} s") from error
+            raise KubectlTimeoutError(f"{_named(arguments)}: no answer within {limit:g} s") from error
         except OSError as error:
             raise self._unusable(error) from error
 
-    def _unusable(self, error: OSError) -> Unusable:
-        return Unusable(f"{self.program} can't be run: {error.strerror}; install it, or name it with --kubectl")
+    def _unusable(self, error: OSError) -> KubectlUnusableError:
+        return KubectlUnusableError(
+            f"{self.program} can't be run: {error.strerror}; install it, or name it with --kubectl"
+        )
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
         """With its flags first: behind `--` they would be another command's."""
@@ -175,9 +177,9 @@ def _error(arguments: tuple[str, ...], stderr: str) -> KubectlError:
     said = "; ".join(lines)[-_LONGEST_ERROR:] or "it failed without a word"
     text = f"{_named(arguments)}: {said}"
     if "(NotFound)" in said or "the server doesn't have a resource type" in said:
-        return Missing(text)
+        return KubectlNotFoundError(text)
     if "(Forbidden)" in said:
-        return Refused(text)
+        return KubectlForbiddenError(text)
     if any(sign in said for sign in _NO_WAY):
-        return Unusable(text)
+        return KubectlUnusableError(text)
     return KubectlError(text)

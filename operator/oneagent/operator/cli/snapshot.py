@@ -17,7 +17,7 @@ from typing import Any, Final
 from oneagent.common import identifiers
 from oneagent.common.injection import contract
 from oneagent.operator.cli import k8s_objects, kubectl, node_reports, tls_check
-from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object, Unusable
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlUnusableError, Object
 from oneagent.operator.cli.node_reports import NodeAnswer
 from oneagent.operator.cli.tls_check import Served
 
@@ -95,7 +95,7 @@ class Cluster:
 
 
 def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, only: Collection[str] = ()) -> Cluster:
-    """Everything, or `only` these fields; `Unusable` if nothing can be asked. `told` learns what has been read."""
+    """Everything, or `only` these fields; `KubectlUnusableError` if nothing can be asked. `told` learns what has been read."""
     found: dict[str, Any] = {}
     unread: dict[str, str] = {}
     with kubectl.all_at_once() as pool:
@@ -103,14 +103,14 @@ def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, 
         for field, asking in asked.items():
             try:
                 found[field] = asking.result()
-            except Unusable:
+            except KubectlUnusableError:
                 pool.shutdown(cancel_futures=True)
                 raise
             except KubectlError as error:
                 unread[field] = str(error)
             told(field)
     if not found:
-        raise Unusable(next(iter(unread.values())))
+        raise KubectlUnusableError(next(iter(unread.values())))
     picture = Cluster(namespace=to.namespace, taken_at=now, unread=unread, **found)
     answers = tuple(node_reports.ask(to, picture.drivers, told))
     return dataclasses.replace(picture, answers=answers, served=tuple(_served(to, picture)))

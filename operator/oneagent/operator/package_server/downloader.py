@@ -45,11 +45,11 @@ KINDS: Final = 16
 """Most variants of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_KNOWN: Final = (download.DownloadError, http_client.InvalidSettings, api.ApiError, PackagesError)
+_KNOWN: Final = (download.DownloadError, http_client.InvalidSettingsError, api.ApiError, PackagesError)
 
 
 class Origin(Protocol):
-    """Tells where a package is; it may read a Secret. `InvalidSettings` or `ApiError` if that can't be told."""
+    """Tells where a package is; it may read a Secret. `InvalidSettingsError` or `ApiError` if that can't be told."""
 
     def __call__(self, package: package_client.Package) -> Awaitable[download.Source]: ...
 
@@ -216,7 +216,7 @@ class Fetches:
 
             try:
                 got = fetch()
-            except download.DiskFull as error:
+            except download.DiskFullError as error:
                 self._shelf.make_room(max(error.needed, 1), name)
                 got = fetch()
             if not got.ours:
@@ -230,7 +230,7 @@ class Fetches:
             return got
 
     def _failed(self, name: str, fetch: _Fetch, package: package_client.Package, error: Exception) -> None:
-        if isinstance(error, download.Cancelled):
+        if isinstance(error, download.DownloadCancelledError):
             self._metrics.downloads.labels("cancelled").inc()
             # Also if it is wanted again meanwhile: the next caller goes on where this one stopped.
             fetch.error = PendingError("the download was stopped", retry_after=1)
@@ -271,11 +271,11 @@ def _answer(error: Exception, pause: float) -> PackagesError:
     match error:
         case PackagesError():
             return type(error)(str(error), retry_after=pause)
-        case download.DiskFull() | download.DiskFailed():
+        case download.DiskFullError() | download.DiskFailedError():
             return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
-        case download.SourceFailed(fault=errors.HttpFault(passing=True)) | api.UnavailableError():
+        case download.DownloadSourceError(fault=errors.HttpError(passing=True)) | api.UnavailableError():
             return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
-        case download.DownloadError() | http_client.InvalidSettings():
+        case download.DownloadError() | http_client.InvalidSettingsError():
             return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)
         case _:
             return OriginError("the package can't be downloaded: the operator's log says why", retry_after=pause)

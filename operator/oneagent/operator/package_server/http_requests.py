@@ -58,7 +58,7 @@ def read(request: web.BaseRequest) -> Asked:
             query.get("flavor", "default"),
             tuple(technologies.split(",")) if technologies else (),
         )
-    except http_client.InvalidSettings as error:
+    except http_client.InvalidSettingsError as error:
         raise BadRequestError(str(error)) from None
     return Asked(package, found[3] is not None)
 

@@ -119,7 +119,7 @@ class _Origin:
     async def __call__(self, package: package_client.Package) -> Source:
         inputs, _ = await read_inputs(self.api, self.namespace, self.kube)
         if inputs.missing:
-            raise http_client.InvalidSettings(inputs.missing)
+            raise http_client.InvalidSettingsError(inputs.missing)
         return tenant_client.package(
             asking.access(self.kube, inputs),
             package.version,

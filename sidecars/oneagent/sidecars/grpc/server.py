@@ -51,7 +51,7 @@ _LISTENER_CLOSED: Final = (errno.EBADF, errno.EINVAL)
 _START: Final = [(":status", "200"), ("content-type", "application/grpc")]
 
 
-class SocketTaken(Exception):
+class SocketInUseError(Exception):
     """Something that is not a socket lies where the socket has to be."""
 
 
@@ -67,7 +67,7 @@ class Server:
         self._lock = threading.Lock()
 
     def keep(self) -> bool:
-        """Make the socket if its file is not there; True if it was made. `SocketTaken`, `OSError`."""
+        """Make the socket if its file is not there; True if it was made. `SocketInUseError`, `OSError`."""
         found = self._found()
         if self._listener and found:
             # Ours, or that of a newer process, which is not fought.
@@ -75,7 +75,7 @@ class Server:
         self._close_listener()
         if found:
             if not stat.S_ISSOCK(found.st_mode):
-                raise SocketTaken(f"{self._path} is not a socket; move it away")
+                raise SocketInUseError(f"{self._path} is not a socket; move it away")
             self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -70,7 +70,7 @@ def install(
         _configure(root, injection)
         _mark(root, version)
         _show(root, into, work)
-    except (OSError, http_client.InvalidSettings, common_unpack.PackageError) as error:
+    except (OSError, http_client.InvalidSettingsError, common_unpack.PackageError) as error:
         raise DownloadError(_said(error)) from error
     finally:
         # With `fail` this is done again soon, and goes on with what has come.
@@ -138,7 +138,7 @@ def _fetch(
     endpoint = package_client.Endpoint(injection.package_url, token, authority)
     try:
         found = package_client.fetch(endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), patience=patience)
-    except (download.DownloadError, errors.HttpFault) as error:
+    except (download.DownloadError, errors.HttpError) as error:
         raise DownloadError(f"version {package.version} was not downloaded: {error}{_remedy(error)}") from error
     log.info(
         "package downloaded",
@@ -149,16 +149,16 @@ def _fetch(
     return found.path
 
 
-def _remedy(error: download.DownloadError | errors.HttpFault) -> str:
+def _remedy(error: download.DownloadError | errors.HttpError) -> str:
     """What somebody can do about an endpoint that does not answer as it should; empty if the error says it itself."""
-    match error.fault if isinstance(error, download.SourceFailed) else error:
-        case errors.Unreachable(reach=errors.Reach.TLS):
+    match error.fault if isinstance(error, download.DownloadSourceError) else error:
+        case errors.UnreachableError(reach=errors.Reach.TLS):
             return f": delete the Secret {contract.INJECTION_SECRET}, and the operator writes it anew"
-        case errors.Unreachable() | errors.Throttled():
+        case errors.UnreachableError() | errors.RateLimitedError():
             return ": is the operator running, and do network policies let this pod reach it?"
-        case errors.Refused(status=404):
+        case errors.HttpStatusError(status=404):
             return ": the DynaKube's status names the version that pods can have"
-        case download.DiskFull(needed=needed):
+        case download.DiskFullError(needed=needed):
             return f": {_room(needed)}"
         case _:
             return ""
@@ -175,7 +175,7 @@ def _unpack(archive: Path, scratch: Path) -> Path:
         raise DownloadError(f"the agent does not fit, {free // _MIB} MiB are free: {_room(needed)}")
     try:
         root = zip.unpack_agent(archive, scratch).root
-    except common_unpack.UnpackFailed:
+    except common_unpack.UnpackFailedError:
         raise
     except common_unpack.PackageError:
         archive.unlink(missing_ok=True)  # What is damaged would be damaged again.

@@ -57,7 +57,7 @@ def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) 
     ],
 )
 def test_a_reference_that_can_not_be_read_says_why(text: str, why: str) -> None:
-    with pytest.raises(image_directories.InvalidFolder, match=why):
+    with pytest.raises(image_directories.InvalidLayoutError, match=why):
         image_directories.parse(text)
 
 
@@ -100,15 +100,15 @@ class TestTheImageThatIsMeant:
 
     def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, {}))
-        with pytest.raises(unpack.UnsupportedPackage, match=r"has 2 images, 1, one without a name: say which one"):
+        with pytest.raises(unpack.UnsupportedPackageError, match=r"has 2 images, 1, one without a name: say which one"):
             layout.Folder(tmp_path).resolve("")
-        with pytest.raises(unpack.UnsupportedPackage, match="has no image with the name '3', but 1, one without"):
+        with pytest.raises(unpack.UnsupportedPackageError, match="has no image with the name '3', but 1, one without"):
             layout.Folder(tmp_path).resolve("3")
         lay(tmp_path, (ONE, called("1")), (TWO, called("1")))
-        with pytest.raises(unpack.UnsupportedPackage, match="has 2 images with the name '1'"):
+        with pytest.raises(unpack.UnsupportedPackageError, match="has 2 images with the name '1'"):
             layout.Folder(tmp_path).resolve("1")
         lay(tmp_path)
-        with pytest.raises(unpack.UnsupportedPackage, match="has no image"):
+        with pytest.raises(unpack.UnsupportedPackageError, match="has no image"):
             layout.Folder(tmp_path).resolve("")
 
 
@@ -156,36 +156,52 @@ def instead(folder: Path) -> None:
 CONFIG = json.loads(ONE.manifest)["config"]["digest"]
 HEX = ONE.digest.removeprefix("sha256:")
 BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
-    "no folder": (download.UnusableFile, "layout: No such file", shutil.rmtree),
-    "no mark": (download.UnusableFile, "oci-layout: No such file", lambda folder: (folder / "oci-layout").unlink()),
-    "no index": (download.UnusableFile, "index.json: No such file", lambda folder: (folder / "index.json").unlink()),
-    "another version": (unpack.UnsupportedPackage, "is of version '2", rewrite("oci-layout", imageLayoutVersion="2")),
+    "no folder": (download.UnusableFileError, "layout: No such file", shutil.rmtree),
+    "no mark": (
+        download.UnusableFileError,
+        "oci-layout: No such file",
+        lambda folder: (folder / "oci-layout").unlink(),
+    ),
+    "no index": (
+        download.UnusableFileError,
+        "index.json: No such file",
+        lambda folder: (folder / "index.json").unlink(),
+    ),
+    "another version": (
+        unpack.UnsupportedPackageError,
+        "is of version '2",
+        rewrite("oci-layout", imageLayoutVersion="2"),
+    ),
     "another mark": (
-        unpack.DamagedPackage,
+        unpack.CorruptPackageError,
         "oci-layout: not the doc",
         lambda folder: (folder / "oci-layout").write_text("[]"),
     ),
-    "another index": (unpack.UnsupportedPackage, "is of version 1, 2 is", rewrite("index.json", schemaVersion=1)),
-    "no JSON": (unpack.DamagedPackage, "not the doc", lambda folder: (folder / "index.json").write_bytes(b"\xff")),
+    "another index": (unpack.UnsupportedPackageError, "is of version 1, 2 is", rewrite("index.json", schemaVersion=1)),
+    "no JSON": (unpack.CorruptPackageError, "not the doc", lambda folder: (folder / "index.json").write_bytes(b"\xff")),
     "a large index": (
-        unpack.OversizedPackage,
+        unpack.PackageTooLargeError,
         "index.json: has more than",
         lambda folder: (folder / "index.json").write_bytes(b" " * (manifest.LARGEST + 1)),
     ),
-    "a digest that is a path": (unpack.UnsupportedPackage, "refers to 'sha256:../..", entry(digest="sha256:../../x")),
-    "another algorithm": (unpack.UnsupportedPackage, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
-    "another size": (unpack.DamagedPackage, "index.json says 1$", entry(size=1)),
-    "no manifest": (download.UnusableFile, "No such file", lose(ONE.digest)),
-    "another manifest": (unpack.DamagedPackage, "its digest is", spoil(ONE.digest)),
-    "no configuration": (download.UnusableFile, "No such file", lose(CONFIG)),
-    "another configuration": (unpack.DamagedPackage, "its digest is", spoil(CONFIG)),
-    "no layer": (download.UnusableFile, "No such file", lose(ONE.layers[0])),
-    "a linked index": (unpack.UnsafePackage, "index.json: is a link", link("index.json")),
-    "linked blobs": (unpack.UnsafePackage, "blobs: is a link", link("blobs")),
-    "a linked manifest": (unpack.UnsafePackage, "is a link", link(f"blobs/sha256/{HEX}")),
-    "a linked layer": (unpack.UnsafePackage, "is a link", link(f"blobs/{ONE.layers[0].replace(':', '/')}")),
+    "a digest that is a path": (
+        unpack.UnsupportedPackageError,
+        "refers to 'sha256:../..",
+        entry(digest="sha256:../../x"),
+    ),
+    "another algorithm": (unpack.UnsupportedPackageError, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
+    "another size": (unpack.CorruptPackageError, "index.json says 1$", entry(size=1)),
+    "no manifest": (download.UnusableFileError, "No such file", lose(ONE.digest)),
+    "another manifest": (unpack.CorruptPackageError, "its digest is", spoil(ONE.digest)),
+    "no configuration": (download.UnusableFileError, "No such file", lose(CONFIG)),
+    "another configuration": (unpack.CorruptPackageError, "its digest is", spoil(CONFIG)),
+    "no layer": (download.UnusableFileError, "No such file", lose(ONE.layers[0])),
+    "a linked index": (unpack.UnsafePackageError, "index.json: is a link", link("index.json")),
+    "linked blobs": (unpack.UnsafePackageError, "blobs: is a link", link("blobs")),
+    "a linked manifest": (unpack.UnsafePackageError, "is a link", link(f"blobs/sha256/{HEX}")),
+    "a linked layer": (unpack.UnsafePackageError, "is a link", link(f"blobs/{ONE.layers[0].replace(':', '/')}")),
     "a folder for an index": (
-        download.UnusableFile,
+        download.UnusableFileError,
         "index.json: not a regular file",
         instead,
     ),
@@ -240,11 +256,11 @@ class TestASignature:
     def test_that_is_not_good_is_none(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
         lay(tmp_path, (ONE, {}))
-        with pytest.raises(unpack.Unsigned, match="is not signed: there is neither"):
+        with pytest.raises(unpack.UnsignedImageError, match="is not signed: there is neither"):
             self.find(tmp_path)
         lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved))
-        with pytest.raises(unpack.Unsigned, match="is by none of the keys"):
+        with pytest.raises(unpack.UnsignedImageError, match="is by none of the keys"):
             self.find(tmp_path)
         lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.OURS, signing.payload(TWO.digest))), saved))
-        with pytest.raises(unpack.Unsigned, match="is of another image"):
+        with pytest.raises(unpack.UnsignedImageError, match="is of another image"):
             self.find(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oneagent.common import unpack
 from oneagent.common.oci import manifest
-from oneagent.common.unpack import DamagedPackage, OversizedPackage, PackageError, UnsupportedPackage
+from oneagent.common.unpack import CorruptPackageError, PackageError, PackageTooLargeError, UnsupportedPackageError
 from tests.fakes import images
 
 LAYER = b"not looked at here"
@@ -40,27 +40,27 @@ def index(*platforms: str) -> manifest.Manifest:
 @pytest.mark.parametrize(
     ("kind", "said", "document"),
     [
-        (DamagedPackage, "not a manifest", b"<html>"),
-        (DamagedPackage, "not a manifest", b'{"schemaVersion": "2"}'),
-        (DamagedPackage, "not a manifest", b"\xff"),
-        (UnsupportedPackage, "version 1", {"schemaVersion": 1, "fsLayers": []}),
-        (UnsupportedPackage, "version 0", {}),
-        (DamagedPackage, "either an image or a list", {"schemaVersion": 2}),
-        (DamagedPackage, "either an image or a list", changed(manifests=[])),
-        (UnsupportedPackage, "has 0 layers", changed(layers=[])),
-        (UnsupportedPackage, "has 200 layers", changed(layers=changed()["layers"] * 200)),
-        (UnsupportedPackage, "64 hex digits", with_layer(digest="sha512:" + "0" * 128)),
-        (UnsupportedPackage, "64 hex digits", with_layer(digest="sha256:../../x")),
-        (UnsupportedPackage, "of -1 bytes", with_layer(size=-1)),
-        (OversizedPackage, "more than 4,294,967,296", with_layer(size=1 << 40)),
-        (UnsupportedPackage, "of the type", with_layer(mediaType="application/vnd.oci.image.layer.v1.tar+bzip2")),
-        (UnsupportedPackage, "of the type", with_layer(mediaType=f"{images.OCI}.layer.v1.tar+gzip+encrypted")),
+        (CorruptPackageError, "not a manifest", b"<html>"),
+        (CorruptPackageError, "not a manifest", b'{"schemaVersion": "2"}'),
+        (CorruptPackageError, "not a manifest", b"\xff"),
+        (UnsupportedPackageError, "version 1", {"schemaVersion": 1, "fsLayers": []}),
+        (UnsupportedPackageError, "version 0", {}),
+        (CorruptPackageError, "either an image or a list", {"schemaVersion": 2}),
+        (CorruptPackageError, "either an image or a list", changed(manifests=[])),
+        (UnsupportedPackageError, "has 0 layers", changed(layers=[])),
+        (UnsupportedPackageError, "has 200 layers", changed(layers=changed()["layers"] * 200)),
+        (UnsupportedPackageError, "64 hex digits", with_layer(digest="sha512:" + "0" * 128)),
+        (UnsupportedPackageError, "64 hex digits", with_layer(digest="sha256:../../x")),
+        (UnsupportedPackageError, "of -1 bytes", with_layer(size=-1)),
+        (PackageTooLargeError, "more than 4,294,967,296", with_layer(size=1 << 40)),
+        (UnsupportedPackageError, "of the type", with_layer(mediaType="application/vnd.oci.image.layer.v1.tar+bzip2")),
+        (UnsupportedPackageError, "of the type", with_layer(mediaType=f"{images.OCI}.layer.v1.tar+gzip+encrypted")),
         (
-            UnsupportedPackage,
+            UnsupportedPackageError,
             "of the type",
             with_layer(mediaType=f"{images.DOCKER}.image.rootfs.foreign.diff.tar.gzip"),
         ),
-        (UnsupportedPackage, "of the type", with_layer(mediaType="application/vnd.cncf.helm.chart.content.v1")),
+        (UnsupportedPackageError, "of the type", with_layer(mediaType="application/vnd.cncf.helm.chart.content.v1")),
     ],
 )
 def test_a_bad_manifest_is_refused(kind: type[PackageError], said: str, document: Any) -> None:
@@ -94,12 +94,14 @@ class TestTheImageForAMachine:
 
     def test_that_is_not_there_is_said_with_what_is(self) -> None:
         found = index("linux/amd64/v3", "windows/amd64", "unknown/unknown")
-        with pytest.raises(UnsupportedPackage, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"):
+        with pytest.raises(
+            UnsupportedPackageError, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"
+        ):
             manifest.choose(found, "r.example/a", "x86_64")
 
     def test_is_checked_without_an_index_too(self) -> None:
         manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")
-        with pytest.raises(UnsupportedPackage, match="is for linux/arm64, this is linux on x86_64"):
+        with pytest.raises(UnsupportedPackageError, match="is for linux/arm64, this is linux on x86_64"):
             manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "x86_64")
-        with pytest.raises(DamagedPackage, match="not an image's configuration"):
+        with pytest.raises(CorruptPackageError, match="not an image's configuration"):
             manifest.check_config(b"[]", "r.example/a", "x86_64")

@@ -65,14 +65,14 @@ class TestAReference:
         ],
     )
     def test_that_is_none_is_refused_with_the_reason(self, text: str, why: str) -> None:
-        with pytest.raises(oci_reference.InvalidReference, match=why):
+        with pytest.raises(oci_reference.InvalidReferenceError, match=why):
             oci_reference.parse(text)
 
     @given(st.text(max_size=20) | st.text("aA0.:/@_-", max_size=30))
     def test_is_read_or_refused(self, text: str) -> None:
         try:
             found = oci_reference.parse(text)
-        except oci_reference.InvalidReference:
+        except oci_reference.InvalidReferenceError:
             return
         assert oci_reference.parse(str(found)) == found
         assert oci_reference.IMAGE.fullmatch(str(found))
@@ -137,7 +137,7 @@ class TestAPullSecret:
         ],
     )
     def test_that_cannot_be_read_is_refused_without_showing_it(self, text: str) -> None:
-        with pytest.raises(http_client.InvalidSettings, match=r"the secret x: .*(needed|has to be)") as refused:
+        with pytest.raises(http_client.InvalidSettingsError, match=r"the secret x: .*(needed|has to be)") as refused:
             pull_secret.parse(text, "the secret x")
         assert "hunter2" not in str(refused.value) and "%%%" not in str(refused.value)
 
@@ -183,7 +183,7 @@ class TestTheNodesRules:
         if allowed:
             assert rules.endpoints(oci_reference.parse(image))
         else:
-            with pytest.raises(http_client.InvalidSettings, match="--registry-allow has registry"):
+            with pytest.raises(http_client.InvalidSettingsError, match="--registry-allow has registry"):
                 rules.endpoints(oci_reference.parse(image))
 
     def test_docker_hub_has_its_mirrors_by_any_of_its_names(self) -> None:

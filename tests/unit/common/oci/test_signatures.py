@@ -83,16 +83,18 @@ class TestCosign:
 
     @pytest.mark.parametrize("name", GOOD)
     def test_has_them_found_bad_with_another_key(self, shelf: Shelf, name: str) -> None:
-        with pytest.raises(unpack.Unsigned, match="by none of the keys"):
+        with pytest.raises(unpack.UnsignedImageError, match="by none of the keys"):
             shelf.find(case(name), signing.signer().pem)
 
     def test_has_an_attestation_not_taken_for_a_signature(self, shelf: Shelf) -> None:
-        with pytest.raises(unpack.Unsigned, match=r"states 'https://cosign\.sigstore\.dev/attestation/v1' and not"):
+        with pytest.raises(
+            unpack.UnsignedImageError, match=r"states 'https://cosign\.sigstore\.dev/attestation/v1' and not"
+        ):
             shelf.find(case("attested"))
 
     def test_has_its_prehashed_ed25519_refused(self, shelf: Shelf) -> None:
         """As `cosign verify` does itself."""
-        with pytest.raises(unpack.Unsigned, match="by none of the keys"):
+        with pytest.raises(unpack.UnsignedImageError, match="by none of the keys"):
             shelf.find(case("ed25519ph-beside"))
 
     def test_has_its_bundles_found_in_a_registry_s_own_list(self, shelf: Shelf) -> None:
@@ -109,7 +111,7 @@ class TestCosign:
         other = f"sha256:{'0' * 64}"
         (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
         given["answers"][f"manifests/{signing.tag(other)}.sig"] = given["answers"].pop(tag)
-        with pytest.raises(unpack.Unsigned, match=f"is of another image \\({given['digest']}\\)"):
+        with pytest.raises(unpack.UnsignedImageError, match=f"is of another image \\({given['digest']}\\)"):
             shelf.find({**given, "digest": other})
 
     def test_has_its_signature_found_beside_one_that_can_not_even_be_asked_for(self, shelf: Shelf) -> None:
@@ -125,7 +127,7 @@ class TestCosign:
         given = case("p256-beside")
         (tag,) = (path for path in given["answers"] if path.endswith(".sig"))
         given["answers"] = {tag: body, tag.removesuffix(".sig"): body}
-        with pytest.raises((unpack.Unsigned, errors.Garbage)):
+        with pytest.raises((unpack.UnsignedImageError, errors.UnexpectedResponseError)):
             shelf.find(given)
 
 
@@ -156,7 +158,7 @@ class TestAChangedByte:
         before = cosign_payload.bundle(blob(name))
         try:
             after = cosign_payload.bundle(changed(blob(name), data))
-        except cosign_payload.Unfit:
+        except cosign_payload.NotASignatureError:
             return
         key = public_keys.parse(case(name)["key"])
         if signature_keys.signer(key, after.message, after.signature):
@@ -187,7 +189,7 @@ class TestAKey:
     )
     def test_that_cannot_be_used_is_said(self, key: PublicKey, said: str) -> None:
         good = public(ec.generate_private_key(ec.SECP256R1()))
-        with pytest.raises(http_client.InvalidSettings, match=said):
+        with pytest.raises(http_client.InvalidSettingsError, match=said):
             signature_keys.check((good, key))
 
     def test_is_read_from_pem_in_any_layout(self) -> None:
@@ -213,7 +215,7 @@ class TestAKey:
         ],
     )
     def test_that_is_none_is_refused_without_showing_it(self, text: str, said: str) -> None:
-        with pytest.raises(public_keys.NotPublicKeys) as caught:
+        with pytest.raises(public_keys.InvalidPublicKeysError) as caught:
             public_keys.parse(text.replace("{good}", signing.signer().pem))
         assert said in str(caught.value)
         assert "c2VjcmV0" not in str(caught.value)
@@ -223,14 +225,14 @@ class TestAKey:
     def test_is_read_or_refused_whatever_is_given(self, text: str) -> None:
         try:
             assert public_keys.parse(text)
-        except public_keys.NotPublicKeys as error:
+        except public_keys.InvalidPublicKeysError as error:
             assert str(error).isprintable()
 
 
 @pytest.mark.parametrize(
     "modules",
     [
-        "oneagent.csi_driver.provisioner.command, oneagent.csi_driver.dynakube_sources.api_server",
+        "oneagent.csi_driver.provisioner.main, oneagent.csi_driver.dynakube_sources.api_server",
         "oneagent.common.dynakube",
     ],
 )

@@ -109,35 +109,38 @@ def test_a_package_is_fetched_for_this_kind_of_machine(server: double.Tenant, ma
 
 
 def test_there_is_no_agent_for_other_machines(server: double.Tenant) -> None:
-    with pytest.raises(http_client.InvalidSettings, match=r"riscv64.*x86_64"):
+    with pytest.raises(http_client.InvalidSettingsError, match=r"riscv64.*x86_64"):
         tenant_client.package(access(server), identifiers.Version("1.2.3"), machine="riscv64")
 
 
 @pytest.mark.parametrize("version", ["../../etc", ".hidden", "a/b", "", "x" * 129, "a\n", "a b"])
 def test_what_cannot_be_a_folder_name_is_no_version(server: double.Tenant, version: str) -> None:
-    with pytest.raises(http_client.InvalidSettings, match="version"):
+    with pytest.raises(http_client.InvalidSettingsError, match="version"):
         tenant_client.package(access(server), identifiers.Version(version), machine="x86_64")
     server.plan("latest", Fault(body=json.dumps({"latestAgentVersion": version}).encode()))
-    with tenant_client.Tenant(access(server)) as client, pytest.raises(errors.Garbage, match="latestAgentVersion"):
+    with (
+        tenant_client.Tenant(access(server)) as client,
+        pytest.raises(errors.UnexpectedResponseError, match="latestAgentVersion"),
+    ):
         client.latest_version()
 
 
 def test_what_cannot_be_a_folder_name_is_no_tenant(server: double.Tenant, client: tenant_client.Tenant) -> None:
     server.tenant = "../escape"
-    with pytest.raises(errors.Garbage, match="tenantUUID"):
+    with pytest.raises(errors.UnexpectedResponseError, match="tenantUUID"):
         client.connection()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"latestAgentVersion": 7}', b"\xff\xfe", b"{"])
 def test_garbage_is_called_garbage(server: double.Tenant, client: tenant_client.Tenant, body: bytes) -> None:
     server.plan("latest", Fault(body=body))
-    with pytest.raises(errors.Garbage, match="not the documented answer"):
+    with pytest.raises(errors.UnexpectedResponseError, match="not the documented answer"):
         client.latest_version()
 
 
 def test_an_answer_without_an_end_is_not_read_to_the_end(server: double.Tenant, client: tenant_client.Tenant) -> None:
     server.plan("config", Fault(body=b" " * (tenant_client.LARGEST_ANSWER + 1)))
-    with pytest.raises(errors.Garbage, match="more than"):
+    with pytest.raises(errors.UnexpectedResponseError, match="more than"):
         client.module_config()
 
 
@@ -155,13 +158,13 @@ class TestSettings:
         ],
     )
     def test_an_address_that_cannot_be_one_is_refused_with_the_reason(self, url: str, said: str) -> None:
-        with pytest.raises(http_client.InvalidSettings, match=f"apiUrl: .*{said}") as refused:
+        with pytest.raises(http_client.InvalidSettingsError, match=f"apiUrl: .*{said}") as refused:
             tenant_client.TenantAccess(url, "token")
         assert "hunter2" not in str(refused.value)
 
     @pytest.mark.parametrize("token", ["", "with space", "hunter2\n", "umläut", "nul\0"])
     def test_a_token_that_cannot_be_one_is_refused_and_not_shown(self, token: str) -> None:
-        with pytest.raises(http_client.InvalidSettings, match="apiToken") as refused:
+        with pytest.raises(http_client.InvalidSettingsError, match="apiToken") as refused:
             tenant_client.TenantAccess("https://tenant.example/api", token)
         assert not token or token.strip() not in str(refused.value)
 
@@ -169,7 +172,7 @@ class TestSettings:
         "proxy", ["socks5://u:hunter2@h:1", "u:hunter2@host:1", "http://", "http://u:hunter2@h:port"]
     )
     def test_a_proxy_that_cannot_be_one_is_refused_and_not_shown(self, proxy: str) -> None:
-        with pytest.raises(http_client.InvalidSettings, match="proxy: ") as refused:
+        with pytest.raises(http_client.InvalidSettingsError, match="proxy: ") as refused:
             http_client.HttpSettings(proxy=proxy)
         assert "hunter2" not in str(refused.value)
 

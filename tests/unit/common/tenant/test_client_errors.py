@@ -58,7 +58,9 @@ def latest(server: double.Tenant, http: http_client.HttpSettings | None = None, 
 
 
 def test_a_refused_token_is_named_with_what_it_needs(server: double.Tenant) -> None:
-    with pytest.raises(errors.Refused, match=r"answered 403: Token is missing.*apiToken.*InstallerDownload") as no:
+    with pytest.raises(
+        errors.HttpStatusError, match=r"answered 403: Token is missing.*apiToken.*InstallerDownload"
+    ) as no:
         latest(server, token="dt0c01.wrong")
     assert (no.value.status, no.value.passing) == (403, False)
     assert "dt0c01" not in str(no.value)
@@ -67,14 +69,14 @@ def test_a_refused_token_is_named_with_what_it_needs(server: double.Tenant) -> N
 def test_a_server_that_echoes_the_token_does_not_bring_it_into_our_log(server: double.Tenant) -> None:
     body = f'{{"error": {{"code": 400, "message": "bad\\n token {server.token}"}}}}'.encode()
     server.plan("latest", Fault(status=400, body=body))
-    with pytest.raises(errors.Refused, match=r"bad token \*\*\*"):
+    with pytest.raises(errors.HttpStatusError, match=r"bad token \*\*\*"):
         latest(server)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_tenant_that_is_busy_says_when_to_come_back(server: double.Tenant, status: int) -> None:
     server.plan("latest", Fault(status=status, headers={"Retry-After": "120"}))
-    with pytest.raises(errors.Throttled) as throttled:
+    with pytest.raises(errors.RateLimitedError) as throttled:
         latest(server)
     assert (throttled.value.retry_after, throttled.value.status, throttled.value.passing) == (120, status, True)
 
@@ -92,15 +94,15 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
 @pytest.mark.parametrize(("status", "passing"), [(404, False), (500, True), (502, True), (204, False)])
 def test_only_what_may_pass_is_worth_another_try(server: double.Tenant, status: int, passing: bool) -> None:
     server.plan("latest", Fault(status=status, body=b"" if status == 204 else None))
-    with pytest.raises(errors.HttpFault, match=f"answered {status}") as fault:
+    with pytest.raises(errors.HttpError, match=f"answered {status}") as fault:
         latest(server)
     assert fault.value.passing is passing
 
 
 class TestUnreachable:
-    def reach(self, url: str, http: http_client.HttpSettings | None = None) -> errors.Unreachable:
+    def reach(self, url: str, http: http_client.HttpSettings | None = None) -> errors.UnreachableError:
         access = tenant_client.TenantAccess(url, "token", http=http or http_client.HttpSettings(timeout_seconds=0.3))
-        with tenant_client.Tenant(access) as client, pytest.raises(errors.Unreachable) as unreachable:
+        with tenant_client.Tenant(access) as client, pytest.raises(errors.UnreachableError) as unreachable:
             client.latest_version()
         return unreachable.value
 
@@ -123,7 +125,7 @@ class TestUnreachable:
 
     def test_because_the_connection_breaks(self, server: double.Tenant) -> None:
         server.plan("latest", Fault(cut_after=5, status=200, body=b'{"latestAgentVersion": "1"}'))
-        with pytest.raises(errors.Unreachable) as unreachable:
+        with pytest.raises(errors.UnreachableError) as unreachable:
             latest(server)
         assert unreachable.value.reach is errors.Reach.BROKEN
 
@@ -153,21 +155,21 @@ class TestTls:
         assert latest(tls_server, http_client.HttpSettings(trusted_cas=pem(authority))) == VERSION
 
     def test_with_another_authority_is_refused(self, tls_server: double.Tenant) -> None:
-        with pytest.raises(errors.Unreachable, match="not trusted"):
+        with pytest.raises(errors.UnreachableError, match="not trusted"):
             latest(tls_server, http_client.HttpSettings(trusted_cas=pem(trustme.CA())))
 
     def test_can_go_unchecked(self, tls_server: double.Tenant) -> None:
         assert latest(tls_server, http_client.HttpSettings(skip_cert_check=True)) == VERSION
 
     def test_needs_certificates_that_are_some(self, tls_server: double.Tenant) -> None:
-        with pytest.raises(http_client.InvalidSettings, match="trustedCAs"):
+        with pytest.raises(http_client.InvalidSettingsError, match="trustedCAs"):
             latest(tls_server, http_client.HttpSettings(trusted_cas="-----BEGIN NONSENSE"))
 
     def test_is_never_left_by_a_redirect(
         self, tls_server: double.Tenant, server: double.Tenant, authority: trustme.CA
     ) -> None:
         tls_server.plan("latest", Fault(status=302, headers={"Location": server.api_url}))
-        with pytest.raises(errors.Garbage, match="redirect from https to http"):
+        with pytest.raises(errors.UnexpectedResponseError, match="redirect from https to http"):
             latest(tls_server, http_client.HttpSettings(trusted_cas=pem(authority)))
         assert server.requests == []
 
@@ -175,7 +177,7 @@ class TestTls:
 def test_a_redirect_to_another_host_does_not_take_the_token_along(server: double.Tenant, tmp_path: Path) -> None:
     with double.Tenant(host="127.0.0.2") as other:
         server.plan("latest", Fault(status=302, headers={"Location": f"{other.api_url}/elsewhere"}))
-        with pytest.raises(errors.Refused, match=r"127\.0\.0\.2.*401"):
+        with pytest.raises(errors.HttpStatusError, match=r"127\.0\.0\.2.*401"):
             latest(server)
         assert "Authorization" not in other.requests[0].headers
 
@@ -237,4 +239,4 @@ def test_a_place_shows_no_user_and_no_query() -> None:
 
 def test_an_unknown_error_of_the_library_is_still_a_fault() -> None:
     fault = errors.of_transport(httpx.DecodingError("odd"), "https://h.example/a")
-    assert isinstance(fault, errors.Unreachable)
+    assert isinstance(fault, errors.UnreachableError)

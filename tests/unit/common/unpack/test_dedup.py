@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.common import identifiers
-from oneagent.common.unpack import DamagedPackage, dedup, file_manifest, image, zip
+from oneagent.common.unpack import CorruptPackageError, dedup, file_manifest, image, zip
 from oneagent.common.unpack.file_manifest import Manifest
 from tests.fakes import images as layers
 from tests.unit.common.unpack import archives
@@ -185,7 +185,7 @@ class TestAVersionThatIsThere:
         archive = package(place / "new.zip", same=BIG, zzz=b"x" * 100)
         archives.patched(archive, b"PK\x01\x02", 16, b"\1\2\3\4")
         archives.patched(archive, b"PK\x03\x04", 14, b"\1\2\3\4")
-        with pytest.raises(DamagedPackage, match="checksum"):
+        with pytest.raises(CorruptPackageError, match="checksum"):
             zip.unpack_agent(archive, store.new, present=store.present)
         assert list(store.new.iterdir()) == []
         assert store.is_whole()

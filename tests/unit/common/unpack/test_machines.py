@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import identifiers
-from oneagent.common.unpack import UnsupportedPackage, agent_layout, image, zip
+from oneagent.common.unpack import UnsupportedPackageError, agent_layout, image, zip
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
 from tests.fakes.images import Entry
@@ -32,7 +32,7 @@ def test_every_machine_takes_its_own_library_only(made_for: str, node: str) -> N
     if made_for == node:
         agent_layout.check_machine(library, node)
     else:
-        with pytest.raises(UnsupportedPackage, match=f"is for {made_for}, this node is {node}$"):
+        with pytest.raises(UnsupportedPackageError, match=f"is for {made_for}, this node is {node}$"):
             agent_layout.check_machine(library, node)
 
 
@@ -46,7 +46,7 @@ def test_every_machine_takes_its_own_library_only(made_for: str, node: str) -> N
     ],
 )
 def test_a_machine_without_agents_is_named_by_its_number(library: bytes, said: str) -> None:
-    with pytest.raises(UnsupportedPackage, match=said):
+    with pytest.raises(UnsupportedPackageError, match=said):
         agent_layout.check_machine(library, "x86_64")
 
 
@@ -68,7 +68,7 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
     package, library = tmp_path / "package.zip", tmp_path / "library"
     library.write_bytes(elf(*MACHINES[OTHER]))
     agents.build(package, prefix=prefix, library=library)
-    with pytest.raises(UnsupportedPackage, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+    with pytest.raises(UnsupportedPackageError, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
         zip.unpack_agent(package, tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 
@@ -78,7 +78,7 @@ def test_an_image_for_another_machine_leaves_nothing_behind(tmp_path: Path, pref
     """Whatever its configuration says: that is written by whoever builds the image."""
     layer = tmp_path / "layer"
     layer.write_bytes(fakes.packed(fakes.tar(Entry(prefix + identifiers.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
-    with pytest.raises(UnsupportedPackage, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
+    with pytest.raises(UnsupportedPackageError, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
         image.read([layer]).unpack(tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []
 

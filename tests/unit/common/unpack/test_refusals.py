@@ -11,15 +11,15 @@ import pytest
 
 from oneagent.common import unpack as common_unpack
 from oneagent.common.unpack import (
-    DamagedPackage,
+    CorruptPackageError,
     Limits,
-    NotAnAgent,
-    OversizedPackage,
+    NotAnAgentError,
     PackageError,
-    UnpackCancelled,
-    UnpackFailed,
-    UnsafePackage,
-    UnsupportedPackage,
+    PackageTooLargeError,
+    UnpackCancelledError,
+    UnpackFailedError,
+    UnsafePackageError,
+    UnsupportedPackageError,
     zip,
     zip_reader,
 )
@@ -62,69 +62,94 @@ def with_tail(path: Path) -> Path:
 
 
 REFUSED: list[tuple[str, Make, type[PackageError], str]] = [
-    ("parent folder", entries(("a/../../etc/passwd", b"", FILE)), UnsafePackage, "leads out of the tree"),
-    ("absolute path", entries(("/etc/passwd", b"", FILE)), UnsafePackage, "absolute path"),
-    ("drive letter", entries(("c:/windows", b"", FILE)), UnsafePackage, "absolute path"),
-    ("backslash", entries(("a\\b", b"", FILE)), UnsafePackage, "backslash"),
-    ("NUL", lambda p: archives.renamed(good(p), "name.txt", "name\0txt"), UnsafePackage, "control character"),
-    ("line break", entries(("a\nb", b"", FILE)), UnsafePackage, "control character"),
-    ("long name", entries(("x" * 256, b"", FILE)), UnsafePackage, "more than 255 bytes"),
-    ("long name in UTF-8", entries(("\u00e4" * 128, b"", FILE)), UnsafePackage, "more than 255 bytes"),
-    ("long path", entries(("/".join(["x" * 200] * 21), b"", FILE)), UnsafePackage, "longer than a path"),
-    ("deep path", entries(("/".join("x" * 65), b"", FILE)), UnsafePackage, "longer than a path"),
-    ("no name", entries(("./.", b"", FILE)), UnsafePackage, "replace the tree"),
-    ("absolute link", link("/etc/passwd"), UnsafePackage, "not a relative path"),
-    ("empty link", link(""), UnsafePackage, "not a relative path"),
-    ("link out of the tree", link("../../file"), UnsafePackage, "links out of the tree"),
-    ("link to nothing", link("nothing"), UnsafePackage, "leads nowhere"),
-    ("link through a file", link("file/../file"), UnsafePackage, "leads nowhere"),
-    ("link to itself", link("link"), UnsafePackage, "leads nowhere"),
-    ("huge link", link("x" * 5000), UnsafePackage, "links to a path of 5,000 bytes"),
+    ("parent folder", entries(("a/../../etc/passwd", b"", FILE)), UnsafePackageError, "leads out of the tree"),
+    ("absolute path", entries(("/etc/passwd", b"", FILE)), UnsafePackageError, "absolute path"),
+    ("drive letter", entries(("c:/windows", b"", FILE)), UnsafePackageError, "absolute path"),
+    ("backslash", entries(("a\\b", b"", FILE)), UnsafePackageError, "backslash"),
+    ("NUL", lambda p: archives.renamed(good(p), "name.txt", "name\0txt"), UnsafePackageError, "control character"),
+    ("line break", entries(("a\nb", b"", FILE)), UnsafePackageError, "control character"),
+    ("long name", entries(("x" * 256, b"", FILE)), UnsafePackageError, "more than 255 bytes"),
+    ("long name in UTF-8", entries(("\u00e4" * 128, b"", FILE)), UnsafePackageError, "more than 255 bytes"),
+    ("long path", entries(("/".join(["x" * 200] * 21), b"", FILE)), UnsafePackageError, "longer than a path"),
+    ("deep path", entries(("/".join("x" * 65), b"", FILE)), UnsafePackageError, "longer than a path"),
+    ("no name", entries(("./.", b"", FILE)), UnsafePackageError, "replace the tree"),
+    ("absolute link", link("/etc/passwd"), UnsafePackageError, "not a relative path"),
+    ("empty link", link(""), UnsafePackageError, "not a relative path"),
+    ("link out of the tree", link("../../file"), UnsafePackageError, "links out of the tree"),
+    ("link to nothing", link("nothing"), UnsafePackageError, "leads nowhere"),
+    ("link through a file", link("file/../file"), UnsafePackageError, "leads nowhere"),
+    ("link to itself", link("link"), UnsafePackageError, "leads nowhere"),
+    ("huge link", link("x" * 5000), UnsafePackageError, "links to a path of 5,000 bytes"),
     (
         "link out by way of a link",
         entries(("a/b/", b"", archives.FOLDER), ("l", b"a/b", archives.LINK), ("a/m", b"../l/../../..", archives.LINK)),
-        UnsafePackage,
+        UnsafePackageError,
         "links out of the tree",
     ),
     (
         "file below a link",
         entries(("a/", b"", archives.FOLDER), ("l", b"a", archives.LINK), ("l/file", b"", FILE)),
-        UnsafePackage,
+        UnsafePackageError,
         "and a folder as well",
     ),
-    ("character device", entries(("null", b"", 0o020666)), UnsafePackage, "neither a file"),
-    ("block device", entries(("disk", b"", 0o060666)), UnsafePackage, "neither a file"),
-    ("fifo", entries(("pipe", b"", 0o010666)), UnsafePackage, "neither a file"),
-    ("socket", entries(("socket", b"", 0o140666)), UnsafePackage, "neither a file"),
-    ("file that says it is a folder", entries(("a", b"", archives.FOLDER)), UnsafePackage, "neither a file"),
-    ("folder with content", entries(("a/", b"x", archives.FOLDER)), UnsafePackage, "folder by its name"),
-    ("same name twice", entries(("a", b"1", FILE), ("./a", b"2", FILE)), UnsafePackage, "comes twice"),
-    ("file and folder", entries(("a", b"", FILE), ("a/", b"", archives.FOLDER)), UnsafePackage, "comes twice"),
-    ("file above a file", entries(("a/b", b"", FILE), ("a", b"", FILE)), UnsafePackage, "and a folder as well"),
+    ("character device", entries(("null", b"", 0o020666)), UnsafePackageError, "neither a file"),
+    ("block device", entries(("disk", b"", 0o060666)), UnsafePackageError, "neither a file"),
+    ("fifo", entries(("pipe", b"", 0o010666)), UnsafePackageError, "neither a file"),
+    ("socket", entries(("socket", b"", 0o140666)), UnsafePackageError, "neither a file"),
+    ("file that says it is a folder", entries(("a", b"", archives.FOLDER)), UnsafePackageError, "neither a file"),
+    ("folder with content", entries(("a/", b"x", archives.FOLDER)), UnsafePackageError, "folder by its name"),
+    ("same name twice", entries(("a", b"1", FILE), ("./a", b"2", FILE)), UnsafePackageError, "comes twice"),
+    ("file and folder", entries(("a", b"", FILE), ("a/", b"", archives.FOLDER)), UnsafePackageError, "comes twice"),
+    ("file above a file", entries(("a/b", b"", FILE), ("a", b"", FILE)), UnsafePackageError, "and a folder as well"),
     ("shared data", archives.overlapping, PackageError, "file0"),
-    ("encrypted", lambda p: archives.both(good(p), 6, 8, b"\1\0"), UnsupportedPackage, "is encrypted"),
-    ("bzip2", lambda p: archives.both(good(p), 8, 10, b"\x0c\0"), UnsupportedPackage, "only deflate"),
-    ("new version", lambda p: archives.patched(good(p), b"PK\1\2", 6, b"\xff\0"), UnsupportedPackage, "cannot be read"),
-    ("empty file", garbage(b""), DamagedPackage, "not a readable zip"),
-    ("not a zip", garbage(b"<html>" * 1000), DamagedPackage, "not a readable zip"),
-    ("cut short", cut, DamagedPackage, "not a readable zip"),
-    ("longer than a zip", with_tail, DamagedPackage, "after its end record"),
-    ("other count", lambda p: archives.patched(good(p), b"PK\5\6", 10, b"\7\0"), DamagedPackage, "lists 1 of the 7"),
-    ("other name", lambda p: archives.patched(good(p), b"PK\3\4", 30, b"X"), DamagedPackage, "another name"),
+    ("encrypted", lambda p: archives.both(good(p), 6, 8, b"\1\0"), UnsupportedPackageError, "is encrypted"),
+    ("bzip2", lambda p: archives.both(good(p), 8, 10, b"\x0c\0"), UnsupportedPackageError, "only deflate"),
+    (
+        "new version",
+        lambda p: archives.patched(good(p), b"PK\1\2", 6, b"\xff\0"),
+        UnsupportedPackageError,
+        "cannot be read",
+    ),
+    ("empty file", garbage(b""), CorruptPackageError, "not a readable zip"),
+    ("not a zip", garbage(b"<html>" * 1000), CorruptPackageError, "not a readable zip"),
+    ("cut short", cut, CorruptPackageError, "not a readable zip"),
+    ("longer than a zip", with_tail, CorruptPackageError, "after its end record"),
+    (
+        "other count",
+        lambda p: archives.patched(good(p), b"PK\5\6", 10, b"\7\0"),
+        CorruptPackageError,
+        "lists 1 of the 7",
+    ),
+    ("other name", lambda p: archives.patched(good(p), b"PK\3\4", 30, b"X"), CorruptPackageError, "another name"),
     (
         "other encoding of the name",
         lambda p: archives.patched(archives.of(p, ("näme", b"", FILE)), b"PK\3\4", 6, b"\0\0"),
-        DamagedPackage,
+        CorruptPackageError,
         "differently",
     ),
-    ("other method", lambda p: archives.patched(good(p), b"PK\3\4", 8, b"\0\0"), DamagedPackage, "differently"),
-    ("other size", lambda p: archives.patched(good(p), b"PK\3\4", 22, b"\1"), DamagedPackage, "differently"),
-    ("no header", lambda p: archives.patched(good(p), b"PK\3\4", 0, b"XX"), DamagedPackage, "no header"),
-    ("wrong checksum", lambda p: archives.both(good(p), 14, 16, b"1234"), DamagedPackage, "checksum"),
-    ("more than declared", lambda p: archives.both(good(p), 22, 24, b"\1\0"), DamagedPackage, "more than the 1 bytes"),
-    ("less than declared", lambda p: archives.both(good(p), 22, 24, b"\xff\xff"), DamagedPackage, "800 of the 65,535"),
-    ("no deflated data", lambda p: archives.patched(good(p), b"name.txt", 8, b"\xff\xff"), DamagedPackage, "deflated"),
-    ("packed size cut", lambda p: archives.both(good(p), 18, 20, b"\5\0"), DamagedPackage, "in the middle of"),
+    ("other method", lambda p: archives.patched(good(p), b"PK\3\4", 8, b"\0\0"), CorruptPackageError, "differently"),
+    ("other size", lambda p: archives.patched(good(p), b"PK\3\4", 22, b"\1"), CorruptPackageError, "differently"),
+    ("no header", lambda p: archives.patched(good(p), b"PK\3\4", 0, b"XX"), CorruptPackageError, "no header"),
+    ("wrong checksum", lambda p: archives.both(good(p), 14, 16, b"1234"), CorruptPackageError, "checksum"),
+    (
+        "more than declared",
+        lambda p: archives.both(good(p), 22, 24, b"\1\0"),
+        CorruptPackageError,
+        "more than the 1 bytes",
+    ),
+    (
+        "less than declared",
+        lambda p: archives.both(good(p), 22, 24, b"\xff\xff"),
+        CorruptPackageError,
+        "800 of the 65,535",
+    ),
+    (
+        "no deflated data",
+        lambda p: archives.patched(good(p), b"name.txt", 8, b"\xff\xff"),
+        CorruptPackageError,
+        "deflated",
+    ),
+    ("packed size cut", lambda p: archives.both(good(p), 18, 20, b"\5\0"), CorruptPackageError, "in the middle of"),
 ]
 
 
@@ -152,7 +177,7 @@ def test_members_that_share_data_are_refused_before_a_byte_is_written(tmp_path: 
     data[second + 42 : second + 46] = bytes(4)
     archive.write_bytes(data)
 
-    with pytest.raises(UnsafePackage, match="shares its data"):
+    with pytest.raises(UnsafePackageError, match="shares its data"):
         zip.unpack_zip(archive, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
@@ -172,7 +197,7 @@ def test_a_package_over_a_limit_is_refused(tmp_path: Path, limits: Limits, text:
         lambda: zip.unpack_agent(archive, tmp_path / "into", limits=limits),
         lambda: zip_reader.unpacked_size(archive, limits),
     ):
-        with pytest.raises(OversizedPackage, match=text):
+        with pytest.raises(PackageTooLargeError, match=text):
             refuse()
     assert not (tmp_path / "into").exists()
 
@@ -180,7 +205,7 @@ def test_a_package_over_a_limit_is_refused(tmp_path: Path, limits: Limits, text:
 def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", ("zeros", bytes(17 << 20), FILE))
 
-    with pytest.raises(OversizedPackage, match="50 to 1"):
+    with pytest.raises(PackageTooLargeError, match="50 to 1"):
         zip.unpack_zip(archive, tmp_path / "into")
     zip.unpack_zip(archive, tmp_path / "into", limits=Limits(ratio=2000))
 
@@ -189,7 +214,7 @@ def test_folders_that_are_only_named_count_as_entries(tmp_path: Path) -> None:
     names = ["/".join(f"{number}-{depth}" for depth in range(10)) for number in range(3)]
     archive = archives.of(tmp_path / "package.zip", *((f"{name}/file", b"", FILE) for name in names))
 
-    with pytest.raises(OversizedPackage, match="more than 20 entries"):
+    with pytest.raises(PackageTooLargeError, match="more than 20 entries"):
         zip.unpack_zip(archive, tmp_path / "into", limits=Limits(entries=20))
 
 
@@ -198,7 +223,7 @@ def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(tmp_path
         for number in range(200):
             archive.writestr(f"{number}", b"")
 
-    with pytest.raises(OversizedPackage, match="more than 100 entries"):
+    with pytest.raises(PackageTooLargeError, match="more than 100 entries"):
         zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into", limits=Limits(entries=100))
 
 
@@ -211,7 +236,7 @@ def test_a_cancelled_unpack_leaves_nothing(tmp_path: Path) -> None:
         asked += 1
         return asked > 3
 
-    with pytest.raises(UnpackCancelled):
+    with pytest.raises(UnpackCancelledError):
         zip.unpack_agent(archive, tmp_path / "into", cancelled=cancelled)
     assert list((tmp_path / "into").iterdir()) == []
 
@@ -221,21 +246,21 @@ def test_what_the_system_refuses_says_why(tmp_path: Path) -> None:
     (tmp_path / "into").mkdir()
     (tmp_path / "into" / "kept").touch()
 
-    with pytest.raises(UnpackFailed, match="not empty") as refused:
+    with pytest.raises(UnpackFailedError, match="not empty") as refused:
         zip.unpack_zip(archive, tmp_path / "into")
     assert refused.value.errno == errno.EEXIST
     assert (tmp_path / "into" / "kept").exists()
 
-    with pytest.raises(UnpackFailed, match=r"absent\.zip.*No such file"):
+    with pytest.raises(UnpackFailedError, match=r"absent\.zip.*No such file"):
         zip.unpack_zip(tmp_path / "absent.zip", tmp_path / "new")
-    with pytest.raises(UnpackFailed, match="No such file"):
+    with pytest.raises(UnpackFailedError, match="No such file"):
         zip_reader.unpacked_size(tmp_path / "absent.zip")
 
 
 def test_a_package_without_the_preload_library_is_no_agent(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", ("agent/lib/liboneagentproc.so", b"", FILE))
 
-    with pytest.raises(NotAnAgent, match=r"has no agent/lib64/liboneagentproc\.so"):
+    with pytest.raises(NotAnAgentError, match=r"has no agent/lib64/liboneagentproc\.so"):
         zip.unpack_agent(archive, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
@@ -243,10 +268,10 @@ def test_a_package_without_the_preload_library_is_no_agent(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("current", "error", "text"),
     [
-        (("agent/bin/current", b"", FILE), NotAnAgent, "has to be a link"),
-        (("agent/bin/current/", b"", archives.FOLDER), NotAnAgent, "has to be a link"),
-        (("agent/bin/current", b"../lib64/liboneagentproc.so", archives.LINK), NotAnAgent, "lead to a folder"),
-        (("agent/bin/current", b"1.2.3.4-5", archives.LINK), common_unpack.UnsafePackage, "leads nowhere"),
+        (("agent/bin/current", b"", FILE), NotAnAgentError, "has to be a link"),
+        (("agent/bin/current/", b"", archives.FOLDER), NotAnAgentError, "has to be a link"),
+        (("agent/bin/current", b"../lib64/liboneagentproc.so", archives.LINK), NotAnAgentError, "lead to a folder"),
+        (("agent/bin/current", b"1.2.3.4-5", archives.LINK), common_unpack.UnsafePackageError, "leads nowhere"),
     ],
 )
 def test_a_current_that_is_no_link_to_a_folder_is_refused(
@@ -267,5 +292,5 @@ def test_a_link_may_not_leave_the_agent_for_what_lies_beside_it(tmp_path: Path) 
         fakes.write(opened, f"{fakes.NESTED}link", b"../../other", archives.LINK)
 
     zip.unpack_zip(archive, tmp_path / "zip")
-    with pytest.raises(UnsafePackage, match="links out of the tree"):
+    with pytest.raises(UnsafePackageError, match="links out of the tree"):
         zip.unpack_agent(archive, tmp_path / "agent")

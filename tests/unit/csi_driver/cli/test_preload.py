@@ -277,7 +277,7 @@ class TestAPackageThatIsRefused:
         assert reached.wait(10)
         store_preload.tidy(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
-        with pytest.raises(store_preload.NotPreloaded, match="by another command"):
+        with pytest.raises(store_preload.NotPreloadedError, match="by another command"):
             store_preload.preload(folder, read, VERSION, 60.0, dedup.Present())
         go_on.set()
         at_work.join(10)

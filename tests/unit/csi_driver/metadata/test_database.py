@@ -16,7 +16,7 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
-from oneagent.csi_driver.metadata.database import Database, Unavailable
+from oneagent.csi_driver.metadata.database import Database, DatabaseUnavailableError
 from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
 
@@ -125,7 +125,7 @@ class TestTheBook:
         book.put(record("c", reason=long), later=True)
         assert not book.flush()
         assert book.unwritten == 2
-        with contextlib.suppress(Unavailable), metadata.reading() as connection:
+        with contextlib.suppress(DatabaseUnavailableError), metadata.reading() as connection:
             connection.execute("PRAGMA max_page_count=1000000")
         metadata.close()
         recover(book)
@@ -260,7 +260,7 @@ class TestWhatIsWanted:
             other.execute("BEGIN EXCLUSIVE")
             assert reader.get(DEMO.name) == DEMO
             # The copy is written before the table.
-            with pytest.raises(Unavailable):
+            with pytest.raises(DatabaseUnavailableError):
                 desired_versions.replace_all(provisioner, copy, [DEMO, OTHER])
             assert reader.get(OTHER.name) == OTHER
         late.close()
@@ -312,7 +312,7 @@ class TestTheFile:
                 with metadata.transaction() as connection:
                     connection.execute("DELETE FROM volumes")
                 break
-            except Unavailable:
+            except DatabaseUnavailableError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         metadata.close()
@@ -328,7 +328,7 @@ class TestTheFile:
 
     def test_in_a_folder_that_is_gone_is_unavailable_and_nothing_worse(self, path: Path) -> None:
         metadata = Database(path / "nowhere/metadata.db", path / "nowhere/metadata.lock")
-        with pytest.raises(Unavailable), metadata.reading():
+        with pytest.raises(DatabaseUnavailableError), metadata.reading():
             pass
 
     def test_a_transaction_that_fails_leaves_nothing(self, path: Path, metadata: Database, book: VolumeBook) -> None:

@@ -91,7 +91,7 @@ class TestADatabaseThatIsLost:
 
         def read() -> None:
             while not stop.is_set():
-                with contextlib.suppress(database.Unavailable), known.notices():
+                with contextlib.suppress(database.DatabaseUnavailableError), known.notices():
                     pass
 
         threads = [threading.Thread(target=each, daemon=True) for each in (write, read)]

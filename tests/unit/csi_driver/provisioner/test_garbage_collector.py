@@ -26,7 +26,7 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import garbage_collector, log_retention, trash
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.room import NoRoom
+from oneagent.csi_driver.provisioner.room import NoSpaceError
 from oneagent.csi_driver.store import AgentStore, usage
 
 ONE, TWO, THREE = Version("1"), Version("2"), Version("3")
@@ -386,7 +386,7 @@ class TestRoom:
         bench.records.want([wanted("1")])
         row(bench, "2")
         bench.mounts = [overlay(f"{bench.folder.agents}/3", upper="/x/upper")]
-        with pytest.raises(NoRoom, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
+        with pytest.raises(NoSpaceError, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
             bench.collector.make(3 * MIB)
         assert bench.left() == ["1", "2", "3"]
 
@@ -394,7 +394,7 @@ class TestRoom:
         bench = Bench(tmp_path / "data", keep_unused_seconds=1e9)
         bench.install("1")
         bench.records.drop_version(ONE)
-        with pytest.raises(NoRoom):
+        with pytest.raises(NoSpaceError):
             bench.collector.make(1 << 60)
         assert bench.left() == []
 

@@ -235,7 +235,7 @@ class TestATransferThatBreaksOff:
             return 1 << 40
 
         calls: list[int] = []
-        with pytest.raises(download.Cancelled):
+        with pytest.raises(download.DownloadCancelledError):
             download.download(offer.source, tmp_path / "got.zip", cancelled=cancelled, free=stop_early)
         port = serving.endpoint.port
         serving.stop()

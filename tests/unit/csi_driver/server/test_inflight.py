@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from oneagent.csi_driver.data_dir import VolumeId
-from oneagent.csi_driver.server.errors import InFlight
+from oneagent.csi_driver.server.errors import CallInFlightError
 from oneagent.csi_driver.server.inflight import Call, InFlightCalls
 
 ONE, OTHER = VolumeId("one"), VolumeId("other")
@@ -26,7 +26,7 @@ def calls(woken: list[None]) -> InFlightCalls:
 
 def test_a_second_call_for_a_volume_is_told_so(calls: InFlightCalls) -> None:
     with calls.hold(ONE, "a publish"):
-        with pytest.raises(InFlight, match="one: a publish is under way"), calls.hold(ONE, "an unpublish"):
+        with pytest.raises(CallInFlightError, match="one: a publish is under way"), calls.hold(ONE, "an unpublish"):
             pass
         with calls.hold(OTHER, "a publish"):
             pass
@@ -43,7 +43,7 @@ def test_a_call_that_fails_frees_its_volume(calls: InFlightCalls) -> None:
 
 def test_an_opposite_call_asks_the_one_under_way_to_give_up(calls: InFlightCalls, woken: list[None]) -> None:
     with calls.hold(ONE, "a publish") as publish, calls.hold(OTHER, "a publish") as other:
-        with pytest.raises(InFlight), calls.hold(ONE, "an unpublish", cancel_other=True):
+        with pytest.raises(CallInFlightError), calls.hold(ONE, "an unpublish", cancel_other=True):
             pass
         assert (publish.cancelled, other.cancelled, len(woken)) == (True, False, 1)
 
@@ -80,7 +80,7 @@ def test_of_many_threads_exactly_one_holds_a_volume(calls: InFlightCalls) -> Non
                     assert inside == [call]
                     inside.remove(call)
                     entered += 1
-            except InFlight:
+            except CallInFlightError:
                 pass
         return entered
 

@@ -11,7 +11,7 @@ from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import TargetPath, VolumeId
 from oneagent.csi_driver.linux import syscalls
 from oneagent.csi_driver.server import request_validation
-from oneagent.csi_driver.server.errors import InvalidRequest
+from oneagent.csi_driver.server.errors import InvalidRequestError
 from oneagent.csi_driver.server.request_validation import POD_NAME, POD_NAMESPACE, POD_UID
 
 ROOT = "/var/lib/kubelet"
@@ -116,7 +116,7 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
     request = good()
     for _, spoil in reversed(IN_ORDER[first:]):
         spoil(request) if spoil is not no_context or first == 3 else None
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidRequestError) as refusal:
         checked(request)
     assert str(refusal.value).startswith(IN_ORDER[first][0])
 
@@ -189,7 +189,7 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
 def test_what_can_not_be_used_is_refused_with_the_name_of_its_field(spoil: Change, message: str) -> None:
     request = good()
     spoil(request)
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidRequestError) as refusal:
         checked(request)
     assert str(refusal.value).startswith(message)
     assert str(refusal.value).startswith(f"{refusal.value.field}: ")
@@ -212,5 +212,5 @@ def test_ids_as_long_as_the_specification_allows_are_taken(longest: str) -> None
 def test_a_path_elsewhere_is_no_error_for_statistics() -> None:
     assert request_validation.volume_path("some/path", ROOT) == ""
     assert request_validation.volume_path(TARGET, ROOT) == TARGET
-    with pytest.raises(InvalidRequest, match="volume_path: is missing"):
+    with pytest.raises(InvalidRequestError, match="volume_path: is missing"):
         request_validation.volume_path("", ROOT)

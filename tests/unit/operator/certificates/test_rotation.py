@@ -211,7 +211,7 @@ class World(RuleBasedStateMachine):
     def _round(self) -> None:
         try:
             self.due = self.cluster.now + max(fakes.run(self.keeper.round()), 0.01)
-        except fakes.Killed:
+        except fakes.KilledError:
             self._start_keeper()
             self.due += self.away
 
@@ -221,7 +221,7 @@ class World(RuleBasedStateMachine):
             self.cluster.touch(key)
         if self.kill == (0, False):
             self.kill = None
-            raise fakes.Killed
+            raise fakes.KilledError
 
     def _after_write(self, key: Key) -> None:
         self._watch()
@@ -229,7 +229,7 @@ class World(RuleBasedStateMachine):
             left, done = self.kill
             self.kill = (left - 1, done) if left else None
             if not left:
-                raise fakes.Killed
+                raise fakes.KilledError
 
     def _watch(self) -> None:
         """Replicas notice that their Secret has changed; and every request at this instant is tried."""

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from oneagent.operator.cli import node_reports
-from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Missing, Refused, Unanswered, Unusable
+from oneagent.operator.cli.kubectl import (
+    Kubectl,
+    KubectlError,
+    KubectlForbiddenError,
+    KubectlNotFoundError,
+    KubectlTimeoutError,
+    KubectlUnusableError,
+)
 from tests.fakes.kubectl import HANGING, Folder
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE
@@ -33,12 +40,15 @@ def program(folder: Path, script: str) -> Kubectl:
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ('Error from server (NotFound): pods "x" not found', Missing),
-        ('error: the server doesn\'t have a resource type "dynakubes"', Missing),
-        ('Error from server (Forbidden): pods is forbidden: User "me" cannot list', Refused),
-        ("The connection to the server localhost:8080 was refused - did you specify the right host or port?", Unusable),
-        ("Error in configuration: context was not found for specified context: prod", Unusable),
-        ("error: You must be logged in to the server (Unauthorized)", Unusable),
+        ('Error from server (NotFound): pods "x" not found', KubectlNotFoundError),
+        ('error: the server doesn\'t have a resource type "dynakubes"', KubectlNotFoundError),
+        ('Error from server (Forbidden): pods is forbidden: User "me" cannot list', KubectlForbiddenError),
+        (
+            "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
+            KubectlUnusableError,
+        ),
+        ("Error in configuration: context was not found for specified context: prod", KubectlUnusableError),
+        ("error: You must be logged in to the server (Unauthorized)", KubectlUnusableError),
         ("error: something else", KubectlError),
     ],
 )
@@ -85,5 +95,5 @@ def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
 
 def test_a_log_that_does_not_end_is_given_up(tmp_path: Path) -> None:
     following = Kubectl(program(tmp_path, "echo one; exec sleep 60").program, (), "dynatrace", 0.5)
-    with pytest.raises(Unanswered, match=r"not done within 0\.5 s"):
+    with pytest.raises(KubectlTimeoutError, match=r"not done within 0\.5 s"):
         following.tail(100, "logs")

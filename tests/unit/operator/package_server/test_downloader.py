@@ -51,7 +51,7 @@ class TestAClient:
         with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(wait_seconds=0.2)) as serving:
             serving.want(fakes.wanted(VERSION, server.api_url))
             began = time.monotonic()
-            with pytest.raises(errors.Throttled, match="is being downloaded"):
+            with pytest.raises(errors.RateLimitedError, match="is being downloaded"):
                 fetch(serving, tmp_path / "agent.zip", pending_seconds=1.0)
             assert time.monotonic() - began < 3
             server.closing.set()
@@ -64,7 +64,7 @@ class TestAClient:
         timer.start()
         fetch(serving, tmp_path / "agent.zip", away_seconds=5.0)
         serving.want()
-        with pytest.raises(errors.Refused, match="does not want"):
+        with pytest.raises(errors.HttpStatusError, match="does not want"):
             fetch(serving, tmp_path / "agent.zip")
         timer.join()
 
@@ -73,27 +73,27 @@ class TestAClient:
         cancelled = threading.Event()
         threading.Timer(0.3, cancelled.set).start()
         patience = package_client.Patience(away_seconds=30)
-        with pytest.raises(download.Cancelled):
+        with pytest.raises(download.DownloadCancelledError):
             package_client.fetch(
                 serving.client, fakes.package(VERSION), tmp_path / "x", cancelled=cancelled, patience=patience
             )
 
     def test_shows_a_new_token_as_soon_as_there_is_one(self, serving: fakes.Serving, tmp_path: Path) -> None:
         serving.token_file.write_text(fakes.token(seconds=-1))
-        with pytest.raises(errors.Refused, match="projected service account token"):
+        with pytest.raises(errors.HttpStatusError, match="projected service account token"):
             fetch(serving, tmp_path / "agent.zip")
         serving.token_file.write_text(fakes.token())
         fetch(serving, tmp_path / "agent.zip")
 
     def test_does_not_trust_another_authority(self, serving: fakes.Serving, tmp_path: Path) -> None:
         client = package_client.Endpoint(serving.url, serving.token_file)
-        with pytest.raises(errors.Unreachable, match="not trusted"):
+        with pytest.raises(errors.UnreachableError, match="not trusted"):
             package_client.fetch(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
         assert serving.reviews.asked == []
 
     @pytest.mark.parametrize("url", ["http://x:1", "https://", "https://x/y", "https://u:p@x", "https://x?y", "x:1"])
     def test_is_told_only_of_an_address_with_tls(self, url: str) -> None:
-        with pytest.raises(http_client.InvalidSettings, match="https://host:port is needed"):
+        with pytest.raises(http_client.InvalidSettingsError, match="https://host:port is needed"):
             package_client.Endpoint(url, Path("/token"))
 
     def test_without_a_token_says_so(self, serving: fakes.Serving, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ class TestAClient:
             serving.token_file.unlink(missing_ok=True)
             if content is not None:
                 serving.token_file.write_text(content)
-            with pytest.raises(http_client.InvalidSettings, match=str(serving.token_file)):
+            with pytest.raises(http_client.InvalidSettingsError, match=str(serving.token_file)):
                 fetch(serving, tmp_path / "x")
 
 

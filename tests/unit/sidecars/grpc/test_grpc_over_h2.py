@@ -250,7 +250,7 @@ def test_an_old_socket_is_replaced(path: Path) -> None:
 
 def test_what_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
-    with pytest.raises(grpc_server.SocketTaken, match=r"s\.sock is not a socket"):
+    with pytest.raises(grpc_server.SocketInUseError, match=r"s\.sock is not a socket"):
         grpc_server.Server(path, {}).keep()
     assert path.read_text() == "precious"
 

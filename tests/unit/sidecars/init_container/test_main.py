@@ -250,7 +250,7 @@ class TestCommand:
 
 
 def test_with_csi_nothing_heavy_is_loaded() -> None:
-    program = "import sys, oneagent.sidecars.install.command; print(*sys.modules)"
+    program = "import sys, oneagent.sidecars.init_container.main; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"argparse", "asyncio", "concurrent.futures", "ctypes", "httpx2", "isal", "msgspec", "ssl", "tempfile"}
     assert not heavy & set(loaded.stdout.split())

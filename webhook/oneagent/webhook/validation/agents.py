@@ -76,7 +76,7 @@ def image_folder_unreadable(seen: Subject) -> Iterator[str]:
         if value.startswith(image_directories.PREFIX):
             try:
                 image_directories.parse(value)
-            except image_directories.InvalidFolder as error:
+            except image_directories.InvalidLayoutError as error:
                 yield (
                     f"{path} is {quoted(value)}, which is no image in a folder: {error.why}. Make sure that it "
                     "reads oci-layout:/absolute/path/of/folder, with :name or @sha256:digest if the folder has "

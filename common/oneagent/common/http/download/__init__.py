@@ -25,33 +25,33 @@ from oneagent.common import page_cache
 from oneagent.common.http import client as http_client
 from oneagent.common.http.download import part_file
 from oneagent.common.http.download.transfer import (
-    Cancelled,
-    DiskFailed,
-    DiskFull,
+    ContentMismatchError,
+    DiskFailedError,
+    DiskFullError,
+    DownloadCancelledError,
     DownloadError,
+    DownloadSourceError,
     HttpSource,
     Limits,
-    SourceFailed,
     Transfer,
-    UnusableFile,
+    UnusableFileError,
     Wanted,
-    WrongContent,
 )
 
 __all__ = [
     "USUAL",
-    "Cancelled",
-    "DiskFailed",
-    "DiskFull",
+    "ContentMismatchError",
+    "DiskFailedError",
+    "DiskFullError",
+    "DownloadCancelledError",
     "DownloadError",
+    "DownloadSourceError",
     "Downloaded",
     "HttpSource",
     "Limits",
     "LocalFile",
     "Source",
-    "SourceFailed",
-    "UnusableFile",
-    "WrongContent",
+    "UnusableFileError",
     "download",
     "free_bytes",
     "source",
@@ -93,7 +93,7 @@ def source(url: str, http: http_client.HttpSettings | None = None) -> Source:
         return HttpSource(url, http=http or http_client.HttpSettings())
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return LocalFile(Path(urllib.parse.unquote(parts.path)))
-    raise UnusableFile(f"{parts.scheme or 'no scheme'}: https://…, http://… or file:///… is needed")
+    raise UnusableFileError(f"{parts.scheme or 'no scheme'}: https://…, http://… or file:///… is needed")
 
 
 def free_bytes(folder: Path) -> int:
@@ -139,7 +139,7 @@ def download(
         call = Transfer(source, http, part, wanted, limits, into.parent, cancelled, progress, free)
         try:
             call.run(sleep or cancelled.wait)
-        except (DiskFull, WrongContent):
+        except (DiskFullError, ContentMismatchError):
             part.discard()
             raise
         except OSError as error:
@@ -156,8 +156,8 @@ def _disk_errors(into: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{into.parent}: the disk is full", needed=0) from error
-        raise DiskFailed(f"{error.filename or into}: {error.strerror}") from error
+            raise DiskFullError(f"{into.parent}: the disk is full", needed=0) from error
+        raise DiskFailedError(f"{error.filename or into}: {error.strerror}") from error
 
 
 def _digest(path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]) -> tuple[int, str]:
@@ -168,14 +168,14 @@ def _digest(path: Path, cancelled: threading.Event, progress: Callable[[int, int
         with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise UnusableFile(f"{path}: not a regular file")
+                raise UnusableFileError(f"{path}: not a regular file")
             while block := file.read(_BLOCK):
                 digest.update(block)
                 done += len(block)
                 progress(done, found.st_size)
                 if cancelled.is_set():
-                    raise Cancelled(f"{path}: stopped after {done} bytes")
+                    raise DownloadCancelledError(f"{path}: stopped after {done} bytes")
             page_cache.drop_read(file.fileno())
     except OSError as error:
-        raise UnusableFile(f"{path}: {error.strerror}") from error
+        raise UnusableFileError(f"{path}: {error.strerror}") from error
     return done, digest.hexdigest()

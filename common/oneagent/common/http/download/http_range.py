@@ -19,7 +19,7 @@ _RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII |
 _UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII | re.IGNORECASE)
 
 
-class WrongRange(errors.Garbage):
+class RangeMismatchError(errors.UnexpectedResponseError):
     """An answer that does not fit behind the bytes we have: they are worthless, the next try begins anew."""
 
     passing = True
@@ -53,18 +53,18 @@ def plan(response: httpx.Response, have: Have) -> Have:
     if response.status_code == 416:
         total = _UNSATISFIED.fullmatch(said)
         if not total or not have.size or int(total[1]) != have.size or have.total not in (None, have.size):
-            raise WrongRange(f"{where}: refuses to continue at byte {have.size} (Content-Range: {said[:80]!r})")
+            raise RangeMismatchError(f"{where}: refuses to continue at byte {have.size} (Content-Range: {said[:80]!r})")
         return Have(have.size, have.size, have.validator)
     match = _RANGE.fullmatch(said)
     if not (have.size and have.validator and match):
-        raise WrongRange(f"{where}: sent a part that was not asked for (Content-Range: {said[:80]!r})")
+        raise RangeMismatchError(f"{where}: sent a part that was not asked for (Content-Range: {said[:80]!r})")
     first, last, whole = (int(number) for number in match.groups())
     if first != have.size or last != whole - 1 or whole != (have.total or whole):
-        raise WrongRange(f"{where}: byte {have.size} to the end was asked for, {said[:80]!r} came")
+        raise RangeMismatchError(f"{where}: byte {have.size} to the end was asked for, {said[:80]!r} came")
     if _length(response) not in (None, last - first + 1):
-        raise WrongRange(f"{where}: Content-Length and Content-Range {said[:80]!r} contradict each other")
+        raise RangeMismatchError(f"{where}: Content-Length and Content-Range {said[:80]!r} contradict each other")
     if have.validator.startswith('"') and response.headers.get("ETag", have.validator) != have.validator:
-        raise WrongRange(f"{where}: another file than the one that was begun")
+        raise RangeMismatchError(f"{where}: another file than the one that was begun")
     return Have(have.size, whole, have.validator)
 
 

@@ -40,7 +40,7 @@ def worth(first: httpx.Response, have: http_range.Have, connections: int) -> boo
 def rest(first: httpx.Response, http: httpx.Client, have: http_range.Have, connections: int) -> Iterator[bytes]:
     """All bytes behind `have`, of which `first` gives the first window; it is closed then.
 
-    `HttpFault` or `httpx.HTTPError` where a window can't be had; what came before it is good.
+    `HttpError` or `httpx.HTTPError` where a window can't be had; what came before it is good.
     """
     assert have.total is not None
     spans = [(start, min(start + WINDOW_BYTES, have.total)) for start in range(have.size, have.total, WINDOW_BYTES)]
@@ -93,18 +93,20 @@ class _Windows:
         if response.status_code in (429, 503):
             raise errors.of_answer(response, b"")
         if response.status_code == 200:
-            raise http_range.WrongRange(f"{errors.place(str(response.url))}: another file than the one that was begun")
+            raise http_range.RangeMismatchError(
+                f"{errors.place(str(response.url))}: another file than the one that was begun"
+            )
         if response.status_code != 206:
             # Whether it is a refusal is seen when the rest is asked for: an address may be good for some minutes only.
             raise self._broken(response, f"a part was answered {response.status_code}")
         said = response.headers.get("Content-Range", "").lower()
         if said != expected or response.headers.get("ETag", self.have.validator) != self.have.validator:
-            raise http_range.WrongRange(
+            raise http_range.RangeMismatchError(
                 f"{errors.place(str(response.url))}: {expected!r} was asked for, {said[:80]!r} came"
             )
 
-    def _broken(self, response: httpx.Response, what: str) -> errors.HttpFault:
-        return errors.Unreachable(f"{errors.place(str(response.url))}: {what}", errors.Reach.BROKEN)
+    def _broken(self, response: httpx.Response, what: str) -> errors.HttpError:
+        return errors.UnreachableError(f"{errors.place(str(response.url))}: {what}", errors.Reach.BROKEN)
 
 
 def _beginning(response: httpx.Response, size: int) -> Iterator[bytes]:
@@ -113,7 +115,7 @@ def _beginning(response: httpx.Response, size: int) -> Iterator[bytes]:
         size -= len(chunk)
         if size <= 0:
             return
-    raise errors.Unreachable(
+    raise errors.UnreachableError(
         f"{errors.place(str(response.url))}: the connection ended {size} bytes before the end of its first window",
         errors.Reach.BROKEN,
     )

@@ -4,12 +4,12 @@ Each try goes on where the one before broke (see `partfile`, `ranges`), after a 
 the server's `Retry-After`. Nothing is begun that does not fit on the disk.
 
     DownloadError
-    ├── SourceFailed     tries used up, or no use trying; `fault` says what, `retry_after` when to come back
-    ├── WrongContent     not the size or the digest that was expected; nothing of it is kept
-    ├── DiskFull         `needed` bytes do not fit
-    ├── DiskFailed       another error of the folder
-    ├── UnusableFile     a local package that is not a readable, regular file
-    └── Cancelled        asked to stop; what came is kept
+    ├── DownloadSourceError tries used up, or no use trying; `fault` says what, `retry_after` when to come back
+    ├── ContentMismatchError not the size or the digest that was expected; nothing of it is kept
+    ├── DiskFullError    `needed` bytes do not fit
+    ├── DiskFailedError  another error of the folder
+    ├── UnusableFileError a local package that is not a readable, regular file
+    └── DownloadCancelledError asked to stop; what came is kept
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class DownloadError(Exception):
     """A file could not be brought to the disk."""
 
 
-class SourceFailed(DownloadError):
+class DownloadSourceError(DownloadError):
     """The server is the reason."""
 
-    def __init__(self, message: str, fault: errors.HttpFault) -> None:
+    def __init__(self, message: str, fault: errors.HttpError) -> None:
         super().__init__(message)
         self.fault = fault
         self.retry_after = fault.retry_after
 
 
-class WrongContent(DownloadError):
+class ContentMismatchError(DownloadError):
     """What came is not what was expected."""
 
 
-class DiskFull(DownloadError):
+class DiskFullError(DownloadError):
     """There is no room for it."""
 
     def __init__(self, message: str, needed: int) -> None:
@@ -60,15 +60,15 @@ class DiskFull(DownloadError):
         self.needed = needed
 
 
-class DiskFailed(DownloadError):
+class DiskFailedError(DownloadError):
     """The folder is the reason."""
 
 
-class UnusableFile(DownloadError):
+class UnusableFileError(DownloadError):
     """A local package cannot be used."""
 
 
-class Cancelled(DownloadError):
+class DownloadCancelledError(DownloadError):
     """The caller asked to stop."""
 
 
@@ -80,7 +80,7 @@ class Login(Protocol):
         ...
 
     def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
-        """Told of an answer 401: whether the request is worth repeating with new headers. May ask; `HttpFault`."""
+        """Told of an answer 401: whether the request is worth repeating with new headers. May ask; `HttpError`."""
         ...
 
 
@@ -129,9 +129,9 @@ class Wanted:
 
     def check(self, size: int, sha256: str, where: str) -> None:
         if self.size not in (None, size):
-            raise WrongContent(f"{where}: {size} bytes, {self.size} were expected")
+            raise ContentMismatchError(f"{where}: {size} bytes, {self.size} were expected")
         if self.sha256 and sha256 != self.sha256:
-            raise WrongContent(f"{where}: its SHA-256 is {sha256}, {self.sha256} was expected")
+            raise ContentMismatchError(f"{where}: its SHA-256 is {sha256}, {self.sha256} was expected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,12 @@ class Transfer:
         )
         try:
             retrying(self._attempt)
-        except errors.HttpFault as fault:
-            raise SourceFailed(str(fault), fault) from fault
+        except errors.HttpError as fault:
+            raise DownloadSourceError(str(fault), fault) from fault
 
     def _worth_another(self, error: BaseException) -> bool:
         return (
-            isinstance(error, errors.HttpFault)
+            isinstance(error, errors.HttpError)
             and error.passing
             and (error.retry_after or 0) <= self.limits.longest_pause_seconds
         )
@@ -194,15 +194,15 @@ class Transfer:
             if not self.part.complete:
                 self._fetch()
             self.wanted.check(self.part.have.size, self.part.sha256, self._where)
-        except http_range.WrongRange:
+        except http_range.RangeMismatchError:
             self.part.forget()
             raise
-        except WrongContent as error:
+        except ContentMismatchError as error:
             if not resumed:
                 raise
             # Two halves that do not fit are the resuming's fault, not the package's: once more, all of it.
             self.part.forget()
-            raise http_range.WrongRange(f"{error} (after resuming)") from error
+            raise http_range.RangeMismatchError(f"{error} (after resuming)") from error
 
     def _fetch(self) -> None:
         login = self.source.login
@@ -237,7 +237,7 @@ class Transfer:
                     self._after_window()
         self.progress(self.part.have.size, self.part.have.total)
         if not self.part.complete and self.part.have.total is not None:
-            raise errors.Unreachable(
+            raise errors.UnreachableError(
                 f"{self._where}: the connection ended after {self.part.have.size} of {plan.total} bytes",
                 errors.Reach.BROKEN,
             )
@@ -248,27 +248,29 @@ class Transfer:
             return
         try:
             yield from parallel.rest(response, self.http, plan, self.limits.connections)
-        except (errors.HttpFault, httpx.HTTPError):
+        except (errors.HttpError, httpx.HTTPError):
             self.one_by_one.set()
             raise
 
     def _check_answer(self, response: httpx.Response, plan: http_range.Have) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise errors.Garbage(f"{self._where}: encoded though we asked for it as it is")
+            raise errors.UnexpectedResponseError(f"{self._where}: encoded though we asked for it as it is")
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise errors.Garbage(f"{self._where}: a web page instead of a package: a proxy's login page?")
+            raise errors.UnexpectedResponseError(
+                f"{self._where}: a web page instead of a package: a proxy's login page?"
+            )
         total = plan.total if plan.total is not None else self.wanted.size
         if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-            raise errors.Garbage(f"{self._where}: the answer does not say where it ends")
+            raise errors.UnexpectedResponseError(f"{self._where}: the answer does not say where it ends")
         if total is not None:
             if self.wanted.size not in (None, total):
-                raise WrongContent(f"{self._where}: {total} bytes, {self.wanted.size} were expected")
+                raise ContentMismatchError(f"{self._where}: {total} bytes, {self.wanted.size} were expected")
             self._check_room(total - plan.size, freed=self.part.have.size - plan.size)
 
     def _check_room(self, needed: int, freed: int = 0) -> None:
         room = self.free(self.folder) + freed - self.limits.reserve_bytes
         if needed > room:
-            raise DiskFull(
+            raise DiskFullError(
                 f"{self.folder}: {needed} bytes more are needed, {max(0, room)} are free"
                 f" beyond the reserve of {self.limits.reserve_bytes}",
                 needed,
@@ -282,12 +284,12 @@ class Transfer:
 
     def _stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise Cancelled(f"{self._where}: stopped after {self.part.have.size} bytes")
+            raise DownloadCancelledError(f"{self._where}: stopped after {self.part.have.size} bytes")
 
 
 def _asked_for(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    return (error.retry_after or 0.0) if isinstance(error, errors.HttpFault) else 0.0
+    return (error.retry_after or 0.0) if isinstance(error, errors.HttpError) else 0.0
 
 
 def _beginning(response: httpx.Response) -> bytes:

@@ -76,7 +76,7 @@ def _named(folder: str) -> Version | None:
     """The version that a folder of the store is, None for a folder that somebody else put there."""
     try:
         return Version(data_dir.component(folder, "agent version"))
-    except data_dir.UnsafeName:
+    except data_dir.UnsafeNameError:
         return None
 
 

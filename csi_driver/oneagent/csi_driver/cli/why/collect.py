@@ -90,7 +90,7 @@ def _damage(folder: DataFolder, row: VolumeRecord) -> str:
         return f"which was damaged: {damage}"
     try:
         tree = folder.agent(version)
-    except data_dir.UnsafeName:
+    except data_dir.UnsafeNameError:
         return ""
     lacking = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
     return f"which lacks {PRELOAD_LIBRARY} in the agent store" if lacking else ""

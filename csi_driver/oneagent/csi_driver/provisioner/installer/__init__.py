@@ -35,7 +35,7 @@ from oneagent.csi_driver.provisioner.installer.fetch import Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 from oneagent.csi_driver.provisioner.package_sources.supplies import Package
-from oneagent.csi_driver.provisioner.room import NoRoom, Room
+from oneagent.csi_driver.provisioner.room import NoSpaceError, Room
 from oneagent.csi_driver.store import demand, usage
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,10 @@ _LOST: Final = (errno.EIO, errno.ENOENT)
 
 _KNOWN: Final = (
     download.DownloadError,
-    http_client.InvalidSettings,
+    http_client.InvalidSettingsError,
     unpack.PackageError,
     dynakube_sources.SourceError,
-    NoRoom,
+    NoSpaceError,
     OSError,
 )
 """What needs no stack trace: its text says what to do."""
@@ -162,7 +162,7 @@ class Installer:
 
     def _failed(self, install: _Install, error: Exception) -> None:
         version = install.request.version
-        if isinstance(error, (download.Cancelled, unpack.UnpackCancelled)):
+        if isinstance(error, (download.DownloadCancelledError, unpack.UnpackCancelledError)):
             # In this order: as soon as it is popped, another install of the version may begin.
             self._records.drop_version(version)
             with self._guard:
@@ -261,19 +261,19 @@ def _pause(install: _Install, error: Exception) -> float:
 
 def _transient(error: unpack.PackageError) -> bool:
     """Whether this machine is the reason, and not the package."""
-    return isinstance(error, (unpack.UnpackFailed, unpack.UnpackCancelled))
+    return isinstance(error, (unpack.UnpackFailedError, unpack.UnpackCancelledError))
 
 
 def _lost(error: unpack.PackageError) -> bool:
     """Whether the package may be gone from the disk, or a part of it: another try with it would fail like this one."""
-    return isinstance(error, unpack.UnpackFailed) and error.errno in _LOST
+    return isinstance(error, unpack.UnpackFailedError) and error.errno in _LOST
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, (NoRoom, download.DiskFull)) or getattr(error, "errno", None) in _NO_SPACE:
+    if isinstance(error, (NoSpaceError, download.DiskFullError)) or getattr(error, "errno", None) in _NO_SPACE:
         return "no_room"
     if isinstance(error, unpack.PackageError):
         return "bad_package"
-    if isinstance(error, (download.DownloadError, http_client.InvalidSettings, dynakube_sources.SourceError)):
+    if isinstance(error, (download.DownloadError, http_client.InvalidSettingsError, dynakube_sources.SourceError)):
         return "download_failed"
     return "error"

@@ -28,7 +28,7 @@ class Request:
     """A version to install; `prepare` sees the finished tree before anybody else does.
 
     `origins` tell where its package is, one for each DynaKube that wants it. They may ask the API server and raise
-    `SourceError` or `InvalidSettings`. A failed request that comes with other `settings` is tried again at once.
+    `SourceError` or `InvalidSettingsError`. A failed request that comes with other `settings` is tried again at once.
     """
 
     version: Version
@@ -112,7 +112,7 @@ class Fetcher:
         stem = self._folder.tmp / version
         try:
             package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)
-        except download.DiskFull as error:
+        except download.DiskFullError as error:
             if not error.needed:
                 raise
             self._room.make(error.needed)

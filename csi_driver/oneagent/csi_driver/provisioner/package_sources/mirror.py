@@ -47,9 +47,9 @@ class Mirror:
             got = package_client.fetch(
                 self.endpoint, package, into, cancelled=cancelled, patience=self.patience, free=free
             )
-        except (download.DiskFull, download.DiskFailed, download.Cancelled):
+        except (download.DiskFullError, download.DiskFailedError, download.DownloadCancelledError):
             raise
-        except (download.DownloadError, errors.HttpFault, http_client.InvalidSettings) as error:
+        except (download.DownloadError, errors.HttpError, http_client.InvalidSettingsError) as error:
             self.pass_over(package, _result(error), error)
             return None
         self.metrics.mirror.labels("ok").inc()
@@ -66,15 +66,15 @@ class Mirror:
 
 def _result(error: Exception) -> str:
     """The metric's label."""
-    fault = error.fault if isinstance(error, download.SourceFailed) else error
+    fault = error.fault if isinstance(error, download.DownloadSourceError) else error
     match fault:
-        case errors.Unreachable():
+        case errors.UnreachableError():
             return "away"
-        case errors.Throttled():
+        case errors.RateLimitedError():
             return "busy"
-        case errors.Refused(status=404):
+        case errors.HttpStatusError(status=404):
             return "unwanted"
-        case errors.Refused() | http_client.InvalidSettings():
+        case errors.HttpStatusError() | http_client.InvalidSettingsError():
             return "refused"
         case _:
             return "wrong_content"

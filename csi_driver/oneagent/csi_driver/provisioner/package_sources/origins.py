@@ -44,7 +44,7 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
 def supply(
     kube: dynakube.DynaKube, version: Version, source: dynakube_sources.Source, rules: hosts.Registries
 ) -> Supply:
-    """Where to fetch a version; `SourceError` or `InvalidSettings` if that can't be told."""
+    """Where to fetch a version; `SourceError` or `InvalidSettingsError` if that can't be told."""
     if kube.package_file is not None:
         # An archive without a version is named by its digest, and may change meanwhile.
         digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
@@ -64,7 +64,7 @@ def registry(kube: dynakube.DynaKube, source: dynakube_sources.Source, rules: ho
         where = f"the secret {kube.pull_secret}"
         text = source.secret(kube.pull_secret).get(pull_secret.KEY, "")
         if not text:
-            raise http_client.InvalidSettings(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettingsError(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
         return oci_image.Access(pull_secret.parse(text, where), rules, tenants.travel(kube, source))
     # The tenant's own registry takes what the tenant takes.
     token = tenants.access(kube, source).token
@@ -101,7 +101,7 @@ def resolved(
         return dataclasses.replace(facts, digest=digest)
     except _KNOWN as error:
         log.warning("the image can't be followed", extra=logs.facts(dynakube=kube.name, reason=error))
-        if isinstance(error, public_keys.NotPublicKeys):
+        if isinstance(error, public_keys.InvalidPublicKeysError):
             facts = dataclasses.replace(facts, keys=frozenset())
         later = max(facts.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0)
         refused = str(error) if kube.image_key else ""
@@ -111,7 +111,7 @@ def resolved(
 def keys(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tuple[public_keys.PublicKey, ...]:
     """The keys that a DynaKube's image may be signed with; none if it need not be.
 
-    `NotPublicKeys` if there are none that could have signed it, `SourceError` if that can't be told now.
+    `InvalidPublicKeysError` if there are none that could have signed it, `SourceError` if that can't be told now.
     """
     content = None
     if kube.image_key and not public_keys.is_pem(kube.image_key):
@@ -122,10 +122,10 @@ def keys(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tuple[publ
 
 _KNOWN = (
     download.DownloadError,
-    errors.HttpFault,
-    http_client.InvalidSettings,
+    errors.HttpError,
+    http_client.InvalidSettingsError,
     unpack.PackageError,
-    public_keys.NotPublicKeys,
+    public_keys.InvalidPublicKeysError,
     dynakube_sources.SourceError,
 )
 """Why an image can't be followed: each says what to do about it."""
@@ -147,7 +147,7 @@ def mirrored(kube: dynakube.DynaKube, version: Version) -> package_client.Packag
         return None
     try:
         return package_client.Package(kube.name, version, platform.machine(), technologies=tuple(kube.technologies))
-    except http_client.InvalidSettings:
+    except http_client.InvalidSettingsError:
         return None
 
 

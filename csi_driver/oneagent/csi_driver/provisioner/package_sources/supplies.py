@@ -139,7 +139,7 @@ class Image:
         here = {layer.digest for layer in layers if isinstance(layer.sources[-1], download.LocalFile)}
         needed = sum(size for digest, size in sizes.items() if digest not in here and not names[digest].exists())
         if needed > (room := free(folder)):
-            raise download.DiskFull(f"{folder}: {needed:,} bytes of layers do not fit into {room:,}", needed)
+            raise download.DiskFullError(f"{folder}: {needed:,} bytes of layers do not fit into {room:,}", needed)
         # The same layer may come twice, an empty one say.
         got = {
             layer.digest: _layer(layer, names[layer.digest], cancelled, free)
@@ -153,8 +153,8 @@ class Image:
         try:
             with registry.Image(self.reference, self.access) as image:
                 return image.layers()
-        except errors.HttpFault as fault:
-            raise download.SourceFailed(str(fault), fault) from fault
+        except errors.HttpError as fault:
+            raise download.DownloadSourceError(str(fault), fault) from fault
 
 
 def _layer(
@@ -172,12 +172,12 @@ def _layer(
     if into.exists():
         try:
             return replace(bring(download.LocalFile(into)), ours=True, resumed_at=layer.size)
-        except (download.WrongContent, download.UnusableFile):
+        except (download.ContentMismatchError, download.UnusableFileError):
             into.unlink()
     *mirrors, own = layer.sources
     for source in mirrors:
         try:
             return bring(source, limits=_MIRROR_PATIENCE)
-        except (download.SourceFailed, download.WrongContent) as error:
+        except (download.DownloadSourceError, download.ContentMismatchError) as error:
             log.warning("a registry's mirror is of no use, the next one is asked", extra=logs.facts(reason=error))
     return bring(own, limits=_PATIENCE)

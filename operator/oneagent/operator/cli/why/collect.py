@@ -14,7 +14,7 @@ from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import contract, pod_annotations
 from oneagent.operator.cli import k8s_objects, node_reports, snapshot
 from oneagent.operator.cli.doctor import dynakubes
-from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object, Unusable
+from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlUnusableError, Object
 from oneagent.operator.cli.snapshot import Cluster
 from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceFacts
 
@@ -30,7 +30,7 @@ _WISHES: Final = (
 
 
 def look(to: Kubectl, namespace: str, name: str, *, now: float) -> Evidence:
-    """One look at a pod, without the judgement; `Unusable` if nothing can be asked at all."""
+    """One look at a pod, without the judgement; `KubectlUnusableError` if nothing can be asked at all."""
     return _Look(to, namespace, name, now).evidence()
 
 
@@ -79,7 +79,7 @@ class _Look:
     def _read(self, ask: Callable[[], T], otherwise: T) -> T:
         try:
             return ask()
-        except Unusable:
+        except KubectlUnusableError:
             raise
         except KubectlError as error:
             self._unread.append(str(error))
@@ -109,7 +109,7 @@ class _Look:
         )
         try:
             return node_reports.pods(self._to.own("pods", *chosen)).get(node), ""
-        except Unusable:
+        except KubectlUnusableError:
             raise
         except KubectlError as error:
             return None, str(error)

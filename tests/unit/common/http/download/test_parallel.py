@@ -57,7 +57,7 @@ def test_each_window_is_fetched_once_and_the_first_comes_with_the_first_answer(b
 
 def test_what_an_earlier_call_left_is_not_fetched_again_and_the_rest_comes_over_one_connection(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=100_000))
-    with pytest.raises(http_download.SourceFailed):
+    with pytest.raises(http_download.DownloadSourceError):
         bench.download(attempts=1)
     download(bench)
     assert bench.ranges() == ["", "bytes=100000-"]
@@ -120,7 +120,7 @@ def test_a_cancelled_download_ends_with_all_its_windows(bench: Bench) -> None:
         if received > 2 * WINDOW_BYTES:
             bench.cancelled.set()
 
-    with pytest.raises(http_download.Cancelled):
+    with pytest.raises(http_download.DownloadCancelledError):
         http_download.download(
             bench.source(),
             bench.into,

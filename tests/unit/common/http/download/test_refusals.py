@@ -17,33 +17,33 @@ from tests.unit.common.http.download.bench import SIZE, VERSION, Bench
 
 def test_a_wrong_digest_leaves_nothing_behind(bench: Bench) -> None:
     bench.server.plan("package", Fault(flip=SIZE // 2))
-    with pytest.raises(download.WrongContent, match="SHA-256"):
+    with pytest.raises(download.ContentMismatchError, match="SHA-256"):
         bench.download(expected_sha256=hashlib.sha256(bench.content).hexdigest())
     assert bench.leftovers() == []
 
 
 def test_a_wrong_size_is_refused_before_a_byte_is_written(bench: Bench) -> None:
-    with pytest.raises(download.WrongContent, match=f"{SIZE} bytes, 7 were expected"):
+    with pytest.raises(download.ContentMismatchError, match=f"{SIZE} bytes, 7 were expected"):
         bench.download(expected_size=7)
     assert bench.leftovers() == []
 
 
 def test_an_answer_that_ends_before_its_content_length_is_never_taken_for_whole(bench: Bench) -> None:
     bench.server.plan("package", *[Fault(headers={"Content-Length": str(SIZE + 1)}, cut_after=SIZE)] * 2)
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=2)
     assert not bench.into.exists()
 
 
 def test_an_answer_that_does_not_say_where_it_ends_is_refused(bench: Bench) -> None:
     bench.server.plan("package", Fault(headers={"Content-Length": ""}, cut_after=1000))
-    with pytest.raises(download.SourceFailed, match="does not say where it ends"):
+    with pytest.raises(download.DownloadSourceError, match="does not say where it ends"):
         bench.download()
 
 
 def test_a_login_page_is_not_a_package(bench: Bench) -> None:
     bench.server.plan("package", Fault(headers={"Content-Type": "text/html; charset=utf-8"}))
-    with pytest.raises(download.SourceFailed, match="login page"):
+    with pytest.raises(download.DownloadSourceError, match="login page"):
         bench.download()
     assert bench.server.count("package") == 1
 
@@ -59,7 +59,7 @@ def test_the_servers_pause_is_kept(bench: Bench, status: int) -> None:
 
 def test_a_pause_too_long_for_one_call_is_handed_to_the_caller(bench: Bench) -> None:
     bench.server.plan("package", Fault(status=429, headers={"Retry-After": "3600"}))
-    with pytest.raises(download.SourceFailed) as failed:
+    with pytest.raises(download.DownloadSourceError) as failed:
         bench.download()
     assert failed.value.retry_after == 3600
     assert bench.pauses == []
@@ -67,7 +67,7 @@ def test_a_pause_too_long_for_one_call_is_handed_to_the_caller(bench: Bench) -> 
 
 def test_pauses_grow_and_tries_are_counted(bench: Bench) -> None:
     bench.server.plan("package", *[Fault(status=500)] * 4)
-    with pytest.raises(download.SourceFailed, match="answered 500: planned by the test"):
+    with pytest.raises(download.DownloadSourceError, match="answered 500: planned by the test"):
         bench.download(attempts=4)
     assert bench.server.count("package") == 4
     assert [0.5 <= pause <= 1 for pause in bench.pauses[:1]] == [True]
@@ -78,7 +78,7 @@ def test_a_refused_token_is_not_tried_again_and_not_shown(bench: Bench) -> None:
     bench.server.token = "another"
     source = bench.source()
     bench.server.token = "and-another"
-    with pytest.raises(download.SourceFailed, match=r"apiToken.*InstallerDownload") as failed:
+    with pytest.raises(download.DownloadSourceError, match=r"apiToken.*InstallerDownload") as failed:
         bench.download(source=source)
     assert bench.server.count("package") == 1
     assert "another" not in f"{failed.value}{source!r}"
@@ -88,7 +88,7 @@ def test_a_version_that_is_not_there_is_not_tried_again(bench: Bench) -> None:
     source = download.HttpSource(
         bench.source().url.replace(VERSION, "1.2.3"), headers={"Authorization": f"Api-Token {TOKEN}"}
     )
-    with pytest.raises(download.SourceFailed, match=r"Version 1\.2\.3 not found"):
+    with pytest.raises(download.DownloadSourceError, match=r"Version 1\.2\.3 not found"):
         bench.download(source=source)
     assert bench.server.count("package") == 1
 
@@ -102,14 +102,14 @@ def test_a_stalled_connection_is_broken_and_continued(bench: Bench) -> None:
 
 def test_a_server_that_is_gone_is_named_with_the_reason(bench: Bench) -> None:
     source = download.HttpSource("http://127.0.0.1:9/package?token=secret", http=http_client.HttpSettings())
-    with pytest.raises(download.SourceFailed, match=r"127\.0\.0\.1:9/package: cannot connect") as failed:
+    with pytest.raises(download.DownloadSourceError, match=r"127\.0\.0\.1:9/package: cannot connect") as failed:
         bench.download(source=source, attempts=2)
-    assert isinstance(failed.value.fault, errors.Unreachable)
+    assert isinstance(failed.value.fault, errors.UnreachableError)
     assert "secret" not in str(failed.value)
 
 
 def test_what_does_not_fit_is_not_begun(bench: Bench) -> None:
-    with pytest.raises(download.DiskFull, match="more are needed") as full:
+    with pytest.raises(download.DiskFullError, match="more are needed") as full:
         bench.download(free=SIZE + 99, reserve=100)
     assert full.value.needed == SIZE
     assert bench.leftovers() == []
@@ -122,7 +122,7 @@ def test_what_just_fits_is_fetched(bench: Bench) -> None:
 
 def test_only_what_is_missing_has_to_fit(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=SIZE - 10))
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=1)
     bench.download(free=10)
     assert bench.into.read_bytes() == bench.content
@@ -130,14 +130,14 @@ def test_only_what_is_missing_has_to_fit(bench: Bench) -> None:
 
 def test_a_folder_that_is_not_there_is_named(bench: Bench) -> None:
     bench.folder.rmdir()
-    with pytest.raises(download.DiskFailed, match="No such file"):
+    with pytest.raises(download.DiskFailedError, match="No such file"):
         bench.download()
     bench.folder.mkdir()
 
 
 def test_cancelling_keeps_what_came(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=1000))
-    with pytest.raises(download.Cancelled):
+    with pytest.raises(download.DownloadCancelledError):
         download.download(bench.source(), bench.into, cancelled=bench.cancelled, sleep=lambda _: bench.cancelled.set())
     assert bench.part.stat().st_size == 1000
 
@@ -145,7 +145,7 @@ def test_cancelling_keeps_what_came(bench: Bench) -> None:
 def test_cancelling_ends_a_pause_at_once(bench: Bench) -> None:
     bench.server.plan("package", Fault(status=503, headers={"Retry-After": "50"}))
     threading.Timer(0.2, bench.cancelled.set).start()
-    with pytest.raises(download.Cancelled):
+    with pytest.raises(download.DownloadCancelledError):
         download.download(bench.source(), bench.into, cancelled=bench.cancelled)
 
 
@@ -159,7 +159,7 @@ class TestALocalPackage:
         assert bench.leftovers() == []
 
     def test_with_a_wrong_digest_is_refused_and_kept(self, bench: Bench, tmp_path: Path) -> None:
-        with pytest.raises(download.WrongContent):
+        with pytest.raises(download.ContentMismatchError):
             bench.download(source=download.LocalFile(tmp_path / "package"), expected_sha256="0" * 64)
         assert (tmp_path / "package").exists()
 
@@ -170,10 +170,10 @@ class TestALocalPackage:
             ("tmp", "Is a directory|not a regular"),
             ("no", "No such"),
         ):
-            with pytest.raises(download.UnusableFile, match=said):
+            with pytest.raises(download.UnusableFileError, match=said):
                 bench.download(source=download.LocalFile(tmp_path / name))
 
     @pytest.mark.parametrize("url", ["ftp://x/y", "file://host/y", "file:relative", "/plain", "https://"])
     def test_or_a_url_of_a_kind_we_know(self, url: str) -> None:
-        with pytest.raises(download.UnusableFile, match="is needed"):
+        with pytest.raises(download.UnusableFileError, match="is needed"):
             download.source(url)

@@ -39,7 +39,7 @@ def test_a_connection_cut_at_any_byte_is_continued_there(bench: Bench, cuts: lis
 
 def test_a_new_process_goes_on_where_the_old_one_stopped(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=123_456))
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=1)
     assert bench.leftovers() == ["package.zip.part", "package.zip.part.json"]
     assert "SECRET" not in bench.part.with_name("package.zip.part.json").read_text()
@@ -51,7 +51,7 @@ def test_a_new_process_goes_on_where_the_old_one_stopped(bench: Bench) -> None:
 
 def test_a_file_that_is_whole_but_was_not_renamed_is_not_fetched_again(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=100))
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=1)
     bench.part.write_bytes(bench.content)
     bench.download()
@@ -62,7 +62,7 @@ def test_a_file_that_is_whole_but_was_not_renamed_is_not_fetched_again(bench: Be
 @pytest.mark.parametrize("spoil", ["boot", "source", "torn", "missing"])
 def test_a_part_that_cannot_be_trusted_is_begun_anew(bench: Bench, spoil: str) -> None:
     bench.server.plan("package", Fault(cut_after=1000))
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=1)
     state = bench.part.with_name("package.zip.part.json")
     if spoil == "missing":
@@ -78,7 +78,7 @@ def test_a_part_that_cannot_be_trusted_is_begun_anew(bench: Bench, spoil: str) -
 
 def test_a_file_that_changed_meanwhile_is_begun_anew(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=1000))
-    with pytest.raises(download.SourceFailed):
+    with pytest.raises(download.DownloadSourceError):
         bench.download(attempts=1)
     other = bench.folder.parent / "other"
     other.write_bytes(b"other" * 1000)
