@@ -49,7 +49,7 @@ def run() -> list[Result]:
     return [*rows, results.shown("rss_provisioner_folder_mib", _node("folder")["provisioner"].rss, "MiB")]
 
 
-class Held:
+class ClusterState:
     """What a process holds, in MiB."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -58,7 +58,7 @@ class Held:
         self.rss, self.pss = (int(fields[name].split()[0]) / 1024 for name in ("Rss", "Pss"))
 
 
-def _node(source: str) -> dict[str, Held]:
+def _node(source: str) -> dict[str, ClusterState]:
     """What each of the four processes holds, with the provisioner on one of its sources."""
     metrics = ports.free()
     with contextlib.ExitStack() as stack:
@@ -72,7 +72,7 @@ def _node(source: str) -> dict[str, Held]:
         assert driver.process is not None
         _work(driver, kubelet, endpoints)
         time.sleep(_IDLE_SECONDS)
-        return {name: Held(process) for name, process in {"server": driver.process, **processes}.items()}
+        return {name: ClusterState(process) for name, process in {"server": driver.process, **processes}.items()}
 
 
 def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> None:

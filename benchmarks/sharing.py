@@ -45,7 +45,7 @@ def run() -> list[Result]:
         alone = _disk(first)
 
         def beside() -> None:
-            present = dedup.Present([(first, file_manifest.Manifest.load(place / "manifest.json"))])
+            present = dedup.ExistingFiles([(first, file_manifest.Manifest.load(place / "manifest.json"))])
             zip.unpack_agent(second, into, present=present).settle()
 
         ways: dict[str, Callable[[], object]] = {

@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks import bursts, floors, results
 from benchmarks.results import Result
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from tests.fakes import node, ports
 
 _SINGLES: Final = 100
@@ -49,7 +49,7 @@ class _Waker:
         self._kubelet = kubelet
         self._connections = connections
         self._metrics = f"http://127.0.0.1:{metrics_port}/metrics"
-        self._staging = DataFolder(driver.data.tmp / "staging")
+        self._staging = DataDir(driver.data.tmp / "staging")
         self._staging.create()
 
     def wake(self, name: str, count: int) -> list[float]:

@@ -35,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 def _is_usable(build: Path) -> bool:
     with contextlib.suppress(data_dir.UnsafeNameError):
-        data_dir.DataFolder(build.resolve())
+        data_dir.DataDir(build.resolve())
         return len(str(build.resolve())) + len("/run-12345678") <= _LONGEST
     return False
 

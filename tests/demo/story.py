@@ -19,7 +19,7 @@ import grpc
 
 from oneagent.common.identifiers import DRIVER_NAME, PRELOAD_LIBRARY, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
-from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import readonly
 from tests.demo import container, kubelet, telling
@@ -67,7 +67,7 @@ class Story:
 
     def __init__(self, folder: Path, programs: Programs, library: Library) -> None:
         self.folder = folder
-        self.data = DataFolder(folder / "data")
+        self.data = DataDir(folder / "data")
         self.socket = folder / "csi" / "csi.sock"
         self.target_root = folder / "kubelet"
         self._dynakubes = folder / "dynakubes"

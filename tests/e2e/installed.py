@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from oneagent.common.identifiers import DRIVER_NAME
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, Manifest
@@ -87,7 +87,7 @@ def trusted(kubectl: Kubectl) -> bool:
 class Installed:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.data = DataFolder(PLUGIN / "data")
+        self.data = DataDir(PLUGIN / "data")
 
     def install(self) -> None:
         """Returns once the driver is registered."""

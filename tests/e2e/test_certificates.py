@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
-from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import SERVICES, SLICES, Endpoints
 from oneagent.operator.certificates.settings import Settings
 from tests.cluster.cluster import Cluster
@@ -137,7 +137,7 @@ class World:
 
     async def _keep(self) -> None:
         metrics = Metrics(CollectorRegistry())
-        keeper = Keeper(
+        keeper = CertificateController(
             self.api,
             self.settings,
             Endpoints(self.api, self.settings),

@@ -18,10 +18,10 @@ from kubernetes.aio import client, config
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
 from oneagent.operator import api, asking, dynakube_worker
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
-from oneagent.operator.reconcile_result import Verdict
-from oneagent.operator.watches import Watching
+from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.watches import Watches
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
@@ -39,7 +39,7 @@ Pods = Callable[[str], list[dict[str, Any]]]
 
 
 class Do(Protocol):
-    def __call__(self, name: str, version: str = ..., later: float = ...) -> Verdict: ...
+    def __call__(self, name: str, version: str = ..., later: float = ...) -> ReconcileResult: ...
 
 
 class Nobody:
@@ -80,20 +80,20 @@ def do(cluster: Cluster) -> Do:
     """Let the concern look once at a DynaKube, with what a watch would have seen by now."""
     agents = reconciler.HostAgents("0.1.0")
 
-    def do(name: str, version: str = OLD, later: float = 0.0) -> Verdict:
+    def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
         return asyncio.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
 
     return do
 
 
-async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, version: str, now: float) -> Verdict:
+async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, version: str, now: float) -> ReconcileResult:
     settings = client.Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
     server = api.Api(client.ApiClient(settings))
     try:
-        resource, observed = api.dynakubes("v1beta6"), Observed()
-        await Watching(server, NAMESPACE, resource, observed, Nobody()).list_all()
-        facts = asking.Facts(
+        resource, observed = api.dynakubes("v1beta6"), Cache()
+        await Watches(server, NAMESPACE, resource, observed, Nobody()).list_all()
+        facts = asking.TenantState(
             asked_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="token",
@@ -101,12 +101,12 @@ async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, versi
             latest=Version(version),
         )
         found = next(item for item in observed.dynakubes.values() if item["metadata"]["name"] == name)
-        decided = {"OneAgentVersion": Verdict("True", "", "", fields={"oneAgent": {"version": version}})}
+        decided = {"OneAgentVersion": ReconcileResult("True", "", "", fields={"oneAgent": {"version": version}})}
         kube = dynakubes.from_manifest(found)
         verdict = await agents.reconcile(
-            dynakube_worker.Round(found, kube, NAMESPACE, server, observed, facts, now, decided)
+            dynakube_worker.ReconcileContext(found, kube, NAMESPACE, server, observed, facts, now, decided)
         )
-        return verdict or Verdict("True", "None", "")
+        return verdict or ReconcileResult("True", "None", "")
     finally:
         await server.close()
 

@@ -17,7 +17,7 @@ _passed: Counter[str] = Counter()
 _guard = threading.Lock()
 
 
-def step(name: str) -> None:
+def failpoint(name: str) -> None:
     with _guard:
         _passed[name] += 1
         if trace := os.environ.get("CRASH_TRACE"):
@@ -29,4 +29,4 @@ def step(name: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main.run(main.parse(), step=step))
+    raise SystemExit(main.run(main.parse(), failpoint=failpoint))

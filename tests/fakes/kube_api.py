@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PackageRequest:
     """Which objects a request is about, and how much of them."""
 
     plural: str
@@ -224,7 +224,7 @@ class KubeApi:
     def get(self, plural: str, namespace: str, name: str) -> Json | None:
         return self._objects.get((plural, namespace, name))
 
-    def page(self, asked: Asked, limit: int, token: str) -> Json | None:
+    def page(self, asked: PackageRequest, limit: int, token: str) -> Json | None:
         """One page of a list; `None` if the place to go on from is forgotten."""
         if token:
             if token not in self._pages:
@@ -247,7 +247,7 @@ class KubeApi:
     def remembers(self, version: int) -> bool:
         return version >= self._oldest
 
-    def since(self, asked: Asked, version: int) -> list[tuple[int, bytes]]:
+    def since(self, asked: PackageRequest, version: int) -> list[tuple[int, bytes]]:
         return [
             (at, _line({"type": kind, "object": asked.shown(obj)}))
             for at, plural, namespace, kind, obj in self._log
@@ -283,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
         match, query = found
         plural, namespace, name = match["plural"], match["ns"] or "", match["name"]
         metadata_only = "as=PartialObjectMetadata" in (self.headers["Accept"] or "")
-        asked = Asked(plural, namespace, query.get("fieldSelector", ""), metadata_only)
+        asked = PackageRequest(plural, namespace, query.get("fieldSelector", ""), metadata_only)
         if name:
             with self.api.changed:
                 self.api.changed.wait_for(lambda: plural not in self.api.held or self.api.closing)
@@ -354,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._text(404, "404 page not found\n")
 
-    def _watch(self, asked: Asked, query: Mapping[str, str]) -> None:
+    def _watch(self, asked: PackageRequest, query: Mapping[str, str]) -> None:
         api = self.api
         version = int(query.get("resourceVersion", "0"))
         with api.changed:
@@ -376,7 +376,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._chunk(b"")
 
-    def _events(self, asked: Asked, version: int, start: tuple[int, int], seconds: float) -> Iterator[bytes]:
+    def _events(self, asked: PackageRequest, version: int, start: tuple[int, int], seconds: float) -> Iterator[bytes]:
         api, (cuts, sent) = self.api, start
 
         def news() -> bool:

@@ -22,14 +22,14 @@ import grpc
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
-from oneagent.csi_driver.data_dir import DataFolder, LayerId
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import database, desired_versions
 
 VERSION = Version("1.277.0.20230914-094321")
 
 
-def install(data: DataFolder, version: Version = VERSION, content: bytes = b"library") -> None:
+def install(data: DataDir, version: Version = VERSION, content: bytes = b"library") -> None:
     """Put a small version into the store, by one rename, as the provisioner does."""
     tree = data.tmp / f"{version}.install"
     library = tree / PRELOAD_LIBRARY
@@ -42,7 +42,7 @@ def install(data: DataFolder, version: Version = VERSION, content: bytes = b"lib
     tree.rename(data.agent(version))
 
 
-def torn_layer(data: DataFolder) -> LayerId:
+def torn_layer(data: DataDir) -> LayerId:
     """A config layer of the DynaKube `demo` with which the kernel refuses to mount: no layer may lie on procfs."""
     layer = LayerId("torn")
     place = data.config_layer(demo().tenant, layer)
@@ -52,14 +52,14 @@ def torn_layer(data: DataFolder) -> LayerId:
     return layer
 
 
-def want(data: DataFolder, *wanted: desired_versions.Wanted) -> None:
+def want(data: DataDir, *wanted: desired_versions.DesiredState) -> None:
     """Say what DynaKubes want, as the provisioner does."""
     metadata = database.Database(data.database, data.database_lock)
     desired_versions.replace_all(metadata, data.dynakubes, wanted)
     metadata.close()
 
 
-def demo(**fields: Any) -> desired_versions.Wanted:
+def demo(**fields: Any) -> desired_versions.DesiredState:
     """What the DynaKube `demo` wants unless told otherwise."""
     defaults: dict[str, Any] = {
         "name": DynaKubeName("demo"),
@@ -67,7 +67,7 @@ def demo(**fields: Any) -> desired_versions.Wanted:
         "version": VERSION,
         "layer": LayerId(""),
     }
-    return desired_versions.Wanted(**(defaults | fields))
+    return desired_versions.DesiredState(**(defaults | fields))
 
 
 class Kubelet:
@@ -143,7 +143,7 @@ class Driver:
 
     def __init__(self, place: Path, *flags: str, command: tuple[str, ...] = ()) -> None:
         self.place = place
-        self.data = DataFolder(place / "data")
+        self.data = DataDir(place / "data")
         self.data.create()
         self.target_root = place / "kubelet"
         self.target_root.mkdir(exist_ok=True)

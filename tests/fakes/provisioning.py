@@ -22,8 +22,8 @@ from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.provisioner import main
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import tenant
@@ -73,7 +73,7 @@ def manifest(
 
 
 class Desk:
-    """A `Source`: what a test lays on it is the truth. Keeps the Events it is told."""
+    """A `DynaKubeSource`: what a test lays on it is the truth. Keeps the Events it is told."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, Mapping[str, str]] = {}
@@ -143,13 +143,17 @@ class Provisioning:
     """A provisioner in this process, at work while in use as a context manager."""
 
     def __init__(
-        self, root: Path, source: dynakube_sources.Source, *flags: str, step: Callable[[str], None] = lambda _name: None
+        self,
+        root: Path,
+        source: dynakube_sources.DynaKubeSource,
+        *flags: str,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        self.folder = DataFolder(root)
+        self.folder = DataDir(root)
         self.folder.create()
         self.store = AgentStore(self.folder)
         config = main.parse([f"--data-dir={root}", "--collect=1h", "--download-spread=0", *flags])
-        self.provisioner, self.metrics = main.build(config, source, step)
+        self.provisioner, self.metrics = main.build(config, source, failpoint)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.provisioner.run, args=(self._stop,))
 
@@ -163,10 +167,10 @@ class Provisioning:
         self._thread.join(60)
         assert not self._thread.is_alive()
 
-    def row(self, name: str = "demo") -> Wanted | None:
+    def row(self, name: str = "demo") -> DesiredState | None:
         """What the database says that a DynaKube wants."""
         rows = {row["name"]: row for row in table(self.folder, "dynakubes")}
-        return Wanted(**rows[name]) if name in rows else None
+        return DesiredState(**rows[name]) if name in rows else None
 
     def condition(self, name: str = "demo") -> str:
         row = self.row(name)
@@ -197,7 +201,7 @@ class Provisioning:
         return self.provisioner.collector.collect()
 
 
-def table(folder: DataFolder, name: str) -> list[dict[str, Any]]:
+def table(folder: DataDir, name: str) -> list[dict[str, Any]]:
     """A table as it is on disk; empty while there is none."""
     if not folder.database.exists():
         return []
@@ -206,7 +210,7 @@ def table(folder: DataFolder, name: str) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
 
-def damaged(folder: DataFolder) -> list[str]:
+def damaged(folder: DataDir) -> list[str]:
     """Versions in the store that are not what their manifests say. Empty, whatever has happened."""
     found = []
     for version in AgentStore(folder).versions():
@@ -220,7 +224,7 @@ class Process:
     """The provisioner's command on a data folder, with DynaKubes from a folder unless told otherwise."""
 
     def __init__(self, place: Path, *flags: str, module: str = "oneagent.csi_driver.provisioner") -> None:
-        self.folder = DataFolder(place / "data")
+        self.folder = DataDir(place / "data")
         self.folder.create()
         self.dynakubes = place / "dynakubes"
         self.dynakubes.mkdir(exist_ok=True)

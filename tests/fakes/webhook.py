@@ -21,7 +21,7 @@ import trustme
 from oneagent.common.http import server_tls
 from oneagent.webhook import admission, events
 from oneagent.webhook.http_server import Server, Settings
-from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome, Workload
+from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext, Workload
 from oneagent.webhook.metrics import Metrics
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 HOST = "oneagent-webhook.dynatrace.svc"
 NAMESPACE = "dynatrace"
-FACTS = Facts("shop", {}, {}, None, Workload("Deployment", "cart"), "cluster", csi=True)
+FACTS = PodContext("shop", {}, {}, None, Workload("Deployment", "cart"), "cluster", csi=True)
 PATCH = [{"op": "add", "path": "/metadata/annotations", "value": {"oneagent.dynatrace.com/injected": "true"}}]
 
 
@@ -39,7 +39,7 @@ class Cluster:
 
     synced: bool = True
     kubes: list[Object] = field(default_factory=list)
-    known: Facts | None = FACTS
+    known: PodContext | None = FACTS
     seconds: float = 0.0
     error: Exception | None = None
     asked: threading.Event = field(default_factory=threading.Event)
@@ -49,7 +49,7 @@ class Cluster:
             raise self.error
         return self.kubes
 
-    async def facts(self, namespace: str, pod: Object) -> Facts | None:
+    async def facts(self, namespace: str, pod: Object) -> PodContext | None:
         self.asked.set()
         await asyncio.sleep(self.seconds)
         if self.error:
@@ -67,12 +67,12 @@ class Verdict:
 class Decisions:
     """What the deciders say."""
 
-    outcome: Outcome = field(default_factory=lambda: Outcome(injected=True, reason="", patch=PATCH))
+    outcome: InjectionResult = field(default_factory=lambda: InjectionResult(injected=True, reason="", patch=PATCH))
     verdict: Verdict = Verdict()
     error: Exception | None = None
     seen: list[Object | None] = field(default_factory=list)
 
-    def inject(self, pod: Object, facts: Facts) -> Outcome:
+    def inject(self, pod: Object, facts: PodContext) -> InjectionResult:
         self.seen.append(pod)
         if self.error:
             raise self.error
@@ -148,7 +148,7 @@ class Serving:
     async def _start(self) -> None:
         said = events.Events(self.journal, self._metrics, pause_seconds=0.0)
         self._writing = asyncio.create_task(said.run())
-        deciders = admission.Deciders(
+        deciders = admission.Handlers(
             self.decisions.inject,
             self.decisions.validate,
             "\n".join,

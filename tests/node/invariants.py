@@ -8,12 +8,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
 
 
 def violations(
-    data: DataFolder,
+    data: DataDir,
     target_root: str,
     rows: Mapping[str, Mapping[str, Any]],
     *,
@@ -65,7 +65,7 @@ def violations(
     return found
 
 
-def remains(data: DataFolder, target_root: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def remains(data: DataDir, target_root: str, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What is left although every volume was unpublished."""
     found = [f"mount {mount.target}" for mount in mount_table.at_or_below(mount_table.read(), target_root)]
     found += [f"row {volume}" for volume in rows]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder, LayerId
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
-from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
+from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import overlay, request_validation
 from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.store import AgentStore
@@ -23,7 +23,7 @@ LAYER = LayerId("made")
 class FillingStore(AgentStore):
     """A store into which the provisioner puts the version at the very moment at which it is looked for."""
 
-    def __init__(self, data: DataFolder) -> None:
+    def __init__(self, data: DataDir) -> None:
         super().__init__(data)
         self._data = data
 
@@ -46,20 +46,20 @@ class Patient:
 
 
 @pytest.mark.parametrize("known", [None, node.demo()], ids=["after a start", "while the server runs"])
-def test_finds_its_configuration_in_place(tmp_path: Path, known: Wanted | None) -> None:
-    data = DataFolder(tmp_path / "data")
+def test_finds_its_configuration_in_place(tmp_path: Path, known: DesiredState | None) -> None:
+    data = DataDir(tmp_path / "data")
     data.create()
     node.want(data, node.demo())
     driver = node.Driver(tmp_path)
     kubelet = node.Kubelet(driver.socket, driver.target_root)
     metadata = database.Database(data.database, data.database_lock)
-    wanted = WantedReader(metadata, data.dynakubes)
+    wanted = DesiredStateReader(metadata, data.dynakubes)
     if known is not None:
         assert wanted.get(known.name) == known
-    mounts = overlay.Views(
+    mounts = overlay.OverlayMounter(
         data, driver.target_root, user_namespace=overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
     )
-    publisher = Publisher(Settings("node1"), data, FillingStore(data), mounts, VolumeBook(metadata), wanted)
+    publisher = Publisher(Settings("node1"), data, FillingStore(data), mounts, VolumeRepository(metadata), wanted)
     target = kubelet.target("pod")
     target.parent.mkdir(parents=True)
     try:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
@@ -190,7 +190,7 @@ class TestAnEmptyView:
 
 class TestAKilledDriver:
     def test_goes_on_counting_where_it_was(self, tmp_path: Path) -> None:
-        wanted: tuple[Wanted, ...] = (node.demo(version=MISSING, mount_attempts=3),)
+        wanted: tuple[DesiredState, ...] = (node.demo(version=MISSING, mount_attempts=3),)
         with node.running(tmp_path) as (driver, kubelet):
             node.want(driver.data, *wanted)
             fail(kubelet, "pod1", "attempt 1 of 3")

@@ -13,7 +13,7 @@ from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.store import AgentStore
@@ -23,17 +23,17 @@ LIBRARY = "agent/lib64/liboneagentproc.so"
 
 
 @pytest.fixture
-def records(driver: node.Driver) -> Iterator[Records]:
+def records(driver: node.Driver) -> Iterator[ProvisionerState]:
     metadata = database.Database(driver.data.database, driver.data.database_lock)
-    records = Records(metadata, driver.data.dynakubes)
+    records = ProvisionerState(metadata, driver.data.dynakubes)
     records.load()
     yield records
     metadata.close()
 
 
 @pytest.fixture
-def collector(driver: node.Driver, records: Records) -> garbage_collector.Collector:
-    return garbage_collector.Collector(
+def collector(driver: node.Driver, records: ProvisionerState) -> garbage_collector.GarbageCollector:
+    return garbage_collector.GarbageCollector(
         driver.data, AgentStore(driver.data), records, garbage_collector.Policy(reserve_bytes=0), ProvisionerMetrics(),
         installing=set, known=set,
     )  # fmt: skip
@@ -45,8 +45,8 @@ class TestAViewThatIsMounted:
         self,
         driver: node.Driver,
         kubelet: node.Kubelet,
-        records: Records,
-        collector: garbage_collector.Collector,
+        records: ProvisionerState,
+        collector: garbage_collector.GarbageCollector,
         read_only: bool,
     ) -> None:
         view = kubelet.publish("pod1", read_only=read_only)
@@ -65,8 +65,8 @@ class TestAViewThatIsMounted:
         tmp_path: Path,
         driver: node.Driver,
         kubelet: node.Kubelet,
-        records: Records,
-        collector: garbage_collector.Collector,
+        records: ProvisionerState,
+        collector: garbage_collector.GarbageCollector,
     ) -> None:
         view = kubelet.publish("pod1")
         container = tmp_path / "container"
@@ -88,7 +88,11 @@ class TestAViewThatIsMounted:
 
 class TestAVolumesRow:
     def test_keeps_its_version_without_a_mount(
-        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage_collector.Collector
+        self,
+        driver: node.Driver,
+        kubelet: node.Kubelet,
+        records: ProvisionerState,
+        collector: garbage_collector.GarbageCollector,
     ) -> None:
         view = kubelet.publish("pod1")
         eventually_written(driver)
@@ -103,7 +107,11 @@ class TestAVolumesRow:
 
 class TestARemoval:
     def test_never_comes_between_the_look_and_the_mount(
-        self, driver: node.Driver, kubelet: node.Kubelet, records: Records, collector: garbage_collector.Collector
+        self,
+        driver: node.Driver,
+        kubelet: node.Kubelet,
+        records: ProvisionerState,
+        collector: garbage_collector.GarbageCollector,
     ) -> None:
         """Versions come and go under publishes: each view that is answered shows a whole agent."""
         deadline = time.monotonic() + 3
@@ -123,7 +131,7 @@ class TestARemoval:
         assert removed > 0
 
     def test_of_a_view_leaves_no_upper_and_keeps_the_log(
-        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage_collector.Collector
+        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage_collector.GarbageCollector
     ) -> None:
         view = kubelet.publish("pod1")
         (view / "agent/log.txt").write_text("x")

@@ -227,7 +227,11 @@ def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
     preload.preload(
-        process.folder, partial(readable.of_zip, tmp_path / "agent.zip"), Version(VERSION), 3600.0, dedup.Present()
+        process.folder,
+        partial(readable.of_zip, tmp_path / "agent.zip"),
+        Version(VERSION),
+        3600.0,
+        dedup.ExistingFiles(),
     )
     process.want(manifest("demo", server.api_url))
     process.start(CRASH_AT=step)

@@ -26,12 +26,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITTEN_FOLDERS, DynaKubeName, Version
-from oneagent.csi_driver.data_dir import DataFolder, LayerId, TargetPath, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, LayerId, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import WantedReader
-from oneagent.csi_driver.metadata.provisioner_state import Records
-from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
+from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server import overlay
@@ -106,11 +106,11 @@ class Node(RuleBasedStateMachine):
         self.place = Path(tempfile.mkdtemp(prefix="node-"))
         self.root = self.place / "kubelet"
         self.root.mkdir()
-        self.data = DataFolder(self.place / "data")
+        self.data = DataDir(self.place / "data")
         self.data.create()
         self.store = AgentStore(self.data)
         self.provisioner = database.Database(self.data.database, self.data.database_lock)
-        self.records = Records(self.provisioner, self.data.dynakubes)
+        self.records = ProvisionerState(self.provisioner, self.data.dynakubes)
         self.wanted = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
         self.records.want(self.wanted.values())
         self.pods: dict[str, Pod] = {}
@@ -129,11 +129,11 @@ class Node(RuleBasedStateMachine):
         """A new server process on what the last one left."""
         self.database = UnreliableDatabase(self.data.database, self.data.database_lock)
         self.database.away = away
-        self.book = VolumeBook(self.database)
+        self.book = VolumeRepository(self.database)
         self.database.on_new_file = self.book.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
-        mounts = overlay.Views(self.data, self.root, user_namespace=user_namespace)
-        wanted = WantedReader(self.database, self.data.dynakubes)
+        mounts = overlay.OverlayMounter(self.data, self.root, user_namespace=user_namespace)
+        wanted = DesiredStateReader(self.database, self.data.dynakubes)
         self.publisher = Publisher(Settings("node1"), self.data, self.store, mounts, self.book, wanted)
         self.book.load()
         self.reconciler = Reconciler(self.data, self.book, mounts, self.publisher.calls)
@@ -275,7 +275,7 @@ class Node(RuleBasedStateMachine):
 
     @rule()
     def collect_garbage(self) -> None:
-        collector = garbage_collector.Collector(
+        collector = garbage_collector.GarbageCollector(
             self.data,
             self.store,
             self.records,

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from tests.fakes import node, ports
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused, status_of
@@ -55,7 +55,7 @@ def slow(driver: Driver, version: Version) -> str:
     return wanted.name
 
 
-def late(version: Version) -> Wanted:
+def late(version: Version) -> DesiredState:
     return node.demo(name=DynaKubeName(f"late{version.rpartition('.')[2]}"), version=version)
 
 

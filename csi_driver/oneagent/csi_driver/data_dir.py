@@ -69,7 +69,7 @@ class Volume:
     work: str
 
 
-class DataFolder:
+class DataDir:
     """The paths below one data folder. Strings, not `Path`s, where the publish path uses them."""
 
     def __init__(self, root: Path) -> None:

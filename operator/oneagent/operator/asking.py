@@ -51,7 +51,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TenantState:
     """The last answers; `problem` is why the newest question failed, for people. Never holds an API token."""
 
     asked_at: float = 0.0
@@ -103,7 +103,7 @@ class Limit:
             return 0.0
 
 
-def pause(facts: Facts, usual_seconds: float) -> float:
+def pause(facts: TenantState, usual_seconds: float) -> float:
     """How long to wait after an answer before asking again."""
     usual_seconds = max(usual_seconds, _SHORTEST_PAUSE_SECONDS)
     if not facts.problem and not facts.image.problem:
@@ -138,11 +138,11 @@ def travel(kube: dynakube.DynaKube, inputs: Inputs) -> http_client.HttpSettings:
 def ask(
     kube: dynakube.DynaKube,
     inputs: Inputs,
-    before: Facts,
+    before: TenantState,
     limit: Limit,
     now: Callable[[], float],
     rules: hosts.Registries,
-) -> Facts:
+) -> TenantState:
     """Ask for everything; for a thread. Never raises for what a tenant or a registry may do."""
     facts = _ask_tenant(kube, inputs, before, limit, now)
     tokens = inputs.tokens or {}
@@ -153,8 +153,8 @@ def ask(
 
 
 def _ask_tenant(
-    kube: dynakube.DynaKube, inputs: Inputs, before: Facts, limit: Limit, now: Callable[[], float]
-) -> Facts:
+    kube: dynakube.DynaKube, inputs: Inputs, before: TenantState, limit: Limit, now: Callable[[], float]
+) -> TenantState:
     facts = replace(before, problem="", retry_after=None, refused=False, asked_at=now())
     if not kube.api_url:
         return replace(facts, tenant=kube.tenant)

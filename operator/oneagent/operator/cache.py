@@ -36,7 +36,7 @@ def namespace(manifest: Mapping[str, object]) -> Namespace:
 
 
 @dataclass(slots=True)
-class Observed:
+class Cache:
     dynakubes: dict[DynaKubeName, Object] = field(default_factory=dict)
     """In the newest version."""
     namespaces: dict[str, Namespace] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.reconcile_result import ReconcileResult
 
 READY: Final = "Ready"
 _LONGEST_MESSAGE: Final = 4000
@@ -17,7 +17,7 @@ def stamp(now: float) -> str:
 
 
 def merged(
-    before: Iterable[Mapping[str, Any]], verdicts: Mapping[str, Verdict], generation: int, now: float
+    before: Iterable[Mapping[str, Any]], verdicts: Mapping[str, ReconcileResult], generation: int, now: float
 ) -> list[dict[str, Any]]:
     """The conditions that are now, by their types' order; what no concern speaks of any more is gone."""
     known = {str(condition.get("type")): condition for condition in before}
@@ -38,16 +38,16 @@ def merged(
     return found
 
 
-def ready(verdicts: Mapping[str, Verdict]) -> Verdict:
+def ready(verdicts: Mapping[str, ReconcileResult]) -> ReconcileResult:
     """The one that sums up: what is wrong comes before what is still awaited."""
     for status, reason in (("False", "Failing"), ("Unknown", "Progressing")):
         concerned = {kind: verdict for kind, verdict in sorted(verdicts.items()) if verdict.status == status}
         if concerned:
             message = "; ".join(f"{kind}: {verdict.message}" for kind, verdict in concerned.items())
-            return Verdict("False", reason, message)
-    return Verdict("True", "AsWanted", "everything is as this DynaKube wants it")
+            return ReconcileResult("False", reason, message)
+    return ReconcileResult("True", "AsWanted", "everything is as this DynaKube wants it")
 
 
-def phase(summary: Verdict) -> str:
+def phase(summary: ReconcileResult) -> str:
     """`status.phase` of the older readers."""
     return {"AsWanted": "Running", "Progressing": "Deploying"}.get(summary.reason, "Error")

@@ -16,11 +16,11 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, events
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 from oneagent.operator.certificates import settings as certificates_settings
-from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import Endpoints
-from oneagent.operator.dynakube_worker import Concern, Worker
+from oneagent.operator.dynakube_worker import Reconciler, Worker
 from oneagent.operator.host_agents.reconciler import HostAgents
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.periodic import Chore
@@ -32,10 +32,10 @@ from oneagent.operator.reconcilers import (
     unsupported_sections,
     versions,
 )
-from oneagent.operator.startup_taint.controller import NodeCare
+from oneagent.operator.startup_taint.controller import StartupTaintController
 from oneagent.operator.startup_taint.taint import Taint
 from oneagent.operator.storage_migration import Storage
-from oneagent.operator.watches import Watching
+from oneagent.operator.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Controller:
     def __init__(self, server: api.Api, settings: Settings, certificate_metrics: Metrics) -> None:
         self._api, self._settings, self._certificate_metrics = server, settings, certificate_metrics
         self._resource = api.dynakubes(settings.api_version)
-        self.observed = Observed()
+        self.observed = Cache()
         self._events = events.Events(server)
         self._limit = asking.Limit()
         self._threads = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
@@ -75,7 +75,7 @@ class Controller:
         # The package endpoint's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
         self._injection = injection_secret.Injection(self._mapper, settings.package_url, self._authority)
-        self._concerns: Sequence[Concern] = (
+        self._concerns: Sequence[Reconciler] = (
             tokens.Tokens(),
             tenant_connection.Connection(),
             versions.CodeModules(),
@@ -90,7 +90,7 @@ class Controller:
         self._certificates = self._keeping_certificates()
         self._care = self._caring()
         self._nodes = Chore(self._care.round) if self._care else None
-        self._watching = Watching(
+        self._watching = Watches(
             server, settings.namespace, self._resource, self.observed, self, csi_nodes=self._care is not None
         )
         self.problem = "not everything has been listed yet"
@@ -169,13 +169,13 @@ class Controller:
         if (wanted := self._settings.certificates) is None:
             return None
         probe = Endpoints(self._api, wanted)
-        return Chore(Keeper(self._api, wanted, probe, metrics=self._certificate_metrics).round)
+        return Chore(CertificateController(self._api, wanted, probe, metrics=self._certificate_metrics).round)
 
-    def _caring(self) -> NodeCare | None:
+    def _caring(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:
             return None
         patience = self._settings.startup_patience_seconds
-        return NodeCare(
+        return StartupTaintController(
             self._api, self._settings.namespace, self.observed, taint, self._events.say, patience_seconds=patience
         )
 

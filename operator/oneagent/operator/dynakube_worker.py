@@ -23,8 +23,8 @@ from oneagent.common.kubernetes import fields
 from oneagent.common.oci import public_keys
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, conditions, images, reconcile_result
-from oneagent.operator.cache import Observed
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.cache import Cache
+from oneagent.operator.reconcile_result import ReconcileResult
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ Say = Callable[[Mapping[str, Any], str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class ReconcileContext:
     """One look at one DynaKube."""
 
     manifest: Mapping[str, Any]
@@ -49,11 +49,11 @@ class Round:
     namespace: str
     """The operator's own, which is the DynaKubes'."""
     api: api.Api
-    observed: Observed
-    facts: asking.Facts
+    observed: Cache
+    facts: asking.TenantState
     now: float
     """Seconds since the epoch."""
-    found: Mapping[str, Verdict]
+    found: Mapping[str, ReconcileResult]
     """What the concerns before this one have said in this round, by their conditions' types."""
 
     def section(self, name: str) -> Mapping[str, Any]:
@@ -82,15 +82,15 @@ class Round:
         }
 
 
-class Concern(Protocol):
+class Reconciler(Protocol):
     condition: str
     """The type of its condition."""
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         """Put right what differs; never waits for a tenant. None: it does not concern this DynaKube."""
         ...
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """The DynaKube goes: take away what is not its own by an owner reference. May be repeated."""
         ...
 
@@ -102,8 +102,8 @@ class Worker:
         resource: api.Resource,
         namespace: str,
         server: api.Api,
-        observed: Observed,
-        concerns: Sequence[Concern],
+        observed: Cache,
+        concerns: Sequence[Reconciler],
         limit: asking.Limit,
         threads: Executor,
         say: Say,
@@ -116,17 +116,17 @@ class Worker:
         self._concerns, self._limit, self._say, self._clock = concerns, limit, say, clock
         self._threads = threads
         self._awake = asyncio.Event()
-        self._facts = asking.Facts()
+        self._facts = asking.TenantState()
         self._asked_with: object = None
         self._asked_about: object = None
         self._answered_at = 0.0
-        self._asking: asyncio.Future[asking.Facts] | None = None
+        self._asking: asyncio.Future[asking.TenantState] | None = None
         self._failures = 0
         self.uses: frozenset[tuple[str, str]] = frozenset()
         """Kind and name of the objects that the tenant is asked with: a change of one wakes this worker."""
 
     @property
-    def facts(self) -> asking.Facts:
+    def facts(self) -> asking.TenantState:
         return self._facts
 
     def wake(self) -> None:
@@ -179,22 +179,22 @@ class Worker:
             await self._write(manifest, {"Spec": reconcile_result.wrong("FieldUnusable", str(error))})
             return None
         due = await self._ask_if_due(kube)
-        found: dict[str, Verdict] = {"Spec": reconcile_result.fine("Understood", "every field can be used")}
+        found: dict[str, ReconcileResult] = {"Spec": reconcile_result.fine("Understood", "every field can be used")}
         if kube.warnings:
             found["Spec"] = reconcile_result.fine("UnderstoodWithWarnings", "; ".join(kube.warnings))
-        round_ = self._now(manifest, kube, found)
+        context = self._now(manifest, kube, found)
         for concern in self._concerns:
-            if verdict := await self._verdict(concern, round_):
+            if verdict := await self._verdict(concern, context):
                 found[concern.condition] = verdict
         # Until the tenant has answered once, what an earlier operator has found out stands.
-        if self._facts.asked_at or not round_.status.get("conditions"):
+        if self._facts.asked_at or not context.status.get("conditions"):
             await self._write(manifest, found, kube.mode)
         times = [verdict.again_seconds for verdict in found.values() if verdict.again_seconds is not None]
         return min([*times, *([] if due is None else [due])], default=None)
 
-    async def _verdict(self, concern: Concern, round_: Round) -> Verdict | None:
+    async def _verdict(self, concern: Reconciler, context: ReconcileContext) -> ReconcileResult | None:
         try:
-            return await concern.reconcile(round_)
+            return await concern.reconcile(context)
         except fields.FieldError as error:
             return reconcile_result.wrong("FieldUnusable", str(error))
         except api.UnavailableError as error:
@@ -205,9 +205,11 @@ class Worker:
             log.exception("a concern failed", extra=logs.facts(dynakube=self.name, concern=concern.condition))
             return reconcile_result.wrong("InternalError", f"{type(error).__name__}: {error}", _LONGEST_RETRY_SECONDS)
 
-    def _now(self, manifest: api.Object, kube: dynakube.DynaKube, found: Mapping[str, Verdict]) -> Round:
+    def _now(
+        self, manifest: api.Object, kube: dynakube.DynaKube, found: Mapping[str, ReconcileResult]
+    ) -> ReconcileContext:
         now = self._clock()
-        return Round(manifest, kube, self._namespace, self._api, self._observed, self._facts, now, found)
+        return ReconcileContext(manifest, kube, self._namespace, self._api, self._observed, self._facts, now, found)
 
     async def _leave(self, manifest: api.Object) -> None:
         """Clean up, then let the DynaKube go."""
@@ -233,7 +235,7 @@ class Worker:
         )
         return True
 
-    async def _write(self, manifest: api.Object, found: Mapping[str, Verdict], mode: str = "") -> None:
+    async def _write(self, manifest: api.Object, found: Mapping[str, ReconcileResult], mode: str = "") -> None:
         """The status, if it is another than before."""
         before = manifest.get("status") or {}
         summary = conditions.ready(found)
@@ -255,7 +257,9 @@ class Worker:
         with contextlib.suppress(api.NotFoundError):
             await self._api.apply(self._resource, {"metadata": metadata, "status": status}, subresource="status")
 
-    def _tell(self, manifest: api.Object, before: Sequence[Mapping[str, Any]], found: Mapping[str, Verdict]) -> None:
+    def _tell(
+        self, manifest: api.Object, before: Sequence[Mapping[str, Any]], found: Mapping[str, ReconcileResult]
+    ) -> None:
         """An Event for each condition that has become wrong, or right again."""
         known = {str(condition.get("type")): condition.get("status") for condition in before}
         for kind, verdict in found.items():
@@ -281,7 +285,7 @@ class Worker:
         if asked_with == self._asked_with and due > 0:
             return due
         if (kube.uid, kube.api_url) != self._asked_about:
-            self._facts, self._asked_about = asking.Facts(), (kube.uid, kube.api_url)
+            self._facts, self._asked_about = asking.TenantState(), (kube.uid, kube.api_url)
         elif asked_with != self._asked_with:
             # To another question "nothing has changed since" would be no answer.
             self._facts = replace(self._facts, revision=0)
@@ -304,7 +308,7 @@ def _nameable(manifest: api.Object) -> dynakube.DynaKube | None:
         return None
 
 
-def _sections(before: Mapping[str, Any], found: Mapping[str, Verdict], mode: str) -> dict[str, Any]:
+def _sections(before: Mapping[str, Any], found: Mapping[str, ReconcileResult], mode: str) -> dict[str, Any]:
     """The status' sections: what was found goes over what was known, since what is known must survive a bad day.
 
     A field that is None goes; so does what the mode has no use for. Without a mode, nothing was found out at all.

@@ -19,7 +19,7 @@ from oneagent.common import logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api, cache
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Mapper:
     def __init__(
         self,
         server: api.Api,
-        seen: Observed,
+        seen: Cache,
         changed: Callable[[DynaKubeName], None],
         leave: Callable[[str], Awaitable[None]],
     ) -> None:

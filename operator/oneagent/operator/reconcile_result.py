@@ -10,7 +10,7 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ReconcileResult:
     status: ConditionStatus
     reason: str
     """A word in CamelCase, for programs: a constant of the concern's module."""
@@ -22,13 +22,17 @@ class Verdict:
     """Sections of the status; what several concerns say of one section is put together."""
 
 
-def fine(reason: str, message: str, **fields: Mapping[str, Any]) -> Verdict:
-    return Verdict("True", reason, message, fields=fields)
+def fine(reason: str, message: str, **fields: Mapping[str, Any]) -> ReconcileResult:
+    return ReconcileResult("True", reason, message, fields=fields)
 
 
-def wrong(reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]) -> Verdict:
-    return Verdict("False", reason, message, again_seconds, fields)
+def wrong(
+    reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]
+) -> ReconcileResult:
+    return ReconcileResult("False", reason, message, again_seconds, fields)
 
 
-def waiting(reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]) -> Verdict:
-    return Verdict("Unknown", reason, message, again_seconds, fields)
+def waiting(
+    reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]
+) -> ReconcileResult:
+    return ReconcileResult("Unknown", reason, message, again_seconds, fields)

@@ -1,4 +1,4 @@
-"""kopf's watches: they fill `Observed` and tell who is concerned by a change.
+"""kopf's watches: they fill `Cache` and tell who is concerned by a change.
 
 kopf watches the API server, and takes up a watch that breaks off with a list. What went while it was broken off
 is in no event, so everything is listed again from time to time, and what is no longer there is dropped.
@@ -20,7 +20,7 @@ from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.operator import api
 from oneagent.operator import cache as observed_
 from oneagent.operator.api import FIELD_MANAGER
-from oneagent.operator.cache import KUBE_SYSTEM, Observed
+from oneagent.operator.cache import KUBE_SYSTEM, Cache
 from oneagent.operator.host_agents import csi
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class WatchesStoppedError(Exception):
 
 
 class Listener(Protocol):
-    """Whom changes concern; called in the event loop's thread, after `Observed` has changed."""
+    """Whom changes concern; called in the event loop's thread, after `Cache` has changed."""
 
     def dynakube_changed(self, name: DynaKubeName) -> None: ...
     def namespace_changed(self, name: str) -> None: ...
@@ -46,13 +46,13 @@ class Listener(Protocol):
         ...
 
 
-class Watching:
+class Watches:
     def __init__(
         self,
         server: api.Api,
         namespace: str,
         dynakubes: api.Resource,
-        observed: Observed,
+        observed: Cache,
         listener: Listener,
         *,
         csi_nodes: bool = False,
@@ -65,7 +65,7 @@ class Watching:
         """The UIDs of what was deleted last: a list that was asked for earlier may still have them."""
 
     async def list_all(self) -> None:
-        """Fill `Observed` with everything that there is, and drop what is not; `ApiError`."""
+        """Fill `Cache` with everything that there is, and drop what is not; `ApiError`."""
         await self._list(self._dynakubes, self._namespace, list(self._observed.dynakubes), self.see_dynakube)
         await self._list(api.NAMESPACES, "", list(self._observed.namespaces), self.see_namespace)
         await self._list(api.NODES, "", list(self._observed.nodes), self.see_node)
@@ -229,7 +229,7 @@ class Watching:
     ) -> None:
         group, _, version = resource.api_version.rpartition("/")
 
-        # Async, though it waits for nothing: kopf runs others in threads, and `Observed` belongs to the event loop.
+        # Async, though it waits for nothing: kopf runs others in threads, and `Cache` belongs to the event loop.
         async def handler(*, event: Any, name: str, **_: Any) -> None:
             manifest, gone = dict(event["object"]), event["type"] == "DELETED"
             if gone:

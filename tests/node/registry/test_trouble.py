@@ -203,7 +203,7 @@ class TestALayer:
         digest = plain.push(PATH, built)
         desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         flag = f"--registry-plain-http={plain.host}"
-        with Provisioning(tmp_path / "data", desk, flag, step=step) as p:
+        with Provisioning(tmp_path / "data", desk, flag, failpoint=step) as p:
             assert reached.wait(20)
         assert not p.store.has(version(digest))
         installed(tmp_path, desk, version(digest), flag)

@@ -72,7 +72,7 @@ def test_no_metric_is_named_that_is_not_counted(page: str) -> None:
 
 
 def test_every_reason_of_a_pod_that_is_left_as_it_is_is_explained_and_no_other() -> None:
-    reasons = {skip.reason for skip in vars(skip_reasons).values() if isinstance(skip, skip_reasons.Skip)}
+    reasons = {skip.reason for skip in vars(skip_reasons).values() if isinstance(skip, skip_reasons.SkipReason)}
     undecided = {value for name, value in vars(admission.Reason).items() if not name.startswith("_")}
     section = INJECTION.partition("### Reasons")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)

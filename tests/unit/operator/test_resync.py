@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api
-from oneagent.operator.cache import Observed
-from oneagent.operator.watches import Watching
+from oneagent.operator.cache import Cache
+from oneagent.operator.watches import Watches
 from tests.fakes.objects import Objects
 
 
@@ -30,9 +30,9 @@ class Told:
 
 class World:
     def __init__(self) -> None:
-        self.objects, self.observed, self.told = Objects(), Observed(), Told()
+        self.objects, self.observed, self.told = Objects(), Cache(), Told()
         server = cast("api.Api", self.objects)
-        self.watching = Watching(server, "dynatrace", api.dynakubes("v1beta6"), self.observed, self.told)
+        self.watching = Watches(server, "dynatrace", api.dynakubes("v1beta6"), self.observed, self.told)
 
     def node(self, name: str, **labels: str) -> api.Object:
         return self.objects.put("Node", {"metadata": {"name": name, "labels": labels}})

@@ -14,7 +14,7 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 from oneagent.operator.dynakube_worker import FINALIZER, Worker
 from tests.fakes import packages
 from tests.fakes.objects import Objects
@@ -47,7 +47,7 @@ def test_a_shorter_interval_counts_from_the_last_answer(tenant: Tenant) -> None:
 
 
 async def _shorten(tenant: Tenant) -> None:
-    cluster, observed, now = Cluster(), Observed(), [1_750_000_000.0]
+    cluster, observed, now = Cluster(), Cache(), [1_750_000_000.0]
     token = base64.b64encode(tenant.token.encode()).decode()
     cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
     with ThreadPoolExecutor(1) as threads:

@@ -9,7 +9,7 @@ import prometheus_client
 import pytest
 
 from oneagent.webhook import events
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from oneagent.webhook.metrics import Metrics
 from tests.fakes import webhook as fakes
 
@@ -17,8 +17,8 @@ OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "cart-5d4f", "ui
 POD = {"kind": "Pod", "metadata": {"generateName": "cart-5d4f-", "ownerReferences": [OWNER]}}
 
 
-def notices(*messages: str) -> Outcome:
-    return Outcome(injected=False, reason="Trouble", notices=[fakes.notice(message) for message in messages])
+def notices(*messages: str) -> InjectionResult:
+    return InjectionResult(injected=False, reason="Trouble", notices=[fakes.notice(message) for message in messages])
 
 
 class TestAnEvent:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx2 as httpx
 import pytest
 
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from tests.fakes import webhook as fakes
 
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "cart-5d4f-"}, "spec": {}}
@@ -40,7 +40,9 @@ class TestAPod:
         assert serving.counted("/inject", "injected") == 1
 
     def test_stays_as_it_is_if_that_was_decided(self, serving: fakes.Serving, client: httpx.Client) -> None:
-        serving.decisions.outcome = Outcome(injected=False, reason="OptedOut", warnings=["first\n line", "second"])
+        serving.decisions.outcome = InjectionResult(
+            injected=False, reason="OptedOut", warnings=["first\n line", "second"]
+        )
         response = fakes.ask(client, "/inject", fakes.review(POD))
         assert response == {"uid": "705ab4f5", "allowed": True, "warnings": ["first line", "second"]}
         assert serving.counted("/inject", "skipped", "OptedOut") == 1

@@ -5,7 +5,7 @@
     /validate   DynaKubes                   denied with all that is wrong; an error: allowed, with a warning
 
 So a bug of ours, an API server that does not answer, or a pod that nobody has thought of costs monitoring, and
-never a pod. Every answer is a `Ruling`, which says what is counted and logged of it as well.
+never a pod. Every answer is a `AdmissionDecision`, which says what is counted and logged of it as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from oneagent.common import logs
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission_review, events, json_patch, namespace_label
 from oneagent.webhook.admission_review import Request, Status
-from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
+from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Cluster(Protocol):
     @property
     def synced(self) -> bool: ...
     def dynakubes(self) -> Sequence[Object]: ...
-    async def facts(self, namespace: str, pod: Object) -> Facts | None: ...
+    async def facts(self, namespace: str, pod: Object) -> PodContext | None: ...
 
 
 class Verdict(Protocol):
@@ -57,17 +57,17 @@ class Verdict(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Deciders:
+class Handlers:
     """The pure functions behind the three answers."""
 
-    inject: Callable[[Object, Facts], Outcome]
+    inject: Callable[[Object, PodContext], InjectionResult]
     validate: Callable[[Object, Object | None], Verdict]
     message: Callable[[Sequence[str]], str]
     """Of what is wrong with a DynaKube, for people."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class AdmissionDecision:
     """An answer. `outcome` and `reason` are constants: they are counted."""
 
     outcome: str
@@ -80,7 +80,7 @@ class Ruling:
 class Admission:
     """For one event loop."""
 
-    def __init__(self, cluster: Cluster, deciders: Deciders, said: events.Events, own_namespace: str) -> None:
+    def __init__(self, cluster: Cluster, deciders: Handlers, said: events.Events, own_namespace: str) -> None:
         self._cluster, self._deciders, self._events, self._own = cluster, deciders, said, own_namespace
         self._rules: Mapping[str, tuple[_Rule, _Fallback]] = {
             "/inject": (self._inject, self._not_injected),
@@ -88,7 +88,7 @@ class Admission:
             "/validate": (self._validate, _unvalidated),
         }
 
-    async def rule(self, path: str, request: Request, seconds: float) -> Ruling:
+    async def rule(self, path: str, request: Request, seconds: float) -> AdmissionDecision:
         """The answer, within so many seconds and whatever happens."""
         decide, fallback = self._rules[path]
         try:
@@ -100,41 +100,43 @@ class Admission:
             log.exception("a request was let through undecided", extra=about)
             return fallback(request, reason)
 
-    async def _inject(self, request: Request) -> Ruling:
+    async def _inject(self, request: Request) -> AdmissionDecision:
         pod = admission_review.decoded(request.object)
         if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
-            return Ruling("skipped", Reason.NOT_ASKED_FOR)
+            return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.synced:
             return self._not_injected(request, Reason.NOT_SYNCED)
         facts = await self._cluster.facts(request.namespace or "", pod)
         if facts is None:
-            return Ruling("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
+            return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
         outcome = self._deciders.inject(pod, facts)
         self._say(request, pod, outcome.notices)
-        return Ruling("injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings)
+        return AdmissionDecision(
+            "injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings
+        )
 
-    async def _label(self, request: Request) -> Ruling:
+    async def _label(self, request: Request) -> AdmissionDecision:
         namespace = admission_review.decoded(request.object)
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
-            return Ruling("unchanged", Reason.NOT_ASKED_FOR)
+            return AdmissionDecision("unchanged", Reason.NOT_ASKED_FOR)
         if not self._cluster.synced:
             # Without all DynaKubes a label that is right would be taken off.
-            return Ruling("unchanged", Reason.NOT_SYNCED)
+            return AdmissionDecision("unchanged", Reason.NOT_SYNCED)
         patch = namespace_label.patch(namespace, self._cluster.dynakubes(), self._own)
-        return Ruling("changed" if patch else "unchanged", patch=patch)
+        return AdmissionDecision("changed" if patch else "unchanged", patch=patch)
 
-    async def _validate(self, request: Request) -> Ruling:
+    async def _validate(self, request: Request) -> AdmissionDecision:
         new = admission_review.decoded(request.object)
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
-            return Ruling("allowed", Reason.NOT_ASKED_FOR)
+            return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
         verdict = self._deciders.validate(new, admission_review.decoded(request.old_object))
         if not verdict.errors:
-            return Ruling("allowed", warnings=verdict.warnings)
+            return AdmissionDecision("allowed", warnings=verdict.warnings)
         # Not 422 with `Invalid`: `kubectl apply --force` deletes the object to create it anew when it is told that.
         status = Status("Failure", self._deciders.message(verdict.errors), "Forbidden", 403)
-        return Ruling("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
+        return AdmissionDecision("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
 
-    def _not_injected(self, request: Request, reason: str) -> Ruling:
+    def _not_injected(self, request: Request, reason: str) -> AdmissionDecision:
         shown = Reason.NOT_SYNCED if reason == Reason.NOT_SYNCED else Reason.INTERNAL_ERROR
         warning = (
             f"OneAgent was not injected into this pod ({shown}). Make sure to look at the log of oneagent-webhook."
@@ -146,21 +148,21 @@ class Admission:
             self._say(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
         except Exception:  # noqa: BLE001 - what failed before may be that this is no pod
             patch = []
-        return Ruling("error", reason, patch, (warning,))
+        return AdmissionDecision("error", reason, patch, (warning,))
 
     def _say(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
         for notice in () if request.dry_run else notices:
             self._events.say(events.of_pod(pod, request.namespace or ""), notice)
 
 
-_Rule = Callable[[Request], Awaitable[Ruling]]
-_Fallback = Callable[[Request, str], Ruling]
+_Rule = Callable[[Request], Awaitable[AdmissionDecision]]
+_Fallback = Callable[[Request, str], AdmissionDecision]
 
 
-def _unchanged(_: Request, reason: str) -> Ruling:
-    return Ruling("error", reason)
+def _unchanged(_: Request, reason: str) -> AdmissionDecision:
+    return AdmissionDecision("error", reason)
 
 
-def _unvalidated(_: Request, reason: str) -> Ruling:
+def _unvalidated(_: Request, reason: str) -> AdmissionDecision:
     warning = f"The DynaKube was not validated, by an error of the webhook ({reason}). Make sure to look at its log."
-    return Ruling("error", reason, warnings=(warning,))
+    return AdmissionDecision("error", reason, warnings=(warning,))

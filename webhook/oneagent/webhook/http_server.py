@@ -19,7 +19,7 @@ from aiohttp import web
 
 from oneagent.common import durations, logs
 from oneagent.webhook import admission_review, conversion
-from oneagent.webhook.admission import Ruling
+from oneagent.webhook.admission import AdmissionDecision
 from oneagent.webhook.admission_review import LateError, OversizeError, Request, ReviewError
 from oneagent.webhook.metrics import Metrics
 
@@ -37,7 +37,7 @@ _BACKLOG: Final = 1024
 
 
 class Admission(Protocol):
-    async def rule(self, path: str, request: Request, seconds: float) -> Ruling: ...
+    async def rule(self, path: str, request: Request, seconds: float) -> AdmissionDecision: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _seconds(request: web.Request) -> float:
     return max(0.1, min(given, _LONGEST_SECONDS) * 0.9 - 0.1)
 
 
-def _tell(path: str, asked: Request, ruling: Ruling) -> None:
+def _tell(path: str, asked: Request, ruling: AdmissionDecision) -> None:
     level = logging.INFO if ruling.outcome in ("denied", "error") else logging.DEBUG
     if not log.isEnabledFor(level):
         return

@@ -19,7 +19,7 @@ from oneagent.common.http import server_tls
 from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
 from oneagent.webhook.cache import circuit_breaker
 from oneagent.webhook.health import Health
-from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
+from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class Webhook:
         self._events.say(events.of(dynakube), notice)
 
 
-def _deciders(config: Config, known: cache.Cluster) -> admission.Deciders:
+def _deciders(config: Config, known: cache.Cluster) -> admission.Handlers:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,
@@ -185,7 +185,7 @@ def _deciders(config: Config, known: cache.Cluster) -> admission.Deciders:
         image_pull_policy=config.image_pull_policy,
     )
 
-    def inject(pod: Object, facts: Facts) -> Outcome:
+    def inject(pod: Object, facts: PodContext) -> InjectionResult:
         return injection.inject(pod, facts, settings)
 
     def validate(new: Object, old: Object | None) -> validation.Verdict:
@@ -198,7 +198,7 @@ def _deciders(config: Config, known: cache.Cluster) -> admission.Deciders:
         )
         return validation.validate(new, old, about)
 
-    return admission.Deciders(inject, validate, validation.message)
+    return admission.Handlers(inject, validate, validation.message)
 
 
 def _folder(text: str) -> Path | None:

@@ -10,19 +10,19 @@ from enum import Enum, auto
 from typing import Final
 
 
-class Telling(Enum):
-    NOTHING = auto()
+class Visibility(Enum):
+    SILENT = auto()
     """The pod is none of ours: not even an annotation."""
-    ANNOTATION = auto()
+    ANNOTATE = auto()
     """Somebody wanted it so."""
-    ALARM = auto()
+    WARN = auto()
     """The pod should have got something: an annotation, a warning and an Event."""
 
 
 @dataclass(frozen=True, slots=True)
-class Skip:
+class SkipReason:
     reason: str
-    telling: Telling
+    telling: Visibility
     why: str
     """For people; what a sentence ends with that begins with the pod's name and `is left as it is:`."""
     remedy: str = ""
@@ -33,59 +33,59 @@ class Skip:
         return f"{found}; {self.remedy}" if self.remedy else found
 
 
-_NOTHING, _ANNOTATION, _ALARM = Telling.NOTHING, Telling.ANNOTATION, Telling.ALARM
+_SILENT, _ANNOTATE, _WARN = Visibility.SILENT, Visibility.ANNOTATE, Visibility.WARN
 
-NAMESPACE_NOT_MONITORED: Final = Skip("NamespaceNotMonitored", _NOTHING, "its namespace belongs to no DynaKube")
-NAMESPACE_IGNORED: Final = Skip("NamespaceIgnored", _NOTHING, "its namespace is never monitored")
-MIRROR_POD: Final = Skip("MirrorPod", _NOTHING, "it mirrors a pod that the node runs by itself")
+NAMESPACE_NOT_MONITORED: Final = SkipReason("NamespaceNotMonitored", _SILENT, "its namespace belongs to no DynaKube")
+NAMESPACE_IGNORED: Final = SkipReason("NamespaceIgnored", _SILENT, "its namespace is never monitored")
+MIRROR_POD: Final = SkipReason("MirrorPod", _SILENT, "it mirrors a pod that the node runs by itself")
 
-OPTED_OUT: Final = Skip("OptedOut", _ANNOTATION, "an annotation of it says so")
-CONTAINERS_EXCLUDED: Final = Skip("AllContainersExcluded", _ANNOTATION, "annotations exclude all of its containers")
-NOT_AUTOMATIC: Final = Skip("AutomaticInjectionOff", _ANNOTATION, "the DynaKube injects only pods that ask for it")
-NOT_SELECTED: Final = Skip("NamespaceNotSelected", _ANNOTATION, "the DynaKube's mode does not select its namespace")
-MODE_INJECTS_NOTHING: Final = Skip("ModeInjectsNothing", _ANNOTATION, "the DynaKube's mode injects no agents")
-WINDOWS: Final = Skip("Windows", _ANNOTATION, "it runs on Windows")
-HOST_NETWORK: Final = Skip("HostNetwork", _ANNOTATION, "it has its node's network and does not ask to be injected")
-DEBUG_POD: Final = Skip("DebugPod", _ANNOTATION, "it is a copy for debugging")
-OWN_POD: Final = Skip("OwnPod", _ANNOTATION, "it is part of the monitoring itself")
-CRITICAL: Final = Skip("CriticalPod", _ANNOTATION, "its priority class says that the cluster hangs on it")
-INFRASTRUCTURE: Final = Skip("Infrastructure", _ANNOTATION, "it gives other pods network, names or volumes")
-VIRTUAL_NODE: Final = Skip("VirtualNode", _ANNOTATION, "it runs where there is no node that a driver could run on")
+OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "an annotation of it says so")
+CONTAINERS_EXCLUDED: Final = SkipReason("AllContainersExcluded", _ANNOTATE, "annotations exclude all of its containers")
+NOT_AUTOMATIC: Final = SkipReason("AutomaticInjectionOff", _ANNOTATE, "the DynaKube injects only pods that ask for it")
+NOT_SELECTED: Final = SkipReason("NamespaceNotSelected", _ANNOTATE, "the DynaKube's mode does not select its namespace")
+MODE_INJECTS_NOTHING: Final = SkipReason("ModeInjectsNothing", _ANNOTATE, "the DynaKube's mode injects no agents")
+WINDOWS: Final = SkipReason("Windows", _ANNOTATE, "it runs on Windows")
+HOST_NETWORK: Final = SkipReason("HostNetwork", _ANNOTATE, "it has its node's network and does not ask to be injected")
+DEBUG_POD: Final = SkipReason("DebugPod", _ANNOTATE, "it is a copy for debugging")
+OWN_POD: Final = SkipReason("OwnPod", _ANNOTATE, "it is part of the monitoring itself")
+CRITICAL: Final = SkipReason("CriticalPod", _ANNOTATE, "its priority class says that the cluster hangs on it")
+INFRASTRUCTURE: Final = SkipReason("Infrastructure", _ANNOTATE, "it gives other pods network, names or volumes")
+VIRTUAL_NODE: Final = SkipReason("VirtualNode", _ANNOTATE, "it runs where there is no node that a driver could run on")
 
-DYNAKUBE_MISSING: Final = Skip(
+DYNAKUBE_MISSING: Final = SkipReason(
     "DynaKubeMissing",
-    _ALARM,
+    _WARN,
     "the DynaKube of its namespace is not there",
     "it comes back, or the label goes by itself",
 )
-DYNAKUBE_UNUSABLE: Final = Skip("DynaKubeUnusable", _ALARM, "the DynaKube can't be used")
-DYNAKUBE_NOT_READY: Final = Skip(
-    "DynaKubeNotReady", _ALARM, "the DynaKube knows no tenant or version yet", "its conditions say what it waits for"
+DYNAKUBE_UNUSABLE: Final = SkipReason("DynaKubeUnusable", _WARN, "the DynaKube can't be used")
+DYNAKUBE_NOT_READY: Final = SkipReason(
+    "DynaKubeNotReady", _WARN, "the DynaKube knows no tenant or version yet", "its conditions say what it waits for"
 )
-DRIVER_TROUBLE: Final = Skip("DriverTrouble", _ALARM, "the CSI driver is in trouble")
+DRIVER_TROUBLE: Final = SkipReason("DriverTrouble", _WARN, "the CSI driver is in trouble")
 # Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
-USER_NAMESPACE: Final = Skip(
+USER_NAMESPACE: Final = SkipReason(
     "UserNamespace",
-    _ALARM,
+    _WARN,
     "it has users of its own (hostUsers is false), for which a node can't mount the agent",
     "let it have its node's users, or use a DynaKube without the CSI driver",
 )
-INVALID_INSTALL_PATH: Final = Skip(
+INVALID_INSTALL_PATH: Final = SkipReason(
     "InvalidInstallPath",
-    _ALARM,
+    _WARN,
     "the agent can't be put where its annotation oneagent.dynatrace.com/install-path says",
     "name a plain path such as /opt/dynatrace/oneagent-paas, outside of /dev, /proc, /sys and /var/lib/dynatrace",
 )
-CONFLICTING_VOLUME: Final = Skip(
-    "ConflictingVolume", _ALARM, "it has a volume with a name that is needed", "give it another name"
+CONFLICTING_VOLUME: Final = SkipReason(
+    "ConflictingVolume", _WARN, "it has a volume with a name that is needed", "give it another name"
 )
-CONFLICTING_CONTAINER: Final = Skip(
-    "ConflictingContainer", _ALARM, "it has a container with a name that is needed", "give it another name"
+CONFLICTING_CONTAINER: Final = SkipReason(
+    "ConflictingContainer", _WARN, "it has a container with a name that is needed", "give it another name"
 )
-CONFLICTING_MOUNTS: Final = Skip(
+CONFLICTING_MOUNTS: Final = SkipReason(
     "ConflictingMounts",
-    _ALARM,
+    _WARN,
     "all of its containers have mounts of their own where something is to be mounted",
     "the annotation oneagent.dynatrace.com/install-path names another place for the agent",
 )
-NOT_UNDERSTOOD: Final = Skip("PodNotUnderstood", _ALARM, "its manifest is not one of a pod")
+NOT_UNDERSTOOD: Final = SkipReason("PodNotUnderstood", _WARN, "its manifest is not one of a pod")

@@ -9,7 +9,7 @@ from oneagent.common.http import download
 from oneagent.common.oci import manifest as oci_manifest
 
 
-class Holder(Protocol):
+class ImageSource(Protocol):
     """For one thread at a time; to be closed after use. What it gives has the digest that it was asked for."""
 
     def __enter__(self) -> Self: ...

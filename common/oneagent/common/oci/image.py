@@ -18,13 +18,13 @@ from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts, layout, manifest, pull_secret, repository
 from oneagent.common.oci import reference as oci_reference
-from oneagent.common.oci.holders import Holder
+from oneagent.common.oci.holders import ImageSource
 from oneagent.common.oci.image_directories import ImageFolder
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-Named = oci_reference.Reference | ImageFolder
+ImageName = oci_reference.Reference | ImageFolder
 """What says which image is meant."""
 
 
@@ -51,7 +51,7 @@ class Layer:
 
 
 @contextlib.contextmanager
-def holders(image: Named, access: Access) -> Iterator[list[Holder]]:
+def holders(image: ImageName, access: Access) -> Iterator[list[ImageSource]]:
     """The repository of an image on each host that may have it, its own registry last; or its folder.
 
     `InvalidSettingsError` if it may not be fetched.
@@ -69,7 +69,7 @@ class Image:
     `InvalidSettingsError` if it may not be fetched.
     """
 
-    def __init__(self, reference: Named, access: Access) -> None:
+    def __init__(self, reference: ImageName, access: Access) -> None:
         self._reference = reference
         with contextlib.ExitStack() as stack:
             self._holders = stack.enter_context(holders(reference, access))
@@ -111,7 +111,7 @@ class Image:
     def _manifest(self, digest: str) -> bytes:
         return self._first(lambda holder: holder.manifest(digest))
 
-    def _first(self, ask: Callable[[Holder], _T]) -> _T:
+    def _first(self, ask: Callable[[ImageSource], _T]) -> _T:
         *mirrors, own = self._holders
         for mirror in mirrors:
             try:

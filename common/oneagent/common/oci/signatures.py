@@ -28,7 +28,7 @@ from oneagent.common import logs, unpack
 from oneagent.common.http import errors
 from oneagent.common.oci import cosign_payload, http, manifest, signature_keys
 from oneagent.common.oci import image as oci_image
-from oneagent.common.oci.holders import Holder
+from oneagent.common.oci.holders import ImageSource
 from oneagent.common.oci.public_keys import PublicKey
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ _Load = Callable[[], cosign_payload.Claim | None]
 """Fetches a claim; None if what is there was never meant to be one."""
 
 
-def find(image: oci_image.Named, access: oci_image.Access, wanted: Sequence[PublicKey]) -> PublicKey:
+def find(image: oci_image.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]) -> PublicKey:
     """The key, of those that are wanted, that has signed an image. `image` has a digest."""
     signature_keys.check(wanted)
     with oci_image.holders(image, access) as found:
@@ -83,7 +83,7 @@ def find(image: oci_image.Named, access: oci_image.Access, wanted: Sequence[Publ
         return _signer(own, image, wanted)
 
 
-def _signer(holder: Holder, image: oci_image.Named, wanted: Sequence[PublicKey]) -> PublicKey:
+def _signer(holder: ImageSource, image: oci_image.ImageName, wanted: Sequence[PublicKey]) -> PublicKey:
     fault: errors.HttpError | unpack.PackageError | None = None
     whys: list[str] = []
     for kind in (_by_tag, _by_referrers):
@@ -112,7 +112,7 @@ def _judged(claim: cosign_payload.Claim, digest: str, wanted: Sequence[PublicKey
     return key
 
 
-def _why(image: oci_image.Named, whys: Sequence[str]) -> str:
+def _why(image: oci_image.ImageName, whys: Sequence[str]) -> str:
     what = f"{image.name}@{image.digest}"
     if not whys:
         return f"{what} is not signed: there is neither a tag {_tag(image.digest)}.sig nor a bundle that refers to it"
@@ -124,7 +124,7 @@ def _tag(digest: str) -> str:
     return digest.replace(":", "-", 1)
 
 
-def _by_tag(holder: Holder, digest: str) -> Iterator[_Load]:
+def _by_tag(holder: ImageSource, digest: str) -> Iterator[_Load]:
     tag = f"{_tag(digest)}.sig"
     for body in holder.tagged(tag):
         for layer in http.decoded(body, _Stored, tag).layers:
@@ -133,11 +133,11 @@ def _by_tag(holder: Holder, digest: str) -> Iterator[_Load]:
                 yield partial(_simple, holder, layer, signature)
 
 
-def _simple(holder: Holder, layer: _Layer, signature: str) -> cosign_payload.Claim:
+def _simple(holder: ImageSource, layer: _Layer, signature: str) -> cosign_payload.Claim:
     return cosign_payload.simple(holder.config(layer.descriptor), signature)
 
 
-def _by_referrers(holder: Holder, digest: str) -> Iterator[_Load]:
+def _by_referrers(holder: ImageSource, digest: str) -> Iterator[_Load]:
     listed = holder.referrers(digest, cosign_payload.BUNDLE)
     for body in holder.tagged(_tag(digest)) if listed is None else [listed]:
         for referrer in http.decoded(body, _Referrers, f"referrers of {digest}").manifests:
@@ -145,7 +145,7 @@ def _by_referrers(holder: Holder, digest: str) -> Iterator[_Load]:
                 yield partial(_bundle, holder, referrer.digest)
 
 
-def _bundle(holder: Holder, digest: str) -> cosign_payload.Claim | None:
+def _bundle(holder: ImageSource, digest: str) -> cosign_payload.Claim | None:
     stored = http.decoded(holder.manifest(digest), _Stored, digest)
     for layer in stored.layers:
         if layer.mediaType == cosign_payload.BUNDLE:

@@ -1,7 +1,7 @@
 """What an agent package may hold, whatever its format: decided before anything of it is written.
 
 A package comes from the network and is unpacked by root, so it is refused as a whole if any entry is odd.
-`Outline` collects entries one by one, so that a zip's directory and a tar's stream feed it alike:
+`EntryIndex` collects entries one by one, so that a zip's directory and a tar's stream feed it alike:
 
 - paths are relative, without `..`, backslashes, drive letters and control characters, and fit the kernel;
 - no name comes twice, and nothing lies below a file or a link, so no entry is written through a link;
@@ -127,7 +127,7 @@ def most_bytes(limits: Limits, archive_bytes: int) -> int:
     return min(limits.unpacked_bytes, max(limits.ratio * archive_bytes, _RATIO_FREE))
 
 
-class Outline:
+class EntryIndex:
     """The entries of a package: `files` with sizes, `links` with targets, and every folder above one."""
 
     def __init__(self, limits: Limits, archive_bytes: int) -> None:

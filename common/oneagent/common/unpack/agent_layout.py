@@ -30,7 +30,7 @@ _MACHINES: Final = {"x86_64": (2, 1, 62), "aarch64": (2, 1, 183), "ppc64le": (2,
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)\.(\d+)-(\d+)", re.ASCII)
 
 
-def prepare(outline: unpack.Outline) -> str:
+def prepare(outline: unpack.EntryIndex) -> str:
     """The folder in the package that is the agent's root ("" for the package itself).
 
     Adds the link `current` below it if the package has none, and refuses what is no agent.
@@ -51,7 +51,7 @@ def prepare(outline: unpack.Outline) -> str:
     return root
 
 
-def version(outline: unpack.Outline) -> str | None:
+def version(outline: unpack.EntryIndex) -> str | None:
     """The version that the agent in a package says it is; None if it doesn't say."""
     return _newest(outline, f"{NESTED}/{_BIN}" if NESTED in outline.directories else _BIN)
 
@@ -81,7 +81,7 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
         raise UnsupportedPackageError(f"{identifiers.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
 
 
-def _newest(outline: unpack.Outline, folder: str) -> str | None:
+def _newest(outline: unpack.EntryIndex, folder: str) -> str | None:
     found = {
         tuple(map(int, match.groups())): match[0]
         for path in outline.directories

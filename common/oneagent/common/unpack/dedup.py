@@ -39,14 +39,14 @@ class Digest(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class Twin(NamedTuple):
+class Candidate(NamedTuple):
     """A file that is there, and may be the same."""
 
     tree: Path
     file: file_manifest.File
 
 
-class Begun(NamedTuple):
+class Prefix(NamedTuple):
     """The first `size` bytes of a new file, and their hash: they are those of the open file `twin`."""
 
     twin: int
@@ -54,17 +54,17 @@ class Begun(NamedTuple):
     digest: Digest
 
 
-class Present:
+class ExistingFiles:
     """The files of the trees that are there, for one that is being unpacked. Thread-safe."""
 
     def __init__(self, versions: Iterable[tuple[Path, file_manifest.Manifest]] = ()) -> None:
         self.shared_bytes = 0
         self._guard = threading.Lock()
-        self._by_name: dict[tuple[int, int, str], list[Twin]] = {}
-        self._by_content: dict[tuple[str, int], Twin] = {}
+        self._by_name: dict[tuple[int, int, str], list[Candidate]] = {}
+        self._by_content: dict[tuple[str, int], Candidate] = {}
         for tree, manifest in versions:
             for file in manifest.files:
-                twin = Twin(tree, file)
+                twin = Candidate(tree, file)
                 self._by_name.setdefault((file.size, file.mode, _name(file.path)), []).append(twin)
                 self._by_content.setdefault((file.sha256, file.mode), twin)
 
@@ -73,18 +73,18 @@ class Present:
         with self._guard:
             self.shared_bytes += size
 
-    def like(self, path: str, size: int, mode: int) -> Twin | None:
+    def like(self, path: str, size: int, mode: int) -> Candidate | None:
         """What is probably the same as a new file, by its name and those of its folders."""
         alike = self._by_name.get((size, mode, _name(path)), ())
         return max(alike, key=lambda twin: _common_end(twin.file.path, path), default=None)
 
-    def same(self, file: file_manifest.File) -> Twin | None:
+    def same(self, file: file_manifest.File) -> Candidate | None:
         """What has the same content and permissions."""
         return self._by_content.get((file.sha256, file.mode))
 
 
 @contextlib.contextmanager
-def opened(twin: Twin) -> Iterator[int | None]:
+def opened(twin: Candidate) -> Iterator[int | None]:
     """A descriptor of the twin's file; None if it is gone, or isn't what its manifest says any more."""
     try:
         descriptor = os.open(twin.tree / twin.file.path, _READ)

@@ -46,7 +46,7 @@ class Image:
         *,
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-        present: dedup.Present | None = None,
+        present: dedup.ExistingFiles | None = None,
         wrote: writing.Wrote | None = None,
     ) -> zip.Unpacked:
         """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.

@@ -51,7 +51,7 @@ _Node = _Folder | Content | _Link | _Odd
 class Plan:
     """The agent of an image: its outline, and for each content the paths that have it, the first one a file's."""
 
-    outline: unpack.Outline
+    outline: unpack.EntryIndex
     files: dict[Content, list[str]] = field(default_factory=dict)
 
 
@@ -86,7 +86,7 @@ class Merged:
         """What there is below the agent's folder, or at all if there is none; refused if any of it is odd."""
         nested = self._at(agent_layout.NESTED.split("/"))
         root = nested if isinstance(nested, dict) else self._tree
-        plan = Plan(unpack.Outline(self._limits, archive_bytes))
+        plan = Plan(unpack.EntryIndex(self._limits, archive_bytes))
         ahead: list[tuple[str, _Node]] = list(root.items())
         while ahead:
             name, node = ahead.pop()

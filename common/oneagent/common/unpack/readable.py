@@ -24,7 +24,7 @@ class Readable(Protocol):
         *,
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-        present: dedup.Present | None = None,
+        present: dedup.ExistingFiles | None = None,
         wrote: writing.Wrote | None = None,
     ) -> zip.Unpacked:
         """Unpack it into a fresh folder; `packages.PackageError`, and the folder is empty.
@@ -45,7 +45,7 @@ class Zip:
         *,
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-        present: dedup.Present | None = None,
+        present: dedup.ExistingFiles | None = None,
         wrote: writing.Wrote | None = None,
     ) -> zip.Unpacked:
         return zip.unpack_agent(self.path, scratch, threads=threads, cancelled=cancelled, present=present, wrote=wrote)

@@ -77,7 +77,7 @@ class Tree:
         path: str,
         mode: int,
         chunks: Iterable[bytes | memoryview],
-        begun: dedup.Begun | None = None,
+        begun: dedup.Prefix | None = None,
     ) -> file_manifest.File:
         """Write a file into the open `folder`; returns what was written. Nothing is synced.
 

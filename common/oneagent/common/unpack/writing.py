@@ -1,6 +1,6 @@
 """The one way from a package's entries to a tree on the disk, whatever the package's format.
 
-A format reads: it makes an `Outline` that has been checked, and hands over each file's mode and content. What
+A format reads: it makes an `EntryIndex` that has been checked, and hands over each file's mode and content. What
 is kept of a mode, how a file is hashed, what the manifest says, and that a failure leaves nothing behind, is
 the same for all of them and decided here and in `trees`.
 """
@@ -25,7 +25,7 @@ class Writer:
     """Writes the files of one tree, or links what is `present`. May be used from several threads."""
 
     def __init__(
-        self, tree: tree_writer.Tree, sizes: Mapping[str, int], present: dedup.Present, wrote: Wrote | None = None
+        self, tree: tree_writer.Tree, sizes: Mapping[str, int], present: dedup.ExistingFiles, wrote: Wrote | None = None
     ) -> None:
         self.tree = tree
         self._sizes = sizes
@@ -53,7 +53,7 @@ class Writer:
                 self._present.shared(same)
                 return file_manifest.File(path, same, mode, alike.file.sha256)
             rest = itertools.chain((other,), coming)
-            file = self.tree.write(folder, path, mode, rest, dedup.Begun(twin, same, digest))
+            file = self.tree.write(folder, path, mode, rest, dedup.Prefix(twin, same, digest))
         return file if whole else self._shared(folder, file)
 
     def _shared(self, folder: int, file: file_manifest.File) -> file_manifest.File:
@@ -78,9 +78,9 @@ class Writer:
 
 def fill(
     into: Path,
-    outline: unpack.Outline,
+    outline: unpack.EntryIndex,
     write_files: Callable[[Writer], Iterable[file_manifest.File]],
-    present: dedup.Present | None = None,
+    present: dedup.ExistingFiles | None = None,
     wrote: Wrote | None = None,
 ) -> file_manifest.Manifest:
     """Make `into` hold what `outline` lists, files by `write_files`; whatever is raised, `into` is empty then.
@@ -95,7 +95,7 @@ def fill(
         with tree_writer.Tree(into) as tree:
             tree.make_folders(outline.directories)
             files = sorted(
-                write_files(Writer(tree, outline.files, present or dedup.Present(), wrote)),
+                write_files(Writer(tree, outline.files, present or dedup.ExistingFiles(), wrote)),
                 key=lambda file: file.path,
             )
             links = [tree.link(path, target) for path, target in sorted(outline.links.items())]

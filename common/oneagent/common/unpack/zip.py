@@ -59,7 +59,7 @@ def unpack_agent(
     limits: unpack.Limits | None = None,
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
-    present: dedup.Present | None = None,
+    present: dedup.ExistingFiles | None = None,
     wrote: writing.Wrote | None = None,
 ) -> Unpacked:
     """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
@@ -111,7 +111,7 @@ def _unpack(
     into: Path,
     threads: int | None,
     cancelled: Callable[[], bool] | None,
-    present: dedup.Present | None = None,
+    present: dedup.ExistingFiles | None = None,
     check: Callable[[tree_writer.Tree], None] | None = None,
     wrote: writing.Wrote | None = None,
 ) -> file_manifest.Manifest:

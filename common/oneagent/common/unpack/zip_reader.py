@@ -76,7 +76,7 @@ class Zip:
         try:
             self._fd = self._file.fileno()
             self._bytes = os.fstat(self._fd).st_size
-            self.outline = unpack.Outline(limits, self._bytes)
+            self.outline = unpack.EntryIndex(limits, self._bytes)
             self.members: list[Member] = []
             self._read_directory()
             self.outline.check()

@@ -24,7 +24,7 @@ from oneagent.csi_driver.cli.status import collect, problems
 from oneagent.csi_driver.cli.why import collect as why_collect
 from oneagent.csi_driver.cli.why import diagnose
 from oneagent.csi_driver.cli.why import text as why_text
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
+from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table
 
 _STATUS: Final = """\
@@ -161,9 +161,9 @@ def _pod(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def _folder(given: argparse.Namespace) -> DataFolder:
+def _folder(given: argparse.Namespace) -> DataDir:
     try:
-        return DataFolder(given.data_dir)
+        return DataDir(given.data_dir)
     except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
 

@@ -17,7 +17,7 @@ from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci.image_directories import ImageFolder
 from oneagent.csi_driver.cli import preload_package
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import AgentStore, preload, usage
 from oneagent.csi_driver.store.preload import NotPreloadedError
@@ -28,7 +28,7 @@ _LOOK_SECONDS: Final = 0.1
 
 
 def run(
-    folder: DataFolder,
+    folder: DataDir,
     what: Path | ImageFolder,
     version: Version,
     *,
@@ -92,7 +92,7 @@ def _bar(bars: progress.Progress, title: str) -> preload_package.Told:
     return told
 
 
-def _taken(folder: DataFolder, store: AgentStore, version: Version, wait_seconds: float) -> bool:
+def _taken(folder: DataDir, store: AgentStore, version: Version, wait_seconds: float) -> bool:
     """Whether the version is in the store; waited for as long as somebody may put it there."""
     deadline = time.monotonic() + wait_seconds
     while not store.has(version):

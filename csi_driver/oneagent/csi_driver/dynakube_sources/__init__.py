@@ -64,7 +64,7 @@ class Snapshot:
         return sorted(self.invalid.items() - (before.invalid.items() if before else frozenset()))
 
 
-class Source(Protocol):
+class DynaKubeSource(Protocol):
     def run(self, changed: Callable[[Snapshot], None], stop: threading.Event) -> None:
         """Call `changed` with the complete set, at start and after each change, until `stop` is set."""
         ...

@@ -64,7 +64,7 @@ def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE
 
 
 class KubernetesSource:
-    """A `Source`; `run` belongs to one thread, the rest may be called from any."""
+    """A `DynaKubeSource`; `run` belongs to one thread, the rest may be called from any."""
 
     def __init__(
         self,

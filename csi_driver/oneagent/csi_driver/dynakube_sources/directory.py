@@ -50,7 +50,7 @@ class _File:
 
 
 class FolderSource:
-    """A `Source`; `run` belongs to one thread, the rest may be called from any."""
+    """A `DynaKubeSource`; `run` belongs to one thread, the rest may be called from any."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder

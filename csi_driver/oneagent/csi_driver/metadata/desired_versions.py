@@ -27,7 +27,7 @@ MOUNT_TIMEOUT_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredState:
     """One row of the dynakubes table. `version` and `layer` are empty while they are not known yet."""
 
     name: DynaKubeName
@@ -47,14 +47,14 @@ class Wanted:
     changed_at: float = 0.0
 
 
-class WantedReader:
+class DesiredStateReader:
     """The server's view of the table. Thread-safe; never raises, never waits longer than a busy time-out."""
 
     def __init__(self, metadata: database.Database, copy: Path) -> None:
         self._database = metadata
         self._copy = copy
         self._guard = threading.Lock()
-        self._wanted: Mapping[DynaKubeName, Wanted] = {}
+        self._wanted: Mapping[DynaKubeName, DesiredState] = {}
         self._stale = True
         self._away = False
 
@@ -77,36 +77,36 @@ class WantedReader:
             self._wanted = fresh
             return different
 
-    def known(self, name: DynaKubeName) -> Wanted | None:
+    def known(self, name: DynaKubeName) -> DesiredState | None:
         """The row as of the last look."""
         return self._wanted.get(name)
 
-    def copied(self, name: DynaKubeName) -> Wanted | None:
+    def copied(self, name: DynaKubeName) -> DesiredState | None:
         """The row in the copy, which the provisioner writes before the table: newer while the table is locked."""
         return read_copy(self._copy).get(name)
 
-    def get(self, name: DynaKubeName) -> Wanted | None:
+    def get(self, name: DynaKubeName) -> DesiredState | None:
         """The newest row of a DynaKube, None for one that the provisioner has not seen."""
         self.refresh()
         return self._wanted.get(name)
 
-    def _read(self) -> Mapping[DynaKubeName, Wanted]:
+    def _read(self) -> Mapping[DynaKubeName, DesiredState]:
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
         # A database that was lost is replaced by an empty one, which holds nothing until the provisioner writes again.
-        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows} or read_copy(self._copy)
+        return {DynaKubeName(row["name"]): DesiredState(**row) for row in rows} or read_copy(self._copy)
 
 
-def read_copy(copy: Path) -> dict[DynaKubeName, Wanted]:
+def read_copy(copy: Path) -> dict[DynaKubeName, DesiredState]:
     """The rows as the copy has them; none if it can't be read."""
     try:
         rows = json.loads(copy.read_text())
-        return {DynaKubeName(row["name"]): Wanted(**row) for row in rows}
+        return {DynaKubeName(row["name"]): DesiredState(**row) for row in rows}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[Wanted]) -> None:
+def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[DesiredState]) -> None:
     """Make the table and its copy hold exactly these rows (the provisioner's side)."""
     rows = [dataclasses.asdict(row) for row in wanted]
     fresh = copy.with_name(f"{copy.name}.new")

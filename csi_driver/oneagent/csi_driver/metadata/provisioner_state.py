@@ -19,7 +19,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata import database, desired_versions, statements
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord
 
@@ -42,7 +42,7 @@ class VersionRecord:
     changed_at: float = 0.0
 
 
-class Records:
+class ProvisionerState:
     """Thread-safe: installs report from their own threads."""
 
     def __init__(self, metadata: database.Database, copy: Path, now: Callable[[], float] = time.time) -> None:
@@ -50,7 +50,7 @@ class Records:
         self._copy = copy
         self._now = now
         self._guard = threading.RLock()
-        self._wanted: dict[DynaKubeName, Wanted] = {}
+        self._wanted: dict[DynaKubeName, DesiredState] = {}
         self._versions: dict[Version, VersionRecord] = {}
         self._dropped: set[Version] = set()
         self._cursor = 0
@@ -64,7 +64,7 @@ class Records:
             wanted = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
             cursor = connection.execute(statements.SELECT_CURSOR, {"name": _READER}).fetchone()
-            self._wanted = {DynaKubeName(row["name"]): Wanted(**row) for row in wanted}
+            self._wanted = {DynaKubeName(row["name"]): DesiredState(**row) for row in wanted}
             self._versions = {Version(row["version"]): VersionRecord(**row) for row in versions}
             self._cursor = cursor[0] if cursor else 0
         if not self._wanted:
@@ -77,7 +77,7 @@ class Records:
         self._cursor = 0
 
     @property
-    def wanted(self) -> Mapping[DynaKubeName, Wanted]:
+    def wanted(self) -> Mapping[DynaKubeName, DesiredState]:
         return self._wanted
 
     @property
@@ -85,7 +85,7 @@ class Records:
         with self._guard:
             return dict(self._versions)
 
-    def want(self, rows: Iterable[Wanted]) -> bool:
+    def want(self, rows: Iterable[DesiredState]) -> bool:
         """Replace what is wanted; whether the table now says so."""
         fresh = {row.name: row for row in rows}
         with self._guard:
@@ -154,10 +154,10 @@ class Records:
             self._away = False
             return True
 
-    def wanted_anywhere(self) -> list[Wanted]:
+    def wanted_anywhere(self) -> list[DesiredState]:
         """What is wanted, and what the server may still take for wanted, since it is not overwritten yet."""
         with self._database.reading() as connection:
-            written = [Wanted(**row) for row in connection.execute(statements.SELECT_DYNAKUBES).fetchall()]
+            written = [DesiredState(**row) for row in connection.execute(statements.SELECT_DYNAKUBES).fetchall()]
         return [*self._wanted.values(), *written]
 
     def volumes(self) -> list[VolumeRecord]:
@@ -178,9 +178,9 @@ class Records:
                 connection.execute(statements.PUT_CURSOR, {"reader": _READER, "notice_id": self._cursor})
 
 
-def _unchanged(row: Wanted, old: Wanted | None) -> bool:
+def _unchanged(row: DesiredState, old: DesiredState | None) -> bool:
     return old is not None and dataclasses.replace(row, changed_at=old.changed_at) == old
 
 
-def _stamped(row: Wanted, now: float) -> Wanted:
+def _stamped(row: DesiredState, now: float) -> DesiredState:
     return dataclasses.replace(row, changed_at=now)

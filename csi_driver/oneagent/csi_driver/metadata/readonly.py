@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata import database, desired_versions, statements
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
@@ -32,10 +32,10 @@ class Recorded:
     problem: str = ""
     volumes: tuple[VolumeRecord, ...] = ()
     versions: tuple[VersionRecord, ...] = ()
-    dynakubes: tuple[Wanted, ...] = ()
+    dynakubes: tuple[DesiredState, ...] = ()
 
 
-def read(folder: DataFolder) -> Recorded:
+def read(folder: DataDir) -> Recorded:
     """The rows of all tables at one moment. Never raises for what may be wrong with the file."""
     try:
         if not folder.database.exists():
@@ -66,7 +66,7 @@ def _rows(connection: sqlite3.Connection) -> Recorded:
             "ok",
             volumes=tuple(VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES)),
             versions=tuple(VersionRecord(**row) for row in connection.execute(statements.SELECT_VERSIONS)),
-            dynakubes=tuple(Wanted(**row) for row in connection.execute(statements.SELECT_DYNAKUBES)),
+            dynakubes=tuple(DesiredState(**row) for row in connection.execute(statements.SELECT_DYNAKUBES)),
         )
     except sqlite3.Error as error:
         if schema == database.HEAD:
@@ -74,5 +74,5 @@ def _rows(connection: sqlite3.Connection) -> Recorded:
         raise sqlite3.OperationalError(f"{error} (its schema is {schema}, ours {database.HEAD})") from error
 
 
-def _copied(folder: DataFolder) -> tuple[Wanted, ...]:
+def _copied(folder: DataDir) -> tuple[DesiredState, ...]:
     return tuple(desired_versions.read_copy(folder.dynakubes).values())

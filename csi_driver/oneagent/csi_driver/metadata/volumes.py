@@ -66,7 +66,7 @@ class Notice:
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(VolumeRecord))
 
 
-class VolumeBook:
+class VolumeRepository:
     """All volumes of this node, by id. Thread-safe."""
 
     def __init__(self, metadata: database.Database, now: Callable[[], float] = time.time) -> None:

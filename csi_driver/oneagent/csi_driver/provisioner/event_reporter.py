@@ -12,7 +12,7 @@ from oneagent.common import dynakube, logs
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.provisioner_state import Records, VersionRecord
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
 
 log = logging.getLogger(__name__)
@@ -21,10 +21,10 @@ _OLD_NEWS = f"{VersionState.READY} "
 """What is there at the start is no news."""
 
 
-class Announcer:
+class EventReporter:
     """Its methods belong to the loop's thread unless they say otherwise, and none of them waits."""
 
-    def __init__(self, source: dynakube_sources.Source, records: Records) -> None:
+    def __init__(self, source: dynakube_sources.DynaKubeSource, records: ProvisionerState) -> None:
         self._source = source
         self._records = records
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")

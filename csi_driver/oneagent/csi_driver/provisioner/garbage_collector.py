@@ -24,12 +24,12 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import disk_usage, mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import Wanted
-from oneagent.csi_driver.metadata.provisioner_state import Records, VersionRecord
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import log_retention, startup_cleanup
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -56,7 +56,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class References:
     """Who may need what: the four conditions, from one look."""
 
     versions: frozenset[Version]
@@ -67,13 +67,13 @@ class Needs:
 
 
 def needs(
-    folder: DataFolder,
+    folder: DataDir,
     mounts: Iterable[Mount],
     volumes: Iterable[VolumeRecord],
-    wanted: Iterable[Wanted],
+    wanted: Iterable[DesiredState],
     installing: Iterable[Version],
     known: Iterable[str],
-) -> Needs:
+) -> References:
     """`known` are the names of all DynaKubes that exist, usable or not."""
     versions = set(installing)
     layers: set[str] = set()
@@ -99,7 +99,7 @@ def needs(
     versions |= {Version(version) for version, _, _ in named}
     layers |= {f"{folder.tenants}/{tenant}/{layer}" for _, tenant, layer in named}
     hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}
-    return Needs(frozenset(versions), frozenset(layers), frozenset(hosts))
+    return References(frozenset(versions), frozenset(layers), frozenset(hosts))
 
 
 def expired(
@@ -126,14 +126,14 @@ def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> flo
     return records[version].last_used_at if version in records else 0.0
 
 
-class Collector:
+class GarbageCollector:
     """Removes what may be removed, and makes room for what is to come (`room.Room`)."""
 
     def __init__(
         self,
-        folder: DataFolder,
+        folder: DataDir,
         store: AgentStore,
-        records: Records,
+        records: ProvisionerState,
         policy: Policy,
         metrics: ProvisionerMetrics,
         *,
@@ -142,7 +142,7 @@ class Collector:
         deciding: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - has no state
         mounts: Callable[[], list[Mount]] = mount_table.read,
         now: Callable[[], float] = time.time,
-        step: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """`known` gives the names of all DynaKubes, None as long as nobody has told yet.
 
@@ -159,9 +159,9 @@ class Collector:
         self._mounts = mounts
         self._deciding = deciding
         self._now = now
-        self._step = step
+        self._failpoint = failpoint
         self._occupancy = Occupancy(folder, store)
-        self._trash = Trash(folder, mounts, step)
+        self._trash = Trash(folder, mounts, failpoint)
 
     def collect(self) -> list[Version]:
         """One run; the versions that went."""
@@ -248,7 +248,7 @@ class Collector:
             gone = expired(unused, records, policy, used_without, self._now())[:at_most]
             for version in gone:
                 self._store.remove(version)
-                self._step("version in the trash")
+                self._failpoint("version in the trash")
                 log.info("version removed", extra=logs.facts(version=version))
             self._retire_layers(found)
             self._retire_hosts(found)
@@ -260,7 +260,7 @@ class Collector:
                 self._metrics.store_bytes.remove(version)
         return gone
 
-    def _retire_layers(self, found: Needs) -> None:
+    def _retire_layers(self, found: References) -> None:
         for tenant in [entry for entry in self._folder.tenants.iterdir() if entry.is_dir()]:
             for layer in tenant.iterdir():
                 if str(layer) not in found.layers:
@@ -268,7 +268,7 @@ class Collector:
             with contextlib.suppress(OSError):
                 tenant.rmdir()
 
-    def _retire_hosts(self, found: Needs) -> None:
+    def _retire_hosts(self, found: References) -> None:
         for host in self._folder.hosts.iterdir():
             if host.name not in found.hosts:
                 self._folder.discard(host)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import disk_usage
 
 
-def expire(folder: DataFolder, keep_seconds: float, keep_bytes: int, now: float) -> int:
+def expire(folder: DataDir, keep_seconds: float, keep_bytes: int, now: float) -> int:
     """Remove by age, then the oldest until the rest is small enough (0: whatever its size); the bytes that stay."""
     entries = sorted(folder.logs.iterdir(), key=_kept_at)
     taken = {entry: disk_usage.on_disk(entry) for entry in entries}

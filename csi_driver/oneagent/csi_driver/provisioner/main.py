@@ -16,17 +16,17 @@ from oneagent.common.http import client as http_client
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
+from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.metadata.database import Database
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.provisioner import garbage_collector, scrubber, startup_cleanup, uninstall
 from oneagent.csi_driver.provisioner.installer import Installer
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 from oneagent.csi_driver.provisioner.reconciler import Provisioner
-from oneagent.csi_driver.provisioner.scrubber import Checks
-from oneagent.csi_driver.provisioner.signature_cache import Approvals
+from oneagent.csi_driver.provisioner.scrubber import Scrubber
+from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
 from oneagent.csi_driver.server import metrics
 from oneagent.csi_driver.store import AgentStore
 
@@ -50,7 +50,7 @@ class Config:
     collect_seconds: float
     policy: garbage_collector.Policy
     spread_seconds: float
-    checks: scrubber.Pace
+    checks: scrubber.ScrubSettings
     unpack_threads: int | None
     mirror: package_client.Endpoint | None
     registries: Registries
@@ -85,7 +85,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         "a download begins some time within this, another on each node; at once if a pod waits for it",
         parse=flags.duration,
     )
-    usual_pace = scrubber.Pace()
+    usual_pace = scrubber.ScrubSettings()
     add(
         "check-rate",
         usual_pace.bytes_per_second,
@@ -118,7 +118,7 @@ def parse(arguments: list[str] | None = None) -> Config:
             keep_logs_bytes=given.log_budget,
         ),
         spread_seconds=given.download_spread,
-        checks=scrubber.Pace(given.check_rate, given.check_every),
+        checks=scrubber.ScrubSettings(given.check_rate, given.check_every),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         registries=hosts.of_flags(given),
@@ -138,7 +138,7 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
         parser.error(f"--package-mirror: {error}")
 
 
-def make_source(config: Config) -> dynakube_sources.Source:
+def make_source(config: Config) -> dynakube_sources.DynaKubeSource:
     """The source that the flags name. Only this decides whether a Kubernetes client is loaded."""
     if config.source == "folder":
         from oneagent.csi_driver.dynakube_sources.directory import FolderSource
@@ -150,16 +150,16 @@ def make_source(config: Config) -> dynakube_sources.Source:
 
 
 def build(
-    config: Config, source: dynakube_sources.Source, step: Callable[[str], None] = lambda _name: None
+    config: Config, source: dynakube_sources.DynaKubeSource, failpoint: Callable[[str], None] = lambda _name: None
 ) -> tuple[Provisioner, ProvisionerMetrics]:
     """Everything that runs in the provisioner's process, put together."""
-    folder = DataFolder(config.data_dir)
+    folder = DataDir(config.data_dir)
     folder.create()
     startup_cleanup.tidy(folder)
     counted = ProvisionerMetrics()
     metadata = Database(folder.database, folder.database_lock)
     metadata.on_busy = counted.database.observe
-    records = Records(metadata, folder.dynakubes)
+    records = ProvisionerState(metadata, folder.dynakubes)
     records.load()
     store = AgentStore(folder)
     startup_cleanup.reconcile(folder, store, records)
@@ -170,11 +170,11 @@ def build(
         records,
         counted,
         registries=config.registries,
-        approved=Approvals(folder, {*store.versions(), *(row.version for row in records.wanted.values())}),
+        approved=SignatureCache(folder, {*store.versions(), *(row.version for row in records.wanted.values())}),
         collect_seconds=config.collect_seconds,
-        step=step,
+        failpoint=failpoint,
     )
-    collector = garbage_collector.Collector(
+    collector = garbage_collector.GarbageCollector(
         folder,
         store,
         records,
@@ -183,7 +183,7 @@ def build(
         installing=lambda: provisioner.installer.busy,
         known=provisioner.known,
         deciding=provisioner.deciding,
-        step=step,
+        failpoint=failpoint,
     )
     provisioner.collector = collector
     provisioner.installer = Installer(
@@ -196,9 +196,9 @@ def build(
         threads=config.unpack_threads,
         mirror=Mirror(config.mirror, counted) if config.mirror else None,
         spread_seconds=config.spread_seconds,
-        step=step,
+        failpoint=failpoint,
     )
-    provisioner.checks = Checks(
+    provisioner.checks = Scrubber(
         folder,
         store,
         records,
@@ -206,12 +206,12 @@ def build(
         config.checks,
         deciding=provisioner.deciding,
         damaged=provisioner.damaged,
-        step=step,
+        failpoint=failpoint,
     )
     return provisioner, counted
 
 
-def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
+def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
     """Work until SIGTERM or SIGINT."""
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
@@ -220,7 +220,7 @@ def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int
     except dynakube_sources.SourceError as error:
         raise SystemExit(f"--source={config.source}: {error}") from error
     with process.alone(config.data_dir / "provisioner.lock"):
-        provisioner, counted = build(config, source, step)
+        provisioner, counted = build(config, source, failpoint)
 
         def end(*_: object) -> None:
             stop.set()
@@ -240,12 +240,12 @@ def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int
 
 
 def _watch_for_uninstall(
-    config: Config, source: dynakube_sources.Source, stop: threading.Event
+    config: Config, source: dynakube_sources.DynaKubeSource, stop: threading.Event
 ) -> threading.Thread | None:
     """The thread that asks after `stop`, if there is somebody to ask."""
     if not (config.daemonset and isinstance(source, uninstall.Cluster)):
         return None
-    arguments = (source, config.daemonset, DataFolder(config.data_dir), stop)
+    arguments = (source, config.daemonset, DataDir(config.data_dir), stop)
     asking = threading.Thread(target=uninstall.watch, args=arguments, name="uninstall", daemon=True)
     asking.start()
     return asking

@@ -21,20 +21,20 @@ from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder, LayerId
-from oneagent.csi_driver.metadata.desired_versions import Wanted
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.data_dir import DataDir, LayerId
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
-from oneagent.csi_driver.provisioner.event_reporter import Announcer
-from oneagent.csi_driver.provisioner.garbage_collector import Collector
+from oneagent.csi_driver.provisioner.event_reporter import EventReporter
+from oneagent.csi_driver.provisioner.garbage_collector import GarbageCollector
 from oneagent.csi_driver.provisioner.installer import Installer
 from oneagent.csi_driver.provisioner.installer.fetch import Request
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources import origins
-from oneagent.csi_driver.provisioner.scrubber import Checks
-from oneagent.csi_driver.provisioner.signature_cache import Approvals
-from oneagent.csi_driver.provisioner.tenant_poller import Questions
-from oneagent.csi_driver.provisioner.tenants import Facts
+from oneagent.csi_driver.provisioner.scrubber import Scrubber
+from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
+from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
+from oneagent.csi_driver.provisioner.tenants import TenantState
 from oneagent.csi_driver.store import AgentStore, config_layers, preload
 
 log = logging.getLogger(__name__)
@@ -47,17 +47,17 @@ class Provisioner:
 
     def __init__(
         self,
-        source: dynakube_sources.Source,
-        folder: DataFolder,
+        source: dynakube_sources.DynaKubeSource,
+        folder: DataDir,
         store: AgentStore,
-        records: Records,
+        records: ProvisionerState,
         metrics: ProvisionerMetrics,
         *,
         registries: Registries,
-        approved: Approvals,
+        approved: SignatureCache,
         collect_seconds: float,
         now: Callable[[], float] = time.time,
-        step: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._source = source
         self._folder = folder
@@ -67,17 +67,17 @@ class Provisioner:
         self._registries = registries
         self._approved = approved
         self._collect_seconds = collect_seconds
-        self._step = step
+        self._failpoint = failpoint
         self._wake = threading.Event()
         self.deciding = threading.RLock()
         """Held while it is decided what is wanted, and while it is decided what may go."""
         self._snapshot: dynakube_sources.Snapshot | None = None
-        self._questions = Questions(source, registries, approved, self.wake, now)
-        self._announcer = Announcer(source, records)
+        self._questions = TenantPoller(source, registries, approved, self.wake, now)
+        self._announcer = EventReporter(source, records)
         self._archives = origins.Archives()
         self.installer: Installer
-        self.collector: Collector
-        self.checks: Checks
+        self.collector: GarbageCollector
+        self.checks: Scrubber
 
     def known(self) -> Iterable[str] | None:
         """All DynaKubes that exist, as far as the source has told; None before its first word."""
@@ -157,7 +157,7 @@ class Provisioner:
             self._take(carried_in, kubes, rows)
             self._tell(kubes, rows)
 
-    def _kept(self, snapshot: dynakube_sources.Snapshot) -> list[Wanted]:
+    def _kept(self, snapshot: dynakube_sources.Snapshot) -> list[DesiredState]:
         """The rows of DynaKubes that exist and can't be read. Those of a broken file may be any, so all are kept."""
         unnamed = any(":" in name for name in snapshot.invalid)
         rows = [row for name, row in self._records.wanted.items() if name not in snapshot.dynakubes]
@@ -165,12 +165,14 @@ class Provisioner:
 
     # -------------------------------------------------------------------- rows
 
-    def _rows(self, kubes: Iterable[dynakube.DynaKube], trees: Mapping[Version, Path]) -> dict[DynaKubeName, Wanted]:
+    def _rows(
+        self, kubes: Iterable[dynakube.DynaKube], trees: Mapping[Version, Path]
+    ) -> dict[DynaKubeName, DesiredState]:
         """What is wanted; `trees` are versions that will be in the store in a moment."""
         return {kube.name: self._row(kube, trees) for kube in kubes}
 
-    def _row(self, kube: dynakube.DynaKube, trees: Mapping[Version, Path]) -> Wanted:
-        before = self._records.wanted.get(kube.name) or Wanted(kube.name)
+    def _row(self, kube: dynakube.DynaKube, trees: Mapping[Version, Path]) -> DesiredState:
+        before = self._records.wanted.get(kube.name) or DesiredState(kube.name)
         row = dataclasses.replace(
             before,
             mount_attempts=kube.mount_attempts,
@@ -209,13 +211,13 @@ class Provisioner:
         # Good is what is in the store, not what will be there in a moment.
         return row if version in trees else dataclasses.replace(row, good_version=version, good_layer=row.layer)
 
-    def _layer(self, kube: dynakube.DynaKube, facts: Facts, row: Wanted, tree: Path) -> LayerId:
+    def _layer(self, kube: dynakube.DynaKube, facts: TenantState, row: DesiredState, tree: Path) -> LayerId:
         """The config layer; while the tenant has never told us all, the one that an earlier process made."""
         if not facts.complete and row.layer and self._folder.config_layer(row.tenant, row.layer).exists():
             return row.layer
         return config_layers.ensure(self._folder, row.tenant, config_layers.merged(tree, kube, facts))
 
-    def _version(self, kube: dynakube.DynaKube, facts: Facts, before: Wanted) -> Version | None:
+    def _version(self, kube: dynakube.DynaKube, facts: TenantState, before: DesiredState) -> Version | None:
         """The image that is named, else what the operator decided, else what the user pinned, else the tenant's latest.
 
         While that is not known, what it was.
@@ -233,7 +235,7 @@ class Provisioner:
             return self._archives.version(kube.package_file) or before.version
         return facts.latest or before.version or None
 
-    def _signed(self, facts: Facts, before: Wanted) -> Version | None:
+    def _signed(self, facts: TenantState, before: DesiredState) -> Version | None:
         """The image that was found to be signed; while there is no such, the one before if its signature is good."""
         for version in (origins.version_of(facts.digest), before.version):
             if facts.keys is not None and self._approved.good(version, facts.keys):
@@ -241,13 +243,13 @@ class Provisioner:
         # As long as nobody can tell which keys are wanted, nothing changes.
         return before.version if facts.keys is None and self._store.has(before.version) else None
 
-    def _may_be_good(self, kube: dynakube.DynaKube, facts: Facts, version: Version) -> bool:
+    def _may_be_good(self, kube: dynakube.DynaKube, facts: TenantState, version: Version) -> bool:
         """Whether a version may be mounted in place of the wanted one: it needs the same signature, if any does."""
         if kube.image is None or not kube.image_key or facts.keys is None:
             return True
         return self._approved.good(version, facts.keys)
 
-    def _why_not(self, version: Version, facts: Facts) -> str:
+    def _why_not(self, version: Version, facts: TenantState) -> str:
         record = self._records.versions.get(version)
         if record is not None and record.state == VersionState.FAILED:
             return f"version {version} can't be installed: {record.message}"
@@ -256,7 +258,7 @@ class Provisioner:
 
     # ---------------------------------------------------------------- installs
 
-    def _requests(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]) -> list[Request]:
+    def _requests(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, DesiredState]) -> list[Request]:
         """The versions to install, each once however many DynaKubes want it."""
         wanting: dict[Version, list[dynakube.DynaKube]] = {}
         for kube in kubes:
@@ -282,7 +284,7 @@ class Provisioner:
         ]
 
     def _take(
-        self, carried_in: list[Version], kubes: list[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]
+        self, carried_in: list[Version], kubes: list[dynakube.DynaKube], rows: Mapping[DynaKubeName, DesiredState]
     ) -> None:
         """Put versions that were preloaded into the store, once nothing else is done for them."""
         unasked = {rows[kube.name].version for kube in kubes if self._questions.facts(kube.name) is None}
@@ -290,7 +292,7 @@ class Provisioner:
             if version in unasked or version in self.installer.busy:
                 continue
             try:
-                size = preload.take(self._folder, version, self._prepare, self._step)
+                size = preload.take(self._folder, version, self._prepare, self._failpoint)
             except file_manifest.TreeManifestError as error:
                 log.error("a preloaded version can't be used", extra=logs.facts(version=version, reason=error))
                 self._folder.discard(self._folder.preloaded / version)
@@ -325,7 +327,7 @@ class Provisioner:
 
     # ----------------------------------------------------------- to the cluster
 
-    def _tell(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, Wanted]) -> None:
+    def _tell(self, kubes: Iterable[dynakube.DynaKube], rows: Mapping[DynaKubeName, DesiredState]) -> None:
         versions = self._records.versions
         ready = 0
         viewless = 0
@@ -342,5 +344,5 @@ class Provisioner:
         self._metrics.dynakubes.labels("waiting").set(len(rows) - viewless - ready)
 
 
-def _without_good(row: Wanted) -> Wanted:
+def _without_good(row: DesiredState) -> DesiredState:
     return dataclasses.replace(row, good_version=Version(""), good_layer=LayerId(""))

@@ -26,13 +26,13 @@ from typing import Final
 
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, integrity
 from oneagent.csi_driver.store.damage_log import Damage
-from oneagent.csi_driver.store.integrity import Checked
+from oneagent.csi_driver.store.integrity import IntegrityReport
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +44,28 @@ _OF_THE_FILE: Final = {"content", "size", "mode", "unreadable"}
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class ScrubSettings:
     """How much is read in a second, and how long after one check of a version the next is due; 0 for no checks."""
 
     bytes_per_second: int = 5 << 20
     every_seconds: float = 86400.0
 
 
-class Checks:
+class Scrubber:
     """`run` belongs to a thread of its own. `damaged` is told of each version that was taken out, and why."""
 
     def __init__(
         self,
-        folder: DataFolder,
+        folder: DataDir,
         store: AgentStore,
-        records: Records,
+        records: ProvisionerState,
         metrics: ProvisionerMetrics,
-        pace: Pace,
+        pace: ScrubSettings,
         *,
         deciding: contextlib.AbstractContextManager[object],
         damaged: Callable[[Version, str], None],
         now: Callable[[], float] = time.time,
-        step: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._folder = folder
         self._store = store
@@ -75,7 +75,7 @@ class Checks:
         self._deciding = deciding
         self._damaged = damaged
         self._now = now
-        self._step = step
+        self._failpoint = failpoint
         self._unproven: dict[Version, float] = {}
         metrics.damaged_versions.set_function(lambda: len(damage_log.noted(folder)))
 
@@ -99,7 +99,7 @@ class Checks:
             return None
         return version
 
-    def check(self, version: Version, stop: threading.Event) -> Checked | None:
+    def check(self, version: Version, stop: threading.Event) -> IntegrityReport | None:
         """Read a version; None if that was cut short, or it left the store meanwhile."""
         tree = self._identity(version)
 
@@ -137,7 +137,7 @@ class Checks:
         except OSError:
             return None
 
-    def _take_out(self, found: Checked, tree: int | None, stop: threading.Event) -> bool:
+    def _take_out(self, found: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
         """Remove the version, and those that share its damage, from the store; whether it was still there."""
         version, why = Version(found.name), integrity.summary(found)
         while not stop.is_set():
@@ -161,11 +161,11 @@ class Checks:
 
     def _discard(self, version: Version, message: str) -> None:
         damage_log.note(self._folder, version, Damage(time.time(), message))
-        self._step("damage noted")
+        self._failpoint("damage noted")
         self._store.remove(version)
-        self._step("damaged version in the trash")
+        self._failpoint("damaged version in the trash")
 
-    def _sharing(self, found: Checked) -> list[Version]:
+    def _sharing(self, found: IntegrityReport) -> list[Version]:
         """The other versions that have a damaged file too: the same one, by its inode."""
         own = Version(found.name)
         changed = [finding.path for finding in found.findings if finding.problem in _OF_THE_FILE]

@@ -15,15 +15,15 @@ from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
 from oneagent.common.oci.public_keys import PublicKey
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 
 log = logging.getLogger(__name__)
 
 
-class Approvals:
+class SignatureCache:
     """Thread-safe. `kept` are the versions that are in the store or wanted; what is known of others is forgotten."""
 
-    def __init__(self, folder: DataFolder, kept: Collection[Version]) -> None:
+    def __init__(self, folder: DataDir, kept: Collection[Version]) -> None:
         self._folder = folder
         self._signers: dict[Version, frozenset[str]] = {}
         for file in folder.signatures.iterdir():
@@ -37,7 +37,7 @@ class Approvals:
         return not self._signers.get(version, frozenset()).isdisjoint(wanted)
 
     def ask(
-        self, version: Version, image: oci_image.Named, access: oci_image.Access, wanted: Sequence[PublicKey]
+        self, version: Version, image: oci_image.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]
     ) -> None:
         """Ask the registry; `packages.UnsignedImageError`, `HttpError` or `InvalidSettingsError` if the version is not good then."""
         # The only place that needs cryptography, which costs some 8 MiB: most nodes never come here.

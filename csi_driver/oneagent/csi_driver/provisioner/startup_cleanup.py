@@ -18,8 +18,8 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import file_manifest
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.store import AgentStore, damage_log, preload
 
@@ -42,14 +42,14 @@ def version_of_package(name: str) -> Version | None:
     return Version(found[1]) if found else None
 
 
-def drop_packages(folder: DataFolder, version: Version) -> None:
+def drop_packages(folder: DataDir, version: Version) -> None:
     """Remove packages of a version, and parts of them, wherever they are from: the version is in the store."""
     for file in folder.tmp.iterdir():
         if version_of_package(file.name) == version:
             file.unlink(missing_ok=True)
 
 
-def tidy(folder: DataFolder) -> None:
+def tidy(folder: DataDir) -> None:
     """Remove what is in tmp/, but for what a download can go on with."""
     for entry in folder.tmp.iterdir():
         if entry.is_dir() and not entry.is_symlink():
@@ -61,7 +61,7 @@ def tidy(folder: DataFolder) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
+def reconcile(folder: DataDir, store: AgentStore, records: ProvisionerState) -> None:
     """Make the versions table agree with the store, and with the notes of what was damaged."""
     stored = set(store.versions())
     for version in damage_log.undo_unfinished(folder, stored):
@@ -84,7 +84,7 @@ def reconcile(folder: DataFolder, store: AgentStore, records: Records) -> None:
     records.flush()
 
 
-def _size(folder: DataFolder, version: Version) -> int:
+def _size(folder: DataDir, version: Version) -> int:
     """As the manifest says it; a version without one counts nothing, which only makes the budget generous."""
     try:
         return file_manifest.Manifest.load(folder.manifest(version)).unpacked_bytes

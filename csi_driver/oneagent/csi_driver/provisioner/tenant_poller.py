@@ -21,8 +21,8 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.provisioner import tenants
 from oneagent.csi_driver.provisioner.package_sources import origins
-from oneagent.csi_driver.provisioner.signature_cache import Approvals
-from oneagent.csi_driver.provisioner.tenants import Facts
+from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
+from oneagent.csi_driver.provisioner.tenants import TenantState
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +30,10 @@ _FIRST_PAUSE: Final = 5.0
 
 
 @dataclass(slots=True)
-class _Asking:
+class _PollState:
     """One DynaKube's questions."""
 
-    facts: Facts | None = None
+    facts: TenantState | None = None
     about: tuple[object, ...] = ()
     image: str = ""
     """What showed of the image without asking, when it was asked about."""
@@ -42,14 +42,14 @@ class _Asking:
     next_at: float = 0.0
 
 
-class Questions:
+class TenantPoller:
     """To be used under the caller's lock; `wake` is called without it whenever there is an answer."""
 
     def __init__(
         self,
-        source: dynakube_sources.Source,
+        source: dynakube_sources.DynaKubeSource,
         registries: Registries,
-        approved: Approvals,
+        approved: SignatureCache,
         wake: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
@@ -58,10 +58,10 @@ class Questions:
         self._approved = approved
         self._wake = wake
         self._now = now
-        self._asking: dict[DynaKubeName, _Asking] = {}
+        self._asking: dict[DynaKubeName, _PollState] = {}
         self._tasks = ThreadPoolExecutor(4, thread_name_prefix="ask")
 
-    def facts(self, name: DynaKubeName) -> Facts | None:
+    def facts(self, name: DynaKubeName) -> TenantState | None:
         """The last answers; None before the first."""
         asking = self._asking.get(name)
         return asking.facts if asking else None
@@ -75,7 +75,7 @@ class Questions:
         self._tasks.shutdown(wait=False, cancel_futures=True)
 
     def ask_if_due(self, kube: dynakube.DynaKube) -> None:
-        asking = self._asking.setdefault(kube.name, _Asking())
+        asking = self._asking.setdefault(kube.name, _PollState())
         about, image = origins.settings(kube), _image_now(kube)
         due = about != asking.about or time.monotonic() >= asking.next_at
         if asking.running or not (due or image != asking.image):
@@ -88,7 +88,7 @@ class Questions:
         asking.running = True
         self._tasks.submit(self._ask, kube, asking, due)
 
-    def _ask(self, kube: dynakube.DynaKube, asking: _Asking, due: bool) -> None:
+    def _ask(self, kube: dynakube.DynaKube, asking: _PollState, due: bool) -> None:
         try:
             if due or asking.facts is None:
                 self._take(kube, asking, self._image(kube, tenants.ask(kube, self._source, asking.facts, self._now)))
@@ -106,13 +106,13 @@ class Questions:
             asking.running = False
             self._wake()
 
-    def _image(self, kube: dynakube.DynaKube, facts: Facts) -> Facts:
+    def _image(self, kube: dynakube.DynaKube, facts: TenantState) -> TenantState:
         image = kube.image or kube.image_folder
         if image is None or (image.digest and not kube.image_key):
             return facts
         return origins.resolved(kube, image, facts, self._source, self._registries, self._approved)
 
-    def _take(self, kube: dynakube.DynaKube, asking: _Asking, facts: Facts) -> None:
+    def _take(self, kube: dynakube.DynaKube, asking: _PollState, facts: TenantState) -> None:
         """Keep an answer, and when to ask again."""
         asking.facts = facts
         asking.failures = asking.failures + 1 if facts.problem else 0

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class TenantState:
     """The last answers; `problem` is why the newest question failed, for people. Never holds an API token."""
 
     asked_at: float
@@ -44,7 +44,7 @@ class Facts:
     retry_after: float | None = None
 
 
-def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tenant_client.TenantAccess:
+def access(kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource) -> tenant_client.TenantAccess:
     """How to reach the tenant, with the DynaKube's secrets; `SourceError` or `InvalidSettingsError` if that is unclear."""
     tokens = source.secret(kube.tokens_secret)
     return tenant_client.TenantAccess(
@@ -56,7 +56,7 @@ def access(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tenant_c
     )
 
 
-def travel(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> http_client.HttpSettings:
+def travel(kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource) -> http_client.HttpSettings:
     """How requests for a DynaKube travel, to its tenant or to a registry."""
     proxy = kube.proxy
     if kube.proxy_secret:
@@ -71,10 +71,13 @@ def travel(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> http_cli
 
 
 def ask(
-    kube: dynakube.DynaKube, source: dynakube_sources.Source, before: Facts | None, now: Callable[[], float]
-) -> Facts:
+    kube: dynakube.DynaKube,
+    source: dynakube_sources.DynaKubeSource,
+    before: TenantState | None,
+    now: Callable[[], float],
+) -> TenantState:
     """Ask the tenant for all that is not known from the DynaKube. Never raises for what a tenant may do."""
-    facts = replace(before or Facts(0.0), asked_at=now(), problem="", retry_after=None)
+    facts = replace(before or TenantState(0.0), asked_at=now(), problem="", retry_after=None)
     if not kube.api_url:
         return replace(facts, tenant=kube.tenant or TenantId(kube.name), complete=True)
     try:

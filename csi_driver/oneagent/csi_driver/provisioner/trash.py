@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
 
@@ -57,10 +57,10 @@ def held(mounts: Iterable[Mount], trash: str) -> Held:
 class Trash:
     """Thread-safe: one at a time empties it."""
 
-    def __init__(self, folder: DataFolder, mounts: Callable[[], list[Mount]], step: Callable[[str], None]) -> None:
+    def __init__(self, folder: DataDir, mounts: Callable[[], list[Mount]], failpoint: Callable[[str], None]) -> None:
         self._folder = folder
         self._mounts = mounts
-        self._step = step
+        self._failpoint = failpoint
         self._emptying = threading.Lock()
 
     def empty(self) -> int:
@@ -126,7 +126,7 @@ class Trash:
                 continue
             os.unlink(name, dir_fd=folder)
             freed += _freed(status)
-            self._step("deleting")
+            self._failpoint("deleting")
         return freed, folders
 
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from oneagent.common import logs
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Cluster(Protocol):
         ...
 
 
-def watch(cluster: Cluster, daemonset: str, folder: DataFolder, stop: threading.Event) -> None:
+def watch(cluster: Cluster, daemonset: str, folder: DataDir, stop: threading.Event) -> None:
     """Wait for `stop`; leave word in the data folder if it means an uninstall. For a thread of its own."""
     # A wrong name or role looks like an uninstall, and the server would hold up each update of the driver for it.
     if not stop.is_set() and (reason := _why_gone(cluster, daemonset)):

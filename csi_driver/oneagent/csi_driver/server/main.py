@@ -28,11 +28,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from oneagent.common import flags, logs
 from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError
+from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table, process
 from oneagent.csi_driver.metadata.database import Database
-from oneagent.csi_driver.metadata.desired_versions import WantedReader
-from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
+from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, services, shutdown
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.store import AgentStore
@@ -134,17 +134,17 @@ def socket_path(endpoint: str) -> Path:
 class Server:
     """Everything that runs in the server's process, put together."""
 
-    def __init__(self, config: Config, step: Callable[[str], None] = lambda _name: None) -> None:
+    def __init__(self, config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> None:
         self._config = config
         self.metrics = metrics.ServerMetrics()
-        folder = DataFolder(config.data_dir)
+        folder = DataDir(config.data_dir)
         folder.create()
         self._database = Database(folder.database, folder.database_lock)
         self._database.on_busy = self.metrics.database.observe
-        self.volumes = VolumeBook(self._database)
+        self.volumes = VolumeRepository(self._database)
         self._database.on_new_file = self.volumes.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
-        mounts = overlay.Views(folder, config.target_root, user_namespace=user_namespace)
+        mounts = overlay.OverlayMounter(folder, config.target_root, user_namespace=user_namespace)
         self.publisher = publish.Publisher(
             publish.Settings(
                 node_id=config.node_id,
@@ -157,8 +157,8 @@ class Server:
             AgentStore(folder),
             mounts,
             self.volumes,
-            WantedReader(self._database, folder.dynakubes),
-            step=step,
+            DesiredStateReader(self._database, folder.dynakubes),
+            failpoint=failpoint,
         )
         self._reconciler = Reconciler(folder, self.volumes, mounts, self.publisher.calls)
         self._node = services.Node(
@@ -267,18 +267,18 @@ def remove_stale_socket(path: Path) -> None:
     raise SystemExit(f"--endpoint {path}: another server answers on this socket")
 
 
-def run(config: Config, step: Callable[[str], None] = lambda _name: None) -> int:
+def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
     """Serve until SIGTERM or SIGINT; after an uninstall until the last volume is gone (see `departure`)."""
     logs.setup(config.log_format, config.log_level)
     # Waited for, not handled: what a handler does is not noticed if the signal comes just before the waiting begins.
     # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
     stop = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    folder = DataFolder(config.data_dir)
+    folder = DataDir(config.data_dir)
     # Before waiting for the place: one that stays after an uninstall leaves it then.
     folder.uninstalled.unlink(missing_ok=True)
     with process.alone(folder.server_lock):
-        server = Server(config, step)
+        server = Server(config, failpoint)
         server.start()
         signal.sigwait(stop)
         shutdown.wait(server.volumes_left, folder.uninstalled, config.uninstall_wait_seconds, stop)

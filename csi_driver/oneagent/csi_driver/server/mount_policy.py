@@ -15,7 +15,7 @@ import dataclasses
 import math
 from typing import Final
 
-from oneagent.csi_driver.metadata.desired_versions import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, Wanted
+from oneagent.csi_driver.metadata.desired_versions import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, DesiredState
 from oneagent.csi_driver.server.mount_limits import Limits
 from oneagent.csi_driver.server.request_validation import Publish
 from oneagent.csi_driver.store import AgentStore
@@ -24,17 +24,19 @@ LAST_GOOD: Final = "last-good"
 FAIL: Final = "fail"
 
 
-def limits(request: Publish, wanted: Wanted | None) -> Limits:
+def limits(request: Publish, wanted: DesiredState | None) -> Limits:
     """How long a volume waits. What the pod asks for comes before what the DynaKube says, but for `fail`."""
     if wanted is None:
-        wanted = Wanted(request.dynakube, mount_attempts=MOUNT_ATTEMPTS, mount_timeout_seconds=MOUNT_TIMEOUT_SECONDS)
+        wanted = DesiredState(
+            request.dynakube, mount_attempts=MOUNT_ATTEMPTS, mount_timeout_seconds=MOUNT_TIMEOUT_SECONDS
+        )
     if wanted.mount_policy == FAIL:
         return Limits(math.inf, math.inf)
     timeout = request.retry_timeout_seconds
     return Limits(wanted.mount_attempts, wanted.mount_timeout_seconds if timeout is None else timeout)
 
 
-def instead(wanted: Wanted | None, store: AgentStore) -> Wanted | None:
+def instead(wanted: DesiredState | None, store: AgentStore) -> DesiredState | None:
     """What to mount while the wanted version is not there; None to wait for that."""
     if wanted is None or wanted.mount_policy != LAST_GOOD or wanted.good_version == wanted.version:
         return None

@@ -21,7 +21,7 @@ from typing import Final
 
 from oneagent.common import logs
 from oneagent.common.identifiers import WRITTEN_FOLDERS, Version
-from oneagent.csi_driver.data_dir import DataFolder, TargetPath, Volume
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
 
@@ -51,10 +51,10 @@ def in_user_namespace(uid_map: str) -> bool:
     return uid_map.split() != ["0", "0", "4294967295"]
 
 
-class Views:
+class OverlayMounter:
     """Makes and removes mounts at targets below one folder. Stateless: the mount table is the truth."""
 
-    def __init__(self, folder: DataFolder, target_root: Path, *, user_namespace: bool) -> None:
+    def __init__(self, folder: DataDir, target_root: Path, *, user_namespace: bool) -> None:
         self._folder = folder
         self._root = str(target_root)
         # In a user namespace overlay may not write trusted.* attributes; this option makes it use user.* ones.
@@ -83,8 +83,8 @@ class Views:
         folders = WRITTEN_FOLDERS if read_only else ()
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, folders)
 
-    def at(self, target: TargetPath) -> Target:
-        """The place of a target, reached without following a symlink: a context manager; see `Target`."""
+    def at(self, target: TargetPath) -> MountTarget:
+        """The place of a target, reached without following a symlink: a context manager; see `MountTarget`."""
         parent, _, name = target.rpartition("/")
         root = -1
         descriptor = -1
@@ -108,10 +108,10 @@ class Views:
         finally:
             if root >= 0:
                 os.close(root)
-        return Target(target, descriptor, name)
+        return MountTarget(target, descriptor, name)
 
 
-class Target:
+class MountTarget:
     """One target path, while its parent folder is held open. All work on the target goes through that."""
 
     def __init__(self, path: TargetPath, parent: int, name: str) -> None:
@@ -120,7 +120,7 @@ class Target:
         self._name = name
         self._place = f"/proc/self/fd/{parent}/{name}"
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> MountTarget:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,14 +166,14 @@ class Target:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, 0o755, dir_fd=folder)
 
-    def mount_view(self, plan: ViewPlan, step: Callable[[str], None]) -> None:
+    def mount_view(self, plan: ViewPlan, failpoint: Callable[[str], None]) -> None:
         """Write the pod's files into the upper layer and mount; `OSError` if it can't be done."""
         write_files(plan.volume.upper, plan.files)
         for name in plan.folders:
             os.mkdir(f"{plan.volume.upper}/{name}", 0o755)
-        step("config written")
+        failpoint("config written")
         self.make()
-        step("target made")
+        failpoint("target made")
         self._mount("overlay", "overlay", plan.flags, plan.options)
 
     def bind(self, source: Path, flags: int) -> None:
@@ -203,7 +203,7 @@ class Target:
         finally:
             os.close(folder)
 
-    def clear(self, step: Callable[[str], None], *, leftovers: bool = False) -> None:
+    def clear(self, failpoint: Callable[[str], None], *, leftovers: bool = False) -> None:
         """Unmount all that is mounted here and remove the folder; `InternalError` if the kernel says no.
 
         `leftovers`: remove it with what is in it. Otherwise a folder that is not empty stays.
@@ -217,7 +217,7 @@ class Target:
         except OSError as error:
             hint = "; a process still uses it" if error.errno == errno.EBUSY else ""
             raise InternalError(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
-        step("unmounted")
+        failpoint("unmounted")
         try:
             os.rmdir(self._name, dir_fd=self._parent)
         except (FileNotFoundError, NotADirectoryError):

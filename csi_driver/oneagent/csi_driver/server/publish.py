@@ -16,11 +16,11 @@ from typing import Protocol
 
 from oneagent.common import logs
 from oneagent.common.identifiers import MOUNTED_LAST_GOOD, NOT_MOUNTED, Version
-from oneagent.csi_driver.data_dir import DataFolder, TargetPath, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table
-from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
+from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
 from oneagent.csi_driver.metadata.states import VolumeState
-from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server import host_volumes, mount_limits, mount_policy, view_mounter
 from oneagent.csi_driver.server.errors import (
     AlreadyExistsError,
@@ -31,10 +31,10 @@ from oneagent.csi_driver.server.errors import (
 )
 from oneagent.csi_driver.server.inflight import Call, InFlightCalls
 from oneagent.csi_driver.server.mount_limits import Failures
-from oneagent.csi_driver.server.overlay import Target, Views
+from oneagent.csi_driver.server.overlay import MountTarget, OverlayMounter
 from oneagent.csi_driver.server.request_validation import Publish
-from oneagent.csi_driver.server.version_waiter import Arrivals
-from oneagent.csi_driver.server.view_mounter import AppViews
+from oneagent.csi_driver.server.version_waiter import VersionWaiter
+from oneagent.csi_driver.server.view_mounter import ViewMounter
 from oneagent.csi_driver.store import AgentStore, demand
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishResult:
     """How a publish ended, and with which version: `mounted`, `last_good`, `already`, `empty` or `host`."""
 
     result: str
@@ -86,14 +86,14 @@ class Publisher:
     def __init__(
         self,
         settings: Settings,
-        folder: DataFolder,
+        folder: DataDir,
         store: AgentStore,
-        mounts: Views,
-        volumes: VolumeBook,
-        wanted: WantedReader,
+        mounts: OverlayMounter,
+        volumes: VolumeRepository,
+        wanted: DesiredStateReader,
         *,
         now: Callable[[], float] = time.time,
-        step: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -102,16 +102,16 @@ class Publisher:
         self._volumes = volumes
         self._wanted = wanted
         self._now = now
-        self._step = step
-        self.appviews = AppViews(
-            settings.node_id, folder, store, mounts, keep_logs=settings.keep_logs, now=now, step=step
+        self._failpoint = failpoint
+        self.appviews = ViewMounter(
+            settings.node_id, folder, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
-        self.arrivals = Arrivals(str(folder.agents), wanted.refresh)
+        self.arrivals = VersionWaiter(str(folder.agents), wanted.refresh)
         self.calls = InFlightCalls(self.arrivals.wake)
 
     # ------------------------------------------------------------------ publish
 
-    def publish(self, request: Publish, context: Context) -> Published:
+    def publish(self, request: Publish, context: Context) -> PublishResult:
         """Mount what the volume shall have; a `DriverError` if that is not possible now."""
         self._refuse_other_hosts(request)
         with (
@@ -129,7 +129,7 @@ class Publisher:
                 return self._bind_host(request, target)
             return self._view(request, record, target, call, context)
 
-    def _already(self, request: Publish, record: VolumeRecord | None, target: Target) -> Published:
+    def _already(self, request: Publish, record: VolumeRecord | None, target: MountTarget) -> PublishResult:
         """Mounts never stack: what is there is either this volume's, as it was asked for, or a conflict."""
         top = mount_table.top_at(mount_table.read(), target.real_path())
         if record is None and request.mode == "host" and host_volumes.owner(self._folder, target) == request.dynakube:
@@ -151,7 +151,7 @@ class Publisher:
         if not record.dynakube:
             row = (VolumeState.MOUNTED, record.tenant)
             self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
-        return Published("already", record.version)
+        return PublishResult("already", record.version)
 
     def _refuse_other_hosts(self, request: Publish) -> None:
         """Whoever may create a pod may ask for any mode; what host agents run from is not for everybody to write."""
@@ -170,10 +170,10 @@ class Publisher:
             if other.mounted():
                 raise PublishedElsewhereError(f"volume {request.volume} is published at {record.target!r} already")
 
-    def _bind_host(self, request: Publish, target: Target) -> Published:
+    def _bind_host(self, request: Publish, target: MountTarget) -> PublishResult:
         # Written first: the mount table can't tell which volume a bind mount answers.
         self._volumes.put(self._record(request, VolumeState.WAITING, reason="being mounted"))
-        self._step("intent recorded")
+        self._failpoint("intent recorded")
         try:
             host_volumes.bind(self._folder, request, target)
         except OSError as error:
@@ -181,13 +181,13 @@ class Publisher:
             self.appviews.undo(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
-        self._step("mounted")
+        self._failpoint("mounted")
         self._volumes.put(self._record(request, VolumeState.MOUNTED))
-        return Published("host")
+        return PublishResult("host")
 
     def _view(
-        self, request: Publish, record: VolumeRecord | None, target: Target, call: Call, context: Context
-    ) -> Published:
+        self, request: Publish, record: VolumeRecord | None, target: MountTarget, call: Call, context: Context
+    ) -> PublishResult:
         """Mount as soon as the version is there; give up in time, by a failed attempt or an empty view."""
         started = time.monotonic()
         remaining = context.time_remaining()
@@ -230,7 +230,7 @@ class Publisher:
         self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
         raise AttemptFailedError(f"volume {request.volume}, {limits.counted(failed.attempts)}: {reason}")
 
-    def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[Wanted | None, Version | None, str]:
+    def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[DesiredState | None, Version | None, str]:
         """What is wanted; the version to mount, if it is in the store, else why not. A volume keeps what it once had.
 
         The store is looked at before the rows are read. The provisioner completes the rows of a version before it
@@ -259,32 +259,32 @@ class Publisher:
         self,
         request: Publish,
         record: VolumeRecord | None,
-        wanted: Wanted | None,
+        wanted: DesiredState | None,
         version: Version,
-        target: Target,
+        target: MountTarget,
         context: Context,
         *notices: Notice,
-    ) -> Published:
-        wanted = wanted or Wanted(request.dynakube)
+    ) -> PublishResult:
+        wanted = wanted or DesiredState(request.dynakube)
         config = self.appviews.mount(request, record, wanted, version, target)
         # Written after the answer: should we crash before, the mount table tells the same, but for the DynaKube's name.
         row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
         self._volumes.put(row, *notices, later=True)
         if not context.add_callback(self._volumes.write_soon):
             self._volumes.write_soon()
-        self._step("result recorded")
-        return Published("mounted", version)
+        self._failpoint("result recorded")
+        return PublishResult("mounted", version)
 
     def _mount_present(
         self,
         request: Publish,
         record: VolumeRecord | None,
-        wanted: Wanted | None,
+        wanted: DesiredState | None,
         version: Version | None,
         reason: str,
-        target: Target,
+        target: MountTarget,
         context: Context,
-    ) -> Published | None:
+    ) -> PublishResult | None:
         """Mount the version, else the last good one if that is the policy, and say so; None if neither is there."""
         if version is not None:
             return self._mount(request, record, wanted, version, target, context)
@@ -294,9 +294,9 @@ class Publisher:
         text = f"The pod starts with the last good agent version {good.version}: {reason}"
         notice = self._notice(request, MOUNTED_LAST_GOOD, text)
         self._mount(request, record, good, good.version, target, context, notice)
-        return Published("last_good", good.version, reason)
+        return PublishResult("last_good", good.version, reason)
 
-    def _empty(self, request: Publish, failures: Failures, target: Target, reason: str) -> Published:
+    def _empty(self, request: Publish, failures: Failures, target: MountTarget, reason: str) -> PublishResult:
         """Let the pod start unmonitored, and say so."""
         try:
             target.make_empty(read_only=request.read_only)
@@ -307,7 +307,7 @@ class Publisher:
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
         record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)
         self._volumes.put(record, *notices)
-        return Published("empty", reason=reason)
+        return PublishResult("empty", reason=reason)
 
     def _notice(self, request: Publish, reason: str, message: str) -> Notice:
         return Notice(
@@ -366,15 +366,15 @@ class Publisher:
                 log.warning("leaving a mount alone that is not ours", extra=logs.facts(volume=volume, target=path))
                 return
             # Of a volume that the database lost, what its pod wrote into an empty view has to go too.
-            target.clear(self._step, leftovers=known or _CSI_TARGET.search(path) is not None)
-            self._step("target removed")
+            target.clear(self._failpoint, leftovers=known or _CSI_TARGET.search(path) is not None)
+            self._failpoint("target removed")
             if record is not None and record.target != path:
                 return
             self.appviews.put_away(volume)
-            self._step("upper discarded")
+            self._failpoint("upper discarded")
             self._volumes.drop(volume)
 
-    def _belongs(self, target: Target, volume: VolumeId) -> bool:
+    def _belongs(self, target: MountTarget, volume: VolumeId) -> bool:
         """Whether a mount that the volume's row does not tell of is its own all the same.
 
         It is if it is the volume's view, or a host agent's folder that no other volume has there.

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver.data_dir import DataFolder, TargetPath, UnsafeNameError, VolumeId, component
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, UnsafeNameError, VolumeId, component
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.linux.mount_table import Overlay
 from oneagent.csi_driver.metadata.states import VolumeState
-from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import CallInFlightError, DriverError
 from oneagent.csi_driver.server.inflight import InFlightCalls
-from oneagent.csi_driver.server.overlay import IDENTITY_FILE, Views
+from oneagent.csi_driver.server.overlay import IDENTITY_FILE, OverlayMounter
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def plan(
     folders: Iterable[VolumeId],
     mounted: Callable[[VolumeRecord], bool],
     pod_is_gone: Callable[[VolumeRecord], bool],
-    data: DataFolder,
+    data: DataDir,
 ) -> Plan:
     """Compare the three truths; touches nothing."""
     result = Plan()
@@ -69,11 +69,11 @@ def plan(
     return result
 
 
-def _volume(overlay: Overlay, data: DataFolder) -> VolumeId | None:
+def _volume(overlay: Overlay, data: DataDir) -> VolumeId | None:
     return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
 
-def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataFolder) -> VolumeRecord:
+def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataDir) -> VolumeRecord:
     """The row as the mount has it: an older one, whose successor was never written, may tell of an earlier mount."""
     version = next((found for layer in overlay.lower if (found := data.version_of_layer(layer))), "")
     layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.tenants}/")), "")
@@ -108,7 +108,7 @@ def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data:
 class Reconciler:
     """Carries the plans out."""
 
-    def __init__(self, data: DataFolder, volumes: VolumeBook, mounts: Views, calls: InFlightCalls) -> None:
+    def __init__(self, data: DataDir, volumes: VolumeRepository, mounts: OverlayMounter, calls: InFlightCalls) -> None:
         self._data = data
         self._volumes = volumes
         self._mounts = mounts

@@ -8,13 +8,13 @@ import grpc
 
 from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.volumes import VolumeBook
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import request_validation, volume_stats
 from oneagent.csi_driver.server.errors import AttemptFailedError
 from oneagent.csi_driver.server.interceptor import Outcome
 from oneagent.csi_driver.server.metrics import ServerMetrics
-from oneagent.csi_driver.server.overlay import Views
+from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish import Publisher
 
 _NODE_CAPABILITIES: Final = (
@@ -54,9 +54,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         node_id: str,
         target_root: str,
         publisher: Publisher,
-        folder: DataFolder,
-        volumes: VolumeBook,
-        mounts: Views,
+        folder: DataDir,
+        volumes: VolumeRepository,
+        mounts: OverlayMounter,
         metrics: ServerMetrics,
     ) -> None:
         self._node_id = node_id

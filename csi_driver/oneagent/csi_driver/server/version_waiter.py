@@ -16,7 +16,7 @@ from typing import Final
 LOOK_SECONDS: Final = 0.02
 
 
-class Arrivals:
+class VersionWaiter:
     """Where publishes wait. Thread-safe."""
 
     def __init__(self, store_folder: str, refresh_wanted: Callable[[], bool]) -> None:

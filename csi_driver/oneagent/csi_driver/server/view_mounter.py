@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 from oneagent.common.agent_config import container_conf
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.csi_driver.data_dir import DataFolder, LayerId, UnsafeNameError, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, LayerId, UnsafeNameError, VolumeId
 from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server import overlay as server_overlay
 from oneagent.csi_driver.server.errors import InternalError
-from oneagent.csi_driver.server.overlay import Target, Views
+from oneagent.csi_driver.server.overlay import MountTarget, OverlayMounter
 from oneagent.csi_driver.server.request_validation import Publish
-from oneagent.csi_driver.server.volume_dir_pool import Spares
+from oneagent.csi_driver.server.volume_dir_pool import VolumeDirPool
 from oneagent.csi_driver.store import AgentStore
 
 
@@ -44,19 +44,19 @@ class ConfigLayer(NamedTuple):
     path: str
 
 
-class AppViews:
+class ViewMounter:
     """Thread-safe for different volumes; of one volume only one call may be under way (see `inflight`)."""
 
     def __init__(
         self,
         node_id: str,
-        folder: DataFolder,
+        folder: DataDir,
         store: AgentStore,
-        mounts: Views,
+        mounts: OverlayMounter,
         *,
         keep_logs: bool,
         now: Callable[[], float] = time.time,
-        step: Callable[[str], None],
+        failpoint: Callable[[str], None],
     ) -> None:
         self._node_id = node_id
         self._folder = folder
@@ -64,11 +64,11 @@ class AppViews:
         self._views = mounts
         self._keep_logs = keep_logs
         self._now = now
-        self._step = step
-        self.spares = Spares(folder)
+        self._failpoint = failpoint
+        self.spares = VolumeDirPool(folder)
 
     def mount(
-        self, request: Publish, old: VolumeRecord | None, wanted: Wanted, version: Version, target: Target
+        self, request: Publish, old: VolumeRecord | None, wanted: DesiredState, version: Version, target: MountTarget
     ) -> ConfigLayer:
         """Mount a version that is in the store, and say with which config layer; `VersionGoneError` or `MountError`."""
         with self._store.lease():
@@ -89,18 +89,18 @@ class AppViews:
                     files=self._files(request, wanted),
                 )
                 self._take(request.volume, volume.root)
-                self._step("upper made")
-                target.mount_view(plan, self._step)
+                self._failpoint("upper made")
+                target.mount_view(plan, self._failpoint)
             except (OSError, UnsafeNameError) as error:
                 self.undo(request.volume, target)
                 raise MountError(f"the view can't be mounted: {why(error)}") from error
-        self._step("mounted")
+        self._failpoint("mounted")
         return config
 
-    def undo(self, volume: VolumeId, target: Target) -> None:
+    def undo(self, volume: VolumeId, target: MountTarget) -> None:
         """After this the node looks as if the publish had never begun."""
         with contextlib.suppress(InternalError):
-            target.clear(self._step)
+            target.clear(self._failpoint)
         self._folder.discard(self._folder.volume(volume).root)
 
     def put_away(self, volume: VolumeId) -> None:
@@ -117,7 +117,7 @@ class AppViews:
             return None
         return self._folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
-    def _config(self, old: VolumeRecord | None, wanted: Wanted, version: Version) -> ConfigLayer | None:
+    def _config(self, old: VolumeRecord | None, wanted: DesiredState, version: Version) -> ConfigLayer | None:
         """The config layer that the volume once had with this version, else the wanted one; None if that has gone."""
         if old is not None and old.version == version and old.layer and old.tenant:
             tenant, layer = TenantId(old.tenant), LayerId(old.layer)
@@ -139,7 +139,7 @@ class AppViews:
             self.put_away(volume)
             self.spares.take(place)
 
-    def _files(self, request: Publish, wanted: Wanted) -> tuple[tuple[str, bytes], ...]:
+    def _files(self, request: Publish, wanted: DesiredState) -> tuple[tuple[str, bytes], ...]:
         """The identity files: one for the pod, and one for each container that the webhook named."""
         pod = container_conf.Container(
             pod_name=request.pod_name,

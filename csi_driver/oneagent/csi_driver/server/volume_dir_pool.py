@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Final
 
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.server.overlay import CONFIG_FOLDER, IDENTITY_FILE
 
 KEPT: Final = 32
@@ -28,10 +28,10 @@ _FOLDERS: Final = (
 )
 
 
-class Spares:
+class VolumeDirPool:
     """Thread-safe. Call `start` once; without it every `take` makes the folders itself."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         self._folder = str(folder.spares)
         self._ready: deque[str] = deque()
         self._low = threading.Event()

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
-from oneagent.csi_driver.data_dir import DataFolder, TargetPath, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.metadata.states import VolumeState
-from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import NotFoundError
-from oneagent.csi_driver.server.overlay import Views
+from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.store import damage_log
 
 MOST_ENTRIES: Final = 20_000
@@ -41,7 +41,9 @@ class Usage:
     problem: str
 
 
-def of_volume(volume: VolumeId, path: TargetPath, folder: DataFolder, volumes: VolumeBook, mounts: Views) -> Usage:
+def of_volume(
+    volume: VolumeId, path: TargetPath, folder: DataDir, volumes: VolumeRepository, mounts: OverlayMounter
+) -> Usage:
     """`NotFoundError` if the volume is unknown or not published at this path."""
     record = volumes.get(volume)
     if record is None or not path or record.target != path:
@@ -63,7 +65,7 @@ def of_volume(volume: VolumeId, path: TargetPath, folder: DataFolder, volumes: V
     )
 
 
-def _problem(record: VolumeRecord, mounted: bool, folder: DataFolder) -> str:
+def _problem(record: VolumeRecord, mounted: bool, folder: DataDir) -> str:
     if record.state == VolumeState.EMPTY:
         return f"the view is empty, the pod runs without its agent: {record.reason}"
     if not mounted:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 
 
 class StoreBusyError(Exception):
@@ -44,7 +44,7 @@ class Lease:
 class AgentStore:
     """The versions on this node. Needs no state of its own: the folder is the truth."""
 
-    def __init__(self, folder: DataFolder) -> None:
+    def __init__(self, folder: DataDir) -> None:
         self._folder = folder
         self._lock_path = str(folder.agents)
 

@@ -16,15 +16,15 @@ from typing import Final
 from oneagent.common import dynakube, fsync, logs
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.identifiers import TenantId
-from oneagent.csi_driver.data_dir import DataFolder, LayerId
-from oneagent.csi_driver.provisioner.tenants import Facts
+from oneagent.csi_driver.data_dir import DataDir, LayerId
+from oneagent.csi_driver.provisioner.tenants import TenantState
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE: Final = "agent/conf/ruxitagentproc.conf"
 
 
-def merged(tree: Path, kube: dynakube.DynaKube, facts: Facts) -> str:
+def merged(tree: Path, kube: dynakube.DynaKube, facts: TenantState) -> str:
     """The text of the file for this DynaKube and this version's tree; our own values win over the tenant's."""
     try:
         package = (tree / CONFIG_FILE).read_text(errors="replace")
@@ -46,7 +46,7 @@ def named(content: bytes) -> LayerId:
     return LayerId(hashlib.sha256(content).hexdigest()[:16])
 
 
-def ensure(folder: DataFolder, tenant: TenantId, text: str) -> LayerId:
+def ensure(folder: DataDir, tenant: TenantId, text: str) -> LayerId:
     """Make the layer with this content, if it is not there, by one rename."""
     layer = named(text.encode(errors="replace"))
     place = folder.config_layer(tenant, layer)

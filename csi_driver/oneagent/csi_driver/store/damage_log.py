@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from oneagent.common import fsync
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder, UnsafeNameError, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError, VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
 
@@ -34,12 +34,12 @@ class Damage:
     message: str
 
 
-def note(folder: DataFolder, version: Version, damage: Damage) -> None:
+def note(folder: DataDir, version: Version, damage: Damage) -> None:
     """Write a note, durably; an older one of the same version is covered by it."""
     fsync.replace(folder.damage(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
 
 
-def of(folder: DataFolder, version: Version) -> Damage | None:
+def of(folder: DataDir, version: Version) -> Damage | None:
     """The note of a version, None if it was never damaged. One that can't be read counts as none."""
     try:
         found = json.loads(folder.damage(version).read_bytes())
@@ -48,7 +48,7 @@ def of(folder: DataFolder, version: Version) -> Damage | None:
         return None
 
 
-def under(folder: DataFolder, volume: VolumeId, version: Version) -> str:
+def under(folder: DataDir, volume: VolumeId, version: Version) -> str:
     """What is wrong with the tree that a volume's view lies on; empty if it has a whole one."""
     found = of(folder, version)
     if found is None:
@@ -60,7 +60,7 @@ def under(folder: DataFolder, volume: VolumeId, version: Version) -> str:
     return found.message if begun < found.at else ""
 
 
-def noted(folder: DataFolder) -> list[Version]:
+def noted(folder: DataDir) -> list[Version]:
     """The versions with a note."""
     with contextlib.suppress(OSError):
         return sorted(Version(name.removesuffix(".json")) for name in os.listdir(folder.damages) if name[0] != ".")
@@ -68,7 +68,7 @@ def noted(folder: DataFolder) -> list[Version]:
 
 
 def settle(
-    folder: DataFolder, volumes: Collection[VolumeRecord], stored: Collection[Version], needed: Collection[Version]
+    folder: DataDir, volumes: Collection[VolumeRecord], stored: Collection[Version], needed: Collection[Version]
 ) -> None:
     """Remove the notes that have been answered: no volume has the damaged tree, and nobody waits for a whole one."""
     for version in noted(folder):
@@ -78,7 +78,7 @@ def settle(
             folder.damage(version).unlink(missing_ok=True)
 
 
-def undo_unfinished(folder: DataFolder, stored: Iterable[Version]) -> list[Version]:
+def undo_unfinished(folder: DataDir, stored: Iterable[Version]) -> list[Version]:
     """Remove the notes of versions that never left, since the process ended in between; which ones these were."""
     undone = []
     for version in stored:

@@ -22,7 +22,7 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.data_dir import DataFolder, LayerId
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.store import config_layers
 
 JSON_FORMAT: Final = 1
@@ -39,7 +39,7 @@ class State(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class IntegrityReport:
     """A version, or a config layer as `tenant/layer`. `message` says why a manifest can't be used."""
 
     kind: Literal["version", "layer"]
@@ -52,12 +52,12 @@ class Checked:
 
 
 def check(
-    folder: DataFolder,
+    folder: DataDir,
     wanted: Iterable[Version] = (),
     *,
     bytes_per_second: float | None,
     cancelled: Callable[[], bool] | None = None,
-) -> Iterator[Checked]:
+) -> Iterator[IntegrityReport]:
     """Check these versions, or else all versions and config layers; one at a time, as it is taken from here.
 
     `OSError` if the store can't be listed. What is collected meanwhile is left out. Once `cancelled()`, what was found
@@ -70,14 +70,14 @@ def check(
         if found is not None and os.path.isdir(folder.agent(version)):
             yield found
         elif version in named:
-            yield Checked("version", version, State.MISSING)
+            yield IntegrityReport("version", version, State.MISSING)
     for tenant, layer in [] if named else _layers(folder):
         checked = _layer(folder, tenant, layer)
         if os.path.isdir(folder.layer(tenant, layer)):
             yield checked
 
 
-def remedy(folder: DataFolder, checked: Checked) -> str:
+def remedy(folder: DataDir, checked: IntegrityReport) -> str:
     """What to do about it; empty for what is whole. Running pods keep what is mounted for as long as they run."""
     if checked.state == State.WHOLE:
         return ""
@@ -92,21 +92,21 @@ def remedy(folder: DataFolder, checked: Checked) -> str:
     return f"{away}; the provisioner makes it anew if it is wanted, then restart its pods"
 
 
-def summary(checked: Checked) -> str:
+def summary(checked: IntegrityReport) -> str:
     """What is wrong with it, in some words."""
     shown = [f"{finding.path or 'the whole folder'} ({finding.problem})" for finding in checked.findings[:3]]
     more = len(checked.findings) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def as_json(folder: DataFolder, found: Iterable[Checked]) -> dict[str, Any]:
+def as_json(folder: DataDir, found: Iterable[IntegrityReport]) -> dict[str, Any]:
     """The form for programs."""
     rows = [dataclasses.asdict(checked) | {"remedy": remedy(folder, checked)} for checked in found]
     plain: dict[str, Any] = msgspec.to_builtins({"format": JSON_FORMAT, "checked": rows})
     return plain
 
 
-def lines(folder: DataFolder, checked: Checked) -> Iterator[str]:
+def lines(folder: DataDir, checked: IntegrityReport) -> Iterator[str]:
     """The form for people."""
     read = f", {checked.files} files, {checked.bytes >> 20} MiB" if checked.files else ""
     yield f"{checked.kind} {checked.name}: {checked.state}{read}{f' ({checked.message})' if checked.message else ''}"
@@ -117,12 +117,12 @@ def lines(folder: DataFolder, checked: Checked) -> Iterator[str]:
         yield f"  what to do: {what}"
 
 
-def _versions(folder: DataFolder) -> list[Version]:
+def _versions(folder: DataDir) -> list[Version]:
     """What is in the store by a version's name; other folders are not ours."""
     return sorted(Version(name) for name in _folders(folder.agents))
 
 
-def _layers(folder: DataFolder) -> list[tuple[TenantId, LayerId]]:
+def _layers(folder: DataDir) -> list[tuple[TenantId, LayerId]]:
     return sorted(
         (TenantId(tenant), LayerId(layer))
         for tenant in _folders(folder.tenants)
@@ -138,17 +138,17 @@ def _folders(above: Path) -> Iterator[str]:
 
 
 def _version(
-    folder: DataFolder, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
-) -> Checked:
+    folder: DataDir, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
+) -> IntegrityReport:
     tree = Path(folder.agent(version))
     try:
         manifest = file_manifest.Manifest.load(folder.manifest(version))
     except file_manifest.TreeManifestError as error:
         if (tree / PRELOAD_LIBRARY).is_file():
-            return Checked("version", version, State.UNPROVEN, message=str(error))
-        return Checked("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
+            return IntegrityReport("version", version, State.UNPROVEN, message=str(error))
+        return IntegrityReport("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
     findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
-    return Checked(
+    return IntegrityReport(
         "version",
         version,
         State.DAMAGED if findings else State.WHOLE,
@@ -158,7 +158,7 @@ def _version(
     )
 
 
-def _layer(folder: DataFolder, tenant: TenantId, layer: LayerId) -> Checked:
+def _layer(folder: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
     place = folder.config_layer(tenant, layer)
     findings: list[Finding] = []
     content = b""
@@ -175,4 +175,4 @@ def _layer(folder: DataFolder, tenant: TenantId, layer: LayerId) -> Checked:
     files = sorted(path.relative_to(place) for path in place.rglob("*") if not path.is_dir())
     findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
     state = State.DAMAGED if findings else State.WHOLE
-    return Checked("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))
+    return IntegrityReport("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))

@@ -30,7 +30,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, file_manifest, writing
 from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import AgentStore, sync_folder
 
 TREE: Final = "agent"
@@ -51,12 +51,12 @@ class Preloaded:
 
 
 def preload(
-    folder: DataFolder,
+    folder: DataDir,
     read: Callable[[], Readable],
     version: Version,
     keep_seconds: float,
-    present: dedup.Present,
-    step: Callable[[str], None] = lambda _name: None,
+    present: dedup.ExistingFiles,
+    failpoint: Callable[[str], None] = lambda _name: None,
     begun: Callable[[int], writing.Wrote | None] = lambda _bytes: None,
 ) -> Preloaded:
     """Unpack a package for the provisioner to take; what `read` raises, `NotPreloadedError`, `PackageError` or `OSError`.
@@ -80,14 +80,14 @@ def preload(
             unpacked = package.unpack(scratch / "package", present=present, wrote=begun(needed))
             unpacked.root.rename(scratch / TREE)
             shutil.rmtree(scratch / "package", ignore_errors=True)
-            step("unpacked")
+            failpoint("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
             fsync.sync_tree(scratch)
             fsync.replace(folder.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
-            step("pinned")
+            failpoint("pinned")
             scratch.rename(folder.preloaded / version)
             sync_folder(folder.preloaded)
-            step("preloaded")
+            failpoint("preloaded")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
@@ -95,13 +95,13 @@ def preload(
     return Preloaded(version, unpacked.unpacked_bytes, present.shared_bytes, seconds)
 
 
-def waiting(folder: DataFolder) -> list[Version]:
+def waiting(folder: DataDir) -> list[Version]:
     """The versions that wait for the provisioner."""
     return sorted(Version(entry.name) for entry in os.scandir(folder.preloaded) if _is_version(entry.name))
 
 
 def take(
-    folder: DataFolder, version: Version, prepare: Callable[[Version, Path], None], step: Callable[[str], None]
+    folder: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
 ) -> int | None:
     """Put a version that waits into the store; its bytes, or None if it was there already.
 
@@ -112,17 +112,17 @@ def take(
     if not store.has(version):
         manifest = file_manifest.Manifest.load(place / MANIFEST)
         manifest.dump(folder.manifest(version))
-        step("preload's manifest written")
+        failpoint("preload's manifest written")
         prepare(version, place / TREE)
-        step("prepared")
+        failpoint("prepared")
         store.add(version, place / TREE)
-        step("preload in the store")
+        failpoint("preload in the store")
         taken = manifest.unpacked_bytes
     folder.discard(place)
     return taken
 
 
-def pinned(folder: DataFolder, wanted: Collection[Version], now: float) -> set[Version]:
+def pinned(folder: DataDir, wanted: Collection[Version], now: float) -> set[Version]:
     """The versions that stay though nobody wants them. Pins that have done their work go."""
     found = set()
     for pin in folder.pins.glob("[!.]*"):
@@ -138,7 +138,7 @@ def pinned(folder: DataFolder, wanted: Collection[Version], now: float) -> set[V
     return found
 
 
-def tidy(folder: DataFolder) -> None:
+def tidy(folder: DataDir) -> None:
     """Remove what a command that was killed has left; one that is at work keeps its lock."""
     for scratch in folder.preloaded.glob(".*"):
         with contextlib.suppress(FileNotFoundError), _locked(scratch) as alone:

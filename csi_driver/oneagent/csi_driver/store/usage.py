@@ -13,12 +13,12 @@ from pathlib import Path
 
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, file_manifest
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import AgentStore
 
 
-def present(folder: DataFolder, store: AgentStore) -> dedup.Present:
+def present(folder: DataDir, store: AgentStore) -> dedup.ExistingFiles:
     """The files that a new version can share. Of a version whose manifest can't be read it shares none."""
     found = []
     for version in store.versions():
@@ -26,13 +26,13 @@ def present(folder: DataFolder, store: AgentStore) -> dedup.Present:
             found.append((Path(folder.agent(version)), file_manifest.Manifest.load(folder.manifest(version))))
         except file_manifest.TreeManifestError:
             continue
-    return dedup.Present(found)
+    return dedup.ExistingFiles(found)
 
 
 class Occupancy:
     """Thread-safe. Versions never change, so the total is counted again only after one came or went."""
 
-    def __init__(self, folder: DataFolder, store: AgentStore) -> None:
+    def __init__(self, folder: DataDir, store: AgentStore) -> None:
         self._folder = folder
         self._store = store
         self._guard = threading.Lock()

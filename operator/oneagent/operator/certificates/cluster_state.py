@@ -35,7 +35,7 @@ _LABELS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Milestone:
     """Since when something is true of a CA."""
 
     about: str
@@ -55,8 +55,8 @@ class Record:
     authority: x509.Pair | None = None
     """With what certificates are issued; None if it is unusable, `fault` says why, or not ours."""
     former: tuple[x509.Certificate, ...] = ()
-    published: Mark | None = None
-    served: Mark | None = None
+    published: Milestone | None = None
+    served: Milestone | None = None
     fault: str = ""
 
     @property
@@ -95,7 +95,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ClusterState:
     record: Record
     served: Served
     targets: tuple[Target, ...]
@@ -267,12 +267,12 @@ def _decoded(text: Any) -> bytes:
         return b""
 
 
-def _mark(text: str | None, current: Iterable[x509.Certificate]) -> Mark | None:
+def _mark(text: str | None, current: Iterable[x509.Certificate]) -> Milestone | None:
     """None for one that is about another CA, or was written by somebody else."""
     about, _, since = (text or "").partition(" ")
     if about not in {certificate.fingerprint for certificate in current}:
         return None
     try:
-        return Mark(about, float(since))
+        return Milestone(about, float(since))
     except ValueError:
         return None

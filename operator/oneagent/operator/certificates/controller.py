@@ -17,7 +17,7 @@ from oneagent.common import logs
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import rotation, x509
-from oneagent.operator.certificates.cluster_state import Held, Record, Target
+from oneagent.operator.certificates.cluster_state import ClusterState, Record, Target
 from oneagent.operator.certificates.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Metrics:
             registry=registry,
         )
 
-    def show(self, held: Held, clock: Callable[[], float]) -> None:
+    def show(self, held: ClusterState, clock: Callable[[], float]) -> None:
         """The figures go on by themselves, so that they tell of a keeper that has stopped."""
         authority = min((one.not_after for one in held.record.current), default=None)
         server = held.served.certificate.not_after if held.served.certificate else None
@@ -75,7 +75,7 @@ def _seconds_until(end: float, clock: Callable[[], float]) -> Callable[[], float
     return lambda: end - clock()
 
 
-class Keeper:
+class CertificateController:
     """For one webhook. One round at a time, in one process of the cluster."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Keeper:
                 step = rotation.next_step(held, self._settings, self._clock(), answer)
                 if isinstance(step, rotation.Wait):
                     return self._rest(step)
-                if isinstance(step, rotation.Ask):
+                if isinstance(step, rotation.ProbeEndpoints):
                     answer = await self._ask(step.certificate)
                     continue
                 try:
@@ -117,13 +117,13 @@ class Keeper:
             log.warning("certificates are not kept for now", extra=logs.facts(reason=API_FAILED, error=error))
         return self._in_vain()
 
-    async def _look(self) -> Held:
+    async def _look(self) -> ClusterState:
         settings = self._settings
         for name in (settings.authority_secret, settings.secret):
             self._secrets[name] = await self._store.find(api.SECRETS, name, settings.namespace)
         record = holding.record(self._secrets[settings.authority_secret])
         served = holding.served(self._secrets[settings.secret])
-        held = Held(record, served, await self._targets(), frozenset(self._failed), self._unread)
+        held = ClusterState(record, served, await self._targets(), frozenset(self._failed), self._unread)
         self._metrics.show(held, self._clock)
         return held
 
@@ -148,15 +148,15 @@ class Keeper:
                 targets.append(holding.hooks(resource, manifest, settings))
         return tuple(targets)
 
-    async def _do(self, step: rotation.Step, held: Held) -> None:
+    async def _do(self, step: rotation.Step, held: ClusterState) -> None:
         bundle = x509.bundle(held.record.trusted)
         match step:
             case rotation.NewAuthority(reason, former):
                 await self._new_authority(reason, former, held.record.fault)
-            case rotation.Remember(record):
+            case rotation.SaveState(record):
                 await self._write_record(record)
                 self._say_what_changed(held.record, record)
-            case rotation.Share():
+            case rotation.PublishBundle():
                 await self._write_secret(self._settings.secret, bundle, None)
             case rotation.Publish(targets):
                 for target in targets:
@@ -175,7 +175,7 @@ class Keeper:
         why = f"{reason}: {fault}" if fault else reason
         self._say(AUTHORITY_MADE, f"The webhook has a new CA ({why})")
 
-    async def _issue(self, reason: str, held: Held, bundle: bytes) -> None:
+    async def _issue(self, reason: str, held: ClusterState, bundle: bytes) -> None:
         settings = self._settings
         assert held.record.authority is not None, "only who has the CA's key decides to issue"
         pair = x509.issue(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from oneagent.operator.certificates import x509
-from oneagent.operator.certificates.cluster_state import Held, Mark, Record, Target
+from oneagent.operator.certificates.cluster_state import ClusterState, Milestone, Record, Target
 from oneagent.operator.certificates.settings import Settings
 
 # Why something is made anew.
@@ -45,14 +45,14 @@ class NewAuthority:
 
 
 @dataclass(frozen=True, slots=True)
-class Remember:
+class SaveState:
     """Write the CA's Secret."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class PublishBundle:
     """Write the bundle into the webhook's Secret."""
 
 
@@ -67,7 +67,7 @@ class Issue:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ProbeEndpoints:
     """Whether every endpoint serves this certificate."""
 
     certificate: x509.Certificate
@@ -85,11 +85,11 @@ class Wait:
     """Something is missing that comes without our being told."""
 
 
-Step = NewAuthority | Remember | Share | Publish | Issue | Ask | Convert | Wait
+Step = NewAuthority | SaveState | PublishBundle | Publish | Issue | ProbeEndpoints | Convert | Wait
 
 
-def next_step(held: Held, settings: Settings, now: float, answer: bool | None = None) -> Step:
-    """`answer` is the endpoints' to `Ask`, in this round."""
+def next_step(held: ClusterState, settings: Settings, now: float, answer: bool | None = None) -> Step:
+    """`answer` is the endpoints' to `ProbeEndpoints`, in this round."""
     if by_cert_manager(held, settings):
         return _adopt(held) or _trust(held, now) or _publish(held, share=False) or _rest(held, settings, now, answer)
     return (
@@ -101,7 +101,7 @@ def next_step(held: Held, settings: Settings, now: float, answer: bool | None = 
     )
 
 
-def by_cert_manager(held: Held, settings: Settings) -> bool:
+def by_cert_manager(held: ClusterState, settings: Settings) -> bool:
     return settings.issuer == "cert-manager" or held.served.by_cert_manager
 
 
@@ -112,7 +112,7 @@ def renewal(certificate: x509.Certificate, settings: Settings) -> float:
     return min(third, certificate.not_after - settings.threshold_seconds)
 
 
-def _renew_authority(held: Held, settings: Settings, now: float) -> Step | None:
+def _renew_authority(held: ClusterState, settings: Settings, now: float) -> Step | None:
     record = held.record
     if record.authority is None and held.unread:
         return Wait(math.inf, in_vain=True)
@@ -129,7 +129,7 @@ def _renew_authority(held: Held, settings: Settings, now: float) -> Step | None:
     return None
 
 
-def _adopt(held: Held) -> Step | None:
+def _adopt(held: ClusterState) -> Step | None:
     """cert-manager's CA becomes the current one as soon as it is in the Secret."""
     issuers = x509.read_bundle(held.served.bundle)
     if not issuers:
@@ -137,10 +137,10 @@ def _adopt(held: Held) -> Step | None:
     if set(issuers) == set(held.record.current) and held.record.authority is None:
         return None
     former = tuple(one for one in held.record.trusted if one not in issuers)
-    return Remember(Record(issuers, former=former[:_MOST_FORMER]))
+    return SaveState(Record(issuers, former=former[:_MOST_FORMER]))
 
 
-def _trust(held: Held, now: float) -> Step | None:
+def _trust(held: ClusterState, now: float) -> Step | None:
     """Former CAs that have expired go. One whose certificate is served stays, even if our record is another's."""
     record, certificate = held.record, held.served.certificate
     former = tuple(one for one in record.former if now < one.not_after and one not in record.current)
@@ -148,21 +148,21 @@ def _trust(held: Held, now: float) -> Step | None:
         published = (one for target in held.targets for bundle in target.bundles for one in x509.read_bundle(bundle))
         issuer = next((one for one in published if certificate.signed_by(one) and now < one.not_after), None)
         former = (issuer, *former) if issuer else former
-    return None if former == record.former else Remember(replace(record, former=former))
+    return None if former == record.former else SaveState(replace(record, former=former))
 
 
-def _publish(held: Held, *, share: bool) -> Step | None:
+def _publish(held: ClusterState, *, share: bool) -> Step | None:
     bundle = x509.bundle(held.record.trusted)
     if held.record.published and not _everywhere(held):
-        return Remember(replace(held.record, published=None))
+        return SaveState(replace(held.record, published=None))
     if share and held.served.exists and held.served.bundle != bundle:
-        return Share()
+        return PublishBundle()
     behind = (target for target in held.targets if any(one != bundle for one in target.bundles))
     possible = tuple(target for target in behind if target.name not in held.failed)
     return Publish(possible) if possible else None
 
 
-def _serve(held: Held, settings: Settings, now: float) -> Step | None:
+def _serve(held: ClusterState, settings: Settings, now: float) -> Step | None:
     """A new certificate for the webhook, if one is due and API servers would take it."""
     reason, record = _why_issue(held, settings, now), held.record
     if not reason:
@@ -175,11 +175,11 @@ def _serve(held: Held, settings: Settings, now: float) -> Step | None:
     if not _everywhere(held):
         return None
     if record.published is None or record.published.age(now) < 0:
-        return Remember(replace(record, published=Mark(record.current[0].fingerprint, now), served=None))
+        return SaveState(replace(record, published=Milestone(record.current[0].fingerprint, now), served=None))
     return Issue(reason) if record.published.age(now) >= settings.settle_seconds else None
 
 
-def _why_issue(held: Held, settings: Settings, now: float) -> str:
+def _why_issue(held: ClusterState, settings: Settings, now: float) -> str:
     certificate, (authority,) = held.served.certificate, held.record.current
     if certificate is None or held.served.fault:
         return MISSING_OR_BROKEN
@@ -192,7 +192,7 @@ def _why_issue(held: Held, settings: Settings, now: float) -> str:
     return RENEWAL_DUE if now >= renewal(certificate, settings) else ""
 
 
-def _rest(held: Held, settings: Settings, now: float, answer: bool | None) -> Step:
+def _rest(held: ClusterState, settings: Settings, now: float, answer: bool | None) -> Step:
     """What takes the endpoints' word: the CRD is converted by the webhook, the former CAs go. Then there is time."""
     record, certificate = held.record, held.served.certificate
     narrowing = bool(record.former) and _is_new(held, settings)
@@ -200,7 +200,7 @@ def _rest(held: Held, settings: Settings, now: float, answer: bool | None) -> St
     if certificate is None or not record.current or not (narrowing or inactive):
         return _wait(held, settings, now, in_vain=bool(held.failed))
     if answer is None:
-        return Ask(certificate)
+        return ProbeEndpoints(certificate)
     if answer and inactive:
         return Convert(inactive)
     if narrowing and (step := _narrow(record, settings, now, answer)):
@@ -210,15 +210,15 @@ def _rest(held: Held, settings: Settings, now: float, answer: bool | None) -> St
 
 def _narrow(record: Record, settings: Settings, now: float, answer: bool) -> Step | None:
     if not answer:
-        return Remember(replace(record, served=None)) if record.served else None
+        return SaveState(replace(record, served=None)) if record.served else None
     if record.served is None or record.served.age(now) < 0:
-        return Remember(replace(record, served=Mark(record.current[0].fingerprint, now)))
+        return SaveState(replace(record, served=Milestone(record.current[0].fingerprint, now)))
     if record.served.age(now) >= settings.grace_seconds:
-        return Remember(replace(record, former=(), published=None, served=None))
+        return SaveState(replace(record, former=(), published=None, served=None))
     return None
 
 
-def _is_new(held: Held, settings: Settings) -> bool:
+def _is_new(held: ClusterState, settings: Settings) -> bool:
     """Whether the Secret's certificate is the current CA's. cert-manager may issue by intermediates: it is believed."""
     certificate = held.served.certificate
     if certificate is None or held.served.fault:
@@ -226,7 +226,7 @@ def _is_new(held: Held, settings: Settings) -> bool:
     return by_cert_manager(held, settings) or certificate.signed_by(held.record.current[0])
 
 
-def _wait(held: Held, settings: Settings, now: float, *, in_vain: bool) -> Wait:
+def _wait(held: ClusterState, settings: Settings, now: float, *, in_vain: bool) -> Wait:
     times = [now + settings.check_seconds]
     record, certificate = held.record, held.served.certificate
     if record.authority:
@@ -241,14 +241,14 @@ def _wait(held: Held, settings: Settings, now: float, *, in_vain: bool) -> Wait:
     return Wait(min((time for time in times if time > now), default=now) - now, in_vain)
 
 
-def _everywhere(held: Held) -> bool:
+def _everywhere(held: ClusterState) -> bool:
     """Whether the current CA is trusted wherever API servers look. What could not be read may lack it."""
     return not held.failed and all(
         target.trusts(authority) for target in held.targets for authority in held.record.current
     )
 
 
-def _former(held: Held, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
+def _former(held: ClusterState, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
     """The known CAs that may still be needed; first the one whose certificate is served, then the newest."""
     served = held.served.certificate
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from oneagent.common import dynakube, identifiers
 from oneagent.operator.host_agents import image, node_conflicts, secrets, spec
-from oneagent.operator.host_agents.inputs import Facts
+from oneagent.operator.host_agents.inputs import HostAgentInputs
 from oneagent.operator.host_agents.spec import HostAgent
 
 MANAGER: Final = "oneagent-operator"
@@ -48,7 +48,7 @@ class Wanted:
     kube: dynakube.DynaKube
     agent: HostAgent
     choice: image.Choice
-    facts: Facts
+    facts: HostAgentInputs
     api_version: str
     """Of the DynaKube, for the reference to its owner."""
     has_driver: bool

@@ -8,7 +8,7 @@ from oneagent.common import identifiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class HostAgentInputs:
     tenant: identifiers.TenantId
     tenant_token: str = field(repr=False)
     endpoints: tuple[str, ...]

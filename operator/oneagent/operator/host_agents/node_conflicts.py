@@ -57,7 +57,7 @@ def claim(obj: Mapping[str, Any]) -> Claim | None:
     return Claim(kube.name, created, selector)
 
 
-def elder(mine: Claim, others: Iterable[Claim], nodes: Nodes) -> tuple[Claim, Overlap] | None:
+def oldest_conflicting(mine: Claim, others: Iterable[Claim], nodes: Nodes) -> tuple[Claim, Overlap] | None:
     """The oldest of those before whom this one has to stand back, and what both select."""
     for other in sorted(others, key=lambda claim: claim.age):
         if other.dynakube != mine.dynakube and other.age < mine.age:

@@ -22,9 +22,9 @@ from oneagent.common import logs
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import api, reconcile_result
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.host_agents import csi, daemonset, image, node_conflicts, rollout, secrets, spec
-from oneagent.operator.host_agents.inputs import Facts
+from oneagent.operator.host_agents.inputs import HostAgentInputs
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _SECRETS_SECONDS: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Borrowed:
+class _UserSecrets:
     """What of the user's Secrets host agents need; read after the tenant was asked, as it is after a change of them."""
 
     asked_for: tuple[object, ...]
@@ -59,7 +59,7 @@ class _Borrowed:
 class _Known:
     """What was done for a DynaKube; after a start nothing is known, and everything is applied once."""
 
-    borrowed: _Borrowed | None = None
+    borrowed: _UserSecrets | None = None
     secrets: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By name: a digest of what was written, and when."""
     digest: str = ""
@@ -74,7 +74,7 @@ class HostAgents:
         self._operator_version = operator_version
         self._known: dict[DynaKubeName, _Known] = {}
 
-    async def reconcile(self, round: Round) -> reconcile_result.Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> reconcile_result.ReconcileResult | None:
         if not spec.has_host_agents(round.kube.mode):
             await self.clean(round)
             return None
@@ -86,7 +86,7 @@ class HostAgents:
             verdict = reconcile_result.wrong(REFUSED, f"{error}; host agents stay as they are", _LATER_SECONDS)
         return _told(verdict, round)
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """Only what is there or may be: a DynaKube that never had host agents costs no request."""
         kube, there = round.kube, _daemon_set(round)
         known = self._known.pop(kube.name, None)
@@ -100,15 +100,15 @@ class HostAgents:
         if there is None or _is_ours(there, round):
             await self._delete(round)
 
-    async def _reconcile(self, round: Round) -> reconcile_result.Verdict:
+    async def _reconcile(self, round: ReconcileContext) -> reconcile_result.ReconcileResult:
         kube, there = round.kube, _daemon_set(round)
         agent = spec.from_manifest(round.manifest, kube.mode)
         if there is not None and not _is_ours(there, round):
             message = f"the DaemonSet {secrets.name(kube)} is somebody else's: rename it, or the DynaKube"
             return reconcile_result.wrong(NOT_OURS, message)
         if not agent.may_share_nodes and (taken := _taken(round)):
-            return await self._stand_back(round, taken)
-        if there is not None and (replacing := await self._make_way(round, there)):
+            return await self._yield_nodes(round, taken)
+        if there is not None and (replacing := await self._delete_for_replacement(round, there)):
             return replacing
         if round.facts.tenant is None or not round.observed.cluster_id:
             return _told(reconcile_result.waiting(TENANT_UNKNOWN, "the tenant has not answered yet"), round)
@@ -123,21 +123,25 @@ class HostAgents:
         now = await self._keep(round, there, wanted)
         return _told(_verdict(rollout.progress(now, _pods(round), round.now), choice), round, wanted)
 
-    async def _stand_back(
-        self, round: Round, taken: tuple[node_conflicts.Claim, node_conflicts.Overlap]
-    ) -> reconcile_result.Verdict:
-        (elder, overlap), there = taken, _daemon_set(round)
+    async def _yield_nodes(
+        self, round: ReconcileContext, taken: tuple[node_conflicts.Claim, node_conflicts.Overlap]
+    ) -> reconcile_result.ReconcileResult:
+        (oldest_conflicting, overlap), there = taken, _daemon_set(round)
         runs_on = kubernetes_fields.at(there, "spec.template.spec.nodeSelector") or {}
-        meets = isinstance(runs_on, Mapping) and node_conflicts.overlap(runs_on, elder.selector, round.observed.nodes)
+        meets = isinstance(runs_on, Mapping) and node_conflicts.overlap(
+            runs_on, oldest_conflicting.selector, round.observed.nodes
+        )
         if there is not None and meets:
             await self._delete(round)
         which = f" ({overlap.nodes[0]} is one of {len(overlap.nodes)})" if overlap.nodes else ""
         field_ = f"{spec.section(round.kube.mode)}.nodeSelector"
-        message = f"{field_} selects nodes that the older DynaKube {elder.dynakube} has{which}"
+        message = f"{field_} selects nodes that the older DynaKube {oldest_conflicting.dynakube} has{which}"
         remedy = "make the nodeSelectors of the two exclude each other"
         return _told(reconcile_result.wrong(NODES_TAKEN, f"{message}; {remedy}", _LATER_SECONDS), round)
 
-    async def _make_way(self, round: Round, there: api.Object) -> reconcile_result.Verdict | None:
+    async def _delete_for_replacement(
+        self, round: ReconcileContext, there: api.Object
+    ) -> reconcile_result.ReconcileResult | None:
         """A DaemonSet's selector cannot be changed, so one with another selector is made anew."""
         if "deletionTimestamp" not in there["metadata"]:
             if kubernetes_fields.at(there, "spec.selector.matchLabels") == daemonset.selector(round.kube.name):
@@ -146,10 +150,10 @@ class HostAgents:
         message = "the former DaemonSet is being deleted, to be made anew"
         return _told(reconcile_result.waiting(REPLACING, message, _SOON_SECONDS), round)
 
-    async def _facts(self, round: Round, agent: spec.HostAgent) -> Facts:
+    async def _facts(self, round: ReconcileContext, agent: spec.HostAgent) -> HostAgentInputs:
         assert round.facts.tenant is not None
         borrowed = await self._borrowed(round, uses_proxy=agent.uses_proxy)
-        return Facts(
+        return HostAgentInputs(
             tenant=round.facts.tenant,
             tenant_token=round.facts.tenant_token,
             endpoints=round.facts.endpoints,
@@ -159,7 +163,7 @@ class HostAgents:
             proxy=borrowed.proxy,
         )
 
-    async def _borrowed(self, round: Round, *, uses_proxy: bool) -> _Borrowed:
+    async def _borrowed(self, round: ReconcileContext, *, uses_proxy: bool) -> _UserSecrets:
         kube, known = round.kube, self._known.setdefault(round.kube.name, _Known())
         asked_for = (round.facts.asked_at, kube.tokens_secret, kube.proxy, kube.proxy_secret, uses_proxy)
         if known.borrowed is None or known.borrowed.asked_for != asked_for:
@@ -171,14 +175,14 @@ class HostAgents:
                     remedy = "create this Secret, with the proxy's URL at the key proxy"
                     raise kubernetes_fields.FieldError("spec.proxy.valueFrom", kube.proxy_secret, remedy)
             password = tokens.get("paasToken") or tokens.get("apiToken") or ""
-            known.borrowed = _Borrowed(asked_for, password, proxy)
+            known.borrowed = _UserSecrets(asked_for, password, proxy)
         return known.borrowed
 
-    async def _content(self, round: Round, name: str) -> Mapping[str, str]:
+    async def _content(self, round: ReconcileContext, name: str) -> Mapping[str, str]:
         found = await round.api.find(api.SECRETS, name, round.kube.namespace)
         return api.content(found) if found else {}
 
-    async def _keep(self, round: Round, there: api.Object | None, wanted: daemonset.Wanted) -> api.Object:
+    async def _keep(self, round: ReconcileContext, there: api.Object | None, wanted: daemonset.Wanted) -> api.Object:
         """Apply what differs; the DaemonSet as it is then."""
         known = self._known.setdefault(round.kube.name, _Known())
         await self._keep_secrets(round, known, wanted)
@@ -192,7 +196,7 @@ class HostAgents:
             log.info("DaemonSet applied", extra=logs.facts(dynakube=round.kube.name, image=wanted.choice.image))
         return now
 
-    async def _keep_secrets(self, round: Round, known: _Known, wanted: daemonset.Wanted) -> None:
+    async def _keep_secrets(self, round: ReconcileContext, known: _Known, wanted: daemonset.Wanted) -> None:
         kube, facts = wanted.kube, wanted.facts
         kept = {secrets.name(kube): ("Opaque", secrets.contents(kube, facts))}
         if facts.registry_password and daemonset.pull_secret(wanted) == secrets.pull_name(kube):
@@ -206,36 +210,36 @@ class HostAgents:
                 await round.api.apply(api.SECRETS, whole)
                 known.secrets[name] = digest, round.now
 
-    async def _refuse_others(self, round: Round, name: str) -> None:
+    async def _refuse_others(self, round: ReconcileContext, name: str) -> None:
         there = await round.api.find(api.SECRETS, name, round.kube.namespace)
         if there and not _is_ours(there, round):
             remedy = f"its Secret {name} would be in the place of somebody else's; rename one of the two"
             raise kubernetes_fields.FieldError("metadata.name", str(round.kube.name), remedy)
 
-    async def _delete(self, round: Round) -> None:
+    async def _delete(self, round: ReconcileContext) -> None:
         if known := self._known.get(round.kube.name):
             known.digest = ""
         await round.api.delete(api.DAEMON_SETS, secrets.name(round.kube), round.kube.namespace)
         log.info("DaemonSet deleted", extra=logs.facts(dynakube=round.kube.name))
 
 
-def _daemon_set(round: Round) -> api.Object | None:
+def _daemon_set(round: ReconcileContext) -> api.Object | None:
     return round.observed.daemon_sets.get(secrets.name(round.kube))
 
 
-def _pods(round: Round) -> list[api.Object]:
+def _pods(round: ReconcileContext) -> list[api.Object]:
     labels = daemonset.selector(round.kube.name).items()
     pods = round.observed.agent_pods.values()
     return [pod for pod in pods if labels <= (pod["metadata"].get("labels") or {}).items()]
 
 
-def _taken(round: Round) -> tuple[node_conflicts.Claim, node_conflicts.Overlap] | None:
+def _taken(round: ReconcileContext) -> tuple[node_conflicts.Claim, node_conflicts.Overlap] | None:
     mine = node_conflicts.claim(round.manifest)
     others = [found for obj in round.observed.dynakubes.values() if (found := node_conflicts.claim(obj))]
-    return node_conflicts.elder(mine, others, round.observed.nodes) if mine else None
+    return node_conflicts.oldest_conflicting(mine, others, round.observed.nodes) if mine else None
 
 
-def _is_ours(obj: Mapping[str, Any], round: Round) -> bool:
+def _is_ours(obj: Mapping[str, Any], round: ReconcileContext) -> bool:
     """Made by an operator for this DynaKube, be it another program."""
     metadata = obj["metadata"]
     managed = (metadata.get("labels") or {}).get("app.kubernetes.io/managed-by") == daemonset.MANAGER
@@ -258,7 +262,7 @@ def _running_version(there: Mapping[str, Any] | None) -> str:
     return str(found.get(daemonset.VERSION_LABEL, "")) if isinstance(found, Mapping) else ""
 
 
-def _verdict(progress: rollout.Progress, choice: image.Choice) -> reconcile_result.Verdict:
+def _verdict(progress: rollout.Progress, choice: image.Choice) -> reconcile_result.ReconcileResult:
     note = f", {choice.note}" if choice.note else ""
     message = f"OneAgent {choice.version or choice.image}{note}: {progress.message}"
     match progress.state:
@@ -273,8 +277,8 @@ def _verdict(progress: rollout.Progress, choice: image.Choice) -> reconcile_resu
 
 
 def _told(
-    verdict: reconcile_result.Verdict, round: Round, wanted: daemonset.Wanted | None = None
-) -> reconcile_result.Verdict:
+    verdict: reconcile_result.ReconcileResult, round: ReconcileContext, wanted: daemonset.Wanted | None = None
+) -> reconcile_result.ReconcileResult:
     """With what the status says of host agents, as far as it is known."""
     told: dict[str, Any] = {"instances": rollout.instances(_pods(round))}
     if wanted is None:
@@ -282,6 +286,6 @@ def _told(
         told |= {key: value for key, value in round.section("oneAgent").items() if key == "imageID"}
     else:
         told |= {"version": wanted.choice.version, "imageID": wanted.choice.image}
-    return reconcile_result.Verdict(
+    return reconcile_result.ReconcileResult(
         verdict.status, verdict.reason, verdict.message, verdict.again_seconds, {"oneAgent": told}
     )

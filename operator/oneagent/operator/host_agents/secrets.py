@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from oneagent.common import dynakube
 from oneagent.operator.host_agents import image
-from oneagent.operator.host_agents.inputs import Facts
+from oneagent.operator.host_agents.inputs import HostAgentInputs
 
 TENANT_TOKEN: Final = "tenant-token"  # noqa: S105
 SERVER: Final = "communication-endpoints"
@@ -38,7 +38,7 @@ def pull_name(kube: dynakube.DynaKube) -> str:
     return f"{kube.name}-pull-secret"
 
 
-def contents(kube: dynakube.DynaKube, facts: Facts) -> dict[str, str]:
+def contents(kube: dynakube.DynaKube, facts: HostAgentInputs) -> dict[str, str]:
     told = f"orchestration_tech=Operator-{_TECHNOLOGIES.get(kube.mode, kube.mode)}"
     told += f";script_version={facts.operator_version};orchestrator_id={facts.cluster_id}"
     return {
@@ -50,7 +50,7 @@ def contents(kube: dynakube.DynaKube, facts: Facts) -> dict[str, str]:
     }
 
 
-def pull_contents(kube: dynakube.DynaKube, facts: Facts) -> dict[str, str]:
+def pull_contents(kube: dynakube.DynaKube, facts: HostAgentInputs) -> dict[str, str]:
     user, password = str(facts.tenant), facts.registry_password
     auth = base64.b64encode(f"{user}:{password}".encode()).decode()
     entry = {"username": user, "password": password, "auth": auth}
@@ -62,7 +62,7 @@ def encoded(data: Mapping[str, str]) -> dict[str, str]:
     return {key: base64.b64encode(value.encode()).decode() for key, value in sorted(data.items())}
 
 
-def restart_digest(kube: dynakube.DynaKube, facts: Facts, *, has_proxy: bool) -> str:
+def restart_digest(kube: dynakube.DynaKube, facts: HostAgentInputs, *, has_proxy: bool) -> str:
     """Of the secrets that a running agent does not learn by itself; tells nothing of them."""
     parts = (kube.uid, facts.tenant_token, facts.proxy if has_proxy else "")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

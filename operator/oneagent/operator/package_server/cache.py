@@ -80,7 +80,7 @@ def _digest(parts: tuple[str, ...]) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]
 
 
-class Shelf:
+class PackageCache:
     """Thread-safe. `open` before use; after `close` another process may have the folder."""
 
     def __init__(

@@ -86,7 +86,7 @@ class Fetches:
 
     def __init__(
         self,
-        packages_kept: cache.Shelf,
+        packages_kept: cache.PackageCache,
         metrics: PackageMetrics,
         wait_seconds: float,
         limits: download.Limits = download.USUAL,

@@ -56,7 +56,7 @@ class _Transfer:
     """What the log says of one."""
 
     caller: str
-    asked: http_requests.Asked
+    asked: http_requests.PackageRequest
     part: http_requests.Part
     sent: int = 0
     outcome: str = "error"
@@ -66,7 +66,7 @@ class Answers:
     """The handler of all requests."""
 
     def __init__(
-        self, callers: Callers, fetches: Fetches, kept: cache.Shelf, metrics: PackageMetrics, limits: Limits
+        self, callers: Callers, fetches: Fetches, kept: cache.PackageCache, metrics: PackageMetrics, limits: Limits
     ) -> None:
         self._callers = callers
         self._fetches = fetches
@@ -118,7 +118,7 @@ class Answers:
         finally:
             self._shelf.release(stored)
 
-    async def _hold(self, asked: http_requests.Asked) -> cache.Stored:
+    async def _hold(self, asked: http_requests.PackageRequest) -> cache.Stored:
         """The package, held on the shelf."""
         loop = asyncio.get_running_loop()
         for _ in range(2):  # once more if it went, or proved damaged, between the two steps

@@ -21,7 +21,7 @@ _KNOWN: Final = frozenset({"arch", "flavor", "technologies"})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PackageRequest:
     package: package_client.Package
     metadata: bool
     """Only what the package is, not its bytes."""
@@ -35,7 +35,7 @@ class Part:
     end: int
 
 
-def read(request: web.BaseRequest) -> Asked:
+def read(request: web.BaseRequest) -> PackageRequest:
     """What is asked for; `BadRequestError` or `MethodError` if that is nothing we have."""
     if request.method not in ("GET", "HEAD"):
         raise MethodError("only GET and HEAD are answered")
@@ -60,7 +60,7 @@ def read(request: web.BaseRequest) -> Asked:
         )
     except http_client.InvalidSettingsError as error:
         raise BadRequestError(str(error)) from None
-    return Asked(package, found[3] is not None)
+    return PackageRequest(package, found[3] is not None)
 
 
 def part(request: web.BaseRequest, etag: str, size: int) -> Part | None:

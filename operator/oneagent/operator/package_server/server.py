@@ -76,7 +76,7 @@ class PackageEndpoint:
         self._metrics = metrics
         self._certificates = certificates
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
-        self._shelf = cache.Shelf(settings.folder, settings.budget_bytes, metrics)
+        self._shelf = cache.PackageCache(settings.folder, settings.budget_bytes, metrics)
         self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads, unknown)
         self._answers = handlers.Answers(
             Callers(reviewer, metrics, now), self._fetches, self._shelf, metrics, settings.limits

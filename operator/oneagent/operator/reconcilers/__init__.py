@@ -1,1 +1,1 @@
-"""What an operator sees to, one concern a module; see `worker.Concern`."""
+"""What an operator sees to, one concern a module; see `worker.Reconciler`."""

@@ -19,9 +19,9 @@ from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.certificates import cluster_state, x509
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.reconcile_result import ReconcileResult
 
 NAME: Final = contract.INJECTION_SECRET
 KEY: Final = contract.INJECTION_FILE
@@ -51,7 +51,7 @@ class Injection:
         A namespace that goes to another DynaKube or to none loses it by `leave`.
         """
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         name = round.kube.name
         has = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
         if round.kube.mode not in _INJECTING or uses_csi(round):
@@ -78,20 +78,20 @@ class Injection:
             )
         return reconcile_result.fine(READY, f"{len(owned)} namespaces have what their pods need")
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """The namespaces lose their Secret; pods that run have read it."""
         name = round.kube.name
         known = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
         await self._remove(round.api, name, known)
 
-    async def _authority(self, round: Round) -> str:
+    async def _authority(self, round: ReconcileContext) -> str:
         """The CA, and those before it whose certificates may still be served; empty if there is none."""
         if not self._package_url:
             return ""
         found = await round.api.find(api.SECRETS, self._authority_secret, round.namespace)
         return x509.bundle(cluster_state.record(found).trusted).decode()
 
-    def _content(self, round: Round, authority: str) -> str | None:
+    def _content(self, round: ReconcileContext, authority: str) -> str | None:
         facts, kube = round.facts, round.kube
         version = round.section("codeModules").get("version")
         if facts.tenant is None or not version:
@@ -151,12 +151,12 @@ class Injection:
         await asyncio.gather(*(remove(namespace) for namespace in namespaces))
 
 
-def _conditions(round: Round) -> list[Mapping[str, Any]]:
+def _conditions(round: ReconcileContext) -> list[Mapping[str, Any]]:
     """This concern's condition of the last time, maybe an earlier operator's."""
     return [found for found in round.status.get("conditions") or () if found.get("type") == Injection.condition]
 
 
-def uses_csi(round: Round) -> bool:
+def uses_csi(round: ReconcileContext) -> bool:
     """Whether pods get their agent by a CSI volume: the DynaKube wants views, and there is a driver to make them."""
     return round.kube.needs_app_views and round.observed.csi_installed
 

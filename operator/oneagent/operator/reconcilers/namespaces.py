@@ -6,9 +6,9 @@ from typing import Final
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import reconcile_result
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.reconcile_result import ReconcileResult
 
 MAPPED: Final = "NamespacesMapped"
 CONFLICT: Final = "NamespaceConflict"
@@ -24,7 +24,7 @@ class Namespaces:
     def __init__(self, mapper: Mapper) -> None:
         self._mapper = mapper
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         claim = namespace_mapping.claim(round.manifest, round.namespace)
         name = round.kube.name
         self._mapper.claim(name, claim if claim.selectors else None)
@@ -46,7 +46,7 @@ class Namespaces:
             return reconcile_result.waiting(PENDING, "namespaces are being labelled", _LOOK_AGAIN_SECONDS)
         return reconcile_result.fine(MAPPED, f"{len(owned)} namespaces have the label {namespace_mapping.LABEL}={name}")
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """The labels go; pods that run keep what they have."""
         self._mapper.claim(round.kube.name, None)
         await self._mapper.wait_settled(round.kube.name)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oneagent.operator import asking, conditions, reconcile_result
-from oneagent.operator.dynakube_worker import Round
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.dynakube_worker import ReconcileContext
+from oneagent.operator.reconcile_result import ReconcileResult
 
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
@@ -20,17 +20,17 @@ _FIELD: Final = "connectionInfoStatus"
 class Connection:
     condition = "OneAgentConnectionInfo"
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         if not round.kube.api_url:
             return None
         known = round.section("oneAgent").get(_FIELD)
         return decide(round.kube.network_zone, known if isinstance(known, Mapping) else {}, round.facts)
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
-def decide(network_zone: str, known: Mapping[str, Any], facts: asking.Facts) -> Verdict:
+def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantState) -> ReconcileResult:
     """`known` is what the status holds from earlier."""
     if facts.no_endpoint:
         remedy = "correct the zone, or give it an ActiveGate"

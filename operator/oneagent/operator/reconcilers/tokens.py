@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from oneagent.operator import asking, reconcile_result
-from oneagent.operator.dynakube_worker import Round
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.dynakube_worker import ReconcileContext
+from oneagent.operator.reconcile_result import ReconcileResult
 
 READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
@@ -16,14 +16,14 @@ NOT_ASKED: Final = "TenantNotAsked"
 class Tokens:
     condition = "Tokens"
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         return decide(round.kube.api_url, round.kube.tokens_secret, round.facts)
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """Tokens are the user's."""
 
 
-def decide(api_url: str, secret: str, facts: asking.Facts) -> Verdict | None:
+def decide(api_url: str, secret: str, facts: asking.TenantState) -> ReconcileResult | None:
     """Of a problem only what is one of tokens; the rest is the connection's."""
     if not api_url:
         return None
@@ -38,7 +38,7 @@ def decide(api_url: str, secret: str, facts: asking.Facts) -> Verdict | None:
     return reconcile_result.fine(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
 
 
-def _wrong(where: str, facts: asking.Facts) -> str:
+def _wrong(where: str, facts: asking.TenantState) -> str:
     if facts.refused:
         return f"the tenant refuses the token: {facts.problem}; put a valid one into {where}"
     if _of_tokens(facts.problem):

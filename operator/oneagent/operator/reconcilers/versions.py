@@ -15,8 +15,8 @@ from typing import Any, Final
 from oneagent.common.dynakube.api import version_history
 from oneagent.common.kubernetes import fields
 from oneagent.operator import asking, conditions, reconcile_result
-from oneagent.operator.dynakube_worker import Round
-from oneagent.operator.reconcile_result import Verdict
+from oneagent.operator.dynakube_worker import ReconcileContext
+from oneagent.operator.reconcile_result import ReconcileResult
 
 DECIDED: Final = "VersionDecided"
 OLDER_OFFERED: Final = "OlderVersionOffered"
@@ -49,7 +49,7 @@ class CodeModules:
 
     condition = "CodeModulesVersion"
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         if round.kube.mode not in _INJECTING:
             return None
         known = round.section("codeModules")
@@ -59,7 +59,7 @@ class CodeModules:
         choice = choose(pinned, round.kube.package, known, round.facts)
         return _verdict(choice, known, round, "codeModules")
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
@@ -68,7 +68,7 @@ class HostAgent:
 
     condition = "OneAgentVersion"
 
-    async def reconcile(self, round: Round) -> Verdict | None:
+    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
         mode = round.kube.mode
         if mode not in _ON_HOSTS:
             return None
@@ -80,11 +80,13 @@ class HostAgent:
         choice = choose(pinned, image, known, round.facts, follow=follow)
         return _verdict(choice, known, round, "oneAgent")
 
-    async def clean(self, round: Round) -> None:
+    async def clean(self, round: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
-def choose(pinned: str, image: str, known: Mapping[str, Any], facts: asking.Facts, *, follow: bool = True) -> Choice:
+def choose(
+    pinned: str, image: str, known: Mapping[str, Any], facts: asking.TenantState, *, follow: bool = True
+) -> Choice:
     """`known` is the status' section from earlier; without `follow` a version of the tenant stays once it is chosen."""
     if pinned:
         return Choice(pinned, image, PINNED, DECIDED, f"version {pinned} is pinned")
@@ -105,7 +107,7 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], facts: asking.Fact
     return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
 
 
-def _of_image(round: Round, known: Mapping[str, Any]) -> Verdict:
+def _of_image(round: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
     """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
     kube, facts = round.kube, round.facts.image
     if facts.named != kube.package:
@@ -126,13 +128,13 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"[0-9]+", version))
 
 
-def _verdict(choice: Choice, known: Mapping[str, Any], round: Round, section: str) -> Verdict:
+def _verdict(choice: Choice, known: Mapping[str, Any], round: ReconcileContext, section: str) -> ReconcileResult:
     if not choice.known:
         return reconcile_result.waiting(choice.reason, choice.message)
     return reconcile_result.fine(choice.reason, choice.message, **{section: _section(choice, known, round)})
 
 
-def _section(choice: Choice, known: Mapping[str, Any], round: Round) -> dict[str, str | None]:
+def _section(choice: Choice, known: Mapping[str, Any], round: ReconcileContext) -> dict[str, str | None]:
     decided: dict[str, str | None] = {
         "version": choice.version or None,
         "imageID": choice.image or None,

@@ -22,9 +22,9 @@ import aiohttp
 from oneagent.common import logs
 from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.operator import api
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 from oneagent.operator.startup_taint import readiness
-from oneagent.operator.startup_taint.readiness import Decision, Findings, Stock
+from oneagent.operator.startup_taint.readiness import Decision, NodeState, StoreContents
 from oneagent.operator.startup_taint.taint import Taint
 
 log = logging.getLogger(__name__)
@@ -66,14 +66,14 @@ class _Waiting:
     told_at: float = 0.0
 
 
-class NodeCare:
+class StartupTaintController:
     """For one taint. `round` is called by one task, in the event loop's thread."""
 
     def __init__(
         self,
         server: Nodes,
         namespace: str,
-        observed: Observed,
+        observed: Cache,
         taint: Taint,
         say: Say,
         *,
@@ -152,7 +152,7 @@ class NodeCare:
             except api.ApiError as error:
                 log.warning("a node keeps the startup taint", extra=logs.facts(node=name, reason=error))
 
-    async def _look(self, name: str, pods: list[api.Object]) -> Findings:
+    async def _look(self, name: str, pods: list[api.Object]) -> NodeState:
         waiting, now = self._waiting[name], self._clock()
         if pods:
             waiting.podless_since = now
@@ -160,7 +160,7 @@ class NodeCare:
         else:
             registered = False
         stock, fault = await _stock(pods) if registered else (None, "")
-        return Findings(bool(pods), now - waiting.podless_since, registered, stock, fault)
+        return NodeState(bool(pods), now - waiting.podless_since, registered, stock, fault)
 
     async def _remove(self, name: str, decision: Decision) -> None:
         for _ in range(_ATTEMPTS):
@@ -221,7 +221,7 @@ def _nodes_of(pod: Mapping[str, Any]) -> Iterator[str]:
                 yield from field.get("values") or ()
 
 
-async def _stock(pods: list[api.Object]) -> tuple[Stock | None, str]:
+async def _stock(pods: list[api.Object]) -> tuple[StoreContents | None, str]:
     """What the driver's pod on a node says of its store, or why it does not."""
     fault = "its pod does not run"
     for pod in pods:

@@ -35,14 +35,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class StoreContents:
     ready: int | None
     """For how many DynaKubes the wanted version is in the store; None if the driver has not seen DynaKubes yet."""
     versions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class NodeState:
     """What is known of one node."""
 
     has_pod: bool
@@ -50,7 +50,7 @@ class Findings:
     podless_seconds: float
     """How long it has been seen to have none."""
     registered: bool
-    stock: Stock | None
+    stock: StoreContents | None
     fault: str
     """Why there is no stock."""
 
@@ -76,7 +76,7 @@ def wanted(manifests: Iterable[Mapping[str, Any]]) -> Wanted:
     return Wanted(count, frozenset(versions))
 
 
-def read(metrics: str) -> Stock:
+def read(metrics: str) -> StoreContents:
     """A provisioner's metrics in Prometheus' text format; `ValueError` if it is something else."""
     ready, versions = None, set[str]()
     try:
@@ -89,10 +89,10 @@ def read(metrics: str) -> Stock:
     except (ArithmeticError, LookupError, TypeError) as error:
         # The parser has no error of its own.
         raise ValueError(f"no metrics: {error}") from error
-    return Stock(ready, frozenset(versions))
+    return StoreContents(ready, frozenset(versions))
 
 
-def decide(found: Findings, want: Wanted, patience_seconds: float) -> Decision:
+def decide(found: NodeState, want: Wanted, patience_seconds: float) -> Decision:
     """Whether pods may come to a node.
 
     One for which the DaemonSet makes no pod will never have a driver: it is not held back for longer than a
@@ -115,7 +115,7 @@ def decide(found: Findings, want: Wanted, patience_seconds: float) -> Decision:
     return Decision(True, STARTUP_TAINT_REMOVED, "the driver is registered, and what DynaKubes want is on this node")
 
 
-def missing(stock: Stock, want: Wanted) -> str:
+def missing(stock: StoreContents, want: Wanted) -> str:
     """What a store lacks, or ''."""
     if lacking := sorted(want.versions - stock.versions):
         return f"not in this node's store yet: {', '.join(lacking)}"

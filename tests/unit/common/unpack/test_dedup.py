@@ -41,7 +41,7 @@ class Store:
         self.place = place
         self.old = place / "old"
         self.manifest = zip.unpack_agent(package(place / "old.zip", **files), self.old).manifest
-        self.present = dedup.Present([(self.old, self.manifest)])
+        self.present = dedup.ExistingFiles([(self.old, self.manifest)])
         self.new = place / "new"
 
     def add(self, archive: Path) -> Manifest:
@@ -177,7 +177,7 @@ class TestAVersionThatIsThere:
             (loopback / "speed").read_bytes()
         unreadable = file_manifest.File("speed", (loopback / "speed").stat().st_size, 0o444, "0" * 64)
         store = Store(place)
-        store.present = dedup.Present([(loopback, Manifest([unreadable], [], []))])
+        store.present = dedup.ExistingFiles([(loopback, Manifest([unreadable], [], []))])
         store.add(package(place / "new.zip", speed=(b"x" * unreadable.size, 0o100444)))
 
     def test_is_untouched_by_a_package_that_turns_out_to_be_damaged(self, place: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, readable
 from oneagent.csi_driver.cli import main
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
 from tests.fakes import images, packages
@@ -218,7 +218,7 @@ class TestAnImageInAFolder:
         tar.write_bytes(images.tar(images.Entry("oci-layout", b"{}")))
         with pytest.raises(SystemExit, match=r"which this makes of it: tar -xf .*image\.tar -C FOLDER"):
             preload(tar)
-        data = DataFolder(root)
+        data = DataDir(root)
         assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
 
 
@@ -253,32 +253,32 @@ class TestAPackageThatIsRefused:
         cut.write_bytes(content)
         with pytest.raises(SystemExit, match="liboneagentproc"):
             preload(cut)
-        folder = DataFolder(root)
+        folder = DataDir(root)
         assert [*folder.preloaded.iterdir(), *folder.pins.iterdir(), *folder.tmp.iterdir()] == []
 
     def test_by_a_command_that_was_killed_is_tidied_up_but_not_that_of_one_at_work(
         self, root: Path, package: Path
     ) -> None:
-        folder = DataFolder(root)
+        folder = DataDir(root)
         folder.create()
         (folder.preloaded / ".dead").mkdir()
         reached, go_on = threading.Event(), threading.Event()
         read = partial(readable.of_zip, package)
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "unpacked":
                 reached.set()
                 assert go_on.wait(10)
 
         at_work = threading.Thread(
-            target=store_preload.preload, args=(folder, read, VERSION, 60.0, dedup.Present(), step)
+            target=store_preload.preload, args=(folder, read, VERSION, 60.0, dedup.ExistingFiles(), failpoint)
         )
         at_work.start()
         assert reached.wait(10)
         store_preload.tidy(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
         with pytest.raises(store_preload.NotPreloadedError, match="by another command"):
-            store_preload.preload(folder, read, VERSION, 60.0, dedup.Present())
+            store_preload.preload(folder, read, VERSION, 60.0, dedup.ExistingFiles())
         go_on.set()
         at_work.join(10)
         assert store_preload.waiting(folder) == [VERSION]

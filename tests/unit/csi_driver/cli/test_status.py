@@ -18,11 +18,11 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId,
 from oneagent.csi_driver.cli import main, status
 from oneagent.csi_driver.cli.status import collect, problems
 from oneagent.csi_driver.cli.status import tables as status_tables
-from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
-from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 
 VERSION = Version("1.277.0.20230914-094321")
 NEXT = Version("1.279.0.20231001-000000")
@@ -32,7 +32,7 @@ class Node:
     """A data folder as server and provisioner leave it, and a mount table."""
 
     def __init__(self, place: Path) -> None:
-        self.data = DataFolder(place / "data")
+        self.data = DataDir(place / "data")
         self.data.create()
         self.mount_table = place / "mountinfo"
         self.mount_table.write_text("")
@@ -56,14 +56,14 @@ class Node:
         return library
 
     def want(self, version: Version = VERSION, **fields: Any) -> None:
-        row = desired_versions.Wanted(DynaKubeName("demo"), TenantId("abc12345"), version, **fields)
+        row = desired_versions.DesiredState(DynaKubeName("demo"), TenantId("abc12345"), version, **fields)
         with self.records() as records:
             records.want([row])
 
     @contextlib.contextmanager
-    def records(self) -> Iterator[Records]:
+    def records(self) -> Iterator[ProvisionerState]:
         metadata = database.Database(self.data.database, self.data.database_lock)
-        records = Records(metadata, self.data.dynakubes)
+        records = ProvisionerState(metadata, self.data.dynakubes)
         records.load()
         yield records
         records.flush()
@@ -82,7 +82,7 @@ class Node:
             "changed_at": time.time(),
         }
         metadata = database.Database(self.data.database, self.data.database_lock)
-        record = VolumeBook(metadata).put(VolumeRecord(**(defaults | fields)))
+        record = VolumeRepository(metadata).put(VolumeRecord(**(defaults | fields)))
         metadata.close()
         return record
 
@@ -247,7 +247,7 @@ class TestWithoutADatabase:
         assert "its schema is 9999" in healthy.look().problems[0]
 
     def test_not_even_a_data_folder_is_an_answer(self, tmp_path: Path) -> None:
-        found = collect.look(DataFolder(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
+        found = collect.look(DataDir(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
         assert found.disk is None
         assert len(found.unreadable) == 3
 
@@ -260,7 +260,7 @@ class TestReading:
 
     def test_sees_what_a_running_process_has_just_written(self, healthy: Node) -> None:
         metadata = database.Database(healthy.data.database, healthy.data.database_lock)
-        book = VolumeBook(metadata)
+        book = VolumeRepository(metadata)
         book.load()
         old = book.get(VolumeId("csi-shop"))
         assert old is not None

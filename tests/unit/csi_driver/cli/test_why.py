@@ -19,10 +19,10 @@ from oneagent.common.injection import contract
 from oneagent.csi_driver.cli import main, why
 from oneagent.csi_driver.cli.why import Evidence, PodProcess, Reason, Verdict, View, Volume, collect, diagnose
 from oneagent.csi_driver.cli.why import text as why_text
-from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.states import VolumeState
-from oneagent.csi_driver.metadata.volumes import VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.store import damage_log
 from oneagent.csi_driver.store.damage_log import Damage
 
@@ -129,7 +129,7 @@ class Node:
     view = "/opt/agent"
 
     def __init__(self, place: Path) -> None:
-        self.data = DataFolder(place / "data")
+        self.data = DataDir(place / "data")
         self.data.create()
         library = Path(self.data.agent(VERSION), PRELOAD_LIBRARY)
         library.parent.mkdir(parents=True)
@@ -178,11 +178,11 @@ class Node:
             "changed_at": time.time(),
         }
         metadata = database.Database(self.data.database, self.data.database_lock)
-        VolumeBook(metadata).put(VolumeRecord(**(defaults | fields)))
+        VolumeRepository(metadata).put(VolumeRecord(**(defaults | fields)))
         metadata.close()
 
     def want(self, condition: str) -> None:
-        row = desired_versions.Wanted(DynaKubeName("demo"), TenantId("abc12345"), VERSION, condition=condition)
+        row = desired_versions.DesiredState(DynaKubeName("demo"), TenantId("abc12345"), VERSION, condition=condition)
         metadata = database.Database(self.data.database, self.data.database_lock)
         desired_versions.replace_all(metadata, self.data.dynakubes, [row])
         metadata.close()

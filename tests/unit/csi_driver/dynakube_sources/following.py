@@ -14,7 +14,7 @@ PATIENCE = 5.0
 
 
 class Following:
-    def __init__(self, source: dynakube_sources.Source) -> None:
+    def __init__(self, source: dynakube_sources.DynaKubeSource) -> None:
         self.source = source
         self.reports: list[dynakube_sources.Snapshot] = []
         self.stop = threading.Event()
@@ -56,7 +56,7 @@ class Following:
 
 
 @contextlib.contextmanager
-def following(source: dynakube_sources.Source) -> Iterator[Following]:
+def following(source: dynakube_sources.DynaKubeSource) -> Iterator[Following]:
     found = Following(source)
     found.start()
     try:

@@ -33,7 +33,7 @@ def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[api_server.Kuberne
     found.close()
 
 
-def watching(api: kube_api.KubeApi, source: dynakube_sources.Source) -> Following:
+def watching(api: kube_api.KubeApi, source: dynakube_sources.DynaKubeSource) -> Following:
     found = Following(source)
     found.start()
     eventually(lambda: api.open_watches)

@@ -17,11 +17,11 @@ from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.database import Database, DatabaseUnavailableError
-from oneagent.csi_driver.metadata.desired_versions import Wanted, WantedReader
-from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook, VolumeRecord
+from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord, VolumeRepository
 
-DEMO = Wanted(DynaKubeName("demo"), version=Version("1.0"))
-OTHER = Wanted(DynaKubeName("other"), version=Version("2.0"))
+DEMO = DesiredState(DynaKubeName("demo"), version=Version("1.0"))
+OTHER = DesiredState(DynaKubeName("other"), version=Version("2.0"))
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def metadata(path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def book(metadata: Database) -> VolumeBook:
-    book = VolumeBook(metadata)
+def book(metadata: Database) -> VolumeRepository:
+    book = VolumeRepository(metadata)
     metadata.on_new_file = book.rewrite
     book.load()
     return book
@@ -65,7 +65,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def recover(book: VolumeBook) -> None:
+def recover(book: VolumeRepository) -> None:
     """What the background thread does, without waiting for it."""
     deadline = time.monotonic() + 5
     while not book.flush():
@@ -74,14 +74,14 @@ def recover(book: VolumeBook) -> None:
 
 
 class TestTheBook:
-    def test_writes_at_once_what_it_is_told(self, path: Path, book: VolumeBook) -> None:
+    def test_writes_at_once_what_it_is_told(self, path: Path, book: VolumeRepository) -> None:
         book.put(record("a"))
         book.put(record("b"))
         book.drop(VolumeId("a"))
         assert table(path) == {"b": "mounted"}
         assert book.unwritten == 0
 
-    def test_writes_a_moment_later_what_may_wait(self, path: Path, book: VolumeBook) -> None:
+    def test_writes_a_moment_later_what_may_wait(self, path: Path, book: VolumeRepository) -> None:
         book.put(record("a"), later=True)
         assert book.get(VolumeId("a")) is not None
         assert table(path) == {}
@@ -93,7 +93,9 @@ class TestTheBook:
             time.sleep(0.01)
         book.close()
 
-    def test_keeps_what_a_locked_database_refuses_and_writes_it_in_the_end(self, path: Path, book: VolumeBook) -> None:
+    def test_keeps_what_a_locked_database_refuses_and_writes_it_in_the_end(
+        self, path: Path, book: VolumeRepository
+    ) -> None:
         book.put(record("before"))
         with locked(path):
             began = time.monotonic()
@@ -106,7 +108,7 @@ class TestTheBook:
         assert table(path) == {f"during{number}": "mounted" for number in range(20)}
         assert book.unwritten == 0
 
-    def test_makes_one_of_many_callers_wait_and_not_each(self, path: Path, book: VolumeBook) -> None:
+    def test_makes_one_of_many_callers_wait_and_not_each(self, path: Path, book: VolumeRepository) -> None:
         with locked(path), ThreadPoolExecutor(50) as callers:
             began = time.monotonic()
             list(callers.map(book.put, [record(str(number)) for number in range(50)]))
@@ -114,7 +116,9 @@ class TestTheBook:
         recover(book)
         assert len(table(path)) == 50
 
-    def test_writes_again_what_a_failed_commit_has_lost(self, path: Path, metadata: Database, book: VolumeBook) -> None:
+    def test_writes_again_what_a_failed_commit_has_lost(
+        self, path: Path, metadata: Database, book: VolumeRepository
+    ) -> None:
         """A full disk shows at the commit, not at the statements."""
         book.put(record("a"))
         with metadata.reading() as connection:
@@ -131,7 +135,7 @@ class TestTheBook:
         recover(book)
         assert table(path) == {"a": "mounted", "b": "mounted", "c": "mounted"}
 
-    def test_keeps_notices_through_a_failure_in_their_order(self, path: Path, book: VolumeBook) -> None:
+    def test_keeps_notices_through_a_failure_in_their_order(self, path: Path, book: VolumeRepository) -> None:
         def notice(message: str) -> Notice:
             return Notice("Warning", "AgentNotMounted", message, "demo", "pod", "default", "1", time.time())
 
@@ -145,7 +149,7 @@ class TestTheBook:
 
     @pytest.mark.parametrize("suffixes", [("",), ("", "-wal"), ("", "-wal", "-shm")])
     def test_writes_everything_again_into_a_new_file(
-        self, path: Path, book: VolumeBook, suffixes: tuple[str, ...]
+        self, path: Path, book: VolumeRepository, suffixes: tuple[str, ...]
     ) -> None:
         for name in ("a", "b"):
             book.put(record(name))
@@ -154,10 +158,10 @@ class TestTheBook:
         book.put(record("c"))
         assert table(path) == {"a": "mounted", "b": "mounted", "c": "mounted"}
 
-    def test_drops_the_rows_of_a_file_that_is_not_its_own(self, path: Path, book: VolumeBook) -> None:
+    def test_drops_the_rows_of_a_file_that_is_not_its_own(self, path: Path, book: VolumeRepository) -> None:
         other = path.with_name("other.db")
         stranger = opened(other)
-        strangers_book = VolumeBook(stranger)
+        strangers_book = VolumeRepository(stranger)
         strangers_book.load()
         strangers_book.put(record("stranger"))
         stranger.close()
@@ -167,7 +171,7 @@ class TestTheBook:
         assert table(path) == {"a": "mounted", "b": "mounted"}
 
     def test_puts_a_damaged_file_aside_and_writes_a_new_one(
-        self, path: Path, metadata: Database, book: VolumeBook
+        self, path: Path, metadata: Database, book: VolumeRepository
     ) -> None:
         for number in range(50):
             book.put(record(f"v{number}"))
@@ -179,13 +183,13 @@ class TestTheBook:
         assert len(list(path.parent.glob("metadata.db.aside-*"))) == 1
 
     def test_that_could_not_read_at_the_start_does_so_when_it_can(self, path: Path, metadata: Database) -> None:
-        first = VolumeBook(metadata)
+        first = VolumeRepository(metadata)
         first.load()
         for name in ("kept", "changed", "dropped"):
             first.put(record(name, attempts=2))
         metadata.close()
         late = opened(path)
-        book = VolumeBook(late)
+        book = VolumeRepository(late)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA locking_mode=EXCLUSIVE")
             other.execute("BEGIN EXCLUSIVE")
@@ -203,12 +207,12 @@ class TestTheBook:
         late.close()
 
     def test_learns_the_pod_of_a_mount_that_it_found(self, path: Path, metadata: Database) -> None:
-        first = VolumeBook(metadata)
+        first = VolumeRepository(metadata)
         first.load()
         first.put(record("a", pod_name="shop"))
         metadata.close()
         late = opened(path)
-        book = VolumeBook(late)
+        book = VolumeRepository(late)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA locking_mode=EXCLUSIVE")
             other.execute("BEGIN EXCLUSIVE")
@@ -233,10 +237,12 @@ class TestWhatIsWanted:
         provisioner.close()
 
     @pytest.fixture
-    def reader(self, metadata: Database, copy: Path) -> WantedReader:
-        return WantedReader(metadata, copy)
+    def reader(self, metadata: Database, copy: Path) -> DesiredStateReader:
+        return DesiredStateReader(metadata, copy)
 
-    def test_is_seen_as_soon_as_it_is_written(self, provisioner: Database, reader: WantedReader, copy: Path) -> None:
+    def test_is_seen_as_soon_as_it_is_written(
+        self, provisioner: Database, reader: DesiredStateReader, copy: Path
+    ) -> None:
         assert reader.get(DEMO.name) is None
         desired_versions.replace_all(provisioner, copy, [DEMO])
         assert reader.refresh()
@@ -254,7 +260,7 @@ class TestWhatIsWanted:
         desired_versions.replace_all(provisioner, copy, [DEMO])
         provisioner.close()
         late = opened(path)
-        reader = WantedReader(late, copy)
+        reader = DesiredStateReader(late, copy)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("PRAGMA locking_mode=EXCLUSIVE")
             other.execute("BEGIN EXCLUSIVE")
@@ -266,14 +272,14 @@ class TestWhatIsWanted:
         late.close()
 
     def test_comes_from_the_copy_while_the_database_is_a_new_one(
-        self, path: Path, provisioner: Database, reader: WantedReader, copy: Path
+        self, path: Path, provisioner: Database, reader: DesiredStateReader, copy: Path
     ) -> None:
         desired_versions.replace_all(provisioner, copy, [DEMO])
         assert reader.get(DEMO.name) == DEMO
         path.unlink()
         assert reader.get(DEMO.name) == DEMO
 
-    def test_stays_known_when_table_and_copy_are_lost(self, path: Path, reader: WantedReader, copy: Path) -> None:
+    def test_stays_known_when_table_and_copy_are_lost(self, path: Path, reader: DesiredStateReader, copy: Path) -> None:
         provisioner = opened(path)
         desired_versions.replace_all(provisioner, copy, [DEMO])
         provisioner.close()
@@ -331,7 +337,9 @@ class TestTheFile:
         with pytest.raises(DatabaseUnavailableError), metadata.reading():
             pass
 
-    def test_a_transaction_that_fails_leaves_nothing(self, path: Path, metadata: Database, book: VolumeBook) -> None:
+    def test_a_transaction_that_fails_leaves_nothing(
+        self, path: Path, metadata: Database, book: VolumeRepository
+    ) -> None:
         book.put(record("a"))
         with pytest.raises(RuntimeError), metadata.transaction() as connection:
             connection.execute("DELETE FROM volumes")

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from oneagent.csi_driver.metadata import database, migrate, models, statements
 from oneagent.csi_driver.metadata import generate_sql as compiled
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord
 
@@ -151,7 +151,7 @@ def test_the_compiled_statements_are_current() -> None:
     ("record", "model", "own"),
     [
         (VolumeRecord, models.VolumeRow, set()),
-        (Wanted, models.DynaKubeRow, set()),
+        (DesiredState, models.DynaKubeRow, set()),
         (VersionRecord, models.VersionRow, set()),
         (Notice, models.NoticeRow, {"id"}),
     ],

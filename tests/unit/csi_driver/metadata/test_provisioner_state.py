@@ -11,39 +11,39 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import Wanted
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
-from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeRepository
 from oneagent.csi_driver.provisioner import startup_cleanup
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import provisioning
 
-DEMO = Wanted(DynaKubeName("demo"), version=Version("1"))
+DEMO = DesiredState(DynaKubeName("demo"), version=Version("1"))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> DataFolder:
-    folder = DataFolder(tmp_path / "data")
+def folder(tmp_path: Path) -> DataDir:
+    folder = DataDir(tmp_path / "data")
     folder.create()
     return folder
 
 
-def records(folder: DataFolder) -> Records:
-    made = Records(database.Database(folder.database, folder.database_lock), folder.dynakubes)
+def records(folder: DataDir) -> ProvisionerState:
+    made = ProvisionerState(database.Database(folder.database, folder.database_lock), folder.dynakubes)
     made.load()
     return made
 
 
-def lose(folder: DataFolder) -> None:
+def lose(folder: DataDir) -> None:
     for file in folder.root.glob("metadata.db*"):
         file.unlink()
 
 
 class TestADatabaseThatIsLost:
-    def test_while_running_is_written_again(self, folder: DataFolder) -> None:
+    def test_while_running_is_written_again(self, folder: DataDir) -> None:
         known = records(folder)
         known.want([DEMO])
         known.put_version(Version("1"), VersionState.READY, size_bytes=5)
@@ -54,7 +54,7 @@ class TestADatabaseThatIsLost:
         assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
         assert [row["size_bytes"] for row in provisioning.table(folder, "versions")] == [5]
 
-    def test_between_two_processes_leaves_what_is_wanted(self, folder: DataFolder) -> None:
+    def test_between_two_processes_leaves_what_is_wanted(self, folder: DataDir) -> None:
         records(folder).want([DEMO])
         lose(folder)
         known = records(folder)
@@ -62,7 +62,7 @@ class TestADatabaseThatIsLost:
         known.flush()
         assert [row["version"] for row in provisioning.table(folder, "dynakubes")] == ["1"]
 
-    def test_between_two_writes_of_one_flush_is_written_again(self, folder: DataFolder) -> None:
+    def test_between_two_writes_of_one_flush_is_written_again(self, folder: DataDir) -> None:
         known = records(folder)
         known.want([DEMO])
         original = known._database.transaction
@@ -80,7 +80,7 @@ class TestADatabaseThatIsLost:
         known.flush()
         assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
 
-    def test_does_not_bring_the_threads_to_wait_for_each_other(self, folder: DataFolder) -> None:
+    def test_does_not_bring_the_threads_to_wait_for_each_other(self, folder: DataDir) -> None:
         known = records(folder)
         known.want([DEMO])
         stop = threading.Event()
@@ -107,7 +107,7 @@ class TestADatabaseThatIsLost:
 
 
 class TestADatabaseThatCannotBeWritten:
-    def test_still_tells_what_the_server_takes_for_wanted(self, folder: DataFolder) -> None:
+    def test_still_tells_what_the_server_takes_for_wanted(self, folder: DataDir) -> None:
         known = records(folder)
         known.want([DEMO])
         writer = database.connect(folder.database)
@@ -120,7 +120,7 @@ class TestADatabaseThatCannotBeWritten:
         assert known.flush()
         assert {row.version for row in known.wanted_anywhere()} == {"2"}
 
-    def test_is_complained_about_once(self, folder: DataFolder, caplog: pytest.LogCaptureFixture) -> None:
+    def test_is_complained_about_once(self, folder: DataDir, caplog: pytest.LogCaptureFixture) -> None:
         known = records(folder)
         known.want([DEMO])
         writer = database.connect(folder.database)
@@ -132,8 +132,8 @@ class TestADatabaseThatCannotBeWritten:
 
 
 class TestNotices:
-    def test_are_read_once_and_also_by_the_next_process(self, folder: DataFolder) -> None:
-        book = VolumeBook(database.Database(folder.database, folder.database_lock))
+    def test_are_read_once_and_also_by_the_next_process(self, folder: DataDir) -> None:
+        book = VolumeRepository(database.Database(folder.database, folder.database_lock))
         known = records(folder)
         for text in ("one", "two"):
             notice = Notice("Warning", "AgentNotMounted", text, "demo", "pod", "default", "uid", time.time())
@@ -146,11 +146,11 @@ class TestNotices:
         with records(folder).notices() as notices:
             assert notices == []
 
-    def test_of_a_new_database_are_read_from_the_first(self, folder: DataFolder) -> None:
+    def test_of_a_new_database_are_read_from_the_first(self, folder: DataDir) -> None:
         self.test_are_read_once_and_also_by_the_next_process(folder)
         known = records(folder)
         lose(folder)
-        book = VolumeBook(database.Database(folder.database, folder.database_lock))
+        book = VolumeRepository(database.Database(folder.database, folder.database_lock))
         book._notices.append(Notice("Warning", "AgentNotMounted", "new", "demo", "pod", "default", "uid", time.time()))
         book.flush()
         with known.notices() as notices:
@@ -158,7 +158,7 @@ class TestNotices:
 
 
 class TestWhatACrashLeft:
-    def test_is_put_right_by_the_store(self, folder: DataFolder) -> None:
+    def test_is_put_right_by_the_store(self, folder: DataDir) -> None:
         known = records(folder)
         left = {
             "1": VersionState.UNPACKING,

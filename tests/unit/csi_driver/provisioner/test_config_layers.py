@@ -7,7 +7,7 @@ from pathlib import Path
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import VolumeId
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from tests.fakes import packages
 from tests.fakes import tenant as double
@@ -55,7 +55,7 @@ class TestALayer:
     ) -> None:
         seen: list[tuple[bool, str]] = []
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "prepared":
                 row = p.row()
                 assert row is not None
@@ -63,7 +63,7 @@ class TestALayer:
 
         server.properties = [prop("fromTenant", "yes")]
         desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, step=step) as p:
+        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
             p.until(lambda: p.ready(VERSION))
         ((visible, text),) = seen
         assert not visible
@@ -76,7 +76,7 @@ class TestALayer:
             hanging.plan("connection", double.Fault(stall_after=1))
             desk.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
             p = Provisioning(tmp_path, desk)
-            p.provisioner._records.want([Wanted(DynaKubeName("demo"), version=Version(VERSION))])
+            p.provisioner._records.want([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
             with p:
                 p.until(lambda: hanging.count("connection"))
                 time.sleep(0.3)

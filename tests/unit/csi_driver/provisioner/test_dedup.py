@@ -75,7 +75,7 @@ def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk,
 
 def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
     lost = file_manifest.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
-    found = integrity.Checked("version", OTHER, integrity.State.DAMAGED, findings=(lost,))
+    found = integrity.IntegrityReport("version", OTHER, integrity.State.DAMAGED, findings=(lost,))
     with Provisioning(tmp_path, desk) as p:
         install_both(p, desk, server)
         assert p.provisioner.checks._sharing(found) == [VERSION]

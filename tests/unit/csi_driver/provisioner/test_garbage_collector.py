@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
-from oneagent.csi_driver.data_dir import DataFolder, LayerId, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, LayerId, VolumeId
 from oneagent.csi_driver.linux import disk_usage, mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import Wanted
-from oneagent.csi_driver.metadata.provisioner_state import Records, VersionRecord
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import garbage_collector, log_retention, trash
@@ -55,30 +55,30 @@ def volume(version: str = "", *, mode: str = "app", dynakube: str = "demo", laye
     )
 
 
-def wanted(version: str = "", layer: str = "", name: str = "demo") -> Wanted:
-    return Wanted(DynaKubeName(name), TenantId("t"), Version(version), LayerId(layer))
+def wanted(version: str = "", layer: str = "", name: str = "demo") -> DesiredState:
+    return DesiredState(DynaKubeName(name), TenantId("t"), Version(version), LayerId(layer))
 
 
 class TestNeeds:
     """`needs` on one condition at a time; all others say nothing."""
 
-    DATA = DataFolder(Path("/data"))
+    DATA = DataDir(Path("/data"))
 
     def needs(
         self,
         mounts: tuple[Mount, ...] = (),
         volumes: tuple[VolumeRecord, ...] = (),
-        rows: tuple[Wanted, ...] = (),
+        rows: tuple[DesiredState, ...] = (),
         installing: tuple[Version, ...] = (),
         known: tuple[str, ...] = (),
-    ) -> garbage_collector.Needs:
+    ) -> garbage_collector.References:
         # As iterators, since none of them may be gone through twice in secret.
         return garbage_collector.needs(
             self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known)
         )
 
     def test_nothing(self) -> None:
-        assert self.needs() == garbage_collector.Needs(frozenset(), frozenset(), frozenset())
+        assert self.needs() == garbage_collector.References(frozenset(), frozenset(), frozenset())
 
     @pytest.mark.parametrize(
         "mount",
@@ -107,7 +107,7 @@ class TestNeeds:
 
     def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
         found = self.needs(rows=(wanted("1", "aa"),))
-        assert found == garbage_collector.Needs(
+        assert found == garbage_collector.References(
             frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"})
         )
 
@@ -194,10 +194,10 @@ class Bench:
     """A collector on real folders and a real database, whose look at the mount table a test decides."""
 
     def __init__(self, root: Path, **policy: float) -> None:
-        self.folder = DataFolder(root)
+        self.folder = DataDir(root)
         self.folder.create()
         self.store = AgentStore(self.folder)
-        self.records = Records(
+        self.records = ProvisionerState(
             database.Database(self.folder.database, self.folder.database_lock), self.folder.dynakubes
         )
         self.records.load()
@@ -207,10 +207,10 @@ class Bench:
         self.steps: list[str] = []
         self.now = 1000.0
         self.metrics = ProvisionerMetrics()
-        self.collector = garbage_collector.Collector(
+        self.collector = garbage_collector.GarbageCollector(
             self.folder, self.store, self.records, garbage_collector.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
             installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
-            step=self.steps.append,
+            failpoint=self.steps.append,
         )  # fmt: skip
 
     def look(self) -> list[Mount]:
@@ -412,7 +412,7 @@ class TestRoom:
 
 
 class TestKeptLogs:
-    def keep(self, folder: DataFolder, at: float, size: int = 0, suffix: str = "") -> None:
+    def keep(self, folder: DataDir, at: float, size: int = 0, suffix: str = "") -> None:
         place = folder.logs / f"v@{at:.0f}{suffix}"
         place.mkdir()
         (place / "log").write_bytes(b"x" * size)
@@ -439,7 +439,7 @@ class TestKeptLogs:
 
 
 class TestTheTrash:
-    def throw(self, folder: DataFolder, name: str) -> Path:
+    def throw(self, folder: DataDir, name: str) -> Path:
         place = folder.root / name
         place.mkdir()
         (place / "file").write_text("x")
@@ -501,17 +501,17 @@ class TestTheTrash:
             where = below
         os.close(where)
         assert disk_usage.on_disk(entry) > 0
-        trash.Trash(bench.folder, list, lambda _step: None).empty()
+        trash.Trash(bench.folder, list, lambda _failpoint: None).empty()
         assert list(bench.folder.trash.iterdir()) == []
 
     def test_that_cannot_be_deleted_holds_up_nothing_else(self, bench: Bench) -> None:
         entries = [self.throw(bench.folder, name) for name in ("a", "b", "c")]
         stubborn = next(bench.folder.trash.iterdir())
 
-        def step(_name: str) -> None:
+        def failpoint(_name: str) -> None:
             if not (stubborn / "file").exists() and stubborn.exists() and not (stubborn / "new").exists():
                 (stubborn / "new").write_text("written meanwhile")
 
-        emptying = trash.Trash(bench.folder, list, step)
+        emptying = trash.Trash(bench.folder, list, failpoint)
         emptying.empty()
         assert [entry for entry in entries if entry.exists()] == [stubborn]

@@ -64,14 +64,14 @@ class TestOneVersion:
     ) -> None:
         reached, go_on = threading.Event(), threading.Event()
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "unpacking" and not go_on.is_set():
                 reached.set()
                 go_on.wait(10)
 
         server.release(OTHER, other_package)
         desk.put(manifest("demo", server.api_url, version=VERSION))
-        with Provisioning(tmp_path, desk, step=step) as p:
+        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
             assert reached.wait(20)
             desk.put(manifest("demo", server.api_url, version=OTHER))
             p.until(lambda: (row := p.row()) and row.version == OTHER)
@@ -89,13 +89,13 @@ class TestSeveralVersions:
     def test_arrive_side_by_side(self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path) -> None:
         together = threading.Barrier(2)
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "downloaded":
                 together.wait(5)
 
         server.release(OTHER, other_package)
         desk.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
-        with Provisioning(tmp_path, desk, step=step) as p:
+        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
             p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
         assert damaged(p.folder) == []
 
@@ -166,12 +166,12 @@ class TestABadPackage:
         assert archive.exists()
 
     def test_that_the_disk_has_lost_is_fetched_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "downloaded" and server.count("package") == 1:
                 (tmp_path / f"tmp/{VERSION}.zip").unlink()
 
         desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, step=step) as p:
+        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
             p.until(lambda: p.ready(VERSION), 10, what=p.condition)
         assert server.count("package") == 2
 
@@ -182,14 +182,14 @@ class TestABadPackage:
         archive.write_bytes(package.read_bytes())
         swapped = threading.Event()
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "download begun" and not swapped.is_set():
                 (tmp_path / "new").write_bytes(other_package.read_bytes())
                 (tmp_path / "new").rename(archive)
                 swapped.set()
 
         desk.put(manifest(image=f"file://{archive}"))
-        with Provisioning(tmp_path / "data", desk, step=step) as p:
+        with Provisioning(tmp_path / "data", desk, failpoint=failpoint) as p:
             digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
             p.until(lambda: p.ready(f"sha256-{digest}"))
             assert p.store.versions() == [f"sha256-{digest}"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.volumes import Notice, VolumeBook
+from oneagent.csi_driver.metadata.volumes import Notice, VolumeRepository
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi
@@ -32,7 +32,7 @@ def test_a_dynakube_of_the_api_server_gets_its_version_and_events_tell(tmp_path:
             api.put("secrets", secret(server.token))
             p.until(lambda: p.ready(VERSION), what=p.condition)
             p.until(lambda: len(api.objects("events")) > 1)
-            book = VolumeBook(database.Database(p.folder.database, p.folder.database_lock))
+            book = VolumeRepository(database.Database(p.folder.database, p.folder.database_lock))
             message = "The pod starts without its agent: attempts used up"
             book._notices.append(
                 Notice("Warning", "AgentNotMounted", message, "demo", "pod1", "shop", "uid-pod1", time.time())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from oneagent.csi_driver.dynakube_sources.directory import FolderSource
 from oneagent.csi_driver.linux import process
@@ -42,9 +42,9 @@ def source(api: KubeApi, tmp_path: Path) -> Iterator[KubernetesSource]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[DataFolder]:
+def folder(tmp_path: Path) -> Iterator[DataDir]:
     """One that a server is at work on."""
-    folder = DataFolder(tmp_path / "data")
+    folder = DataDir(tmp_path / "data")
     folder.create()
     with process.alone(folder.server_lock):
         yield folder
@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Iterator[DataFolder]:
 class Watch:
     """A provisioner's watch, from its start until `end`."""
 
-    def __init__(self, source: KubernetesSource, folder: DataFolder) -> None:
+    def __init__(self, source: KubernetesSource, folder: DataDir) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=uninstall.watch, args=(source, NAME, folder, self._stop), daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class Watch:
 
 
 @pytest.fixture
-def watch(api: KubeApi, source: KubernetesSource, folder: DataFolder) -> Watch:
+def watch(api: KubeApi, source: KubernetesSource, folder: DataDir) -> Watch:
     watch = Watch(source, folder)
     while not api.seen("daemonsets"):
         time.sleep(0.01)
@@ -90,15 +90,13 @@ class TestItIsAnUninstall:
         ],
         ids=["the DaemonSet is gone", "it is being deleted", "it may not be seen any more", "nobody is known any more"],
     )
-    def test_at_once_when(
-        self, api: KubeApi, watch: Watch, folder: DataFolder, happen: Callable[[KubeApi], None]
-    ) -> None:
+    def test_at_once_when(self, api: KubeApi, watch: Watch, folder: DataDir, happen: Callable[[KubeApi], None]) -> None:
         happen(api)
         assert watch.end() < 3
         assert folder.uninstalled.read_bytes() == b""
 
     def test_also_when_the_daemonset_goes_a_little_later_than_its_pods(
-        self, api: KubeApi, watch: Watch, folder: DataFolder
+        self, api: KubeApi, watch: Watch, folder: DataDir
     ) -> None:
         later = threading.Timer(1.2, api.delete, ("daemonsets", NAME, "driver"))
         later.start()
@@ -106,16 +104,14 @@ class TestItIsAnUninstall:
         later.join()
         assert folder.uninstalled.exists()
 
-    def test_also_when_the_api_server_does_not_tell_at_first(
-        self, api: KubeApi, watch: Watch, folder: DataFolder
-    ) -> None:
+    def test_also_when_the_api_server_does_not_tell_at_first(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         api.delete("daemonsets", NAME, "driver")
         api.fail_next(503, plural="daemonsets", times=2)
         watch.end()
         assert folder.uninstalled.exists()
 
     def test_also_when_the_provisioner_has_just_been_started(
-        self, api: KubeApi, source: KubernetesSource, folder: DataFolder
+        self, api: KubeApi, source: KubernetesSource, folder: DataDir
     ) -> None:
         api.delete("daemonsets", NAME, "driver")
         stop = threading.Event()
@@ -125,20 +121,20 @@ class TestItIsAnUninstall:
 
 
 class TestItIsNone:
-    def test_while_the_daemonset_is_there(self, api: KubeApi, watch: Watch, folder: DataFolder) -> None:
+    def test_while_the_daemonset_is_there(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         assert 4 <= watch.end() < 7
         assert not folder.uninstalled.exists()
         assert {request.path for request in api.seen("daemonsets")} == {
             f"/apis/apps/v1/namespaces/driver/daemonsets/{NAME}"
         }
 
-    def test_while_the_api_server_is_away(self, api: KubeApi, watch: Watch, folder: DataFolder) -> None:
+    def test_while_the_api_server_is_away(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         api.__exit__()
         assert watch.end() < 7
         assert not folder.uninstalled.exists()
 
     def test_when_the_daemonset_was_never_seen(
-        self, api: KubeApi, source: KubernetesSource, folder: DataFolder, caplog: pytest.LogCaptureFixture
+        self, api: KubeApi, source: KubernetesSource, folder: DataDir, caplog: pytest.LogCaptureFixture
     ) -> None:
         api.forbidden.add("daemonsets")
         watch = Watch(source, folder)
@@ -148,7 +144,7 @@ class TestItIsNone:
 
 
 def test_nobody_is_asked_for_once_the_server_has_ended(api: KubeApi, source: KubernetesSource, tmp_path: Path) -> None:
-    folder = DataFolder(tmp_path / "data")
+    folder = DataDir(tmp_path / "data")
     folder.create()
     watch = Watch(source, folder)
     while not api.seen("daemonsets"):

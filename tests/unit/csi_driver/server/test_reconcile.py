@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux.mount_table import Mount, Overlay
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server import reconcile
 
-DATA = DataFolder(Path("/data"))
+DATA = DataDir(Path("/data"))
 VOLUME = VolumeId("csi-1")
 
 

@@ -11,9 +11,9 @@ import pytest
 from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.cli import main
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import config_layers, integrity
-from oneagent.csi_driver.store.integrity import Checked, State
+from oneagent.csi_driver.store.integrity import IntegrityReport, State
 from tests.fakes import packages
 
 VERSION = Version("1.277.0.20230914-094321")
@@ -21,9 +21,9 @@ TENANT = TenantId("abc12345")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataFolder:
+def data(tmp_path: Path) -> DataDir:
     """A store with one version and one config layer, made as the provisioner makes them."""
-    folder = DataFolder(tmp_path / "data")
+    folder = DataDir(tmp_path / "data")
     folder.create()
     unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), folder.tmp / "tree")
     unpacked.manifest.dump(folder.manifest(VERSION))
@@ -33,37 +33,37 @@ def data(tmp_path: Path) -> DataFolder:
 
 
 @pytest.fixture
-def library(data: DataFolder) -> Path:
+def library(data: DataDir) -> Path:
     return Path(data.agent(VERSION), PRELOAD_LIBRARY)
 
 
 @pytest.fixture
-def config(data: DataFolder) -> Path:
+def config(data: DataDir) -> Path:
     (file,) = data.tenants.glob(f"*/*/{config_layers.CONFIG_FILE}")
     return file
 
 
-def damaged(data: DataFolder) -> Checked:
+def damaged(data: DataDir) -> IntegrityReport:
     (found,) = (found for found in integrity.check(data, bytes_per_second=None) if found.state != State.WHOLE)
     return found
 
 
 class TestAStoreThatNobodyTouched:
-    def test_is_whole(self, data: DataFolder) -> None:
+    def test_is_whole(self, data: DataDir) -> None:
         version, layer = integrity.check(data, bytes_per_second=None)
         assert (version.kind, version.name, version.state) == ("version", VERSION, State.WHOLE)
         assert version.files > 0
         assert version.bytes > 0
         assert (layer.kind, layer.state) == ("layer", State.WHOLE)
 
-    def test_may_have_folders_beside_versions_that_are_not_ours(self, data: DataFolder) -> None:
+    def test_may_have_folders_beside_versions_that_are_not_ours(self, data: DataDir) -> None:
         (data.agents / ".lost+found").mkdir()
         (data.agents / "a file").touch()
         assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
 
 
 class TestDamage:
-    def test_of_a_byte_in_a_version_is_found(self, data: DataFolder, library: Path) -> None:
+    def test_of_a_byte_in_a_version_is_found(self, data: DataDir, library: Path) -> None:
         content = bytearray(library.read_bytes())
         content[-1] ^= 1
         library.write_bytes(content)
@@ -71,19 +71,19 @@ class TestDamage:
         assert (found.name, found.state) == (VERSION, State.DAMAGED)
         assert [(finding.path, finding.problem) for finding in found.findings] == [(PRELOAD_LIBRARY, "content")]
 
-    def test_of_a_config_layer_is_found(self, data: DataFolder, config: Path) -> None:
+    def test_of_a_config_layer_is_found(self, data: DataDir, config: Path) -> None:
         config.write_text("[general]\n")
         found = damaged(data)
         assert (found.kind, found.state) == ("layer", State.DAMAGED)
         assert [finding.problem for finding in found.findings] == ["content"]
 
-    def test_of_a_config_layer_without_its_file_or_with_others_is_found(self, data: DataFolder, config: Path) -> None:
+    def test_of_a_config_layer_without_its_file_or_with_others_is_found(self, data: DataDir, config: Path) -> None:
         config.rename(config.with_name("other.conf"))
         assert [finding.problem for finding in damaged(data).findings] == ["missing", "unexpected"]
 
     @pytest.mark.parametrize("content", [None, b"{}"], ids=["missing", "no manifest"])
     def test_that_cannot_be_told_for_want_of_a_manifest_is_said_to_be_so(
-        self, data: DataFolder, library: Path, content: bytes | None
+        self, data: DataDir, library: Path, content: bytes | None
     ) -> None:
         manifest = data.manifest(VERSION)
         manifest.unlink()
@@ -95,7 +95,7 @@ class TestDamage:
         library.unlink()
         assert damaged(data).state == State.DAMAGED
 
-    def test_is_no_longer_there_after_doing_what_the_remedy_says(self, data: DataFolder, config: Path) -> None:
+    def test_is_no_longer_there_after_doing_what_the_remedy_says(self, data: DataDir, config: Path) -> None:
         config.write_text("damage")
         command = integrity.remedy(data, damaged(data)).partition(";")[0].split()
         assert command[0] == "mv"
@@ -110,7 +110,7 @@ Asked = Callable[..., int]
 
 class TestTheCommand:
     @pytest.fixture
-    def asked(self, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    def asked(self, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> Asked:
         def ask(*words: str) -> int:
             monkeypatch.setattr("sys.argv", ["oneagent-csi", "verify", f"--data-dir={data.root}", "--rate=0", *words])
             return main.main()
@@ -138,7 +138,7 @@ class TestTheCommand:
         assert answer["format"] == integrity.JSON_FORMAT
         assert [(row["name"], row["state"]) for row in answer["checked"]] == [(VERSION, "whole"), ("9.9.9", "missing")]
 
-    def test_says_so_if_there_is_no_store(self, asked: Asked, data: DataFolder) -> None:
+    def test_says_so_if_there_is_no_store(self, asked: Asked, data: DataDir) -> None:
         data.agents.rename(data.root / "moved")
         with pytest.raises(SystemExit, match="the agent store can't be read: No such file"):
             asked()

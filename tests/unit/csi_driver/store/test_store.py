@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import AgentStore
 
 
 def test_what_somebody_else_has_put_there_is_no_version(tmp_path: Path) -> None:
-    folder = DataFolder(tmp_path)
+    folder = DataDir(tmp_path)
     folder.create()
     for name in ("1.277.0", ".snapshot", "lost + found"):
         (folder.agents / name).mkdir()

@@ -13,7 +13,7 @@ from oneagent.common.dynakube.api import crd
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import x509
-from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import Settings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Replica
@@ -36,7 +36,7 @@ class World:
         self.cluster.put(MUTATING, fakes.configuration(MUTATING[0], "pods", "namespaces"))
         self.cluster.put(VALIDATING, fakes.configuration(VALIDATING[0]))
         self.cluster.put(DEFINITION, fakes.definition())
-        self.keeper = Keeper(
+        self.keeper = CertificateController(
             self.cluster,
             settings,
             self._probe,
@@ -325,7 +325,7 @@ def test_an_error_of_the_probe_is_no_answer() -> None:
         raise api.ForbiddenError("no endpoints for you")
 
     world = World()
-    keeper = Keeper(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))
+    keeper = CertificateController(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))
     assert fakes.run(keeper.round()) <= SETTINGS.patience_seconds
     assert world.cluster.objects[DEFINITION]["spec"]["conversion"] == {"strategy": "None"}
 

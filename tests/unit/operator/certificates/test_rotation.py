@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
-from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import Settings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Key, Replica
@@ -187,7 +187,7 @@ class World(RuleBasedStateMachine):
     def _start_keeper(self) -> None:
         metrics = Metrics(CollectorRegistry())
         probe = fakes.serving(self.replicas)
-        self.keeper = Keeper(self.cluster, SETTINGS, probe, metrics=metrics, clock=self.cluster.clock)
+        self.keeper = CertificateController(self.cluster, SETTINGS, probe, metrics=metrics, clock=self.cluster.clock)
         self.due = self.cluster.now
 
     def _pass(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.injection import skip_reasons
-from oneagent.common.injection.skip_reasons import Skip
+from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.operator.cli import why
 from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceFacts, diagnose, text
 
@@ -148,9 +148,9 @@ def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str,
 
 
 @pytest.mark.parametrize(
-    "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, Skip)], ids=lambda skip: skip.reason
+    "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)], ids=lambda skip: skip.reason
 )
-def test_every_reason_that_the_webhook_writes_is_explained(skip: Skip) -> None:
+def test_every_reason_that_the_webhook_writes_is_explained(skip: SkipReason) -> None:
     verdict = diagnose.judge(of(PLAIN, decision=Decision(False, skip.reason, ())))
     assert verdict.reason == skip.reason
     assert skip.why in verdict.sentence

@@ -16,13 +16,13 @@ import yaml
 from oneagent.common import dynakube
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId
 from oneagent.operator.host_agents import daemonset, image, spec
-from oneagent.operator.host_agents.inputs import Facts
+from oneagent.operator.host_agents.inputs import HostAgentInputs
 
 VERSION: Final = "1.277.0.20230914-094321"
 
 _FOLDER: Final = Path(__file__).parent / "data"
 
-FACTS: Final = Facts(
+FACTS: Final = HostAgentInputs(
     tenant=TenantId("abc12345"),
     tenant_token="dt0a01.TENANT",
     endpoints=("https://ag1.example/communication", "https://ag2.example/communication"),

@@ -47,7 +47,7 @@ def test_selectors_that_differ_in_a_label_never_overlap(one: Any, two: Any, pres
 def test_no_node_is_of_two_dynakubes_of_which_neither_stands_back(
     claims: list[node_conflicts.Claim], present: Any
 ) -> None:
-    staying = [claim for claim in claims if node_conflicts.elder(claim, claims, present) is None]
+    staying = [claim for claim in claims if node_conflicts.oldest_conflicting(claim, claims, present) is None]
     taken = [name for claim in staying for name in selected(claim.selector, present)]
     assert len(taken) == len(set(taken))
 
@@ -57,10 +57,10 @@ def test_the_oldest_stands_back_for_nobody_and_nobody_for_a_younger_one(
     claims: list[node_conflicts.Claim], present: Any
 ) -> None:
     for claim in claims:
-        found = node_conflicts.elder(claim, claims, present)
+        found = node_conflicts.oldest_conflicting(claim, claims, present)
         assert found is None or found[0].age < claim.age
     if claims:
-        assert node_conflicts.elder(min(claims, key=lambda claim: claim.age), claims, present) is None
+        assert node_conflicts.oldest_conflicting(min(claims, key=lambda claim: claim.age), claims, present) is None
 
 
 def test_windows_nodes_and_unknown_architectures_are_nobodys() -> None:
@@ -78,5 +78,5 @@ def test_only_dynakubes_with_host_agents_claim_nodes() -> None:
 
 def test_what_the_api_server_has_not_dated_is_the_youngest() -> None:
     new, old = node_conflicts.Claim("a", "", {}), node_conflicts.Claim("b", "2026-01-01T00:00:00Z", {})
-    assert node_conflicts.elder(new, [old], {}) is not None
-    assert node_conflicts.elder(old, [new], {}) is None
+    assert node_conflicts.oldest_conflicting(new, [old], {}) is not None
+    assert node_conflicts.oldest_conflicting(old, [new], {}) is None

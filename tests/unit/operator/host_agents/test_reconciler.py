@@ -14,8 +14,8 @@ import pytest
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.operator import api, asking, reconcile_result
-from oneagent.operator.cache import Observed
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.cache import Cache
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.host_agents import daemonset, reconciler
 from tests.unit.operator.host_agents import cases
 
@@ -57,8 +57,8 @@ class Place:
 
     def __init__(self) -> None:
         self.server, self.agents = Server(), reconciler.HostAgents("0.1.0")
-        self.observed = Observed(cluster_id="c0ffee", csi_installed=True)
-        self.facts = asking.Facts(
+        self.observed = Cache(cluster_id="c0ffee", csi_installed=True)
+        self.facts = asking.TenantState(
             asked_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="token",
@@ -67,7 +67,9 @@ class Place:
         )
         self.decided, self.now = cases.VERSION, 1000.0
 
-    def look(self, case: dict[str, Any], *, clean: bool = False, **metadata: Any) -> reconcile_result.Verdict | None:
+    def look(
+        self, case: dict[str, Any], *, clean: bool = False, **metadata: Any
+    ) -> reconcile_result.ReconcileResult | None:
         """A round with what there is by now."""
         obj = cases.obj(case)
         obj["metadata"] |= metadata
@@ -77,7 +79,7 @@ class Place:
         self.server.requests.clear()
         found = {"OneAgentVersion": reconcile_result.fine("", "", oneAgent={"version": self.decided})}
         kube, server = dynakube.from_manifest(obj), cast("api.Api", self.server)
-        round = Round(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
+        round = ReconcileContext(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
         if clean:
             asyncio.run(self.agents.clean(round))
             return None
@@ -196,7 +198,7 @@ def test_a_proxy_secret_that_is_not_there_restarts_nobody(place: Place) -> None:
 
 
 def test_nothing_is_made_before_tenant_and_version_are_known(place: Place) -> None:
-    facts, place.facts = place.facts, asking.Facts()
+    facts, place.facts = place.facts, asking.TenantState()
     assert place.reason(HOSTS) == reconciler.TENANT_UNKNOWN
     place.facts, place.decided = facts, ""
     assert place.reason(HOSTS) == reconciler.VERSION_UNKNOWN
@@ -268,14 +270,14 @@ def test_a_daemon_set_that_is_going_is_waited_for(place: Place) -> None:
     assert place.server.requests == []
 
 
-def elder(place: Place, **section: Any) -> None:
+def oldest_conflicting(place: Place, **section: Any) -> None:
     obj = cases.obj({"mode": "classicFullStack", "section": section})
     obj["metadata"] |= {"name": "elder", "creationTimestamp": "2025-01-01T00:00:00Z"}
     place.observed.dynakubes[DynaKubeName("elder")] = obj
 
 
 def test_a_younger_dynakube_gets_no_nodes_that_an_older_one_has(place: Place) -> None:
-    elder(place)
+    oldest_conflicting(place)
     verdict = place.look(HOSTS)
     assert verdict is not None
     assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)
@@ -285,7 +287,7 @@ def test_a_younger_dynakube_gets_no_nodes_that_an_older_one_has(place: Place) ->
 
 
 def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place: Place) -> None:
-    elder(place, nodeSelector={"pool": "a"})
+    oldest_conflicting(place, nodeSelector={"pool": "a"})
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
     before = copy.deepcopy(place.daemon_set)
     assert place.reason(HOSTS) == reconciler.NODES_TAKEN
@@ -294,13 +296,13 @@ def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place
 
 def test_what_runs_goes_if_the_older_dynakube_comes_to_its_nodes(place: Place) -> None:
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
-    elder(place)
+    oldest_conflicting(place)
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.NODES_TAKEN
     assert place.daemon_set is None
 
 
 def test_a_node_that_both_selectors_select_is_named(place: Place) -> None:
-    elder(place, nodeSelector={"pool": "a"})
+    oldest_conflicting(place, nodeSelector={"pool": "a"})
     place.observed.nodes["node-7"] = {"pool": "a", "team": "x"}
     verdict = place.look({**HOSTS, "section": {"nodeSelector": {"team": "x"}}})
     assert verdict is not None

@@ -28,8 +28,10 @@ def clock() -> list[float]:
 
 
 @pytest.fixture
-def kept(tmp_path: Path, clock: list[float]) -> Iterator[cache.Shelf]:
-    kept = cache.Shelf(tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()), now=lambda: clock[0])
+def kept(tmp_path: Path, clock: list[float]) -> Iterator[cache.PackageCache]:
+    kept = cache.PackageCache(
+        tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()), now=lambda: clock[0]
+    )
     kept.open()
     yield kept
     kept.close()
@@ -39,19 +41,19 @@ def name(number: int) -> str:
     return cache.key(what=("tenant", str(number)), kind=("x86",))
 
 
-def put(kept: cache.Shelf, number: int, size: int = 300) -> str:
+def put(kept: cache.PackageCache, number: int, size: int = 300) -> str:
     with kept.arriving(name(number)) as path:
         path.write_bytes(b"x" * size)
         kept.add(name(number), size, "0" * 64)
     return name(number)
 
 
-def here(kept: cache.Shelf) -> list[int]:
+def here(kept: cache.PackageCache) -> list[int]:
     return [number for number in range(10) if (kept.folder / f"{name(number)}.zip").exists()]
 
 
 class TestRoom:
-    def test_is_made_by_what_was_wanted_least_recently(self, kept: cache.Shelf, clock: list[float]) -> None:
+    def test_is_made_by_what_was_wanted_least_recently(self, kept: cache.PackageCache, clock: list[float]) -> None:
         for number in (1, 2, 3):
             clock[0] += 1
             put(kept, number)
@@ -65,7 +67,7 @@ class TestRoom:
         kept.make_room(600, name(4))
         assert here(kept) == [2]
 
-    def test_is_not_made_by_what_is_being_sent(self, kept: cache.Shelf) -> None:
+    def test_is_not_made_by_what_is_being_sent(self, kept: cache.PackageCache) -> None:
         put(kept, 1)
         put(kept, 2)
         stored = kept.hold(name(1))
@@ -79,14 +81,14 @@ class TestRoom:
         kept.make_room(900, name(3))
         assert here(kept) == []
 
-    def test_that_an_arriving_package_will_need_is_taken(self, kept: cache.Shelf) -> None:
+    def test_that_an_arriving_package_will_need_is_taken(self, kept: cache.PackageCache) -> None:
         put(kept, 1)
         with kept.arriving(name(2)), kept.arriving(name(3)):
             kept.expect(name(2), 500)
             assert (kept.free(name(2)), kept.free(name(3))) == (700, 200)
         assert kept.free(name(3)) == 700
 
-    def test_is_made_by_parts_that_nobody_resumes(self, kept: cache.Shelf) -> None:
+    def test_is_made_by_parts_that_nobody_resumes(self, kept: cache.PackageCache) -> None:
         (kept.folder / f"{name(1)}.zip.part").write_bytes(b"x" * 900)
         kept.make_room(900, name(2))
         assert not list(kept.folder.glob("*.part"))
@@ -139,13 +141,13 @@ class TestTheNextProcess:
         good = name(1)
         for file in (f"{good}.zip", "stranger", f"{name(2)}.json", f"{name(3)}.zip.part", f"{name(4)}.json.new"):
             (tmp_path / file).write_text("x")
-        kept = cache.Shelf(tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
+        kept = cache.PackageCache(tmp_path, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
         kept.open()
         assert sorted(file.name for file in tmp_path.iterdir()) == sorted([f"{name(3)}.zip.part", "lock"])
         kept.close()
 
     def test_waits_for_no_folder_that_another_one_has(self, tmp_path: Path, serving: fakes.Serving) -> None:
-        second = cache.Shelf(serving.folder, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
+        second = cache.PackageCache(serving.folder, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
         with pytest.raises(cache.ShelfError, match="each replica needs a folder of its own"):
             second.open()
 

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.http import server_tls
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state, x509
-from oneagent.operator.certificates.cluster_state import Mark, Record
-from oneagent.operator.certificates.controller import Keeper, Metrics
+from oneagent.operator.certificates.cluster_state import Milestone, Record
+from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import Settings
 from oneagent.operator.package_server import PackageMetrics, runner
 from tests.fakes import certificates as fakes
@@ -52,7 +52,7 @@ class World:
 
     def write(self, current: x509.Pair, *former: x509.Pair, served: bool = False) -> None:
         """The CA's Secret."""
-        mark = Mark(current.certificate.fingerprint, self.cluster.now) if served else None
+        mark = Milestone(current.certificate.fingerprint, self.cluster.now) if served else None
         record = Record((current.certificate,), current, tuple(pair.certificate for pair in former), served=mark)
         self.cluster.put(AUTHORITY, cluster_state.record_secret(record, CERTIFICATES, None))
 
@@ -131,7 +131,7 @@ class TestAPairOfTheFormerCA:
 def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: World) -> None:
     cluster, replica = world.cluster, Replica()
     cluster.put(MUTATING, fakes.configuration(MUTATING[0]))
-    keeper = Keeper(
+    keeper = CertificateController(
         cluster, CERTIFICATES, fakes.serving([replica]), metrics=Metrics(CollectorRegistry()), clock=cluster.clock
     )
     seen: list[tuple[float, bytes]] = []

@@ -17,7 +17,7 @@ from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
 from oneagent.operator import api, asking, cache, reconcile_result
 from oneagent.operator.certificates import x509
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.reconcilers import injection_secret
 
@@ -46,7 +46,7 @@ class Place:
     """A DynaKube without CSI that has two namespaces."""
 
     def __init__(self, package_url: str = "https://oneagent-operator.dynatrace.svc:8443") -> None:
-        self.server, self.observed = Server(), cache.Observed()
+        self.server, self.observed = Server(), cache.Cache()
         client = cast("api.Api", self.server)
 
         async def leave(namespace: str) -> None:
@@ -68,7 +68,7 @@ class Place:
             },
         }
         self.mapper.begin({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
-        self.facts = asking.Facts(
+        self.facts = asking.TenantState(
             asked_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="dt0a01.agents",
@@ -90,12 +90,12 @@ class Place:
         }
         self.server.objects["dynatrace", AUTHORITY] = manifest
 
-    def look(self) -> reconcile_result.Verdict | None:
+    def look(self) -> reconcile_result.ReconcileResult | None:
         found = {
             "CodeModulesVersion": reconcile_result.fine("", "", codeModules={"version": "1.277.0.20230914-094321"})
         }
         kube, client = dynakube.from_manifest(self.manifest), cast("api.Api", self.server)
-        round = Round(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
+        round = ReconcileContext(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
         return asyncio.run(self.concern.reconcile(round))
 
     def told(self, namespace: str) -> secret.Injection:

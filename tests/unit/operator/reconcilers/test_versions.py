@@ -12,8 +12,8 @@ from oneagent.common.dynakube.api import conversion, fields
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
 from oneagent.operator import api, asking, images, reconcile_result
-from oneagent.operator.cache import Observed
-from oneagent.operator.dynakube_worker import Round
+from oneagent.operator.cache import Cache
+from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcilers import versions
 
 OLD, NEW = "1.277.0.20230914-094321", "1.278.0.20231014-094321"
@@ -28,15 +28,15 @@ def decided(manifest: dict[str, Any], *, chosen: str = "", latest: str = NEW) ->
 
 def reconciled(
     manifest: dict[str, Any], concern: versions.HostAgent | versions.CodeModules, latest: str = NEW
-) -> reconcile_result.Verdict:
-    round = Round(
+) -> reconcile_result.ReconcileResult:
+    round = ReconcileContext(
         manifest=manifest,
         kube=dynakube.from_manifest(manifest),
         namespace="dynatrace",
         # No version is decided by what is in the cluster.
         api=cast("api.Api", None),
-        observed=Observed(),
-        facts=asking.Facts(latest=Version(latest)),
+        observed=Cache(),
+        facts=asking.TenantState(latest=Version(latest)),
         now=0.0,
         found={},
     )
@@ -89,7 +89,7 @@ ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
 
 
 class TestAnImage:
-    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> reconcile_result.Verdict:
+    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
         manifest: dict[str, Any] = {
             "apiVersion": f"dynatrace.com/{fields.NEWEST}",
             "kind": "DynaKube",
@@ -101,8 +101,8 @@ class TestAnImage:
             "status": {"codeModules": {"imageID": decided, "source": versions.IMAGE}} if decided else {},
         }
         kube = dynakube.from_manifest(manifest)
-        facts = asking.Facts(latest=Version(NEW), image=found)
-        round = Round(manifest, kube, "dynatrace", cast("api.Api", None), Observed(), facts, 0.0, {})
+        facts = asking.TenantState(latest=Version(NEW), image=found)
+        round = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
         said = asyncio.run(versions.CodeModules().reconcile(round))
         assert said is not None
         return said

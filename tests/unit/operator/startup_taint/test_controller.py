@@ -20,10 +20,10 @@ from prometheus_client.exposition import MetricsHandler
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.operator import api
-from oneagent.operator.cache import Observed
+from oneagent.operator.cache import Cache
 from oneagent.operator.startup_taint import readiness
 from oneagent.operator.startup_taint import taint as startup_taint_taint
-from oneagent.operator.startup_taint.controller import NodeCare
+from oneagent.operator.startup_taint.controller import StartupTaintController
 from tests.fakes.objects import Objects
 
 TAINT = {"key": "oneagent.dynatrace.com/not-ready", "effect": "NoSchedule"}
@@ -67,7 +67,7 @@ class World:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.now = 1000.0
-        self.objects, self.observed = Objects(), Observed()
+        self.objects, self.observed = Objects(), Cache()
         self.said: list[tuple[str, str, str]] = []
         self.messages: list[str] = []
         self.node("node")
@@ -76,7 +76,7 @@ class World:
         self.dynakube("one", NEW)
         taint = startup_taint_taint.parse("oneagent.dynatrace.com/not-ready:NoSchedule")
         assert taint is not None
-        self.care = NodeCare(
+        self.care = StartupTaintController(
             self.objects,
             "dynatrace",
             self.observed,

@@ -11,13 +11,13 @@ import pytest
 from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import container_files, settings
 from oneagent.webhook.injection import inject
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from tests.unit.webhook.injection import cases, kubelet
 
 PLACES = settings.Places()
 
 
-def outcome(path: Path) -> Outcome:
+def outcome(path: Path) -> InjectionResult:
     return inject(*cases.arguments(cases.load(path)), cases.SETTINGS)
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.webhook import cache
 from oneagent.webhook.cache import circuit_breaker
-from oneagent.webhook.injection.inputs import Facts, Notice, Workload
+from oneagent.webhook.injection.inputs import Notice, PodContext, Workload
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
@@ -43,7 +43,7 @@ class Seen:
     def tell(self, kube: Any, notice: Notice) -> None:
         self.told.append((kube["metadata"]["name"], notice))
 
-    async def facts(self, pod: dict[str, Any] | None = None, namespace: str = "shop") -> Facts:
+    async def facts(self, pod: dict[str, Any] | None = None, namespace: str = "shop") -> PodContext:
         found = await self.cluster.facts(namespace, pod or {"metadata": {"name": "cart-0"}})
         assert found is not None
         return found

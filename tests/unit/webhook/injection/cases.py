@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from oneagent.webhook.injection import Settings
-from oneagent.webhook.injection.inputs import Facts, Object, Outcome, Workload
+from oneagent.webhook.injection.inputs import InjectionResult, Object, PodContext, Workload
 
 Manifest = dict[str, Any]
 
@@ -52,12 +52,12 @@ ORDINARY: Final[list[Manifest]] = yaml.safe_load((Path(__file__).parent / "ordin
 """The whole patch of an ordinary pod. Cases tell what is different from it."""
 
 
-def facts(changes: Manifest) -> Facts:
+def facts(changes: Manifest) -> PodContext:
     found = merged(FACTS, changes)
-    return Facts(**{**found, "workload": Workload(**found["workload"])})
+    return PodContext(**{**found, "workload": Workload(**found["workload"])})
 
 
-def arguments(case: Manifest) -> tuple[Manifest, Facts]:
+def arguments(case: Manifest) -> tuple[Manifest, PodContext]:
     changes = dict(case.get("facts", {}))
     if "dynakube" in case:
         changes["dynakube"] = case["dynakube"]
@@ -77,7 +77,7 @@ def merged(base: Any, changes: Any) -> Any:
     return found
 
 
-def said(outcome: Outcome) -> Manifest:
+def said(outcome: InjectionResult) -> Manifest:
     """An outcome as a case writes it: without what is empty, and without what every ordinary pod gets."""
     found: Manifest = {"injected": outcome.injected, "reason": outcome.reason}
     found["patch"] = [_brief(operation) for operation in outcome.patch if operation not in ORDINARY]

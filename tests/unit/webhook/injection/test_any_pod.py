@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oneagent.common.injection import contract, pod_annotations
 from oneagent.webhook import injection
-from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.inputs import PodContext
 from tests.unit.webhook.injection import cases, kubelet
 from tests.unit.webhook.injection.cases import Manifest
 
@@ -92,7 +92,7 @@ PODS: Strategy = st.fixed_dictionaries(
 
 
 @st.composite
-def facts(draw: st.DrawFn) -> Facts:
+def facts(draw: st.DrawFn) -> PodContext:
     flags = st.sampled_from(["automatic-injection", "injection-readonly-volume", "label-version-detection"])
     given = draw(st.dictionaries(flags.map("feature.dynatrace.com/{}".format), SWITCHES, max_size=2))
     spec = {"metadataEnrichment": {"enabled": draw(st.booleans())}, "networkZone": draw(st.sampled_from([None, "eu"]))}
@@ -127,7 +127,7 @@ def everything(pod: Manifest) -> list[Manifest]:
 
 @settings(max_examples=100, deadline=None)
 @given(PODS, facts())
-def test_nothing_of_the_pod_is_lost(pod: Manifest, facts: Facts) -> None:
+def test_nothing_of_the_pod_is_lost(pod: Manifest, facts: PodContext) -> None:
     outcome = injection.inject(pod, facts, cases.SETTINGS)
     after = cases.patched(pod, outcome.patch)
     assert contained(without_ours(pod), after)
@@ -137,7 +137,7 @@ def test_nothing_of_the_pod_is_lost(pod: Manifest, facts: Facts) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(PODS, facts())
-def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: Facts) -> None:
+def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: PodContext) -> None:
     first = injection.inject(pod, facts, cases.SETTINGS)
     after = cases.patched(pod, first.patch)
     assert list(injection.inject(after, facts, cases.SETTINGS).patch) == []
@@ -149,7 +149,7 @@ def test_a_second_call_has_nothing_to_add(pod: Manifest, facts: Facts) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(PODS, facts())
-def test_the_api_server_takes_it(pod: Manifest, facts: Facts) -> None:
+def test_the_api_server_takes_it(pod: Manifest, facts: PodContext) -> None:
     after = cases.patched(pod, injection.inject(pod, facts, cases.SETTINGS).patch)
     volumes = [volume["name"] for volume in after["spec"].get("volumes") or ()]
     assert len(volumes) == len(set(volumes))
@@ -189,7 +189,9 @@ JSON_VALUES: Strategy = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(PODS, facts(), JSON_VALUES, st.data())
-def test_no_pod_however_odd_is_a_reason_to_fail(pod: Manifest, facts: Facts, odd: Any, data: st.DataObject) -> None:
+def test_no_pod_however_odd_is_a_reason_to_fail(
+    pod: Manifest, facts: PodContext, odd: Any, data: st.DataObject
+) -> None:
     place: Any = pod
     while True:
         choices = list(place) if isinstance(place, dict) else list(range(len(place)))

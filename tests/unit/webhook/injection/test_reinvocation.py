@@ -10,7 +10,7 @@ import pytest
 
 from oneagent.common.injection import pod_annotations
 from oneagent.webhook import injection
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest
 
@@ -18,7 +18,7 @@ LIBRARY = "/opt/dynatrace/oneagent-paas/agent/lib64/liboneagentproc.so"
 PROXY = {"name": "proxy", "image": "proxy:1", "env": [{"name": "A", "value": "a"}]}
 
 
-def inject(pod: Manifest, **case: Any) -> Outcome:
+def inject(pod: Manifest, **case: Any) -> InjectionResult:
     return injection.inject(pod, cases.arguments(case)[1], cases.SETTINGS)
 
 
@@ -92,7 +92,7 @@ class TestAContainerThatCameInBetween:
         pod = injected()
         pod["spec"]["containers"].append(copy.deepcopy(PROXY))
         off = {"metadata": {"annotations": {"feature.dynatrace.com/webhook-reinvocation-policy": "false"}}}
-        assert inject(pod, dynakube=off) == Outcome(injected=True, reason="")
+        assert inject(pod, dynakube=off) == InjectionResult(injected=True, reason="")
 
     def test_gets_what_the_pod_has_although_the_dynakube_has_changed(self) -> None:
         pod = injected(pod={"metadata": {"annotations": {"oneagent.dynatrace.com/install-path": "/opt/agent"}}})
@@ -143,7 +143,7 @@ class TestAPodThatIsDone:
         pod["spec"]["containers"].reverse()
         pod["spec"]["initContainers"].insert(0, {"name": "first", "image": "first:1"})
         pod["metadata"]["labels"] = {"other": "webhook"}
-        assert inject(pod) == Outcome(injected=True, reason="")
+        assert inject(pod) == InjectionResult(injected=True, reason="")
 
     def test_stays_done_when_its_dynakube_is_gone_or_not_ready(self) -> None:
         pod = injected()
@@ -180,4 +180,4 @@ class TestAPodThatOnlyClaimsToBeDone:
         pod = injected()
         pod["spec"]["containers"].append(copy.deepcopy(PROXY))
         next(v for v in ours(pod)["env"] if v["name"] == "INSTALLPATH")["value"] = "/lib"
-        assert inject(pod) == Outcome(injected=True, reason="")
+        assert inject(pod) == InjectionResult(injected=True, reason="")

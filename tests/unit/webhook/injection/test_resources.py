@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.webhook import injection, quantities
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest
 
@@ -17,7 +17,7 @@ CPU = [f"{thousandths}m" for thousandths in (100, 200, 500, 1000, 4000)]
 MEMORY = ["64Mi", "100M", "128Mi", "1Gi", "3G"]
 
 
-def answer(*resources: Manifest | None, csi: bool = True, chosen: Manifest | None = None) -> Outcome:
+def answer(*resources: Manifest | None, csi: bool = True, chosen: Manifest | None = None) -> InjectionResult:
     """For a pod with containers of these resources."""
     containers = [
         {"name": f"web-{number}", "image": "nginx:1", **({"resources": given} if given else {})}
@@ -30,7 +30,7 @@ def answer(*resources: Manifest | None, csi: bool = True, chosen: Manifest | Non
     return injection.inject(pod, facts, cases.SETTINGS)
 
 
-def given_to_ours(outcome: Outcome) -> dict[str, Any]:
+def given_to_ours(outcome: InjectionResult) -> dict[str, Any]:
     found: dict[str, Any] = cases.patched(cases.POD, outcome.patch[-1:])["spec"]["initContainers"][0]["resources"]
     return found
 

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from oneagent.webhook import injection
-from oneagent.webhook.injection.inputs import Outcome
+from oneagent.webhook.injection.inputs import InjectionResult
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest
 
 GROUPS = yaml.safe_load((Path(__file__).parent / "skips.yaml").read_text())
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def told(outcome: InjectionResult) -> dict[str, Any]:
     return {str(operation["path"]).rpartition("/")[2]: operation.get("value") for operation in outcome.patch}
 
 
@@ -35,7 +35,7 @@ def test_a_pod_is_told_why_it_is_left_as_it_is(case: Manifest) -> None:
 
 @pytest.mark.parametrize("case", GROUPS["without a trace"], ids=lambda case: case["reason"])
 def test_a_pod_that_is_none_of_ours_is_not_touched(case: Manifest) -> None:
-    assert injection.inject(*cases.arguments(case), cases.SETTINGS) == Outcome(False, case["reason"])
+    assert injection.inject(*cases.arguments(case), cases.SETTINGS) == InjectionResult(False, case["reason"])
 
 
 @pytest.mark.parametrize("case", GROUPS["injected all the same"], ids=str)

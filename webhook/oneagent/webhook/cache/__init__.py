@@ -25,7 +25,7 @@ from oneagent.common import dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.webhook import api, watches
 from oneagent.webhook.cache import circuit_breaker, fallback_lookups, owners
-from oneagent.webhook.injection.inputs import Facts, Notice, Object
+from oneagent.webhook.injection.inputs import Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Cluster:
     def dynakubes(self) -> Sequence[Object]:
         return [kube.manifest for kube in self._kubes.found.values()]
 
-    async def facts(self, namespace: str, pod: Object) -> Facts | None:
+    async def facts(self, namespace: str, pod: Object) -> PodContext | None:
         """None if the namespace is no DynaKube's, or cannot be known now."""
         if not self.synced:
             return None
@@ -184,7 +184,7 @@ class Cluster:
         if found is None:
             return None
         kube = found.labels[namespace_mapping.LABEL]
-        return Facts(
+        return PodContext(
             namespace=namespace,
             namespace_labels=found.labels,
             namespace_annotations=found.annotations,

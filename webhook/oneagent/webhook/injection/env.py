@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from oneagent.common.injection import pod_annotations
 from oneagent.webhook.injection.dynakube_settings import Kube
-from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.plan import Settings
 
 Entry = dict[str, Any]
@@ -42,7 +42,7 @@ def field(name: str, path: str) -> Entry:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def of_agents(facts: Facts, kube: Kube, settings: Settings) -> list[Entry]:
+def of_agents(facts: PodContext, kube: Kube, settings: Settings) -> list[Entry]:
     """What agents report about where they run."""
     told = f"orchestration_tech=Operator-{kube.orchestration};script_version={settings.version}"
     found = [plain("DT_DEPLOYMENT_METADATA", f"{told};orchestrator_id={facts.cluster_id}")]
@@ -53,7 +53,7 @@ def of_agents(facts: Facts, kube: Kube, settings: Settings) -> list[Entry]:
     return found
 
 
-def unusable_release_fields(facts: Facts, kube: Kube) -> list[str]:
+def unusable_release_fields(facts: PodContext, kube: Kube) -> list[str]:
     """Warnings about a namespace's annotations."""
     if not kube.is_on("label-version-detection"):
         return []
@@ -66,7 +66,7 @@ def unusable_release_fields(facts: Facts, kube: Kube) -> list[str]:
     ]
 
 
-def _release(facts: Facts) -> Iterator[tuple[str, str]]:
+def _release(facts: PodContext) -> Iterator[tuple[str, str]]:
     for end, usual in _RELEASE.items():
         given = facts.namespace_annotations.get(pod_annotations.RELEASE + end, "").strip()
         path = given if _FIELD.fullmatch(given) else usual

@@ -15,9 +15,9 @@ from typing import Final
 from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import pod_annotations, skip_reasons
-from oneagent.common.injection.skip_reasons import Skip
+from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.webhook.injection.dynakube_settings import Kube
-from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.pod_model import Pod, Term
 
 KUBE_SYSTEM: Final = "kube-system"
@@ -37,7 +37,7 @@ _OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
 _FARGATE: Final = "eks.amazonaws.com/fargate-profile"
 
 
-def none_of_ours(pod: Pod, facts: Facts, own_namespace: str) -> Skip | None:
+def none_of_ours(pod: Pod, facts: PodContext, own_namespace: str) -> SkipReason | None:
     """For pods that are left without a trace."""
     if facts.namespace in (KUBE_SYSTEM, own_namespace):
         return skip_reasons.NAMESPACE_IGNORED
@@ -53,7 +53,7 @@ def is_ignored(namespace: str, kube: Kube) -> bool:
     return any(pattern.search(namespace) for pattern in kube.ignored)
 
 
-def never_injected(pod: Pod) -> Skip | None:
+def never_injected(pod: Pod) -> SkipReason | None:
     return next((skip for holds, skip in _NEVER if holds(pod)), None)
 
 
@@ -114,7 +114,7 @@ def _on_host_network(pod: Pod) -> bool:
     return bool(pod.spec.host_network) and asked is not True
 
 
-_NEVER: Final[tuple[tuple[Callable[[Pod], bool], Skip], ...]] = (
+_NEVER: Final[tuple[tuple[Callable[[Pod], bool], SkipReason], ...]] = (
     (_opted_out, skip_reasons.OPTED_OUT),
     (_is_own, skip_reasons.OWN_POD),
     (_on_windows, skip_reasons.WINDOWS),

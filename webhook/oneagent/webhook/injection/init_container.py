@@ -15,13 +15,13 @@ from oneagent.common.injection.contract import Variable
 from oneagent.webhook.injection import env, mounts, plan, resources
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.env import Entry
-from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Identity, Pod
 
 
 def make(
-    pod: Pod, facts: Facts, kube: Kube, settings: Settings, planned: Plan, containers: Sequence[Container]
+    pod: Pod, facts: PodContext, kube: Kube, settings: Settings, planned: Plan, containers: Sequence[Container]
 ) -> dict[str, Any]:
     made: dict[str, Any] = {
         "name": contract.INIT_CONTAINER,
@@ -49,7 +49,7 @@ def about_containers(containers: Sequence[Container], first: int) -> list[Entry]
     return found
 
 
-def _about_pod(pod: Pod, facts: Facts, kube: Kube, planned: Plan) -> list[Entry]:
+def _about_pod(pod: Pod, facts: PodContext, kube: Kube, planned: Plan) -> list[Entry]:
     policy, _ = plan.failure_policy(pod, kube)
     values = {
         Variable.FAILURE_POLICY: policy,

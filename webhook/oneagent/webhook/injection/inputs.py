@@ -20,7 +20,7 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class PodContext:
     namespace: str
     namespace_labels: Mapping[str, str]
     namespace_annotations: Mapping[str, str]
@@ -46,7 +46,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class InjectionResult:
     """What was decided about a pod."""
 
     injected: bool

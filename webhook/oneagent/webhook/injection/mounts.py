@@ -54,7 +54,7 @@ def missing(container: Container, wanted: list[Mount]) -> list[Mount]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class MountConflicts:
     """Where something is to be mounted, which is the same in all containers of a pod."""
 
     ours: frozenset[str]
@@ -86,14 +86,14 @@ class Ground:
         return any(f"{path}/".startswith(f"{folder}/") for folder in self.open)
 
 
-def ground(plan: Plan, pod: Pod) -> Ground:
+def ground(plan: Plan, pod: Pod) -> MountConflicts:
     wanted = of_container("", plan)
     data = frozenset(mount["mountPath"] for mount in wanted if mount["name"] == contract.DATA_VOLUME)
     places = frozenset(mount["mountPath"] for mount in wanted) - data
     above = frozenset(place[:end] or "/" for place in places for end, letter in enumerate(place) if letter == "/")
     scratch = frozenset(volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None)
     ours = frozenset(mount["name"] for mount in wanted)
-    return Ground(ours, places, above, scratch, f"{plan.install_path}/" if plan.read_only else "", data)
+    return MountConflicts(ours, places, above, scratch, f"{plan.install_path}/" if plan.read_only else "", data)
 
 
 def _at(volume: str, path: str, below: str = "", *, read_only: bool = False) -> Mount:

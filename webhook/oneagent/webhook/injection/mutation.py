@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from oneagent.common.injection import contract, pod_annotations, skip_reasons
-from oneagent.common.injection.skip_reasons import Skip, Telling
+from oneagent.common.injection.skip_reasons import SkipReason, Visibility
 from oneagent.common.kubernetes import fields
 from oneagent.webhook import json_patch
 from oneagent.webhook.injection import (
@@ -34,7 +34,7 @@ from oneagent.webhook.injection import (
 from oneagent.webhook.injection import env as injection_env
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.existing import Present
-from oneagent.webhook.injection.inputs import Facts, Notice, Object, Outcome
+from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, Variable
 
@@ -44,41 +44,43 @@ LEFT_OUT = "ContainerLeftOut"
 Operation = dict[str, Any]
 
 
-def inject(pod: Object, facts: Facts, settings: Settings) -> Outcome:
+def inject(pod: Object, facts: PodContext, settings: Settings) -> InjectionResult:
     """What is to become of a pod. Pure: the same arguments give the same answer."""
     try:
         read = pod_model.read(pod)
     except msgspec.ValidationError as error:
         return _said(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
     if skip := exclusions.none_of_ours(read, facts, settings.own_namespace):
-        return Outcome(injected=False, reason=skip.reason)
+        return InjectionResult(injected=False, reason=skip.reason)
     found = existing.find(read)
     if found is not None and existing.is_complete(read):
-        return Outcome(injected=True, reason="")
+        return InjectionResult(injected=True, reason="")
     kube = _kube(facts, settings)
     if found is not None:
         return _again(pod, read, facts, settings, kube, found)
     return _first(pod, read, facts, settings, kube)
 
 
-def _first(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip) -> Outcome:
+def _first(pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason) -> InjectionResult:
     if isinstance(kube, Kube) and exclusions.is_ignored(facts.namespace, kube):
-        return Outcome(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
+        return InjectionResult(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
     if skip := exclusions.never_injected(read):
         return _skipped(pod, read, skip)
-    if isinstance(kube, Skip):
+    if isinstance(kube, SkipReason):
         return _skipped(pod, read, kube)
     return _Work(pod, read, facts, kube, settings).done()
 
 
-def _again(pod: Object, read: Pod, facts: Facts, settings: Settings, kube: Kube | Skip, found: Present) -> Outcome:
+def _again(
+    pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason, found: Present
+) -> InjectionResult:
     planned = plan.again(found)
-    if planned is None or isinstance(kube, Skip) or not kube.is_on("webhook-reinvocation-policy"):
-        return Outcome(injected=True, reason="")
+    if planned is None or isinstance(kube, SkipReason) or not kube.is_on("webhook-reinvocation-policy"):
+        return InjectionResult(injected=True, reason="")
     return _Work(pod, read, facts, kube, settings).completed(found, planned)
 
 
-def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
+def _kube(facts: PodContext, settings: Settings) -> Kube | SkipReason:
     if facts.dynakube is None:
         return skip_reasons.DYNAKUBE_MISSING
     try:
@@ -87,7 +89,7 @@ def _kube(facts: Facts, settings: Settings) -> Kube | Skip:
         return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
 
 
-def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
+def _skipped(pod: Object, read: Pod, skip: SkipReason) -> InjectionResult:
     told = {
         pod_annotations.AGENT_INJECTED: "false",
         pod_annotations.REASON: skip.reason,
@@ -100,12 +102,14 @@ def _skipped(pod: Object, read: Pod, skip: Skip) -> Outcome:
     )
 
 
-def _said(skip: Skip, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> Outcome:
-    if skip.telling is not Telling.ALARM:
-        return Outcome(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
+def _said(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> InjectionResult:
+    if skip.telling is not Visibility.WARN:
+        return InjectionResult(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
     text = f"pod {name} is left as it is: {skip}"
     notice = Notice("Warning", skip.reason, text)
-    return Outcome(injected=False, reason=skip.reason, patch=patch, warnings=(text, *warnings), notices=(notice,))
+    return InjectionResult(
+        injected=False, reason=skip.reason, patch=patch, warnings=(text, *warnings), notices=(notice,)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +126,16 @@ class _Work:
 
     pod: Object
     read: Pod
-    facts: Facts
+    facts: PodContext
     kube: Kube
     settings: Settings
     operations: list[Operation] = field(default_factory=list)
     conflicts: dict[str, str] = field(default_factory=dict)
     """By container, the place of the mount that keeps it out."""
 
-    def done(self) -> Outcome:
+    def done(self) -> InjectionResult:
         planned = plan.fresh(self.read, self.facts, self.kube)
-        if isinstance(planned, Skip):
+        if isinstance(planned, SkipReason):
             return _skipped(self.pod, self.read, planned)
         if skip := self._in_the_way(planned):
             return _skipped(self.pod, self.read, skip)
@@ -147,7 +151,7 @@ class _Work:
         self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
         return self._outcome(self._warnings())
 
-    def completed(self, found: Present, planned: Plan) -> Outcome:
+    def completed(self, found: Present, planned: Plan) -> InjectionResult:
         told = {pod_annotations.HANDLED: existing.seen(self.read)}
         self.operations += json_patch.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
@@ -158,7 +162,7 @@ class _Work:
             self._tell_driver(found, new)
         return self._outcome([])
 
-    def _in_the_way(self, planned: Plan) -> Skip | None:
+    def _in_the_way(self, planned: Plan) -> SkipReason | None:
         if taken := volumes.reserved(planned) & {volume.name for volume in self.read.spec.volumes or ()}:
             return replace(skip_reasons.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
         if any(container.name == contract.INIT_CONTAINER for container in self.read.everything()):
@@ -176,7 +180,7 @@ class _Work:
             else:
                 yield target
 
-    def _nobody(self) -> Outcome:
+    def _nobody(self) -> InjectionResult:
         if not self.conflicts:
             return _skipped(self.pod, self.read, skip_reasons.CONTAINERS_EXCLUDED)
         return _skipped(self.pod, self.read, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
@@ -259,13 +263,13 @@ class _Work:
         ]
         return [*filter(None, found), *pod_annotations.unclear(self.read.annotations)]
 
-    def _outcome(self, warnings: Sequence[str]) -> Outcome:
+    def _outcome(self, warnings: Sequence[str]) -> InjectionResult:
         if not self.conflicts:
-            return Outcome(injected=True, reason="", patch=self.operations, warnings=warnings)
+            return InjectionResult(injected=True, reason="", patch=self.operations, warnings=warnings)
         text = f"pod {self.read.name}: containers are left out that have mounts of their own where something is to be "
         text += f"mounted: {_listed(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
         notice = Notice("Warning", LEFT_OUT, text)
-        return Outcome(True, "", self.operations, (text, *warnings), (notice,))
+        return InjectionResult(True, "", self.operations, (text, *warnings), (notice,))
 
 
 def _targets(pod: Pod, after: int) -> Iterator[_Target]:

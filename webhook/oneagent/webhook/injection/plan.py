@@ -16,11 +16,11 @@ from typing import Final
 
 from oneagent.common import identifiers
 from oneagent.common.injection import contract, pod_annotations, skip_reasons
-from oneagent.common.injection.skip_reasons import Skip
+from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.common.kubernetes.selectors import Selector
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.existing import Present
-from oneagent.webhook.injection.inputs import Facts
+from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.pod_model import Container, Pod
 
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/+@-]{2,500}")
@@ -51,7 +51,7 @@ class Plan:
     install_path: str
     connect_retry: str
     """Milliseconds; empty for the agent's own choice."""
-    agent_off: Skip | None = None
+    agent_off: SkipReason | None = None
     """Why there is no agent, if there is none."""
 
     @property
@@ -59,7 +59,7 @@ class Plan:
         return f"{self.install_path}/{identifiers.PRELOAD_LIBRARY}"
 
 
-def fresh(pod: Pod, facts: Facts, kube: Kube) -> Plan | Skip:
+def fresh(pod: Pod, facts: PodContext, kube: Kube) -> Plan | SkipReason:
     """The plan for a pod that nobody has done anything to."""
     agent_off = _agent_off(pod, facts, kube)
     enrichment = _enriches(pod, facts, kube)
@@ -125,18 +125,18 @@ def failure_policy(pod: Pod, kube: Kube) -> tuple[str, str]:
     return "silent", f"failure policy {asked[:80]!r} is neither silent nor fail: silent is used"
 
 
-def _agent_off(pod: Pod, facts: Facts, kube: Kube) -> Skip | None:
+def _agent_off(pod: Pod, facts: PodContext, kube: Kube) -> SkipReason | None:
     if kube.agent_selector is None:
         return skip_reasons.MODE_INJECTS_NOTHING
     return _off(pod, facts, kube, kube.agent_selector, pod_annotations.INJECT_AGENT)
 
 
-def _enriches(pod: Pod, facts: Facts, kube: Kube) -> bool:
+def _enriches(pod: Pod, facts: PodContext, kube: Kube) -> bool:
     selector = kube.enrichment_selector
     return selector is not None and _off(pod, facts, kube, selector, *pod_annotations.INJECT_ENRICHMENT) is None
 
 
-def _off(pod: Pod, facts: Facts, kube: Kube, selector: Selector, *switches: str) -> Skip | None:
+def _off(pod: Pod, facts: PodContext, kube: Kube, selector: Selector, *switches: str) -> SkipReason | None:
     asked = pod_annotations.switch(pod.annotations, *switches)
     if asked is False:
         return skip_reasons.OPTED_OUT

@@ -26,19 +26,19 @@ from oneagent.csi_driver.cli.status import (
     VersionStatus,
     VolumeStatus,
 )
-from oneagent.csi_driver.data_dir import DataFolder, VolumeId
+from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux import disk_usage, process
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
 from oneagent.csi_driver.linux.mount_table import Mount, Overlay
 from oneagent.csi_driver.metadata import readonly
-from oneagent.csi_driver.metadata.desired_versions import Wanted
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.readonly import Recorded
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
 
-def look(folder: DataFolder, mount_table: Path, *, now: float) -> Status:
+def look(folder: DataDir, mount_table: Path, *, now: float) -> Status:
     """One look at everything, without the judgement; see `problems.judge`."""
     unreadable = []
     try:
@@ -81,7 +81,7 @@ def _named(folder: str) -> Version | None:
 
 
 def _versions(
-    folder: DataFolder, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
+    folder: DataDir, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
 ) -> tuple[VersionStatus, ...]:
     records = {row.version: row for row in rows.versions}
     mounted = Counter(
@@ -102,7 +102,7 @@ def _versions(
 
 
 def _version(
-    folder: DataFolder,
+    folder: DataDir,
     version: Version,
     row: VersionRecord | None,
     stored: bool,
@@ -128,12 +128,12 @@ def _version(
     )
 
 
-def _volume_of(overlay: Overlay, folder: DataFolder) -> VolumeId | None:
+def _volume_of(overlay: Overlay, folder: DataDir) -> VolumeId | None:
     return folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
 
 def _volumes(
-    folder: DataFolder, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
+    folder: DataDir, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
 ) -> tuple[VolumeStatus, ...]:
     targets = {mount.target for mount in mounts or []}
     known = [_volume(row, row.id in views, None if mounts is None else row.target in targets) for row in rows.volumes]
@@ -157,7 +157,7 @@ def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> VolumeSt
     )
 
 
-def _unrecorded(folder: DataFolder, volume: VolumeId, overlay: Overlay) -> VolumeStatus:
+def _unrecorded(folder: DataDir, volume: VolumeId, overlay: Overlay) -> VolumeStatus:
     versions = (found for layer in overlay.lower if (found := folder.version_of_layer(layer)))
     return VolumeStatus(
         id=volume,
@@ -191,13 +191,13 @@ def _failure(row: VolumeRecord) -> Failure:
     )
 
 
-def _dynakube(row: Wanted, stored: set[Version]) -> DynaKubeStatus:
+def _dynakube(row: DesiredState, stored: set[Version]) -> DynaKubeStatus:
     return DynaKubeStatus(
         row.name, row.tenant, row.version, row.version in stored, row.condition, row.changed_at or None
     )
 
 
-def _disk(folder: DataFolder) -> Disk | None:
+def _disk(folder: DataDir) -> Disk | None:
     try:
         filesystem = os.statvfs(folder.root)
     except OSError:

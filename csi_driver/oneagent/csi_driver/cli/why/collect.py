@@ -13,7 +13,7 @@ from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli.why import Evidence, View, Volume
 from oneagent.csi_driver.cli.why import processes as why_processes
 from oneagent.csi_driver.cli.why.processes import Seen
-from oneagent.csi_driver.data_dir import DataFolder
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.linux.mount_table import Mount
@@ -23,7 +23,7 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import damage_log
 
 
-def look(folder: DataFolder, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float) -> Evidence:
+def look(folder: DataDir, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float) -> Evidence:
     """One look at a pod, without the judgement; see `verdicts.judge`."""
     unreadable = []
     rows = readonly.read(folder)
@@ -83,7 +83,7 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
     )
 
 
-def _damage(folder: DataFolder, row: VolumeRecord) -> str:
+def _damage(folder: DataDir, row: VolumeRecord) -> str:
     """A version that was removed is whole where it is mounted; one that is there must have its library."""
     version = Version(row.version)
     if damage := damage_log.under(folder, row.id, version):

@@ -26,8 +26,8 @@ from oneagent.common.http import client as http_client
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver import dynakube_sources, store
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import startup_cleanup
 from oneagent.csi_driver.provisioner.installer import fetch
@@ -79,9 +79,9 @@ class Installer:
 
     def __init__(
         self,
-        folder: DataFolder,
+        folder: DataDir,
         agents: store.AgentStore,
-        records: Records,
+        records: ProvisionerState,
         room: Room,
         metrics: ProvisionerMetrics,
         changed: Callable[[], None],
@@ -90,7 +90,7 @@ class Installer:
         mirror: Mirror | None = None,
         spread_seconds: float = 0.0,
         now: Callable[[], float] = time.monotonic,
-        step: Callable[[str], None] = lambda _name: None,
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._folder = folder
         self._store = agents
@@ -100,9 +100,9 @@ class Installer:
         self._changed = changed
         self._threads = threads
         self._spread_seconds = spread_seconds
-        self.fetcher = fetch.Fetcher(folder, records, room, metrics, mirror, changed, step)
+        self.fetcher = fetch.Fetcher(folder, records, room, metrics, mirror, changed, failpoint)
         self._now = now
-        self._step = step
+        self._failpoint = failpoint
         self._guard = threading.Lock()
         self._installs: dict[Version, _Install] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="install")
@@ -187,7 +187,7 @@ class Installer:
             return
         started = time.perf_counter()
         package = self.fetcher.fetch(install.request, install.failures, install.kept, install.cancelled)
-        self._step("downloaded")
+        self._failpoint("downloaded")
         try:
             size = self._unpack(install, package)
         except unpack.PackageError as error:
@@ -199,7 +199,7 @@ class Installer:
             raise
         startup_cleanup.drop_packages(self._folder, version)
         demand.forget(self._folder, version)
-        self._step("renamed")
+        self._failpoint("renamed")
         self._done(version, package, size, time.perf_counter() - started)
 
     def _unpack(self, install: _Install, package: Package) -> int:
@@ -207,7 +207,7 @@ class Installer:
         request, version = install.request, install.request.version
 
         def cancelled() -> bool:
-            self._step("unpacking")
+            self._failpoint("unpacking")
             return install.cancelled.is_set()
 
         self._records.put_version(version, VersionState.UNPACKING)
@@ -222,11 +222,11 @@ class Installer:
             self._metrics.shared_bytes.inc(present.shared_bytes)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
             unpacked.settle()
-            self._step("unpacked")
+            self._failpoint("unpacked")
             unpacked.manifest.dump(self._folder.manifest(version))
-            self._step("manifest written")
+            self._failpoint("manifest written")
             request.prepare(version, unpacked.root)
-            self._step("prepared")
+            self._failpoint("prepared")
             self._store.add(version, unpacked.root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -236,7 +236,7 @@ class Installer:
         self._records.put_version(
             version, VersionState.READY, size_bytes=size, installed_at=time.time(), last_used_at=time.time()
         )
-        self._step("row ready")
+        self._failpoint("row ready")
         self._metrics.installs.labels("ok").inc()
         self._metrics.store_bytes.labels(version).set(size)
         log.info(

@@ -14,12 +14,12 @@ from pathlib import Path
 from oneagent.common import package_client, unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataFolder
-from oneagent.csi_driver.metadata.provisioner_state import Records
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
-from oneagent.csi_driver.provisioner.package_sources.supplies import Mirrored, Package, Supply
+from oneagent.csi_driver.provisioner.package_sources.supplies import Mirrored, Package, PackageSource
 from oneagent.csi_driver.provisioner.room import Room
 
 
@@ -32,7 +32,7 @@ class Request:
     """
 
     version: Version
-    origins: tuple[Callable[[], Supply], ...]
+    origins: tuple[Callable[[], PackageSource], ...]
     prepare: Callable[[Version, Path], None]
     settings: tuple[object, ...] = ()
     mirrored: tuple[package_client.Package | None, ...] = ()
@@ -45,7 +45,7 @@ class Request:
 class Kept:
     """What earlier tries of an install have left."""
 
-    package: tuple[Supply, Package] | None = None
+    package: tuple[PackageSource, Package] | None = None
     """The package, and where it came from, if all but its unpacking has worked."""
     mirror_spoilt: bool = False
     """The mirror has sent what is no agent."""
@@ -56,13 +56,13 @@ class Fetcher:
 
     def __init__(
         self,
-        folder: DataFolder,
-        records: Records,
+        folder: DataDir,
+        records: ProvisionerState,
         room: Room,
         metrics: ProvisionerMetrics,
         mirror: Mirror | None,
         changed: Callable[[], None],
-        step: Callable[[str], None],
+        failpoint: Callable[[str], None],
     ) -> None:
         self._folder = folder
         self._records = records
@@ -70,7 +70,7 @@ class Fetcher:
         self._metrics = metrics
         self.mirror = mirror
         self._changed = changed
-        self._step = step
+        self._failpoint = failpoint
 
     def fetch(self, request: Request, tries: int, kept: Kept, cancelled: threading.Event) -> Package:
         """The package; `tries` have failed, and each asks the next origin."""
@@ -101,14 +101,16 @@ class Fetcher:
         kept.package = None
         package.remove()
 
-    def _fetched(self, version: Version, supply: Supply, kept: Kept, cancelled: threading.Event) -> Package | None:
+    def _fetched(
+        self, version: Version, supply: PackageSource, kept: Kept, cancelled: threading.Event
+    ) -> Package | None:
         """What a supply brings, with room made for it; what an earlier try has brought, if that is from there."""
         self._records.put_version(version, VersionState.DOWNLOADING, source=supply.place)
         self._changed()
         if kept.package is not None and kept.package[0] == supply:
             return kept.package[1]
         self._room.make(0)
-        self._step("download begun")
+        self._failpoint("download begun")
         stem = self._folder.tmp / version
         try:
             package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)

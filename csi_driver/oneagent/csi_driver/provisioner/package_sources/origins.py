@@ -24,8 +24,8 @@ from oneagent.common.tenant import client as tenant_client
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.provisioner import signature_cache, tenants
 from oneagent.csi_driver.provisioner.package_sources import supplies
-from oneagent.csi_driver.provisioner.package_sources.supplies import Supply
-from oneagent.csi_driver.provisioner.tenants import Facts
+from oneagent.csi_driver.provisioner.package_sources.supplies import PackageSource
+from oneagent.csi_driver.provisioner.tenants import TenantState
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
 
 
 def supply(
-    kube: dynakube.DynaKube, version: Version, source: dynakube_sources.Source, rules: hosts.Registries
-) -> Supply:
+    kube: dynakube.DynaKube, version: Version, source: dynakube_sources.DynaKubeSource, rules: hosts.Registries
+) -> PackageSource:
     """Where to fetch a version; `SourceError` or `InvalidSettingsError` if that can't be told."""
     if kube.package_file is not None:
         # An archive without a version is named by its digest, and may change meanwhile.
@@ -58,7 +58,9 @@ def supply(
     )
 
 
-def registry(kube: dynakube.DynaKube, source: dynakube_sources.Source, rules: hosts.Registries) -> oci_image.Access:
+def registry(
+    kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource, rules: hosts.Registries
+) -> oci_image.Access:
     """How to reach the registry of a DynaKube's image, with its secrets."""
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
@@ -76,12 +78,12 @@ def registry(kube: dynakube.DynaKube, source: dynakube_sources.Source, rules: ho
 
 def resolved(
     kube: dynakube.DynaKube,
-    image: oci_image.Named,
-    facts: Facts,
-    source: dynakube_sources.Source,
+    image: oci_image.ImageName,
+    facts: TenantState,
+    source: dynakube_sources.DynaKubeSource,
     rules: hosts.Registries,
-    approved: signature_cache.Approvals,
-) -> Facts:
+    approved: signature_cache.SignatureCache,
+) -> TenantState:
     """The facts with what the image's name stands for now, if it need not be signed or is.
 
     Never raises for what a registry may do, or a folder may hold.
@@ -108,7 +110,7 @@ def resolved(
         return dataclasses.replace(facts, problem=str(error), refused=refused, retry_after=later or None)
 
 
-def keys(kube: dynakube.DynaKube, source: dynakube_sources.Source) -> tuple[public_keys.PublicKey, ...]:
+def keys(kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource) -> tuple[public_keys.PublicKey, ...]:
     """The keys that a DynaKube's image may be signed with; none if it need not be.
 
     `InvalidPublicKeysError` if there are none that could have signed it, `SourceError` if that can't be told now.

@@ -55,7 +55,7 @@ class Package:
                     file.path.unlink()
 
 
-class Supply(Protocol):
+class PackageSource(Protocol):
     """One place that may have a version. Two that are equal bring the same."""
 
     @property
@@ -124,7 +124,7 @@ def _zip(got: download.Downloaded) -> Package:
 class Image:
     """An image by its digest. Layers that came before something broke are not fetched again; a folder's stay there."""
 
-    reference: registry.Named
+    reference: registry.ImageName
     access: registry.Access
 
     @property

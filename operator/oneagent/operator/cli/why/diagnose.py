@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import skip_reasons
-from oneagent.common.injection.skip_reasons import Skip
+from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.operator.cli.why import Evidence, InitContainer, NamespaceFacts, Reason, Verdict
 
-_SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, Skip)}
+_SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)}
 _RESTART: Final = "then restart its workload: a pod that runs is never changed"
 NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
 """Verdicts of the node that the cluster knows more about."""
