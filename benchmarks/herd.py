@@ -1,6 +1,6 @@
 """A new version on every node of a large cluster at once: what a registry sees, and how long it takes.
 
-A simulation, with the product's own pauses: when a node begins (`--download-spread`), when it tries again within a
+A simulation, with the product's own pauses: when a node begins (`--download-jitter`), when it tries again within a
 download (`downloads.Limits`) and after a failed one (`installs`), and how it heeds a `Retry-After` (`pauses`).
 
 The registry is a model. It sends with a bandwidth that all transfers share equally, none with more than a node's; it

@@ -111,12 +111,12 @@ def _provisioner(driver: node.Driver, source: str, endpoints: list[str]) -> Iter
             folder.mkdir()
             (folder / "demo.yaml").write_text(json.dumps(kube))
             (folder / "demo.token").write_text(tenant.TOKEN)
-            flags += ["--source=folder", f"--dynakubes={folder}"]
+            flags += ["--dynakube-source=directory", f"--dynakubes={folder}"]
         else:
             data = {"apiToken": base64.b64encode(tenant.TOKEN.encode()).decode()}
             api.put("secrets", {"metadata": {"name": "demo"}, "data": data})
             api.put("dynakubes", kube)
-            flags += ["--source=kubernetes", f"--kubeconfig={api.kubeconfig(driver.place / 'kubeconfig')}"]
+            flags += ["--dynakube-source=kubernetes", f"--kubeconfig={api.kubeconfig(driver.place / 'kubeconfig')}"]
         with _running(driver, "csi_driver.provisioner", *flags) as process:
             yield process
 

@@ -128,7 +128,7 @@ class Story:
             "provisioner",
             "oneagent.csi_driver.provisioner",
             here,
-            "--source=folder",
+            "--dynakube-source=directory",
             f"--dynakubes={self._dynakubes}",
             "--log-format=text",
         )

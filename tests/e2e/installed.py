@@ -32,7 +32,7 @@ _DEPLOY: Final = Path("deploy")
 # instead of after a minute.
 _FLAGS: Final = {
     "server": ["--publish-wait=5s"],
-    "provisioner": ["--collect=5s", "--download-spread=0"],
+    "provisioner": ["--gc-interval=5s", "--download-jitter=0"],
     "webhook": [f"--image={IMAGE}", "--image-pull-policy=Never"],
 }
 # What hangs is ended after 15 s of no answers and 3 s of grace, instead of 30 and 15.

@@ -164,7 +164,7 @@ class TestAnAgent:
         self, kubectl: Kubectl, driver: Installed, running_agent: str, pods: Pods
     ) -> None:
         (pod,) = pods(running_agent)
-        folder = driver.data.hosts / running_agent
+        folder = driver.data.host_agents / running_agent
         (folder / "kept").write_text("for ever")
         inside = kubectl(
             "-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", "cat", "/mnt/volume_storage_mount/kept"
@@ -191,7 +191,7 @@ class TestAnAgent:
         node, address = before["spec"]["nodeName"], before["status"]["hostIP"]
         first = {"podName": before["metadata"]["name"], "ipAddress": address}
         assert do(running_agent).fields["oneAgent"]["instances"] == {node: first}
-        (driver.data.hosts / running_agent / "kept").write_text("for ever")
+        (driver.data.host_agents / running_agent / "kept").write_text("for ever")
 
         assert do(running_agent, NEW).reason == reconciler.ROLLING
         wait_for(
@@ -204,7 +204,7 @@ class TestAnAgent:
         assert told["instances"] == {node: second}
         assert (told["version"], told["imageID"]) == (NEW, f"{REGISTRY}/linux/oneagent:{NEW}")
         assert after["spec"]["containers"][0]["image"] == told["imageID"]
-        assert (driver.data.hosts / running_agent / "kept").read_text() == "for ever"
+        assert (driver.data.host_agents / running_agent / "kept").read_text() == "for ever"
 
         # A tenant that says something older than what runs changes nothing.
         assert NEW in do(running_agent, OLD).message

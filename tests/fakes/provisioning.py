@@ -152,7 +152,7 @@ class Provisioning:
         self.folder = DataDir(root)
         self.folder.create()
         self.store = AgentStore(self.folder)
-        config = main.parse([f"--data-dir={root}", "--collect=1h", "--download-spread=0", *flags])
+        config = main.parse([f"--data-dir={root}", "--gc-interval=1h", "--download-jitter=0", *flags])
         self.provisioner, self.metrics = main.build(config, source, failpoint)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.provisioner.run, args=(self._stop,))
@@ -231,8 +231,8 @@ class Process:
         self.log = place / "provisioner.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [sys.executable, "-m", module, f"--data-dir={self.folder.root}", "--log-format=text"]
-        source = ("--source=folder", f"--dynakubes={self.dynakubes}")
-        self._flags = (*source, "--collect=500ms", "--disk-reserve=0", "--download-spread=0", *flags)
+        source = ("--dynakube-source=directory", f"--dynakubes={self.dynakubes}")
+        self._flags = (*source, "--gc-interval=500ms", "--disk-reserve=0", "--download-jitter=0", *flags)
 
     def want(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
         """Have these DynaKubes and no others, by one rename."""

@@ -58,7 +58,7 @@ def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, dr
         (version,) = process.versions()
         assert version.startswith("sha256-")
         # What the collector takes shows that it was here.
-        unused = process.folder.tenants / "shop" / "0123456789abcdef"
+        unused = process.folder.config_layers / "shop" / "0123456789abcdef"
         unused.mkdir(parents=True)
         eventually(lambda: not unused.exists())
         assert package.exists()

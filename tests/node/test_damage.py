@@ -16,7 +16,7 @@ from tests.fakes import tenant as double
 from tests.fakes.provisioning import Process, eventually, manifest
 
 VERSION = Version(packages.VERSION)
-OFTEN = ("--check-every=100ms", "--check-rate=1Gi")
+OFTEN = ("--scrub-interval=100ms", "--scrub-rate=1Gi")
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the
         server.release(BEFORE, packages.build(tmp_path / "agent.zip", BEFORE))
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
         try:
-            with provisioning.running(tmp_path, "--collect=100ms") as process:
+            with provisioning.running(tmp_path, "--gc-interval=100ms") as process:
                 process.want(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
                 process.await_ready(BEFORE)
                 kubelet = driver.start()

@@ -85,7 +85,7 @@ class TestANewRevision:
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         kubelet = driver.start()
-        layers = driver.data.tenants / double.TENANT
+        layers = driver.data.config_layers / double.TENANT
         with provisioning.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
             old = kubelet.publish("old")
@@ -138,7 +138,7 @@ class TestANewVersion:
             time.sleep(0.7)
             assert (host / "state").read_text() == "kept"
             kubelet.unpublish("agent")
-            eventually(lambda: not list(process.folder.hosts.iterdir()))
+            eventually(lambda: not list(process.folder.host_agents.iterdir()))
 
 
 class TestTheCluster:
@@ -154,7 +154,7 @@ class TestTheCluster:
             data = {"apiToken": "ZHQwYzAxLkRPVUJMRS5TRUNSRVQ="}
             api.put("secrets", {"metadata": {"name": "demo"}, "data": data})
             flags = (
-                "--source=kubernetes",
+                "--dynakube-source=kubernetes",
                 f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig')}",
                 "--node-id=node1",
             )
@@ -229,7 +229,7 @@ class TestADiskThatIsFull:
     def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
         server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))
         server.release(OTHER, packages.build(tmp_path / "b.zip", OTHER, filler=4 << 20))
-        with provisioning.running(small, "--keep-unused=1h", "--collect=1h") as process:
+        with provisioning.running(small, "--gc-keep-unused=1h", "--gc-interval=1h") as process:
             process.want(manifest("demo", server.api_url, version=VERSION))
             process.await_ready(VERSION)
             (small / "data/ballast").write_bytes(b"x" * (5 << 19))

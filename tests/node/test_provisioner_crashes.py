@@ -169,7 +169,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
     chance = random.Random(7)
     driver = node.Driver(tmp_path, "--publish-wait=1s")
-    process = Process(tmp_path, "--collect=100ms")
+    process = Process(tmp_path, "--gc-interval=100ms")
     annotations = {"max-csi-mount-attempts": "9999"}
     objects = {
         version: manifest("demo", server.api_url, version=version, annotations=annotations)
@@ -214,7 +214,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         is_right(process, OTHER)
         assert not mount_table.at_or_below(mount_table.read(), str(tmp_path))
         assert not list(driver.data.volumes.iterdir())
-        layers = [layer.name for tenant in driver.data.tenants.iterdir() for layer in tenant.iterdir()]
+        layers = [layer.name for tenant in driver.data.config_layers.iterdir() for layer in tenant.iterdir()]
         assert layers == [process.row()["layer"]]
     finally:
         process.kill()

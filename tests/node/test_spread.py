@@ -11,7 +11,7 @@ from tests.fakes import node, packages, provisioning
 from tests.fakes import tenant as double
 from tests.fakes.provisioning import manifest
 
-_SPREAD = "--download-spread=10000h"
+_SPREAD = "--download-jitter=10000h"
 
 
 def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_at_once_for_a_pod(

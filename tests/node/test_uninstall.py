@@ -37,7 +37,7 @@ def uninstall(driver: Driver) -> subprocess.Popen[bytes]:
     """SIGTERM, and the provisioner's word a moment later; the server's process, which stays."""
     process = begin_end(driver)
     time.sleep(0.3)
-    driver.data.uninstalled.touch()
+    driver.data.uninstall_marker.touch()
     eventually(lambda: STAYS in driver.log.read_text())
     return process
 
@@ -105,7 +105,7 @@ class TestAfterAnUninstallTheServer:
         successor = Kubelet(driver.socket, driver.target_root)
         driver.wait_ready(successor)
         assert (view / "agent").is_dir()
-        assert not driver.data.uninstalled.exists()
+        assert not driver.data.uninstall_marker.exists()
         successor.publish("pod2")
         successor.unpublish("pod1")
         # What was said to its predecessor does not hold it.
@@ -141,7 +141,7 @@ class TestWithoutAnUninstallTheServer:
     def test_ends_at_once_if_it_was_not_told_to_wait(self, tmp_path: Path) -> None:
         with node.running(tmp_path) as (driver, kubelet):
             kubelet.publish("pod1")
-            driver.data.uninstalled.touch()
+            driver.data.uninstall_marker.touch()
             assert begin_end(driver).wait(2) == 0
 
 
@@ -154,7 +154,7 @@ class TestTheProvisioner:
 
     def start(self, api: KubeApi, place: Path) -> provisioning.Process:
         flags = (
-            "--source=kubernetes",
+            "--dynakube-source=kubernetes",
             f"--kubeconfig={api.kubeconfig(place / 'kubeconfig')}",
             "--daemonset=oneagent-csi-driver",
         )
@@ -192,4 +192,4 @@ class TestTheProvisioner:
         finally:
             process.kill()
         assert server.wait(WAIT_SECONDS + 1) == 0
-        assert not driver.data.uninstalled.exists()
+        assert not driver.data.uninstall_marker.exists()

@@ -4,17 +4,17 @@
     dynakubes.json           the provisioner's last word on DynaKubes, for when the database can't be read
     agents/<version>/        the agent store: complete, immutable versions
     manifests/<version>.json what a version consists of, file by file; changed when that was last found to be so
-    damages/<version>.json   that it was not so, and when
+    corrupt/<version>.json    that it was not so, and when
     preloaded/<version>/     versions that were carried in, for the provisioner to put into the store
     pins/<version>           until when one of these stays though nobody wants it
     signatures/<version>     fingerprints of the keys whose signatures of it were found good
-    tenants/<tenant>/<id>/   config layers: immutable, one per merged configuration
-    hosts/<dynakube>/        persistent folders of host agents
+    config-layers/<tenant>/<id>/ config layers: immutable, one per merged configuration
+    host-agents/<dynakube>/   persistent folders of host agents
     volumes/<volume id>/     upper/ and work/ of one view
-    spares/                  volume folders made beforehand
-    awaited/                 the server's word to the provisioner: versions that pods wait for
+    volume-pool/              volume folders made beforehand
+    demand/                   the server's word to the provisioner: versions that pods wait for
     logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
-    uninstalled              the provisioner's word to the server: stay until the last volume is gone; a starting
+    uninstall.marker          the provisioner's word to the server: stay until the last volume is gone; a starting
                              server removes it, which tells one that stays to make way
     tmp/  trash/             may be deleted at any start
 
@@ -82,24 +82,24 @@ class DataDir:
         self.database = root / "metadata.db"
         self.database_lock = root / "metadata.lock"
         self.dynakubes = root / "dynakubes.json"
-        self.uninstalled = root / "uninstalled"
+        self.uninstall_marker = root / "uninstall.marker"
         self.server_lock = root / "server.lock"
         self.agents = root / "agents"
         self.manifests = root / "manifests"
-        self.damages = root / "damages"
+        self.corrupt = root / "corrupt"
         self.preloaded = root / "preloaded"
         self.pins = root / "pins"
         self.signatures = root / "signatures"
-        self.tenants = root / "tenants"
-        self.hosts = root / "hosts"
+        self.config_layers = root / "config-layers"
+        self.host_agents = root / "host-agents"
         self.volumes = root / "volumes"
         self.logs = root / "logs"
-        self.spares = root / "spares"
-        self.awaited = root / "awaited"
+        self.volume_pool = root / "volume-pool"
+        self.demand = root / "demand"
         self.tmp = root / "tmp"
         self.trash = root / "trash"
         self._agents = f"{self.agents}/"
-        self._tenants = f"{self.tenants}/"
+        self._tenants = f"{self.config_layers}/"
         self._trash = f"{self.trash}/"
         self._volumes = f"{self.volumes}/"
 
@@ -109,16 +109,16 @@ class DataDir:
         for folder in (
             self.agents,
             self.manifests,
-            self.damages,
+            self.corrupt,
             self.preloaded,
             self.pins,
             self.signatures,
-            self.tenants,
-            self.hosts,
+            self.config_layers,
+            self.host_agents,
             self.volumes,
             self.logs,
-            self.spares,
-            self.awaited,
+            self.volume_pool,
+            self.demand,
             self.tmp,
             self.trash,
         ):
@@ -131,10 +131,10 @@ class DataDir:
         return self.manifests / f"{component(version, 'agent version')}.json"
 
     def awaiting(self, version: Version) -> str:
-        return f"{self.awaited}/{component(version, 'agent version')}"
+        return f"{self.demand}/{component(version, 'agent version')}"
 
     def damage(self, version: Version) -> Path:
-        return self.damages / f"{component(version, 'agent version')}.json"
+        return self.corrupt / f"{component(version, 'agent version')}.json"
 
     def pin(self, version: Version) -> Path:
         return self.pins / component(version, "agent version")
@@ -149,7 +149,7 @@ class DataDir:
         return Path(self.layer(tenant, layer))
 
     def host(self, dynakube: DynaKubeName) -> Path:
-        return self.hosts / component(dynakube, "DynaKube")
+        return self.host_agents / component(dynakube, "DynaKube")
 
     def volume(self, volume: VolumeId) -> Volume:
         root = self._volumes + component(volume, "volume id")

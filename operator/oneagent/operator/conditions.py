@@ -45,9 +45,9 @@ def ready(verdicts: Mapping[str, ReconcileResult]) -> ReconcileResult:
         if concerned:
             message = "; ".join(f"{kind}: {verdict.message}" for kind, verdict in concerned.items())
             return ReconcileResult("False", reason, message)
-    return ReconcileResult("True", "AsWanted", "everything is as this DynaKube wants it")
+    return ReconcileResult("True", "Reconciled", "everything is as this DynaKube wants it")
 
 
 def phase(summary: ReconcileResult) -> str:
     """`status.phase` of the older readers."""
-    return {"AsWanted": "Running", "Progressing": "Deploying"}.get(summary.reason, "Error")
+    return {"Reconciled": "Running", "Progressing": "Deploying"}.get(summary.reason, "Error")

@@ -59,4 +59,4 @@ def tell_why_a_pod_has_no_agent(user: User, shop: Shop, wait_for: WaitFor) -> No
     assert "AgentNotMounted" in described
     assert NEVER in described
     ask = "kubectl -n dynatrace exec daemonset/oneagent-csi-driver -c server -- oneagent-csi why"
-    assert "EmptyView" in user.types(f"{ask} {SHOP}/late -o json || true")
+    assert "NoAgentMounted" in user.types(f"{ask} {SHOP}/late -o json || true")

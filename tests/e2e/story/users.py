@@ -26,7 +26,7 @@ _IMAGE: Final = "--set image.repository=registry.example.com/oneagent-csi"
 # All that is not as a user has it: what is on this machine, and what would make the test wait.
 _VALUES: Final = {
     "image": helm.IMAGE,
-    "csidriver": {"server": {"flags": {"publish-wait": "3s"}}, "provisioner": {"flags": {"collect": "3s"}}},
+    "csidriver": {"server": {"flags": {"publish-wait": "3s"}}, "provisioner": {"flags": {"gc-interval": "3s"}}},
 }
 
 

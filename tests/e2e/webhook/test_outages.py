@@ -91,7 +91,7 @@ def test_without_a_driver_pods_go_through_unchanged_and_everyone_is_told(
     try:
         created_unmonitored(applications, wait_for)
         pod = applications.pods()[-1]
-        assert pod["metadata"]["annotations"]["oneagent.dynatrace.com/reason"] == "DriverTrouble"
+        assert pod["metadata"]["annotations"]["oneagent.dynatrace.com/reason"] == "DriverUnavailable"
         wait_for(lambda: "InjectionPaused" in events(kubectl), "an Event of the DynaKube says it")
     finally:
         kubectl.apply(*daemon_set)

@@ -103,7 +103,7 @@ def test_a_pod_with_an_empty_view_is_told_why_it_is_empty(
     apply(manifests.pod("early", namespace, "late"))
     running(namespace, "early")
     found = plugin.why(f"{namespace}/early")
-    assert found["verdict"]["reason"] == "EmptyView"
+    assert found["verdict"]["reason"] == "NoAgentMounted"
     assert "restart the pod" in found["verdict"]["remedy"]
 
     def told() -> bool:
@@ -128,7 +128,7 @@ def test_what_is_broken_is_named_with_what_to_do(
 
     applications.create(manifests.application("missed", applications.namespace))
     verdict = plugin.why(f"{applications.namespace}/missed")["verdict"]
-    assert verdict["reason"] == "WebhookNotAsked"
+    assert verdict["reason"] == "WebhookNotCalled"
     assert "no pod of the webhook is ready" in verdict["sentence"]
 
 

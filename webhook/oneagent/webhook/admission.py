@@ -33,7 +33,7 @@ class Reason:
 
     INTERNAL_ERROR: Final = "InternalError"
     TIMEOUT: Final = "Timeout"
-    NOT_ASKED_FOR: Final = "NotAskedFor"
+    NOT_ASKED_FOR: Final = "NotAPodCreation"
     """The webhook configuration sends what it should not."""
     NOT_SYNCED: Final = "NotSynced"
     """The webhook has just been started, and not all objects are known yet."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Files that agents read: the tenant's configuration and a container's identity."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""HTTP clients and servers, and what they fail with."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""The contract of webhook, driver, init container and operator."""

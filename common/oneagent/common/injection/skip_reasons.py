@@ -43,7 +43,7 @@ OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "an annotation of it says s
 CONTAINERS_EXCLUDED: Final = SkipReason("AllContainersExcluded", _ANNOTATE, "annotations exclude all of its containers")
 NOT_AUTOMATIC: Final = SkipReason("AutomaticInjectionOff", _ANNOTATE, "the DynaKube injects only pods that ask for it")
 NOT_SELECTED: Final = SkipReason("NamespaceNotSelected", _ANNOTATE, "the DynaKube's mode does not select its namespace")
-MODE_INJECTS_NOTHING: Final = SkipReason("ModeInjectsNothing", _ANNOTATE, "the DynaKube's mode injects no agents")
+MODE_INJECTS_NOTHING: Final = SkipReason("ModeWithoutInjection", _ANNOTATE, "the DynaKube's mode injects no agents")
 WINDOWS: Final = SkipReason("Windows", _ANNOTATE, "it runs on Windows")
 HOST_NETWORK: Final = SkipReason("HostNetwork", _ANNOTATE, "it has its node's network and does not ask to be injected")
 DEBUG_POD: Final = SkipReason("DebugPod", _ANNOTATE, "it is a copy for debugging")
@@ -62,7 +62,7 @@ DYNAKUBE_UNUSABLE: Final = SkipReason("DynaKubeUnusable", _WARN, "the DynaKube c
 DYNAKUBE_NOT_READY: Final = SkipReason(
     "DynaKubeNotReady", _WARN, "the DynaKube knows no tenant or version yet", "its conditions say what it waits for"
 )
-DRIVER_TROUBLE: Final = SkipReason("DriverTrouble", _WARN, "the CSI driver is in trouble")
+DRIVER_TROUBLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is in trouble")
 # Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
 USER_NAMESPACE: Final = SkipReason(
     "UserNamespace",
@@ -88,4 +88,4 @@ CONFLICTING_MOUNTS: Final = SkipReason(
     "all of its containers have mounts of their own where something is to be mounted",
     "the annotation oneagent.dynatrace.com/install-path names another place for the agent",
 )
-NOT_UNDERSTOOD: Final = SkipReason("PodNotUnderstood", _WARN, "its manifest is not one of a pod")
+NOT_UNDERSTOOD: Final = SkipReason("InvalidPod", _WARN, "its manifest is not one of a pod")

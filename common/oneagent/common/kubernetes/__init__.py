@@ -1,1 +1,1 @@
-"""TODO package."""
+"""What every client of an API server shares."""

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""The Dynatrace tenant: its API, and when to poll it."""

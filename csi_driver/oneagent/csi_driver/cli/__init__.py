@@ -1,1 +1,1 @@
-"""TODO package."""
+"""The command `oneagent-csi`, which an administrator runs on a node."""

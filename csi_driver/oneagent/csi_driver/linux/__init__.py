@@ -1,1 +1,1 @@
-"""TODO package."""
+"""System calls, the mount table, processes and disk usage."""

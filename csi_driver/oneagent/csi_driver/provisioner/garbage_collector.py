@@ -85,19 +85,19 @@ def needs(
             match layer.split("/"):
                 case [*_, folder.agents.name, version]:
                     versions.add(Version(version))
-                case [*_, folder.tenants.name, tenant, digest]:
-                    layers.add(f"{folder.tenants}/{tenant}/{digest}")
+                case [*_, folder.config_layers.name, tenant, digest]:
+                    layers.add(f"{folder.config_layers}/{tenant}/{digest}")
                 case _:
                     pass
         head, _, name = mount.root.rpartition("/")
-        if head.rpartition("/")[2] == folder.hosts.name:
+        if head.rpartition("/")[2] == folder.host_agents.name:
             hosts.add(name)
     volumes, wanted = list(volumes), list(wanted)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
     named += [(row.version, row.tenant, row.layer) for row in wanted]
     named += [(row.good_version, row.tenant, row.good_layer) for row in wanted if row.mount_policy == "last-good"]
     versions |= {Version(version) for version, _, _ in named}
-    layers |= {f"{folder.tenants}/{tenant}/{layer}" for _, tenant, layer in named}
+    layers |= {f"{folder.config_layers}/{tenant}/{layer}" for _, tenant, layer in named}
     hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}
     return References(frozenset(versions), frozenset(layers), frozenset(hosts))
 
@@ -261,7 +261,7 @@ class GarbageCollector:
         return gone
 
     def _retire_layers(self, found: References) -> None:
-        for tenant in [entry for entry in self._folder.tenants.iterdir() if entry.is_dir()]:
+        for tenant in [entry for entry in self._folder.config_layers.iterdir() if entry.is_dir()]:
             for layer in tenant.iterdir():
                 if str(layer) not in found.layers:
                     self._folder.discard(layer)
@@ -269,7 +269,7 @@ class GarbageCollector:
                 tenant.rmdir()
 
     def _retire_hosts(self, found: References) -> None:
-        for host in self._folder.hosts.iterdir():
+        for host in self._folder.host_agents.iterdir():
             if host.name not in found.hosts:
                 self._folder.discard(host)
                 log.info("host agent's folder removed", extra=logs.facts(dynakube=host.name))

@@ -64,35 +64,45 @@ def parse(arguments: list[str] | None = None) -> Config:
     parser = flags.parser("oneagent-csi-provisioner", "Keeps the agent versions that DynaKubes want on this node.")
     add = flags.adder(parser)
     add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
-    add("source", "kubernetes", "where DynaKubes come from: kubernetes or folder", choices=("kubernetes", "folder"))
     add(
-        "dynakubes", Path("/etc/dynakubes"), "with --source=folder: the folder of YAML files", parse=flags.absolute_path
+        "dynakube-source",
+        "kubernetes",
+        "where DynaKubes come from: kubernetes or directory",
+        choices=("kubernetes", "directory"),
+    )
+    add(
+        "dynakubes",
+        Path("/etc/dynakubes"),
+        "with --dynakube-source=directory: the folder of YAML files",
+        parse=flags.absolute_path,
     )
     add("namespace", "", "namespace of the DynaKubes; the own one if empty", env="POD_NAMESPACE")
     add("kubeconfig", "", "kubeconfig file; in-cluster configuration if empty", env="KUBECONFIG")
     add("node-id", "", "this node's name, for Events", env="KUBE_NODE_NAME")
     add("daemonset", "", "the DaemonSet that this process runs in, so that the server can be told of an uninstall")
-    add("collect", 300.0, "time between runs of the garbage collector", parse=flags.duration)
+    add("gc-interval", 300.0, "time between runs of the garbage collector", parse=flags.duration)
     usual = garbage_collector.DEFAULT
     add("disk-budget", usual.budget_bytes, "most bytes for agents, e.g. 10Gi; 0 for no limit", parse=flags.size)
     add("disk-reserve", usual.reserve_bytes, "free bytes of the disk that stay free", parse=flags.size)
-    add("keep-unused", usual.keep_unused_seconds, "how long a version that nobody uses is kept", parse=flags.duration)
+    add(
+        "gc-keep-unused", usual.keep_unused_seconds, "how long a version that nobody uses is kept", parse=flags.duration
+    )
     add("log-retention", usual.keep_logs_seconds, "how long kept logs of pods stay", parse=flags.duration)
     add("log-budget", usual.keep_logs_bytes, "most bytes of kept logs; 0 for no limit", parse=flags.size)
     add(
-        "download-spread",
+        "download-jitter",
         60.0,
         "a download begins some time within this, another on each node; at once if a pod waits for it",
         parse=flags.duration,
     )
     usual_pace = scrubber.ScrubSettings()
     add(
-        "check-rate",
+        "scrub-rate",
         usual_pace.bytes_per_second,
         "most bytes a second to read versions with, to see whether they are whole; 0 for no checks",
         parse=flags.size,
     )
-    add("check-every", usual_pace.every_seconds, "time between checks of a version", parse=flags.duration)
+    add("scrub-interval", usual_pace.every_seconds, "time between checks of a version", parse=flags.duration)
     add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
     add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
     add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
@@ -103,22 +113,22 @@ def parse(arguments: list[str] | None = None) -> Config:
     given = parser.parse_args(arguments)
     return Config(
         data_dir=given.data_dir,
-        source=given.source,
+        source=given.dynakube_source,
         dynakubes=given.dynakubes,
         namespace=given.namespace,
         kubeconfig=Path(given.kubeconfig) if given.kubeconfig else None,
         node_id=given.node_id,
         daemonset=given.daemonset,
-        collect_seconds=given.collect,
+        collect_seconds=given.gc_interval,
         policy=garbage_collector.Policy(
             budget_bytes=given.disk_budget,
             reserve_bytes=given.disk_reserve,
-            keep_unused_seconds=given.keep_unused,
+            keep_unused_seconds=given.gc_keep_unused,
             keep_logs_seconds=given.log_retention,
             keep_logs_bytes=given.log_budget,
         ),
-        spread_seconds=given.download_spread,
-        checks=scrubber.ScrubSettings(given.check_rate, given.check_every),
+        spread_seconds=given.download_jitter,
+        checks=scrubber.ScrubSettings(given.scrub_rate, given.scrub_interval),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         registries=hosts.of_flags(given),
@@ -140,7 +150,7 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
 
 def make_source(config: Config) -> dynakube_sources.DynaKubeSource:
     """The source that the flags name. Only this decides whether a Kubernetes client is loaded."""
-    if config.source == "folder":
+    if config.source == "directory":
         from oneagent.csi_driver.dynakube_sources.directory import FolderSource
 
         return FolderSource(config.dynakubes)
@@ -218,7 +228,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     try:
         source = make_source(config)
     except dynakube_sources.SourceError as error:
-        raise SystemExit(f"--source={config.source}: {error}") from error
+        raise SystemExit(f"--dynakube-source={config.source}: {error}") from error
     with process.alone(config.data_dir / "provisioner.lock"):
         provisioner, counted = build(config, source, failpoint)
 

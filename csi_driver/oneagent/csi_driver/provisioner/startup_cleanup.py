@@ -57,7 +57,7 @@ def tidy(folder: DataDir) -> None:
         elif not entry.name.endswith(_KEPT) or time.time() - entry.lstat().st_mtime > PARTS_KEPT_SECONDS:
             entry.unlink(missing_ok=True)
     preload.tidy(folder)
-    for unfinished in (*folder.pins.glob(".*"), *folder.manifests.glob(".*"), *folder.damages.glob(".*")):
+    for unfinished in (*folder.pins.glob(".*"), *folder.manifests.glob(".*"), *folder.corrupt.glob(".*")):
         unfinished.unlink(missing_ok=True)
 
 

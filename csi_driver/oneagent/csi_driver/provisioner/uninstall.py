@@ -43,7 +43,7 @@ def watch(cluster: Cluster, daemonset: str, folder: DataDir, stop: threading.Eve
     while process.is_held(folder.server_lock) is not False and time.monotonic() < deadline:
         if reason := _why_gone(cluster, daemonset):
             # Empty, so it is there or not, and never half written.
-            folder.uninstalled.touch(mode=0o600)
+            folder.uninstall_marker.touch(mode=0o600)
             log.info("the driver was uninstalled", extra=logs.facts(daemonset=daemonset, reason=reason))
             return
         time.sleep(_ASK_SECONDS)

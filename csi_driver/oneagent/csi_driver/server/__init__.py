@@ -1,1 +1,1 @@
-"""TODO package."""
+"""The node server: answers kubelet over the CSI socket."""

@@ -20,7 +20,7 @@ def bind(folder: DataDir, request: Publish, target: MountTarget) -> None:
 def owner(folder: DataDir, target: MountTarget) -> str | None:
     """The DynaKube whose folder is what one sees at the target, if it is one."""
     here = target.identity()
-    for entry in folder.hosts.iterdir():
+    for entry in folder.host_agents.iterdir():
         with contextlib.suppress(FileNotFoundError):
             status = entry.stat()
             if (status.st_dev, status.st_ino) == here:

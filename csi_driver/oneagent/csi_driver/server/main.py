@@ -276,12 +276,12 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     folder = DataDir(config.data_dir)
     # Before waiting for the place: one that stays after an uninstall leaves it then.
-    folder.uninstalled.unlink(missing_ok=True)
+    folder.uninstall_marker.unlink(missing_ok=True)
     with process.alone(folder.server_lock):
         server = Server(config, failpoint)
         server.start()
         signal.sigwait(stop)
-        shutdown.wait(server.volumes_left, folder.uninstalled, config.uninstall_wait_seconds, stop)
+        shutdown.wait(server.volumes_left, folder.uninstall_marker, config.uninstall_wait_seconds, stop)
         server.stop()
     return 0
 

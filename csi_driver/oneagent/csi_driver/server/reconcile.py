@@ -76,8 +76,8 @@ def _volume(overlay: Overlay, data: DataDir) -> VolumeId | None:
 def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataDir) -> VolumeRecord:
     """The row as the mount has it: an older one, whose successor was never written, may tell of an earlier mount."""
     version = next((found for layer in overlay.lower if (found := data.version_of_layer(layer))), "")
-    layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.tenants}/")), "")
-    tenant, _, layer_id = layer.removeprefix(f"{data.tenants}/").partition("/")
+    layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.config_layers}/")), "")
+    tenant, _, layer_id = layer.removeprefix(f"{data.config_layers}/").partition("/")
     if row is not None:
         return dataclasses.replace(
             row,

@@ -32,7 +32,7 @@ class VolumeDirPool:
     """Thread-safe. Call `start` once; without it every `take` makes the folders itself."""
 
     def __init__(self, folder: DataDir) -> None:
-        self._folder = str(folder.spares)
+        self._folder = str(folder.volume_pool)
         self._ready: deque[str] = deque()
         self._low = threading.Event()
         self._names = itertools.count(time.time_ns())

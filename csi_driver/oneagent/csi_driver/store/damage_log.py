@@ -63,7 +63,7 @@ def under(folder: DataDir, volume: VolumeId, version: Version) -> str:
 def noted(folder: DataDir) -> list[Version]:
     """The versions with a note."""
     with contextlib.suppress(OSError):
-        return sorted(Version(name.removesuffix(".json")) for name in os.listdir(folder.damages) if name[0] != ".")
+        return sorted(Version(name.removesuffix(".json")) for name in os.listdir(folder.corrupt) if name[0] != ".")
     return []
 
 

@@ -24,7 +24,7 @@ def say(folder: DataDir, version: Version) -> None:
 def versions(folder: DataDir) -> set[Version]:
     """The versions that somebody has waited for."""
     try:
-        return {Version(name) for name in os.listdir(folder.awaited)}
+        return {Version(name) for name in os.listdir(folder.demand)}
     except OSError:
         return set()
 

@@ -125,8 +125,8 @@ def _versions(folder: DataDir) -> list[Version]:
 def _layers(folder: DataDir) -> list[tuple[TenantId, LayerId]]:
     return sorted(
         (TenantId(tenant), LayerId(layer))
-        for tenant in _folders(folder.tenants)
-        for layer in _folders(folder.tenants / tenant)
+        for tenant in _folders(folder.config_layers)
+        for layer in _folders(folder.config_layers / tenant)
     )
 
 

@@ -12,7 +12,7 @@ from oneagent.operator.reconcile_result import ReconcileResult
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
 UNREACHABLE: Final = "TenantUnreachable"
-NOT_ASKED: Final = "TenantNotAsked"
+NOT_ASKED: Final = "TenantNotContacted"
 
 _FIELD: Final = "connectionInfoStatus"
 

@@ -10,7 +10,7 @@ from oneagent.operator.reconcile_result import ReconcileResult
 
 READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
-NOT_ASKED: Final = "TenantNotAsked"
+NOT_ASKED: Final = "TenantNotContacted"
 
 
 class Tokens:

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Removal of the startup taint from nodes that can mount agents."""

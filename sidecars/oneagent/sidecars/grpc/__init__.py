@@ -1,1 +1,1 @@
-"""TODO package."""
+"""gRPC over HTTP/2 without grpcio, for its memory."""

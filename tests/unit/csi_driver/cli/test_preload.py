@@ -128,7 +128,7 @@ class TestAVersionThatCannotBeTaken:
         desk.put(manifest("demo", server.api_url, version=first))
         with Provisioning(root, desk) as p:
             p.until(lambda: "can't be installed" in p.condition(), what=p.condition)
-            in_the_way = p.folder.tenants / server.tenant
+            in_the_way = p.folder.config_layers / server.tenant
             in_the_way.write_text("no folder")
             preload(package, f"--version={first}")
             preload(other_package)

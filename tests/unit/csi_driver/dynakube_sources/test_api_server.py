@@ -309,13 +309,13 @@ class TestEvents:
     def test_an_event_names_the_pod_and_who_says_it(
         self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
-        source.event(POD, "Warning", "EmptyView", "no agent within 10 attempts")
+        source.event(POD, "Warning", "NoAgentMounted", "no agent within 10 attempts")
         (event,) = api.objects("events")
         assert event["involvedObject"] == {
             "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-0", "uid": "pod-uid",
         }  # fmt: skip
         assert event["metadata"]["namespace"] == "shop"
-        assert (event["type"], event["reason"], event["count"]) == ("Warning", "EmptyView", 1)
+        assert (event["type"], event["reason"], event["count"]) == ("Warning", "NoAgentMounted", 1)
         assert event["source"] == {"component": "oneagent-csi", "host": "node-1"}
 
     def test_an_event_may_be_about_a_dynakube(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
@@ -327,11 +327,11 @@ class TestEvents:
         config = api.kubeconfig(tmp_path / "config")
         source = api_server.KubernetesSource(kubeconfig=config, clock=lambda: now[0])
         for _ in range(5):
-            source.event(POD, "Warning", "EmptyView", "again")
+            source.event(POD, "Warning", "NoAgentMounted", "again")
         assert (len(api.requests), api.objects("events")[0]["count"]) == (1, 1)
         now[0] += 61
-        source.event(POD, "Warning", "EmptyView", "again")
-        source.event(POD, "Warning", "EmptyView", "something else")
+        source.event(POD, "Warning", "NoAgentMounted", "again")
+        source.event(POD, "Warning", "NoAgentMounted", "something else")
         counts = {event["message"]: event["count"] for event in api.objects("events")}
         assert counts == {"again": 6, "something else": 1}
         source.close()

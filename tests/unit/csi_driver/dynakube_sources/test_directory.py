@@ -290,10 +290,10 @@ class TestSecrets:
 def test_events_go_to_the_log(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     pod = dynakube_sources.PodReference("shop", "cart-0", "uid")
-    directory.FolderSource(place).event(pod, "Warning", "EmptyView", "no agent")
+    directory.FolderSource(place).event(pod, "Warning", "NoAgentMounted", "no agent")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.__dict__["facts"] == {"about": "shop/cart-0", "reason": "EmptyView", "said": "no agent"}
+    assert record.__dict__["facts"] == {"about": "shop/cart-0", "reason": "NoAgentMounted", "said": "no agent"}
 
 
 _TAGS = st.sampled_from(

@@ -61,9 +61,9 @@ def test_names_are_as_python_gives_them_elsewhere(tmp_path: Path, written: bytes
 
 def test_the_layers_of_an_overlay_topmost_first() -> None:
     found = overlay(
-        "rw,lowerdir=/data/tenants/t/1:/data/agents/1.0,upperdir=/data/v/upper,workdir=/data/v/work,uuid=on"
+        "rw,lowerdir=/data/config-layers/t/1:/data/agents/1.0,upperdir=/data/v/upper,workdir=/data/v/work,uuid=on"
     )
-    assert found.lower == ("/data/tenants/t/1", "/data/agents/1.0")
+    assert found.lower == ("/data/config-layers/t/1", "/data/agents/1.0")
     assert found.upper == "/data/v/upper"
 
 

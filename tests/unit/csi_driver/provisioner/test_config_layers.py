@@ -134,19 +134,19 @@ class TestALayerThatCannotBeWritten:
         desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
         with Provisioning(tmp_path, desk) as p, double.Tenant(tenant="second") as second:
             p.until(lambda: p.ready(VERSION))
-            (p.folder.tenants / "second").write_text("in the way")
+            (p.folder.config_layers / "second").write_text("in the way")
             second.release(VERSION, package)
             desk.put(manifest("broken", second.api_url))
             p.until(lambda: "configuration can't be written: File exists" in p.condition("broken"))
             server.properties, server.revision = [prop("fresh", "yes")], 2
             p.until(lambda: "fresh yes" in p.layer())
-            (p.folder.tenants / "second").unlink()
+            (p.folder.config_layers / "second").unlink()
             p.until(lambda: p.ready(VERSION, "broken"))
             assert f"tenant {second.tenant}" in p.layer("broken")
 
 
 def layers(p: Provisioning) -> set[str]:
-    return {layer.name for tenant in p.folder.tenants.iterdir() for layer in tenant.iterdir()}
+    return {layer.name for tenant in p.folder.config_layers.iterdir() for layer in tenant.iterdir()}
 
 
 def put_volume(p: Provisioning, row: VolumeRecord) -> None:

@@ -61,7 +61,7 @@ def test_the_version_that_stays_is_whole_without_the_other(tmp_path: Path, desk:
 
 
 def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
-    with Provisioning(tmp_path, desk, "--check-every=50ms", "--check-rate=1Gi") as p:
+    with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
         install_both(p, desk, server)
         whole = file(p, OTHER).read_bytes()
         with file(p, OTHER).open("r+b") as opened:

@@ -158,7 +158,7 @@ class TestADynaKube:
             assert p.collect() == [packages.VERSION]
             left = [
                 entry
-                for name in ("agents", "manifests", "tenants", "hosts", "trash")
+                for name in ("agents", "manifests", "config-layers", "host-agents", "trash")
                 for entry in (tmp_path / name).iterdir()
             ]
             assert left == []

@@ -84,10 +84,17 @@ class TestNeeds:
         "mount",
         [
             overlay("/data/agents/1", upper="/data/volumes/v/upper"),
-            overlay("/data/tenants/t/layer", "/data/agents/1", upper="/data/volumes/v/upper"),
+            overlay("/data/config-layers/t/layer", "/data/agents/1", upper="/data/volumes/v/upper"),
             overlay("/data/volumes/v/upper", "/data/agents/1"),
             overlay("/elsewhere/data/agents/1", upper="/elsewhere/data/volumes/v/upper"),
-            Mount(1, "/", "/pods/x", "overlay", False, ("lowerdir+=/data/tenants/t/layer", "lowerdir+=/data/agents/1")),
+            Mount(
+                1,
+                "/",
+                "/pods/x",
+                "overlay",
+                False,
+                ("lowerdir+=/data/config-layers/t/layer", "lowerdir+=/data/agents/1"),
+            ),
         ],
         ids=["writable", "with a config layer", "read-only", "data folder by another path", "new mount call"],
     )
@@ -95,7 +102,9 @@ class TestNeeds:
         assert self.needs(mounts=(mount,)).versions == {ONE}
 
     def test_a_live_view_needs_its_config_layer(self) -> None:
-        assert self.needs(mounts=(overlay("/data/tenants/t/aa", "/data/agents/1"),)).layers == {"/data/tenants/t/aa"}
+        assert self.needs(mounts=(overlay("/data/config-layers/t/aa", "/data/agents/1"),)).layers == {
+            "/data/config-layers/t/aa"
+        }
 
     def test_other_overlays_need_nothing(self) -> None:
         assert not self.needs(mounts=(overlay("/var/lib/docker/overlay2/l/ABC", upper="/x/upper"),)).versions
@@ -103,24 +112,26 @@ class TestNeeds:
     def test_a_volume_row_needs_its_version_and_layer(self) -> None:
         found = self.needs(volumes=(volume("1", layer="aa"),))
         assert found.versions == {ONE}
-        assert found.layers == {"/data/tenants/t/aa"}
+        assert found.layers == {"/data/config-layers/t/aa"}
 
     def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
         found = self.needs(rows=(wanted("1", "aa"),))
         assert found == garbage_collector.References(
-            frozenset({ONE}), frozenset({"/data/tenants/t/aa"}), frozenset({"demo"})
+            frozenset({ONE}), frozenset({"/data/config-layers/t/aa"}), frozenset({"demo"})
         )
 
     @pytest.mark.parametrize(("policy", "kept"), [("wait", False), ("fail", False), ("last-good", True)])
     def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, kept: bool) -> None:
         good = dataclasses.replace(wanted("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
         found = self.needs(rows=(good,))
-        assert (ONE in found.versions, "/data/tenants/t/aa" in found.layers) == (kept, kept)
+        assert (ONE in found.versions, "/data/config-layers/t/aa" in found.layers) == (kept, kept)
 
     def test_an_install_needs_its_version(self) -> None:
         assert self.needs(installing=(ONE,)).versions == {ONE}
 
-    @pytest.mark.parametrize("root", ["/data/hosts/demo", "/var/lib/kubelet/plugins/x/data/hosts/demo", "/hosts/demo"])
+    @pytest.mark.parametrize(
+        "root", ["/data/host-agents/demo", "/var/lib/kubelet/plugins/x/data/host-agents/demo", "/hosts/demo"]
+    )
     def test_a_bound_host_folder_is_needed_wherever_its_file_system_begins(self, root: str) -> None:
         assert self.needs(mounts=(bind(root),)).hosts == {"demo"}
 
@@ -254,12 +265,19 @@ class TestACollection:
     def test_takes_what_nobody_needs_with_all_that_belongs_to_it(self, bench: Bench) -> None:
         bench.install("1")
         bench.layer("aa")
-        (bench.folder.hosts / "demo").mkdir()
+        (bench.folder.host_agents / "demo").mkdir()
         (bench.folder.tmp / "1.zip.part").write_text("x")
         (bench.folder.manifests / "9.json").write_text("{}")
         assert bench.collector.collect() == [ONE]
         folder = bench.folder
-        for place in (folder.agents, folder.manifests, folder.tenants, folder.hosts, folder.tmp, folder.trash):
+        for place in (
+            folder.agents,
+            folder.manifests,
+            folder.config_layers,
+            folder.host_agents,
+            folder.tmp,
+            folder.trash,
+        ):
             assert list(place.iterdir()) == [], place
         assert bench.records.versions == {}
 
@@ -296,11 +314,11 @@ class TestACollection:
     def test_keeps_layers_of_views_and_rows(self, bench: Bench) -> None:
         for digest in ("aa", "bb", "cc", "dd"):
             bench.layer(digest)
-        bench.mounts = [overlay(f"{bench.folder.tenants}/t/aa", f"{bench.folder.agents}/1")]
+        bench.mounts = [overlay(f"{bench.folder.config_layers}/t/aa", f"{bench.folder.agents}/1")]
         row(bench, "1", layer="bb")
         bench.records.want([wanted("1", "cc")])
         bench.collector.collect()
-        assert sorted(layer.name for layer in (bench.folder.tenants / "t").iterdir()) == ["aa", "bb", "cc"]
+        assert sorted(layer.name for layer in (bench.folder.config_layers / "t").iterdir()) == ["aa", "bb", "cc"]
 
     def test_begins_once_the_dynakubes_are_known(self, bench: Bench) -> None:
         bench.install("1")
@@ -310,7 +328,7 @@ class TestACollection:
 
     def test_minds_no_strange_files(self, bench: Bench) -> None:
         bench.install("1")
-        (bench.folder.tenants / "file").write_text("x")
+        (bench.folder.config_layers / "file").write_text("x")
         (bench.folder.tmp / "strange").write_text("x")
         assert bench.collector.collect() == [ONE]
 
@@ -338,12 +356,12 @@ class TestNothingGoesWhen:
     def test_it_cannot_be_told_who_needs_it(self, bench: Bench, broken: str) -> None:
         bench.install("1")
         bench.layer("aa")
-        (bench.folder.hosts / "old").mkdir()
+        (bench.folder.host_agents / "old").mkdir()
         getattr(self, broken)(bench)
         assert bench.collector.collect() == []
         assert bench.left() == ["1"]
-        assert (bench.folder.tenants / "t/aa").exists()
-        assert (bench.folder.hosts / "old").exists()
+        assert (bench.folder.config_layers / "t/aa").exists()
+        assert (bench.folder.host_agents / "old").exists()
         assert bench.metrics.collections.labels("skipped")._value.get() == 1
 
     def test_a_publish_holds_the_lease_and_logs_expire_all_the_same(self, bench: Bench) -> None:
@@ -453,7 +471,7 @@ class TestTheTrash:
             ("v", lambda entry: overlay("/data/agents/1", upper="/data/volumes/v/upper")),
             ("v", lambda entry: overlay("/data/volumes/v/upper", "/data/agents/1")),
             ("1", lambda entry: overlay("/data/agents/1", upper="/data/volumes/v/upper")),
-            ("aa", lambda entry: overlay("/data/tenants/t/aa", "/data/agents/1", upper="/data/volumes/v/upper")),
+            ("aa", lambda entry: overlay("/data/config-layers/t/aa", "/data/agents/1", upper="/data/volumes/v/upper")),
             ("demo", lambda entry: bind(f"/some/fs/trash/{entry.name}")),
             ("demo", lambda entry: bind(f"/trash/{entry.name}/sub")),
             ("v", lambda entry: bind("/", target=f"{entry}/mnt")),

@@ -57,7 +57,7 @@ def check(p: Provisioning, version: Version = VERSION) -> State | None:
 class TestADamagedVersion:
     def test_is_taken_out_said_and_installed_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
         desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, "--check-every=50ms", "--check-rate=1Gi") as p:
+        with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
             p.until(lambda: p.ready(VERSION) and count(p, "whole"))
             spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
             p.until(lambda: server.count("package") == 2 and p.ready(VERSION))

@@ -93,7 +93,7 @@ class TestItIsAnUninstall:
     def test_at_once_when(self, api: KubeApi, watch: Watch, folder: DataDir, happen: Callable[[KubeApi], None]) -> None:
         happen(api)
         assert watch.end() < 3
-        assert folder.uninstalled.read_bytes() == b""
+        assert folder.uninstall_marker.read_bytes() == b""
 
     def test_also_when_the_daemonset_goes_a_little_later_than_its_pods(
         self, api: KubeApi, watch: Watch, folder: DataDir
@@ -102,13 +102,13 @@ class TestItIsAnUninstall:
         later.start()
         assert 1.2 <= watch.end() < 4
         later.join()
-        assert folder.uninstalled.exists()
+        assert folder.uninstall_marker.exists()
 
     def test_also_when_the_api_server_does_not_tell_at_first(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         api.delete("daemonsets", NAME, "driver")
         api.fail_next(503, plural="daemonsets", times=2)
         watch.end()
-        assert folder.uninstalled.exists()
+        assert folder.uninstall_marker.exists()
 
     def test_also_when_the_provisioner_has_just_been_started(
         self, api: KubeApi, source: KubernetesSource, folder: DataDir
@@ -117,13 +117,13 @@ class TestItIsAnUninstall:
         stop = threading.Event()
         stop.set()
         uninstall.watch(source, NAME, folder, stop)
-        assert folder.uninstalled.exists()
+        assert folder.uninstall_marker.exists()
 
 
 class TestItIsNone:
     def test_while_the_daemonset_is_there(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         assert 4 <= watch.end() < 7
-        assert not folder.uninstalled.exists()
+        assert not folder.uninstall_marker.exists()
         assert {request.path for request in api.seen("daemonsets")} == {
             f"/apis/apps/v1/namespaces/driver/daemonsets/{NAME}"
         }
@@ -131,7 +131,7 @@ class TestItIsNone:
     def test_while_the_api_server_is_away(self, api: KubeApi, watch: Watch, folder: DataDir) -> None:
         api.__exit__()
         assert watch.end() < 7
-        assert not folder.uninstalled.exists()
+        assert not folder.uninstall_marker.exists()
 
     def test_when_the_daemonset_was_never_seen(
         self, api: KubeApi, source: KubernetesSource, folder: DataDir, caplog: pytest.LogCaptureFixture
@@ -140,7 +140,7 @@ class TestItIsNone:
         watch = Watch(source, folder)
         assert watch.has_ended()
         assert "an uninstall will go unnoticed: check --daemonset" in caplog.text
-        assert not folder.uninstalled.exists()
+        assert not folder.uninstall_marker.exists()
 
 
 def test_nobody_is_asked_for_once_the_server_has_ended(api: KubeApi, source: KubernetesSource, tmp_path: Path) -> None:

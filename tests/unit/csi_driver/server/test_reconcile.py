@@ -95,7 +95,7 @@ def test_a_mount_without_a_row_gets_one(read_only: bool) -> None:
 
 def test_the_config_layer_of_a_mount_is_found_too() -> None:
     found = view()
-    found = dataclasses.replace(found, lower=("/data/tenants/abc/0123", *found.lower))
+    found = dataclasses.replace(found, lower=("/data/config-layers/abc/0123", *found.lower))
     (put,) = plan([], [found]).put
     assert (put.tenant, put.layer, put.version) == ("abc", "0123", "1.0")
 

@@ -39,7 +39,7 @@ def library(data: DataDir) -> Path:
 
 @pytest.fixture
 def config(data: DataDir) -> Path:
-    (file,) = data.tenants.glob(f"*/*/{config_layers.CONFIG_FILE}")
+    (file,) = data.config_layers.glob(f"*/*/{config_layers.CONFIG_FILE}")
     return file
 
 

@@ -97,7 +97,7 @@ def test_what_may_not_be_read_is_not_told_to_be_missing(run: Any, folder: Folder
     )
     folder.refuses("pods", "dynakubes")
     found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
-    assert found["reason"] == "NodeNotAsked"
+    assert found["reason"] == "NodeUnreachable"
     assert "Forbidden" in found["sentence"]
     assert "list the pods of the driver" in found["remedy"]
     found = json.loads(run("why", "other/plain", "-o", "json", code=1))["verdict"]

@@ -82,9 +82,9 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "--show-labels",
         ),
         (of(PLAIN, owner=NamespaceFacts("", "", ("shop",), 1)), "NamespaceIgnored", "ignores it", "ignored-namespaces"),
-        (of(PLAIN, owner=NamespaceFacts("", "shop", ("shop",), 1)), "WebhookNotAsked", "has no label", "operator"),
-        (PLAIN, "WebhookNotAsked", "older than the namespace's label", "restart its workload"),
-        (of(PLAIN, webhook_ready=0), "WebhookNotAsked", "no pod of the webhook is ready", "doctor"),
+        (of(PLAIN, owner=NamespaceFacts("", "shop", ("shop",), 1)), "WebhookNotCalled", "has no label", "operator"),
+        (PLAIN, "WebhookNotCalled", "older than the namespace's label", "restart its workload"),
+        (of(PLAIN, webhook_ready=0), "WebhookNotCalled", "no pod of the webhook is ready", "doctor"),
         (of(PLAIN, mirror=True), "MirrorPod", "mirrors a pod", ""),
         (
             of(GOOD, node="", scheduling="0/3 nodes are available", on_node=None),
@@ -96,11 +96,16 @@ def of(found: Evidence, **changed: Any) -> Evidence:
         (of(GOOD, driver="", on_node=None), "NoDriver", "its node worker-1 has no pod of the driver", "doctor"),
         (
             of(GOOD, on_node=None, node_problem="no answer"),
-            "NodeNotAsked",
+            "NodeUnreachable",
             "can't be asked for the rest: no answer",
             "pods/exec",
         ),
-        (of(GOOD, on_node=on_node("EmptyView", "it runs without")), "EmptyView", "it runs without, on node", "do it"),
+        (
+            of(GOOD, on_node=on_node("NoAgentMounted", "it runs without")),
+            "NoAgentMounted",
+            "it runs without, on node",
+            "do it",
+        ),
         (of(GOOD, on_node=on_node("NoVolume")), "NotPublished", "kubelet on node worker-1 has not asked", "doctor"),
         (
             of(GOOD, on_node=on_node("NoProcess"), troubles=("shop: ErrImagePull",)),

@@ -89,4 +89,4 @@ def test_an_install_path_is_used_only_if_nothing_can_break_by_it(path: str) -> N
 @pytest.mark.parametrize("pod", [{}, {"spec": None}, {"metadata": {}, "spec": {"containers": [{}]}}, {"spec": []}])
 def test_what_is_no_pod_is_left_as_it_is(pod: Manifest) -> None:
     outcome = injection.inject(pod, cases.facts({}), cases.SETTINGS)
-    assert (outcome.injected, outcome.reason, list(outcome.patch)) == (False, "PodNotUnderstood", [])
+    assert (outcome.injected, outcome.reason, list(outcome.patch)) == (False, "InvalidPod", [])

@@ -25,7 +25,7 @@ class Reason(enum.StrEnum):
     PROCESSES_NOT_SEEN = "ProcessesNotSeen"
     VERSION_DAMAGED = "VersionDamaged"
     NOT_MOUNTED = "NotMounted"
-    EMPTY_VIEW = "EmptyView"
+    EMPTY_VIEW = "NoAgentMounted"
     WAITING = "Waiting"
     NO_VOLUME = "NoVolume"
     NOT_KNOWN = "NotKnown"

@@ -1,1 +1,1 @@
-"""TODO package."""
+"""Where packages come from: one module for each kind of source."""
