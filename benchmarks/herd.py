@@ -92,7 +92,7 @@ class _Node:
 
 
 @dataclass(frozen=True, slots=True)
-class InjectionResult:
+class SimulationResult:
     """`peak` is the most requests that the registry, and the server that nodes ask, got in a second."""
 
     registry_peak: int
@@ -103,7 +103,7 @@ class InjectionResult:
     """When 99 % of the nodes had the package."""
 
 
-def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> InjectionResult:
+def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationResult:
     """All nodes learn of the version at second 0."""
     random.seed(_SEED)
     server = _Server(opens_at=PACKAGE_BYTES / _NODE_BANDWIDTH if mirror else 0.0)
@@ -123,7 +123,7 @@ def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> InjectionRes
             heapq.heappop(server.ends)
             done.append(end)
     peak = max(server.requests.values())
-    return InjectionResult(
+    return SimulationResult(
         _FIRST_REQUESTS + 1 if mirror else peak,
         peak,
         server.requests.total(),

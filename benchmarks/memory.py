@@ -46,10 +46,10 @@ def run() -> list[Result]:
     rows.append(results.at_most("pss_node_mib", sum(one.pss for one in held.values()), "MiB", _NODE_MIB))
     rows.append(results.shown("rss_node_mib", sum(one.rss for one in held.values()), "MiB"))
     rows += [results.shown(f"pss_{name}_mib", held[name].pss, "MiB") for name in _LIMITS]
-    return [*rows, results.shown("rss_provisioner_folder_mib", _node("folder")["provisioner"].rss, "MiB")]
+    return [*rows, results.shown("rss_provisioner_directory_mib", _node("directory")["provisioner"].rss, "MiB")]
 
 
-class ClusterState:
+class ProcessMemory:
     """What a process holds, in MiB."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -58,7 +58,7 @@ class ClusterState:
         self.rss, self.pss = (int(fields[name].split()[0]) / 1024 for name in ("Rss", "Pss"))
 
 
-def _node(source: str) -> dict[str, ClusterState]:
+def _node(source: str) -> dict[str, ProcessMemory]:
     """What each of the four processes holds, with the provisioner on one of its sources."""
     metrics = ports.free()
     with contextlib.ExitStack() as stack:
@@ -72,7 +72,7 @@ def _node(source: str) -> dict[str, ClusterState]:
         assert driver.process is not None
         _work(driver, kubelet, endpoints)
         time.sleep(_IDLE_SECONDS)
-        return {name: ClusterState(process) for name, process in {"server": driver.process, **processes}.items()}
+        return {name: ProcessMemory(process) for name, process in {"server": driver.process, **processes}.items()}
 
 
 def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> None:
@@ -106,7 +106,7 @@ def _provisioner(driver: node.Driver, source: str, endpoints: list[str]) -> Iter
             "metadata": {"name": "demo", "namespace": "dynatrace"},
             "spec": {"apiUrl": dynatrace.api_url, "oneAgent": {"cloudNativeFullStack": {}}},
         }
-        if source == "folder":
+        if source == "directory":
             folder = driver.place / "dynakubes"
             folder.mkdir()
             (folder / "demo.yaml").write_text(json.dumps(kube))

@@ -24,7 +24,7 @@ from typing import Final
 from tests.cluster import archives, buildah, commands, pipconf, rootfs
 from tests.cluster.commands import CommandFailedError, CommandUnavailableError
 
-__all__ = ["APP", "CSI", "PAUSE", "Failed", "Unavailable", "build", "built"]
+__all__ = ["APP", "CSI", "PAUSE", "CommandFailedError", "CommandUnavailableError", "build", "built"]
 
 CSI: Final = "localhost/oneagent-csi:e2e"
 APP: Final = "localhost/app:e2e"

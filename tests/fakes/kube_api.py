@@ -40,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class PackageRequest:
+class ListRequest:
     """Which objects a request is about, and how much of them."""
 
     plural: str
@@ -224,7 +224,7 @@ class KubeApi:
     def get(self, plural: str, namespace: str, name: str) -> Json | None:
         return self._objects.get((plural, namespace, name))
 
-    def page(self, asked: PackageRequest, limit: int, token: str) -> Json | None:
+    def page(self, request: ListRequest, limit: int, token: str) -> Json | None:
         """One page of a list; `None` if the place to go on from is forgotten."""
         if token:
             if token not in self._pages:
@@ -235,8 +235,8 @@ class KubeApi:
                 return None
         else:
             version = self._version
-            found = [obj for key, obj in sorted(self._objects.items()) if asked.wants(*key[:2], obj)]
-            items = [asked.shown(obj) for obj in found]
+            found = [obj for key, obj in sorted(self._objects.items()) if request.wants(*key[:2], obj)]
+            items = [request.shown(obj) for obj in found]
         metadata = {"resourceVersion": str(version)}
         if limit and len(items) > limit:
             metadata["continue"] = f"page-{version}-{len(items)}"
@@ -247,11 +247,11 @@ class KubeApi:
     def remembers(self, version: int) -> bool:
         return version >= self._oldest
 
-    def since(self, asked: PackageRequest, version: int) -> list[tuple[int, bytes]]:
+    def since(self, request: ListRequest, version: int) -> list[tuple[int, bytes]]:
         return [
-            (at, _line({"type": kind, "object": asked.shown(obj)}))
+            (at, _line({"type": kind, "object": request.shown(obj)}))
             for at, plural, namespace, kind, obj in self._log
-            if at > version and asked.wants(plural, namespace, obj)
+            if at > version and request.wants(plural, namespace, obj)
         ]
 
     def failure(self, plural: str, watch: bool) -> Failure | None:
@@ -283,18 +283,18 @@ class _Handler(BaseHTTPRequestHandler):
         match, query = found
         plural, namespace, name = match["plural"], match["ns"] or "", match["name"]
         metadata_only = "as=PartialObjectMetadata" in (self.headers["Accept"] or "")
-        asked = PackageRequest(plural, namespace, query.get("fieldSelector", ""), metadata_only)
+        request = ListRequest(plural, namespace, query.get("fieldSelector", ""), metadata_only)
         if name:
             with self.api.changed:
                 self.api.changed.wait_for(lambda: plural not in self.api.held or self.api.closing)
                 obj = self.api.get(plural, namespace, name)
-            self._answer(200, asked.shown(obj)) if obj else self._status(404, "NotFound")
+            self._answer(200, request.shown(obj)) if obj else self._status(404, "NotFound")
         elif "watch" in query:
-            self._watch(asked, query)
+            self._watch(request, query)
         else:
             limit, token = int(query.get("limit", "0")), query.get("continue", "")
             with self.api.changed:
-                page = self.api.page(asked, limit, token)
+                page = self.api.page(request, limit, token)
             self._answer(200, page) if page else self._status(410, "Expired")
 
     def do_POST(self) -> None:
@@ -354,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._text(404, "404 page not found\n")
 
-    def _watch(self, asked: PackageRequest, query: Mapping[str, str]) -> None:
+    def _watch(self, request: ListRequest, query: Mapping[str, str]) -> None:
         api = self.api
         version = int(query.get("resourceVersion", "0"))
         with api.changed:
@@ -368,7 +368,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         seconds = api.watch_seconds or float(query.get("timeoutSeconds", "300"))
         with self._counted():
-            for line in self._events(asked, version, (cuts, sent), seconds):
+            for line in self._events(request, version, (cuts, sent), seconds):
                 self._chunk(line)
             if api.cuts != cuts:
                 self._chunk(b'{"type": "ADDED", "obj')
@@ -376,16 +376,17 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._chunk(b"")
 
-    def _events(self, asked: PackageRequest, version: int, start: tuple[int, int], seconds: float) -> Iterator[bytes]:
+    def _events(self, request: ListRequest, version: int, start: tuple[int, int], seconds: float) -> Iterator[bytes]:
         api, (cuts, sent) = self.api, start
 
         def news() -> bool:
-            return bool(api.closing or api.cuts != cuts or len(api.sent_to_watches) > sent or api.since(asked, version))
+            ended = api.closing or api.cuts != cuts
+            return bool(ended or len(api.sent_to_watches) > sent or api.since(request, version))
 
         while True:
             with api.changed:
                 in_time = api.changed.wait_for(news, seconds)
-                lines = api.since(asked, version)
+                lines = api.since(request, version)
                 extra = api.sent_to_watches[sent:]
                 sent += len(extra)
             for at, line in lines:

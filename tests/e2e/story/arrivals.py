@@ -16,7 +16,7 @@ from tests.e2e.story.users import SHOP
 _PAUSE_SECONDS: Final = 0.5
 
 
-class VersionWaiter:
+class PodArrivals:
     """While in use as a context manager: a pod, and a DynaKube by a dry run, one after the other."""
 
     def __init__(self, kubectl: Kubectl, dynakube: dict[str, Any]) -> None:

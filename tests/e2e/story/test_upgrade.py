@@ -16,7 +16,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
 from tests.e2e import helm, installed
 from tests.e2e.story import figures
-from tests.e2e.story.arrivals import VersionWaiter
+from tests.e2e.story.arrivals import PodArrivals
 from tests.e2e.story.conftest import Publish
 from tests.e2e.story.shops import Shop
 from tests.e2e.story.users import User
@@ -47,7 +47,7 @@ def test_pods_do_not_notice(
     before = [shop.running(pod) for pod in pods]
     stored = shop.dynakube("v1beta1")
 
-    with VersionWaiter(cluster.kubectl, stored) as arrivals:
+    with PodArrivals(cluster.kubectl, stored) as arrivals:
         user.upgrades(f"image.tag={helm.IMAGE['tag']}")
     assert arrivals.refusals == []
     assert {image for part in figures.PARTS for image in images(cluster, part)} == {installed.IMAGE}

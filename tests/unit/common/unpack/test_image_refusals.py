@@ -94,7 +94,9 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "hard link out": (UnsafePackageError, "leads out", tar(hard_link(f"{P}h", "../etc/passwd"))),
     "hard link to an absolute path": (UnsafePackageError, "leads out", tar(hard_link(f"{P}h", "/etc/passwd"))),
     "hard link forward": (UnsafePackageError, "no file before it", tar(hard_link(f"{P}h", f"{P}f"), Entry(f"{P}f"))),
-    "hard link to a folder": (UnsafePackageError, "no file before it", tar(folder(f"{P}d"), hard_link(f"{P}h", f"{P}d"))),
+    "hard link to a folder": (
+        UnsafePackageError, "no file before it", tar(folder(f"{P}d"), hard_link(f"{P}h", f"{P}d")),
+    ),
     "hard link to itself": (UnsafePackageError, "no file before it", tar(hard_link(f"{P}h", f"{P}h"))),
     "device": (UnsafePackageError, "neither a file", tar(Entry(f"{P}null", kind=tarfile.CHRTYPE))),
     "block device": (UnsafePackageError, "neither a file", tar(Entry(f"{P}disk", kind=tarfile.BLKTYPE))),
@@ -120,7 +122,9 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a whiteout of nothing": (UnsafePackageError, "has no name", tar(Entry(f"{P}.wh."))),
     "a whiteout of the folder above": (UnsafePackageError, "has no name", tar(Entry(f"{P}.wh..."))),
     "a file by its kind and a folder by its name": (CorruptPackageError, "a folder by its name", header(b"name/")),
-    "two names in pax": (CorruptPackageError, "twice", pax(b"x", ("path", b"a")) + pax(b"x", ("path", b"b")) + header(b"c")),
+    "two names in pax": (
+        CorruptPackageError, "twice", pax(b"x", ("path", b"a")) + pax(b"x", ("path", b"b")) + header(b"c"),
+    ),
     "two names in pax and GNU": (
         CorruptPackageError,
         "twice",
@@ -148,20 +152,26 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a folder with content": (CorruptPackageError, "bytes of content", header(b"name/", b"5", b"%011o" % 5, b"12345")),
     "a link with content": (CorruptPackageError, "bytes of content", header(b"name", b"2", b"%011o" % 5, b"12345")),
     "an extended header cut": (CorruptPackageError, "cannot be read", header(b"x", b"x", b"%011o" % 7, b"99 a=b\n")),
-    "an extended header without a length": (CorruptPackageError, "cannot be read", header(b"x", b"x", b"%011o" % 2, b"a=")),
+    "an extended header without a length": (
+        CorruptPackageError, "cannot be read", header(b"x", b"x", b"%011o" % 2, b"a="),
+    ),
     "a global name": (CorruptPackageError, "global header", pax(b"g", ("path", b"all")) + header(b"name")),
     # what takes too much
     "an endless extended header": (PackageTooLargeError, "extended header", header(b"x", b"x", b"%011o" % (1 << 30))),
     "an endless name": (PackageTooLargeError, "extended header", header(b"x", b"L", b"%011o" % (1 << 30))),
     "too many files": (PackageTooLargeError, "more than 30 entries", tar(*(Entry(f"{P}{n}") for n in range(40)))),
-    "too many folders": (PackageTooLargeError, "more than 30 entries", tar(*(Entry(f"{P}{n}/{n}/f") for n in range(12)))),
+    "too many folders": (
+        PackageTooLargeError, "more than 30 entries", tar(*(Entry(f"{P}{n}/{n}/f") for n in range(12))),
+    ),
     "a bomb": (PackageTooLargeError, "unpacks? to more than", tar(Entry(f"{P}bomb", bytes(20 << 20)))),
     "a bomb beside the agent": (PackageTooLargeError, "unpacks? to more than", tar(Entry("bomb", bytes(20 << 20)))),
     "a bomb of gzip in gzip": (CorruptPackageError, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
     # what is not read, or no agent
     "zstd that takes much memory": (UnsupportedPackageError, "MiB to unpack", wide()),
     "no agent": (NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(Entry("bin/sh")))),
-    "a link as an agent": (NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x")))),
+    "a link as an agent": (
+        NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x"))),
+    ),
     "current as a file": (NotAnAgentError, "current", tar(Entry(f"{P}agent/bin/current"))),
 }  # fmt: skip
 

@@ -219,7 +219,8 @@ class Bench:
         self.now = 1000.0
         self.metrics = ProvisionerMetrics()
         self.collector = garbage_collector.GarbageCollector(
-            self.folder, self.store, self.records, garbage_collector.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
+            self.folder, self.store, self.records,
+            garbage_collector.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
             installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
             failpoint=self.steps.append,
         )  # fmt: skip
