@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import dynakube, logs
+from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.unpack import file_manifest
@@ -215,7 +216,8 @@ class Provisioner:
         """The config layer; while the tenant has never told us all, the one that an earlier process made."""
         if not facts.complete and row.layer and self._folder.config_layer(row.tenant, row.layer).exists():
             return row.layer
-        return config_layers.ensure(self._folder, row.tenant, config_layers.merged(tree, kube, facts))
+        text = config_layers.merge_config(tree, facts.properties, _own_settings(kube, facts))
+        return config_layers.ensure(self._folder, row.tenant, text)
 
     def _version(self, kube: dynakube.DynaKube, facts: TenantState, before: DesiredState) -> Version | None:
         """The image that is named, else what the operator decided, else what the user pinned, else the tenant's latest.
@@ -342,6 +344,18 @@ class Provisioner:
         self._metrics.dynakubes.labels("ready").set(ready)
         # Those whose pods get no views wait for nothing.
         self._metrics.dynakubes.labels("waiting").set(len(rows) - viewless - ready)
+
+
+def _own_settings(kube: dynakube.DynaKube, facts: TenantState) -> list[ruxitagentproc.Property]:
+    """The settings that the DynaKube and its tenant's connection make; they win over the tenant's configuration."""
+    endpoints = facts.endpoints or tuple(part for part in kube.endpoints.split(",") if part)
+    return ruxitagentproc.general(
+        host_group=kube.host_group or None,
+        tenant=facts.tenant or kube.tenant,
+        tenant_token=facts.tenant_token or None,
+        endpoints=endpoints or None,
+        proxy=kube.proxy or None,
+    )
 
 
 def _without_good(row: DesiredState) -> DesiredState:

@@ -1,7 +1,7 @@
-"""Config layers: the tenant's `ruxitagentproc.conf`, merged, as a folder that lies above the agent in a view.
+"""Config layers: a merged `ruxitagentproc.conf` in a directory that lies above the agent in a view.
 
-A layer never changes, since an overlay's lower layers must not; another content is another layer, named by its
-digest. So a running pod keeps the configuration it started with, and pods with the same one share it.
+A layer never changes, because the lower layers of an overlay must not. Other content makes another layer, named by its
+digest. So a running pod keeps the configuration that it started with, and pods with equal configuration share a layer.
 """
 
 from __future__ import annotations
@@ -10,61 +10,54 @@ import hashlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import dynakube, fsync, logs
+from oneagent.common import fsync, logs
 from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.agent_config.ruxitagentproc import Property
 from oneagent.common.identifiers import TenantId
 from oneagent.csi_driver.data_dir import DataDir, LayerId
-from oneagent.csi_driver.provisioner.tenants import TenantState
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE: Final = "agent/conf/ruxitagentproc.conf"
 
 
-def merged(tree: Path, kube: dynakube.DynaKube, facts: TenantState) -> str:
-    """The text of the file for this DynaKube and this version's tree; our own values win over the tenant's."""
+def merge_config(tree: Path, tenant: Iterable[Property], own: Iterable[Property]) -> str:
+    """Merge the file of a version's tree with the tenant's settings and our own; ours win."""
     try:
         package = (tree / CONFIG_FILE).read_text(errors="replace")
     except FileNotFoundError:
         package = ""
-    endpoints = facts.endpoints or tuple(part for part in kube.endpoints.split(",") if part)
-    ours = ruxitagentproc.general(
-        host_group=kube.host_group or None,
-        tenant=facts.tenant or kube.tenant,
-        tenant_token=facts.tenant_token or None,
-        endpoints=endpoints or None,
-        proxy=kube.proxy or None,
-    )
-    return ruxitagentproc.merge(package, facts.properties, ours).text
+    return ruxitagentproc.merge(package, tenant, own).text
 
 
-def named(content: bytes) -> LayerId:
-    """The name of the layer whose file has this content."""
+def layer_id(content: bytes) -> LayerId:
+    """Return the name of the layer whose file has this content."""
     return LayerId(hashlib.sha256(content).hexdigest()[:16])
 
 
-def ensure(folder: DataDir, tenant: TenantId, text: str) -> LayerId:
-    """Make the layer with this content, if it is not there, by one rename."""
-    layer = named(text.encode(errors="replace"))
-    place = folder.config_layer(tenant, layer)
-    if place.exists():
+def ensure(data: DataDir, tenant: TenantId, text: str) -> LayerId:
+    """Create the layer with this content by one rename, unless it exists."""
+    layer = layer_id(text.encode(errors="replace"))
+    target = data.config_layer(tenant, layer)
+    if target.exists():
         return layer
-    fresh = Path(tempfile.mkdtemp(prefix="layer.", dir=folder.tmp))
+    scratch = Path(tempfile.mkdtemp(prefix="layer.", dir=data.tmp))
     try:
-        for path in (fresh, fresh / "agent", fresh / "agent/conf"):
+        for path in (scratch, scratch / "agent", scratch / "agent/conf"):
             path.mkdir(exist_ok=True)
             path.chmod(0o1777)
-        file = fresh / CONFIG_FILE
+        file = scratch / CONFIG_FILE
         file.write_text(text, errors="replace")
         file.chmod(0o644)
-        fsync.sync_tree(fresh)
-        place.parent.mkdir(mode=0o700, exist_ok=True)
-        fresh.rename(place)
+        fsync.sync_tree(scratch)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        scratch.rename(target)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         raise
-    log.info("config layer made", extra=logs.facts(tenant=tenant, layer=layer))
+    log.info("config layer created", extra=logs.facts(tenant=tenant, layer=layer))
     return layer

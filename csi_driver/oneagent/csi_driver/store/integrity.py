@@ -164,9 +164,9 @@ def _layer(folder: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport
     content = b""
     try:
         content = (place / config_layers.CONFIG_FILE).read_bytes()
-        if config_layers.named(content) != layer:
+        if config_layers.layer_id(content) != layer:
             findings.append(
-                Finding(config_layers.CONFIG_FILE, "content", f"its digest is {config_layers.named(content)}")
+                Finding(config_layers.CONFIG_FILE, "content", f"its digest is {config_layers.layer_id(content)}")
             )
     except FileNotFoundError:
         findings.append(Finding(config_layers.CONFIG_FILE, "missing"))
