@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags, logs, package_client
+from oneagent.common import flags, logs, package_client, prometheus
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
@@ -27,7 +27,6 @@ from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 from oneagent.csi_driver.provisioner.reconciler import Provisioner
 from oneagent.csi_driver.provisioner.scrubber import Scrubber
 from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
-from oneagent.csi_driver.server import metrics
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
@@ -238,7 +237,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
-        metrics.serve(config.metrics_address, counted.registry)
+        prometheus.serve(config.metrics_address, counted.registry)
         process.settle_memory()
         log.info("provisioning", extra=logs.facts(source=config.source, data=config.data_dir))
         asking = _watch_for_uninstall(config, source, stop)

@@ -25,7 +25,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from oneagent.common import flags, logs
+from oneagent.common import flags, logs, prometheus
 from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
@@ -181,7 +181,7 @@ class Server:
         self.publisher.appviews.spares.start()
         self._warn_of_one_mount()
         self._observe()
-        metrics.serve(self._config.metrics_address, self.metrics.registry)
+        prometheus.serve(self._config.metrics_address, self.metrics.registry)
         path = socket_path(self._config.endpoint)
         remove_stale_socket(path)
         server = grpc.server(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -48,11 +48,3 @@ class ServerMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-
-
-def serve(address: str, registry: CollectorRegistry) -> None:
-    """Serve `/metrics` at `host:port` (`:8080` for all addresses) from a daemon thread; nothing for ''."""
-    if not address:
-        return
-    host, _, port = address.rpartition(":")
-    start_http_server(int(port), addr=host or "0.0.0.0", registry=registry)
