@@ -12,7 +12,7 @@ from docs import generate, values
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.dynakube.api import conversion
-from oneagent.common.injection import skip_reasons
+from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission, validation
 from tests.e2e.story import pages
 from tests.unit.common.oci.registries import REGISTRIES, counted
@@ -83,7 +83,7 @@ def test_every_annotation_that_is_read_or_written_is_explained() -> None:
     """Of several names of one thing the first has the line."""
     named = [
         value if isinstance(value, str) else value[0]
-        for value in vars(annotations).values()
+        for value in vars(pod_annotations).values()
         if isinstance(value, str | tuple)
     ]
     listed = [line for line in INJECTION.splitlines() if line.startswith("| `")]
