@@ -84,11 +84,11 @@ class _Node:
         self.attempts += 1
         if self.attempts < download.USUAL.attempts:
             self.requests = 0
-            return backoff.heeding(download.USUAL.pause(self.attempts), _RETRY_AFTER)
+            return backoff.at_least(download.USUAL.pause(self.attempts), _RETRY_AFTER)
         self.attempts, self.requests = 0, _FIRST_REQUESTS
         self.failures += 1
-        pause = backoff.growing(self.failures, installer.FIRST_PAUSE, installer.LONGEST_PAUSE)
-        return backoff.heeding(pause, _RETRY_AFTER)
+        pause = backoff.exponential(self.failures, installer.FIRST_PAUSE, installer.LONGEST_PAUSE)
+        return backoff.at_least(pause, _RETRY_AFTER)
 
 
 @dataclass(frozen=True, slots=True)

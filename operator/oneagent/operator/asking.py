@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from oneagent.common import dynakube, logs
+from oneagent.common import backoff, dynakube, logs
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
@@ -108,9 +108,9 @@ def pause(facts: TenantState, usual_seconds: float) -> float:
     usual_seconds = max(usual_seconds, _SHORTEST_PAUSE_SECONDS)
     if not facts.problem and not facts.image.problem:
         return usual_seconds
-    backoff = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(facts.failures - 1, 10), usual_seconds)
+    pause = backoff.exponential(facts.failures, _FIRST_PAUSE_SECONDS, usual_seconds)
     later = max(facts.retry_after or 0.0, facts.image.retry_after or 0.0)
-    return max(backoff, min(later, _LONGEST_PAUSE_SECONDS), _SHORTEST_PAUSE_SECONDS)
+    return max(backoff.at_least(pause, min(later, _LONGEST_PAUSE_SECONDS)), _SHORTEST_PAUSE_SECONDS)
 
 
 def access(kube: dynakube.DynaKube, inputs: Inputs) -> tenant_client.TenantAccess:

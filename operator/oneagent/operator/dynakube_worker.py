@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from oneagent.common import dynakube, identifiers, logs
+from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
@@ -146,10 +146,10 @@ class Worker:
             except api.ConflictError:
                 # Somebody else was faster; what they wrote is on its way.
                 self._failures += 1
-                pause = min(_GATHER_SECONDS * 2.0 ** min(self._failures, 10), _FIRST_RETRY_SECONDS * 5)
+                pause = backoff.exponential(self._failures, 2 * _GATHER_SECONDS, _FIRST_RETRY_SECONDS * 5)
             except Exception as error:  # No DynaKube may end the operator, and with it the others' care.
                 self._failures += 1
-                pause = min(_FIRST_RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10), _LONGEST_RETRY_SECONDS)
+                pause = backoff.exponential(self._failures, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
                 facts = logs.facts(dynakube=self.name, reason=repr(error), again=pause)
                 known = isinstance(error, api.ApiError | TimeoutError)
                 log.warning("a round failed", extra=facts, exc_info=None if known else error)

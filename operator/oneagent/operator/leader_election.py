@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.operator import api
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Election:
         while True:
             if (renewed := await self._try()) is not None:
                 return renewed
-            await asyncio.sleep(self._settings.renew_seconds / 2)
+            await asyncio.sleep(backoff.jittered(self._settings.renew_seconds / 2))
 
     async def _keep(self, renewed: float) -> None:
         """Renew until that has not worked for too long."""

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api, cache
@@ -46,7 +46,7 @@ class Mapper:
         self._claims: dict[DynaKubeName, namespace_mapping.Claim | None] = {}
         self._decisions: dict[str, namespace_mapping.Decision] = {}
         self._dirty: set[str] = set()
-        self._pauses: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
@@ -136,7 +136,7 @@ class Mapper:
         if namespace is None or namespace.terminating:
             self._decisions.pop(name, None)
             self.problems.pop(name, None)
-            self._pauses.pop(name, None)
+            self._failures.pop(name, None)
             if name in self.locks and not self.locks[name].locked():
                 del self.locks[name]
             return namespace_mapping.Decision(None)
@@ -173,14 +173,14 @@ class Mapper:
             return
         except api.ApiError as error:
             self.problems[name] = str(error)
-            pause = min(2 * self._pauses.get(name, _FIRST_PAUSE_SECONDS / 2), _LONGEST_PAUSE_SECONDS)
-            self._pauses[name] = pause
+            self._failures[name] = self._failures.get(name, 0) + 1
+            pause = backoff.exponential(self._failures[name], _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
             log.warning("a namespace is not labelled yet", extra=logs.facts(namespace=name, reason=error))
             if name not in self._retries:
                 self._retries[name] = asyncio.get_running_loop().call_later(pause, self._again, name)
             return
         self.problems.pop(name, None)
-        self._pauses.pop(name, None)
+        self._failures.pop(name, None)
 
     async def _put(self, name: str) -> None:
         """Make a namespace's label what it should be now."""

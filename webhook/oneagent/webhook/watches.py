@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.common.kubernetes import list_watch
 from oneagent.webhook import api
 
@@ -96,7 +96,7 @@ class Watch(Generic[_T]):
         self.resource = resource
         self._api, self._read, self._changed, self._clock = server, read, changed, clock
         self._page_size = page_size
-        self._pauses = list_watch.Pauses(first_pause)
+        self._backoff = backoff.Backoff(first_pause, list_watch.LONGEST_PAUSE)
         self._version = ""
         self._listed = asyncio.Event()
 
@@ -120,7 +120,7 @@ class Watch(Generic[_T]):
                 # A mistake of ours about one object must not end what all pods depend on.
                 log.exception("objects cannot be followed", extra=logs.facts(path=self.resource.path))
                 self._version = ""
-            await asyncio.sleep(self._pauses.next(retry_after))
+            await asyncio.sleep(self._backoff.next(retry_after))
 
     async def _attempt(self) -> None:
         began = self._clock()
@@ -139,15 +139,15 @@ class Watch(Generic[_T]):
                 async for chunk in stream:
                     for line in lines.add(chunk):
                         if self._take(line):
-                            self._pauses.reset()
+                            self._backoff.reset()
                             self._changed()
         finally:
             if self._clock() - began >= list_watch.STOOD_SECONDS:
-                self._pauses.reset()
+                self._backoff.reset()
 
     def _failed(self, error: api.ApiError) -> float:
         """Forget the version if going on from it makes no sense; how long the server wants us to wait."""
-        attempt = self._pauses.fruitless + 1
+        attempt = self._backoff.failures + 1
         facts = logs.facts(path=self.resource.path, reason=error, attempt=attempt)
         if isinstance(error, api.GoneError):
             log.info("objects are listed anew", extra=facts)

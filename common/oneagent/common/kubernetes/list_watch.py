@@ -7,8 +7,6 @@ hand: text lines would also be split at U+2028, which JSON may hold.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from typing import Final
 
 STOOD_SECONDS: Final = 5.0
@@ -16,26 +14,8 @@ STOOD_SECONDS: Final = 5.0
 FRUITLESS_BEFORE_LIST: Final = 3
 """After so many attempts in a row that bring nothing the set is listed anew."""
 
-_LONGEST_PAUSE: Final = 30.0
-_LONGEST_RETRY_AFTER: Final = 120.0
-
-
-class Pauses:
-    """Exponential back-off with full jitter."""
-
-    def __init__(self, first: float = 0.5, draw: Callable[[], float] = random.random) -> None:
-        self._first = first
-        self._draw = draw
-        self.fruitless = 0
-
-    def reset(self) -> None:
-        self.fruitless = 0
-
-    def next(self, retry_after: float = 0.0) -> float:
-        """Seconds to wait; never less than the server asked for, within reason."""
-        most = min(_LONGEST_PAUSE, self._first * 2.0 ** min(self.fruitless, 16))
-        self.fruitless += 1
-        return min(max(retry_after, 0.0), _LONGEST_RETRY_AFTER) + self._draw() * most
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
 
 
 class Lines:

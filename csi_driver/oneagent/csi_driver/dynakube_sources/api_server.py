@@ -31,8 +31,8 @@ from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
-from oneagent.common import dynakube, identifiers, logs
-from oneagent.common.kubernetes import fields, kubeconfig, list_watch
+from oneagent.common import backoff, dynakube, identifiers, logs
+from oneagent.common.kubernetes import fields, kubeconfig
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import events, watch
 
@@ -76,14 +76,14 @@ class KubernetesSource:
         component: str = identifiers.DISTRIBUTION,
         node: str = "",
         page_size: int = PAGE_SIZE,
-        pauses: list_watch.Pauses | None = None,
+        retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`api_version` as `v1beta6`; empty: the newest that the API server serves."""
         self._http, self._own_namespace = connect(kubeconfig, service_account)
         self._namespace = namespace or self._own_namespace
         self._api = _DynaKubeApi(self._http, self._namespace, api_version, page_size)
-        self._watch = watch.Watch(self._api, pauses=pauses, clock=clock)
+        self._watch = watch.Watch(self._api, retry=retry, clock=clock)
         self._events = events.Events(self._send_event, component=component, node=node, clock=clock)
 
     def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:

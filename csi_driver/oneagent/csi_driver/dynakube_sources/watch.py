@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from oneagent.common import dynakube, identifiers, logs
+from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.kubernetes import list_watch
 from oneagent.csi_driver import dynakube_sources
 
@@ -76,12 +76,12 @@ class Watch:
         self,
         api: Api,
         *,
-        pauses: list_watch.Pauses | None = None,
+        retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._api = api
-        self._pauses = pauses or list_watch.Pauses()
+        self._backoff = retry or backoff.Backoff(list_watch.FIRST_PAUSE, list_watch.LONGEST_PAUSE)
         self._clock = clock
         self._wait = wait
         self._turned = clock()
@@ -102,7 +102,7 @@ class Watch:
                     return
                 retry_after = self._failed(error)
             if not stop.is_set():
-                self._wait(stop, self._pauses.next(retry_after))
+                self._wait(stop, self._backoff.next(retry_after))
 
     def _attempt(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
         self._turned = began = self._clock()
@@ -117,15 +117,15 @@ class Watch:
                         return
                     self._turned = self._clock()
                     if self._take(line):
-                        self._pauses.reset()
+                        self._backoff.reset()
                         self._report(changed)
         finally:
             if self._clock() - began >= list_watch.STOOD_SECONDS:
-                self._pauses.reset()
+                self._backoff.reset()
 
     def _failed(self, error: dynakube_sources.SourceError) -> float:
         """Forget the version if going on from it makes no sense; how long the server wants us to wait."""
-        attempt = self._pauses.fruitless + 1
+        attempt = self._backoff.failures + 1
         if isinstance(error, GoneError):
             log.info("DynaKubes are listed anew", extra=logs.facts(reason=error))
         else:

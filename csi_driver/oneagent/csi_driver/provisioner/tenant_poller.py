@@ -7,7 +7,6 @@ something else about whom to ask. Until the first answer there are no facts.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
@@ -116,10 +115,10 @@ class TenantPoller:
         """Keep an answer, and when to ask again."""
         asking.facts = facts
         asking.failures = asking.failures + 1 if facts.problem else 0
-        pause = kube.poll_seconds
+        pause = backoff.jittered(kube.poll_seconds)
         if facts.problem:
-            pause = min(pause, _FIRST_PAUSE * 2 ** min(asking.failures - 1, 16))
-        asking.next_at = time.monotonic() + backoff.heeding(pause * random.uniform(0.8, 1.2), facts.retry_after)
+            pause = backoff.exponential(asking.failures, _FIRST_PAUSE, kube.poll_seconds)
+        asking.next_at = time.monotonic() + backoff.at_least(pause, facts.retry_after)
 
 
 def _image_now(kube: dynakube.DynaKube) -> str:

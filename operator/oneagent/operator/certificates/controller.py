@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import rotation, x509
@@ -93,7 +93,7 @@ class CertificateController:
         self._secrets: dict[str, api.Object | None] = {}
         self._failed: set[str] = set()
         self._unread = False
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._failures = 0
 
     async def round(self) -> float:
         """Do what is due; in how many seconds there will be something to do again, if nobody changes anything."""
@@ -245,10 +245,9 @@ class CertificateController:
     def _rest(self, step: rotation.Wait) -> float:
         if step.in_vain:
             return min(step.seconds, self._in_vain())
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._failures = 0
         return step.seconds
 
     def _in_vain(self) -> float:
-        pause = min(self._pause, self._settings.patience_seconds)
-        self._pause = min(2 * pause, self._settings.patience_seconds)
-        return pause
+        self._failures += 1
+        return backoff.exponential(self._failures, _FIRST_PAUSE_SECONDS, self._settings.patience_seconds)

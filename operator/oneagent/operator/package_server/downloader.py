@@ -237,8 +237,8 @@ class Fetches:
             del self._fetches[name]
             return
         fetch.failures += 1
-        pause = backoff.growing(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
-        pause = backoff.heeding(pause, getattr(error, "retry_after", None))
+        pause = backoff.exponential(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+        pause = backoff.at_least(pause, getattr(error, "retry_after", None))
         fetch.next_at = time.monotonic() + pause
         fetch.error = _answer(error, pause)
         known = isinstance(error, _KNOWN)

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from oneagent.common import dynakube
-from oneagent.common.kubernetes import list_watch
+from oneagent.common import backoff, dynakube
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import api_server
 from tests.fakes import kube_api
@@ -27,7 +26,7 @@ def api() -> Iterator[kube_api.KubeApi]:
 @pytest.fixture
 def source(api: kube_api.KubeApi, tmp_path: Path) -> Iterator[api_server.KubernetesSource]:
     found = api_server.KubernetesSource(
-        kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", pauses=list_watch.Pauses(first=0.02)
+        kubeconfig=api.kubeconfig(tmp_path / "config"), node="node-1", retry=backoff.Backoff(0.02, 30)
     )
     yield found
     found.close()
@@ -176,7 +175,7 @@ class TestFollowing:
     def test_a_pause_is_stopped_within_a_second(self, api: kube_api.KubeApi, tmp_path: Path) -> None:
         config = api.kubeconfig(tmp_path / "config")
         api.fail_next(503, times=100)
-        source = api_server.KubernetesSource(kubeconfig=config, pauses=list_watch.Pauses(first=60, draw=lambda: 1))
+        source = api_server.KubernetesSource(kubeconfig=config, retry=backoff.Backoff(60, 60, draw=lambda: 1))
         found = Following(source)
         found.start()
         eventually(lambda: api.seen("dynakubes"))

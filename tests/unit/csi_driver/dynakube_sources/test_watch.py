@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import backoff
 from oneagent.common.kubernetes import list_watch
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import watch
@@ -66,7 +67,8 @@ class Script:
         self.now += seconds
 
     def run(self) -> watch.Watch:
-        found = watch.Watch(self, pauses=list_watch.Pauses(draw=lambda: 1.0), clock=lambda: self.now, wait=self._wait)
+        retry = backoff.Backoff(list_watch.FIRST_PAUSE, list_watch.LONGEST_PAUSE, draw=lambda: 1.0)
+        found = watch.Watch(self, retry=retry, clock=lambda: self.now, wait=self._wait)
         # The end of the script must not hide what it said last.
         found.run(self.reports.append, self.stop)
         return found

@@ -15,6 +15,7 @@ the server's `Retry-After`. Nothing is begun that does not fit on the disk.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import httpx2 as httpx
-import tenacity
 
 from oneagent.common import backoff, logs
 from oneagent.common.http import client as http_client
@@ -117,7 +117,7 @@ class Limits:
 
     def pause(self, attempts: int) -> float:
         """Seconds after so many attempts that failed."""
-        return backoff.growing(attempts, self.first_pause_seconds, self.longest_pause_seconds)
+        return backoff.exponential(attempts, self.first_pause_seconds, self.longest_pause_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,36 +156,20 @@ class Transfer:
 
     def run(self, sleep: Callable[[float], object]) -> None:
         """Complete the part file; `DownloadError`, or `OSError` of the disk."""
+        for attempt in itertools.count(1):
+            try:
+                self._attempt()
+                return
+            except errors.HttpError as error:
+                if attempt >= self.limits.attempts or not self._is_worth_retry(error):
+                    raise DownloadSourceError(str(error), error) from error
+                pause = backoff.at_least(self.limits.pause(attempt), error.retry_after)
+                facts = logs.facts(error=str(error), received=self.part.have.size, pause=round(pause, 1))
+                log.warning("download interrupted, will go on", extra=facts)
+            sleep(pause)
 
-        def pause(seconds: float) -> None:
-            sleep(seconds)
-
-        limits = self.limits
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(limits.attempts),
-            wait=lambda state: backoff.heeding(limits.pause(state.attempt_number), _asked_for(state)),
-            retry=tenacity.retry_if_exception(self._worth_another),
-            sleep=pause,
-            before_sleep=self._say,
-            reraise=True,
-        )
-        try:
-            retrying(self._attempt)
-        except errors.HttpError as fault:
-            raise DownloadSourceError(str(fault), fault) from fault
-
-    def _worth_another(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, errors.HttpError)
-            and error.passing
-            and (error.retry_after or 0) <= self.limits.longest_pause_seconds
-        )
-
-    def _say(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        pause = round(state.next_action.sleep, 1) if state.next_action else 0
-        facts = logs.facts(error=str(error), received=self.part.have.size, pause=pause)
-        log.warning("download interrupted, will go on", extra=facts)
+    def _is_worth_retry(self, error: errors.HttpError) -> bool:
+        return error.passing and (error.retry_after or 0) <= self.limits.longest_pause_seconds
 
     def _attempt(self) -> None:
         self._stop_if_cancelled()
@@ -285,11 +269,6 @@ class Transfer:
     def _stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise DownloadCancelledError(f"{self._where}: stopped after {self.part.have.size} bytes")
-
-
-def _asked_for(state: tenacity.RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    return (error.retry_after or 0.0) if isinstance(error, errors.HttpError) else 0.0
 
 
 def _beginning(response: httpx.Response) -> bytes:

@@ -255,8 +255,8 @@ def _pause(install: _Install, error: Exception) -> float:
     """Seconds until the next try."""
     if install.request.fixed and isinstance(error, unpack.PackageError) and not _transient(error):
         return _HOPELESS_PAUSE
-    pause = backoff.growing(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
-    return backoff.heeding(pause, getattr(error, "retry_after", None))
+    pause = backoff.exponential(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
+    return backoff.at_least(pause, getattr(error, "retry_after", None))
 
 
 def _transient(error: unpack.PackageError) -> bool:
