@@ -34,7 +34,7 @@ class Claim:
     """As the API server writes it, so that the order of the texts is that of the times."""
     selectors: tuple[selectors.Selector, ...]
     """One that matches is enough."""
-    ignored: tuple[re.Pattern[str], ...]
+    ignored: tuple[safe_regex.Pattern, ...]
 
     def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
         if not any(selector.matches(labels) for selector in self.selectors):
@@ -71,18 +71,19 @@ def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -
     return Decision(owner, tuple(dynakube for dynakube in wanting if dynakube != owner))
 
 
-def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[re.Pattern[str], ...]:
-    wanted = [f"^{re.escape(own_namespace)}$", *_IGNORED]
-    if text := fields.annotation(manifest, _FLAG):
-        field = f"metadata.annotations[{_FLAG}]"
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            given = None
-        if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
-            raise fields.FieldError(field, text, 'must be a JSON list of patterns such as ["^prod-.*"]')
-        wanted = given[:_MOST_PATTERNS]
+def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[safe_regex.Pattern, ...]:
+    text = fields.annotation(manifest, _FLAG)
+    if not text:
+        return tuple(re.compile(pattern) for pattern in (f"^{re.escape(own_namespace)}$", *_IGNORED))
+    field = f"metadata.annotations[{_FLAG}]"
     try:
-        return tuple(safe_regex.compile(pattern) for pattern in wanted)
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise fields.FieldError(field, text, 'must be a JSON list of patterns such as ["^prod-.*"]')
+    patterns = given[:_MOST_PATTERNS]
+    try:
+        return tuple(safe_regex.compile(pattern) for pattern in patterns)
     except ValueError as error:
-        raise fields.FieldError(f"metadata.annotations[{_FLAG}]", wanted, str(error)) from error
+        raise fields.FieldError(field, patterns, str(error)) from error

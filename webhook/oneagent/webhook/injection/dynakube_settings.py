@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import durations, dynakube, identifiers
+from oneagent.common import durations, dynakube, identifiers, safe_regex
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.injection import pod_annotations
@@ -26,7 +25,7 @@ _known: dict[tuple[str, str, str], Kube] = {}
 class Kube:
     common: dynakube.DynaKube
     annotations: Mapping[str, str]
-    ignored: tuple[re.Pattern[str], ...]
+    ignored: tuple[safe_regex.Pattern, ...]
     """Namespaces that are nobody's."""
     agent_selector: selectors.Selector | None
     """None if its mode puts no agent into pods."""
