@@ -46,11 +46,11 @@ def run() -> list[Result]:
 
         def beside() -> None:
             present = dedup.ExistingFiles([(first, file_manifest.Manifest.load(place / "manifest.json"))])
-            zip.unpack_agent(second, into, present=present).settle()
+            zip.unpack_agent(second, into, existing=present).make_durable()
 
         ways: dict[str, Callable[[], object]] = {
             "shared": beside,
-            "alone": lambda: zip.unpack_agent(second, into).settle(),
+            "alone": lambda: zip.unpack_agent(second, into).make_durable(),
         }
         if program := shutil.which("unzip"):
             command = f"{program} -q {second} -d {into} && sync -f {into}"

@@ -37,7 +37,7 @@ def image(chance: Chance) -> str:
     """Judge an image; the name of what refused it, empty if nothing did."""
     case = tars.case(chance)
 
-    def unpacked(place: Path, tree: Path) -> unpack_zip.Unpacked:
+    def unpacked(place: Path, tree: Path) -> tree_writer.UnpackedAgent:
         blobs = [place / f"layer{number}" for number in range(len(case.blobs))]
         for blob, data in zip(blobs, case.blobs, strict=True):
             blob.write_bytes(data)
@@ -50,7 +50,7 @@ def archive(chance: Chance) -> str:
     """Judge a zip, as `image`."""
     case = zipfiles.case(chance)
 
-    def unpacked(place: Path, tree: Path) -> unpack_zip.Unpacked:
+    def unpacked(place: Path, tree: Path) -> tree_writer.UnpackedAgent:
         (place / "package.zip").write_bytes(case.data)
         return unpack_zip.unpack_agent(place / "package.zip", tree, limits=LIMITS, threads=1)
 
@@ -58,7 +58,7 @@ def archive(chance: Chance) -> str:
 
 
 def _judge(
-    unpacked: Callable[[Path, Path], unpack_zip.Unpacked], read: Callable[[], readings.Reading], sound: bool
+    unpacked: Callable[[Path, Path], tree_writer.UnpackedAgent], read: Callable[[], readings.Reading], sound: bool
 ) -> str:
     place = Path(tempfile.mkdtemp(prefix="fuzz."))
     tree, before = place / "in/the/tree", len(os.listdir("/proc/self/fd"))
@@ -87,7 +87,7 @@ def _check_refusal(error: common_unpack.PackageError, tree: Path, sound: bool) -
     assert not tree.exists() or not any(tree.iterdir()), "something is left"
 
 
-def _check_tree(found: unpack_zip.Unpacked, expected: readings.Reading) -> None:
+def _check_tree(found: tree_writer.UnpackedAgent, expected: readings.Reading) -> None:
     if agent_layout.CURRENT not in expected and (current := found.root / agent_layout.CURRENT).is_symlink():
         expected[agent_layout.CURRENT] = readings.Thing(target=os.readlink(current))
     there = {str(path.relative_to(found.root)): path for path in found.root.rglob("*")}

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.common.unpack import dedup, readable
+from oneagent.common.unpack import dedup, zip
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import preload
 from tests.fakes import node, packages, provisioning
@@ -228,7 +228,7 @@ def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process
 ) -> None:
     preload.preload(
         process.folder,
-        partial(readable.of_zip, tmp_path / "agent.zip"),
+        partial(zip.read, tmp_path / "agent.zip"),
         Version(VERSION),
         3600.0,
         dedup.ExistingFiles(),

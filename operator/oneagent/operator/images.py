@@ -57,7 +57,7 @@ def follow(
     named = reference.parse(kube.package)
     facts = before if before.named == kube.package else Followed(kube.package)
     try:
-        wanted = public_keys.wanted(kube.image_key, secrets.keys, dynakube.IMAGE_KEY_ENTRY)
+        wanted = public_keys.from_setting(kube.image_key, secrets.keys, dynakube.IMAGE_KEY_ENTRY)
         access = oci_image.Access(_keyring(kube, tenant_token, secrets), rules, http)
         with oci_image.Image(named, access) as found:
             image = named.at(found.digest())
@@ -65,7 +65,7 @@ def follow(
         if wanted and signer not in {key.fingerprint for key in wanted}:
             from oneagent.common.oci import signatures
 
-            signer = signatures.find(image, access, wanted).fingerprint
+            signer = signatures.find_signer(image, access, wanted).fingerprint
         return Followed(kube.package, image, signer)
     except (
         errors.HttpError,
@@ -84,12 +84,14 @@ def follow(
 def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> pull_secret.Keyring:
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = (secrets.pull or {}).get(pull_secret.KEY, "")
+        text = (secrets.pull or {}).get(pull_secret.SECRET_KEY, "")
         if not text:
-            raise http_client.InvalidSettingsError(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettingsError(
+                f"{where}: has no key {pull_secret.SECRET_KEY}: a pull secret is needed"
+            )
         return pull_secret.parse(text, where)
     if not (kube.tenant and tenant_token):
         return pull_secret.Keyring()
     # The tenant's own registry takes what the tenant takes.
     host = urllib.parse.urlsplit(kube.api_url).netloc.lower()
-    return pull_secret.single(host, pull_secret.Credentials(kube.tenant, tenant_token))
+    return pull_secret.for_registry(host, pull_secret.Credentials(kube.tenant, tenant_token))

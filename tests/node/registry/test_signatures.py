@@ -61,7 +61,7 @@ class Case:
         mirrors = {self._server.host: (mirror,)} if mirror else {}
         rules = hosts.Registries(mirrors, plain_http=frozenset((self._server.host, mirror.partition("/")[0])))
         wanted = public_keys.parse("".join(key.pem for key in keys or (OURS,)))
-        return signatures.find(image, oci_image.Access(rules=rules), wanted)
+        return signatures.find_signer(image, oci_image.Access(rules=rules), wanted)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from typing import Final, Literal
 
 from oneagent.common import durations, identifiers
 from oneagent.common.kubernetes import fields
-from oneagent.common.oci import image_directories, public_keys, reference
+from oneagent.common.oci import public_keys, reference
 
 Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
 
@@ -46,7 +46,7 @@ _APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 _FILE: Final = "file:"
-_LOCAL: Final = (_FILE, image_directories.PREFIX)
+_LOCAL: Final = (_FILE, reference.LAYOUT_PREFIX)
 
 IMAGE_KEY: Final = "code-modules-image-key"
 """The flag that has images signed."""
@@ -139,9 +139,9 @@ class DynaKube:
         return _local_file(self.package)
 
     @property
-    def image_folder(self) -> image_directories.ImageFolder | None:
+    def image_folder(self) -> reference.LayoutReference | None:
         """The image on the node that `package` names, if it names one."""
-        return image_directories.parse(self.package) if self.package.startswith(image_directories.PREFIX) else None
+        return reference.parse_layout(self.package) if self.package.startswith(reference.LAYOUT_PREFIX) else None
 
     @property
     def is_local(self) -> bool:
@@ -296,13 +296,13 @@ def _generation(obj: Mapping[str, object]) -> int:
 def _package(obj: Mapping[str, object], field: str) -> str:
     text = fields.text(obj, field)
     try:
-        if text.startswith(image_directories.PREFIX):
-            image_directories.parse(text)
+        if text.startswith(reference.LAYOUT_PREFIX):
+            reference.parse_layout(text)
         elif text.startswith(_FILE):
             _local_file(text)
         elif text:
             reference.parse(text)
-    except image_directories.InvalidLayoutError as error:
+    except reference.InvalidLayoutError as error:
         raise DynaKubeError(field, text, f"must be oci-layout:/absolute/path:name ({error.why})") from error
     except reference.InvalidReferenceError as error:
         remedy = (

@@ -1,8 +1,8 @@
 """What a host wants to see before it answers: nothing, a password, or a token that it says where to get.
 
 A host says so in its answer 401 (`WWW-Authenticate`; RFC 9110 section 11, and the distribution project's token
-specification). Nothing is sent before it was asked for, so credentials go to no host that can do without. A token
-is used until it expires; what it was for is asked anew then. Never sent: credentials to an address without TLS
+specification). Nothing is sent before it was params for, so credentials go to no host that can do without. A token
+is used until it expires; what it was for is params anew then. Never sent: credentials to an address without TLS
 for a host with it.
 """
 
@@ -20,17 +20,17 @@ from oneagent.common.http import errors
 from oneagent.common.oci import hosts, pull_secret
 from oneagent.common.oci import http as oci_http
 
-_LARGEST_TOKEN: Final = 1 << 20
-_USUAL_LIFE: Final = 60.0
+_MAX_TOKEN_BYTES: Final = 1 << 20
+_DEFAULT_LIFETIME: Final = 60.0
 """Seconds that a token lives if its issuer does not tell, by the specification."""
-_MARGIN: Final = 5.0
-_PIECE: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][A-Za-z0-9-]*)')
+_EXPIRY_MARGIN: Final = 5.0
+_CHALLENGE_PART: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][A-Za-z0-9-]*)')
 
 
 class _Token(msgspec.Struct):
     token: str = ""
     access_token: str = ""
-    expires_in: float = _USUAL_LIFE
+    expires_in: float = _DEFAULT_LIFETIME
 
 
 class Login:
@@ -39,66 +39,66 @@ class Login:
     def __init__(
         self,
         endpoint: hosts.Endpoint,
-        who: pull_secret.Credentials | None,
+        credentials: pull_secret.Credentials | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = endpoint
-        self._who = who
+        self._credentials = credentials
         self._clock = clock
         self._authorization = ""
-        self._until = 0.0
+        self._expires_at = 0.0
 
     @property
     def secret(self) -> str:
         """What no message may show."""
-        return self._who.password if self._who else ""
+        return self._credentials.password if self._credentials else ""
 
     @property
     def remedy(self) -> str:
         """What to do if the host refuses us nevertheless."""
         registry = self._endpoint.registry
-        if self._who:
+        if self._credentials:
             return f"check the credentials for {registry} in the pull secret"
         return f"there are no credentials for {registry}: name a pull secret that has them in spec.customPullSecret"
 
     def headers(self) -> Mapping[str, str]:
         """For the next request."""
-        if self._authorization and self._clock() < self._until:
+        if self._authorization and self._clock() < self._expires_at:
             return {"Authorization": self._authorization}
         return {}
 
-    def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
+    def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
         """Told of an answer 401: whether the request is worth repeating with new headers. `HttpError`."""
         if response.url.netloc != httpx.URL(self._endpoint.url).netloc:
             return False  # a host that we were sent on to, which our credentials are not for
-        offered = _challenges(", ".join(response.headers.get_list("WWW-Authenticate")))
-        shown = response.request.headers.get("Authorization", "")
-        if "bearer" in offered:
-            self._fetch_token(http, offered["bearer"])
-        elif "basic" in offered and self._who:
-            self._authorization, self._until = self._who.basic, float("inf")
-        return self._authorization not in ("", shown)
+        challenges = _parse_challenges(", ".join(response.headers.get_list("WWW-Authenticate")))
+        sent = response.request.headers.get("Authorization", "")
+        if "bearer" in challenges:
+            self._fetch_token(http, challenges["bearer"])
+        elif "basic" in challenges and self._credentials:
+            self._authorization, self._expires_at = self._credentials.basic_auth, float("inf")
+        return self._authorization not in ("", sent)
 
     def _fetch_token(self, http: httpx.Client, challenge: Mapping[str, str]) -> None:
-        realm = self._realm(challenge.get("realm", ""))
-        asked = {"scope": challenge.get("scope") or f"repository:{self._endpoint.path}:pull"}
+        realm = self._parse_realm(challenge.get("realm", ""))
+        params = {"scope": challenge.get("scope") or f"repository:{self._endpoint.path}:pull"}
         if "service" in challenge:
-            asked["service"] = challenge["service"]
-        headers = {"Authorization": self._who.basic} if self._who else {}
+            params["service"] = challenge["service"]
+        headers = {"Authorization": self._credentials.basic_auth} if self._credentials else {}
         # Asked for before the request, so that a slow answer shortens the token's life and never prolongs it.
         now = self._clock()
-        request = http.build_request("GET", realm.copy_merge_params(asked), headers=headers)
-        response, body = oci_http.ask(http, request, _LARGEST_TOKEN)
+        request = http.build_request("GET", realm.copy_merge_params(params), headers=headers)
+        response, body = oci_http.fetch(http, request, _MAX_TOKEN_BYTES)
         if response.status_code != 200:
             raise errors.of_answer(response, body, secret=self.secret, remedy=self.remedy)
         where = errors.place(str(realm))
-        token = oci_http.decoded(body, _Token, where)
+        token = oci_http.decode(body, _Token, where)
         if not re.fullmatch(r"[\x21-\x7e]+", text := token.token or token.access_token):
             raise errors.UnexpectedResponseError(f"{where}: the answer holds no token")
         self._authorization = f"Bearer {text}"
-        self._until = now + max(token.expires_in, _USUAL_LIFE) - _MARGIN
+        self._expires_at = now + max(token.expires_in, _DEFAULT_LIFETIME) - _EXPIRY_MARGIN
 
-    def _realm(self, text: str) -> httpx.URL:
+    def _parse_realm(self, text: str) -> httpx.URL:
         where = errors.place(self._endpoint.url)
         try:
             realm = httpx.URL(text)
@@ -106,18 +106,18 @@ class Login:
             realm = httpx.URL("")
         if realm.scheme not in ("http", "https") or not realm.host or realm.userinfo:
             raise errors.UnexpectedResponseError(f"{where}: asks for a token and does not say from where")
-        if realm.scheme == "http" and not self._endpoint.plain:
+        if realm.scheme == "http" and not self._endpoint.plain_http:
             raise errors.UnexpectedResponseError(
                 f"{where}: wants a token from {errors.place(text)}, which is without TLS"
             )
         return realm
 
 
-def _challenges(header: str) -> dict[str, dict[str, str]]:
-    """The parameters of each scheme that is offered, in small letters."""
+def _parse_challenges(header: str) -> dict[str, dict[str, str]]:
+    """The parameters of each scheme that is challenges, in small letters."""
     found: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
-    for name, quoted, plain, scheme in _PIECE.findall(header):
+    for name, quoted, plain, scheme in _CHALLENGE_PART.findall(header):
         if scheme:
             current = found.setdefault(scheme.lower(), {})
         else:

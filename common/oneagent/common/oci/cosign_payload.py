@@ -41,7 +41,7 @@ class Claim:
 
     message: bytes
     signature: bytes
-    read: Callable[[], frozenset[str]]
+    read_digests: Callable[[], frozenset[str]]
 
 
 # The names are those of the documents.
@@ -60,14 +60,14 @@ class _Payload(msgspec.Struct):
     critical: _Critical
 
 
-class _Mark(msgspec.Struct):
+class _Signature(msgspec.Struct):
     sig: str
 
 
 class _Envelope(msgspec.Struct):
     payload: str
     payloadType: str
-    signatures: list[_Mark]
+    signatures: list[_Signature]
 
 
 class _Bundle(msgspec.Struct):
@@ -85,21 +85,21 @@ class _Statement(msgspec.Struct):
     subject: list[_Subject]
 
 
-def simple(payload: bytes, signature: str) -> Claim:
+def parse_simple(payload: bytes, signature: str) -> Claim:
     """A payload, and the annotation of its descriptor."""
 
-    def read() -> frozenset[str]:
-        critical = _decoded(payload, _Payload, "payload").critical
+    def read_digests() -> frozenset[str]:
+        critical = _decode(payload, _Payload, "payload").critical
         if critical.type != _SIMPLE:
             raise NotASignatureError(f"is of the type {critical.type[:80]!r} and not {_SIMPLE!r}")
         return frozenset((critical.image.digest,))
 
-    return Claim(payload, _unpacked(signature, "signature"), read)
+    return Claim(payload, _decode_base64(signature, "signature"), read_digests)
 
 
-def bundle(body: bytes) -> Claim:
+def parse_bundle(body: bytes) -> Claim:
     """A bundle as it is stored."""
-    found = _decoded(body, _Bundle, "bundle")
+    found = _decode(body, _Bundle, "bundle")
     if found.mediaType != BUNDLE:
         raise NotASignatureError(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")
     envelope = found.dsseEnvelope
@@ -109,27 +109,27 @@ def bundle(body: bytes) -> Claim:
         raise NotASignatureError(f"has a statement of the type {envelope.payloadType[:80]!r} and not {_ENVELOPE!r}")
     if len(envelope.signatures) != 1:
         raise NotASignatureError(f"is a bundle with {len(envelope.signatures)} signatures: one is needed")
-    statement = _unpacked(envelope.payload, "statement")
+    statement = _decode_base64(envelope.payload, "statement")
     # DSSE's "pre-authentication encoding": type and statement, each with its length before it.
     message = b"DSSEv1 %d %s %d %s" % (len(_ENVELOPE), _ENVELOPE.encode(), len(statement), statement)
-    return Claim(message, _unpacked(envelope.signatures[0].sig, "signature"), lambda: _subjects(statement))
+    return Claim(message, _decode_base64(envelope.signatures[0].sig, "signature"), lambda: _subject_digests(statement))
 
 
-def _subjects(body: bytes) -> frozenset[str]:
-    found = _decoded(body, _Statement, "statement")
+def _subject_digests(body: bytes) -> frozenset[str]:
+    found = _decode(body, _Statement, "statement")
     if found.type != _STATEMENT or found.predicateType != _SIGNED:
         raise NotASignatureError(f"states {found.predicateType[:80]!r} and not {_SIGNED!r}")
     return frozenset(f"sha256:{subject.digest['sha256']}" for subject in found.subject if "sha256" in subject.digest)
 
 
-def _decoded(body: bytes, wanted: type[_T], what: str) -> _T:
+def _decode(body: bytes, expected: type[_T], what: str) -> _T:
     try:
-        return msgspec.json.decode(body, type=wanted)
+        return msgspec.json.decode(body, type=expected)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise NotASignatureError(f"has a {what} that is not as documented: {error}") from error
 
 
-def _unpacked(text: str, what: str) -> bytes:
+def _decode_base64(text: str, what: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

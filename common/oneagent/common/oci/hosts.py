@@ -28,11 +28,11 @@ class Endpoint:
     """What pull secrets call it."""
     host: str
     path: str
-    plain: bool = False
+    plain_http: bool = False
 
     @property
     def url(self) -> str:
-        return f"{'http' if self.plain else 'https'}://{self.host}/v2/{self.path}"
+        return f"{'http' if self.plain_http else 'https'}://{self.host}/v2/{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +47,24 @@ class Registries:
 
     def endpoints(self, image: reference.Reference) -> tuple[Endpoint, ...]:
         """Whom to ask, in this order; `InvalidSettingsError` if the image is not allowed."""
-        if self.allowed and not any(_covers(entry, image.name) for entry in self.allowed):
+        if self.allowed and not any(_is_covered(entry, image.name) for entry in self.allowed):
             listed = ", ".join(self.allowed)
             raise http_client.InvalidSettingsError(
                 f"{image.name} is of a registry that this node may not use: --registry-allow has {listed}"
             )
         mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))
         own = Endpoint(image.registry, image.host, image.path, image.registry in self.plain_http)
-        return (*(self._mirror(place, image.path) for place in mirrors), own)
+        return (*(self._mirror_endpoint(location, image.path) for location in mirrors), own)
 
-    def _mirror(self, place: str, path: str) -> Endpoint:
-        host, _, folder = place.partition("/")
-        return Endpoint(host, host, f"{folder}/{path}" if folder else path, host in self.plain_http)
+    def _mirror_endpoint(self, location: str, path: str) -> Endpoint:
+        host, _, directory = location.partition("/")
+        return Endpoint(host, host, f"{directory}/{path}" if directory else path, host in self.plain_http)
 
 
-def _covers(entry: str, name: str) -> bool:
+def _is_covered(entry: str, name: str) -> bool:
     registry, _, path = entry.partition("/")
     host, _, rest = name.partition("/")
-    registry = reference.usual(registry)
+    registry = reference.normalize_registry(registry)
     # An address of IPv6 is in brackets, which mean something else in a pattern.
     return (host == registry or fnmatch.fnmatchcase(host, registry)) and (
         not path or rest == path or rest.startswith(f"{path}/")
@@ -73,51 +73,51 @@ def _covers(entry: str, name: str) -> bool:
 
 def add_flags(add: flags.Add) -> None:
     """The flags by which an administrator gives these rules to a command."""
-    hosts = flags.refusing(listed)
+    host_list = flags.refusing(parse_list)
     add(
         "registry-mirrors",
         "",
         "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
-        parse=flags.refusing(mirrors),
+        parse=flags.refusing(parse_mirrors),
     )
-    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=hosts)
+    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=host_list)
     add(
         "registry-allow",
         "",
         "registries, registry/path or *.example.com, that images may be of; any if empty",
-        parse=hosts,
+        parse=host_list,
     )
 
 
-def of_flags(given: argparse.Namespace) -> Registries:
-    return Registries(given.registry_mirrors, frozenset(given.registry_plain_http), given.registry_allow)
+def from_flags(args: argparse.Namespace) -> Registries:
+    return Registries(args.registry_mirrors, frozenset(args.registry_plain_http), args.registry_allow)
 
 
-def listed(text: str) -> tuple[str, ...]:
+def parse_list(text: str) -> tuple[str, ...]:
     """Hosts or patterns from a flag, separated by commas."""
     found = tuple(part.strip().lower().removesuffix("/") for part in text.split(",") if part.strip())
     for part in found:
-        _check(part)
+        _check_location(part)
     return found
 
 
-def mirrors(text: str) -> dict[str, tuple[str, ...]]:
+def parse_mirrors(text: str) -> dict[str, tuple[str, ...]]:
     """From a flag: `docker.io=mirror.example:5000/hub,*=second.example`; one registry may come several times."""
     found: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        registry, equals, place = part.partition("=")
+        registry, equals, location = part.partition("=")
         if not equals or not registry:
             raise ValueError(f"{part!r} is not registry=mirror, for example docker.io=mirror.example:5000/hub")
-        for name in (registry, place):
-            _check(name)
+        for name in (registry, location):
+            _check_location(name)
         if "/" in registry:
             raise ValueError(f"{part!r} is not registry=mirror: a path belongs to the mirror only")
-        name = reference.usual(registry.lower())
-        found[name] = (*found.get(name, ()), place.lower().removesuffix("/"))
+        name = reference.normalize_registry(registry.lower())
+        found[name] = (*found.get(name, ()), location.lower().removesuffix("/"))
     return found
 
 
-def _check(place: str) -> None:
-    host = place.partition("/")[0]
-    if "://" in place or not host or any(letter in place for letter in "@?# "):
-        raise ValueError(f"{place!r} is not host[:port][/path], without https:// and credentials")
+def _check_location(location: str) -> None:
+    host = location.partition("/")[0]
+    if "://" in location or not host or any(letter in location for letter in "@?# "):
+        raise ValueError(f"{location!r} is not host[:port][/path], without https:// and credentials")

@@ -14,23 +14,23 @@ import msgspec
 
 from oneagent.common.http import errors
 
-_PATIENCE_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 60.0
 _T = TypeVar("_T")
 
 
-def ask(http: httpx.Client, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
-    """The answer and its body, which has `most` bytes at most."""
+def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[httpx.Response, bytes]:
+    """The answer and its body, which has `max_bytes` bytes at max_bytes."""
     where = errors.place(str(request.url))
     # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
     request.headers["Accept-Encoding"] = "identity"
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     body = bytearray()
     try:
         with contextlib.closing(http.send(request, stream=True)) as response:
             for chunk in response.iter_raw():
                 body += chunk
-                if len(body) > most:
-                    raise errors.UnexpectedResponseError(f"{where}: an answer of more than {most:,} bytes")
+                if len(body) > max_bytes:
+                    raise errors.UnexpectedResponseError(f"{where}: an answer of more than {max_bytes:,} bytes")
                 if time.monotonic() > deadline:
                     raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -38,9 +38,9 @@ def ask(http: httpx.Client, request: httpx.Request, most: int) -> tuple[httpx.Re
     return response, bytes(body)
 
 
-def decoded(body: bytes, wanted: type[_T], where: str) -> _T:
+def decode(body: bytes, expected: type[_T], where: str) -> _T:
     """The body as JSON of this form; the text of an error names the field and never a value."""
     try:
-        return msgspec.json.decode(body, type=wanted)
+        return msgspec.json.decode(body, type=expected)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.UnexpectedResponseError(f"{where}: not the documented answer: {error}") from error

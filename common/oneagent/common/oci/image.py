@@ -11,21 +11,56 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from oneagent.common import logs, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts, layout, manifest, pull_secret, repository
-from oneagent.common.oci import reference as oci_reference
-from oneagent.common.oci.holders import ImageSource
-from oneagent.common.oci.image_directories import ImageFolder
+from oneagent.common.oci.manifest import Descriptor
+from oneagent.common.oci.reference import ImageName, LayoutReference
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-ImageName = oci_reference.Reference | ImageFolder
-"""What says which image is meant."""
+
+class ImageSource(Protocol):
+    """For one thread at a time; to be closed after use. What it gives has the digest that it was asked for."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def host(self) -> str:
+        """For people."""
+        ...
+
+    def resolve_tag(self, tag: str) -> str:
+        """The digest that a tag stands for today."""
+        ...
+
+    def get_manifest(self, digest: str) -> bytes:
+        """A manifest with this digest."""
+        ...
+
+    def find_by_tag(self, tag: str) -> list[bytes]:
+        """What a tag stands for today; nothing if there is no such tag."""
+        ...
+
+    def list_referrers(self, digest: str, kind: str) -> bytes | None:
+        """The list of what refers to a manifest and is of this kind; None where no such lists are kept."""
+        ...
+
+    def get_config(self, descriptor: Descriptor) -> bytes:
+        """A small blob, whole."""
+        ...
+
+    def blob_source(self, digest: str) -> download.Source:
+        """Where a blob is fetched from."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +86,16 @@ class Layer:
 
 
 @contextlib.contextmanager
-def holders(image: ImageName, access: Access) -> Iterator[list[ImageSource]]:
+def open_sources(image: ImageName, access: Access) -> Iterator[list[ImageSource]]:
     """The repository of an image on each host that may have it, its own registry last; or its folder.
 
     `InvalidSettingsError` if it may not be fetched.
     """
-    if isinstance(image, ImageFolder):
-        yield [layout.Folder(image.path)]
+    if isinstance(image, LayoutReference):
+        yield [layout.Layout(image.path)]
         return
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(_repository(endpoint, access)) for endpoint in access.rules.endpoints(image)]
+        yield [stack.enter_context(_open_repository(endpoint, access)) for endpoint in access.rules.endpoints(image)]
 
 
 class Image:
@@ -72,7 +107,7 @@ class Image:
     def __init__(self, reference: ImageName, access: Access) -> None:
         self._reference = reference
         with contextlib.ExitStack() as stack:
-            self._holders = stack.enter_context(holders(reference, access))
+            self._sources = stack.enter_context(open_sources(reference, access))
             self._opened = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -86,7 +121,7 @@ class Image:
     def digest(self) -> str:
         """What the reference's tag stands for, if it has no digest."""
         tag = self._reference.tag
-        return self._reference.digest or self._first(lambda holder: holder.resolve(tag))
+        return self._reference.digest or self._try_each(lambda source: source.resolve_tag(tag))
 
     def layers(self, machine: str | None = None, limits: unpack.Limits | None = None) -> list[Layer]:
         """The layers for a machine, by default this one, lowest first.
@@ -94,34 +129,34 @@ class Image:
         `HttpError`, `packages.PackageError`, or `downloads.UnusableFileError` of a folder.
         """
         digest, where = self.digest(), self._reference.name
-        found = manifest.parse(self._manifest(digest), where)
+        found = manifest.parse(self._fetch_manifest(digest), where)
         if found.manifests is not None:
-            chosen = manifest.choose(found, where, machine)
-            found = manifest.parse(self._manifest(chosen.digest), where)
+            chosen = manifest.choose_image(found, where, machine)
+            found = manifest.parse(self._fetch_manifest(chosen.digest), where)
             if found.layers is None:
                 raise unpack.UnsupportedPackageError(f"{where}: lists a list of images as the one for this machine")
         elif config := manifest.config(found):
-            body = self._first(lambda holder: holder.config(config))
+            body = self._try_each(lambda source: source.get_config(config))
             manifest.check_config(body, where, machine)
         return [
-            Layer(layer.digest, layer.size, tuple(holder.blob(layer.digest) for holder in self._holders))
+            Layer(layer.digest, layer.size, tuple(source.blob_source(layer.digest) for source in self._sources))
             for layer in manifest.layers(found, where, limits or unpack.Limits())
         ]
 
-    def _manifest(self, digest: str) -> bytes:
-        return self._first(lambda holder: holder.manifest(digest))
+    def _fetch_manifest(self, digest: str) -> bytes:
+        return self._try_each(lambda source: source.get_manifest(digest))
 
-    def _first(self, ask: Callable[[ImageSource], _T]) -> _T:
-        *mirrors, own = self._holders
+    def _try_each(self, request: Callable[[ImageSource], _T]) -> _T:
+        *mirrors, own = self._sources
         for mirror in mirrors:
             try:
-                return ask(mirror)
+                return request(mirror)
             except errors.HttpError as fault:
                 facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=fault)
                 log.warning("a registry's mirror is of no use, the next one is asked", extra=facts)
-        return ask(own)
+        return request(own)
 
 
-def _repository(endpoint: hosts.Endpoint, access: Access) -> repository.Repository:
-    who = access.keyring.find(endpoint.registry, endpoint.path)
-    return repository.Repository(endpoint, auth.Login(endpoint, who), access.http)
+def _open_repository(endpoint: hosts.Endpoint, access: Access) -> repository.Repository:
+    credentials = access.keyring.find(endpoint.registry, endpoint.path)
+    return repository.Repository(endpoint, auth.Login(endpoint, credentials), access.http)

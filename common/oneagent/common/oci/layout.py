@@ -32,7 +32,7 @@ from oneagent.common.oci import manifest as oci_manifest
 from oneagent.common.oci import reference
 
 INDEX: Final = "index.json"
-MARK: Final = "oci-layout"
+MARKER: Final = "oci-layout"
 
 _NAME: Final = "org.opencontainers.image.ref.name"
 _KIND: Final = "kind"
@@ -47,7 +47,7 @@ _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _T = TypeVar("_T")
 
 
-class _Mark(msgspec.Struct):
+class _Marker(msgspec.Struct):
     imageLayoutVersion: str
 
 
@@ -77,7 +77,7 @@ class _Index(msgspec.Struct):
     manifests: list[_Entry] = []
 
 
-class Folder:
+class Layout:
     """The images of a folder. Every question reads it anew."""
 
     def __init__(self, path: Path) -> None:
@@ -95,78 +95,78 @@ class Folder:
     def host(self) -> str:
         return str(self._path)
 
-    def resolve(self, tag: str) -> str:
+    def resolve_tag(self, tag: str) -> str:
         """The digest of the image with this name, or of the only one; its manifest is there."""
         images = [entry for entry in self._entries() if entry.is_image]
         # The same image may be listed twice, once with a name.
         found = {entry.digest: entry for entry in images if not tag or entry.name == tag}
         if len(found) != 1:
-            raise unpack.UnsupportedPackageError(f"{self._path}: {_which(images, tag, len(found))}")
+            raise unpack.UnsupportedPackageError(f"{self._path}: {_describe_choice(images, tag, len(found))}")
         ((digest, entry),) = found.items()
-        if len(body := self.manifest(digest)) != entry.size:
+        if len(body := self.get_manifest(digest)) != entry.size:
             raise unpack.CorruptPackageError(f"{self._path}: {digest} has {len(body)} bytes, {INDEX} says {entry.size}")
         return digest
 
-    def manifest(self, digest: str) -> bytes:
-        body = self._read("blobs", *_parts(digest))
+    def get_manifest(self, digest: str) -> bytes:
+        body = self._read("blobs", *_blob_path(digest))
         if (found := f"sha256:{hashlib.sha256(body).hexdigest()}") != digest:
-            raise unpack.CorruptPackageError(f"{self._place(digest)}: its digest is {found}")
+            raise unpack.CorruptPackageError(f"{self._path_of(digest)}: its digest is {found}")
         return body
 
-    def tagged(self, tag: str) -> list[bytes]:
+    def find_by_tag(self, tag: str) -> list[bytes]:
         """Signatures that `cosign save` has put there have no names: they say themselves what they are of."""
         unnamed = _SIGNATURES if tag.endswith(".sig") else None
         return [
-            self.manifest(entry.digest)
+            self.get_manifest(entry.digest)
             for entry in self._entries()
             if entry.name == tag or (unnamed and entry.kind == unnamed)
         ]
 
-    def referrers(self, digest: str, kind: str) -> bytes | None:
+    def list_referrers(self, digest: str, kind: str) -> bytes | None:
         listed = [
             {"digest": entry.digest, "artifactType": kind} for entry in self._entries() if entry.artifactType == kind
         ]
         return msgspec.json.encode({"manifests": listed}) if listed else None
 
-    def config(self, wanted: oci_manifest.Descriptor) -> bytes:
-        body = self.manifest(wanted.digest)
-        if len(body) != wanted.size:
+    def get_config(self, descriptor: oci_manifest.Descriptor) -> bytes:
+        body = self.get_manifest(descriptor.digest)
+        if len(body) != descriptor.size:
             raise unpack.CorruptPackageError(
-                f"{self._place(wanted.digest)}: has {len(body)} bytes and not {wanted.size}, as its manifest says"
+                f"{self._path_of(descriptor.digest)}: has {len(body)} bytes and not {descriptor.size}, as its manifest says"
             )
         return body
 
-    def blob(self, digest: str) -> download.LocalFile:
+    def blob_source(self, digest: str) -> download.LocalFile:
         """A blob where it is, not yet hashed."""
-        os.close(self._open("blobs", *_parts(digest)))
-        return download.LocalFile(self._place(digest))
+        os.close(self._open("blobs", *_blob_path(digest)))
+        return download.LocalFile(self._path_of(digest))
 
     def _entries(self) -> list[_Entry]:
-        mark = _decoded(self._read(MARK), _Mark, self._path / MARK)
-        if not mark.imageLayoutVersion.startswith("1."):
+        marker = _decode(self._read(MARKER), _Marker, self._path / MARKER)
+        if not marker.imageLayoutVersion.startswith("1."):
             raise unpack.UnsupportedPackageError(
-                f"{self._path / MARK}: is of version {mark.imageLayoutVersion[:20]!r}, 1 is read"
+                f"{self._path / MARKER}: is of version {marker.imageLayoutVersion[:20]!r}, 1 is read"
             )
-        found = _decoded(self._read(INDEX), _Index, self._path / INDEX)
+        found = _decode(self._read(INDEX), _Index, self._path / INDEX)
         if found.schemaVersion != 2:
             raise unpack.UnsupportedPackageError(
                 f"{self._path / INDEX}: is of version {found.schemaVersion}, 2 is read"
             )
-        return [_checked(entry, self._path) for entry in found.manifests]
+        return [_check_entry(entry, self._path) for entry in found.manifests]
 
-    def _place(self, digest: str) -> Path:
-        return self._path.joinpath("blobs", *_parts(digest))
+    def _path_of(self, digest: str) -> Path:
+        return self._path.joinpath("blobs", *_blob_path(digest))
 
     def _read(self, *parts: str) -> bytes:
         """A small file, whole."""
         with os.fdopen(self._open(*parts), "rb", buffering=0) as file:
             try:
-                body = file.read(oci_manifest.LARGEST + 1) or b""
+                body = file.read(oci_manifest.MAX_BYTES + 1) or b""
             except OSError as error:
                 raise download.UnusableFileError(f"{self._path.joinpath(*parts)}: {error.strerror}") from error
-        if len(body) > oci_manifest.LARGEST:
+        if len(body) > oci_manifest.MAX_BYTES:
             raise unpack.PackageTooLargeError(
-                f"{self._path.joinpath(*parts)}: has more than {oci_manifest.LARGEST:,} bytes, too many for what it is"
+                f"{self._path.joinpath(*parts)}: has more than {oci_manifest.MAX_BYTES:,} bytes, too many for what it is"
             )
         return body
 
@@ -193,7 +193,7 @@ class Folder:
         raise download.UnusableFileError(f"{here}: not a regular file")
 
 
-def stamp(path: Path) -> str:
+def index_fingerprint(path: Path) -> str:
     """Something that changes whenever the index does; empty while there is none."""
     try:
         found = os.stat(path / INDEX, follow_symlinks=False)
@@ -202,7 +202,7 @@ def stamp(path: Path) -> str:
     return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
 
 
-def _which(images: list[_Entry], tag: str, count: int) -> str:
+def _describe_choice(images: list[_Entry], tag: str, count: int) -> str:
     names = [entry.name[:100] or "one without a name" for entry in images]
     there = ", ".join(names[:_SHOWN]) + (" and more" if len(names) > _SHOWN else "") or "no image"
     if tag:
@@ -212,7 +212,7 @@ def _which(images: list[_Entry], tag: str, count: int) -> str:
     return f"has {count} images, {there}: say which one, by :NAME or @sha256:…"
 
 
-def _checked(entry: _Entry, path: Path) -> _Entry:
+def _check_entry(entry: _Entry, path: Path) -> _Entry:
     if not reference.DIGEST.fullmatch(entry.digest) or entry.size < 0:
         raise unpack.UnsupportedPackageError(
             f"{path / INDEX}: refers to {entry.digest[:80]!r} of {entry.size} bytes: "
@@ -221,14 +221,14 @@ def _checked(entry: _Entry, path: Path) -> _Entry:
     return entry
 
 
-def _parts(digest: str) -> tuple[str, str]:
+def _blob_path(digest: str) -> tuple[str, str]:
     assert reference.DIGEST.fullmatch(digest), "it becomes a path"
     algorithm, _, hexadecimal = digest.partition(":")
     return algorithm, hexadecimal
 
 
-def _decoded(body: bytes, wanted: type[_T], where: Path) -> _T:
+def _decode(body: bytes, expected: type[_T], where: Path) -> _T:
     try:
-        return msgspec.json.decode(body, type=wanted)
+        return msgspec.json.decode(body, type=expected)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise unpack.CorruptPackageError(f"{where}: not the documented form: {error}") from error

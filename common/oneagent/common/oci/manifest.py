@@ -16,9 +16,9 @@ import msgspec
 from oneagent.common import unpack
 from oneagent.common.oci import reference
 
-LARGEST: Final = 4 << 20
+MAX_BYTES: Final = 4 << 20
 """Bytes of a manifest that a registry has to take, and most take no more (distribution specification)."""
-LAYERS_MAX: Final = 128
+MAX_LAYERS: Final = 128
 """More than any program makes: overlay file systems end at about as many."""
 
 TYPES: Final = (
@@ -45,7 +45,7 @@ class Platform(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
-    def fits(self, machine: str) -> bool:
+    def runs_on(self, machine: str) -> bool:
         """Whether what is made for it runs on Linux on a machine, as `platform.machine()` calls it."""
         architecture = _MACHINES.get(machine, machine)
         variants = _PLAIN_VARIANTS.get(architecture, ("",))
@@ -90,12 +90,12 @@ def parse(body: bytes, where: str) -> Manifest:
     return found
 
 
-def choose(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
+def choose_image(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
     """The image of an index that is for a machine, by default this one."""
     machine = machine or platform.machine()
     listed = [entry for entry in index.manifests or () if entry.platform and entry.platform.os != "unknown"]
     for entry in listed:
-        if entry.platform and entry.platform.fits(machine):
+        if entry.platform and entry.platform.runs_on(machine):
             return entry
     there = ", ".join(sorted({str(entry.platform) for entry in listed})) or "no platform"
     raise unpack.UnsupportedPackageError(f"{where}: has no image for linux on {machine}, only for {there}")
@@ -105,12 +105,12 @@ def check_config(body: bytes, where: str, machine: str | None = None) -> None:
     """Whether an image that came without an index is for a machine, by its configuration."""
     machine = machine or platform.machine()
     try:
-        made_for = msgspec.json.decode(body, type=Platform)
+        target = msgspec.json.decode(body, type=Platform)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise unpack.CorruptPackageError(f"{where}: not an image's configuration: {error}") from error
-    if not made_for.fits(machine):
+    if not target.runs_on(machine):
         raise unpack.UnsupportedPackageError(
-            f"{where}: is for {str(made_for) or 'no platform'}, this is linux on {machine}"
+            f"{where}: is for {str(target) or 'no platform'}, this is linux on {machine}"
         )
 
 
@@ -122,8 +122,8 @@ def config(image: Manifest) -> Descriptor | None:
 def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descriptor]:
     """The image's layers, lowest first; refused if one cannot be read or they are too large."""
     found = image.layers or []
-    if not found or len(found) > LAYERS_MAX:
-        raise unpack.UnsupportedPackageError(f"{where}: has {len(found)} layers, 1 to {LAYERS_MAX} are read")
+    if not found or len(found) > MAX_LAYERS:
+        raise unpack.UnsupportedPackageError(f"{where}: has {len(found)} layers, 1 to {MAX_LAYERS} are read")
     for layer in found:
         if not _LAYER.fullmatch(layer.mediaType):
             raise unpack.UnsupportedPackageError(

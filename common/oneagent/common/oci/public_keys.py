@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-MOST: Final = 16
+MAX_KEYS: Final = 16
 """Keys in one text: enough for any rotation."""
 
-_LARGEST: Final = 64 << 10
+_MAX_BYTES: Final = 64 << 10
 _LABEL: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,60})-----")
 _BLOCK: Final = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----")
 
@@ -44,7 +44,7 @@ def is_pem(text: str) -> bool:
     return "-----" in text
 
 
-def wanted(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[PublicKey, ...]:
+def from_setting(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[PublicKey, ...]:
     """The keys of a setting that is PEM, or the name of a Secret with this content and the keys in an entry of it."""
     if not value or is_pem(value):
         return parse(value) if value else ()
@@ -61,8 +61,8 @@ def wanted(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[Pu
 
 def parse(text: str) -> tuple[PublicKey, ...]:
     """The keys of a text that has nothing else; white space does not matter."""
-    if len(text) > _LARGEST:
-        raise InvalidPublicKeysError(f"has more than {_LARGEST >> 10} KiB: only public keys belong there")
+    if len(text) > _MAX_BYTES:
+        raise InvalidPublicKeysError(f"has more than {_MAX_BYTES >> 10} KiB: only public keys belong there")
     for label in _LABEL.findall(text):
         if "PRIVATE" in label:
             raise InvalidPublicKeysError(
@@ -73,8 +73,8 @@ def parse(text: str) -> tuple[PublicKey, ...]:
     blocks = _BLOCK.findall(text)
     if not blocks or _BLOCK.sub("", text).strip():
         raise InvalidPublicKeysError("is not a list of public keys in PEM form (-----BEGIN PUBLIC KEY-----)")
-    if len(blocks) > MOST:
-        raise InvalidPublicKeysError(f"has {len(blocks)} public keys: {MOST} at most are read")
+    if len(blocks) > MAX_KEYS:
+        raise InvalidPublicKeysError(f"has {len(blocks)} public keys: {MAX_KEYS} at most are read")
     try:
         found = [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
     except binascii.Error:

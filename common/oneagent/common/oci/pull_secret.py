@@ -18,7 +18,7 @@ import msgspec
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
-KEY: Final = ".dockerconfigjson"
+SECRET_KEY: Final = ".dockerconfigjson"
 """The secret's key, for secrets of the type `kubernetes.io/dockerconfigjson`."""
 
 _HUB_KEYS: Final = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", reference.HUB)
@@ -32,7 +32,7 @@ class Credentials:
     password: str = field(repr=False)
 
     @property
-    def basic(self) -> str:
+    def basic_auth(self) -> str:
         """As the header `Authorization` has them (RFC 7617)."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
@@ -43,12 +43,12 @@ class _Entry:
     path: str
     credentials: Credentials
 
-    def fits(self, host: str, path: str) -> bool:
+    def matches(self, host: str, path: str) -> bool:
         patterns, _, port = self.host.partition(":")
-        name, _, wanted_port = host.partition(":")
+        name, _, other_port = host.partition(":")
         parts, labels = patterns.split("."), name.split(".")
         same = len(parts) == len(labels) and all(map(fnmatch.fnmatchcase, labels, parts))
-        return same and port == wanted_port and path.startswith(self.path)
+        return same and port == other_port and path.startswith(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Keyring:
     def find(self, registry: str, path: str) -> Credentials | None:
         """For an image; None if the secret has nothing for it."""
         for entry in self.entries:
-            if entry.fits(registry, path):
+            if entry.matches(registry, path):
                 return entry.credentials
         return None
 
@@ -90,7 +90,7 @@ def parse(text: str, where: str) -> Keyring:
     return Keyring(tuple(entries))
 
 
-def single(registry: str, credentials: Credentials) -> Keyring:
+def for_registry(registry: str, credentials: Credentials) -> Keyring:
     """Credentials for all of a registry."""
     return Keyring((_Entry(registry, "", credentials),))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 _SEGMENT: Final = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
@@ -33,6 +34,20 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _REGISTRY: Final = re.compile(
     r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(:(?P<port>[0-9]{1,5}))?", re.ASCII
 )
+
+LAYOUT_PREFIX: Final = "oci-layout:"
+_LAYOUT_NAME: Final = re.compile(r"[A-Za-z0-9]+((--|[-._:/+])[A-Za-z0-9]+)*")
+"""As in the image layout specification, without `@`, behind which a digest stands here."""
+
+
+class InvalidLayoutError(ValueError):
+    """Not an image in a folder; `why` is the reason alone."""
+
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(
+            f"{text[:200]!r} is no image in a directory, such as {LAYOUT_PREFIX}/data/images/agent:1.2: {why}"
+        )
+        self.why = why
 
 
 class InvalidReferenceError(ValueError):
@@ -73,6 +88,32 @@ class Reference:
         return replace(self, digest=digest)
 
 
+@dataclass(frozen=True, slots=True)
+class LayoutReference:
+    """An image in a directory, by its name there, by digest, or by being the only one."""
+
+    path: Path
+    tag: str = ""
+    digest: str = ""
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+    @property
+    def name(self) -> str:
+        return f"{LAYOUT_PREFIX}{self.path}"
+
+    def at(self, digest: str) -> LayoutReference:
+        """The same image, by this digest."""
+        return replace(self, digest=digest)
+
+
+ImageName = Reference | LayoutReference
+"""The name of an image, in a registry or in a layout."""
+
+
 def parse(text: str) -> Reference:
     """Read a reference; without tag and digest the tag is `latest`."""
     rest, at, digest = text.partition("@")
@@ -82,7 +123,7 @@ def parse(text: str) -> Reference:
     else:
         registry = HUB
     path, colon, tag = rest.partition(":")
-    registry = usual(registry)
+    registry = normalize_registry(registry)
     if registry == HUB:
         path = path if "/" in path else f"library/{path}"
     _check_registry(text, registry)
@@ -99,7 +140,27 @@ def parse(text: str) -> Reference:
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
 
 
-def usual(registry: str) -> str:
+def parse_layout(text: str) -> LayoutReference:
+    """Read a reference."""
+    if not text.startswith(LAYOUT_PREFIX):
+        raise InvalidLayoutError(text, f"it has to begin with {LAYOUT_PREFIX}")
+    rest, at, digest = text.removeprefix(LAYOUT_PREFIX).partition("@")
+    directory, colon, tag = rest.partition(":")
+    path = PurePosixPath(directory)
+    if not directory.startswith("/") or directory.startswith("//") or ".." in path.parts or not directory.isprintable():
+        raise InvalidLayoutError(text, "the path has to be absolute, without '..', ':' and '@'")
+    if colon and not _LAYOUT_NAME.fullmatch(tag):
+        raise InvalidLayoutError(
+            text, "the image's name has to be of letters, digits, and single '-._:/+' between them"
+        )
+    if at and not DIGEST.fullmatch(digest):
+        raise InvalidLayoutError(text, "the digest has to be sha256: and 64 hex digits in small letters")
+    if len(text) > 1024:
+        raise InvalidLayoutError(text, "it is longer than 1024 characters")
+    return LayoutReference(Path(path), tag, digest)
+
+
+def normalize_registry(registry: str) -> str:
     """The name by which a registry is known here: Docker Hub has several."""
     return HUB if registry in _HUB_NAMES else registry
 

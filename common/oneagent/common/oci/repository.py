@@ -44,43 +44,43 @@ class Repository:
     def host(self) -> str:
         return self._endpoint.host
 
-    def resolve(self, tag: str) -> str:
+    def resolve_tag(self, tag: str) -> str:
         """The digest that a tag stands for today."""
-        response, _ = self._ask("HEAD", f"manifests/{tag}", (200, 404, 405))
-        said = response.headers.get(_DIGEST_HEADER, "")
-        if response.status_code == 200 and oci_reference.DIGEST.fullmatch(said):
-            return str(said)
+        response, _ = self._request("HEAD", f"manifests/{tag}", (200, 404, 405))
+        header = response.headers.get(_DIGEST_HEADER, "")
+        if response.status_code == 200 and oci_reference.DIGEST.fullmatch(header):
+            return str(header)
         # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
-        body = self._manifest(tag)
+        body = self._fetch_manifest(tag)
         try:
             oci_manifest.parse(body, errors.place(f"{self._endpoint.url}/manifests/{tag}"))
         except unpack.PackageError as error:
             raise errors.UnexpectedResponseError(str(error)) from error
         return _digest(body)
 
-    def manifest(self, digest: str) -> bytes:
+    def get_manifest(self, digest: str) -> bytes:
         """A manifest with this digest."""
-        body = self._manifest(digest)
-        _check(body, digest, f"{self._endpoint.url}/manifests/{digest}")
+        body = self._fetch_manifest(digest)
+        _check_digest(body, digest, f"{self._endpoint.url}/manifests/{digest}")
         return body
 
-    def tagged(self, tag: str) -> list[bytes]:
-        response, body = self._ask("GET", f"manifests/{tag}", (200, 404))
-        return [] if response.status_code == 404 else [self._said(response, body)]
+    def find_by_tag(self, tag: str) -> list[bytes]:
+        response, body = self._request("GET", f"manifests/{tag}", (200, 404))
+        return [] if response.status_code == 404 else [self._verified(response, body)]
 
-    def referrers(self, digest: str, kind: str) -> bytes | None:
+    def list_referrers(self, digest: str, kind: str) -> bytes | None:
         """The list of what refers to a manifest and is of this kind; None from a host that keeps no such lists."""
         path = f"referrers/{digest}?artifactType={urllib.parse.quote(kind, safe='')}"
-        response, body = self._ask("GET", path, (200, 404))
+        response, body = self._request("GET", path, (200, 404))
         return None if response.status_code == 404 else body
 
-    def config(self, wanted: oci_manifest.Descriptor) -> bytes:
+    def get_config(self, descriptor: oci_manifest.Descriptor) -> bytes:
         """A small blob, whole."""
-        _, body = self._ask("GET", f"blobs/{wanted.digest}", (200,))
-        _check(body, wanted.digest, f"{self._endpoint.url}/blobs/{wanted.digest}")
+        _, body = self._request("GET", f"blobs/{descriptor.digest}", (200,))
+        _check_digest(body, descriptor.digest, f"{self._endpoint.url}/blobs/{descriptor.digest}")
         return body
 
-    def blob(self, digest: str) -> download.HttpSource:
+    def blob_source(self, digest: str) -> download.HttpSource:
         """Where a blob is fetched from; the same blob from another host goes on where this one ended."""
         return download.HttpSource(
             f"{self._endpoint.url}/blobs/{digest}",
@@ -91,21 +91,21 @@ class Repository:
             content=digest,
         )
 
-    def _manifest(self, reference: str) -> bytes:
-        return self._said(*self._ask("GET", f"manifests/{reference}", (200,)))
+    def _fetch_manifest(self, reference: str) -> bytes:
+        return self._verified(*self._request("GET", f"manifests/{reference}", (200,)))
 
-    def _said(self, response: httpx.Response, body: bytes) -> bytes:
+    def _verified(self, response: httpx.Response, body: bytes) -> bytes:
         """The body, if its digest is the one that the host says."""
-        said = response.headers.get(_DIGEST_HEADER, "")
-        if oci_reference.DIGEST.fullmatch(said):
-            _check(body, said, str(response.url))
+        header = response.headers.get(_DIGEST_HEADER, "")
+        if oci_reference.DIGEST.fullmatch(header):
+            _check_digest(body, header, str(response.url))
         return body
 
-    def _ask(self, method: str, path: str, usual: tuple[int, ...]) -> tuple[httpx.Response, bytes]:
+    def _request(self, method: str, path: str, accepted: tuple[int, ...]) -> tuple[httpx.Response, bytes]:
         response, body = self._send(method, path)
-        if response.status_code == 401 and self._login.refused(self._http, response):
+        if response.status_code == 401 and self._login.handle_unauthorized(self._http, response):
             response, body = self._send(method, path)
-        if response.status_code not in usual:
+        if response.status_code not in accepted:
             raise errors.of_answer(response, body, secret=self._login.secret, remedy=self._login.remedy)
         return response, body
 
@@ -117,13 +117,13 @@ class Repository:
             request = self._http.build_request(method, url, headers=headers)
         except httpx.InvalidURL as error:  # Digests are what somebody has written into a list.
             raise errors.of_transport(error, self._endpoint.url) from error
-        return oci_http.ask(self._http, request, oci_manifest.LARGEST)
+        return oci_http.fetch(self._http, request, oci_manifest.MAX_BYTES)
 
 
 def _digest(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
-def _check(body: bytes, wanted: str, url: str) -> None:
-    if (found := _digest(body)) != wanted:
-        raise errors.UnexpectedResponseError(f"{errors.place(url)}: its digest is {found}, {wanted} was expected")
+def _check_digest(body: bytes, expected: str, url: str) -> None:
+    if (found := _digest(body)) != expected:
+        raise errors.UnexpectedResponseError(f"{errors.place(url)}: its digest is {found}, {expected} was expected")

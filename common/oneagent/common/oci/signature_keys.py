@@ -19,30 +19,30 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from oneagent.common.http import client as http_client
 from oneagent.common.oci.public_keys import PublicKey
 
-_SHORTEST_RSA: Final = 2048
+_MIN_RSA_BITS: Final = 2048
 # By the names of SEC 2, which the library has for P-256 and P-384.
 _CURVES: Final[dict[str, tuple[hashes.HashAlgorithm, ...]]] = {
     "secp256r1": (hashes.SHA256(),),
     "secp384r1": (hashes.SHA256(), hashes.SHA384()),
 }
-_Usable = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+_UsableKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
 
-def check(keys: Sequence[PublicKey]) -> None:
+def check_usable(keys: Sequence[PublicKey]) -> None:
     """`InvalidSettingsError` if one of them cannot be used."""
     for number, key in enumerate(keys, 1):
-        _loaded(key, f"public key {number} of {len(keys)}")
+        _load(key, f"public key {number} of {len(keys)}")
 
 
-def signer(keys: Sequence[PublicKey], message: bytes, signature: bytes) -> PublicKey | None:
+def find_signer(keys: Sequence[PublicKey], message: bytes, signature: bytes) -> PublicKey | None:
     """The key whose signature of a message this is, if it is one of them."""
     for key in keys:
-        if _fits(_loaded(key, "a public key"), message, signature):
+        if _has_signed(_load(key, "a public key"), message, signature):
             return key
     return None
 
 
-def _loaded(key: PublicKey, what: str) -> _Usable:
+def _load(key: PublicKey, what: str) -> _UsableKey:
     try:
         loaded = serialization.load_der_public_key(key.der)
     except (ValueError, UnsupportedAlgorithm):
@@ -52,22 +52,22 @@ def _loaded(key: PublicKey, what: str) -> _Usable:
             return loaded
         case ed25519.Ed25519PublicKey():
             return loaded
-        case rsa.RSAPublicKey() if loaded.key_size >= _SHORTEST_RSA:
+        case rsa.RSAPublicKey() if loaded.key_size >= _MIN_RSA_BITS:
             return loaded
         case _:
             raise http_client.InvalidSettingsError(
                 f"{what} is of a kind that is not used: ECDSA on P-256 or P-384, Ed25519, or RSA from "
-                f"{_SHORTEST_RSA:,} bits is needed"
+                f"{_MIN_RSA_BITS:,} bits is needed"
             )
 
 
-def _fits(key: _Usable, message: bytes, signature: bytes) -> bool:
+def _has_signed(key: _UsableKey, message: bytes, signature: bytes) -> bool:
     if isinstance(key, ec.EllipticCurvePublicKey):
-        return any(_verified(key, message, signature, algorithm) for algorithm in _CURVES[key.curve.name])
-    return _verified(key, message, signature, hashes.SHA256())
+        return any(_verifies(key, message, signature, algorithm) for algorithm in _CURVES[key.curve.name])
+    return _verifies(key, message, signature, hashes.SHA256())
 
 
-def _verified(key: _Usable, message: bytes, signature: bytes, algorithm: hashes.HashAlgorithm) -> bool:
+def _verifies(key: _UsableKey, message: bytes, signature: bytes, algorithm: hashes.HashAlgorithm) -> bool:
     try:
         match key:
             case ec.EllipticCurvePublicKey():

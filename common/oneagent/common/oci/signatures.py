@@ -28,14 +28,15 @@ from oneagent.common import logs, unpack
 from oneagent.common.http import errors
 from oneagent.common.oci import cosign_payload, http, manifest, signature_keys
 from oneagent.common.oci import image as oci_image
-from oneagent.common.oci.holders import ImageSource
+from oneagent.common.oci.image import ImageSource
 from oneagent.common.oci.public_keys import PublicKey
+from oneagent.common.oci.reference import ImageName
 
 log = logging.getLogger(__name__)
 
-_MOST: Final = 32
+_MAX_SIGNATURES: Final = 32
 """Signatures of each kind that are looked at: who may write to a registry must not keep every node busy."""
-_SHOWN: Final = 300
+_MAX_EXPLANATION: Final = 300
 _MAYBE_BUNDLES: Final = (cosign_payload.BUNDLE, "application/vnd.oci.empty.v1+json", "")
 """Types of referrers to look into. Where cosign writes the list itself, it puts the type of a bundle's empty
 configuration there, and that is what everything without a configuration has."""
@@ -65,89 +66,89 @@ class _Referrers(msgspec.Struct):
     manifests: list[_Referrer] = []
 
 
-_Load = Callable[[], cosign_payload.Claim | None]
+_FetchClaim = Callable[[], cosign_payload.Claim | None]
 """Fetches a claim; None if what is there was never meant to be one."""
 
 
-def find(image: oci_image.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]) -> PublicKey:
+def find_signer(image: ImageName, access: oci_image.Access, keys: Sequence[PublicKey]) -> PublicKey:
     """The key, of those that are wanted, that has signed an image. `image` has a digest."""
-    signature_keys.check(wanted)
-    with oci_image.holders(image, access) as found:
+    signature_keys.check_usable(keys)
+    with oci_image.open_sources(image, access) as found:
         *mirrors, own = found
         for mirror in mirrors:
             try:
-                return _signer(mirror, image, wanted)
+                return _find_in_source(mirror, image, keys)
             except (errors.HttpError, unpack.UnsignedImageError) as error:
                 facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
                 log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
-        return _signer(own, image, wanted)
+        return _find_in_source(own, image, keys)
 
 
-def _signer(holder: ImageSource, image: oci_image.ImageName, wanted: Sequence[PublicKey]) -> PublicKey:
-    fault: errors.HttpError | unpack.PackageError | None = None
-    whys: list[str] = []
+def _find_in_source(source: ImageSource, image: ImageName, keys: Sequence[PublicKey]) -> PublicKey:
+    failure: errors.HttpError | unpack.PackageError | None = None
+    reasons: list[str] = []
     for kind in (_by_tag, _by_referrers):
         try:
-            for load in itertools.islice(kind(holder, image.digest), _MOST):
+            for fetch in itertools.islice(kind(source, image.digest), _MAX_SIGNATURES):
                 try:
-                    if claim := load():
-                        return _judged(claim, image.digest, wanted)
-                except cosign_payload.NotASignatureError as why:
-                    whys.append(str(why))
+                    if claim := fetch():
+                        return _verify_claim(claim, image.digest, keys)
+                except cosign_payload.NotASignatureError as reason:
+                    reasons.append(str(reason))
                 except (errors.HttpStatusError, errors.UnexpectedResponseError, unpack.CorruptPackageError) as error:
-                    fault = error  # the next one may be there
+                    failure = error  # the next one may be there
         except errors.HttpError as error:
-            fault = error
-    if fault is not None:
-        raise fault
-    raise unpack.UnsignedImageError(_why(image, whys))
+            failure = error
+    if failure is not None:
+        raise failure
+    raise unpack.UnsignedImageError(_explain(image, reasons))
 
 
-def _judged(claim: cosign_payload.Claim, digest: str, wanted: Sequence[PublicKey]) -> PublicKey:
-    key = signature_keys.signer(wanted, claim.message, claim.signature)
+def _verify_claim(claim: cosign_payload.Claim, digest: str, keys: Sequence[PublicKey]) -> PublicKey:
+    key = signature_keys.find_signer(keys, claim.message, claim.signature)
     if key is None:
         raise cosign_payload.NotASignatureError("is by none of the keys")
-    if digest not in (signed := claim.read()):
+    if digest not in (signed := claim.read_digests()):
         raise cosign_payload.NotASignatureError(f"is of another image ({', '.join(sorted(signed))[:100]})")
     return key
 
 
-def _why(image: oci_image.ImageName, whys: Sequence[str]) -> str:
+def _explain(image: ImageName, reasons: Sequence[str]) -> str:
     what = f"{image.name}@{image.digest}"
-    if not whys:
-        return f"{what} is not signed: there is neither a tag {_tag(image.digest)}.sig nor a bundle that refers to it"
-    said = "; ".join(dict.fromkeys(whys))[:_SHOWN]
-    return f"{what} is not signed with a key that is asked for: what is there {said}"
+    if not reasons:
+        return f"{what} is not signed: there is neither a tag {_tag_prefix(image.digest)}.sig nor a bundle that refers to it"
+    explanation = "; ".join(dict.fromkeys(reasons))[:_MAX_EXPLANATION]
+    return f"{what} is not signed with a key that is asked for: what is there {explanation}"
 
 
-def _tag(digest: str) -> str:
+def _tag_prefix(digest: str) -> str:
     return digest.replace(":", "-", 1)
 
 
-def _by_tag(holder: ImageSource, digest: str) -> Iterator[_Load]:
-    tag = f"{_tag(digest)}.sig"
-    for body in holder.tagged(tag):
-        for layer in http.decoded(body, _Stored, tag).layers:
+def _by_tag(source: ImageSource, digest: str) -> Iterator[_FetchClaim]:
+    tag = f"{_tag_prefix(digest)}.sig"
+    for body in source.find_by_tag(tag):
+        for layer in http.decode(body, _Stored, tag).layers:
             signature = (layer.annotations or {}).get(cosign_payload.SIGNATURE, "")
             if layer.mediaType == cosign_payload.PAYLOAD and signature:
-                yield partial(_simple, holder, layer, signature)
+                yield partial(_fetch_simple, source, layer, signature)
 
 
-def _simple(holder: ImageSource, layer: _Layer, signature: str) -> cosign_payload.Claim:
-    return cosign_payload.simple(holder.config(layer.descriptor), signature)
+def _fetch_simple(source: ImageSource, layer: _Layer, signature: str) -> cosign_payload.Claim:
+    return cosign_payload.parse_simple(source.get_config(layer.descriptor), signature)
 
 
-def _by_referrers(holder: ImageSource, digest: str) -> Iterator[_Load]:
-    listed = holder.referrers(digest, cosign_payload.BUNDLE)
-    for body in holder.tagged(_tag(digest)) if listed is None else [listed]:
-        for referrer in http.decoded(body, _Referrers, f"referrers of {digest}").manifests:
+def _by_referrers(source: ImageSource, digest: str) -> Iterator[_FetchClaim]:
+    listed = source.list_referrers(digest, cosign_payload.BUNDLE)
+    for body in source.find_by_tag(_tag_prefix(digest)) if listed is None else [listed]:
+        for referrer in http.decode(body, _Referrers, f"referrers of {digest}").manifests:
             if referrer.artifactType in _MAYBE_BUNDLES:
-                yield partial(_bundle, holder, referrer.digest)
+                yield partial(_fetch_bundle, source, referrer.digest)
 
 
-def _bundle(holder: ImageSource, digest: str) -> cosign_payload.Claim | None:
-    stored = http.decoded(holder.manifest(digest), _Stored, digest)
+def _fetch_bundle(source: ImageSource, digest: str) -> cosign_payload.Claim | None:
+    stored = http.decode(source.get_manifest(digest), _Stored, digest)
     for layer in stored.layers:
         if layer.mediaType == cosign_payload.BUNDLE:
-            return cosign_payload.bundle(holder.config(layer.descriptor))
+            return cosign_payload.parse_bundle(source.get_config(layer.descriptor))
     return None

@@ -36,49 +36,49 @@ _IsalError = cast("type[Exception]", isal_zlib.error)
 class Budget:
     """How many bytes may still come out of all layers of an image."""
 
-    most: int
+    max_bytes: int
     spent: int = 0
 
     def spend(self, count: int) -> None:
         self.spent += count
-        if self.spent > self.most:
+        if self.spent > self.max_bytes:
             raise PackageTooLargeError(
-                f"the layers unpack to more than {self.most:,} bytes, which their size and the limits allow"
+                f"the layers unpack to more than {self.max_bytes:,} bytes, which their size and the limits allow"
             )
 
 
 @contextlib.contextmanager
-def unpacked(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
+def open_layer(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
     """The content of a layer. `packages.PackageError`, or `OSError` of the disk."""
-    with _File(layer) as file:
+    with _UncachedFile(layer) as file:
         magic = file.read(4)
         file.seek(0)
-        opened: contextlib.AbstractContextManager[_Source] = contextlib.nullcontext(file)
+        opened: contextlib.AbstractContextManager[_Readable] = contextlib.nullcontext(file)
         if magic.startswith(_GZIP):
-            opened = _gzip(file)
+            opened = _open_gzip(file)
         elif magic == _ZSTD or magic[1:] == _SKIPPABLE:
-            opened = _zstd(file)
-        with opened as raw, io.BufferedReader(_Bounded(raw, budget), _BUFFER) as stream:
+            opened = _open_zstd(file)
+        with opened as raw, io.BufferedReader(_BudgetedReader(raw, budget), _BUFFER) as stream:
             yield stream
 
 
 @contextlib.contextmanager
-def _gzip(file: _File) -> Iterator[_Source]:
+def _open_gzip(file: _UncachedFile) -> Iterator[_Readable]:
     try:
         with igzip_threaded.open(file, "rb", block_size=_GZIP_BLOCK) as stream:  # type: ignore[no-untyped-call]
-            yield cast("_Source", stream)
+            yield cast("_Readable", stream)
     except (_IsalError, EOFError, gzip.BadGzipFile) as error:
         raise CorruptPackageError(f"a layer is not whole gzip data: {error}") from error
 
 
 @contextlib.contextmanager
-def _zstd(file: _File) -> Iterator[_Source]:
+def _open_zstd(file: _UncachedFile) -> Iterator[_Readable]:
     import zstandard  # some 3 MiB, for images that are packed so
 
-    unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     try:
-        with unpacker.stream_reader(file, read_across_frames=True, closefd=False) as stream:
-            yield cast("_Source", stream)
+        with decompressor.stream_reader(file, read_across_frames=True, closefd=False) as stream:
+            yield cast("_Readable", stream)
     except zstandard.ZstdError as error:
         if "memory" in str(error):
             window = _ZSTD_WINDOW >> 20
@@ -88,11 +88,11 @@ def _zstd(file: _File) -> Iterator[_Source]:
         raise CorruptPackageError(f"a layer is not whole zstd data: {error}") from error
 
 
-class _Source(Protocol):
+class _Readable(Protocol):
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
 
-class _File(io.FileIO):
+class _UncachedFile(io.FileIO):
     """A file that leaves nothing of itself in memory."""
 
     def __init__(self, path: Path) -> None:
@@ -121,10 +121,10 @@ class _File(io.FileIO):
             self._dropped = here
 
 
-class _Bounded(io.RawIOBase):
+class _BudgetedReader(io.RawIOBase):
     """Ends in an error after what is allowed."""
 
-    def __init__(self, inner: _Source, budget: Budget) -> None:
+    def __init__(self, inner: _Readable, budget: Budget) -> None:
         self._inner = inner
         self._budget = budget
 

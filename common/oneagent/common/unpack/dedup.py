@@ -2,7 +2,7 @@
 
 Most files of two versions are equal, and a version never changes; so a file may have a name in each of them (a hard
 link): it lies on the disk once, and in the page cache once for the pods of both. The manifest of a version that is
-there names a twin for each new file: by its SHA-256, or before that is known by its size and name, since folders are
+there names a twin for each new file: by its SHA-256, or before that is known by its size and name, since directories are
 named after versions. That is only a hint: what the package unpacks to is compared with the twin's bytes as it comes,
 and nothing is written while they are equal. So a twin that a disk has damaged is never shared again.
 
@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
 class Prefix(NamedTuple):
     """The first `size` bytes of a new file, and their hash: they are those of the open file `twin`."""
 
-    twin: int
+    existing: int
     size: int
     digest: Digest
 
@@ -64,35 +64,35 @@ class ExistingFiles:
         self._by_content: dict[tuple[str, int], Candidate] = {}
         for tree, manifest in versions:
             for file in manifest.files:
-                twin = Candidate(tree, file)
-                self._by_name.setdefault((file.size, file.mode, _name(file.path)), []).append(twin)
-                self._by_content.setdefault((file.sha256, file.mode), twin)
+                candidate = Candidate(tree, file)
+                self._by_name.setdefault((file.size, file.mode, _base_name(file.path)), []).append(candidate)
+                self._by_content.setdefault((file.sha256, file.mode), candidate)
 
-    def shared(self, size: int) -> None:
+    def count_shared(self, size: int) -> None:
         """A file of so many bytes did not have to be stored again."""
         with self._guard:
             self.shared_bytes += size
 
-    def like(self, path: str, size: int, mode: int) -> Candidate | None:
-        """What is probably the same as a new file, by its name and those of its folders."""
-        alike = self._by_name.get((size, mode, _name(path)), ())
-        return max(alike, key=lambda twin: _common_end(twin.file.path, path), default=None)
+    def find_similar(self, path: str, size: int, mode: int) -> Candidate | None:
+        """What is probably the same as a new file, by its name and those of its directories."""
+        similar = self._by_name.get((size, mode, _base_name(path)), ())
+        return max(similar, key=lambda candidate: _common_suffix_length(candidate.file.path, path), default=None)
 
-    def same(self, file: file_manifest.File) -> Candidate | None:
+    def find_equal(self, file: file_manifest.File) -> Candidate | None:
         """What has the same content and permissions."""
         return self._by_content.get((file.sha256, file.mode))
 
 
 @contextlib.contextmanager
-def opened(twin: Candidate) -> Iterator[int | None]:
+def open_candidate(candidate: Candidate) -> Iterator[int | None]:
     """A descriptor of the twin's file; None if it is gone, or isn't what its manifest says any more."""
     try:
-        descriptor = os.open(twin.tree / twin.file.path, _READ)
+        descriptor = os.open(candidate.tree / candidate.file.path, _READ)
     except OSError:
         yield None
         return
     try:
-        if _unchanged(descriptor, twin.file):
+        if _is_unchanged(descriptor, candidate.file):
             yield descriptor
             page_cache.drop_read(descriptor)
         else:
@@ -101,7 +101,9 @@ def opened(twin: Candidate) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def compare(twin: int, chunks: Iterator[bytes | memoryview], digest: Digest) -> tuple[int, bytes | memoryview]:
+def compare_prefix(
+    existing: int, chunks: Iterator[bytes | memoryview], digest: Digest
+) -> tuple[int, bytes | memoryview]:
     """Take from `chunks` what is equal to the twin's file: how many bytes, and the first piece that is not.
 
     What is equal goes into `digest`. An empty piece says that no other came. What can't be read of the twin
@@ -110,29 +112,29 @@ def compare(twin: int, chunks: Iterator[bytes | memoryview], digest: Digest) -> 
     same = dropped = 0
     for chunk in chunks:
         # Of bytes: a memoryview compares one at a time.
-        if _read(twin, len(chunk), same) != bytes(chunk):
+        if _read(existing, len(chunk), same) != bytes(chunk):
             return same, chunk
         digest.update(chunk)
         same += len(chunk)
         if same - dropped >= page_cache.WINDOW_BYTES:
-            page_cache.drop_read(twin, dropped, same - dropped)
+            page_cache.drop_read(existing, dropped, same - dropped)
             dropped = same
     return same, b""
 
 
-def link(twin: int, folder: int, name: str) -> bool:
-    """Give the twin's file another name, in the open `folder`; False if it can't have one.
+def link_file(existing: int, directory: int, name: str) -> bool:
+    """Give the twin's file another name, in the open `directory`; False if it can't have one.
 
     Linked by its descriptor: it is the file that was compared, whatever has taken its place or removed its version.
     """
     try:
-        os.link(f"/proc/self/fd/{twin}", name, dst_dir_fd=folder, follow_symlinks=True)
+        os.link(f"/proc/self/fd/{existing}", name, dst_dir_fd=directory, follow_symlinks=True)
     except OSError:
         return False
     return True
 
 
-def copy(twin: int, to: int, size: int) -> None:
+def copy_prefix(existing: int, to: int, size: int) -> None:
     """Begin the empty file `to` with the first bytes of the twin's; `to` then stands behind them.
 
     The kernel shares the blocks by itself where the file system can (copy_file_range(2), since Linux 5.3).
@@ -140,15 +142,15 @@ def copy(twin: int, to: int, size: int) -> None:
     done = 0
     while done < size:
         try:
-            count = os.copy_file_range(twin, to, size - done, done)
+            count = os.copy_file_range(existing, to, size - done, done)
         except OSError:
-            count = os.sendfile(to, twin, done, size - done)
+            count = os.sendfile(to, existing, done, size - done)
         if not count:
             raise OSError(errno.EIO, "a file became shorter while it was read")
         done += count
 
 
-def chunks_of(descriptor: int) -> Iterator[bytes]:
+def read_chunks(descriptor: int) -> Iterator[bytes]:
     """A file's content."""
     offset = 0
     while data := os.pread(descriptor, _CHUNK, offset):
@@ -160,28 +162,28 @@ def new_digest() -> Digest:
     return hashlib.sha256(usedforsecurity=False)
 
 
-def _read(twin: int, size: int, offset: int) -> bytes | None:
+def _read(existing: int, size: int, offset: int) -> bytes | None:
     """A part of a file; None where the disk has lost it, which is no reason to do without the new one."""
     try:
-        return os.pread(twin, size, offset)
+        return os.pread(existing, size, offset)
     except OSError:
         return None
 
 
-def _unchanged(descriptor: int, file: file_manifest.File) -> bool:
+def _is_unchanged(descriptor: int, file: file_manifest.File) -> bool:
     status = os.fstat(descriptor)
     return (status.st_mode, status.st_size) == (stat.S_IFREG | file.mode, file.size)
 
 
-def _name(path: str) -> str:
+def _base_name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _common_end(one: str, other: str) -> int:
+def _common_suffix_length(one: str, other: str) -> int:
     """How many last parts of two paths are equal."""
     count = 0
-    for mine, theirs in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
-        if mine != theirs:
+    for left, right in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
+        if left != right:
             break
         count += 1
     return count

@@ -22,7 +22,7 @@ import msgspec
 from oneagent.common import fsync, page_cache
 
 DIRECTORY_MODE: Final = 0o1777
-"""A view must be writable for whatever user a pod has, and a folder in the upper layer gets its mode from the
+"""A view must be writable for whatever user a pod has, and a directory in the upper layer gets its mode from the
 lower one. Sticky, so that no user removes what is another's."""
 
 _CHUNK: Final = 1 << 20
@@ -62,6 +62,23 @@ class Manifest(msgspec.Struct, frozen=True):
     def unpacked_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
+    def subtree(self, root: str) -> Manifest:
+        """Return the manifest of the directory `root` of this tree; "" is the tree itself."""
+        if not root:
+            return self
+        start = f"{root}/"
+        return Manifest(
+            files=[
+                File(file.path.removeprefix(start), file.size, file.mode, file.sha256)
+                for file in self.files
+                if file.path.startswith(start)
+            ],
+            links=[
+                Link(link.path.removeprefix(start), link.target) for link in self.links if link.path.startswith(start)
+            ],
+            directories=[path.removeprefix(start) for path in self.directories if path.startswith(start)],
+        )
+
     def dump(self, path: Path) -> None:
         """Write the manifest, whole and durable or not at all. `OSError` if the disk refuses."""
         fsync.replace(path, msgspec.json.encode(self))
@@ -89,72 +106,74 @@ def verify(
     manifest: Manifest,
     *,
     bytes_per_second: float | None = None,
-    most: int = 100,
+    limit: int = 100,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Finding]:
-    """How `tree` differs from `manifest`, at most the first `most` findings; [] if it does not.
+    """How `tree` differs from `manifest`, at most the first `limit` findings; [] if it does not.
 
     `bytes_per_second` bounds the reading, so that a check in the background leaves the disk to others. A file
     that vanishes or cannot be read is a finding, not an error. Once `cancelled()`, what was found so far.
     """
-    pace = _Pace(bytes_per_second, cancelled or (lambda: False))
+    limiter = _RateLimiter(bytes_per_second, cancelled or (lambda: False))
     found: list[Finding] = []
-    for finding in _differences(tree, manifest, pace):
+    for finding in _find_differences(tree, manifest, limiter):
         found.append(finding)
-        if len(found) >= most:
+        if len(found) >= limit:
             break
     return found
 
 
-def _differences(tree: Path, manifest: Manifest, pace: _Pace) -> Iterator[Finding]:
+def _find_differences(tree: Path, manifest: Manifest, limiter: _RateLimiter) -> Iterator[Finding]:
     missing: dict[str, File | Link | None] = dict.fromkeys(manifest.directories)
     missing.update((file.path, file) for file in manifest.files)
     missing.update((link.path, link) for link in manifest.links)
     if not tree.is_dir():
         yield Finding("", "missing")
         return
-    for above, folders, files, fd in os.fwalk(tree):
-        for name in sorted(folders + files):
-            if pace.cancelled():
+    for above, directories, files, fd in os.fwalk(tree):
+        for name in sorted(directories + files):
+            if limiter.cancelled():
                 return
             path = os.path.relpath(f"{above}/{name}", tree)
             if path not in missing:
                 yield Finding(path, "unexpected")
-                folders[:] = [folder for folder in folders if folder != name]
+                directories[:] = [directory for directory in directories if directory != name]
                 continue
             try:
-                yield from _compare(path, missing.pop(path), name, fd, pace)
+                yield from _compare_entry(path, missing.pop(path), name, fd, limiter)
             except OSError as error:
                 yield Finding(path, "unreadable", error.strerror or "")
     for path in sorted(missing):
         yield Finding(path, "missing")
 
 
-def _compare(path: str, want: File | Link | None, name: str, folder: int, pace: _Pace) -> Iterator[Finding]:
-    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    kind = stat.S_IFDIR if want is None else stat.S_IFREG if isinstance(want, File) else stat.S_IFLNK
-    mode = want.mode if isinstance(want, File) else DIRECTORY_MODE
+def _compare_entry(
+    path: str, expected: File | Link | None, name: str, directory: int, limiter: _RateLimiter
+) -> Iterator[Finding]:
+    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    kind = stat.S_IFDIR if expected is None else stat.S_IFREG if isinstance(expected, File) else stat.S_IFLNK
+    mode = expected.mode if isinstance(expected, File) else DIRECTORY_MODE
     if stat.S_IFMT(found.st_mode) != kind:
         yield Finding(path, "type", stat.filemode(found.st_mode))
         return
-    if isinstance(want, Link):
-        if (target := os.readlink(name, dir_fd=folder)) != want.target:
-            yield Finding(path, "target", f"{target} instead of {want.target}")
+    if isinstance(expected, Link):
+        if (target := os.readlink(name, dir_fd=directory)) != expected.target:
+            yield Finding(path, "target", f"{target} instead of {expected.target}")
         return
     if stat.S_IMODE(found.st_mode) != mode:
         yield Finding(path, "mode", f"{stat.S_IMODE(found.st_mode):o} instead of {mode:o}")
-    if want is None:
+    if expected is None:
         return
-    if found.st_size != want.size:
-        yield Finding(path, "size", f"{found.st_size} instead of {want.size}")
-    elif (digest := _hash(name, folder, pace)) not in (want.sha256, None):
-        yield Finding(path, "content", f"sha256 {digest} instead of {want.sha256}")
+    if found.st_size != expected.size:
+        yield Finding(path, "size", f"{found.st_size} instead of {expected.size}")
+    elif (digest := _hash_file(name, directory, limiter)) not in (expected.sha256, None):
+        yield Finding(path, "content", f"sha256 {digest} instead of {expected.sha256}")
 
 
-def _hash(name: str, folder: int, pace: _Pace) -> str | None:
+def _hash_file(name: str, directory: int, limiter: _RateLimiter) -> str | None:
     """SHA-256 in hex, or None if the check was cancelled."""
     digest = hashlib.sha256(usedforsecurity=False)
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         offset = dropped = 0
         while data := os.pread(fd, _CHUNK, offset):
@@ -164,8 +183,8 @@ def _hash(name: str, folder: int, pace: _Pace) -> str | None:
             if offset - dropped >= page_cache.WINDOW_BYTES:
                 page_cache.drop_read(fd, dropped, offset - dropped)
                 dropped = offset
-            pace.spend(len(data))
-            if pace.cancelled():
+            limiter.spend(len(data))
+            if limiter.cancelled():
                 return None
         page_cache.drop_read(fd, dropped, 0)
     finally:
@@ -173,7 +192,7 @@ def _hash(name: str, folder: int, pace: _Pace) -> str | None:
     return digest.hexdigest()
 
 
-class _Pace:
+class _RateLimiter:
     """Sleeps so that no more is spent than the rate since the start allows."""
 
     def __init__(self, bytes_per_second: float | None, cancelled: Callable[[], bool]) -> None:

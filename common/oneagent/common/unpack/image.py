@@ -18,27 +18,36 @@ from typing import Final, TypeVar
 import msgspec
 
 from oneagent.common import unpack as common_unpack
-from oneagent.common.unpack import agent_layout, decompress, dedup, file_manifest, layer_merge, tar_reader, writing, zip
+from oneagent.common.unpack import (
+    agent_layout,
+    decompress,
+    dedup,
+    entry_index,
+    file_manifest,
+    layer_merge,
+    tar_reader,
+    tree_writer,
+)
 
 _T = TypeVar("_T")
-_LISTING: Final = 2048
+_TAR_OVERHEAD: Final = 2048
 """Bytes of a tar for each allowed entry, beside its content: a header, padding, and some of an extended header."""
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImagePackage:
     """Layers that have been read and hold an agent."""
 
-    blobs: tuple[Path, ...]
+    layers: tuple[Path, ...]
     plan: layer_merge.Plan
-    inside: str
-    """The agent's folder within the outline."""
-    most: int
+    root: str
+    """The agent's directory within the index."""
+    max_bytes: int
 
     @property
     def unpacked_size(self) -> int:
         """Bytes that it will take on a disk, for the free-space check."""
-        return self.plan.outline.disk_bytes
+        return self.plan.index.disk_bytes
 
     def unpack(
         self,
@@ -46,45 +55,45 @@ class Image:
         *,
         threads: int | None = None,
         cancelled: Callable[[], bool] | None = None,
-        present: dedup.ExistingFiles | None = None,
-        wrote: writing.Wrote | None = None,
-    ) -> zip.Unpacked:
+        existing: dedup.ExistingFiles | None = None,
+        on_written: tree_writer.OnWritten | None = None,
+    ) -> tree_writer.UnpackedAgent:
         """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.
 
         `threads` is for packages whose files can be read in any order; those of a layer come one after the other.
         """
 
-        def write_files(writer: writing.Writer) -> list[file_manifest.File]:
+        def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
             written: list[file_manifest.File] = []
-            for number, layer in enumerate(self.blobs):
+            for number, layer in enumerate(self.layers):
                 written += self._write_layer(number, layer, budget, writer, cancelled or _never)
             agent_layout.check_machine(
-                writer.tree.beginning(agent_layout.library(self.inside), agent_layout.HEADER_BYTES)
+                writer.tree.read_prefix(agent_layout.library_path(self.root), agent_layout.HEADER_BYTES)
             )
             return written
 
-        budget = decompress.Budget(self.most)
-        with _disk_errors("the image cannot be unpacked"):
-            whole = writing.fill(scratch, self.plan.outline, write_files, present, wrote)
-        manifest = zip.below(whole, self.inside)
-        return zip.Unpacked(scratch / self.inside, manifest, manifest.unpacked_bytes)
+        budget = decompress.Budget(self.max_bytes)
+        with _map_disk_errors("the image cannot be unpacked"):
+            whole = tree_writer.write_tree(scratch, self.plan.index, write_files, existing, on_written)
+        manifest = whole.subtree(self.root)
+        return tree_writer.UnpackedAgent(scratch / self.root, manifest, manifest.unpacked_bytes)
 
     def _write_layer(
         self,
         number: int,
         layer: Path,
         budget: decompress.Budget,
-        writer: writing.Writer,
+        writer: tree_writer.FileWriter,
         cancelled: Callable[[], bool],
     ) -> Iterator[file_manifest.File]:
-        wanted = {content.entry: content for content in self.plan.files if content.layer == number}
-        if not wanted:
+        contents = {content.entry: content for content in self.plan.files if content.layer == number}
+        if not contents:
             return
-        last = max(wanted)
-        with decompress.unpacked(layer, budget) as stream:
-            tar = tar_reader.Tar(stream)
-            for position, entry in enumerate(_checked(tar, cancelled)):
-                if content := wanted.get(position):
+        last = max(contents)
+        with decompress.open_layer(layer, budget) as stream:
+            tar = tar_reader.TarReader(stream)
+            for position, entry in enumerate(_cancellable(tar, cancelled)):
+                if content := contents.get(position):
                     if (entry.kind, entry.size) != (tar_reader.Kind.FILE, content.size):
                         raise common_unpack.CorruptPackageError("a layer has changed since it was read")
                     yield from self._write(content, tar, writer, cancelled)
@@ -92,47 +101,51 @@ class Image:
                     return
 
     def _write(
-        self, content: layer_merge.Content, tar: tar_reader.Tar, writer: writing.Writer, cancelled: Callable[[], bool]
+        self,
+        content: layer_merge.Content,
+        tar: tar_reader.TarReader,
+        writer: tree_writer.FileWriter,
+        cancelled: Callable[[], bool],
     ) -> Iterator[file_manifest.File]:
         first, *others = self.plan.files[content]
-        with writer.tree.folder(common_unpack.parent(first)) as folder:
-            written = writer.write(folder, first, content.mode, _checked(tar.chunks(), cancelled))
+        with writer.tree.open_directory(entry_index.parent_path(first)) as directory:
+            written = writer.write(directory, first, content.mode, _cancellable(tar.chunks(), cancelled))
         yield written
         for path in others:
-            writer.tree.hard_link(path, first)
+            writer.tree.make_hard_link(path, first)
             yield msgspec.structs.replace(written, path=path)
 
 
 def read(
-    blobs: Sequence[Path],
+    layers: Sequence[Path],
     *,
     limits: common_unpack.Limits | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Image:
+) -> ImagePackage:
     """The image of these layers, the lowest first. `packages.PackageError` if it is not to be unpacked."""
     limits = limits or common_unpack.Limits()
-    with _disk_errors("the image cannot be read"):
-        size = sum(blob.stat().st_size for blob in blobs)
-        most = common_unpack.most_bytes(limits, size) + _LISTING * limits.entries
-        merged = layer_merge.Merged(limits)
-        budget = decompress.Budget(most)
-        for blob in blobs:
-            with decompress.unpacked(blob, budget) as stream:
-                merged.add(_checked(tar_reader.Tar(stream), cancelled or _never))
+    with _map_disk_errors("the image cannot be read"):
+        size = sum(layer.stat().st_size for layer in layers)
+        max_bytes = limits.max_unpacked_bytes(size) + _TAR_OVERHEAD * limits.entries
+        merged = layer_merge.LayerMerge(limits)
+        budget = decompress.Budget(max_bytes)
+        for layer in layers:
+            with decompress.open_layer(layer, budget) as stream:
+                merged.add_layer(_cancellable(tar_reader.TarReader(stream), cancelled or _never))
     plan = merged.plan(size)
-    inside = agent_layout.prepare(plan.outline)
-    return Image(tuple(blobs), plan, inside, most)
+    root = agent_layout.prepare(plan.index)
+    return ImagePackage(tuple(layers), plan, root, max_bytes)
 
 
 @contextlib.contextmanager
-def _disk_errors(what: str) -> Iterator[None]:
+def _map_disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise common_unpack.UnpackFailedError(what, error) from error
 
 
-def _checked(things: Iterable[_T], cancelled: Callable[[], bool]) -> Iterator[_T]:
+def _cancellable(things: Iterable[_T], cancelled: Callable[[], bool]) -> Iterator[_T]:
     for thing in things:
         if cancelled():
             raise common_unpack.UnpackCancelledError("unpacking was cancelled")

@@ -1,12 +1,12 @@
 """What several layers, one over the other, come to (OCI image specification, "layer.md").
 
 A layer adds and replaces, and takes away what is below it by whiteouts: `.wh.name` for one name, `.wh..wh..opq`
-for all of a folder. Whiteouts mean the layers below only, wherever in their layer they stand. Nothing is taken
+for all of a directory. Whiteouts mean the layers below only, wherever in their layer they stand. Nothing is taken
 from the disk again, because nothing is on it yet: only entries are merged here, and the content of one that
 survives is known by its place in its layer. A hard link is another name of the same content, and stays that
 when its first name is replaced.
 
-What lies outside of the agent's folder is not used, and not looked at beyond its name: an image may be built
+What lies outside of the agent's directory is not used, and not looked at beyond its name: an image may be built
 upon a distribution, with devices and links to absolute paths.
 """
 
@@ -19,7 +19,8 @@ from typing import Final
 import msgspec
 
 from oneagent.common import unpack
-from oneagent.common.unpack import PackageTooLargeError, UnsafePackageError, agent_layout, tar_reader
+from oneagent.common.unpack import PackageTooLargeError, UnsafePackageError, agent_layout, entry_index, tar_reader
+from oneagent.common.unpack.entry_index import EntryIndex
 
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
@@ -39,104 +40,104 @@ class _Link(msgspec.Struct, frozen=True):
     target: str
 
 
-class _Odd(msgspec.Struct, frozen=True):
+class _Unsupported(msgspec.Struct, frozen=True):
     """Something that an agent may not have."""
 
 
-_Folder = dict[str, "_Node"]
-_Node = _Folder | Content | _Link | _Odd
+_Directory = dict[str, "_Node"]
+_Node = _Directory | Content | _Link | _Unsupported
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The agent of an image: its outline, and for each content the paths that have it, the first one a file's."""
+    """The agent of an image: its index, and for each content the paths that have it, the first one a file's."""
 
-    outline: unpack.EntryIndex
+    index: EntryIndex
     files: dict[Content, list[str]] = field(default_factory=dict)
 
 
-class Merged:
+class LayerMerge:
     """Layers as they are added, lowest first."""
 
     def __init__(self, limits: unpack.Limits) -> None:
         self._limits = limits
-        self._tree: _Folder = {}
+        self._tree: _Directory = {}
         self._layers = 0
         self._entries = 0
 
-    def add(self, layer: Iterable[tar_reader.Entry]) -> None:
+    def add_layer(self, layer: Iterable[tar_reader.Entry]) -> None:
         entries: list[tuple[list[str], tar_reader.Entry]] = []
         for entry in layer:
-            parts = _parts(entry.name)
+            parts = _split(entry.name)
             entries.append((parts, entry))
-            # Folders that only a path names count too.
+            # Directories that only a path names count too.
             self._entries += 1
             if self._entries > self._limits.entries:
                 raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         for parts, _ in entries:
             if parts and parts[-1].startswith(_WHITEOUT):
-                self._take_away(parts)
+                self._apply_whiteout(parts)
         placed: dict[str, bool] = {}
         for number, (parts, entry) in enumerate(entries):
             if parts and not any(part.startswith(_WHITEOUT) for part in parts):
-                self._place(parts, entry, number, placed)
+                self._add_entry(parts, entry, number, placed)
         self._layers += 1
 
     def plan(self, archive_bytes: int) -> Plan:
-        """What there is below the agent's folder, or at all if there is none; refused if any of it is odd."""
-        nested = self._at(agent_layout.NESTED.split("/"))
+        """What there is below the agent's directory, or at all if there is none; refused if any of it is odd."""
+        nested = self._find(agent_layout.NESTED.split("/"))
         root = nested if isinstance(nested, dict) else self._tree
-        plan = Plan(unpack.EntryIndex(self._limits, archive_bytes))
+        plan = Plan(EntryIndex(self._limits, archive_bytes))
         ahead: list[tuple[str, _Node]] = list(root.items())
         while ahead:
             name, node = ahead.pop()
-            path = unpack.clean(name)
+            path = entry_index.clean_path(name)
             if isinstance(node, dict):
-                plan.outline.add_directory(path)
+                plan.index.add_directory(path)
                 ahead.extend((f"{name}/{inner}", below) for inner, below in node.items())
             elif isinstance(node, Content):
                 names = plan.files.setdefault(node, [])
                 # Another name of a file takes no room.
-                plan.outline.add_file(path, 0 if names else node.size)
+                plan.index.add_file(path, 0 if names else node.size)
                 names.append(path)
             elif isinstance(node, _Link):
-                plan.outline.add_link(path, node.target)
+                plan.index.add_link(path, node.target)
             else:
-                raise UnsafePackageError(f"{unpack.shown(path)} is {tar_reader.Kind.ODD.value}")
+                raise UnsafePackageError(f"{entry_index.quote_name(path)} is {tar_reader.Kind.OTHER.value}")
         return plan
 
-    def _at(self, parts: Sequence[str]) -> _Node | None:
+    def _find(self, parts: Sequence[str]) -> _Node | None:
         node: _Node | None = self._tree
         for part in parts:
             node = node.get(part) if isinstance(node, dict) else None
         return node
 
-    def _take_away(self, parts: list[str]) -> None:
+    def _apply_whiteout(self, parts: list[str]) -> None:
         hidden = parts[-1].removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
-            # Other programs would take away the folder, or the one above it.
-            raise UnsafePackageError(f"{unpack.shown('/'.join(parts))} takes away what has no name")
-        folder = self._at(parts[:-1])
-        if isinstance(folder, dict):
+            # Other programs would take away the directory, or the one above it.
+            raise UnsafePackageError(f"{entry_index.quote_name('/'.join(parts))} takes away what has no name")
+        directory = self._find(parts[:-1])
+        if isinstance(directory, dict):
             if parts[-1] == _OPAQUE:
-                folder.clear()
+                directory.clear()
             else:
-                folder.pop(hidden, None)
+                directory.pop(hidden, None)
 
-    def _place(self, parts: list[str], entry: tar_reader.Entry, number: int, placed: dict[str, bool]) -> None:
-        """`placed` are the paths of this layer, and whether they are folders."""
-        folder = self._folder(parts[:-1], entry.name, placed)
-        path, is_folder = "/".join(parts), entry.kind is tar_reader.Kind.FOLDER
-        if path in placed and not (is_folder and placed[path]):
-            raise UnsafePackageError(f"{unpack.shown(path)} comes twice in one layer")
-        placed[path] = is_folder
-        before = folder.get(parts[-1])
-        if is_folder:
-            folder[parts[-1]] = before if isinstance(before, dict) else {}
+    def _add_entry(self, parts: list[str], entry: tar_reader.Entry, number: int, placed: dict[str, bool]) -> None:
+        """`placed` are the paths of this layer, and whether they are directories."""
+        directory = self._make_directories(parts[:-1], entry.name, placed)
+        path, is_directory = "/".join(parts), entry.kind is tar_reader.Kind.DIRECTORY
+        if path in placed and not (is_directory and placed[path]):
+            raise UnsafePackageError(f"{entry_index.quote_name(path)} comes twice in one layer")
+        placed[path] = is_directory
+        before = directory.get(parts[-1])
+        if is_directory:
+            directory[parts[-1]] = before if isinstance(before, dict) else {}
         else:
-            folder[parts[-1]] = self._node(entry, number)
+            directory[parts[-1]] = self._make_node(entry, number)
 
-    def _folder(self, parts: list[str], name: str, placed: dict[str, bool]) -> _Folder:
+    def _make_directories(self, parts: list[str], name: str, placed: dict[str, bool]) -> _Directory:
         node = self._tree
         for depth, part in enumerate(parts, 1):
             if part not in node:
@@ -145,31 +146,33 @@ class Merged:
             below = node[part]
             if not isinstance(below, dict):
                 above = "/".join(parts[:depth])
-                raise UnsafePackageError(f"{unpack.shown(name)} lies below {unpack.shown(above)}, which is no folder")
+                raise UnsafePackageError(
+                    f"{entry_index.quote_name(name)} lies below {entry_index.quote_name(above)}, which is no directory"
+                )
             placed.setdefault("/".join(parts[:depth]), True)
             node = below
         return node
 
-    def _node(self, entry: tar_reader.Entry, number: int) -> _Node:
+    def _make_node(self, entry: tar_reader.Entry, number: int) -> _Node:
         if entry.kind is tar_reader.Kind.FILE:
             return Content(self._layers, number, entry.mode, entry.size)
         if entry.kind is tar_reader.Kind.LINK:
             return _Link(entry.target)
         if entry.kind is tar_reader.Kind.HARD_LINK:
             # Of any kind of thing: a hard link to what is odd is as odd.
-            found = self._at(_parts(entry.target))
+            found = self._find(_split(entry.target))
             if found is None or isinstance(found, dict):
-                name, target = unpack.shown(entry.name), unpack.shown(entry.target)
+                name, target = entry_index.quote_name(entry.name), entry_index.quote_name(entry.target)
                 raise UnsafePackageError(f"{name} is a hard link to {target}, which is no file before it")
             return found
-        return _Odd()
+        return _Unsupported()
 
 
-def _parts(name: str) -> list[str]:
+def _split(name: str) -> list[str]:
     """A path's names. What of it is used is looked at again, by `packages.clean`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise UnsafePackageError(f"{name[:80]!r} leads out of the image")
     if len(parts) > _DEPTH_MAX:
-        raise UnsafePackageError(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} folders")
+        raise UnsafePackageError(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} directories")
     return parts

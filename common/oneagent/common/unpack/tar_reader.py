@@ -18,7 +18,7 @@ import msgspec
 
 from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnsafePackageError
 
-READ: Final = 256 << 10
+READ_BYTES: Final = 256 << 10
 _BLOCK: Final = tarfile.BLOCKSIZE
 _EXTENDED_MAX: Final = 1 << 20
 """Bytes of an extended header: some paths of 4 KiB, and whatever attributes a file may have."""
@@ -28,17 +28,17 @@ _DECISIVE: Final = ("path", "linkpath", "size")
 
 class Kind(Enum):
     FILE = "a file"
-    FOLDER = "a folder"
+    DIRECTORY = "a directory"
     LINK = "a link"
     HARD_LINK = "a hard link"
-    ODD = "neither a file, nor a folder, nor a link"
+    OTHER = "neither a file, nor a directory, nor a link"
 
 
 _KINDS: Final = {
     tarfile.REGTYPE: Kind.FILE,
     tarfile.AREGTYPE: Kind.FILE,
     tarfile.CONTTYPE: Kind.FILE,
-    tarfile.DIRTYPE: Kind.FOLDER,
+    tarfile.DIRTYPE: Kind.DIRECTORY,
     tarfile.SYMTYPE: Kind.LINK,
     tarfile.LNKTYPE: Kind.HARD_LINK,
 }
@@ -57,38 +57,38 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     target: str
 
 
-class Tar:
+class TarReader:
     """To be iterated once. `chunks` gives the content of the entry that came last; unread content is passed over."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
-        self._buffer = memoryview(bytearray(READ))
+        self._buffer = memoryview(bytearray(READ_BYTES))
         self._left = 0
         self._padding = 0
 
     def __iter__(self) -> Iterator[Entry]:
-        said: dict[str, str] = {}
-        awaited = False
-        while header := self._header():
+        extended: dict[str, str] = {}
+        entry_pending = False
+        while header := self._read_header():
             more: dict[str, str] = {}
-            awaited = True
+            entry_pending = True
             if header.type in _LONG:
-                more = {_LONG[header.type]: self._text(self._extended(header.size).rstrip(b"\0"))}
+                more = {_LONG[header.type]: self._decode(self._read_extended_header(header.size).rstrip(b"\0"))}
             elif header.type in _EXTENDED:
-                more = self._records(header.size)
+                more = self._read_pax_records(header.size)
             elif header.type == tarfile.XGLTYPE:
-                if any(key in _DECISIVE or key.startswith("GNU.sparse") for key in self._records(header.size)):
+                if any(key in _DECISIVE or key.startswith("GNU.sparse") for key in self._read_pax_records(header.size)):
                     raise CorruptPackageError("the tar names or sizes all its files at once, in a global header")
             else:
-                yield self._entry(header, said)
-                said, awaited = {}, False
+                yield self._make_entry(header, extended)
+                extended, entry_pending = {}, False
                 for _ in self.chunks():
                     pass
             # Of two headers some programs believe the first, some the last, and some the one of a kind.
-            if said.keys() & more.keys():
-                raise CorruptPackageError(f"the tar says twice what a file's {min(said.keys() & more.keys())} is")
-            said |= more
-        if awaited:
+            if extended.keys() & more.keys():
+                raise CorruptPackageError(f"the tar says twice what a file's {min(extended.keys() & more.keys())} is")
+            extended |= more
+        if entry_pending:
             raise CorruptPackageError("the tar ends after an extended header")
 
     def chunks(self) -> Iterator[memoryview]:
@@ -103,10 +103,10 @@ class Tar:
             self._read(self._padding)
             self._padding = 0
 
-    def _header(self) -> tarfile.TarInfo | None:
+    def _read_header(self) -> tarfile.TarInfo | None:
         block = self._read(_BLOCK)
         if not block.strip(b"\0"):
-            self._finish()
+            self._check_end()
             return None
         try:
             found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
@@ -118,30 +118,30 @@ class Tar:
             raise CorruptPackageError(f"{found.name[:80]!r} has a size of {found.size} bytes")
         return found
 
-    def _finish(self) -> None:
+    def _check_end(self) -> None:
         """Nothing may follow the end: some programs would go on reading there."""
         while count := self._stream.readinto(self._buffer):
             if self._buffer[:count].tobytes().strip(b"\0"):
                 raise CorruptPackageError("the tar has bytes after its end")
 
-    def _entry(self, header: tarfile.TarInfo, said: dict[str, str]) -> Entry:
-        name = said.get("path", header.name)
-        size = self._size(said["size"]) if "size" in said else header.size
-        kind = _KINDS.get(header.type, Kind.ODD)
-        if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in said):
+    def _make_entry(self, header: tarfile.TarInfo, extended: dict[str, str]) -> Entry:
+        name = extended.get("path", header.name)
+        size = self._parse_size(extended["size"]) if "size" in extended else header.size
+        kind = _KINDS.get(header.type, Kind.OTHER)
+        if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extended):
             # It may have another name and other content than its header says, even outside of the agent.
             raise UnsafePackageError(f"{name[:80]!r} is a sparse file, which programs read in different ways")
-        if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a folder
-            raise CorruptPackageError(f"{name[:80]!r} is a file by its kind and a folder by its name")
-        if kind not in (Kind.FILE, Kind.ODD) and size:
+        if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a directory
+            raise CorruptPackageError(f"{name[:80]!r} is a file by its kind and a directory by its name")
+        if kind not in (Kind.FILE, Kind.OTHER) and size:
             raise CorruptPackageError(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
         self._left = 0 if header.type in _WITHOUT_CONTENT else size
         self._padding = -self._left % _BLOCK
-        return Entry(name, kind, header.mode & 0o7777, self._left, said.get("linkpath", header.linkname))
+        return Entry(name, kind, header.mode & 0o7777, self._left, extended.get("linkpath", header.linkname))
 
-    def _records(self, size: int) -> dict[str, str]:
+    def _read_pax_records(self, size: int) -> dict[str, str]:
         """What an extended header says (POSIX pax, "pax Extended Header")."""
-        data, found, at = self._extended(size), dict[str, str](), 0
+        data, found, at = self._read_extended_header(size), dict[str, str](), 0
         while at < len(data):
             match = _RECORD.match(data, at)
             end = at + int(match[1]) if match else 0
@@ -150,11 +150,11 @@ class Tar:
                 raise CorruptPackageError("the tar has an extended header that cannot be read")
             name = key.decode("utf-8", "replace")
             if name in _DECISIVE or name.startswith("GNU.sparse"):
-                found[name] = self._text(value)
+                found[name] = self._decode(value)
             at = end
         return found
 
-    def _extended(self, size: int) -> bytes:
+    def _read_extended_header(self, size: int) -> bytes:
         if size > _EXTENDED_MAX:
             raise PackageTooLargeError(f"the tar has an extended header of {size:,} bytes")
         data = self._read(size + -size % _BLOCK)
@@ -169,14 +169,14 @@ class Tar:
         return data
 
     @staticmethod
-    def _text(data: bytes) -> str:
+    def _decode(data: bytes) -> str:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
             raise UnsafePackageError("the tar has a name that is not UTF-8") from error
 
     @staticmethod
-    def _size(text: str) -> int:
+    def _parse_size(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
             raise CorruptPackageError(f"the tar has a file of {text[:40]!r} bytes")
         return int(text)

@@ -1,8 +1,8 @@
 """A fresh tree on the disk, filled by root from content that root does not trust.
 
-Every name is created relative to the descriptor of its folder, with `O_NOFOLLOW` and `O_EXCL`, so that a
+Every name is created relative to the descriptor of its directory, with `O_NOFOLLOW` and `O_EXCL`, so that a
 name can neither lead elsewhere nor replace anything, whatever the check of names before may have missed.
-Folders come first, links last: while files are written the tree holds no link at all. Folders are
+Directories come first, links last: while files are written the tree holds no link at all. Directories are
 walked down one by one rather than opened by `openat2`, which nodes with a kernel before 5.6 lack.
 
 Modes are set on descriptors. The umask would have to be changed for anything else, and it belongs to the
@@ -12,17 +12,25 @@ whole process.
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
+import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from oneagent.common import page_cache
+from oneagent.common import fsync, page_cache, unpack
 from oneagent.common.unpack import dedup, file_manifest
+from oneagent.common.unpack.entry_index import EntryIndex
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OnWritten = Callable[[int], object]
+"""Told that so many more bytes of files are there."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -34,13 +42,13 @@ def file_mode(mode: int) -> int:
     return mode & 0o755 | 0o444
 
 
-class Tree:
-    """A folder that is being filled. `folder` and `write` may be called from several threads."""
+class TreeWriter:
+    """A directory that is being filled. `directory` and `write` may be called from several threads."""
 
     def __init__(self, root: Path) -> None:
-        self._fd = os.open(root, _FOLDER)
+        self._fd = os.open(root, _DIRECTORY)
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> TreeWriter:
         return self
 
     def __exit__(
@@ -49,47 +57,47 @@ class Tree:
         os.close(self._fd)
 
     @contextlib.contextmanager
-    def folder(self, path: str) -> Iterator[int]:
-        """The descriptor of a folder of the tree; "" is the tree itself."""
+    def open_directory(self, path: str) -> Iterator[int]:
+        """The descriptor of a directory of the tree; "" is the tree itself."""
         fd = os.dup(self._fd)
         try:
             for part in path.split("/") if path else ():
-                inner = os.open(part, _FOLDER, dir_fd=fd)
+                inner = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
                 fd = inner
             yield fd
         finally:
             os.close(fd)
 
-    def make_folders(self, paths: Iterable[str]) -> None:
-        """Make all of the tree's folders; the tree itself ("") gets the mode of a folder too."""
+    def make_directories(self, paths: Iterable[str]) -> None:
+        """Make all of the tree's directories; the tree itself ("") gets the mode of a directory too."""
         for path in sorted(paths):
             above, _, name = path.rpartition("/")
             if name:
-                with self.folder(above) as fd:
+                with self.open_directory(above) as fd:
                     os.mkdir(name, 0o700, dir_fd=fd)
-            with self.folder(path) as fd:
+            with self.open_directory(path) as fd:
                 os.fchmod(fd, file_manifest.DIRECTORY_MODE)
 
-    def write(
+    def write_file(
         self,
-        folder: int,
+        directory: int,
         path: str,
         mode: int,
         chunks: Iterable[bytes | memoryview],
-        begun: dedup.Prefix | None = None,
+        prefix: dedup.Prefix | None = None,
     ) -> file_manifest.File:
-        """Write a file into the open `folder`; returns what was written. Nothing is synced.
+        """Write a file into the open `directory`; returns what was written. Nothing is synced.
 
-        `begun` says where its beginning is already; `chunks` are then the rest.
+        `prefix` says where its beginning is already; `chunks` are then the rest.
         """
-        digest = begun.digest if begun else dedup.new_digest()
-        fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=folder)
+        digest = prefix.digest if prefix else dedup.new_digest()
+        fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=directory)
         try:
             size, cache = 0, page_cache.Written(fd)
-            if begun:
-                dedup.copy(begun.twin, fd, begun.size)
-                size = begun.size
+            if prefix:
+                dedup.copy_prefix(prefix.existing, fd, prefix.size)
+                size = prefix.size
             for chunk in chunks:
                 digest.update(chunk)
                 size += _write(fd, chunk)
@@ -99,51 +107,179 @@ class Tree:
             os.close(fd)
         return file_manifest.File(path=path, size=size, mode=mode, sha256=digest.hexdigest())
 
-    def beginning(self, path: str, count: int) -> bytes:
+    def read_prefix(self, path: str, count: int) -> bytes:
         """The first bytes of a file of the tree."""
         above, _, name = path.rpartition("/")
-        with self.folder(above) as folder:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        with self.open_directory(above) as directory:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
             try:
                 return os.pread(fd, count, 0)
             finally:
                 os.close(fd)
 
-    def link(self, path: str, target: str) -> file_manifest.Link:
+    def make_link(self, path: str, target: str) -> file_manifest.Link:
         """Make a symbolic link; its target has been checked, and all other entries are there."""
         above, _, name = path.rpartition("/")
-        with self.folder(above) as fd:
+        with self.open_directory(above) as fd:
             os.symlink(target, name, dir_fd=fd)
         return file_manifest.Link(path=path, target=target)
 
-    def hard_link(self, path: str, first: str) -> None:
+    def make_hard_link(self, path: str, first: str) -> None:
         """Give a file of the tree another name."""
-        with self.folder(first.rpartition("/")[0]) as there, self.folder(path.rpartition("/")[0]) as here:
+        with (
+            self.open_directory(first.rpartition("/")[0]) as source,
+            self.open_directory(path.rpartition("/")[0]) as target,
+        ):
             os.link(
                 *(first.rpartition("/")[2], path.rpartition("/")[2]),
-                src_dir_fd=there,
-                dst_dir_fd=here,
+                src_dir_fd=source,
+                dst_dir_fd=target,
                 follow_symlinks=False,
             )
 
-    def exchange(self, folder: int, path: str, twin: int) -> bool:
-        """Replace a file by another name of the open file `twin`; whether that could be done."""
-        passing = f".{threading.get_ident()}"
-        if not dedup.link(twin, self._fd, passing):
+    def replace_with_link(self, directory: int, path: str, existing: int) -> bool:
+        """Replace a file by another name of the open file `existing`; whether that could be done."""
+        temporary = f".{threading.get_ident()}"
+        if not dedup.link_file(existing, self._fd, temporary):
             return False
-        os.rename(passing, path.rpartition("/")[2], src_dir_fd=self._fd, dst_dir_fd=folder)
+        os.rename(temporary, path.rpartition("/")[2], src_dir_fd=self._fd, dst_dir_fd=directory)
         return True
 
-    def forget(self, paths: Iterable[str]) -> None:
+    def drop_page_cache(self, paths: Iterable[str]) -> None:
         """Give back the page cache of files that have been synced."""
         for path in paths:
             above, _, name = path.rpartition("/")
-            with self.folder(above) as fd:
+            with self.open_directory(above) as fd:
                 file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 try:
                     page_cache.drop_read(file, 0, 0)
                 finally:
                     os.close(file)
+
+
+class FileWriter:
+    """Writes the files of one tree, or links what is `existing`. May be used from several threads."""
+
+    def __init__(
+        self,
+        tree: TreeWriter,
+        sizes: Mapping[str, int],
+        existing: dedup.ExistingFiles,
+        on_written: OnWritten | None = None,
+    ) -> None:
+        self.tree = tree
+        self._sizes = sizes
+        self._existing = existing
+        self._on_written = on_written
+
+    def write(self, directory: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> file_manifest.File:
+        """Write a file into the open `directory` of the tree; returns what was written. Nothing is synced.
+
+        `mode` is the package's. An error of `chunks` leaves a part of the file, and ends the tree.
+        """
+        mode, name = file_mode(mode), path.rpartition("/")[2]
+        if self._on_written is not None:
+            chunks = _reporting(chunks, self._on_written)
+        similar = self._existing.find_similar(path, self._sizes.get(path, -1), mode)
+        if similar is None:
+            return self._deduplicate(directory, self.tree.write_file(directory, path, mode, chunks))
+        with dedup.open_candidate(similar) as existing:
+            if existing is None:
+                return self._deduplicate(directory, self.tree.write_file(directory, path, mode, chunks))
+            coming, digest = iter(chunks), dedup.new_digest()
+            same, other = dedup.compare_prefix(existing, coming, digest)
+            whole = (same, digest.hexdigest()) == (similar.file.size, similar.file.sha256) and not other
+            if whole and dedup.link_file(existing, directory, name):
+                self._existing.count_shared(same)
+                return file_manifest.File(path, same, mode, similar.file.sha256)
+            rest = itertools.chain((other,), coming)
+            file = self.tree.write_file(directory, path, mode, rest, dedup.Prefix(existing, same, digest))
+        return file if whole else self._deduplicate(directory, file)
+
+    def _deduplicate(self, directory: int, file: file_manifest.File) -> file_manifest.File:
+        """A file that was written, and turns out to be there under another name."""
+        equal = self._existing.find_equal(file) if file.size else None
+        if equal is None:
+            return file
+        with dedup.open_candidate(equal) as existing:
+            if (
+                existing is not None
+                and self._has_equal_content(directory, file, existing)
+                and self.tree.replace_with_link(directory, file.path, existing)
+            ):
+                self._existing.count_shared(file.size)
+        return file
+
+    def _has_equal_content(self, directory: int, file: file_manifest.File, existing: int) -> bool:
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        written = os.open(file.path.rpartition("/")[2], how, dir_fd=directory)
+        try:
+            same, other = dedup.compare_prefix(existing, dedup.read_chunks(written), dedup.new_digest())
+        finally:
+            os.close(written)
+        return same == file.size and not other
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedAgent:
+    """An agent on the disk, ready to be synced and renamed."""
+
+    root: Path
+    """The agent's root: the scratch directory or a directory below it. What lies beside it may be deleted."""
+    manifest: file_manifest.Manifest
+    unpacked_bytes: int
+
+    def make_durable(self) -> None:
+        """Make the tree durable and give its page cache back: the last step before the rename."""
+        try:
+            fsync.sync_tree(self.root)
+            with TreeWriter(self.root) as tree:
+                tree.drop_page_cache(file.path for file in self.manifest.files)
+        except OSError as error:
+            raise unpack.UnpackFailedError(f"{self.root} cannot be synced", error) from error
+
+
+def write_tree(
+    into: Path,
+    index: EntryIndex,
+    write_files: Callable[[FileWriter], Iterable[file_manifest.File]],
+    existing: dedup.ExistingFiles | None = None,
+    on_written: OnWritten | None = None,
+) -> file_manifest.Manifest:
+    """Make `into` hold what `index` lists, files by `write_files`; whatever is raised, `into` is empty then.
+
+    The directory is made if it is absent, and has to be empty otherwise. Files that are `existing` are linked. `on_written`
+    is told how many bytes of files are there, piece by piece and from any thread.
+    """
+    into.mkdir(exist_ok=True)
+    if any(into.iterdir()):
+        raise FileExistsError(errno.EEXIST, "the directory is not empty", str(into))
+    try:
+        with TreeWriter(into) as tree:
+            tree.make_directories(index.directories)
+            files = sorted(
+                write_files(FileWriter(tree, index.files, existing or dedup.ExistingFiles(), on_written)),
+                key=lambda file: file.path,
+            )
+            links = [tree.make_link(path, target) for path, target in sorted(index.links.items())]
+    except BaseException:
+        _empty_directory(into)
+        raise
+    return file_manifest.Manifest(files=files, links=links, directories=sorted(index.directories - {""}))
+
+
+def _reporting(chunks: Iterable[bytes | memoryview], on_written: OnWritten) -> Iterator[bytes | memoryview]:
+    for chunk in chunks:
+        yield chunk
+        on_written(len(chunk))
+
+
+def _empty_directory(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _write(fd: int, chunk: bytes | memoryview) -> int:

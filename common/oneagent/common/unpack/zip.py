@@ -1,12 +1,12 @@
 """An agent package becomes a tree on the disk: the whole one, or nothing.
 
 Everything that names and sizes can show is refused before the first byte is written; a checksum that
-fails later, a full disk or a cancellation empties the folder again. The caller unpacks into a fresh
-folder below `tmp/`, calls `Unpacked.settle`, and makes the agent visible by one rename.
+fails later, a full disk or a cancellation empties the directory again. The caller unpacks into a fresh
+directory below `tmp/`, calls `tree_writer.UnpackedAgent.make_durable`, and makes the agent visible by one rename.
 
 Inflating, hashing and writing release the interpreter's lock, so a thread per core does all three for one
 file after the other. Files over 4 MiB are jobs of their own, small ones are taken together by
-folder; the largest jobs go first, so that no thread is left alone with one at the end. Memory is a read
+directory; the largest jobs go first, so that no thread is left alone with one at the end. Memory is a read
 buffer and a piece for each thread, whatever the package holds.
 """
 
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import fsync, unpack
-from oneagent.common.unpack import agent_layout, dedup, file_manifest, tree_writer, writing, zip_reader
+from oneagent.common import unpack
+from oneagent.common.unpack import agent_layout, dedup, entry_index, file_manifest, tree_writer, zip_reader
 
 _SMALL: Final = 4 << 20
 _THREADS_MAX: Final = 8
@@ -34,22 +34,27 @@ Jobs = collections.deque[list[zip_reader.Member]]
 
 
 @dataclass(frozen=True, slots=True)
-class Unpacked:
-    """An agent on the disk, ready to be synced and renamed."""
+class ZipPackage:
+    path: Path
+    unpacked_size: int
 
-    root: Path
-    """The agent's root: the scratch folder or a folder below it. What lies beside it may be deleted."""
-    manifest: file_manifest.Manifest
-    unpacked_bytes: int
+    def unpack(
+        self,
+        scratch: Path,
+        *,
+        threads: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        existing: dedup.ExistingFiles | None = None,
+        on_written: tree_writer.OnWritten | None = None,
+    ) -> tree_writer.UnpackedAgent:
+        return unpack_agent(
+            self.path, scratch, threads=threads, cancelled=cancelled, existing=existing, on_written=on_written
+        )
 
-    def settle(self) -> None:
-        """Make the tree durable and give its page cache back: the last step before the rename."""
-        try:
-            fsync.sync_tree(self.root)
-            with tree_writer.Tree(self.root) as tree:
-                tree.forget(file.path for file in self.manifest.files)
-        except OSError as error:
-            raise unpack.UnpackFailedError(f"{self.root} cannot be synced", error) from error
+
+def read(archive: Path) -> ZipPackage:
+    """`packages.PackageError` if it is not to be unpacked."""
+    return ZipPackage(archive, zip_reader.unpacked_size(archive))
 
 
 def unpack_agent(
@@ -59,24 +64,24 @@ def unpack_agent(
     limits: unpack.Limits | None = None,
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
-    present: dedup.ExistingFiles | None = None,
-    wrote: writing.Wrote | None = None,
-) -> Unpacked:
+    existing: dedup.ExistingFiles | None = None,
+    on_written: tree_writer.OnWritten | None = None,
+) -> tree_writer.UnpackedAgent:
     """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
 
-    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `present` on
-    the same file system is not stored again. `wrote` is told of each piece.
+    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `existing` on
+    the same file system is not stored again. `on_written` is told of each piece.
     """
-    with opened(archive, limits) as package:
-        inside = agent_layout.prepare(package.outline)
-        library = agent_layout.library(inside)
+    with open_zip(archive, limits) as package:
+        root = agent_layout.prepare(package.index)
+        library = agent_layout.library_path(root)
 
-        def check(tree: tree_writer.Tree) -> None:
-            agent_layout.check_machine(tree.beginning(library, agent_layout.HEADER_BYTES))
+        def check(tree: tree_writer.TreeWriter) -> None:
+            agent_layout.check_machine(tree.read_prefix(library, agent_layout.HEADER_BYTES))
 
-        whole = _unpack(package, scratch, threads, cancelled, present, check, wrote)
-    manifest = below(whole, inside)
-    return Unpacked(scratch / inside, manifest, manifest.unpacked_bytes)
+        whole = _unpack(package, scratch, threads, cancelled, existing, check, on_written)
+    manifest = whole.subtree(root)
+    return tree_writer.UnpackedAgent(scratch / root, manifest, manifest.unpacked_bytes)
 
 
 def unpack_zip(
@@ -87,49 +92,49 @@ def unpack_zip(
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> file_manifest.Manifest:
-    """Unpack a zip into the folder `into`, which is made if it is absent and has to be empty otherwise.
+    """Unpack a zip into the directory `into`, which is made if it is absent and has to be empty otherwise.
 
     Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
     `cancelled` is asked from each of them, after every piece of at most 1 MiB.
     """
-    with opened(archive, limits) as package:
+    with open_zip(archive, limits) as package:
         return _unpack(package, into, threads, cancelled)
 
 
 @contextlib.contextmanager
-def opened(archive: Path, limits: unpack.Limits | None = None) -> Iterator[zip_reader.Zip]:
+def open_zip(archive: Path, limits: unpack.Limits | None = None) -> Iterator[zip_reader.ZipReader]:
     """A zip that has been read and checked; `packages.PackageError`."""
     try:
-        with zip_reader.Zip(archive, limits or unpack.Limits()) as package:
+        with zip_reader.ZipReader(archive, limits or unpack.Limits()) as package:
             yield package
     except OSError as error:
         raise unpack.UnpackFailedError(f"{archive} cannot be unpacked", error) from error
 
 
 def _unpack(
-    package: zip_reader.Zip,
+    package: zip_reader.ZipReader,
     into: Path,
     threads: int | None,
     cancelled: Callable[[], bool] | None,
-    present: dedup.ExistingFiles | None = None,
-    check: Callable[[tree_writer.Tree], None] | None = None,
-    wrote: writing.Wrote | None = None,
+    existing: dedup.ExistingFiles | None = None,
+    check: Callable[[tree_writer.TreeWriter], None] | None = None,
+    on_written: tree_writer.OnWritten | None = None,
 ) -> file_manifest.Manifest:
     """`check` sees the tree once its files are there, and may refuse it."""
 
-    def write_files(writer: writing.Writer) -> list[file_manifest.File]:
-        written = _write_files(package, writer, threads or _cores(), cancelled or (lambda: False))
+    def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
+        written = _write_files(package, writer, threads or _default_threads(), cancelled or (lambda: False))
         if check:
             check(writer.tree)
         return written
 
-    return writing.fill(into, package.outline, write_files, present, wrote)
+    return tree_writer.write_tree(into, package.index, write_files, existing, on_written)
 
 
 def _write_files(
-    package: zip_reader.Zip, writer: writing.Writer, threads: int, cancelled: Callable[[], bool]
+    package: zip_reader.ZipReader, writer: tree_writer.FileWriter, threads: int, cancelled: Callable[[], bool]
 ) -> list[file_manifest.File]:
-    jobs = _jobs(package.members)
+    jobs = _group_jobs(package.members)
     stop = threading.Event()
 
     def check() -> None:
@@ -138,7 +143,7 @@ def _write_files(
 
     def work() -> list[file_manifest.File]:
         try:
-            return _work(package, writer, jobs, check)
+            return _run_jobs(package, writer, jobs, check)
         except BaseException:
             stop.set()
             raise
@@ -156,36 +161,36 @@ def _write_files(
     return list(itertools.chain.from_iterable(future.result() for future in running))
 
 
-def _work(
-    package: zip_reader.Zip, writer: writing.Writer, jobs: Jobs, check: Callable[[], None]
+def _run_jobs(
+    package: zip_reader.ZipReader, writer: tree_writer.FileWriter, jobs: Jobs, check: Callable[[], None]
 ) -> list[file_manifest.File]:
     """Take jobs until none is left; several threads do this at once."""
-    buffer = bytearray(zip_reader.READ)
+    buffer = bytearray(zip_reader.READ_BYTES)
     done: list[file_manifest.File] = []
     while True:
         try:
             job = jobs.popleft()
         except IndexError:
             return done
-        with writer.tree.folder(unpack.parent(job[0].path)) as folder:
+        with writer.tree.open_directory(entry_index.parent_path(job[0].path)) as directory:
             for member in job:
                 check()
-                chunks = _checked(package.chunks(member, buffer), check)
-                done.append(writer.write(folder, member.path, member.mode, chunks))
+                chunks = _cancellable(package.chunks(member, buffer), check)
+                done.append(writer.write(directory, member.path, member.mode, chunks))
 
 
-def _checked(chunks: Iterable[bytes | memoryview], check: Callable[[], None]) -> Iterator[bytes | memoryview]:
+def _cancellable(chunks: Iterable[bytes | memoryview], check: Callable[[], None]) -> Iterator[bytes | memoryview]:
     for chunk in chunks:
         yield chunk
         check()
 
 
-def _jobs(members: Iterable[zip_reader.Member]) -> Jobs:
-    """Members of one folder each, largest job first."""
+def _group_jobs(members: Iterable[zip_reader.Member]) -> Jobs:
+    """Members of one directory each, largest job first."""
     jobs: list[list[zip_reader.Member]] = []
     for _, group in itertools.groupby(
-        sorted(members, key=lambda member: unpack.parent(member.path)),
-        key=lambda member: unpack.parent(member.path),
+        sorted(members, key=lambda member: entry_index.parent_path(member.path)),
+        key=lambda member: entry_index.parent_path(member.path),
     ):
         room = -1
         for member in sorted(group, key=lambda member: member.size):
@@ -198,22 +203,5 @@ def _jobs(members: Iterable[zip_reader.Member]) -> Jobs:
     return collections.deque(jobs)
 
 
-def below(whole: file_manifest.Manifest, root: str) -> file_manifest.Manifest:
-    """The manifest of the folder `root` of a tree."""
-    if not root:
-        return whole
-    start = f"{root}/"
-    cut = len(start)
-    return file_manifest.Manifest(
-        files=[
-            file_manifest.File(file.path[cut:], file.size, file.mode, file.sha256)
-            for file in whole.files
-            if file.path.startswith(start)
-        ],
-        links=[file_manifest.Link(link.path[cut:], link.target) for link in whole.links if link.path.startswith(start)],
-        directories=[path[cut:] for path in whole.directories if path.startswith(start)],
-    )
-
-
-def _cores() -> int:
+def _default_threads() -> int:
     return min(len(os.sched_getaffinity(0)), _THREADS_MAX)

@@ -31,9 +31,11 @@ from oneagent.common.unpack import (
     PackageTooLargeError,
     UnsafePackageError,
     UnsupportedPackageError,
+    entry_index,
 )
+from oneagent.common.unpack.entry_index import EntryIndex
 
-READ: Final = 512 << 10
+READ_BYTES: Final = 512 << 10
 """Size of the buffer that a reader of members brings along."""
 _PIECE: Final = 1 << 20
 _LINK_MAX: Final = 4095
@@ -68,23 +70,23 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     packed: int
 
 
-class Zip:
-    """An open zip whose outline has been checked; `chunks` may be called from several threads."""
+class ZipReader:
+    """An open zip whose index has been checked; `chunks` may be called from several threads."""
 
     def __init__(self, archive: Path, limits: unpack.Limits) -> None:
-        self._file = _Archive(archive, limits)
+        self._file = _BoundedFile(archive, limits)
         try:
             self._fd = self._file.fileno()
             self._bytes = os.fstat(self._fd).st_size
-            self.outline = unpack.EntryIndex(limits, self._bytes)
+            self.index = EntryIndex(limits, self._bytes)
             self.members: list[Member] = []
             self._read_directory()
-            self.outline.check()
+            self.index.check()
         except BaseException:
             self._file.close()
             raise
 
-    def __enter__(self) -> Zip:
+    def __enter__(self) -> ZipReader:
         return self
 
     def __exit__(
@@ -95,8 +97,8 @@ class Zip:
 
     def chunks(self, member: Member, buffer: bytearray) -> Iterator[bytes | memoryview]:
         """The member's content; each piece is only valid until the next. Ends in an error unless the size
-        and the checksum are the declared ones. `buffer` (of `READ` bytes) is the calling thread's own."""
-        pieces = self._inflated(member, buffer) if member.deflated else self._stored(member, buffer)
+        and the checksum are the declared ones. `buffer` (of `READ_BYTES` bytes) is the calling thread's own."""
+        pieces = self._inflate(member, buffer) if member.deflated else self._read_packed(member, buffer)
         size = crc = 0
         for piece in pieces:
             size += len(piece)
@@ -109,9 +111,9 @@ class Zip:
         if crc != member.crc:
             raise CorruptPackageError(f"{member.path!r} does not have the checksum that the zip declares")
 
-    def _inflated(self, member: Member, buffer: bytearray) -> Iterator[bytes]:
+    def _inflate(self, member: Member, buffer: bytearray) -> Iterator[bytes]:
         inflater = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
-        packed = self._stored(member, buffer)
+        packed = self._read_packed(member, buffer)
         left = member.size
         while not inflater.eof:
             data = next(packed, b"") if inflater.needs_input else b""
@@ -126,18 +128,18 @@ class Zip:
         if inflater.unused_data or next(packed, b""):
             raise CorruptPackageError(f"{member.path!r} has bytes after the end of its deflated data")
 
-    def _stored(self, member: Member, buffer: bytearray) -> Iterator[memoryview]:
+    def _read_packed(self, member: Member, buffer: bytearray) -> Iterator[memoryview]:
         view = memoryview(buffer)
-        offset, end, forgotten = member.offset, member.offset + member.packed, member.offset
+        offset, end, dropped = member.offset, member.offset + member.packed, member.offset
         while offset < end:
             count = os.preadv(self._fd, [view[: end - offset]], offset)
             if not count:
                 raise CorruptPackageError(f"the zip ends within {member.path!r}")
             offset += count
             yield view[:count]
-            if offset - forgotten >= page_cache.WINDOW_BYTES:
-                page_cache.drop_read(self._fd, forgotten, offset - forgotten)
-                forgotten = offset
+            if offset - dropped >= page_cache.WINDOW_BYTES:
+                page_cache.drop_read(self._fd, dropped, offset - dropped)
+                dropped = offset
 
     def _read_directory(self) -> None:
         try:
@@ -169,9 +171,9 @@ class Zip:
             raise CorruptPackageError(f"the zip lists {entries:,} of the {counted:,} entries it counts")
 
     def _add(self, entry: zipfile.ZipInfo) -> int:
-        """Put an entry into the outline; returns where its data ends."""
+        """Put an entry into the index; returns where its data ends."""
         name = entry.orig_filename
-        path = unpack.clean(name)
+        path = entry_index.clean_path(name)
         mode = entry.external_attr >> 16 if entry.create_system in _UNIX else 0
         kind = stat.S_IFMT(mode)
         offset = self._data_offset(entry)
@@ -186,22 +188,22 @@ class Zip:
         )
         if name.endswith("/"):
             if kind not in (0, stat.S_IFDIR) or entry.file_size:
-                raise UnsafePackageError(f"{name!r} is a folder by its name, but not by its mode or size")
-            self.outline.add_directory(path)
+                raise UnsafePackageError(f"{name!r} is a directory by its name, but not by its mode or size")
+            self.index.add_directory(path)
         elif kind in (0, stat.S_IFREG):
-            self.outline.add_file(path, entry.file_size)
+            self.index.add_file(path, entry.file_size)
             self.members.append(member)
         elif kind == stat.S_IFLNK:
-            self.outline.add_link(path, self._link_target(member))
+            self.index.add_link(path, self._link_target(member))
         else:
-            raise UnsafePackageError(f"{name!r} is neither a file, nor a folder, nor a link (mode {mode:o})")
+            raise UnsafePackageError(f"{name!r} is neither a file, nor a directory, nor a link (mode {mode:o})")
         return offset + entry.compress_size
 
     def _link_target(self, member: Member) -> str:
         if member.size > _LINK_MAX:
             raise UnsafePackageError(f"{member.path!r} links to a path of {member.size:,} bytes")
         try:
-            return b"".join(map(bytes, self.chunks(member, bytearray(READ)))).decode()
+            return b"".join(map(bytes, self.chunks(member, bytearray(READ_BYTES)))).decode()
         except UnicodeDecodeError as error:
             raise UnsafePackageError(f"{member.path!r} links to a path that is not UTF-8") from error
 
@@ -238,7 +240,7 @@ class Zip:
         return entry.header_offset + _LOCAL.size + len(raw) + int(extra_length)
 
 
-class _Archive(io.FileIO):
+class _BoundedFile(io.FileIO):
     """The file as `zipfile` reads it. The central directory comes in one `read` of a size that the archive
     names, and each entry of it costs memory, so both are bounded here, before `zipfile` parses anything."""
 
@@ -258,7 +260,7 @@ class _Archive(io.FileIO):
 def unpacked_size(archive: Path, limits: unpack.Limits | None = None) -> int:
     """Bytes that the package will take on a disk, for the free-space check."""
     try:
-        with Zip(archive, limits or unpack.Limits()) as opened:
-            return opened.outline.disk_bytes
+        with ZipReader(archive, limits or unpack.Limits()) as opened:
+            return opened.index.disk_bytes
     except OSError as error:
         raise unpack.UnpackFailedError(f"{archive} cannot be read", error) from error

@@ -16,8 +16,8 @@ from typing import Final
 
 from oneagent.common import flags
 from oneagent.common.identifiers import Version
-from oneagent.common.oci import image_directories
-from oneagent.common.oci.image_directories import ImageFolder
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.oci.reference import LayoutReference
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli import status, why
 from oneagent.csi_driver.cli.status import collect, problems
@@ -147,11 +147,11 @@ def _version_or_none(text: str) -> Version:
     return _version(text) if text else Version("")
 
 
-def _package(text: str) -> Path | ImageFolder:
-    if text.startswith(image_directories.PREFIX):
-        return image_directories.parse(text)
+def _package(text: str) -> Path | LayoutReference:
+    if text.startswith(oci_reference.LAYOUT_PREFIX):
+        return oci_reference.parse_layout(text)
     path = Path(text)
-    return ImageFolder(path.absolute()) if path.is_dir() else path
+    return LayoutReference(path.absolute()) if path.is_dir() else path
 
 
 def _pod(text: str) -> tuple[str, str]:

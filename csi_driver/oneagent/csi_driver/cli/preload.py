@@ -15,7 +15,7 @@ from rich.console import Console
 from oneagent.common import unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.common.oci.image_directories import ImageFolder
+from oneagent.common.oci.reference import LayoutReference
 from oneagent.csi_driver.cli import preload_package
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
@@ -29,7 +29,7 @@ _LOOK_SECONDS: Final = 0.1
 
 def run(
     folder: DataDir,
-    what: Path | ImageFolder,
+    what: Path | LayoutReference,
     version: Version,
     *,
     keep_seconds: float,

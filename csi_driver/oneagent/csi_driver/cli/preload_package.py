@@ -18,10 +18,10 @@ from oneagent.common import unpack as common_unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as registry
-from oneagent.common.oci import image_directories, layout
-from oneagent.common.unpack import agent_layout, readable, zip
+from oneagent.common.oci import layout
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.unpack import AgentPackage, agent_layout, zip
 from oneagent.common.unpack import image as unpack_image
-from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver.provisioner.package_sources import origins
 from oneagent.csi_driver.store.preload import NotPreloadedError
 
@@ -33,7 +33,7 @@ class Carried(Protocol):
     @property
     def version(self) -> Version: ...
 
-    def read(self, told: Told) -> Readable:
+    def read(self, told: Told) -> AgentPackage:
         """Whether it can be unpacked; `packages.PackageError` or `downloads.DownloadError` if it can't."""
         ...
 
@@ -45,21 +45,21 @@ class Archive:
     version: Version
     path: Path
 
-    def read(self, told: Told) -> Readable:
-        return readable.of_zip(self.path)
+    def read(self, told: Told) -> AgentPackage:
+        return zip.read(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image by its digest, which it has in a folder."""
 
-    image: image_directories.ImageFolder
+    image: oci_reference.LayoutReference
 
     @property
     def version(self) -> Version:
         return origins.version_of(self.image.digest)
 
-    def read(self, told: Told) -> Readable:
+    def read(self, told: Told) -> AgentPackage:
         with registry.Image(self.image, registry.Access()) as found:
             layers = found.layers()
         total, done = sum(layer.size for layer in layers), 0
@@ -78,7 +78,7 @@ class Image:
         return unpack_image.read(blobs)
 
 
-def find(what: Path | image_directories.ImageFolder, version: Version) -> Carried:
+def find(what: Path | oci_reference.LayoutReference, version: Version) -> Carried:
     """What lies there; `version` is what the person says that it is, if anything."""
     if isinstance(what, Path):
         return Archive(version or _told_by(what), what)
@@ -94,8 +94,8 @@ def _passed_on(told: Told, before: int, total: int, done: int, _size: int | None
 
 def _told_by(archive: Path) -> Version:
     try:
-        with zip.opened(archive) as package:
-            named = agent_layout.version(package.outline)
+        with zip.open_zip(archive) as package:
+            named = agent_layout.read_version(package.index)
     except common_unpack.CorruptPackageError as error:
         if way := _way_to_a_folder(archive):
             raise NotPreloadedError(
@@ -111,7 +111,7 @@ def _way_to_a_folder(archive: Path) -> str:
     """The command that makes an image layout of a tar; empty if it is none."""
     try:
         with tarfile.open(archive) as tar:
-            is_layout = layout.MARK in tar.getnames()
+            is_layout = layout.MARKER in tar.getnames()
     except (OSError, tarfile.TarError):
         return ""
     return f"tar -xf {archive} -C FOLDER" if is_layout else f"skopeo copy docker-archive:{archive} oci:FOLDER"

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
+from oneagent.common.oci import reference as oci_reference
 from oneagent.common.oci.public_keys import PublicKey
 from oneagent.csi_driver.data_dir import DataDir
 
@@ -37,13 +38,13 @@ class SignatureCache:
         return not self._signers.get(version, frozenset()).isdisjoint(wanted)
 
     def ask(
-        self, version: Version, image: oci_image.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]
+        self, version: Version, image: oci_reference.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]
     ) -> None:
         """Ask the registry; `packages.UnsignedImageError`, `HttpError` or `InvalidSettingsError` if the version is not good then."""
         # The only place that needs cryptography, which costs some 8 MiB: most nodes never come here.
         from oneagent.common.oci import signatures
 
-        signer = signatures.find(image, access, wanted).fingerprint
+        signer = signatures.find_signer(image, access, wanted).fingerprint
         known = self._signers.get(version, frozenset()) | {signer}
         self._signers[version] = known
         log.info("an image's signature is good", extra=logs.facts(image=image, key=signer))

@@ -128,5 +128,5 @@ def _image_now(kube: dynakube.DynaKube) -> str:
     images and says which.
     """
     if kube.image_folder is not None:
-        return layout.stamp(kube.image_folder.path)
+        return layout.index_fingerprint(kube.image_folder.path)
     return kube.image.digest if kube.image_key and kube.image is not None else ""

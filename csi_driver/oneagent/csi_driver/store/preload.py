@@ -27,8 +27,7 @@ from typing import Final
 from oneagent.common import fsync
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.common.unpack import dedup, file_manifest, writing
-from oneagent.common.unpack.readable import Readable
+from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import AgentStore, sync_folder
@@ -52,12 +51,12 @@ class Preloaded:
 
 def preload(
     folder: DataDir,
-    read: Callable[[], Readable],
+    read: Callable[[], AgentPackage],
     version: Version,
     keep_seconds: float,
     present: dedup.ExistingFiles,
     failpoint: Callable[[str], None] = lambda _name: None,
-    begun: Callable[[int], writing.Wrote | None] = lambda _bytes: None,
+    begun: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
 ) -> Preloaded:
     """Unpack a package for the provisioner to take; what `read` raises, `NotPreloadedError`, `PackageError` or `OSError`.
 
@@ -77,7 +76,7 @@ def preload(
             raise NotPreloadedError(f"version {version} is being preloaded by another command")
         try:
             _clear(scratch)
-            unpacked = package.unpack(scratch / "package", present=present, wrote=begun(needed))
+            unpacked = package.unpack(scratch / "package", existing=present, on_written=begun(needed))
             unpacked.root.rename(scratch / TREE)
             shutil.rmtree(scratch / "package", ignore_errors=True)
             failpoint("unpacked")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from oneagent.common import dynakube
-from oneagent.common.oci import image_directories
+from oneagent.common.oci import reference as oci_reference
 
 VERSION = "1.277.0.20230914-094321"
 
@@ -213,7 +213,7 @@ def test_a_package_may_be_a_local_file_and_then_needs_no_tenant() -> None:
 def test_a_package_may_be_an_image_in_a_folder_and_then_needs_neither_tenant_nor_registry() -> None:
     package = {"codeModulesImage": "oci-layout:/srv/agents:1.2"}
     found = dynakube.from_manifest(manifest(apiUrl="", oneAgent={"applicationMonitoring": package}))
-    assert found.image_folder == image_directories.ImageFolder(Path("/srv/agents"), "1.2")
+    assert found.image_folder == oci_reference.LayoutReference(Path("/srv/agents"), "1.2")
     assert (found.is_local, found.image, found.package_file) == (True, None, None)
 
 

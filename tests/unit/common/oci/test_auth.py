@@ -49,7 +49,7 @@ def host() -> Iterator[str]:
 
 
 def test_a_token_is_read_from_an_issuer_that_packs_its_answers(host: str) -> None:
-    endpoint = hosts.Endpoint(host, host, "team/agent", plain=True)
+    endpoint = hosts.Endpoint(host, host, "team/agent", plain_http=True)
     login = auth.Login(endpoint, pull_secret.Credentials("agent", "open sesame"))
     with oci_repository.Repository(endpoint, login, http_client.HttpSettings()) as repository:
-        assert repository.tagged("1") == [b"{}"]
+        assert repository.find_by_tag("1") == [b"{}"]

@@ -13,8 +13,9 @@ import pytest
 from oneagent.common import unpack
 from oneagent.common.http import download
 from oneagent.common.oci import image as oci_image
-from oneagent.common.oci import image_directories, layout, manifest, public_keys, signatures
-from oneagent.common.oci.image_directories import ImageFolder
+from oneagent.common.oci import layout, manifest, public_keys, signatures
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.oci.reference import LayoutReference
 from tests.fakes import images as making
 from tests.fakes import signing
 from tests.fakes.images import called, lay
@@ -28,15 +29,15 @@ DIGEST = f"sha256:{'a' * 64}"
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("oci-layout:/data/agent", ImageFolder(Path("/data/agent"))),
-        ("oci-layout:/data/agent:1.2", ImageFolder(Path("/data/agent"), "1.2")),
-        ("oci-layout:/a:r.example/team/agent:1", ImageFolder(Path("/a"), "r.example/team/agent:1")),
-        (f"oci-layout:/a b@{DIGEST}", ImageFolder(Path("/a b"), digest=DIGEST)),
-        (f"oci-layout:/a:1@{DIGEST}", ImageFolder(Path("/a"), "1", DIGEST)),
+        ("oci-layout:/data/agent", LayoutReference(Path("/data/agent"))),
+        ("oci-layout:/data/agent:1.2", LayoutReference(Path("/data/agent"), "1.2")),
+        ("oci-layout:/a:r.example/team/agent:1", LayoutReference(Path("/a"), "r.example/team/agent:1")),
+        (f"oci-layout:/a b@{DIGEST}", LayoutReference(Path("/a b"), digest=DIGEST)),
+        (f"oci-layout:/a:1@{DIGEST}", LayoutReference(Path("/a"), "1", DIGEST)),
     ],
 )
-def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) -> None:
-    assert image_directories.parse(text) == found
+def test_a_reference_says_folder_name_and_digest(text: str, found: LayoutReference) -> None:
+    assert oci_reference.parse_layout(text) == found
     assert str(found) == text
 
 
@@ -57,24 +58,24 @@ def test_a_reference_says_folder_name_and_digest(text: str, found: ImageFolder) 
     ],
 )
 def test_a_reference_that_can_not_be_read_says_why(text: str, why: str) -> None:
-    with pytest.raises(image_directories.InvalidLayoutError, match=why):
-        image_directories.parse(text)
+    with pytest.raises(oci_reference.InvalidLayoutError, match=why):
+        oci_reference.parse_layout(text)
 
 
 def layers(folder: Path, tag: str = "", digest: str = "") -> list[oci_image.Layer]:
-    with oci_image.Image(ImageFolder(folder, tag, digest), oci_image.Access()) as image:
+    with oci_image.Image(LayoutReference(folder, tag, digest), oci_image.Access()) as image:
         return image.layers()
 
 
 class TestTheImageThatIsMeant:
     def test_is_the_only_one(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, {}))
-        assert layout.Folder(tmp_path).resolve("") == ONE.digest
+        assert layout.Layout(tmp_path).resolve_tag("") == ONE.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_the_one_with_the_name(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (TWO, called("r.example/team/agent:2")))
-        assert [layout.Folder(tmp_path).resolve(name) for name in ("1", "2", "r.example/team/agent:2")] == [
+        assert [layout.Layout(tmp_path).resolve_tag(name) for name in ("1", "2", "r.example/team/agent:2")] == [
             *(ONE.digest, TWO.digest, TWO.digest)
         ]
 
@@ -84,7 +85,7 @@ class TestTheImageThatIsMeant:
 
     def test_is_for_this_machine(self, tmp_path: Path) -> None:
         lay(tmp_path, (SEVERAL, {}))
-        assert layout.Folder(tmp_path).resolve("") == SEVERAL.digest
+        assert layout.Layout(tmp_path).resolve_tag("") == SEVERAL.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_not_a_signature_or_what_else_lies_beside_it(self, tmp_path: Path) -> None:
@@ -96,20 +97,20 @@ class TestTheImageThatIsMeant:
             (beside, called(f"{signing.tag(ONE.digest)}.sig")),
             (beside, {"artifactType": signing.BUNDLE}),
         )
-        assert layout.Folder(tmp_path).resolve("") == ONE.digest
+        assert layout.Layout(tmp_path).resolve_tag("") == ONE.digest
 
     def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, {}))
         with pytest.raises(unpack.UnsupportedPackageError, match=r"has 2 images, 1, one without a name: say which one"):
-            layout.Folder(tmp_path).resolve("")
+            layout.Layout(tmp_path).resolve_tag("")
         with pytest.raises(unpack.UnsupportedPackageError, match="has no image with the name '3', but 1, one without"):
-            layout.Folder(tmp_path).resolve("3")
+            layout.Layout(tmp_path).resolve_tag("3")
         lay(tmp_path, (ONE, called("1")), (TWO, called("1")))
         with pytest.raises(unpack.UnsupportedPackageError, match="has 2 images with the name '1'"):
-            layout.Folder(tmp_path).resolve("1")
+            layout.Layout(tmp_path).resolve_tag("1")
         lay(tmp_path)
         with pytest.raises(unpack.UnsupportedPackageError, match="has no image"):
-            layout.Folder(tmp_path).resolve("")
+            layout.Layout(tmp_path).resolve_tag("")
 
 
 def rewrite(name: str, **fields: Any) -> Callable[[Path], None]:
@@ -182,7 +183,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
     "a large index": (
         unpack.PackageTooLargeError,
         "index.json: has more than",
-        lambda folder: (folder / "index.json").write_bytes(b" " * (manifest.LARGEST + 1)),
+        lambda folder: (folder / "index.json").write_bytes(b" " * (manifest.MAX_BYTES + 1)),
     ),
     "a digest that is a path": (
         unpack.UnsupportedPackageError,
@@ -219,12 +220,12 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path: Path, what: s
 
 
 def test_a_change_of_the_index_shows_in_its_stamp(tmp_path: Path) -> None:
-    assert layout.stamp(tmp_path) == ""
+    assert layout.index_fingerprint(tmp_path) == ""
     lay(tmp_path, (ONE, {}))
-    first = layout.stamp(tmp_path)
-    assert first and layout.stamp(tmp_path) == first
+    first = layout.index_fingerprint(tmp_path)
+    assert first and layout.index_fingerprint(tmp_path) == first
     lay(tmp_path, (TWO, {}))
-    assert layout.stamp(tmp_path) != first
+    assert layout.index_fingerprint(tmp_path) != first
 
 
 class TestASignature:
@@ -232,7 +233,9 @@ class TestASignature:
 
     def find(self, folder: Path) -> str:
         wanted = public_keys.parse(self.OURS.pem)
-        return signatures.find(ImageFolder(folder, digest=ONE.digest), oci_image.Access(), wanted).fingerprint
+        return signatures.find_signer(
+            LayoutReference(folder, digest=ONE.digest), oci_image.Access(), wanted
+        ).fingerprint
 
     @pytest.mark.parametrize("how", ["as cosign saves it", "by its name", "as a bundle", "as a bundle by its name"])
     def test_is_found_in_the_folder(self, tmp_path: Path, how: str) -> None:

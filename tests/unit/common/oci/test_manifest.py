@@ -89,7 +89,7 @@ class TestTheImageForAMachine:
         ],
     )
     def test_is_taken_from_an_index(self, machine: str, listed: list[str], taken: str) -> None:
-        chosen = manifest.choose(index(*listed), "r.example/a", machine)
+        chosen = manifest.choose_image(index(*listed), "r.example/a", machine)
         assert str(chosen.platform) == taken
 
     def test_that_is_not_there_is_said_with_what_is(self) -> None:
@@ -97,7 +97,7 @@ class TestTheImageForAMachine:
         with pytest.raises(
             UnsupportedPackageError, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"
         ):
-            manifest.choose(found, "r.example/a", "x86_64")
+            manifest.choose_image(found, "r.example/a", "x86_64")
 
     def test_is_checked_without_an_index_too(self) -> None:
         manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")

@@ -149,8 +149,8 @@ class TestAPullSecret:
 class TestTheNodesRules:
     def test_mirrors_come_first_in_their_order(self) -> None:
         rules = hosts.Registries(
-            hosts.mirrors("docker.io=one.example:5000/hub, docker.io=two.example ,*=any.example/all"),
-            plain_http=frozenset(hosts.listed("two.example")),
+            hosts.parse_mirrors("docker.io=one.example:5000/hub, docker.io=two.example ,*=any.example/all"),
+            plain_http=frozenset(hosts.parse_list("two.example")),
         )
         assert [end.url for end in rules.endpoints(oci_reference.parse("team/agent"))] == [
             "https://one.example:5000/v2/hub/team/agent",
@@ -178,7 +178,7 @@ class TestTheNodesRules:
         ],
     )
     def test_only_allowed_registries_are_asked(self, image: str, allowed: bool) -> None:
-        listed = hosts.listed("registry.example, other.example/team,*.wild.example,index.docker.io/team,[::1]:5000")
+        listed = hosts.parse_list("registry.example, other.example/team,*.wild.example,index.docker.io/team,[::1]:5000")
         rules = hosts.Registries(allowed=listed)
         if allowed:
             assert rules.endpoints(oci_reference.parse(image))
@@ -187,7 +187,7 @@ class TestTheNodesRules:
                 rules.endpoints(oci_reference.parse(image))
 
     def test_docker_hub_has_its_mirrors_by_any_of_its_names(self) -> None:
-        rules = hosts.Registries(hosts.mirrors("index.docker.io=one.example"))
+        rules = hosts.Registries(hosts.parse_mirrors("index.docker.io=one.example"))
         assert rules.endpoints(oci_reference.parse("team/agent"))[0].host == "one.example"
 
     @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ class TestTheNodesRules:
     )
     def test_a_mirror_that_is_none_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="is not"):
-            hosts.mirrors(text)
+            hosts.parse_mirrors(text)

@@ -63,7 +63,7 @@ class Shelf:
         self.answers = given["answers"]
         rules = hosts.Registries(plain_http=frozenset((self.host,)))
         image = reference.parse(f"{self.host}/mirrored/agent@{given['digest']}")
-        return signatures.find(image, oci_image.Access(rules=rules), public_keys.parse(key or given["key"]))
+        return signatures.find_signer(image, oci_image.Access(rules=rules), public_keys.parse(key or given["key"]))
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +148,21 @@ class TestAChangedByte:
     @settings(deadline=None, max_examples=50)
     def test_of_a_payload_is_seen(self, name: str, data: st.DataObject) -> None:
         payload, key = changed(blob(name), data), public_keys.parse(case(name)["key"])
-        claim = cosign_payload.simple(payload, mark(name))
-        assert signature_keys.signer(key, claim.message, claim.signature) is None
+        claim = cosign_payload.parse_simple(payload, mark(name))
+        assert signature_keys.find_signer(key, claim.message, claim.signature) is None
 
     @pytest.mark.parametrize("name", ["p384-bundle", "rsa-bundle"])
     @given(data=st.data())
     @settings(deadline=None, max_examples=50)
     def test_of_a_bundle_is_seen_or_is_of_no_importance(self, name: str, data: st.DataObject) -> None:
-        before = cosign_payload.bundle(blob(name))
+        before = cosign_payload.parse_bundle(blob(name))
         try:
-            after = cosign_payload.bundle(changed(blob(name), data))
+            after = cosign_payload.parse_bundle(changed(blob(name), data))
         except cosign_payload.NotASignatureError:
             return
         key = public_keys.parse(case(name)["key"])
-        if signature_keys.signer(key, after.message, after.signature):
-            assert (after.message, after.read()) == (before.message, frozenset((case(name)["digest"],)))
+        if signature_keys.find_signer(key, after.message, after.signature):
+            assert (after.message, after.read_digests()) == (before.message, frozenset((case(name)["digest"],)))
 
 
 def changed(body: bytes, data: st.DataObject) -> bytes:
@@ -190,7 +190,7 @@ class TestAKey:
     def test_that_cannot_be_used_is_said(self, key: PublicKey, said: str) -> None:
         good = public(ec.generate_private_key(ec.SECP256R1()))
         with pytest.raises(http_client.InvalidSettingsError, match=said):
-            signature_keys.check((good, key))
+            signature_keys.check_usable((good, key))
 
     def test_is_read_from_pem_in_any_layout(self) -> None:
         one, two = signing.signer().pem, signing.signer().pem

@@ -46,7 +46,7 @@ class Store:
 
     def add(self, archive: Path) -> Manifest:
         """Unpack the new version; it is what its package says, whatever it shares."""
-        found = zip.unpack_agent(archive, self.new, present=self.present)
+        found = zip.unpack_agent(archive, self.new, existing=self.present)
         assert file_manifest.verify(self.new, found.manifest) == []
         with zipfile.ZipFile(archive) as whole:
             for info in whole.infolist():
@@ -117,7 +117,7 @@ class TestAFile:
 
     def test_of_several_of_its_name_is_compared_with_the_one_in_the_same_folder(self, place: Path) -> None:
         store = Store(place, musl__lib=BIG, glibc__lib=BIG[::-1])
-        asked = store.present.like(f"opt/{NEW}/glibc/lib", len(BIG), 0o644)
+        asked = store.present.find_similar(f"opt/{NEW}/glibc/lib", len(BIG), 0o644)
         assert asked is not None
         assert asked.file.path == f"{OLD}/glibc/lib"
         store.add(package(place / "new.zip", musl__lib=BIG, glibc__lib=BIG[::-1]))
@@ -138,7 +138,7 @@ class TestAnImage:
         ]
         layer = place / "layer"
         layer.write_bytes(layers.packed(layers.tar(*entries), how))
-        found = image.read([layer]).unpack(store.new, present=store.present)
+        found = image.read([layer]).unpack(store.new, existing=store.present)
         assert file_manifest.verify(found.root, found.manifest) == []
         assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"
         assert store.shared() == {"same", "same2", "liboneagentproc.so"}
@@ -186,7 +186,7 @@ class TestAVersionThatIsThere:
         archives.patched(archive, b"PK\x01\x02", 16, b"\1\2\3\4")
         archives.patched(archive, b"PK\x03\x04", 14, b"\1\2\3\4")
         with pytest.raises(CorruptPackageError, match="checksum"):
-            zip.unpack_agent(archive, store.new, present=store.present)
+            zip.unpack_agent(archive, store.new, existing=store.present)
         assert list(store.new.iterdir()) == []
         assert store.is_whole()
 
@@ -203,7 +203,7 @@ class TestAVersionThatIsThere:
     def test_serves_several_threads_at_once(self, place: Path) -> None:
         files = {f"file{number}": bytes([number]) * 50_000 for number in range(60)}
         store = Store(place, **files)
-        found = zip.unpack_agent(package(place / "new.zip", **files), store.new, threads=8, present=store.present)
+        found = zip.unpack_agent(package(place / "new.zip", **files), store.new, threads=8, existing=store.present)
         assert file_manifest.verify(store.new, found.manifest) == []
         assert store.present.shared_bytes == 60 * 50_000 + len(b"library")
         assert threading.active_count() < 8

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common import fsync
-from oneagent.common.unpack import file_manifest, zip
+from oneagent.common.unpack import file_manifest, tree_writer, zip
 from oneagent.common.unpack.file_manifest import Finding, TreeManifestError
 from tests.fakes import packages as fakes
 
@@ -19,11 +19,11 @@ LIBRARY = "agent/lib64/liboneagentproc.so"
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> zip.Unpacked:
+def agent(tmp_path: Path) -> tree_writer.UnpackedAgent:
     return zip.unpack_agent(fakes.build(tmp_path / "package.zip", filler=1 << 20), tmp_path / "agent")
 
 
-def test_a_manifest_survives_the_disk(agent: zip.Unpacked, tmp_path: Path) -> None:
+def test_a_manifest_survives_the_disk(agent: tree_writer.UnpackedAgent, tmp_path: Path) -> None:
     path = tmp_path / "1.277.0.20230914-094321.json"
     agent.manifest.dump(path)
     agent.manifest.dump(path)
@@ -51,7 +51,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_an_untouched_tree_has_no_findings(agent: zip.Unpacked) -> None:
+def test_an_untouched_tree_has_no_findings(agent: tree_writer.UnpackedAgent) -> None:
     assert file_manifest.verify(agent.root, agent.manifest) == []
 
 
@@ -91,25 +91,27 @@ def become_folder(path: Path) -> None:
         ("agent/new", lambda path: (path / "deep/er").mkdir(parents=True), "unexpected"),
     ],
 )
-def test_each_change_is_found(agent: zip.Unpacked, path: str, change: Callable[[Path], object], problem: str) -> None:
+def test_each_change_is_found(
+    agent: tree_writer.UnpackedAgent, path: str, change: Callable[[Path], object], problem: str
+) -> None:
     change(agent.root / path)
     assert [(found.path, found.problem) for found in file_manifest.verify(agent.root, agent.manifest)] == [
         (path, problem)
     ]
 
 
-def test_a_tree_that_is_gone_is_one_finding(agent: zip.Unpacked) -> None:
+def test_a_tree_that_is_gone_is_one_finding(agent: tree_writer.UnpackedAgent) -> None:
     shutil.rmtree(agent.root)
     assert file_manifest.verify(agent.root, agent.manifest) == [Finding("", "missing")]
 
 
-def test_findings_are_bounded(agent: zip.Unpacked) -> None:
+def test_findings_are_bounded(agent: tree_writer.UnpackedAgent) -> None:
     for number in range(20):
         (agent.root / f"new{number}").touch()
-    assert len(file_manifest.verify(agent.root, agent.manifest, most=7)) == 7
+    assert len(file_manifest.verify(agent.root, agent.manifest, limit=7)) == 7
 
 
-def test_reading_keeps_to_its_rate_and_can_be_stopped(agent: zip.Unpacked) -> None:
+def test_reading_keeps_to_its_rate_and_can_be_stopped(agent: tree_writer.UnpackedAgent) -> None:
     start = time.monotonic()
     file_manifest.verify(agent.root, agent.manifest, bytes_per_second=5e6)
     assert time.monotonic() - start >= agent.unpacked_bytes / 5e6 * 0.9

@@ -87,8 +87,8 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "link out": (UnsafePackageError, "links out", tar(link(f"{P}l", "../../../../etc/passwd"))),
     "link nowhere": (UnsafePackageError, "leads nowhere", tar(link(f"{P}l", "none"))),
     "link to itself": (UnsafePackageError, "leads nowhere", tar(link(f"{P}l", "l"))),
-    "below a link": (UnsafePackageError, "which is no folder", tar(link(f"{P}l", "."), Entry(f"{P}l/x"))),
-    "below a file": (UnsafePackageError, "which is no folder", tar(Entry(f"{P}f"), Entry(f"{P}f/x"))),
+    "below a link": (UnsafePackageError, "which is no directory", tar(link(f"{P}l", "."), Entry(f"{P}l/x"))),
+    "below a file": (UnsafePackageError, "which is no directory", tar(Entry(f"{P}f"), Entry(f"{P}f/x"))),
     "file twice": (UnsafePackageError, "comes twice", tar(Entry(f"{P}f"), Entry(f"{P}f"))),
     "file and folder": (UnsafePackageError, "comes twice", tar(folder(f"{P}f"), Entry(f"{P}f"))),
     "hard link out": (UnsafePackageError, "leads out", tar(hard_link(f"{P}h", "../etc/passwd"))),
@@ -121,7 +121,7 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     ),
     "a whiteout of nothing": (UnsafePackageError, "has no name", tar(Entry(f"{P}.wh."))),
     "a whiteout of the folder above": (UnsafePackageError, "has no name", tar(Entry(f"{P}.wh..."))),
-    "a file by its kind and a folder by its name": (CorruptPackageError, "a folder by its name", header(b"name/")),
+    "a file by its kind and a directory by its name": (CorruptPackageError, "a directory by its name", header(b"name/")),
     "two names in pax": (
         CorruptPackageError, "twice", pax(b"x", ("path", b"a")) + pax(b"x", ("path", b"b")) + header(b"c"),
     ),
@@ -191,8 +191,8 @@ def test_a_bad_layer(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("above", "said"),
     [
-        ([Entry(f"{P}file/below")], "which is no folder"),
-        ([Entry(f"{P}link/below")], "which is no folder"),
+        ([Entry(f"{P}file/below")], "which is no directory"),
+        ([Entry(f"{P}link/below")], "which is no directory"),
         ([hard_link(f"{P}again", f"{P}gone")], "no file before it"),
     ],
 )

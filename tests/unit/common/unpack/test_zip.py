@@ -178,7 +178,7 @@ def test_an_agent_is_found_at_the_top_or_below_opt(tmp_path: Path, prefix: str) 
     archive = fakes.build(tmp_path / "package.zip", prefix=prefix)
 
     unpacked = zip.unpack_agent(archive, tmp_path / "into")
-    unpacked.settle()
+    unpacked.make_durable()
 
     assert unpacked.root == tmp_path / "into" / prefix
     assert (unpacked.root / identifiers.PRELOAD_LIBRARY).is_file()

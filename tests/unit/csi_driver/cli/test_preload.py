@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.identifiers import Version
-from oneagent.common.unpack import dedup, readable
+from oneagent.common.unpack import dedup, zip
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
@@ -263,7 +263,7 @@ class TestAPackageThatIsRefused:
         folder.create()
         (folder.preloaded / ".dead").mkdir()
         reached, go_on = threading.Event(), threading.Event()
-        read = partial(readable.of_zip, package)
+        read = partial(zip.read, package)
 
         def failpoint(name: str) -> None:
             if name == "unpacked":

@@ -9,7 +9,7 @@ from typing import Final
 
 from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
-from oneagent.common.oci import image_directories, reference
+from oneagent.common.oci import reference
 from oneagent.webhook import quantities
 from oneagent.webhook.validation.context import Subject, quoted
 
@@ -73,10 +73,10 @@ def image_unreadable(seen: Subject) -> Iterator[str]:
 
 def image_folder_unreadable(seen: Subject) -> Iterator[str]:
     for path, value in seen.each("codeModulesImage", fields.INJECTING_MODES):
-        if value.startswith(image_directories.PREFIX):
+        if value.startswith(reference.LAYOUT_PREFIX):
             try:
-                image_directories.parse(value)
-            except image_directories.InvalidLayoutError as error:
+                reference.parse_layout(value)
+            except reference.InvalidLayoutError as error:
                 yield (
                     f"{path} is {quoted(value)}, which is no image in a folder: {error.why}. Make sure that it "
                     "reads oci-layout:/absolute/path/of/folder, with :name or @sha256:digest if the folder has "

@@ -79,7 +79,7 @@ class Login(Protocol):
         """For the next request."""
         ...
 
-    def refused(self, http: httpx.Client, response: httpx.Response) -> bool:
+    def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
         """Told of an answer 401: whether the request is worth repeating with new headers. May ask; `HttpError`."""
         ...
 
@@ -192,7 +192,9 @@ class Transfer:
         login = self.source.login
         try:
             with contextlib.closing(self._ask()) as response:
-                repeat = response.status_code == 401 and login is not None and login.refused(self.http, response)
+                repeat = (
+                    response.status_code == 401 and login is not None and login.handle_unauthorized(self.http, response)
+                )
                 if not repeat:
                     return self._receive(response)
             with contextlib.closing(self._ask()) as response:

@@ -20,6 +20,7 @@ from oneagent.common.http import download, errors
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import hosts, public_keys, pull_secret
 from oneagent.common.oci import image as oci_image
+from oneagent.common.oci import reference as oci_reference
 from oneagent.common.tenant import client as tenant_client
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.provisioner import signature_cache, tenants
@@ -64,21 +65,23 @@ def registry(
     """How to reach the registry of a DynaKube's image, with its secrets."""
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = source.secret(kube.pull_secret).get(pull_secret.KEY, "")
+        text = source.secret(kube.pull_secret).get(pull_secret.SECRET_KEY, "")
         if not text:
-            raise http_client.InvalidSettingsError(f"{where}: has no key {pull_secret.KEY}: a pull secret is needed")
+            raise http_client.InvalidSettingsError(
+                f"{where}: has no key {pull_secret.SECRET_KEY}: a pull secret is needed"
+            )
         return oci_image.Access(pull_secret.parse(text, where), rules, tenants.travel(kube, source))
     # The tenant's own registry takes what the tenant takes.
     token = tenants.access(kube, source).token
     who = pull_secret.Credentials(kube.tenant or "", token)
     host = urllib.parse.urlsplit(kube.api_url).netloc.lower()
-    keyring = pull_secret.single(host, who) if kube.tenant else pull_secret.Keyring()
+    keyring = pull_secret.for_registry(host, who) if kube.tenant else pull_secret.Keyring()
     return oci_image.Access(keyring, rules, tenants.travel(kube, source))
 
 
 def resolved(
     kube: dynakube.DynaKube,
-    image: oci_image.ImageName,
+    image: oci_reference.ImageName,
     facts: TenantState,
     source: dynakube_sources.DynaKubeSource,
     rules: hosts.Registries,
@@ -119,7 +122,7 @@ def keys(kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource) -> tu
     if kube.image_key and not public_keys.is_pem(kube.image_key):
         with contextlib.suppress(dynakube_sources.NotFoundError):
             content = source.secret(kube.image_key)
-    return public_keys.wanted(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
+    return public_keys.from_setting(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
 
 
 _KNOWN = (

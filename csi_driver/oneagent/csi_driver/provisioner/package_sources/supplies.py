@@ -18,9 +18,9 @@ from typing import Final, Protocol
 from oneagent.common import logs, package_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import image as registry
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.unpack import AgentPackage, zip
 from oneagent.common.unpack import image as unpack_image
-from oneagent.common.unpack import readable
-from oneagent.common.unpack.readable import Readable
 from oneagent.csi_driver.provisioner import startup_cleanup
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
 
@@ -37,7 +37,7 @@ class Package:
 
     files: tuple[download.Downloaded, ...]
     sha256: str
-    read: Callable[[Callable[[], bool]], Readable]
+    read: Callable[[Callable[[], bool]], AgentPackage]
 
     @property
     def ours(self) -> bool:
@@ -114,7 +114,7 @@ class Mirrored:
 
 
 def _zip(got: download.Downloaded) -> Package:
-    return Package((got,), got.sha256, lambda _cancelled: readable.of_zip(got.path))
+    return Package((got,), got.sha256, lambda _cancelled: zip.read(got.path))
 
 
 # -------------------------------------------------------------------- images
@@ -124,7 +124,7 @@ def _zip(got: download.Downloaded) -> Package:
 class Image:
     """An image by its digest. Layers that came before something broke are not fetched again; a folder's stay there."""
 
-    reference: registry.ImageName
+    reference: oci_reference.ImageName
     access: registry.Access
 
     @property
