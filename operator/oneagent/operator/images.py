@@ -84,10 +84,10 @@ def follow(
 def _keyring(kube: dynakube.DynaKube, tenant_token: str, secrets: Secrets) -> pull_secret.Keyring:
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = (secrets.pull or {}).get(pull_secret.SECRET_KEY, "")
+        text = (secrets.pull or {}).get(pull_secret.DOCKER_CONFIG_KEY, "")
         if not text:
             raise http_client.InvalidSettingsError(
-                f"{where}: has no key {pull_secret.SECRET_KEY}: a pull secret is needed"
+                f"{where}: has no key {pull_secret.DOCKER_CONFIG_KEY}: a pull secret is needed"
             )
         return pull_secret.parse(text, where)
     if not (kube.tenant and tenant_token):

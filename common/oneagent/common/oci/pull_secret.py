@@ -18,7 +18,7 @@ import msgspec
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
-SECRET_KEY: Final = ".dockerconfigjson"
+DOCKER_CONFIG_KEY: Final = ".dockerconfigjson"
 """The secret's key, for secrets of the type `kubernetes.io/dockerconfigjson`."""
 
 _HUB_KEYS: Final = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", reference.HUB)

@@ -65,10 +65,10 @@ def registry(
     """How to reach the registry of a DynaKube's image, with its secrets."""
     if kube.pull_secret:
         where = f"the secret {kube.pull_secret}"
-        text = source.secret(kube.pull_secret).get(pull_secret.SECRET_KEY, "")
+        text = source.secret(kube.pull_secret).get(pull_secret.DOCKER_CONFIG_KEY, "")
         if not text:
             raise http_client.InvalidSettingsError(
-                f"{where}: has no key {pull_secret.SECRET_KEY}: a pull secret is needed"
+                f"{where}: has no key {pull_secret.DOCKER_CONFIG_KEY}: a pull secret is needed"
             )
         return oci_image.Access(pull_secret.parse(text, where), rules, tenants.travel(kube, source))
     # The tenant's own registry takes what the tenant takes.
