@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.kubernetes import errors
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir
@@ -118,9 +119,9 @@ class Desk:
 
     def secret(self, name: str) -> Mapping[str, str]:
         if self.away:
-            raise dynakube_sources.UnavailableError("the API server cannot be reached")
+            raise errors.UnavailableError("the API server cannot be reached")
         if name not in self.secrets:
-            raise dynakube_sources.NotFoundError(f"no secret {name}")
+            raise errors.NotFoundError(f"no secret {name}")
         return self.secrets[name]
 
     def config_map(self, name: str) -> Mapping[str, str]:

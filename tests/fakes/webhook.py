@@ -37,7 +37,7 @@ PATCH = [{"op": "add", "path": "/metadata/annotations", "value": {"oneagent.dyna
 class Cluster:
     """An `admission.Cluster` that knows what it is told, after `seconds`."""
 
-    synced: bool = True
+    is_synced: bool = True
     kubes: list[Object] = field(default_factory=list)
     known: PodContext | None = FACTS
     seconds: float = 0.0

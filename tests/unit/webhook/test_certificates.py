@@ -157,7 +157,7 @@ class TestASecret:
             server = api.connect(kube.kubeconfig(tmp_path / "kubeconfig"))
             watch = certificates.watch(server, "dynatrace", "certs", tls)
             following = asyncio.create_task(watch.run())
-            await asyncio.wait_for(watch.listed(), 10)
+            await asyncio.wait_for(watch.wait_until_synced(), 10)
             troubles = [tls.trouble(time.time())]
             for kind in (ECDSA, RSA):
                 changed.clear()

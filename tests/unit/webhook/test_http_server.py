@@ -101,7 +101,7 @@ class TestAnErrorOfOurs:
         assert serving.counted("/inject", "error", "Timeout") == 1
 
     def test_is_also_that_it_has_only_just_been_started(self, serving: fakes.Serving, client: httpx.Client) -> None:
-        serving.cluster.synced = False
+        serving.cluster.is_synced = False
         response = fakes.ask(client, "/inject", fakes.review(POD))
         assert fakes.patch(response)[0]["value"] == {**UNDECIDED, "oneagent.dynatrace.com/reason": "NotSynced"}
         assert serving.decisions.seen == []

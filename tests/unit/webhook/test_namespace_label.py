@@ -86,7 +86,7 @@ class TestTheServer:
 
     def test_leaves_labels_alone_until_it_knows_all_dynakubes(self) -> None:
         with fakes.Serving() as serving, serving.client() as client:
-            serving.cluster.synced = False
+            serving.cluster.is_synced = False
             response = fakes.ask(client, "/label-ns", fakes.review(namespace(**{LABEL: "first"}), "UPDATE"))
             assert fakes.patch(response) == []
             assert serving.counted("/label-ns", "unchanged", "NotSynced") == 1

@@ -44,7 +44,7 @@ class Cluster(Protocol):
     """What is known of the cluster."""
 
     @property
-    def synced(self) -> bool: ...
+    def is_synced(self) -> bool: ...
     def dynakubes(self) -> Sequence[Object]: ...
     async def facts(self, namespace: str, pod: Object) -> PodContext | None: ...
 
@@ -104,7 +104,7 @@ class Admission:
         pod = admission_review.decoded(request.object)
         if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
             return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
-        if not self._cluster.synced:
+        if not self._cluster.is_synced:
             return self._not_injected(request, Reason.NOT_SYNCED)
         facts = await self._cluster.facts(request.namespace or "", pod)
         if facts is None:
@@ -119,7 +119,7 @@ class Admission:
         namespace = admission_review.decoded(request.object)
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("unchanged", Reason.NOT_ASKED_FOR)
-        if not self._cluster.synced:
+        if not self._cluster.is_synced:
             # Without all DynaKubes a label that is right would be taken off.
             return AdmissionDecision("unchanged", Reason.NOT_SYNCED)
         patch = namespace_label.patch(namespace, self._cluster.dynakubes(), self._own)

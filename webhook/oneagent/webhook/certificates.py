@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from oneagent.common.http.server_tls import Pair, ServerTls, UnusableError
-from oneagent.webhook import api, watches
+from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes.watch import Client, Watch
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -38,15 +39,15 @@ def from_folder(folder: Path) -> Pair:
         raise UnusableError(f"{error.filename}: {error.strerror}") from error
 
 
-def watch(server: api.Api, namespace: str, name: str, tls: ServerTls) -> watches.Watch[Secret]:
+def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Secret]:
     """Running it takes every new pair of a Secret."""
-    secrets = watches.Resource(f"/api/v1/namespaces/{namespace}/secrets", fields=f"metadata.name={name}")
-    decode = msgspec.json.Decoder(Secret).decode
+    path = f"/api/v1/namespaces/{namespace}/secrets"
+    secrets = list_watch.Collection(path, field_selector=f"metadata.name={name}")
 
-    def changed() -> None:
-        tls.take(lambda: from_secret(next(iter(watched.found.values()), None)))
+    def changed(_: object) -> None:
+        tls.take(lambda: from_secret(next(iter(watched.objects.values()), None)))
 
-    watched = watches.Watch(server, secrets, decode, changed)
+    watched = Watch(server, secrets, lambda content: errors.decode(content, Secret), changed)
     return watched
 
 

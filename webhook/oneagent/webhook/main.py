@@ -16,6 +16,7 @@ import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
 from oneagent.common.http import server_tls
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
 from oneagent.webhook.cache import circuit_breaker
 from oneagent.webhook.health import Health
@@ -134,7 +135,7 @@ class Webhook:
         )
         self._cluster = cache.Cluster(connection, config.namespace, circuit, registry, self._tell)
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
-        metrics.watch_synced(lambda: self._cluster.synced)
+        metrics.watch_synced(lambda: self._cluster.is_synced)
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, rules, metrics)
@@ -164,7 +165,7 @@ class Webhook:
         """Why this process should get no requests; empty if it should."""
         if self._server.draining or not self._server.serving:
             return "not serving, or not for long"
-        if not self._cluster.synced and not self._is_needed_first():
+        if not self._cluster.is_synced and not self._is_needed_first():
             return _UNSYNCED
         return self._tls.trouble(time.time())
 
@@ -191,7 +192,7 @@ def _deciders(config: Config, known: cache.Cluster) -> admission.Handlers:
     def validate(new: Object, old: Object | None) -> validation.Verdict:
         about = validation.Known(
             dynakubes=known.dynakubes(),
-            namespaces=known.labels() if known.synced else None,
+            namespaces=known.labels() if known.is_synced else None,
             own_namespace=config.namespace,
             csi=known.csi,
             csi_known=known.csi_known,
@@ -215,7 +216,7 @@ def main() -> None:
     logs.setup(config.log_format, config.log_level)
     try:
         code = asyncio.run(run(config))
-    except (api.ApiError, OSError) as error:
+    except (ApiError, OSError) as error:
         log.error("the webhook ends", extra=logs.facts(reason=error))
         code = 1
     raise SystemExit(code)

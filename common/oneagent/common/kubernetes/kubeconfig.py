@@ -1,8 +1,6 @@
-"""Where the API server is, and who we are to it: from a file, or as it is told in a cluster or by `KUBECONFIG`.
+"""Address and credentials of the API server, from a file, the service account or `KUBECONFIG`.
 
-    KubeconfigError   there is nothing that can be used; the text names the place
-
-Read by lightkube. What a client is made of it belongs to the reading: a file may name certificates that are not there.
+lightkube reads them. Making a client of them belongs to it: a file may name certificates that do not exist.
 """
 
 from __future__ import annotations
@@ -16,17 +14,18 @@ import yaml
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
+from oneagent.common.kubernetes.errors import KubeconfigError
+
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _T = TypeVar("_T")
 
 
-class KubeconfigError(Exception):
-    pass
+def load(make: Callable[[SingleConfig, User], _T], path: Path | None, service_account: Path) -> _T:
+    """Make something of the configuration; `KubeconfigError` names the place if it cannot be used.
 
-
-def use(make: Callable[[SingleConfig, User], _T], path: Path | None, service_account: Path) -> _T:
-    """What is made of the configuration. Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`."""
+    Without a file: in-cluster, then `KUBECONFIG`, then `~/.kube/config`.
+    """
     place = path or "in-cluster, KUBECONFIG or ~/.kube/config"
     try:
         if path is None:

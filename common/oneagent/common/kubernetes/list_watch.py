@@ -1,25 +1,253 @@
-"""What list and watch of an API server's objects take, whatever the objects and whoever the client.
+"""List and watch of one collection of objects, as a state machine without I/O.
 
-Between attempts there is always a pause with full jitter, longer with each failure: a fleet of nodes that lost its
-API server at the same moment must not come back at the same moment. The bytes of a stream are split at newlines by
-hand: text lines would also be split at U+2028, which JSON may hold.
+A list gives the whole set and its resource version. A watch from that version gives every later change. A stream
+that was merely cut resumes from the last version seen, which bookmarks advance while nothing changes. An API
+server's restart therefore costs each client a reconnect, not a list. A 410, or every third failed attempt in a row,
+leads to a new list, which also shows what was deleted meanwhile. Until that list is complete the old set stays.
+
+A driver (`watch.Watch` over asyncio) does the I/O. It makes each `next_request`, gives pages to `add_page` and, after
+`open`, the chunks of a stream to `add_chunk`. After an error, and at the end of a stream, it sleeps for `end_attempt`.
+
+Between attempts there is always a pause with full jitter, longer with each failure. An attempt that brought an event
+or stood for a while resets it. An object that `read` refuses is left out with a warning; it hides no other.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
 
-STOOD_SECONDS: Final = 5.0
-"""A watch that stood for so long was no failure."""
-FRUITLESS_BEFORE_LIST: Final = 3
-"""After so many attempts in a row that bring nothing the set is listed anew."""
+import msgspec
 
+from oneagent.common import backoff, logs
+from oneagent.common.kubernetes import errors
+
+log = logging.getLogger(__name__)
+
+PAGE_SIZE: Final = 500
+WATCH_SECONDS: Final = 300.0
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 
+_STOOD_SECONDS: Final = 5.0
+"""A stream that was open for this long was no failure."""
+_FAILURES_BEFORE_LIST: Final = 3
+_METADATA_ONLY: Final = "application/json;as={shape};g=meta.k8s.io;v=v1,application/json"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Objects of one kind, and which of them."""
+
+    path: str
+    """Of the list, as `/api/v1/namespaces`"""
+    field_selector: str = ""
+    """As `metadata.name=example`"""
+    label_selector: str = ""
+    metadata_only: bool = False
+    page_size: int = PAGE_SIZE
+    watch_seconds: float = WATCH_SECONDS
+    """The server ends a watch after this long, or up to a third more."""
+
+    def accept(self, shape: str = "PartialObjectMetadata") -> str:
+        """The media types to request; `shape` is the response's kind with metadata only."""
+        return _METADATA_ONLY.format(shape=shape) if self.metadata_only else "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """The next page of the list."""
+
+    query: Mapping[str, str]
+    accept: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """A stream of events."""
+
+    query: Mapping[str, str]
+    accept: str
+    seconds: float
+    """The server ends the stream after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Generic[_T]):
+    """Difference to the set before, by key: of a complete list, or of one event."""
+
+    updated: Mapping[str, _T] = field(default_factory=dict)
+    deleted: Mapping[str, _T] = field(default_factory=dict)
+    """As they were last."""
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    name: str = ""
+    namespace: str = ""
+    version: str = msgspec.field(name="resourceVersion", default="")
+    token: str = msgspec.field(name="continue", default="")
+
+
+class _Head(msgspec.Struct, frozen=True):
+    metadata: _Metadata = _Metadata()
+
+
+class _Page(_Head, frozen=True):
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    object: msgspec.Raw
+
+
+class ListWatch(Generic[_T]):
+    """`objects` maps `namespace/name`, or the name of objects without a namespace, to the result of `read`.
+
+    `read` decodes an object's JSON (`errors.decode`) into as little as its user needs.
+    """
+
+    def __init__(
+        self,
+        collection: Collection,
+        read: Callable[[msgspec.Raw], _T],
+        *,
+        retry: backoff.Backoff | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.collection = collection
+        self.objects: dict[str, _T] = {}
+        self.is_synced = False
+        """A list was complete at least once."""
+        self.problem = ""
+        """The error of the last attempt."""
+        self._read, self._clock = read, clock
+        self._backoff = retry or backoff.Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._version = ""
+        self._token = ""
+        self._listed: dict[str, _T] = {}
+        self._lines = Lines()
+        self._opened_at: float | None = None
+        self._active_at = clock()
+
+    @property
+    def version(self) -> str:
+        """From where the next watch starts; empty if the next request is a list."""
+        return self._version
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last request or response; more than a watch lasts if the driver hangs."""
+        return self._clock() - self._active_at
+
+    def next_request(self) -> ListRequest | WatchRequest:
+        self._active_at = self._clock()
+        if not self._version:
+            query = {"limit": str(self.collection.page_size)} | ({"continue": self._token} if self._token else {})
+            return ListRequest(query | self._selectors(), self.collection.accept("PartialObjectMetadataList"))
+        seconds = self.collection.watch_seconds * random.uniform(1.0, 4 / 3)
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": f"{seconds:.0f}",
+        }
+        return WatchRequest(query | self._selectors(), self.collection.accept(), seconds)
+
+    def add_page(self, content: bytes) -> Changes[_T] | None:
+        """The difference once the list is complete, None before; `ApiError` if the page cannot be read."""
+        page = errors.decode(content, _Page)
+        for item in page.items or ():
+            self._put(self._listed, errors.decode(item, _Head).metadata, item)
+        self._token = page.metadata.token
+        if self._token:
+            return None
+        if not page.metadata.version:
+            raise errors.UnavailableError(f"the list {self.collection.path} has no resource version")
+        self._version = page.metadata.version
+        before, self.objects, self._listed = self.objects, self._listed, {}
+        self.is_synced, self.problem = True, ""
+        return Changes(
+            {key: now for key, now in self.objects.items() if key not in before or before[key] != now},
+            {key: last for key, last in before.items() if key not in self.objects},
+        )
+
+    def open(self) -> None:
+        """Note that the server has answered the watch request."""
+        self._opened_at = self._clock()
+        self._lines = Lines()
+        self.problem = ""
+
+    def add_chunk(self, chunk: bytes) -> Iterator[Changes[_T]]:
+        """The changes by the events that end in a chunk; `ApiError` at one that ends the stream."""
+        self._active_at = self._clock()
+        for line in self._lines.add(chunk):
+            if (changes := self._apply(line)) is not None:
+                self._backoff.reset()
+                yield changes
+
+    def end_attempt(self, error: Exception | None = None) -> float:
+        """Seconds to wait before the next request, after an error or the end of a stream."""
+        if self._opened_at is not None and self._clock() - self._opened_at >= _STOOD_SECONDS:
+            self._backoff.reset()
+        self._opened_at = None
+        self._token, self._listed = "", {}
+        if error is None:
+            return self._backoff.next()
+        attempt = self._backoff.failures + 1
+        self.problem = str(error)
+        facts = logs.facts(path=self.collection.path, reason=error, attempt=attempt)
+        if isinstance(error, errors.GoneError):
+            log.info("resource version expired, listing again", extra=facts)
+        elif isinstance(error, errors.ApiError):
+            log.warning("list or watch failed", extra=facts)
+        else:
+            # A mistake of ours about one object must not end the watch for all others.
+            log.error("list or watch failed", extra=facts, exc_info=error)
+        if not isinstance(error, errors.UnavailableError) or attempt % _FAILURES_BEFORE_LIST == 0:
+            self._version = ""
+        return self._backoff.next(error.retry_after if isinstance(error, errors.UnavailableError) else 0.0)
+
+    def _apply(self, line: bytes) -> Changes[_T] | None:
+        """The change by one event; None for an event that is about no object."""
+        event = errors.decode(line, _Event)
+        if event.type == "ERROR":
+            raise errors.from_status(f"watch {self.collection.path}", errors.decode(event.object, errors.Status))
+        metadata = errors.decode(event.object, _Head).metadata
+        changes: Changes[_T] | None = None
+        if metadata.name and event.type in {"ADDED", "MODIFIED"}:
+            changes = self._put(self.objects, metadata, event.object)
+        elif metadata.name and event.type == "DELETED":
+            changes = _removed(self.objects, _key(metadata))
+        self._version = metadata.version or self._version
+        return changes
+
+    def _put(self, into: dict[str, _T], metadata: _Metadata, content: msgspec.Raw) -> Changes[_T]:
+        key = _key(metadata)
+        try:
+            into[key] = now = self._read(content)
+        except errors.UnavailableError as error:
+            facts = logs.facts(path=self.collection.path, object=key, error=error)
+            log.warning("object cannot be read, ignored", extra=facts)
+            return _removed(into, key)
+        return Changes({key: now})
+
+    def _selectors(self) -> dict[str, str]:
+        selectors = {"fieldSelector": self.collection.field_selector, "labelSelector": self.collection.label_selector}
+        return {name: selector for name, selector in selectors.items() if selector}
+
 
 class Lines:
-    """Whole lines of one stream; what a cut leaves of the last one is dropped, the next watch brings it again."""
+    """Whole lines of one stream. The rest that a cut leaves is dropped; the next watch sends it again.
+
+    Split at newlines only: text lines would also be split at U+2028, which JSON may hold.
+    """
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -32,3 +260,11 @@ class Lines:
             return []
         *whole, self._rest = self._rest.split(b"\n")
         return [bytes(line) for line in whole if line.strip()]
+
+
+def _removed(objects: dict[str, _T], key: str) -> Changes[_T]:
+    return Changes({}, {key: objects.pop(key)} if key in objects else {})
+
+
+def _key(metadata: _Metadata) -> str:
+    return f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name

@@ -25,7 +25,7 @@ from typing import Final
 import watchfiles
 
 from oneagent.common import dynakube, identifiers, logs
-from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes import errors, fields
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import yaml_documents
 
@@ -104,20 +104,20 @@ class FolderSource:
             if name in file.content.secrets:
                 return file.content.secrets[name]
         if not fields.is_dns_name(name):
-            raise dynakube_sources.NotFoundError(f"{name[:80]!r} cannot be the name of a secret")
+            raise errors.NotFoundError(f"{name[:80]!r} cannot be the name of a secret")
         path = self._folder / f"{name}.token"
         try:
             token = _read(path, _LONGEST_TOKEN).decode("ascii").strip()
         except FileNotFoundError:
-            raise dynakube_sources.NotFoundError(
+            raise errors.NotFoundError(
                 f"no secret {name} in {self._folder}: add a Secret document or the file {path.name}"
             ) from None
         except PermissionError as error:
-            raise dynakube_sources.ForbiddenError(f"{path} cannot be read: {error.strerror}") from error
+            raise errors.ForbiddenError(f"{path} cannot be read: {error.strerror}") from error
         except (OSError, ValueError):
-            raise dynakube_sources.UnavailableError(f"{path} does not hold a token") from None
+            raise errors.UnavailableError(f"{path} does not hold a token") from None
         if not token:
-            raise dynakube_sources.UnavailableError(f"{path} is empty")
+            raise errors.UnavailableError(f"{path} is empty")
         return {"apiToken": token}
 
     def config_map(self, name: str) -> Mapping[str, str]:
@@ -125,7 +125,7 @@ class FolderSource:
         for file in self._files.values():
             if name in file.content.config_maps:
                 return file.content.config_maps[name]
-        raise dynakube_sources.NotFoundError(f"no ConfigMap {name[:80]} in {self._folder}: add a ConfigMap document")
+        raise errors.NotFoundError(f"no ConfigMap {name[:80]} in {self._folder}: add a ConfigMap document")
 
     def event(
         self,

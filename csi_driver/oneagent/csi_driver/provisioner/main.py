@@ -13,6 +13,7 @@ from typing import Final
 
 from oneagent.common import flags, logs, package_client, prometheus
 from oneagent.common.http import client as http_client
+from oneagent.common.kubernetes import errors
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
@@ -226,7 +227,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     stop = threading.Event()
     try:
         source = make_source(config)
-    except dynakube_sources.SourceError as error:
+    except errors.ApiError as error:
         raise SystemExit(f"--dynakube-source={config.source}: {error}") from error
     with process.alone(config.data_dir / "provisioner.lock"):
         provisioner, counted = build(config, source, failpoint)

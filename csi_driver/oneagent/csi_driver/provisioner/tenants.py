@@ -15,6 +15,7 @@ from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.kubernetes import errors as api_errors
 from oneagent.common.tenant import client as tenant_client
 from oneagent.csi_driver import dynakube_sources
 
@@ -94,7 +95,7 @@ def ask(
             if config := api.module_config(facts.revision, host_group=kube.host_group):
                 facts = replace(facts, revision=config.revision, properties=config.properties)
                 _warn_of_refused(kube, config)
-    except (errors.HttpError, http_client.InvalidSettingsError, dynakube_sources.SourceError) as error:
+    except (errors.HttpError, http_client.InvalidSettingsError, api_errors.ApiError) as error:
         log.warning("the tenant can't be asked", extra=logs.facts(dynakube=kube.name, reason=error))
         return replace(facts, problem=str(error), retry_after=getattr(error, "retry_after", None))
     return replace(facts, complete=True)

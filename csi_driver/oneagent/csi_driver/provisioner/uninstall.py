@@ -13,7 +13,7 @@ import time
 from typing import Final, Protocol, runtime_checkable
 
 from oneagent.common import logs
-from oneagent.csi_driver import dynakube_sources
+from oneagent.common.kubernetes import errors
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 
@@ -26,7 +26,7 @@ _LIMIT_SECONDS: Final = 4.0
 @runtime_checkable
 class Cluster(Protocol):
     def has_daemonset(self, name: str) -> bool:
-        """Whether a DaemonSet is there to stay, in the namespace of this process; `SourceError`."""
+        """Whether a DaemonSet is there to stay, in the namespace of this process; `ApiError`."""
         ...
 
 
@@ -53,7 +53,7 @@ def _why_gone(cluster: Cluster, daemonset: str) -> str:
     """Why it counts as uninstalled; empty if it is there, or that can't be told."""
     try:
         return "" if cluster.has_daemonset(daemonset) else "it is being deleted"
-    except (dynakube_sources.NotFoundError, dynakube_sources.ForbiddenError) as error:
+    except (errors.NotFoundError, errors.ForbiddenError) as error:
         return str(error)
-    except dynakube_sources.SourceError:
+    except errors.ApiError:
         return ""

@@ -1,14 +1,238 @@
-"""Whole lines of a stream."""
+"""The list and watch core against a model of an API server."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
+import msgspec
+import pytest
 from hypothesis import strategies as st
 
-from oneagent.common.kubernetes import list_watch
+from oneagent.common import backoff
+from oneagent.common.kubernetes import errors, list_watch
+
+PATH = "/api/v1/things"
+NAMES = "abcd"
+
+
+class Thing(msgspec.Struct, frozen=True):
+    value: int
+
+
+def read(content: msgspec.Raw) -> int:
+    return errors.decode(content, Thing).value
+
+
+class Server:
+    """A collection with its history; `oldest` is the first version from which a watch may start."""
+
+    def __init__(self) -> None:
+        self.version = self.oldest = 10
+        self.things: dict[str, int] = {}
+        self.history: list[tuple[int, str, str, int]] = []
+        self.pages: dict[str, list[dict[str, Any]]] = {}
+
+    def put(self, name: str, value: int) -> None:
+        self._change("MODIFIED" if name in self.things else "ADDED", name, value)
+        self.things[name] = value
+
+    def delete(self, name: str) -> None:
+        if name in self.things:
+            self._change("DELETED", name, self.things.pop(name))
+
+    def compact(self) -> None:
+        self.version += 1
+        self.oldest = self.version
+        self.history.clear()
+        self.pages.clear()
+
+    def page(self, request: list_watch.ListRequest) -> bytes:
+        token = request.query.get("continue", "")
+        if token and token not in self.pages:
+            raise errors.GoneError("410")
+        things = [self._object(name, value, 0) for name, value in sorted(self.things.items())]
+        items = self.pages.pop(token) if token else things
+        limit = int(request.query["limit"])
+        metadata = {"resourceVersion": token.partition("-")[0] or str(self.version)}
+        if len(items) > limit:
+            metadata["continue"] = f"{metadata['resourceVersion']}-{len(items)}"
+            self.pages[metadata["continue"]] = items[limit:]
+        return json.dumps({"metadata": metadata, "items": items[:limit]}).encode()
+
+    def stream(self, request: list_watch.WatchRequest) -> bytes:
+        since = int(request.query["resourceVersion"])
+        if since < self.oldest:
+            raise errors.GoneError("410")
+        events = [
+            json.dumps({"type": kind, "object": self._object(name, value, at)})
+            for at, kind, name, value in self.history
+            if at > since
+        ]
+        bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(self.version)}}}
+        return "".join(f"{line}\n" for line in [*events, json.dumps(bookmark)]).encode()
+
+    def _change(self, kind: str, name: str, value: int) -> None:
+        self.version += 1
+        self.history.append((self.version, kind, name, value))
+
+    def _object(self, name: str, value: int, version: int) -> dict[str, Any]:
+        return {"metadata": {"name": name, "namespace": "shop", "resourceVersion": str(version)}, "value": value}
+
+
+class Client:
+    """Drives the core one request at a time, and keeps what it was told of changes."""
+
+    def __init__(self, server: Server, cuts: Iterator[int]) -> None:
+        self.server, self.cuts = server, cuts
+        collection = list_watch.Collection(PATH, page_size=2)
+        self.state = list_watch.ListWatch(collection, read, retry=backoff.Backoff(1, 1, draw=lambda: 1.0))
+        self.mirror: dict[str, int] = {}
+
+    def step(self) -> None:
+        request, error = self.state.next_request(), None
+        try:
+            if isinstance(request, list_watch.ListRequest):
+                self._apply(self.state.add_page(self.server.page(request)))
+                return
+            content = self.server.stream(request)
+            self.state.open()
+            cut = next(self.cuts)
+            if 0 <= cut < len(content):
+                content = content[:cut]
+            for start in range(0, len(content), 50):
+                for changes in self.state.add_chunk(content[start : start + 50]):
+                    self._apply(changes)
+        except errors.ApiError as failure:
+            error = failure
+        self.state.end_attempt(error)
+
+    def _apply(self, changes: list_watch.Changes[int] | None) -> None:
+        if changes is not None:
+            assert not changes.deleted.keys() - self.mirror.keys()
+            self.mirror |= changes.updated
+            for key, last in changes.deleted.items():
+                assert self.mirror.pop(key) == last
+            assert self.mirror == self.state.objects
+
+
+put = st.tuples(st.just("put"), st.sampled_from(NAMES), st.integers(0, 3))
+delete = st.tuples(st.just("delete"), st.sampled_from(NAMES), st.just(0))
+other = st.tuples(st.sampled_from(["compact", "step", "step", "step"]), st.just(""), st.just(0))
+
+
+@hypothesis.settings(max_examples=200, deadline=None)
+@hypothesis.given(st.lists(put | delete | other, max_size=40), st.lists(st.integers(-1, 300), min_size=1))
+def test_whatever_happens_the_changes_add_up_to_the_servers_objects(
+    story: list[tuple[str, str, int]], cuts: list[int]
+) -> None:
+    server = Server()
+    client = Client(server, itertools.chain(cuts, itertools.repeat(-1)))
+    for verb, name, value in story:
+        match verb:
+            case "put":
+                server.put(name, value)
+            case "delete":
+                server.delete(name)
+            case "compact":
+                server.compact()
+            case _:
+                client.step()
+    for _ in range(len(cuts) + 12):
+        client.step()
+    assert client.mirror == {f"shop/{name}": value for name, value in server.things.items()}
+    assert client.state.is_synced
+
+
+def synced(server: Server) -> Client:
+    client = Client(server, itertools.repeat(-1))
+    for _ in range(4):
+        client.step()
+    return client
+
+
+def test_a_new_list_reports_objects_that_were_deleted_meanwhile_and_no_equal_ones() -> None:
+    server = Server()
+    for number, name in enumerate("abc"):
+        server.put(name, number)
+    client = synced(server)
+    server.delete("a")
+    server.put("b", 7)
+    server.compact()
+    client.step()  # 410
+    reported = [client.state.add_page(server.page(request)) for request in requests(client.state)]
+    assert reported == [list_watch.Changes({"shop/b": 7}, {"shop/a": 0})]
+
+
+def requests(state: list_watch.ListWatch[int]) -> Iterator[list_watch.ListRequest]:
+    while isinstance(request := state.next_request(), list_watch.ListRequest):
+        yield request
+
+
+def test_the_old_set_stays_until_the_new_list_is_complete() -> None:
+    server = Server()
+    for name in "abc":
+        server.put(name, 1)
+    client = synced(server)
+    server.delete("a")
+    server.compact()
+    client.step()
+    request = client.state.next_request()
+    assert isinstance(request, list_watch.ListRequest)
+    server.put("d", 1)
+    assert client.state.add_page(server.page(request)) is None
+    assert set(client.state.objects) == {"shop/a", "shop/b", "shop/c"}
+
+
+def test_a_list_without_a_version_is_an_error_and_no_endless_loop() -> None:
+    state = list_watch.ListWatch(list_watch.Collection(PATH), read)
+    state.next_request()
+    with pytest.raises(errors.UnavailableError, match="no resource version"):
+        state.add_page(b'{"metadata": {}, "items": []}')
+
+
+def test_a_connection_that_could_not_be_opened_in_time_does_not_reset_the_pauses() -> None:
+    now = [0.0]
+    retry = backoff.Backoff(1, 30, draw=lambda: 1.0)
+    state = list_watch.ListWatch(list_watch.Collection(PATH), read, retry=retry, clock=lambda: now[0])
+    pauses = []
+    for _ in range(4):
+        state.next_request()
+        now[0] += 10
+        pauses.append(state.end_attempt(errors.UnavailableError("connect timeout")))
+    assert pauses == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (404, "NotFound", errors.NotFoundError),
+        (401, "Unauthorized", errors.ForbiddenError),
+        (403, "Forbidden", errors.ForbiddenError),
+        (409, "Conflict", errors.ConflictError),
+        (410, "Gone", errors.GoneError),
+        (0, "Expired", errors.GoneError),
+        (422, "Invalid", errors.InvalidError),
+        (429, "TooManyRequests", errors.UnavailableError),
+        (500, "InternalError", errors.UnavailableError),
+    ],
+)
+def test_a_status_says_which_error_it_is(code: int, reason: str, kind: type[errors.ApiError]) -> None:
+    error = errors.from_status("GET /x", errors.Status(code, reason, "some text"), 3.0)
+    assert type(error) is kind
+    assert "GET /x" in str(error) and "some text" in str(error)
+    assert getattr(error, "retry_after", 3.0) == 3.0
+
+
+def test_it_costs_no_client_in_memory() -> None:
+    code = "import sys, oneagent.common.kubernetes.list_watch; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"httpx", "httpx2", "aiohttp", "kubernetes", "lightkube", "yaml", "asyncio"} & set(loaded)
 
 
 @hypothesis.settings(max_examples=30)

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from oneagent.common import backoff, dynakube
+from oneagent.common.kubernetes import errors
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import api_server
 from tests.fakes import kube_api
@@ -264,21 +265,21 @@ class TestSecrets:
     def test_a_missing_one_a_forbidden_one_and_a_failing_server_are_told_apart(
         self, api: kube_api.KubeApi, source: api_server.KubernetesSource
     ) -> None:
-        with pytest.raises(dynakube_sources.NotFoundError, match="secrets/prod"):
+        with pytest.raises(errors.NotFoundError, match="secrets/prod"):
             source.secret("prod")
         api.fail_next(503, plural="secrets", Retry_After="3")
-        with pytest.raises(dynakube_sources.UnavailableError) as caught:
+        with pytest.raises(errors.UnavailableError) as caught:
             source.secret("prod")
         assert caught.value.retry_after == 3.0
         api.forbidden.add("secrets")
-        with pytest.raises(dynakube_sources.ForbiddenError, match="role"):
+        with pytest.raises(errors.ForbiddenError, match="role"):
             source.secret("prod")
 
     @pytest.mark.parametrize("name", ["../configmaps/x", "", "a/b", "A", "x?watch=1"])
     def test_a_name_that_is_none_does_not_reach_the_server(
         self, api: kube_api.KubeApi, source: api_server.KubernetesSource, name: str
     ) -> None:
-        with pytest.raises(dynakube_sources.NotFoundError):
+        with pytest.raises(errors.NotFoundError):
             source.secret(name)
         assert not api.requests
 
@@ -287,7 +288,7 @@ class TestSecrets:
         self, api: kube_api.KubeApi, source: api_server.KubernetesSource, value: str
     ) -> None:
         api.put("secrets", {"metadata": {"name": "prod"}, "data": {"apiToken": value}})
-        with pytest.raises(dynakube_sources.UnavailableError) as caught:
+        with pytest.raises(errors.UnavailableError) as caught:
             source.secret("prod")
         assert value not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -296,7 +297,7 @@ class TestSecrets:
         with kube_api.KubeApi() as api:
             config = api.kubeconfig(tmp_path / "config")
         source = api_server.KubernetesSource(kubeconfig=config)
-        with pytest.raises(dynakube_sources.UnavailableError):
+        with pytest.raises(errors.UnavailableError):
             source.secret("prod")
         source.close()
 
@@ -400,12 +401,12 @@ class TestConnection:
     def test_a_configuration_that_is_none_is_named(self, tmp_path: Path, text: str) -> None:
         config = tmp_path / "config"
         config.write_text(text)
-        with pytest.raises(dynakube_sources.UnavailableError, match=str(config)):
+        with pytest.raises(errors.KubeconfigError, match=str(config)):
             api_server.connect(config)
 
     def test_no_configuration_at_all_says_where_it_was_looked_for(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
-        with pytest.raises(dynakube_sources.UnavailableError, match="in-cluster, KUBECONFIG"):
+        with pytest.raises(errors.KubeconfigError, match="in-cluster, KUBECONFIG"):
             api_server.connect()

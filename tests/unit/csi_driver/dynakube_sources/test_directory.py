@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from oneagent.common.kubernetes import errors
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import directory, yaml_documents
 from tests.unit.csi_driver.dynakube_sources.following import Following, following, manifest
@@ -245,25 +246,25 @@ class TestSecrets:
         assert directory.FolderSource(place).secret("prod") == {"apiToken": "document"}
 
     def test_a_changed_secret_is_served(self, found: Following, place: Path) -> None:
-        with pytest.raises(dynakube_sources.NotFoundError, match=r"prod\.token"):
+        with pytest.raises(errors.NotFoundError, match=r"prod\.token"):
             found.source.secret("prod")
         (place / "prod.token").write_text("new")
         assert found.source.secret("prod") == {"apiToken": "new"}
 
     def test_what_is_not_there_says_what_to_add(self, place: Path) -> None:
-        with pytest.raises(dynakube_sources.NotFoundError, match="add a ConfigMap document"):
+        with pytest.raises(errors.NotFoundError, match="add a ConfigMap document"):
             directory.FolderSource(place).config_map("cas")
 
     @pytest.mark.parametrize("name", ["../prod", "", "/etc/passwd", "..", "x/y"])
     def test_a_name_leads_out_of_the_folder_nowhere(self, place: Path, name: str) -> None:
         (place.parent / "prod.token").write_text("x")
-        with pytest.raises(dynakube_sources.NotFoundError):
+        with pytest.raises(errors.NotFoundError):
             directory.FolderSource(place).secret(name)
 
     @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"x" * 100_000])
     def test_a_token_file_without_a_token_is_an_error(self, place: Path, content: bytes) -> None:
         (place / "prod.token").write_bytes(content)
-        with pytest.raises(dynakube_sources.UnavailableError, match=r"prod\.token"):
+        with pytest.raises(errors.UnavailableError, match=r"prod\.token"):
             directory.FolderSource(place).secret("prod")
 
     @pytest.mark.parametrize(

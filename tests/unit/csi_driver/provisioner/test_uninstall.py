@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.csi_driver import dynakube_sources
+from oneagent.common.kubernetes import errors
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from oneagent.csi_driver.dynakube_sources.directory import FolderSource
@@ -160,8 +160,8 @@ def test_only_a_source_that_knows_a_cluster_is_asked(source: KubernetesSource, t
 
 def test_the_api_servers_refusals_are_told_apart(api: KubeApi, source: KubernetesSource) -> None:
     assert source.has_daemonset(NAME)
-    with pytest.raises(dynakube_sources.NotFoundError):
+    with pytest.raises(errors.NotFoundError):
         source.has_daemonset("../pods")
     api.token = "of nobody"
-    with pytest.raises(dynakube_sources.ForbiddenError):
+    with pytest.raises(errors.ForbiddenError):
         source.has_daemonset(NAME)

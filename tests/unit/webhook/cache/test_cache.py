@@ -150,11 +150,11 @@ class TestFacts:
                 known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
                     await eventually(lambda: kube.open_watches == WATCHES - 1)
-                    assert not known.synced
+                    assert not known.is_synced
                     assert not known.csi_known
                     assert await known.facts("shop", {}) is None
                     kube.forbidden.clear()
-                    await eventually(lambda: known.synced)
+                    await eventually(lambda: known.is_synced)
                     assert await known.facts("shop", {}) is not None
 
         asyncio.run(test())
@@ -168,7 +168,7 @@ class TestFacts:
                 circuit = circuit_breaker.Breaker(LIMITS, found.clock)
                 known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
-                    await eventually(lambda: known.synced)
+                    await eventually(lambda: known.is_synced)
                     facts = await known.facts("shop", {})
                     assert facts is not None
                     assert facts.driver_trouble == ""
@@ -246,7 +246,7 @@ class TestTheBreaker:
             async with seen(kube, tmp_path) as found:
                 kube.put("daemonsets", daemonset(desired=3, ready=0))
                 await eventually(
-                    lambda: found.cluster._daemonset.found["dynatrace/oneagent-csi-driver"].status.ready == 0
+                    lambda: found.cluster._daemonset.objects["dynatrace/oneagent-csi-driver"].status.ready == 0
                 )
                 assert (await found.facts()).driver_trouble == ""
                 found.clock.now += 30
@@ -304,7 +304,7 @@ class TestTheBreaker:
                 kube.put("events", failure("a", now))
                 kube.put("events", failure("c", now, namespace="kube-system"))
                 kube.put("events", failure("d", now, namespace="bank"))
-                await eventually(lambda: len(found.cluster._events.found) == 4)
+                await eventually(lambda: len(found.cluster._events.objects) == 4)
                 assert found.cluster.trouble("prod") == ""
                 kube.put("events", failure("e", now))
                 await eventually(lambda: found.told)
@@ -340,7 +340,7 @@ class TestTheBreaker:
                 for pod, node in (("a", "one"), ("b", "one"), ("c", "two")):
                     assert found.cluster.trouble("prod") == ""
                     kube.put("events", failure(pod, time.time()) | {"source": {"host": node}})
-                    await eventually(partial(found.cluster._events.found.__contains__, f"shop/{pod}.AgentNotMounted"))
+                    await eventually(partial(found.cluster._events.objects.__contains__, f"shop/{pod}.AgentNotMounted"))
                 await eventually(lambda: found.cluster.trouble("prod"))
 
         asyncio.run(test())

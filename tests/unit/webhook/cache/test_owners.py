@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.webhook import api
+from oneagent.common.kubernetes import errors
 from oneagent.webhook.cache import fallback_lookups
 from oneagent.webhook.cache import owners as cache_owners
 from oneagent.webhook.injection.inputs import Workload
@@ -175,7 +175,7 @@ def test_an_answer_is_kept_for_seconds_and_a_failure_for_one() -> None:
     async def fetch(key: str) -> str:
         fetched.append(key)
         if key == "lost":
-            raise api.NotFoundError("404")
+            raise errors.NotFoundError("404")
         return key.upper()
 
     async def test() -> None:
@@ -194,7 +194,7 @@ def test_replicasets_of_one_deployment_share_their_workload(kube: kube_api.KubeA
         for revision in range(3):
             kube.put("replicasets", owned(f"cart-{revision}", owner("Deployment", "cart")))
         async with known(kube, tmp_path) as found:
-            kept = found.followed["apps", "ReplicaSet"].watch.found
+            kept = found.followed["apps", "ReplicaSet"].watch.objects
             assert len({id(workload) for workload in kept.values()}) == 1 < len(kept)
 
     asyncio.run(test())

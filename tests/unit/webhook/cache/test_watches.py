@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +14,14 @@ import psutil
 import pytest
 import trustme
 
-from oneagent.webhook import api, watches
+from oneagent.common import backoff
+from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes.watch import Watch
+from oneagent.webhook import api
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
-NAMESPACES = watches.Resource("/api/v1/namespaces", metadata_only=True)
+NAMESPACES = list_watch.Collection("/api/v1/namespaces", metadata_only=True)
 
 
 class Labelled(msgspec.Struct):
@@ -29,7 +33,7 @@ class Shape(msgspec.Struct):
 
 
 def labels(content: msgspec.Raw) -> dict[str, str]:
-    return api.decode(content, Shape).metadata.labels
+    return errors.decode(content, Shape).metadata.labels
 
 
 def namespace(name: str, **of: str) -> dict[str, Any]:
@@ -44,11 +48,11 @@ def kube() -> Iterator[kube_api.KubeApi]:
 
 @asynccontextmanager
 async def following(
-    kube: kube_api.KubeApi, folder: Path, resource: watches.Resource = NAMESPACES, *, page_size: int = 500
-) -> AsyncIterator[watches.Watch[dict[str, str]]]:
+    kube: kube_api.KubeApi, folder: Path, resource: list_watch.Collection = NAMESPACES
+) -> AsyncIterator[Watch[dict[str, str]]]:
     """A watch whose stream stands."""
     async with connected(kube, folder) as server:
-        watch = watches.Watch(server, resource, labels, first_pause=FIRST_PAUSE, page_size=page_size)
+        watch = Watch(server, resource, labels, retry=backoff.Backoff(FIRST_PAUSE, 30))
         async with running(watch):
             await eventually(lambda: kube.open_watches)
             yield watch
@@ -62,14 +66,14 @@ def test_what_is_there_is_found_and_changes_are_followed(kube: kube_api.KubeApi,
     async def test() -> None:
         kube.put("namespaces", namespace("shop", team="a"))
         async with following(kube, tmp_path) as watch:
-            assert watch.synced
-            assert watch.found == {"shop": {"team": "a"}}
+            assert watch.is_synced
+            assert watch.objects == {"shop": {"team": "a"}}
             kube.put("namespaces", namespace("bank"))
-            await eventually(lambda: "bank" in watch.found)
+            await eventually(lambda: "bank" in watch.objects)
             kube.put("namespaces", namespace("shop", team="b"))
-            await eventually(lambda: watch.found["shop"] == {"team": "b"})
+            await eventually(lambda: watch.objects["shop"] == {"team": "b"})
             kube.delete("namespaces", "shop")
-            await eventually(lambda: watch.found == {"bank": {}})
+            await eventually(lambda: watch.objects == {"bank": {}})
 
     asyncio.run(test())
 
@@ -78,8 +82,8 @@ def test_a_long_list_comes_in_chunks_and_counts_when_it_is_complete(kube: kube_a
     async def test() -> None:
         for number in range(25):
             kube.put("namespaces", namespace(f"n{number}"))
-        async with following(kube, tmp_path, page_size=10) as watch:
-            assert len(watch.found) == 25
+        async with following(kube, tmp_path, dataclasses.replace(NAMESPACES, page_size=10)) as watch:
+            assert len(watch.objects) == 25
         asked = [request.query for request in kube.seen("namespaces")]
         assert [query["limit"] for query in asked] == ["10"] * 3
         assert ["continue" in query for query in asked] == [False, True, True]
@@ -92,8 +96,8 @@ def test_a_list_whose_rest_is_forgotten_is_begun_again(kube: kube_api.KubeApi, t
         for number in range(15):
             kube.put("namespaces", namespace(f"n{number}"))
         kube.forget_next_page = True
-        async with following(kube, tmp_path, page_size=10) as watch:
-            assert len(watch.found) == 15
+        async with following(kube, tmp_path, dataclasses.replace(NAMESPACES, page_size=10)) as watch:
+            assert len(watch.objects) == 15
         assert lists(kube) == 4
 
     asyncio.run(test())
@@ -115,13 +119,13 @@ def test_only_metadata_is_asked_for_where_it_is_enough(kube: kube_api.KubeApi, t
 def test_a_field_selector_is_given_to_the_list_and_to_the_watch(kube: kube_api.KubeApi, tmp_path: Path) -> None:
     async def test() -> None:
         kube.put("namespaces", namespace("shop"))
-        one = watches.Resource("/api/v1/namespaces", "metadata.name=bank")
+        one = list_watch.Collection("/api/v1/namespaces", "metadata.name=bank")
         async with following(kube, tmp_path, one) as watch:
-            assert watch.found == {}
+            assert watch.objects == {}
             kube.put("namespaces", namespace("mall"))
             kube.put("namespaces", namespace("bank"))
-            await eventually(lambda: watch.found)
-            assert set(watch.found) == {"bank"}
+            await eventually(lambda: watch.objects)
+            assert set(watch.objects) == {"bank"}
 
     asyncio.run(test())
 
@@ -130,11 +134,11 @@ def test_a_cut_stream_goes_on_from_the_last_bookmark_without_a_list(kube: kube_a
     async def test() -> None:
         async with following(kube, tmp_path) as watch:
             version = kube.bookmark()
-            await eventually(lambda: watch._version == str(version))
+            await eventually(lambda: watch.version == str(version))
             kube.cut()
             await eventually(lambda: len(kube.seen("namespaces", watch=True)) == 2)
             kube.put("namespaces", namespace("bank"))
-            await eventually(lambda: "bank" in watch.found)
+            await eventually(lambda: "bank" in watch.objects)
         assert kube.seen("namespaces", watch=True)[1].query["resourceVersion"] == str(version)
         assert lists(kube) == 1
 
@@ -147,7 +151,7 @@ def test_a_watch_that_the_server_ends_is_taken_up(kube: kube_api.KubeApi, tmp_pa
         async with following(kube, tmp_path) as watch:
             await eventually(lambda: len(kube.seen("namespaces", watch=True)) == 3)
             kube.put("namespaces", namespace("bank"))
-            await eventually(lambda: "bank" in watch.found)
+            await eventually(lambda: "bank" in watch.objects)
         assert lists(kube) == 1
 
     asyncio.run(test())
@@ -168,7 +172,7 @@ def test_a_forgotten_version_leads_to_a_list_which_shows_what_was_deleted_meanwh
                     kube.send_to_watches({"type": "ERROR", "object": {"code": 410, "reason": "Expired"}})
                 else:
                     kube.cut()
-            await eventually(lambda: set(watch.found) == {"bank"})
+            await eventually(lambda: set(watch.objects) == {"bank"})
             assert lists(kube) == 2
 
     asyncio.run(test())
@@ -182,8 +186,8 @@ def test_the_old_set_is_kept_while_there_is_no_new_one(kube: kube_api.KubeApi, t
             kube.fail_next(500, plural="namespaces", watch=False, times=3)
             kube.cut()
             while kube.failures:
-                assert set(watch.found) == {"shop"}
-                assert watch.synced
+                assert set(watch.objects) == {"shop"}
+                assert watch.is_synced
                 await asyncio.sleep(0.005)
 
     asyncio.run(test())
@@ -199,7 +203,7 @@ def test_a_line_of_garbage_costs_a_reconnect_and_nothing_else(
             kube.send_to_watches(line)
             await eventually(lambda: len(kube.seen("namespaces", watch=True)) == 2)
             kube.put("namespaces", namespace("bank"))
-            await eventually(lambda: set(watch.found) == {"shop", "bank"})
+            await eventually(lambda: set(watch.objects) == {"shop", "bank"})
         assert lists(kube) == 1
 
     asyncio.run(test())
@@ -212,11 +216,11 @@ def test_an_object_that_cannot_be_understood_hides_no_other(
         kube.put("namespaces", {"metadata": {"name": "odd", "labels": "none"}})
         kube.put("namespaces", namespace("shop"))
         async with following(kube, tmp_path) as watch:
-            assert set(watch.found) == {"shop"}
+            assert set(watch.objects) == {"shop"}
             kube.put("namespaces", {"metadata": {"name": "shop", "labels": 7}})
-            await eventually(lambda: not watch.found)
+            await eventually(lambda: not watch.objects)
             kube.put("namespaces", namespace("odd"))
-            await eventually(lambda: set(watch.found) == {"odd"})
+            await eventually(lambda: set(watch.objects) == {"odd"})
 
     asyncio.run(test())
     told = [record.__dict__["facts"]["object"] for record in caplog.records if record.levelno == logging.WARNING]
@@ -227,12 +231,12 @@ def test_a_refusal_does_not_end_it(kube: kube_api.KubeApi, tmp_path: Path) -> No
     async def test() -> None:
         kube.forbidden.add("namespaces")
         async with connected(kube, tmp_path) as server:
-            watch = watches.Watch(server, NAMESPACES, labels, first_pause=FIRST_PAUSE)
+            watch = Watch(server, NAMESPACES, labels, retry=backoff.Backoff(FIRST_PAUSE, 30))
             async with running(watch):
                 await eventually(lambda: lists(kube) == 2)
-                assert not watch.synced
+                assert not watch.is_synced
                 kube.forbidden.clear()
-                await watch.listed()
+                await watch.wait_until_synced()
 
     asyncio.run(test())
 
@@ -250,14 +254,14 @@ def test_in_a_cluster_the_service_account_is_used_and_its_renewed_token(
     async def test(kube: kube_api.KubeApi) -> None:
         server = api.connect(service_account=tmp_path)
         assert server.namespace == "monitoring"
-        watch = watches.Watch(server, NAMESPACES, labels, first_pause=FIRST_PAUSE)
+        watch = Watch(server, NAMESPACES, labels, retry=backoff.Backoff(FIRST_PAUSE, 30))
         async with running(watch):
             await eventually(lambda: kube.open_watches)
             kube.token = "second"
             (tmp_path / "token").write_text("second")
             kube.cut()
             kube.put("namespaces", namespace("shop"))
-            await eventually(lambda: watch.found)
+            await eventually(lambda: watch.objects)
         await server.close()
 
     with kube_api.KubeApi(token="first", tls=tls) as kube:
@@ -274,7 +278,7 @@ def test_one_that_is_ended_leaves_no_connection_behind(tmp_path: Path) -> None:
 
     async def test(kube: kube_api.KubeApi) -> None:
         server = api.connect(kube.kubeconfig(tmp_path / "config", ca=authority.cert_pem.bytes()))
-        async with running(watches.Watch(server, NAMESPACES, labels, first_pause=FIRST_PAUSE)):
+        async with running(Watch(server, NAMESPACES, labels, retry=backoff.Backoff(FIRST_PAUSE, 30))):
             await eventually(lambda: kube.open_watches)
             assert connections(kube)
         await server.close()
@@ -294,5 +298,5 @@ def connections(kube: kube_api.KubeApi) -> list[Any]:
 def test_a_configuration_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     config = tmp_path / "config"
     config.write_text(text)
-    with pytest.raises(api.ApiError, match=str(config)):
+    with pytest.raises(errors.ApiError, match=str(config)):
         api.connect(config)

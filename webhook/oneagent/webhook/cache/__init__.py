@@ -11,6 +11,7 @@ The breaker is fed from here: by the driver's DaemonSet and by Events about pods
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 import urllib.parse
@@ -21,9 +22,11 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
-from oneagent.common import dynakube, identifiers, logs
+from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.webhook import api, watches
+from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes.watch import Watch
+from oneagent.webhook import api
 from oneagent.webhook.cache import circuit_breaker, fallback_lookups, owners
 from oneagent.webhook.injection.inputs import Notice, Object, PodContext
 
@@ -32,13 +35,13 @@ log = logging.getLogger(__name__)
 DYNAKUBE_VERSION: Final = f"{identifiers.API_GROUP}/v1beta6"
 DRIVER_DAEMONSET: Final = "oneagent-csi-driver"
 
-_NAMESPACES: Final = watches.Resource("/api/v1/namespaces", metadata_only=True)
-_CSI_DRIVERS: Final = watches.Resource(
+_NAMESPACES: Final = list_watch.Collection("/api/v1/namespaces", metadata_only=True)
+_CSI_DRIVERS: Final = list_watch.Collection(
     "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
 # The API server keeps no cache of Events: their version may be forgotten after five minutes, and each list goes
 # through all Events there are. So a watch of them stands as long as possible.
-_EVENTS: Final = watches.Resource("/api/v1/events", f"reason={identifiers.NOT_MOUNTED}", watch_seconds=2700.0)
+_EVENTS: Final = list_watch.Collection("/api/v1/events", f"reason={identifiers.NOT_MOUNTED}", watch_seconds=2700.0)
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
@@ -105,7 +108,7 @@ class Cluster:
         registry: CollectorRegistry,
         told: Callable[[Object, Notice], None] = lambda _kube, _notice: None,
         *,
-        first_pause: float = 0.5,
+        first_pause: float = list_watch.FIRST_PAUSE,
         review_seconds: float = _REVIEW_SECONDS,
     ) -> None:
         """The last two are for tests: the first pause after a failure, and how often the breaker is looked at."""
@@ -120,34 +123,36 @@ class Cluster:
             registry=registry,
         )
         own = urllib.parse.quote(own_namespace, safe="")
-        kubes = watches.Resource(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes")
-        daemonset = watches.Resource(f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}")
-        pause = first_pause
-        self._namespaces = watches.Watch(server, _NAMESPACES, self._read_namespace, first_pause=pause)
-        self._kubes = watches.Watch(server, kubes, _read_kube, self._kubes_changed, first_pause=pause)
-        self._csi_drivers = watches.Watch(server, _CSI_DRIVERS, _read_name, first_pause=pause)
-        self._daemonset = watches.Watch(server, daemonset, _read_daemonset, self._driver_changed, first_pause=pause)
-        self._events = watches.Watch(server, _EVENTS, self._read_event, first_pause=pause)
-        self._workloads = owners.Workloads(server, first_pause=pause)
+        kubes = list_watch.Collection(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes")
+        daemonset = list_watch.Collection(
+            f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}"
+        )
+        retry = functools.partial(backoff.Backoff, first_pause, list_watch.LONGEST_PAUSE)
+        self._namespaces = Watch(server, _NAMESPACES, self._read_namespace, retry=retry())
+        self._kubes = Watch(server, kubes, _read_kube, self._kubes_changed, retry=retry())
+        self._csi_drivers = Watch(server, _CSI_DRIVERS, _read_name, retry=retry())
+        self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
+        self._events = Watch(server, _EVENTS, self._read_event, retry=retry())
+        self._workloads = owners.Workloads(server, first_pause=first_pause)
         self._lookups = fallback_lookups.Lookups(self._fetch_namespace)
 
     @property
-    def synced(self) -> bool:
+    def is_synced(self) -> bool:
         """Whether all is known that an admission can't do without."""
-        return self._namespaces.synced and self._kubes.synced and self._csi_drivers.synced
+        return self._namespaces.is_synced and self._kubes.is_synced and self._csi_drivers.is_synced
 
     @property
     def lacks_dynakubes(self) -> bool:
         """Whether nothing else is missing."""
-        return self._namespaces.synced and self._csi_drivers.synced and not self._kubes.synced
+        return self._namespaces.is_synced and self._csi_drivers.is_synced and not self._kubes.is_synced
 
     @property
     def csi(self) -> bool:
-        return identifiers.DRIVER_NAME in self._csi_drivers.found
+        return identifiers.DRIVER_NAME in self._csi_drivers.objects
 
     @property
     def csi_known(self) -> bool:
-        return self._csi_drivers.synced
+        return self._csi_drivers.is_synced
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -159,7 +164,7 @@ class Cluster:
             group.create_task(self._review_regularly())
 
     def namespace(self, name: str) -> Object | None:
-        found = self._namespaces.found.get(name)
+        found = self._namespaces.objects.get(name)
         if found is None:
             return None
         metadata = {"name": name, "labels": found.labels, "annotations": found.annotations}
@@ -167,18 +172,18 @@ class Cluster:
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
         """Of all namespaces, by name."""
-        return {name: found.labels for name, found in self._namespaces.found.items()}
+        return {name: found.labels for name, found in self._namespaces.objects.items()}
 
     def dynakube(self, name: str) -> Object | None:
-        found = self._kubes.found.get(f"{self._own}/{name}")
+        found = self._kubes.objects.get(f"{self._own}/{name}")
         return found.manifest if found is not None else None
 
     def dynakubes(self) -> Sequence[Object]:
-        return [kube.manifest for kube in self._kubes.found.values()]
+        return [kube.manifest for kube in self._kubes.objects.values()]
 
     async def facts(self, namespace: str, pod: Object) -> PodContext | None:
         """None if the namespace is no DynaKube's, or cannot be known now."""
-        if not self.synced:
+        if not self.is_synced:
             return None
         found = await self._labelled(namespace)
         if found is None:
@@ -197,24 +202,24 @@ class Cluster:
 
     def trouble(self, dynakube: str) -> str:
         """Why pods of a DynaKube go through unchanged for now, for people; empty if they don't."""
-        found = self._kubes.found.get(f"{self._own}/{dynakube}")
+        found = self._kubes.objects.get(f"{self._own}/{dynakube}")
         needed = self.csi and found is not None and found.needs_driver
         return self._breaker.trouble(dynakube) if needed else ""
 
     async def _labelled(self, name: str) -> Namespace | None:
         """A namespace without the label is asked for as well: the API server sends only pods of labelled ones."""
-        found = self._namespaces.found.get(name)
+        found = self._namespaces.objects.get(name)
         if found is None or namespace_mapping.LABEL not in found.labels:
             found = await self._lookups.get(name)
         return found if found is not None and namespace_mapping.LABEL in found.labels else None
 
     async def _fetch_namespace(self, name: str) -> Namespace:
         path = f"{_NAMESPACES.path}/{urllib.parse.quote(name, safe='')}"
-        accept = _NAMESPACES.accept("PartialObjectMetadata")
+        accept = _NAMESPACES.accept()
         return self._read_namespace(await self._api.get(path, accept=accept, seconds=fallback_lookups.WAIT_SECONDS))
 
     def _read_namespace(self, content: msgspec.Raw | bytes) -> Namespace:
-        metadata = api.decode(content, _Object).metadata
+        metadata = errors.decode(content, _Object).metadata
         if metadata.name == _CLUSTER_ID_OF:
             self._cluster_id = metadata.uid
         ours = {sys.intern(key): value for key, value in (metadata.annotations or {}).items() if _is_ours(key)}
@@ -224,8 +229,8 @@ class Cluster:
 
     def _read_event(self, content: msgspec.Raw) -> None:
         """Nothing is kept here: the breaker counts."""
-        event = api.decode(content, _Event)
-        namespace = self._namespaces.found.get(event.about.namespace)
+        event = errors.decode(content, _Event)
+        namespace = self._namespaces.objects.get(event.about.namespace)
         kube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
         if kube and at and event.about.kind == "Pod":
@@ -233,18 +238,18 @@ class Cluster:
             self._breaker.failed(kube, pod, at.timestamp(), event.source.host)
 
     async def _follow_events(self) -> None:
-        await self._namespaces.listed()  # They tell whose an Event's pod is.
+        await self._namespaces.wait_until_synced()  # They tell whose an Event's pod is.
         await self._events.run()
 
-    def _driver_changed(self) -> None:
-        driver = self._daemonset.found.get(next(iter(self._daemonset.found), ""))
+    def _driver_changed(self, _: object) -> None:
+        driver = self._daemonset.objects.get(next(iter(self._daemonset.objects), ""))
         if driver is None or driver.metadata.deleted:
             # An uninstall keeps its pods for as long as others need them, but not for new ones.
             self._breaker.driver_is_gone()
         else:
             self._breaker.driver_is(driver.status.desired, driver.status.ready)
 
-    def _kubes_changed(self) -> None:
+    def _kubes_changed(self, _: object) -> None:
         kept = {kube["metadata"]["name"] for kube in self.dynakubes()}
         self._breaker.keep(kept)
         self._open &= kept
@@ -283,16 +288,16 @@ def _is_ours(key: str) -> bool:
 
 def _read_name(content: msgspec.Raw) -> None:
     """That it is there says it all."""
-    api.decode(content, _Object)
+    errors.decode(content, _Object)
 
 
 def _read_daemonset(content: msgspec.Raw) -> _DaemonSet:
-    return api.decode(content, _DaemonSet)
+    return errors.decode(content, _DaemonSet)
 
 
 def _read_kube(content: msgspec.Raw) -> _Kube:
     # The items of a list may come without these two.
-    manifest: dict[str, Any] = {"apiVersion": DYNAKUBE_VERSION, "kind": "DynaKube"} | api.decode(
+    manifest: dict[str, Any] = {"apiVersion": DYNAKUBE_VERSION, "kind": "DynaKube"} | errors.decode(
         content, dict[str, Any]
     )
     manifest["metadata"].pop("managedFields", None)

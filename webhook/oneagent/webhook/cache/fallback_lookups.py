@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 from oneagent.common import logs
-from oneagent.webhook import api
+from oneagent.common.kubernetes.errors import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Lookups(Generic[_T]):
     async def _ask(self, key: str) -> _T | None:
         try:
             answer = await self._fetch(key)
-        except api.ApiError as error:
+        except ApiError as error:
             log.info("an object could not be looked up", extra=logs.facts(object=key, reason=error))
             answer = None
         finally:

@@ -21,12 +21,14 @@ from typing import Any, Final
 
 import msgspec
 
-from oneagent.common.kubernetes import fields
-from oneagent.webhook import api, watches
+from oneagent.common import backoff
+from oneagent.common.kubernetes import errors, fields, list_watch
+from oneagent.common.kubernetes.watch import Watch
+from oneagent.webhook import api
 from oneagent.webhook.cache import fallback_lookups
 from oneagent.webhook.injection.inputs import Object, Workload
 
-_ACCEPT: Final = watches.Resource("", metadata_only=True).accept("PartialObjectMetadata")
+_ACCEPT: Final = list_watch.Collection("", metadata_only=True).accept()
 
 _shared = functools.lru_cache(4096)(Workload)
 """One object for equal workloads. Lists come in the order of names, so few need to be remembered for it."""
@@ -69,7 +71,7 @@ class _Kind:
 
     def read(self, content: msgspec.Raw | bytes) -> Workload:
         """The workload that an object of this kind belongs to; the object itself if it has no controller."""
-        metadata = api.decode(content, _Owned).metadata
+        metadata = errors.decode(content, _Owned).metadata
         for owner in metadata.owners or ():
             if owner.controller:
                 return _shared(sys.intern(owner.kind), owner.name)
@@ -103,15 +105,16 @@ class Followed(AskedFor):
 
     def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
         super().__init__(server, kind)
-        resource = watches.Resource(kind.list_path(), metadata_only=True)
-        self.watch = watches.Watch(server, resource, kind.read, first_pause=first_pause)
+        collection = list_watch.Collection(kind.list_path(), metadata_only=True)
+        retry = backoff.Backoff(first_pause, list_watch.LONGEST_PAUSE)
+        self.watch = Watch(server, collection, kind.read, retry=retry)
 
     async def _find(self, key: str) -> Workload | None:
-        return self.watch.found.get(key) or await super()._find(key)
+        return self.watch.objects.get(key) or await super()._find(key)
 
 
 class Workloads:
-    def __init__(self, server: api.Api, *, first_pause: float = 0.5) -> None:
+    def __init__(self, server: api.Api, *, first_pause: float = list_watch.FIRST_PAUSE) -> None:
         kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
         self.followed = {(kind.group, kind.kind): Followed(server, kind, first_pause) for kind in kinds}
         rare = _Kind("ReplicationController", "", "v1", "replicationcontrollers")

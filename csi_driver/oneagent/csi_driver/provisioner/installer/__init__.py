@@ -25,7 +25,8 @@ from oneagent.common import backoff, logs, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver import dynakube_sources, store
+from oneagent.common.kubernetes import errors as api_errors
+from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
@@ -53,7 +54,7 @@ _KNOWN: Final = (
     download.DownloadError,
     http_client.InvalidSettingsError,
     unpack.PackageError,
-    dynakube_sources.SourceError,
+    api_errors.ApiError,
     NoSpaceError,
     OSError,
 )
@@ -274,6 +275,6 @@ def _kind(error: Exception) -> str:
         return "no_room"
     if isinstance(error, unpack.PackageError):
         return "bad_package"
-    if isinstance(error, (download.DownloadError, http_client.InvalidSettingsError, dynakube_sources.SourceError)):
+    if isinstance(error, (download.DownloadError, http_client.InvalidSettingsError, api_errors.ApiError)):
         return "download_failed"
     return "error"

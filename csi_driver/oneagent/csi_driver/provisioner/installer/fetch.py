@@ -28,7 +28,7 @@ class Request:
     """A version to install; `prepare` sees the finished tree before anybody else does.
 
     `origins` tell where its package is, one for each DynaKube that wants it. They may ask the API server and raise
-    `SourceError` or `InvalidSettingsError`. A failed request that comes with other `settings` is tried again at once.
+    `ApiError` or `InvalidSettingsError`. A failed request that comes with other `settings` is tried again at once.
     """
 
     version: Version

@@ -18,6 +18,7 @@ from oneagent.common import dynakube, logs, package_client, page_cache, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.identifiers import Version
+from oneagent.common.kubernetes import errors as api_errors
 from oneagent.common.oci import hosts, public_keys, pull_secret
 from oneagent.common.oci import image as oci_image
 from oneagent.common.oci import reference as oci_reference
@@ -45,7 +46,7 @@ def settings(kube: dynakube.DynaKube) -> tuple[object, ...]:
 def supply(
     kube: dynakube.DynaKube, version: Version, source: dynakube_sources.DynaKubeSource, rules: hosts.Registries
 ) -> PackageSource:
-    """Where to fetch a version; `SourceError` or `InvalidSettingsError` if that can't be told."""
+    """Where to fetch a version; `ApiError` or `InvalidSettingsError` if that can't be told."""
     if kube.package_file is not None:
         # An archive without a version is named by its digest, and may change meanwhile.
         digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
@@ -116,11 +117,11 @@ def resolved(
 def keys(kube: dynakube.DynaKube, source: dynakube_sources.DynaKubeSource) -> tuple[public_keys.PublicKey, ...]:
     """The keys that a DynaKube's image may be signed with; none if it need not be.
 
-    `InvalidPublicKeysError` if there are none that could have signed it, `SourceError` if that can't be told now.
+    `InvalidPublicKeysError` if there are none that could have signed it, `ApiError` if that can't be told now.
     """
     content = None
     if kube.image_key and not public_keys.is_pem(kube.image_key):
-        with contextlib.suppress(dynakube_sources.NotFoundError):
+        with contextlib.suppress(api_errors.NotFoundError):
             content = source.secret(kube.image_key)
     return public_keys.from_setting(kube.image_key, content, dynakube.IMAGE_KEY_ENTRY)
 
@@ -131,7 +132,7 @@ _KNOWN = (
     http_client.InvalidSettingsError,
     unpack.PackageError,
     public_keys.InvalidPublicKeysError,
-    dynakube_sources.SourceError,
+    api_errors.ApiError,
 )
 """Why an image can't be followed: each says what to do about it."""
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from oneagent.common import backoff
-from oneagent.common.kubernetes import list_watch
+from oneagent.common.kubernetes import errors, list_watch
 from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.dynakube_sources import watch
+from oneagent.csi_driver.dynakube_sources.dynakube_watch import DynaKubeWatch
 from tests.unit.csi_driver.dynakube_sources.following import manifest
 
 
@@ -45,13 +45,13 @@ class Script:
             raise answer
         return answer
 
-    def page(self, token: str) -> bytes:
-        answer: bytes = self._next(f"list {token}".strip())
+    def get(self, request: list_watch.ListRequest) -> bytes:
+        answer: bytes = self._next(f"list {request.query.get('continue', '')}".strip())
         return answer
 
     @contextlib.contextmanager
-    def stream(self, version: str) -> Iterator[Iterator[bytes]]:
-        yield self._chunks(self._next(f"watch {version}"))
+    def stream(self, request: list_watch.WatchRequest) -> Iterator[Iterator[bytes]]:
+        yield self._chunks(self._next(f"watch {request.query['resourceVersion']}"))
 
     def _chunks(self, chunks: list[bytes | float | Exception]) -> Iterator[bytes]:
         for chunk in chunks:
@@ -66,9 +66,9 @@ class Script:
         self.waited.append(seconds)
         self.now += seconds
 
-    def run(self) -> watch.Watch:
+    def run(self) -> DynaKubeWatch:
         retry = backoff.Backoff(list_watch.FIRST_PAUSE, list_watch.LONGEST_PAUSE, draw=lambda: 1.0)
-        found = watch.Watch(self, retry=retry, clock=lambda: self.now, wait=self._wait)
+        found = DynaKubeWatch(self, retry=retry, clock=lambda: self.now, wait=self._wait)
         # The end of the script must not hide what it said last.
         found.run(self.reports.append, self.stop)
         return found
@@ -78,7 +78,7 @@ class Script:
 
 
 END: list[object] = []
-CUT = dynakube_sources.UnavailableError("cut")
+CUT = errors.UnavailableError("cut")
 
 
 def test_pages_are_read_to_the_end_before_anything_is_reported() -> None:
@@ -116,7 +116,7 @@ def test_a_change_that_does_not_concern_a_node_is_not_reported() -> None:
 
 
 def test_gone_as_a_status_leads_to_a_new_list() -> None:
-    script = Script(page(manifest("a")), watch.GoneError("410"), page(manifest("b"), version=9), END, END)
+    script = Script(page(manifest("a")), errors.GoneError("410"), page(manifest("b"), version=9), END, END)
     script.run()
     assert script.asked == ["list", "watch 1", "list", "watch 9", "watch 9"]
     assert script.names() == [{"a"}, {"b"}]
@@ -171,7 +171,7 @@ def test_nonsense_in_the_stream_is_an_error_like_any_other(nonsense: bytes) -> N
 
 
 def test_pauses_double_to_a_limit_and_start_anew_after_an_event() -> None:
-    refused = [dynakube_sources.UnavailableError("refused")] * 9
+    refused = [errors.UnavailableError("refused")] * 9
     script = Script(*refused, page(), [change("ADDED", manifest("a"))], END, END)
     script.run()
     assert script.waited[:9] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
@@ -192,15 +192,15 @@ def test_a_stream_that_ends_at_once_each_time_is_asked_for_ever_more_slowly() ->
 
 
 def test_the_server_is_given_the_time_it_asks_for() -> None:
-    script = Script(dynakube_sources.UnavailableError("429", retry_after=7.0), page(), END)
+    script = Script(errors.UnavailableError("429", retry_after=7.0), page(), END)
     script.run()
     assert script.waited[0] == 7.5
 
 
 def test_a_server_that_is_away_does_not_make_the_source_dead_but_standing_still_does() -> None:
-    script = Script(*[dynakube_sources.UnavailableError("refused")] * 200)
+    script = Script(*[errors.UnavailableError("refused")] * 200)
     found = script.run()
     assert script.now > 3600
-    assert found.alive()
+    assert found.is_alive()
     script.now += 1000
-    assert not found.alive()
+    assert not found.is_alive()

@@ -1,0 +1,19 @@
+"""Settings of connections to an API server that all clients share."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+CONNECT_SECONDS: Final = 5.0
+STREAM_SPARE_SECONDS: Final = 15.0
+"""A stream that the server has not ended this long after it should have is broken."""
+
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel end a dead connection within a minute, even one on which nothing is sent."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,158 @@
+"""Events: lines that `kubectl describe` shows of an object.
+
+A repeated Event is not written again within a quiet time: a thousand nodes that retry a download must not write a
+thousand objects a second. After it a client that may patch Events raises the `count` of the first one, which includes
+the repeats that were left out; any other client creates the Event again. All of it is best effort.
+
+`Aggregator` decides what to write and does no I/O; the components send it, each on its own client.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import secrets
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+Kind = Literal["Normal", "Warning"]
+
+_LONGEST_MESSAGE: Final = 1024
+_LONGEST_NAME: Final = 230
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The object that an Event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    subject: Subject
+    kind: str
+    """`Normal` or `Warning`"""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One request: the creation of an Event, or a merge patch of one."""
+
+    event: Event
+    namespace: str
+    name: str
+    body: Mapping[str, Any]
+    is_patch: bool = False
+
+    @property
+    def path(self) -> str:
+        path = f"/api/v1/namespaces/{urllib.parse.quote(self.namespace, safe='')}/events"
+        return f"{path}/{urllib.parse.quote(self.name, safe='')}" if self.is_patch else path
+
+
+@dataclass(slots=True)
+class _Written:
+    name: str
+    count: int
+    at: float
+
+
+class Aggregator:
+    """Repeats of one component's Events. Not for several threads at a time."""
+
+    def __init__(
+        self,
+        component: str,
+        *,
+        node: str = "",
+        may_patch: bool = False,
+        quiet_seconds: float = 60.0,
+        remembered: int = 1000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._component, self._node, self._may_patch = component, node, may_patch
+        self._quiet_seconds, self._remembered, self._clock = quiet_seconds, remembered, clock
+        self._written: collections.OrderedDict[Event, _Written] = collections.OrderedDict()
+
+    def add(self, event: Event) -> Write | None:
+        """Count an Event and return the request that it needs; None within the quiet time."""
+        now = self._clock()
+        written = self._written.get(event)
+        if written is None:
+            return self._create(event)
+        self._written.move_to_end(event)
+        written.count += 1
+        if now - written.at < self._quiet_seconds:
+            return None
+        if not self._may_patch:
+            return self._create(event)
+        written.at = now
+        body = {"count": written.count, "lastTimestamp": timestamp()}
+        return Write(event, _namespace(event.subject), written.name, body, is_patch=True)
+
+    def recreate(self, write: Write) -> Write:
+        """Return the creation that replaces a patch; the API server deletes an Event after an hour."""
+        return self._create(write.event)
+
+    def discard(self, write: Write) -> None:
+        """Forget an Event whose creation failed, so that its next repeat is written."""
+        if not write.is_patch:
+            self._written.pop(write.event, None)
+
+    def _create(self, event: Event) -> Write:
+        name = f"{event.subject.name[:_LONGEST_NAME]}.{secrets.token_hex(8)}"
+        self._written[event] = _Written(name, 1, self._clock())
+        self._written.move_to_end(event)
+        while len(self._written) > self._remembered:
+            self._written.popitem(last=False)
+        return Write(event, _namespace(event.subject), name, self._body(event, name))
+
+    def _body(self, event: Event, name: str) -> dict[str, Any]:
+        now, subject = timestamp(), event.subject
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name, "namespace": _namespace(subject)},
+            "involvedObject": {
+                "apiVersion": subject.api_version,
+                "kind": subject.kind,
+                "namespace": subject.namespace,
+                "name": subject.name,
+                "uid": subject.uid,
+            },
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message[:_LONGEST_MESSAGE],
+            "source": {"component": self._component} | ({"host": self._node} if self._node else {}),
+            "reportingComponent": self._component,
+            "reportingInstance": self._node,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+
+
+def subject_of(manifest: Mapping[str, Any]) -> Subject:
+    """The subject for an object that the API server has."""
+    metadata = manifest["metadata"]
+    namespace, uid = (str(metadata.get(field) or "") for field in ("namespace", "uid"))
+    return Subject(manifest["apiVersion"], manifest["kind"], namespace, metadata["name"], uid)
+
+
+def timestamp() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _namespace(subject: Subject) -> str:
+    """Events about objects without a namespace are in `default`, by convention."""
+    return subject.namespace or "default"
