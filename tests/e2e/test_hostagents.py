@@ -17,10 +17,11 @@ from kubernetes.aio import client, config
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
-from oneagent.operator import api, asking, dynakube_worker
+from oneagent.operator import api, asking
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 from oneagent.operator.watches import Watches
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
@@ -104,7 +105,7 @@ async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, versi
         decided = {"OneAgentVersion": ReconcileResult("True", "", "", fields={"oneAgent": {"version": version}})}
         kube = dynakubes.from_manifest(found)
         verdict = await agents.reconcile(
-            dynakube_worker.ReconcileContext(found, kube, NAMESPACE, server, observed, facts, now, decided)
+            ReconcileContext(found, kube, NAMESPACE, server, observed, facts, now, decided)
         )
         return verdict or ReconcileResult("True", "None", "")
     finally:

@@ -20,7 +20,7 @@ from oneagent.operator.cache import Cache
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import Endpoints
-from oneagent.operator.dynakube_worker import Reconciler, Worker
+from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgents
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.periodic import Chore
@@ -32,6 +32,7 @@ from oneagent.operator.reconcilers import (
     unsupported_sections,
     versions,
 )
+from oneagent.operator.reconcilers.context import Reconciler
 from oneagent.operator.startup_taint.controller import StartupTaintController
 from oneagent.operator.startup_taint.taint import Taint
 from oneagent.operator.storage_migration import Storage
@@ -75,7 +76,7 @@ class Controller:
         # The package endpoint's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
         self._injection = injection_secret.Injection(self._mapper, settings.package_url, self._authority)
-        self._concerns: Sequence[Reconciler] = (
+        self._reconcilers: Sequence[Reconciler] = (
             tokens.Tokens(),
             tenant_connection.Connection(),
             versions.CodeModules(),
@@ -85,7 +86,7 @@ class Controller:
             self._injection,
             unsupported_sections.Sections(),
         )
-        self._workers: dict[DynaKubeName, Worker] = {}
+        self._workers: dict[DynaKubeName, DynaKubeWorker] = {}
         self._group: asyncio.TaskGroup | None = None
         self._certificates = self._keeping_certificates()
         self._care = self._caring()
@@ -161,8 +162,8 @@ class Controller:
         if kind == "CSINode":
             return  # A matter of node care only.
         for worker in self._workers.values():
-            uses = worker.uses | {("Secret", self._authority)}
-            if kind not in ("Secret", "ConfigMap") or (kind, name) in uses:
+            inputs = worker.inputs | {("Secret", self._authority)}
+            if kind not in ("Secret", "ConfigMap") or (kind, name) in inputs:
                 worker.wake()
 
     def _keeping_certificates(self) -> Chore | None:
@@ -179,14 +180,14 @@ class Controller:
             self._api, self._settings.namespace, self.observed, taint, self._events.say, patience_seconds=patience
         )
 
-    def _worker(self, name: DynaKubeName) -> Worker:
-        return Worker(
+    def _worker(self, name: DynaKubeName) -> DynaKubeWorker:
+        return DynaKubeWorker(
             name,
             self._resource,
             self._settings.namespace,
             self._api,
             self.observed,
-            self._concerns,
+            self._reconcilers,
             self._limit,
             self._threads,
             self._events.say,

@@ -1,4 +1,4 @@
-"""What a concern says of a DynaKube after it has looked: a condition, when to look again, and fields of the status."""
+"""Result of a reconciler: a condition, the time of the next run, and fields of the status."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 class ReconcileResult:
     status: ConditionStatus
     reason: str
-    """A word in CamelCase, for programs: a constant of the concern's module."""
+    """CamelCase word for programs: a constant of the reconciler's module."""
     message: str
-    """A sentence for people; of what is wrong, with the field, the value and the remedy."""
-    again_seconds: float | None = None
-    """When to look again, if nothing happens before; None: only when something happens."""
+    """Sentence for users. For a problem: the field, the value and the remedy."""
+    requeue_seconds: float | None = None
+    """Longest time until the next run; None: only a change starts one."""
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Sections of the status; what several concerns say of one section is put together."""
+    """Values by section of the status; results of several reconcilers for one section are merged."""
 
 
-def fine(reason: str, message: str, **fields: Mapping[str, Any]) -> ReconcileResult:
+def ok(reason: str, message: str, **fields: Mapping[str, Any]) -> ReconcileResult:
     return ReconcileResult("True", reason, message, fields=fields)
 
 
-def wrong(
-    reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]
+def failed(
+    reason: str, message: str, requeue_seconds: float | None = None, **fields: Mapping[str, Any]
 ) -> ReconcileResult:
-    return ReconcileResult("False", reason, message, again_seconds, fields)
+    return ReconcileResult("False", reason, message, requeue_seconds, fields)
 
 
-def waiting(
-    reason: str, message: str, again_seconds: float | None = None, **fields: Mapping[str, Any]
+def pending(
+    reason: str, message: str, requeue_seconds: float | None = None, **fields: Mapping[str, Any]
 ) -> ReconcileResult:
-    return ReconcileResult("Unknown", reason, message, again_seconds, fields)
+    return ReconcileResult("Unknown", reason, message, requeue_seconds, fields)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.operator import api, asking, dynakube_worker, images
+from oneagent.operator import api, asking, images, tenant_poller
 from tests.fakes import provisioning
 from tests.fakes.objects import Objects
 
@@ -27,7 +27,7 @@ def read(key: str, image: str = "registry.example/agent:1") -> tuple[asking.Inpu
         annotations={"code-modules-image-key": key},
         customPullSecret="pull",
     )
-    return asyncio.run(dynakube_worker.read_inputs(cast("api.Api", server), "dynatrace", dynakube.from_manifest(obj)))
+    return asyncio.run(tenant_poller.read_inputs(cast("api.Api", server), "dynatrace", dynakube.from_manifest(obj)))
 
 
 def test_the_secrets_of_an_image_are_read_and_watched() -> None:
@@ -57,7 +57,7 @@ def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
 
 def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
     def settings(**spec: Any) -> tuple[object, ...]:
-        return dynakube_worker.asking_settings(
+        return tenant_poller.poll_settings(
             dynakube.from_manifest(provisioning.manifest(api_url="https://a.b/api", **spec))
         )
 

@@ -15,7 +15,7 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking
 from oneagent.operator.cache import Cache
-from oneagent.operator.dynakube_worker import FINALIZER, Worker
+from oneagent.operator.dynakube_worker import FINALIZER, DynaKubeWorker
 from tests.fakes import packages
 from tests.fakes.objects import Objects
 from tests.fakes.tenant import Tenant
@@ -51,7 +51,7 @@ async def _shorten(tenant: Tenant) -> None:
     token = base64.b64encode(tenant.token.encode()).decode()
     cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
     with ThreadPoolExecutor(1) as threads:
-        worker = Worker(
+        worker = DynaKubeWorker(
             NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), asking.Limit(), threads,
             lambda *_: None, Registries(), lambda: now[0],
         )  # fmt: skip

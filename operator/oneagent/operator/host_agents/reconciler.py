@@ -22,9 +22,9 @@ from oneagent.common import logs
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import api, reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.host_agents import csi, daemonset, image, node_conflicts, rollout, secrets, spec
 from oneagent.operator.host_agents.inputs import HostAgentInputs
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 log = logging.getLogger(__name__)
 
@@ -74,103 +74,103 @@ class HostAgents:
         self._operator_version = operator_version
         self._known: dict[DynaKubeName, _Known] = {}
 
-    async def reconcile(self, round: ReconcileContext) -> reconcile_result.ReconcileResult | None:
-        if not spec.has_host_agents(round.kube.mode):
-            await self.clean(round)
+    async def reconcile(self, context: ReconcileContext) -> reconcile_result.ReconcileResult | None:
+        if not spec.has_host_agents(context.dynakube.mode):
+            await self.finalize(context)
             return None
         try:
-            return await self._reconcile(round)
+            return await self._reconcile(context)
         except kubernetes_fields.FieldError as error:
-            verdict = reconcile_result.wrong(INVALID_FIELD, f"{error}; host agents stay as they are")
+            verdict = reconcile_result.failed(INVALID_FIELD, f"{error}; host agents stay as they are")
         except api.InvalidError as error:
-            verdict = reconcile_result.wrong(REFUSED, f"{error}; host agents stay as they are", _LATER_SECONDS)
-        return _told(verdict, round)
+            verdict = reconcile_result.failed(REFUSED, f"{error}; host agents stay as they are", _LATER_SECONDS)
+        return _told(verdict, context)
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Only what is there or may be: a DynaKube that never had host agents costs no request."""
-        kube, there = round.kube, _daemon_set(round)
+        kube, there = context.dynakube, _daemon_set(context)
         known = self._known.pop(kube.name, None)
         if there is None and known is None:
             return
         # The DaemonSet last: as long as it is there, what was interrupted is taken up again.
         for name in (secrets.name(kube), secrets.pull_name(kube)):
-            secret = await round.api.find(api.SECRETS, name, kube.namespace)
-            if secret and _is_ours(secret, round):
-                await round.api.delete(api.SECRETS, name, kube.namespace)
-        if there is None or _is_ours(there, round):
-            await self._delete(round)
+            secret = await context.api.find(api.SECRETS, name, kube.namespace)
+            if secret and _is_ours(secret, context):
+                await context.api.delete(api.SECRETS, name, kube.namespace)
+        if there is None or _is_ours(there, context):
+            await self._delete(context)
 
-    async def _reconcile(self, round: ReconcileContext) -> reconcile_result.ReconcileResult:
-        kube, there = round.kube, _daemon_set(round)
-        agent = spec.from_manifest(round.manifest, kube.mode)
-        if there is not None and not _is_ours(there, round):
+    async def _reconcile(self, context: ReconcileContext) -> reconcile_result.ReconcileResult:
+        kube, there = context.dynakube, _daemon_set(context)
+        agent = spec.from_manifest(context.obj, kube.mode)
+        if there is not None and not _is_ours(there, context):
             message = f"the DaemonSet {secrets.name(kube)} is somebody else's: rename it, or the DynaKube"
-            return reconcile_result.wrong(NOT_OURS, message)
-        if not agent.may_share_nodes and (taken := _taken(round)):
-            return await self._yield_nodes(round, taken)
-        if there is not None and (replacing := await self._delete_for_replacement(round, there)):
+            return reconcile_result.failed(NOT_OURS, message)
+        if not agent.may_share_nodes and (taken := _taken(context)):
+            return await self._yield_nodes(context, taken)
+        if there is not None and (replacing := await self._delete_for_replacement(context, there)):
             return replacing
-        if round.facts.tenant is None or not round.observed.cluster_id:
-            return _told(reconcile_result.waiting(TENANT_UNKNOWN, "the tenant has not answered yet"), round)
-        decided = str(round.section("oneAgent").get("version") or "")
+        if context.tenant_state.tenant is None or not context.cache.cluster_id:
+            return _told(reconcile_result.pending(TENANT_UNKNOWN, "the tenant has not answered yet"), context)
+        decided = str(context.section("oneAgent").get("version") or "")
         choice = image.choose(agent, kube, decided, _running_version(there))
         if choice is None:
-            return _told(reconcile_result.waiting(VERSION_UNKNOWN, "which version is wanted is not known yet"), round)
-        api_version = kubernetes_fields.text(round.manifest, "apiVersion")
-        facts = await self._facts(round, agent)
-        has_driver = csi.wants_driver(kube.mode) and round.observed.csi_installed
+            return _told(reconcile_result.pending(VERSION_UNKNOWN, "which version is wanted is not known yet"), context)
+        api_version = kubernetes_fields.text(context.obj, "apiVersion")
+        facts = await self._facts(context, agent)
+        has_driver = csi.wants_driver(kube.mode) and context.cache.csi_installed
         wanted = daemonset.Wanted(kube, agent, choice, facts, api_version, has_driver)
-        now = await self._keep(round, there, wanted)
-        return _told(_verdict(rollout.progress(now, _pods(round), round.now), choice), round, wanted)
+        now = await self._keep(context, there, wanted)
+        return _told(_verdict(rollout.progress(now, _pods(context), context.now), choice), context, wanted)
 
     async def _yield_nodes(
-        self, round: ReconcileContext, taken: tuple[node_conflicts.Claim, node_conflicts.Overlap]
+        self, context: ReconcileContext, taken: tuple[node_conflicts.Claim, node_conflicts.Overlap]
     ) -> reconcile_result.ReconcileResult:
-        (oldest_conflicting, overlap), there = taken, _daemon_set(round)
+        (oldest_conflicting, overlap), there = taken, _daemon_set(context)
         runs_on = kubernetes_fields.at(there, "spec.template.spec.nodeSelector") or {}
         meets = isinstance(runs_on, Mapping) and node_conflicts.overlap(
-            runs_on, oldest_conflicting.selector, round.observed.nodes
+            runs_on, oldest_conflicting.selector, context.cache.nodes
         )
         if there is not None and meets:
-            await self._delete(round)
+            await self._delete(context)
         which = f" ({overlap.nodes[0]} is one of {len(overlap.nodes)})" if overlap.nodes else ""
-        field_ = f"{spec.section(round.kube.mode)}.nodeSelector"
+        field_ = f"{spec.section(context.dynakube.mode)}.nodeSelector"
         message = f"{field_} selects nodes that the older DynaKube {oldest_conflicting.dynakube} has{which}"
         remedy = "make the nodeSelectors of the two exclude each other"
-        return _told(reconcile_result.wrong(NODES_TAKEN, f"{message}; {remedy}", _LATER_SECONDS), round)
+        return _told(reconcile_result.failed(NODES_TAKEN, f"{message}; {remedy}", _LATER_SECONDS), context)
 
     async def _delete_for_replacement(
-        self, round: ReconcileContext, there: api.Object
+        self, context: ReconcileContext, there: api.Object
     ) -> reconcile_result.ReconcileResult | None:
         """A DaemonSet's selector cannot be changed, so one with another selector is made anew."""
         if "deletionTimestamp" not in there["metadata"]:
-            if kubernetes_fields.at(there, "spec.selector.matchLabels") == daemonset.selector(round.kube.name):
+            if kubernetes_fields.at(there, "spec.selector.matchLabels") == daemonset.selector(context.dynakube.name):
                 return None
-            await self._delete(round)
+            await self._delete(context)
         message = "the former DaemonSet is being deleted, to be made anew"
-        return _told(reconcile_result.waiting(REPLACING, message, _SOON_SECONDS), round)
+        return _told(reconcile_result.pending(REPLACING, message, _SOON_SECONDS), context)
 
-    async def _facts(self, round: ReconcileContext, agent: spec.HostAgent) -> HostAgentInputs:
-        assert round.facts.tenant is not None
-        borrowed = await self._borrowed(round, uses_proxy=agent.uses_proxy)
+    async def _facts(self, context: ReconcileContext, agent: spec.HostAgent) -> HostAgentInputs:
+        assert context.tenant_state.tenant is not None
+        borrowed = await self._borrowed(context, uses_proxy=agent.uses_proxy)
         return HostAgentInputs(
-            tenant=round.facts.tenant,
-            tenant_token=round.facts.tenant_token,
-            endpoints=round.facts.endpoints,
-            cluster_id=round.observed.cluster_id,
+            tenant=context.tenant_state.tenant,
+            tenant_token=context.tenant_state.tenant_token,
+            endpoints=context.tenant_state.endpoints,
+            cluster_id=context.cache.cluster_id,
             operator_version=self._operator_version,
             registry_password=borrowed.password,
             proxy=borrowed.proxy,
         )
 
-    async def _borrowed(self, round: ReconcileContext, *, uses_proxy: bool) -> _UserSecrets:
-        kube, known = round.kube, self._known.setdefault(round.kube.name, _Known())
-        asked_for = (round.facts.asked_at, kube.tokens_secret, kube.proxy, kube.proxy_secret, uses_proxy)
+    async def _borrowed(self, context: ReconcileContext, *, uses_proxy: bool) -> _UserSecrets:
+        kube, known = context.dynakube, self._known.setdefault(context.dynakube.name, _Known())
+        asked_for = (context.tenant_state.asked_at, kube.tokens_secret, kube.proxy, kube.proxy_secret, uses_proxy)
         if known.borrowed is None or known.borrowed.asked_for != asked_for:
-            tokens = await self._content(round, kube.tokens_secret)
+            tokens = await self._content(context, kube.tokens_secret)
             proxy = kube.proxy
             if kube.proxy_secret and not proxy and uses_proxy:
-                proxy = (await self._content(round, kube.proxy_secret)).get("proxy", "")
+                proxy = (await self._content(context, kube.proxy_secret)).get("proxy", "")
                 if not proxy:
                     remedy = "create this Secret, with the proxy's URL at the key proxy"
                     raise kubernetes_fields.FieldError("spec.proxy.valueFrom", kube.proxy_secret, remedy)
@@ -178,25 +178,25 @@ class HostAgents:
             known.borrowed = _UserSecrets(asked_for, password, proxy)
         return known.borrowed
 
-    async def _content(self, round: ReconcileContext, name: str) -> Mapping[str, str]:
-        found = await round.api.find(api.SECRETS, name, round.kube.namespace)
+    async def _content(self, context: ReconcileContext, name: str) -> Mapping[str, str]:
+        found = await context.api.find(api.SECRETS, name, context.dynakube.namespace)
         return api.content(found) if found else {}
 
-    async def _keep(self, round: ReconcileContext, there: api.Object | None, wanted: daemonset.Wanted) -> api.Object:
+    async def _keep(self, context: ReconcileContext, there: api.Object | None, wanted: daemonset.Wanted) -> api.Object:
         """Apply what differs; the DaemonSet as it is then."""
-        known = self._known.setdefault(round.kube.name, _Known())
-        await self._keep_secrets(round, known, wanted)
+        known = self._known.setdefault(context.dynakube.name, _Known())
+        await self._keep_secrets(context, known, wanted)
         whole = daemonset.daemon_set(wanted)
         digest = whole["metadata"]["annotations"][daemonset.DIGEST]
         if there is not None and _is_current(there, known, digest):
             return there
-        now = await round.api.apply(api.DAEMON_SETS, whole)
+        now = await context.api.apply(api.DAEMON_SETS, whole)
         known.digest, known.uid, known.generation = digest, now["metadata"]["uid"], now["metadata"]["generation"]
         if there is None or there["metadata"].get("generation") != known.generation:
-            log.info("DaemonSet applied", extra=logs.facts(dynakube=round.kube.name, image=wanted.choice.image))
+            log.info("DaemonSet applied", extra=logs.facts(dynakube=context.dynakube.name, image=wanted.choice.image))
         return now
 
-    async def _keep_secrets(self, round: ReconcileContext, known: _Known, wanted: daemonset.Wanted) -> None:
+    async def _keep_secrets(self, context: ReconcileContext, known: _Known, wanted: daemonset.Wanted) -> None:
         kube, facts = wanted.kube, wanted.facts
         kept = {secrets.name(kube): ("Opaque", secrets.contents(kube, facts))}
         if facts.registry_password and daemonset.pull_secret(wanted) == secrets.pull_name(kube):
@@ -205,45 +205,45 @@ class HostAgents:
             whole = secrets.manifest(kind, daemonset.metadata(kube, name, wanted.api_version), data)
             digest = hashlib.sha256(repr(whole).encode()).hexdigest()
             before, written_at = known.secrets.get(name, ("", 0.0))
-            if before != digest or round.now - written_at > _SECRETS_SECONDS:
-                await self._refuse_others(round, name)
-                await round.api.apply(api.SECRETS, whole)
-                known.secrets[name] = digest, round.now
+            if before != digest or context.now - written_at > _SECRETS_SECONDS:
+                await self._refuse_others(context, name)
+                await context.api.apply(api.SECRETS, whole)
+                known.secrets[name] = digest, context.now
 
-    async def _refuse_others(self, round: ReconcileContext, name: str) -> None:
-        there = await round.api.find(api.SECRETS, name, round.kube.namespace)
-        if there and not _is_ours(there, round):
+    async def _refuse_others(self, context: ReconcileContext, name: str) -> None:
+        there = await context.api.find(api.SECRETS, name, context.dynakube.namespace)
+        if there and not _is_ours(there, context):
             remedy = f"its Secret {name} would be in the place of somebody else's; rename one of the two"
-            raise kubernetes_fields.FieldError("metadata.name", str(round.kube.name), remedy)
+            raise kubernetes_fields.FieldError("metadata.name", str(context.dynakube.name), remedy)
 
-    async def _delete(self, round: ReconcileContext) -> None:
-        if known := self._known.get(round.kube.name):
+    async def _delete(self, context: ReconcileContext) -> None:
+        if known := self._known.get(context.dynakube.name):
             known.digest = ""
-        await round.api.delete(api.DAEMON_SETS, secrets.name(round.kube), round.kube.namespace)
-        log.info("DaemonSet deleted", extra=logs.facts(dynakube=round.kube.name))
+        await context.api.delete(api.DAEMON_SETS, secrets.name(context.dynakube), context.dynakube.namespace)
+        log.info("DaemonSet deleted", extra=logs.facts(dynakube=context.dynakube.name))
 
 
-def _daemon_set(round: ReconcileContext) -> api.Object | None:
-    return round.observed.daemon_sets.get(secrets.name(round.kube))
+def _daemon_set(context: ReconcileContext) -> api.Object | None:
+    return context.cache.daemon_sets.get(secrets.name(context.dynakube))
 
 
-def _pods(round: ReconcileContext) -> list[api.Object]:
-    labels = daemonset.selector(round.kube.name).items()
-    pods = round.observed.agent_pods.values()
+def _pods(context: ReconcileContext) -> list[api.Object]:
+    labels = daemonset.selector(context.dynakube.name).items()
+    pods = context.cache.agent_pods.values()
     return [pod for pod in pods if labels <= (pod["metadata"].get("labels") or {}).items()]
 
 
-def _taken(round: ReconcileContext) -> tuple[node_conflicts.Claim, node_conflicts.Overlap] | None:
-    mine = node_conflicts.claim(round.manifest)
-    others = [found for obj in round.observed.dynakubes.values() if (found := node_conflicts.claim(obj))]
-    return node_conflicts.oldest_conflicting(mine, others, round.observed.nodes) if mine else None
+def _taken(context: ReconcileContext) -> tuple[node_conflicts.Claim, node_conflicts.Overlap] | None:
+    mine = node_conflicts.claim(context.obj)
+    others = [found for obj in context.cache.dynakubes.values() if (found := node_conflicts.claim(obj))]
+    return node_conflicts.oldest_conflicting(mine, others, context.cache.nodes) if mine else None
 
 
-def _is_ours(obj: Mapping[str, Any], round: ReconcileContext) -> bool:
+def _is_ours(obj: Mapping[str, Any], context: ReconcileContext) -> bool:
     """Made by an operator for this DynaKube, be it another program."""
     metadata = obj["metadata"]
     managed = (metadata.get("labels") or {}).get("app.kubernetes.io/managed-by") == daemonset.MANAGER
-    return managed or any(owner.get("uid") == round.kube.uid for owner in metadata.get("ownerReferences") or ())
+    return managed or any(owner.get("uid") == context.dynakube.uid for owner in metadata.get("ownerReferences") or ())
 
 
 def _is_current(there: Mapping[str, Any], known: _Known, digest: str) -> bool:
@@ -267,25 +267,25 @@ def _verdict(progress: rollout.Progress, choice: image.Choice) -> reconcile_resu
     message = f"OneAgent {choice.version or choice.image}{note}: {progress.message}"
     match progress.state:
         case "done":
-            return reconcile_result.fine(READY, message)
+            return reconcile_result.ok(READY, message)
         case "no nodes":
-            return reconcile_result.fine(NO_NODES, message)
+            return reconcile_result.ok(NO_NODES, message)
         case "stuck":
-            return reconcile_result.wrong(STUCK, message, progress.again_seconds)
+            return reconcile_result.failed(STUCK, message, progress.again_seconds)
         case "rolling":
-            return reconcile_result.waiting(ROLLING, message, progress.again_seconds)
+            return reconcile_result.pending(ROLLING, message, progress.again_seconds)
 
 
 def _told(
-    verdict: reconcile_result.ReconcileResult, round: ReconcileContext, wanted: daemonset.Wanted | None = None
+    verdict: reconcile_result.ReconcileResult, context: ReconcileContext, wanted: daemonset.Wanted | None = None
 ) -> reconcile_result.ReconcileResult:
     """With what the status says of host agents, as far as it is known."""
-    told: dict[str, Any] = {"instances": rollout.instances(_pods(round))}
+    told: dict[str, Any] = {"instances": rollout.instances(_pods(context))}
     if wanted is None:
         # What was true of what runs stays true.
-        told |= {key: value for key, value in round.section("oneAgent").items() if key == "imageID"}
+        told |= {key: value for key, value in context.section("oneAgent").items() if key == "imageID"}
     else:
         told |= {"version": wanted.choice.version, "imageID": wanted.choice.image}
     return reconcile_result.ReconcileResult(
-        verdict.status, verdict.reason, verdict.message, verdict.again_seconds, {"oneAgent": told}
+        verdict.status, verdict.reason, verdict.message, verdict.requeue_seconds, {"oneAgent": told}
     )

@@ -23,9 +23,8 @@ from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
 from oneagent.common.tenant import client as tenant_client
-from oneagent.operator import api, asking, package_server
+from oneagent.operator import api, asking, package_server, tenant_poller
 from oneagent.operator.certificates import cluster_state, x509
-from oneagent.operator.dynakube_worker import read_inputs
 from oneagent.operator.package_server.cache import ShelfError
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class _Origin:
     kube: dynakube.DynaKube
 
     async def __call__(self, package: package_client.Package) -> Source:
-        inputs, _ = await read_inputs(self.api, self.namespace, self.kube)
+        inputs, _ = await tenant_poller.read_inputs(self.api, self.namespace, self.kube)
         if inputs.missing:
             raise http_client.InvalidSettingsError(inputs.missing)
         return tenant_client.package(

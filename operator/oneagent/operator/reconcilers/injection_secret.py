@@ -19,9 +19,9 @@ from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.certificates import cluster_state, x509
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 NAME: Final = contract.INJECTION_SECRET
 KEY: Final = contract.INJECTION_FILE
@@ -51,49 +51,49 @@ class Injection:
         A namespace that goes to another DynaKube or to none loses it by `leave`.
         """
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        name = round.kube.name
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        name = context.dynakube.name
         has = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
-        if round.kube.mode not in _INJECTING or uses_csi(round):
-            wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(round))
-            await self._remove(round.api, name, {*has, *(self._mapper.owned(name) if wrote else ())})
-            return reconcile_result.fine(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(round) else None
-        authority = await self._authority(round)
+        if context.dynakube.mode not in _INJECTING or uses_csi(context):
+            wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(context))
+            await self._remove(context.api, name, {*has, *(self._mapper.owned(name) if wrote else ())})
+            return reconcile_result.ok(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(context) else None
+        authority = await self._authority(context)
         if self._package_url and not authority:
-            return reconcile_result.waiting(
+            return reconcile_result.pending(
                 NO_AUTHORITY, f"the Secret {self._authority_secret} has no CA for packages yet"
             )
-        content = self._content(round, authority)
+        content = self._content(context, authority)
         if content is None:
-            return reconcile_result.waiting(WAITING, "what pods need is not known before the tenant has answered once")
+            return reconcile_result.pending(WAITING, "what pods need is not known before the tenant has answered once")
         # Only where the label is already: it is by the label that the Secret is found again and taken away.
         owned = [namespace for namespace in self._mapper.owned(name) if self._mapper.has(name, namespace)]
-        await self._remove(round.api, name, [namespace for namespace in has if namespace not in owned])
+        await self._remove(context.api, name, [namespace for namespace in has if namespace not in owned])
         stamp = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
         todo = [namespace for namespace in owned if self._written.get(namespace) != stamp]
-        problems = await self._write(round.api, name, todo, content, stamp)
+        problems = await self._write(context.api, name, todo, content, stamp)
         if problems:
-            return reconcile_result.wrong(
+            return reconcile_result.failed(
                 FAILED, f"{len(problems)} namespaces lack their Secret: {problems[0]}", _AGAIN_SECONDS
             )
-        return reconcile_result.fine(READY, f"{len(owned)} namespaces have what their pods need")
+        return reconcile_result.ok(READY, f"{len(owned)} namespaces have what their pods need")
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """The namespaces lose their Secret; pods that run have read it."""
-        name = round.kube.name
+        name = context.dynakube.name
         known = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
-        await self._remove(round.api, name, known)
+        await self._remove(context.api, name, known)
 
-    async def _authority(self, round: ReconcileContext) -> str:
+    async def _authority(self, context: ReconcileContext) -> str:
         """The CA, and those before it whose certificates may still be served; empty if there is none."""
         if not self._package_url:
             return ""
-        found = await round.api.find(api.SECRETS, self._authority_secret, round.namespace)
+        found = await context.api.find(api.SECRETS, self._authority_secret, context.namespace)
         return x509.bundle(cluster_state.record(found).trusted).decode()
 
-    def _content(self, round: ReconcileContext, authority: str) -> str | None:
-        facts, kube = round.facts, round.kube
-        version = round.section("codeModules").get("version")
+    def _content(self, context: ReconcileContext, authority: str) -> str | None:
+        facts, kube = context.tenant_state, context.dynakube
+        version = context.section("codeModules").get("version")
         if facts.tenant is None or not version:
             return None
         injection = injection_secret.Injection(
@@ -151,14 +151,14 @@ class Injection:
         await asyncio.gather(*(remove(namespace) for namespace in namespaces))
 
 
-def _conditions(round: ReconcileContext) -> list[Mapping[str, Any]]:
+def _conditions(context: ReconcileContext) -> list[Mapping[str, Any]]:
     """This concern's condition of the last time, maybe an earlier operator's."""
-    return [found for found in round.status.get("conditions") or () if found.get("type") == Injection.condition]
+    return [found for found in context.status.get("conditions") or () if found.get("type") == Injection.condition]
 
 
-def uses_csi(round: ReconcileContext) -> bool:
+def uses_csi(context: ReconcileContext) -> bool:
     """Whether pods get their agent by a CSI volume: the DynaKube wants views, and there is a driver to make them."""
-    return round.kube.needs_app_views and round.observed.csi_installed
+    return context.dynakube.needs_app_views and context.cache.csi_installed
 
 
 def secret(namespace: str, content: str) -> dict[str, Any]:

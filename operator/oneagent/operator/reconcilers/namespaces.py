@@ -6,9 +6,9 @@ from typing import Final
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 MAPPED: Final = "NamespacesMapped"
 CONFLICT: Final = "NamespaceConflict"
@@ -24,9 +24,9 @@ class Namespaces:
     def __init__(self, mapper: Mapper) -> None:
         self._mapper = mapper
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        claim = namespace_mapping.claim(round.manifest, round.namespace)
-        name = round.kube.name
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        claim = namespace_mapping.claim(context.obj, context.namespace)
+        name = context.dynakube.name
         self._mapper.claim(name, claim if claim.selectors else None)
         if not claim.selectors:
             return None
@@ -37,20 +37,20 @@ class Namespaces:
                 f"{len(refused)} of the namespaces that the selector matches belong to another DynaKube and stay "
                 f"with it: {_listed(others)}; make the namespaceSelectors of the two differ"
             )
-            return reconcile_result.wrong(CONFLICT, message)
+            return reconcile_result.failed(CONFLICT, message)
         if problems := [problem for namespace, problem in self._mapper.problems.items() if namespace in owned]:
-            return reconcile_result.wrong(
+            return reconcile_result.failed(
                 PENDING, f"namespaces can't be labelled: {_listed(problems)}", _LOOK_AGAIN_SECONDS
             )
         if not self._mapper.settled(name):
-            return reconcile_result.waiting(PENDING, "namespaces are being labelled", _LOOK_AGAIN_SECONDS)
-        return reconcile_result.fine(MAPPED, f"{len(owned)} namespaces have the label {namespace_mapping.LABEL}={name}")
+            return reconcile_result.pending(PENDING, "namespaces are being labelled", _LOOK_AGAIN_SECONDS)
+        return reconcile_result.ok(MAPPED, f"{len(owned)} namespaces have the label {namespace_mapping.LABEL}={name}")
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """The labels go; pods that run keep what they have."""
-        self._mapper.claim(round.kube.name, None)
-        await self._mapper.wait_settled(round.kube.name)
-        self._mapper.forget(round.kube.name)
+        self._mapper.claim(context.dynakube.name, None)
+        await self._mapper.wait_settled(context.dynakube.name)
+        self._mapper.forget(context.dynakube.name)
 
 
 def _listed(texts: list[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oneagent.operator import asking, conditions, reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
@@ -20,13 +20,13 @@ _FIELD: Final = "connectionInfoStatus"
 class Connection:
     condition = "OneAgentConnectionInfo"
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        if not round.kube.api_url:
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        if not context.dynakube.api_url:
             return None
-        known = round.section("oneAgent").get(_FIELD)
-        return decide(round.kube.network_zone, known if isinstance(known, Mapping) else {}, round.facts)
+        known = context.section("oneAgent").get(_FIELD)
+        return decide(context.dynakube.network_zone, known if isinstance(known, Mapping) else {}, context.tenant_state)
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
@@ -34,7 +34,7 @@ def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantStat
     """`known` is what the status holds from earlier."""
     if facts.no_endpoint:
         remedy = "correct the zone, or give it an ActiveGate"
-        return reconcile_result.wrong(
+        return reconcile_result.failed(
             NO_ENDPOINT, f"the tenant has no endpoint for spec.networkZone {network_zone!r}: {remedy}"
         )
     if facts.tenant is not None:
@@ -43,13 +43,13 @@ def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantStat
         last = None if changed else known.get("lastRequest")
         info["lastRequest"] = last or conditions.stamp(facts.asked_at)
         if facts.problem:
-            return reconcile_result.wrong(
+            return reconcile_result.failed(
                 UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info)
             )
-        return reconcile_result.fine(READY, f"agents report to the tenant {facts.tenant}", **_fields(info))
+        return reconcile_result.ok(READY, f"agents report to the tenant {facts.tenant}", **_fields(info))
     if facts.problem:
-        return reconcile_result.wrong(UNREACHABLE, facts.problem, **_fields(known))
-    return reconcile_result.waiting(NOT_ASKED, "the tenant has not been asked yet", **_fields(known))
+        return reconcile_result.failed(UNREACHABLE, facts.problem, **_fields(known))
+    return reconcile_result.pending(NOT_ASKED, "the tenant has not been asked yet", **_fields(known))
 
 
 def _fields(info: Mapping[str, Any]) -> dict[str, Any]:

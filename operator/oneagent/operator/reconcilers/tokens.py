@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from oneagent.operator import asking, reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
@@ -16,10 +16,10 @@ NOT_ASKED: Final = "TenantNotContacted"
 class Tokens:
     condition = "Tokens"
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        return decide(round.kube.api_url, round.kube.tokens_secret, round.facts)
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        return decide(context.dynakube.api_url, context.dynakube.tokens_secret, context.tenant_state)
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Tokens are the user's."""
 
 
@@ -28,14 +28,14 @@ def decide(api_url: str, secret: str, facts: asking.TenantState) -> ReconcileRes
     if not api_url:
         return None
     if not facts.asked_at:
-        return reconcile_result.waiting(NOT_ASKED, "the tenant has not been asked yet")
+        return reconcile_result.pending(NOT_ASKED, "the tenant has not been asked yet")
     if wrong := _wrong(f"the Secret {secret}", facts):
-        return reconcile_result.wrong(ERROR, wrong)
+        return reconcile_result.failed(ERROR, wrong)
     if facts.scopes is not None:
-        return reconcile_result.fine(READY, "the tenant takes the token, and it has the scopes that are needed")
+        return reconcile_result.ok(READY, "the tenant takes the token, and it has the scopes that are needed")
     if facts.problem:
-        return reconcile_result.waiting(NOT_ASKED, f"the tenant does not answer: {facts.problem}")
-    return reconcile_result.fine(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
+        return reconcile_result.pending(NOT_ASKED, f"the tenant does not answer: {facts.problem}")
+    return reconcile_result.ok(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
 
 
 def _wrong(where: str, facts: asking.TenantState) -> str:

@@ -7,8 +7,8 @@ from typing import Final
 from oneagent.common.dynakube.api import fields
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 NOT_HANDLED: Final = "SectionsNotHandled"
 
@@ -18,12 +18,12 @@ class Sections:
 
     condition = "OtherProducts"
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        found = [name for name in fields.OUT_OF_SCOPE if kubernetes_fields.at(round.manifest, f"spec.{name}")]
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        found = [name for name in fields.OUT_OF_SCOPE if kubernetes_fields.at(context.obj, f"spec.{name}")]
         if not found:
             return None
         listed = ", ".join(f"spec.{name} ({fields.OUT_OF_SCOPE[name]})" for name in found)
-        return reconcile_result.fine(NOT_HANDLED, f"kept, but not acted on here: {listed}")
+        return reconcile_result.ok(NOT_HANDLED, f"kept, but not acted on here: {listed}")
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Nothing was done."""

@@ -15,8 +15,8 @@ from typing import Any, Final
 from oneagent.common.dynakube.api import version_history
 from oneagent.common.kubernetes import fields
 from oneagent.operator import asking, conditions, reconcile_result
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 DECIDED: Final = "VersionDecided"
 OLDER_OFFERED: Final = "OlderVersionOffered"
@@ -49,17 +49,17 @@ class CodeModules:
 
     condition = "CodeModulesVersion"
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        if round.kube.mode not in _INJECTING:
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        if context.dynakube.mode not in _INJECTING:
             return None
-        known = round.section("codeModules")
-        if round.kube.image is not None:
-            return _of_image(round, known)
-        pinned = "" if round.kube.image_folder else round.kube.pinned_version or ""
-        choice = choose(pinned, round.kube.package, known, round.facts)
-        return _verdict(choice, known, round, "codeModules")
+        known = context.section("codeModules")
+        if context.dynakube.image is not None:
+            return _of_image(context, known)
+        pinned = "" if context.dynakube.image_folder else context.dynakube.pinned_version or ""
+        choice = choose(pinned, context.dynakube.package, known, context.tenant_state)
+        return _verdict(choice, known, context, "codeModules")
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
@@ -68,19 +68,19 @@ class HostAgent:
 
     condition = "OneAgentVersion"
 
-    async def reconcile(self, round: ReconcileContext) -> ReconcileResult | None:
-        mode = round.kube.mode
+    async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
+        mode = context.dynakube.mode
         if mode not in _ON_HOSTS:
             return None
-        pinned = fields.text(round.manifest, f"spec.oneAgent.{mode}.version")
-        image = fields.text(round.manifest, f"spec.oneAgent.{mode}.image")
+        pinned = fields.text(context.obj, f"spec.oneAgent.{mode}.version")
+        image = fields.text(context.obj, f"spec.oneAgent.{mode}.image")
         # The newest version has no field for it: what an older one said came along in this annotation.
-        follow = fields.annotation(round.manifest, version_history.AUTO_UPDATE) != "false"
-        known = round.section("oneAgent")
-        choice = choose(pinned, image, known, round.facts, follow=follow)
-        return _verdict(choice, known, round, "oneAgent")
+        follow = fields.annotation(context.obj, version_history.AUTO_UPDATE) != "false"
+        known = context.section("oneAgent")
+        choice = choose(pinned, image, known, context.tenant_state, follow=follow)
+        return _verdict(choice, known, context, "oneAgent")
 
-    async def clean(self, round: ReconcileContext) -> None:
+    async def finalize(self, context: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
@@ -107,20 +107,20 @@ def choose(
     return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
 
 
-def _of_image(round: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
+def _of_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
     """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
-    kube, facts = round.kube, round.facts.image
+    kube, facts = context.dynakube, context.tenant_state.image
     if facts.named != kube.package:
-        return reconcile_result.waiting(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
+        return reconcile_result.pending(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
     # What an earlier operator has decided holds for the name that it was decided for.
     image = facts.image or (kube.image if kube.image and kube.image.digest else None)
     message = f"the image {image} decides the version"
     choice = Choice(kube.pinned_version or "", str(image or ""), IMAGE, DECIDED, message)
-    section = _section(choice, known, round)
+    section = _section(choice, known, context)
     if facts.problem:
         stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
-        return reconcile_result.wrong(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
-    return reconcile_result.fine(choice.reason, choice.message, codeModules=section)
+        return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
+    return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -128,19 +128,20 @@ def _order(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"[0-9]+", version))
 
 
-def _verdict(choice: Choice, known: Mapping[str, Any], round: ReconcileContext, section: str) -> ReconcileResult:
+def _verdict(choice: Choice, known: Mapping[str, Any], context: ReconcileContext, section: str) -> ReconcileResult:
     if not choice.known:
-        return reconcile_result.waiting(choice.reason, choice.message)
-    return reconcile_result.fine(choice.reason, choice.message, **{section: _section(choice, known, round)})
+        return reconcile_result.pending(choice.reason, choice.message)
+    return reconcile_result.ok(choice.reason, choice.message, **{section: _section(choice, known, context)})
 
 
-def _section(choice: Choice, known: Mapping[str, Any], round: ReconcileContext) -> dict[str, str | None]:
+def _section(choice: Choice, known: Mapping[str, Any], context: ReconcileContext) -> dict[str, str | None]:
     decided: dict[str, str | None] = {
         "version": choice.version or None,
         "imageID": choice.image or None,
         "source": choice.source,
     }
-    asked = conditions.stamp(round.facts.asked_at) if round.facts.asked_at and not round.facts.problem else None
+    state = context.tenant_state
+    asked = conditions.stamp(state.asked_at) if state.asked_at and not state.problem else None
     same = all(known.get(key) == value for key, value in decided.items())
     # The time of the last look alone is no news: it would write every status at every poll.
     decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked

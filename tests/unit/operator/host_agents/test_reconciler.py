@@ -15,8 +15,8 @@ from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.operator import api, asking, reconcile_result
 from oneagent.operator.cache import Cache
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.host_agents import daemonset, reconciler
+from oneagent.operator.reconcilers.context import ReconcileContext
 from tests.unit.operator.host_agents import cases
 
 NAME = "prod-oneagent"
@@ -68,22 +68,22 @@ class Place:
         self.decided, self.now = cases.VERSION, 1000.0
 
     def look(
-        self, case: dict[str, Any], *, clean: bool = False, **metadata: Any
+        self, case: dict[str, Any], *, finalize: bool = False, **metadata: Any
     ) -> reconcile_result.ReconcileResult | None:
-        """A round with what there is by now."""
+        """A run with what there is by now."""
         obj = cases.obj(case)
         obj["metadata"] |= metadata
         self.observed.dynakubes[DynaKubeName(obj["metadata"]["name"])] = obj
         sets = {name: thing for (kind, name), thing in self.server.objects.items() if kind == "DaemonSet"}
         self.observed.daemon_sets = copy.deepcopy(sets)
         self.server.requests.clear()
-        found = {"OneAgentVersion": reconcile_result.fine("", "", oneAgent={"version": self.decided})}
+        found = {"OneAgentVersion": reconcile_result.ok("", "", oneAgent={"version": self.decided})}
         kube, server = dynakube.from_manifest(obj), cast("api.Api", self.server)
-        round = ReconcileContext(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
-        if clean:
-            asyncio.run(self.agents.clean(round))
+        context = ReconcileContext(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
+        if finalize:
+            asyncio.run(self.agents.finalize(context))
             return None
-        return asyncio.run(self.agents.reconcile(round))
+        return asyncio.run(self.agents.reconcile(context))
 
     def reason(self, case: dict[str, Any], **metadata: Any) -> str:
         verdict = self.look(case, **metadata)
@@ -184,7 +184,7 @@ def test_what_the_api_server_refuses_is_told_in_its_words(place: Place) -> None:
     assert verdict is not None
     assert (verdict.status, verdict.reason) == ("False", reconciler.REFUSED)
     assert "spec.template.spec.tolerations" in verdict.message
-    assert verdict.again_seconds is not None
+    assert verdict.requeue_seconds is not None
 
 
 def test_a_proxy_secret_that_is_not_there_restarts_nobody(place: Place) -> None:
@@ -232,7 +232,7 @@ def test_a_secret_that_is_not_ours_stays_as_it_is(place: Place, name: str) -> No
     verdict = place.look(HOSTS)
     assert verdict is not None
     assert (verdict.reason, name in verdict.message) == (reconciler.INVALID_FIELD, True)
-    place.look(HOSTS, clean=True)
+    place.look(HOSTS, finalize=True)
     assert place.server.objects["Secret", name] == theirs
     assert place.daemon_set is None
 
@@ -245,8 +245,8 @@ def test_agents_that_ignore_the_proxy_do_not_wait_for_its_secret(place: Place) -
 def test_cleaning_may_be_repeated_and_leaves_what_is_not_ours(place: Place) -> None:
     theirs = {"metadata": {"name": NAME, "uid": "x", "labels": {}}}
     place.server.objects["DaemonSet", NAME] = theirs
-    place.look(HOSTS, clean=True)
-    place.look(HOSTS, clean=True)
+    place.look(HOSTS, finalize=True)
+    place.look(HOSTS, finalize=True)
     assert place.daemon_set == theirs
     assert place.reason(HOSTS) == reconciler.NOT_OURS
     assert place.daemon_set == theirs

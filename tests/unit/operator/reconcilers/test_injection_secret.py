@@ -17,9 +17,9 @@ from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
 from oneagent.operator import api, asking, cache, reconcile_result
 from oneagent.operator.certificates import x509
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.namespace_mapper import Mapper
 from oneagent.operator.reconcilers import injection_secret
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 AUTHORITY = "oneagent-webhook-ca"
 DYNAKUBE = DynaKubeName("demo")
@@ -91,12 +91,10 @@ class Place:
         self.server.objects["dynatrace", AUTHORITY] = manifest
 
     def look(self) -> reconcile_result.ReconcileResult | None:
-        found = {
-            "CodeModulesVersion": reconcile_result.fine("", "", codeModules={"version": "1.277.0.20230914-094321"})
-        }
+        found = {"CodeModulesVersion": reconcile_result.ok("", "", codeModules={"version": "1.277.0.20230914-094321"})}
         kube, client = dynakube.from_manifest(self.manifest), cast("api.Api", self.server)
-        round = ReconcileContext(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
-        return asyncio.run(self.concern.reconcile(round))
+        context = ReconcileContext(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
+        return asyncio.run(self.concern.reconcile(context))
 
     def told(self, namespace: str) -> secret.Injection:
         return secret.decode(self.text(namespace))

@@ -13,8 +13,8 @@ from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
 from oneagent.operator import api, asking, images, reconcile_result
 from oneagent.operator.cache import Cache
-from oneagent.operator.dynakube_worker import ReconcileContext
 from oneagent.operator.reconcilers import versions
+from oneagent.operator.reconcilers.context import ReconcileContext
 
 OLD, NEW = "1.277.0.20230914-094321", "1.278.0.20231014-094321"
 
@@ -29,18 +29,18 @@ def decided(manifest: dict[str, Any], *, chosen: str = "", latest: str = NEW) ->
 def reconciled(
     manifest: dict[str, Any], concern: versions.HostAgent | versions.CodeModules, latest: str = NEW
 ) -> reconcile_result.ReconcileResult:
-    round = ReconcileContext(
-        manifest=manifest,
-        kube=dynakube.from_manifest(manifest),
+    context = ReconcileContext(
+        obj=manifest,
+        dynakube=dynakube.from_manifest(manifest),
         namespace="dynatrace",
         # No version is decided by what is in the cluster.
         api=cast("api.Api", None),
-        observed=Cache(),
-        facts=asking.TenantState(latest=Version(latest)),
+        cache=Cache(),
+        tenant_state=asking.TenantState(latest=Version(latest)),
         now=0.0,
-        found={},
+        results={},
     )
-    verdict = asyncio.run(concern.reconcile(round))
+    verdict = asyncio.run(concern.reconcile(context))
     assert verdict is not None
     return verdict
 
@@ -102,8 +102,8 @@ class TestAnImage:
         }
         kube = dynakube.from_manifest(manifest)
         facts = asking.TenantState(latest=Version(NEW), image=found)
-        round = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
-        said = asyncio.run(versions.CodeModules().reconcile(round))
+        context = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
+        said = asyncio.run(versions.CodeModules().reconcile(context))
         assert said is not None
         return said
 
