@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import admission, bursts, herd, memory, publishing, results, sharing, unpacking, waking
+from benchmarks import admission, bursts, downloading, herd, memory, publishing, results, sharing, unpacking, waking
 from benchmarks.results import Result
 
 _KEPT: Final = Path("build/bench.json")
@@ -31,6 +31,7 @@ _BENCHMARKS: Final[dict[str, Callable[[], list[Result]]]] = {
     "memory": memory.run,
     "admission": admission.run,
     "unpacking": _unpacking,
+    "downloading": downloading.run,
     "herd": herd.run,
     "sharing": sharing.run,
 }

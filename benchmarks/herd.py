@@ -82,9 +82,9 @@ class _Node:
     def refused(self) -> float:
         """Seconds until it asks again: as `downloads` does it, and `installs` once that has given up."""
         self.attempts += 1
-        if self.attempts < download.USUAL.attempts:
+        if self.attempts < download.DEFAULT_LIMITS.attempts:
             self.requests = 0
-            return backoff.at_least(download.USUAL.pause(self.attempts), _RETRY_AFTER)
+            return backoff.at_least(download.DEFAULT_LIMITS.pause(self.attempts), _RETRY_AFTER)
         self.attempts, self.requests = 0, _FIRST_REQUESTS
         self.failures += 1
         pause = backoff.exponential(self.failures, installer.FIRST_PAUSE, installer.LONGEST_PAUSE)

@@ -94,7 +94,7 @@ def account(commands: Kubectl) -> Iterator[str]:
 
 def fetch(serving: fakes.Serving, token: str, into: Path) -> download.Downloaded:
     serving.token_file.write_text(token)
-    return package_client.fetch(serving.client, fakes.package(VERSION), into, cancelled=threading.Event())
+    return package_client.download_package(serving.client, fakes.package(VERSION), into, cancelled=threading.Event())
 
 
 def issued(commands: Kubectl, account: str, audience: str = package_client.AUDIENCE) -> str:
@@ -158,10 +158,12 @@ def test_without_the_right_to_ask_nobody_is_let_in(
     token = issued(commands, account)
     commands.delete(BINDING)
     try:
-        patience = package_client.Patience(pending_seconds=0.5)
+        patience = package_client.WaitLimits(pending_seconds=0.5)
         serving.token_file.write_text(token)
         with pytest.raises(errors.RateLimitedError, match="can't be asked who the caller is"):
-            package_client.offer(serving.client, fakes.package(VERSION), cancelled=threading.Event(), patience=patience)
+            package_client.wait_for_package(
+                serving.client, fakes.package(VERSION), cancelled=threading.Event(), wait=patience
+            )
         commands.apply(BINDING)
         fetch(serving, token, tmp_path / "got.zip")
     finally:

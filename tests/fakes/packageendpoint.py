@@ -34,7 +34,7 @@ from tests.fakes import tenant as double
 T = TypeVar("T")
 
 ACCOUNT = "shop/default"
-QUICK = download.Limits(attempts=3, longest_pause_seconds=0.1, stall_seconds=2.0)
+QUICK = download.Limits(attempts=3, max_pause_seconds=0.1, stall_seconds=2.0)
 """The patience of downloads in tests."""
 
 

@@ -103,7 +103,7 @@ def _sound_layer(chance: Chance, number: int) -> bytes:
                 name = f"{there.rpartition('/')[0]}/link{number}-{place}"
                 parts.append(_entry(name, b"2", target=there.rpartition("/")[2], form=form))
             case 3:
-                parts.append(_entry(f"{above}.wh.passing{chance.randrange(4)}", b"0", form=form))
+                parts.append(_entry(f"{above}.wh.is_transient{chance.randrange(4)}", b"0", form=form))
             case 4:
                 parts.append(_entry(f"{above}passing{number}{place}", b"0", _content(chance), form=form))
             case _:

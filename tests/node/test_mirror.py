@@ -134,7 +134,7 @@ def test_a_cluster_downloads_a_version_once(tmp_path: Path, server: double.Tenan
 def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
     tmp_path: Path, server: double.Tenant, endpoint: Endpoint
 ) -> None:
-    package_client.offer(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
+    package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     assert server.count("package") == 1
     with provisioning.running(tmp_path, *endpoint.flags) as node:
         node.want(manifest("demo", server.api_url))
@@ -150,7 +150,7 @@ def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
 def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
     tmp_path: Path, server: double.Tenant, endpoint: Endpoint
 ) -> None:
-    package_client.offer(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
+    package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     with provisioning.running(tmp_path, *endpoint.flags) as node:
         node.want(manifest("demo", server.api_url))
         eventually(lambda: begun(node), 20)
@@ -167,12 +167,14 @@ def test_a_transfer_of_300_mb_takes_little_memory(
 ) -> None:
     before = endpoint.resident("VmRSS")
     never = threading.Event()
-    package_client.fetch(endpoint.client, fakes.package(VERSION), tmp_path / "first.zip", cancelled=never)
+    package_client.download_package(endpoint.client, fakes.package(VERSION), tmp_path / "first.zip", cancelled=never)
     one = endpoint.resident("VmHWM") - before
 
     def fetch(number: int) -> None:
         into = tmp_path / f"agent{number}.zip"
-        sizes.append(package_client.fetch(endpoint.client, fakes.package(VERSION), into, cancelled=never).size)
+        sizes.append(
+            package_client.download_package(endpoint.client, fakes.package(VERSION), into, cancelled=never).size
+        )
         into.unlink()
 
     sizes: list[int] = []

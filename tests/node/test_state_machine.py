@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITTEN_FOLDERS, DynaKubeName, Version
+from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITABLE_DIRECTORIES, DynaKubeName, Version
 from oneagent.csi_driver.data_dir import DataDir, LayerId, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.metadata import database
@@ -191,7 +191,7 @@ class Node(RuleBasedStateMachine):
             assert (result == "already") == was_mounted
             if result == "empty":
                 assert pod.failures in {LIMIT, None}
-                expected = WRITTEN_FOLDERS if pod.read_only else ()
+                expected = WRITABLE_DIRECTORIES if pod.read_only else ()
                 assert sorted(path.name for path in self.target(name).iterdir()) == sorted(expected)
                 pod.empty = True
             else:

@@ -1,4 +1,4 @@
-"""Flags with environment fall-backs, said once: name, default, meaning.
+"""Flags with environment fall-backs, said once: name, default, help_text.
 
 Every flag `--some-name` falls back to an environment variable (`ONEAGENT_SOME_NAME` unless it has a name of
 its own). A value that can't be used ends the process with a message that names the flag and the value.
@@ -15,14 +15,14 @@ from typing import Any, Protocol
 from oneagent.common import durations
 
 
-class Add(Protocol):
+class AddFlag(Protocol):
     """Declares one flag. A `bool` default makes it a switch; `parse` turns text into the value."""
 
     def __call__(
         self,
         name: str,
         default: Any,
-        meaning: str,
+        help_text: str,
         *,
         parse: Callable[[str], Any] = str,
         env: str = "",
@@ -30,45 +30,45 @@ class Add(Protocol):
     ) -> None: ...
 
 
-def parser(program: str, description: str) -> argparse.ArgumentParser:
+def create_parser(program: str, description: str) -> argparse.ArgumentParser:
     """A parser without abbreviations: a mistyped flag is refused instead of guessed."""
     return argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
 
 
-def adder(to: argparse.ArgumentParser) -> Add:
+def adder(parser: argparse.ArgumentParser) -> AddFlag:
     """The function that declares flags of this parser."""
 
     def add(
         name: str,
         default: Any,
-        meaning: str,
+        help_text: str,
         *,
         parse: Callable[[str], Any] = str,
         env: str = "",
         choices: tuple[str, ...] = (),
     ) -> None:
         variable = env or f"ONEAGENT_{name.upper().replace('-', '_')}"
-        given = os.environ.get(variable, "")
-        shown = f"{meaning} (default {_shown(default)}, or ${variable})"
+        from_env = os.environ.get(variable, "")
+        shown = f"{help_text} (default {_format_default(default)}, or ${variable})"
         if isinstance(default, bool):
             is_set = default
-            if given:
-                if given not in {"true", "false"}:
-                    to.error(f"${variable}: {given!r} is neither true nor false")
-                is_set = given == "true"
-            to.add_argument(
+            if from_env:
+                if from_env not in {"true", "false"}:
+                    parser.error(f"${variable}: {from_env!r} is neither true nor false")
+                is_set = from_env == "true"
+            parser.add_argument(
                 f"--{name}",
                 action=argparse.BooleanOptionalAction,
                 default=is_set,
-                help=f"{meaning} (or ${variable})",
+                help=f"{help_text} (or ${variable})",
             )
             return
-        if given and choices and given not in choices:
-            to.error(f"${variable}: {given!r} is none of {', '.join(choices)}")
+        if from_env and choices and from_env not in choices:
+            parser.error(f"${variable}: {from_env!r} is none of {', '.join(choices)}")
         # argparse applies `type` to text defaults, so a bad variable is refused like a bad flag.
-        to.add_argument(
+        parser.add_argument(
             f"--{name}",
-            default=given or default,
+            default=from_env or default,
             type=parse,
             help=shown,
             metavar="…",
@@ -78,19 +78,19 @@ def adder(to: argparse.ArgumentParser) -> Add:
     return add
 
 
-def add_logging(add: Add) -> None:
+def add_logging(add: AddFlag) -> None:
     """The two flags that every command has."""
     add("log-format", "json", "json or text", choices=("json", "text"))
     add("log-level", "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     if isinstance(default, float):
         return f"{default:g}s"
     return str(default) or "none"
 
 
-def refusing(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """A parser whose `ValueError` is shown to whoever gave the flag."""
 
     def parsed(text: str) -> Any:
@@ -102,21 +102,21 @@ def refusing(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parsed
 
 
-def _absolute(text: str) -> Path:
+def _parse_absolute_path(text: str) -> Path:
     path = Path(text)
     if not path.is_absolute():
         raise ValueError(f"{text!r} is not an absolute path")
     return Path(os.path.normpath(path))
 
 
-def _address(text: str) -> str:
+def _parse_address(text: str) -> str:
     host, separator, port = text.rpartition(":")
     if text and not (separator and port.isdigit() and int(port) < 65536 and "/" not in host):
         raise ValueError(f"{text!r} is not host:port, for example :8080 or 127.0.0.1:8080")
     return text
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     units = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
     number = text.rstrip("KMGTi")
     unit = text[len(number) :]
@@ -125,15 +125,15 @@ def _size(text: str) -> int:
     return int(number) * units[unit]
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
     if not text.isdigit():
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
-duration = refusing(durations.parse)
-absolute_path = refusing(_absolute)
-address = refusing(_address)
-count = refusing(_count)
-size = refusing(_size)
+duration = checked(durations.parse)
+absolute_path = checked(_parse_absolute_path)
+address = checked(_parse_address)
+count = checked(_parse_count)
+size = checked(_parse_size)
 """Bytes from a number with an optional binary suffix."""

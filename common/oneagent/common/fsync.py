@@ -17,7 +17,7 @@ from typing import Final
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syncfs.argtypes = [ctypes.c_int]
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def syncfs(fd: int) -> None:
@@ -27,13 +27,13 @@ def syncfs(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def sync_tree(folder: Path) -> None:
-    """Make everything below `folder` durable: the step before the rename that makes it visible."""
-    fd = os.open(folder, _FOLDER)
+def sync_tree(directory: Path) -> None:
+    """Make everything below `directory` durable: the step before the rename that makes it visible."""
+    fd = os.open(directory, _DIRECTORY)
     try:
         syncfs(fd)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error
+        raise OSError(error.errno, error.strerror, str(directory)) from error
     finally:
         os.close(fd)
 
@@ -51,8 +51,8 @@ def replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(temporary).unlink()
         raise
-    folder = os.open(path.parent, _FOLDER)
+    directory = os.open(path.parent, _DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(directory)
     finally:
-        os.close(folder)
+        os.close(directory)

@@ -16,7 +16,7 @@ PACKAGE_AUDIENCE = "oneagent-packages"
 PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
 """Where the library that `LD_PRELOAD` names lies inside a view."""
 
-WRITTEN_FOLDERS = ("datastorage", "log")
+WRITABLE_DIRECTORIES = ("datastorage", "log")
 """What an agent writes lies here, below its install path. A read-only view, and an empty one in its place, has them
 to mount on, and something to write to is mounted there: a container does not start whose mount has no folder."""
 

@@ -29,28 +29,28 @@ from oneagent.common.http import download, errors
 from oneagent.common.tenant import client as tenant_client
 
 AUDIENCE: Final = identifiers.PACKAGE_AUDIENCE
-PREFIX: Final = "/v1/packages"
+PATH_PREFIX: Final = "/v1/packages"
 METADATA: Final = "metadata"
 FLAVORS: Final = ("default", "multidistro")
 
 _DYNAKUBE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _TECHNOLOGY: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_TECHNOLOGIES: Final = 16
+_MAX_TECHNOLOGIES: Final = 16
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8000}")
 _CONNECT_SECONDS: Final = 5.0
-_ANSWER_SECONDS: Final = 30.0
-_LARGEST_ANSWER: Final = 64 * 1024
+_RESPONSE_SECONDS: Final = 30.0
+_MAX_RESPONSE_BYTES: Final = 64 * 1024
 _PAUSE_SECONDS: Final = 1.0
-_LONGEST_PAUSE: Final = 5.0
+_MAX_PAUSE_SECONDS: Final = 5.0
 
-LIMITS: Final = download.Limits(attempts=3, longest_pause_seconds=5.0)
+LIMITS: Final = download.Limits(attempts=3, max_pause_seconds=5.0)
 """The endpoint is near: one that does not come back within some seconds is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What is asked for. `InvalidSettingsError` if no endpoint could have it; so each part is safe in a URL."""
+    """What is params for. `InvalidSettingsError` if no endpoint could have it; so each part is safe in a URL."""
 
     dynakube: identifiers.DynaKubeName
     version: identifiers.Version
@@ -70,21 +70,21 @@ class Package:
         tenant_client.architecture(self.machine[:40] or "none")
         if self.flavor not in FLAVORS:
             raise http_client.InvalidSettingsError(f"flavor: {self.flavor[:40]!r} is none of {', '.join(FLAVORS)}")
-        if len(self.technologies) > _TECHNOLOGIES or not all(map(_TECHNOLOGY.fullmatch, self.technologies)):
+        if len(self.technologies) > _MAX_TECHNOLOGIES or not all(map(_TECHNOLOGY.fullmatch, self.technologies)):
             raise http_client.InvalidSettingsError(
-                f"technologies: at most {_TECHNOLOGIES} names such as java, of lower case letters, are needed"
+                f"technologies: at most {_MAX_TECHNOLOGIES} names such as java, of lower case letters, are needed"
             )
 
     @property
     def path(self) -> str:
-        return f"{PREFIX}/{self.dynakube}/{self.version}"
+        return f"{PATH_PREFIX}/{self.dynakube}/{self.version}"
 
     @property
     def query(self) -> str:
-        asked = {"arch": self.machine, "flavor": self.flavor}
+        params = {"arch": self.machine, "flavor": self.flavor}
         if self.technologies:
-            asked["technologies"] = ",".join(sorted(self.technologies))
-        return urllib.parse.urlencode(asked, safe=",")
+            params["technologies"] = ",".join(sorted(self.technologies))
+        return urllib.parse.urlencode(params, safe=",")
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -108,18 +108,18 @@ class Endpoint:
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
         try:
-            port_fits = parts.port is None or parts.port > 0
+            is_port_valid = parts.port is None or parts.port > 0
         except ValueError:
-            port_fits = False
+            is_port_valid = False
         rest = parts.path.rstrip("/") or parts.query or parts.fragment or "@" in parts.netloc
-        if parts.scheme != "https" or not parts.hostname or rest or not port_fits:
+        if parts.scheme != "https" or not parts.hostname or rest or not is_port_valid:
             raise http_client.InvalidSettingsError(
-                f"package endpoint: {errors.place(self.url)}: https://host:port is needed"
+                f"package endpoint: {errors.redact_url(self.url)}: https://host:port is needed"
             )
 
     def source(self, package: Package) -> download.HttpSource:
         """Where a package is fetched from; `InvalidSettingsError` if token or authority can't be read."""
-        token, authorities = _read(self.token_file), _read(self.ca_file) if self.ca_file else ""
+        token, authorities = _read_file(self.token_file), _read_file(self.ca_file) if self.ca_file else ""
         if not _TOKEN.fullmatch(token):
             raise http_client.InvalidSettingsError(f"{self.token_file}: not a service account's token")
         return download.HttpSource(
@@ -132,8 +132,8 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long the endpoint is asked before a client does something else."""
+class WaitLimits:
+    """How long the endpoint is params before a client does something else."""
 
     away_seconds: float = 10.0
     """While it can't be reached, or does not know yet that the version is wanted."""
@@ -141,108 +141,108 @@ class Patience:
     """While it says that it fetches the package itself, or is busy."""
 
 
-USUAL: Final = Patience()
+DEFAULT_WAIT: Final = WaitLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class AvailablePackage:
     """A package that the endpoint has."""
 
     source: download.HttpSource
     metadata: Metadata = field(repr=False)
 
 
-def fetch(
+def download_package(
     endpoint: Endpoint,
     package: Package,
     into: Path,
     *,
     cancelled: threading.Event,
-    patience: Patience = USUAL,
+    wait: WaitLimits = DEFAULT_WAIT,
     limits: download.Limits = LIMITS,
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
     """Bring a package to `into`, verified. Errors are `DownloadError`, `HttpError` and `InvalidSettingsError`."""
-    found = offer(endpoint, package, cancelled=cancelled, patience=patience)
+    available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
     return download.download(
-        found.source,
+        available.source,
         into,
         cancelled=cancelled,
-        expected_size=found.metadata.size,
-        expected_sha256=found.metadata.sha256,
+        expected_size=available.metadata.size,
+        expected_sha256=available.metadata.sha256,
         limits=limits,
         free=free,
     )
 
 
-def offer(
+def wait_for_package(
     endpoint: Endpoint,
     package: Package,
     *,
     cancelled: threading.Event,
-    patience: Patience = USUAL,
+    wait: WaitLimits = DEFAULT_WAIT,
     clock: Callable[[], float] = time.monotonic,
-) -> Offer:
+) -> AvailablePackage:
     """What the endpoint has, as soon as it has it; an `HttpError` once patience is at its end."""
     began = clock()
     while True:
         source = endpoint.source(package)
         try:
-            return Offer(source, _ask(source, package))
-        except errors.HttpError as fault:
-            pause = min(max(fault.retry_after or _PAUSE_SECONDS, 0.1), _LONGEST_PAUSE)
-            if clock() + pause - began > _worth_waiting(fault, patience):
+            return AvailablePackage(source, _request_metadata(source, package))
+        except errors.HttpError as error:
+            pause = min(max(error.retry_after or _PAUSE_SECONDS, 0.1), _MAX_PAUSE_SECONDS)
+            if clock() + pause - began > _max_wait_seconds(error, wait):
                 raise
         if cancelled.wait(pause):
-            raise download.DownloadCancelledError(f"{errors.place(source.url)}: stopped")
+            raise download.DownloadCancelledError(f"{errors.redact_url(source.url)}: stopped")
 
 
-def _worth_waiting(fault: errors.HttpError, patience: Patience) -> float:
-    """Seconds from the first question on that a fault is put up with."""
-    match fault:
+def _max_wait_seconds(error: errors.HttpError, wait: WaitLimits) -> float:
+    """Seconds from the first question on that a error is put up with."""
+    match error:
         case errors.RateLimitedError():
-            return patience.pending_seconds
+            return wait.pending_seconds
         case errors.HttpStatusError(status=404):
-            return patience.away_seconds
-        case errors.UnreachableError(passing=True):
-            return patience.away_seconds
+            return wait.away_seconds
+        case errors.UnreachableError(is_transient=True):
+            return wait.away_seconds
         case _:
             return 0.0
 
 
-def _ask(source: download.HttpSource, package: Package) -> Metadata:
-    where, _, query = source.url.partition("?")
-    url = f"{where}/{METADATA}?{query}"
-    patience = httpx.Timeout(source.http.timeout_seconds, read=_ANSWER_SECONDS)
+def _request_metadata(source: download.HttpSource, package: Package) -> Metadata:
+    location, _, query = source.url.partition("?")
+    url = f"{location}/{METADATA}?{query}"
+    timeout = httpx.Timeout(source.http.timeout_seconds, read=_RESPONSE_SECONDS)
     try:
         with (
-            http_client.client(source.http) as http,
-            http.stream("GET", url, headers=dict(source.headers), timeout=patience) as response,
+            http_client.create(source.http) as http,
+            http.stream("GET", url, headers=dict(source.headers), timeout=timeout) as response,
         ):
-            body = _bounded(response)
+            body = _read_bounded(response)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise errors.of_transport(error, url) from error
+        raise errors.from_transport_error(error, url) from error
     if response.status_code != 200:
-        raise errors.of_answer(response, body, secret=source.secret, remedy=source.remedy)
+        raise errors.from_response(response, body, secret=source.secret, remedy=source.remedy)
     try:
         answer = msgspec.json.decode(body, type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.UnexpectedResponseError(f"{where}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{location}: not the documented answer: {error}") from error
     if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
-        raise errors.UnexpectedResponseError(f"{where}: describes something else than version {package.version}")
+        raise errors.UnexpectedResponseError(f"{location}: describes something else than version {package.version}")
     return answer
 
 
-def _bounded(response: httpx.Response) -> bytes:
+def _read_bounded(response: httpx.Response) -> bytes:
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
-        if len(body) > _LARGEST_ANSWER:
-            raise errors.UnexpectedResponseError(f"{errors.place(str(response.url))}: too large an answer")
+        if len(body) > _MAX_RESPONSE_BYTES:
+            raise errors.UnexpectedResponseError(f"{errors.redact_url(str(response.url))}: too large an answer")
     return bytes(body)
 
 
-def _read(path: Path) -> str:
+def _read_file(path: Path) -> str:
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

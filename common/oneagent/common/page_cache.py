@@ -33,7 +33,7 @@ def sync_file_range(descriptor: int, offset: int, size: int, flags: int) -> None
         raise OSError(code, os.strerror(code))
 
 
-class Written:
+class WriteTracker:
     """Follows one file as it grows; the caller keeps `descriptor` and flushes buffers of its own before."""
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
@@ -41,7 +41,7 @@ class Written:
         # Up to `_dropped` pages are gone, up to `_started` they are on their way to the disk.
         self._dropped = self._started = offset
 
-    def grown(self, size: int) -> bool:
+    def advance_to(self, size: int) -> bool:
         """Say how large the file is now; whether that was worth doing something about it."""
         if size - self._started < WINDOW_BYTES:
             return False

@@ -9,7 +9,7 @@ from typing import Any, Final
 from oneagent.operator.reconcile_result import ReconcileResult
 
 READY: Final = "Ready"
-_LONGEST_MESSAGE: Final = 4000
+_MAX_MESSAGE_LENGTH: Final = 4000
 
 
 def stamp(now: float) -> str:
@@ -30,7 +30,7 @@ def merged(
                 "type": kind,
                 "status": verdict.status,
                 "reason": verdict.reason,
-                "message": verdict.message[:_LONGEST_MESSAGE],
+                "message": verdict.message[:_MAX_MESSAGE_LENGTH],
                 "lastTransitionTime": old["lastTransitionTime"] if same else stamp(now),
                 "observedGeneration": generation,
             }

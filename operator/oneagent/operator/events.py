@@ -15,7 +15,7 @@ from oneagent.operator import api, conditions
 log = logging.getLogger(__name__)
 
 COMPONENT: Final = "oneagent-operator"
-_LONGEST_MESSAGE: Final = 1024
+_MAX_MESSAGE_LENGTH: Final = 1024
 _QUIET_SECONDS: Final = 60.0
 _REMEMBERED: Final = 1000
 
@@ -59,7 +59,7 @@ class Events:
             },
             "type": kind,
             "reason": reason,
-            "message": message[:_LONGEST_MESSAGE],
+            "message": message[:_MAX_MESSAGE_LENGTH],
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "firstTimestamp": stamp,

@@ -53,7 +53,7 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
+    parser = flags.create_parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
     add = flags.adder(parser)
     add("namespace", "dynatrace", "namespace of the DynaKubes, and of what belongs to them", env="POD_NAMESPACE")
     add("identity", "", "name of this process in the Lease; the host's if empty", env="POD_NAME")
@@ -80,7 +80,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         "startup-taint",
         "",
         "KEY:EFFECT of the taint that nodes come with, removed when they have what DynaKubes want; none if empty",
-        parse=flags.refusing(taint.parse),
+        parse=flags.checked(taint.parse),
     )
     add(
         "startup-patience",

@@ -50,7 +50,7 @@ def test_parts_add_up(hours: int, minutes: int, seconds: int, milliseconds: int)
 
 
 def given_to(command_line: list[str], default: object, **options: object) -> object:
-    parser = flags.parser("program", "does it")
+    parser = flags.create_parser("program", "does it")
     flags.adder(parser)("some-name", default, "what it is", **options)  # type: ignore[arg-type]
     return parser.parse_args(command_line).some_name
 

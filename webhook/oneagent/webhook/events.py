@@ -31,7 +31,7 @@ _REMEMBERED: Final = 2000
 _QUIET_SECONDS: Final = 300.0
 _PAUSE_SECONDS: Final = 0.1
 _SEND_SECONDS: Final = 5.0
-_LONGEST_MESSAGE: Final = 1024
+_MAX_MESSAGE_LENGTH: Final = 1024
 
 
 class Writer(Protocol):
@@ -134,7 +134,7 @@ def _event(about: Subject, notice: Notice, namespace: str) -> dict[str, Any]:
         },
         "type": notice.kind,
         "reason": notice.reason,
-        "message": notice.message[:_LONGEST_MESSAGE],
+        "message": notice.message[:_MAX_MESSAGE_LENGTH],
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "firstTimestamp": stamp,

@@ -51,7 +51,7 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.parser("oneagent-webhook", "Answers API servers about pods, namespaces and DynaKubes.")
+    parser = flags.create_parser("oneagent-webhook", "Answers API servers about pods, namespaces and DynaKubes.")
     add = flags.adder(parser)
     add("namespace", "dynatrace", "namespace of the DynaKubes, and of this process", env="POD_NAMESPACE")
     add("image", "", "image of the init container in pods; this process' own, as a rule")

@@ -18,7 +18,7 @@ from typing import Final
 import certifi
 import httpx2 as httpx
 
-_REDIRECTS: Final = 5
+_MAX_REDIRECTS: Final = 5
 
 
 class InvalidSettingsError(ValueError):
@@ -50,28 +50,28 @@ class HttpSettings:
                 raise InvalidSettingsError("proxy: http://host:port or https://host:port is needed")
 
 
-def client(settings: HttpSettings, headers: dict[str, str] | None = None) -> httpx.Client:
+def create(settings: HttpSettings, headers: dict[str, str] | None = None) -> httpx.Client:
     """A client to be closed after use; costs some 20 ms, mostly for reading certificates."""
-    context = _tls(settings)
+    context = _tls_context(settings)
     direct = httpx.HTTPTransport(verify=context, trust_env=False)
     transport: httpx.BaseTransport = direct
     if settings.proxy:
         own_tls = context if httpx.URL(settings.proxy).scheme == "https" else None
         proxy = httpx.Proxy(settings.proxy, ssl_context=own_tls)
         proxied = httpx.HTTPTransport(verify=context, trust_env=False, proxy=proxy)
-        transport = _Routes(direct, proxied, settings.no_proxy)
+        transport = _ProxyRouter(direct, proxied, settings.no_proxy)
     return httpx.Client(
         transport=transport,
         trust_env=False,
         timeout=settings.timeout_seconds,
         headers=headers,
         follow_redirects=True,
-        max_redirects=_REDIRECTS,
-        event_hooks={"response": [_no_downgrade]},
+        max_redirects=_MAX_REDIRECTS,
+        event_hooks={"response": [_refuse_downgrade]},
     )
 
 
-def _no_downgrade(response: httpx.Response) -> None:
+def _refuse_downgrade(response: httpx.Response) -> None:
     """Runs before the redirect is followed."""
     request = response.request
     if response.has_redirect_location and request.url.scheme == "https":
@@ -80,14 +80,14 @@ def _no_downgrade(response: httpx.Response) -> None:
             raise httpx.UnsupportedProtocol("a redirect from https to http", request=request)
 
 
-class _Routes(httpx.BaseTransport):
+class _ProxyRouter(httpx.BaseTransport):
     """Sends each request, redirected ones too, directly or through the proxy."""
 
     def __init__(self, direct: httpx.HTTPTransport, proxied: httpx.HTTPTransport, no_proxy: tuple[str, ...]) -> None:
         self._direct, self._proxied, self._no_proxy = direct, proxied, no_proxy
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        chosen = self._direct if is_direct(request.url.host, self._no_proxy) else self._proxied
+        chosen = self._direct if bypasses_proxy(request.url.host, self._no_proxy) else self._proxied
         return chosen.handle_request(request)
 
     def close(self) -> None:
@@ -95,13 +95,13 @@ class _Routes(httpx.BaseTransport):
         self._proxied.close()
 
 
-def is_direct(host: str, no_proxy: tuple[str, ...]) -> bool:
+def bypasses_proxy(host: str, no_proxy: tuple[str, ...]) -> bool:
     """Whether `host` is reached without the proxy. `example.com` also means all names below it, as in Go."""
     host = host.lower()
-    return any(_covers(entry.strip().lower(), host) for entry in no_proxy)
+    return any(_matches(entry.strip().lower(), host) for entry in no_proxy)
 
 
-def _covers(entry: str, host: str) -> bool:
+def _matches(entry: str, host: str) -> bool:
     if entry.count(":") == 1:  # host:port; every port of the host is meant
         entry = entry.partition(":")[0]
     if not entry:
@@ -113,7 +113,7 @@ def _covers(entry: str, host: str) -> bool:
         return entry in ("*", host) or (bool(domain) and host.endswith(f".{domain}"))
 
 
-def _tls(settings: HttpSettings) -> ssl.SSLContext:
+def _tls_context(settings: HttpSettings) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if settings.skip_cert_check:
         context.check_hostname = False

@@ -1,12 +1,12 @@
 """What can go wrong between us and an HTTP server, in words that say what to do about it.
 
-    HttpFault
-    ├── UnreachableError no answer: name, connection, TLS, proxy or time (`reach` says which)
+    HttpError
+    ├── UnreachableError no answer: name, connection, TLS, proxy or time (`stage` says which)
     ├── HttpStatusError  an answer that says no; `status` and the server's own words
-    ├── RateLimitedError "later": 429 or 503, with `retry_after` seconds if the server said so
+    ├── RateLimitedError "later": 429 or 503, with `retry_after` seconds if the server detail so
     └── UnexpectedResponseError an answer that is not what was asked for
 
-`passing` tells whether the same request may succeed later without anybody's doing. No fault shows a header, a
+`is_transient` tells whether the same request may succeed later without anybody's doing. No fault shows a header, a
 query or the user part of a URL, so no token and no password.
 """
 
@@ -24,10 +24,10 @@ from typing import Final
 import httpx2 as httpx
 import msgspec
 
-LONGEST_MESSAGE: Final = 300
+MAX_MESSAGE_LENGTH: Final = 300
 
 
-class Reach(StrEnum):
+class Stage(StrEnum):
     """Where the way to the server ended."""
 
     NAME = "name"
@@ -41,27 +41,27 @@ class Reach(StrEnum):
 class HttpError(Exception):
     """A request did not succeed."""
 
-    passing = True
+    is_transient = True
     retry_after: float | None = None
 
 
 class UnreachableError(HttpError):
     """No answer came."""
 
-    def __init__(self, message: str, reach: Reach) -> None:
+    def __init__(self, message: str, stage: Stage) -> None:
         super().__init__(message)
-        self.reach = reach
+        self.stage = stage
         # A certificate does not become trusted by asking again.
-        self.passing = reach is not Reach.TLS
+        self.is_transient = stage is not Stage.TLS
 
 
 class HttpStatusError(HttpError):
-    """The server answered and said no."""
+    """The server answered and detail no."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-        self.passing = status >= 500 or status in (408, 425)
+        self.is_transient = status >= 500 or status in (408, 425)
 
 
 class RateLimitedError(HttpError):
@@ -76,40 +76,40 @@ class RateLimitedError(HttpError):
 class UnexpectedResponseError(HttpError):
     """The answer is not what was asked for."""
 
-    passing = False
+    is_transient = False
 
 
-def of_transport(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpError:
+def from_transport_error(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpError:
     """The fault behind an error of the HTTP library, for a request of `url`."""
-    where, cause = place(url), _root(error)
+    url_text, cause = redact_url(url), _root_cause(error)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.TooManyRedirects):
-        return UnexpectedResponseError(f"{where}: cannot be asked ({_words(str(error))})")
-    reach, said = _reach(error, cause)
-    return UnreachableError(f"{where}: {said}", reach)
+        return UnexpectedResponseError(f"{url_text}: cannot be asked ({_sanitize(str(error))})")
+    stage, detail = _locate(error, cause)
+    return UnreachableError(f"{url_text}: {detail}", stage)
 
 
-def _reach(error: httpx.HTTPError, cause: BaseException) -> tuple[Reach, str]:
-    found = Reach.BROKEN, f"the connection broke ({type(error).__name__})"
+def _locate(error: httpx.HTTPError, cause: BaseException) -> tuple[Stage, str]:
+    result = Stage.BROKEN, f"the connection broke ({type(error).__name__})"
     match error, cause:
-        case _, ssl.SSLCertVerificationError(verify_message=why):
-            found = Reach.TLS, f"its certificate is not trusted ({why}): add its authority to trustedCAs"
-        case httpx.ConnectError(), ssl.SSLError(reason=why) if not isinstance(cause, ssl.SSLEOFError):
-            found = Reach.TLS, f"no TLS connection ({why or 'protocol error'})"
+        case _, ssl.SSLCertVerificationError(verify_message=reason):
+            result = Stage.TLS, f"its certificate is not trusted ({reason}): add its authority to trustedCAs"
+        case httpx.ConnectError(), ssl.SSLError(reason=reason) if not isinstance(cause, ssl.SSLEOFError):
+            result = Stage.TLS, f"no TLS connection ({reason or 'protocol error'})"
         case httpx.ProxyError(), _:
-            found = Reach.PROXY, f"the proxy refused the connection ({_words(str(error))})"
-        case _, socket.gaierror(strerror=why):
-            found = Reach.NAME, f"the host name cannot be resolved ({why})"
+            result = Stage.PROXY, f"the proxy refused the connection ({_sanitize(str(error))})"
+        case _, socket.gaierror(strerror=reason):
+            result = Stage.NAME, f"the host name cannot be resolved ({reason})"
         case httpx.TimeoutException(), _:
             did = "connect" if isinstance(error, httpx.ConnectTimeout) else "answer"
-            found = Reach.TIMEOUT, f"did not {did} in time: is a proxy or a firewall in between?"
-        case httpx.ConnectError(), OSError(strerror=why):
-            found = Reach.CONNECT, f"cannot connect ({why or 'connection failed'})"
+            result = Stage.TIMEOUT, f"did not {did} in time: is a proxy or a firewall in between?"
+        case httpx.ConnectError(), OSError(strerror=reason):
+            result = Stage.CONNECT, f"cannot connect ({reason or 'connection failed'})"
         case _:
             pass
-    return found
+    return result
 
 
-def of_answer(
+def from_response(
     response: httpx.Response,
     body: bytes,
     *,
@@ -119,14 +119,14 @@ def of_answer(
 ) -> HttpError:
     """The fault that an answer with an error status (or a status nobody asked for) says.
 
-    `remedy` is added where the token is refused (401, 403): which token it is and what it must be allowed.
+    `remedy` is added url_text the token is refused (401, 403): which token it is and what it must be allowed.
     `secret` is taken out of the server's words, should it echo them.
     """
-    status, where, said = response.status_code, place(str(response.url)), _message(body)
-    said = said.replace(secret, "***") if secret else said
-    text = f"{where}: answered {status}{f': {said}' if said else ''}"
+    status, url_text, detail = response.status_code, redact_url(str(response.url)), _message(body)
+    detail = detail.replace(secret, "***") if secret else detail
+    text = f"{url_text}: answered {status}{f': {detail}' if detail else ''}"
     if status in (429, 503):
-        return RateLimitedError(text, status, retry_after(response.headers.get("Retry-After", ""), now))
+        return RateLimitedError(text, status, parse_retry_after(response.headers.get("Retry-After", ""), now))
     if status in (401, 403) and remedy:
         text += f" ({remedy})"
     if status < 400:
@@ -134,7 +134,7 @@ def of_answer(
     return HttpStatusError(text, status)
 
 
-def retry_after(value: str, now: float | None = None) -> float | None:
+def parse_retry_after(value: str, now: float | None = None) -> float | None:
     """Seconds to wait by a `Retry-After` header: a number or a date (RFC 9110 section 10.2.3)."""
     value = value.strip()
     if re.fullmatch(r"\d{1,9}", value, re.ASCII):
@@ -148,7 +148,7 @@ def retry_after(value: str, now: float | None = None) -> float | None:
     return max(0.0, date.timestamp() - (time.time() if now is None else now))
 
 
-def place(url: str) -> str:
+def redact_url(url: str) -> str:
     """The part of a URL that may be shown: no user, no password, no query."""
     try:
         parsed = httpx.URL(url)
@@ -172,19 +172,19 @@ class _ErrorBody(msgspec.Struct):
 
 def _message(body: bytes) -> str:
     try:
-        said = msgspec.json.decode(body, type=_ErrorBody)
+        detail = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
-    errors = [said.error] if said.error else said.errors or []
-    return _words("; ".join(error.message for error in errors))
+    errors = [detail.error] if detail.error else detail.errors or []
+    return _sanitize("; ".join(error.message for error in errors))
 
 
-def _words(text: str) -> str:
+def _sanitize(text: str) -> str:
     """Somebody else's words, as one line of bounded length."""
-    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff]", " ", text).split())[:LONGEST_MESSAGE]
+    return " ".join(re.sub(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff]", " ", text).split())[:MAX_MESSAGE_LENGTH]
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     """The first error of the chain that the system or the TLS library raised, else the error itself."""
     seen: BaseException | None = error
     while seen is not None:

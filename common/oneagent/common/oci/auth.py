@@ -90,8 +90,8 @@ class Login:
         request = http.build_request("GET", realm.copy_merge_params(params), headers=headers)
         response, body = oci_http.fetch(http, request, _MAX_TOKEN_BYTES)
         if response.status_code != 200:
-            raise errors.of_answer(response, body, secret=self.secret, remedy=self.remedy)
-        where = errors.place(str(realm))
+            raise errors.from_response(response, body, secret=self.secret, remedy=self.remedy)
+        where = errors.redact_url(str(realm))
         token = oci_http.decode(body, _Token, where)
         if not re.fullmatch(r"[\x21-\x7e]+", text := token.token or token.access_token):
             raise errors.UnexpectedResponseError(f"{where}: the answer holds no token")
@@ -99,7 +99,7 @@ class Login:
         self._expires_at = now + max(token.expires_in, _DEFAULT_LIFETIME) - _EXPIRY_MARGIN
 
     def _parse_realm(self, text: str) -> httpx.URL:
-        where = errors.place(self._endpoint.url)
+        where = errors.redact_url(self._endpoint.url)
         try:
             realm = httpx.URL(text)
         except httpx.InvalidURL:
@@ -108,7 +108,7 @@ class Login:
             raise errors.UnexpectedResponseError(f"{where}: asks for a token and does not say from where")
         if realm.scheme == "http" and not self._endpoint.plain_http:
             raise errors.UnexpectedResponseError(
-                f"{where}: wants a token from {errors.place(text)}, which is without TLS"
+                f"{where}: wants a token from {errors.redact_url(text)}, which is without TLS"
             )
         return realm
 

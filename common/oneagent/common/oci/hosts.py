@@ -71,14 +71,14 @@ def _is_covered(entry: str, name: str) -> bool:
     )
 
 
-def add_flags(add: flags.Add) -> None:
+def add_flags(add: flags.AddFlag) -> None:
     """The flags by which an administrator gives these rules to a command."""
-    host_list = flags.refusing(parse_list)
+    host_list = flags.checked(parse_list)
     add(
         "registry-mirrors",
         "",
         "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
-        parse=flags.refusing(parse_mirrors),
+        parse=flags.checked(parse_mirrors),
     )
     add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=host_list)
     add(

@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[httpx.Response, bytes]:
     """The answer and its body, which has `max_bytes` bytes at max_bytes."""
-    where = errors.place(str(request.url))
+    where = errors.redact_url(str(request.url))
     # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
     request.headers["Accept-Encoding"] = "identity"
     deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -32,9 +32,9 @@ def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[h
                 if len(body) > max_bytes:
                     raise errors.UnexpectedResponseError(f"{where}: an answer of more than {max_bytes:,} bytes")
                 if time.monotonic() > deadline:
-                    raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+                    raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Stage.TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise errors.of_transport(error, str(request.url)) from error
+        raise errors.from_transport_error(error, str(request.url)) from error
     return response, bytes(body)
 
 

@@ -30,7 +30,7 @@ class Repository:
         self._endpoint = endpoint
         self._login = login
         self._settings = http
-        self._http = http_client.client(http)
+        self._http = http_client.create(http)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class Repository:
         # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
         body = self._fetch_manifest(tag)
         try:
-            oci_manifest.parse(body, errors.place(f"{self._endpoint.url}/manifests/{tag}"))
+            oci_manifest.parse(body, errors.redact_url(f"{self._endpoint.url}/manifests/{tag}"))
         except unpack.PackageError as error:
             raise errors.UnexpectedResponseError(str(error)) from error
         return _digest(body)
@@ -87,8 +87,8 @@ class Repository:
             http=self._settings,
             secret=self._login.secret,
             remedy=self._login.remedy,
-            login=self._login,
-            content=digest,
+            authenticator=self._login,
+            content_id=digest,
         )
 
     def _fetch_manifest(self, reference: str) -> bytes:
@@ -106,7 +106,7 @@ class Repository:
         if response.status_code == 401 and self._login.handle_unauthorized(self._http, response):
             response, body = self._send(method, path)
         if response.status_code not in accepted:
-            raise errors.of_answer(response, body, secret=self._login.secret, remedy=self._login.remedy)
+            raise errors.from_response(response, body, secret=self._login.secret, remedy=self._login.remedy)
         return response, body
 
     def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
@@ -116,7 +116,7 @@ class Repository:
         try:
             request = self._http.build_request(method, url, headers=headers)
         except httpx.InvalidURL as error:  # Digests are what somebody has written into a list.
-            raise errors.of_transport(error, self._endpoint.url) from error
+            raise errors.from_transport_error(error, self._endpoint.url) from error
         return oci_http.fetch(self._http, request, oci_manifest.MAX_BYTES)
 
 
@@ -126,4 +126,6 @@ def _digest(body: bytes) -> str:
 
 def _check_digest(body: bytes, expected: str, url: str) -> None:
     if (found := _digest(body)) != expected:
-        raise errors.UnexpectedResponseError(f"{errors.place(url)}: its digest is {found}, {expected} was expected")
+        raise errors.UnexpectedResponseError(
+            f"{errors.redact_url(url)}: its digest is {found}, {expected} was expected"
+        )

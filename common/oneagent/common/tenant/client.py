@@ -52,7 +52,7 @@ class TenantAccess:
             url = httpx.URL(self.api_url)
         except httpx.InvalidURL:
             raise http_client.InvalidSettingsError("apiUrl: not a URL such as https://tenant.example/api") from None
-        shown = errors.place(self.api_url)
+        shown = errors.redact_url(self.api_url)
         if url.scheme not in ("http", "https") or not url.host or url.userinfo:
             raise http_client.InvalidSettingsError(f"apiUrl: {shown}: https://host/… without a user is needed")
         if url.query or url.fragment or not self.api_url.endswith("/api"):
@@ -110,7 +110,7 @@ class Tenant:
 
     def __init__(self, access: TenantAccess) -> None:
         self._access = access
-        self._http = http_client.client(
+        self._http = http_client.create(
             access.http, {**access.headers, "Accept": "application/json", "Accept-Encoding": "identity"}
         )
 
@@ -187,15 +187,15 @@ class Tenant:
             with self._http.stream("GET" if json is None else "POST", url, params=params, json=json) as response:
                 body = self._bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise errors.of_transport(error, url) from error
+            raise errors.from_transport_error(error, url) from error
         if response.status_code != 200 and response.status_code not in tolerated:
-            raise errors.of_answer(response, body, secret=self._access.token, remedy=self._access.remedy)
+            raise errors.from_response(response, body, secret=self._access.token, remedy=self._access.remedy)
         return response.status_code, body
 
     def _bounded(self, response: httpx.Response) -> bytes:
         """The body, if it comes whole within twice the time limit and is not too large to be true."""
         where, deadline = (
-            errors.place(str(response.url)),
+            errors.redact_url(str(response.url)),
             time.monotonic() + 2 * self._access.http.timeout_seconds,
         )
         body = bytearray()
@@ -204,7 +204,7 @@ class Tenant:
             if len(body) > LARGEST_ANSWER:
                 raise errors.UnexpectedResponseError(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
             if time.monotonic() > deadline:
-                raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Reach.TIMEOUT)
+                raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Stage.TIMEOUT)
         return bytes(body)
 
 

@@ -94,14 +94,14 @@ class TreeWriter:
         digest = prefix.digest if prefix else dedup.new_digest()
         fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=directory)
         try:
-            size, cache = 0, page_cache.Written(fd)
+            size, cache = 0, page_cache.WriteTracker(fd)
             if prefix:
                 dedup.copy_prefix(prefix.existing, fd, prefix.size)
                 size = prefix.size
             for chunk in chunks:
                 digest.update(chunk)
                 size += _write(fd, chunk)
-                cache.grown(size)
+                cache.advance_to(size)
             os.fchmod(fd, mode)
         finally:
             os.close(fd)

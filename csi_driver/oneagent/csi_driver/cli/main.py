@@ -85,7 +85,7 @@ exit code:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `oneagent-csi`."""
-    parser = flags.parser("oneagent-csi", "Answers questions about the agents on this node.")
+    parser = flags.create_parser("oneagent-csi", "Answers questions about the agents on this node.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
     about = _command(commands, "status", "versions, volumes, failures, DynaKubes and disk of this node", _STATUS)
     _add_mount_table(about)
@@ -93,24 +93,22 @@ def make_parser() -> argparse.ArgumentParser:
     about = _command(commands, "why", "why a pod on this node has its agent, or has none", _WHY)
     _add_mount_table(about)
     flags.adder(about)("proc", Path("/proc"), "the processes to look at", parse=flags.absolute_path)
-    about.add_argument("pod", type=flags.refusing(_pod), metavar="namespace/pod", help="the pod")
+    about.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="the pod")
     about.set_defaults(answer=_why)
     about = _command(commands, "verify", "whether versions and config layers are what was put there", _VERIFY)
     flags.adder(about)("rate", "100Mi", "most to read in a second; 0 for no limit", parse=flags.size)
     about.add_argument(
-        "version", nargs="*", type=flags.refusing(_version), help="what to check (default: all, and config layers)"
+        "version", nargs="*", type=flags.checked(_version), help="what to check (default: all, and config layers)"
     )
     about.set_defaults(answer=_verify)
     about = _command(commands, "preload", "put a package into this node's store", _PRELOAD)
     add = flags.adder(about)
-    add(
-        "version", "", "the version that it is (default: what the package says)", parse=flags.refusing(_version_or_none)
-    )
+    add("version", "", "the version that it is (default: what the package says)", parse=flags.checked(_version_or_none))
     add("keep", 30 * 86400.0, "how long it stays though no DynaKube wants it", parse=flags.duration)
     add("wait", 60.0, "how long to wait until the provisioner has taken it", parse=flags.duration)
     about.add_argument(
         "package",
-        type=flags.refusing(_package),
+        type=flags.checked(_package),
         help="a zip, a folder with an OCI image layout, or oci-layout:/folder:name for one of its images",
     )
     about.set_defaults(answer=_preload)

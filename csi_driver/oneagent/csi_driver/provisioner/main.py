@@ -61,7 +61,9 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.parser("oneagent-csi-provisioner", "Keeps the agent versions that DynaKubes want on this node.")
+    parser = flags.create_parser(
+        "oneagent-csi-provisioner", "Keeps the agent versions that DynaKubes want on this node."
+    )
     add = flags.adder(parser)
     add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
     add(

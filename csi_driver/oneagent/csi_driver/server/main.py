@@ -63,7 +63,7 @@ class Config:
 
 def parse(arguments: list[str] | None = None) -> Config:
     """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.parser("oneagent-csi-server", "Answers kubelet's calls for agent volumes over a CSI socket.")
+    parser = flags.create_parser("oneagent-csi-server", "Answers kubelet's calls for agent volumes over a CSI socket.")
     add = flags.adder(parser)
     add("endpoint", "unix:///csi/csi.sock", "socket to serve CSI on", env="CSI_ENDPOINT")
     add("node-id", "", "this node's name, as Kubernetes knows it", env="KUBE_NODE_NAME")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.identifiers import WRITTEN_FOLDERS, Version
+from oneagent.common.identifiers import WRITABLE_DIRECTORIES, Version
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
@@ -80,7 +80,7 @@ class OverlayMounter:
             flags |= syscalls.MS_RDONLY
         else:
             layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
-        folders = WRITTEN_FOLDERS if read_only else ()
+        folders = WRITABLE_DIRECTORIES if read_only else ()
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, folders)
 
     def at(self, target: TargetPath) -> MountTarget:
@@ -162,7 +162,7 @@ class MountTarget:
         self.make()
         if read_only:
             with self._opened() as folder:
-                for name in WRITTEN_FOLDERS:
+                for name in WRITABLE_DIRECTORIES:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, 0o755, dir_fd=folder)
 

@@ -59,11 +59,11 @@ _ARCHIVE: Final = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `kubectl oneagent`."""
-    parser = flags.parser(PROGRAM, "Answers questions about the agents of a cluster, by the user's kubectl.")
+    parser = flags.create_parser(PROGRAM, "Answers questions about the agents of a cluster, by the user's kubectl.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
     _command(commands, "status", "what each node has, and how each DynaKube does", _STATUS).set_defaults(answer=_status)
     about = _command(commands, "why", "why a pod has its agent, or has none", _WHY)
-    about.add_argument("pod", type=flags.refusing(_pod), metavar="namespace/pod", help="the pod")
+    about.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="the pod")
     about.set_defaults(answer=_why)
     _command(commands, "doctor", "what is wrong with the installation", _DOCTOR).set_defaults(answer=_doctor)
     about = _command(commands, "support-archive", "all of it in one file, without secrets", _ARCHIVE)
@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     flags.adder(about)("log-bytes", "2Mi", "most of each container's log: its end", parse=flags.size)
     about.add_argument(
-        "--pod", type=flags.refusing(_pod), action="append", default=[], metavar="namespace/pod",
+        "--pod", type=flags.checked(_pod), action="append", default=[], metavar="namespace/pod",
         help="a pod to look at as by why; may be repeated",
     )  # fmt: skip
     about.set_defaults(answer=_archive)

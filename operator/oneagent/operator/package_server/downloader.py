@@ -89,7 +89,7 @@ class Fetches:
         packages_kept: cache.PackageCache,
         metrics: PackageMetrics,
         wait_seconds: float,
-        limits: download.Limits = download.USUAL,
+        limits: download.Limits = download.DEFAULT_LIMITS,
         unknown: Callable[[], None] = lambda: None,
     ) -> None:
         """`unknown` is called when somebody asks for what nobody is known to want."""
@@ -219,7 +219,7 @@ class Fetches:
             except download.DiskFullError as error:
                 self._shelf.make_room(max(error.needed, 1), name)
                 got = fetch()
-            if not got.ours:
+            if not got.is_temporary:
                 raise OriginError("archives on a node are not served")
             try:
                 verify(got.path)
@@ -273,7 +273,7 @@ def _answer(error: Exception, pause: float) -> PackagesError:
             return type(error)(str(error), retry_after=pause)
         case download.DiskFullError() | download.DiskFailedError():
             return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
-        case download.DownloadSourceError(fault=errors.HttpError(passing=True)) | api.UnavailableError():
+        case download.DownloadSourceError(cause=errors.HttpError(is_transient=True)) | api.UnavailableError():
             return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
         case download.DownloadError() | http_client.InvalidSettingsError():
             return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)

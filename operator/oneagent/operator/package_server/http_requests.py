@@ -15,7 +15,7 @@ from oneagent.common import identifiers, package_client
 from oneagent.common.http import client as http_client
 from oneagent.operator.package_server.errors import BadRequestError, MethodError
 
-_PATH: Final = re.compile(rf"{package_client.PREFIX}/([^/?#%]+)/([^/?#%]+?)(/{package_client.METADATA})?")
+_PATH: Final = re.compile(rf"{package_client.PATH_PREFIX}/([^/?#%]+)/([^/?#%]+?)(/{package_client.METADATA})?")
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _KNOWN: Final = frozenset({"arch", "flavor", "technologies"})
 
@@ -43,7 +43,7 @@ def read(request: web.BaseRequest) -> PackageRequest:
         raise BadRequestError("a request for a package has no body")
     found = _PATH.fullmatch(request.rel_url.raw_path)
     if found is None:
-        raise BadRequestError(f"the path has to be {package_client.PREFIX}/<dynakube>/<version>[/metadata]")
+        raise BadRequestError(f"the path has to be {package_client.PATH_PREFIX}/<dynakube>/<version>[/metadata]")
     query = request.rel_url.query
     if not _KNOWN.issuperset(query) or len(query) != len(set(query)):
         raise BadRequestError("arch, flavor and technologies may be given, each once")

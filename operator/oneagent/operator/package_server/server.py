@@ -47,7 +47,7 @@ class Settings:
     renew_seconds: float = 10.0
     """How often the certificate is looked at."""
     limits: handlers.Limits = field(default_factory=handlers.Limits)
-    downloads: download.Limits = download.USUAL
+    downloads: download.Limits = download.DEFAULT_LIMITS
 
 
 class Certificates(Protocol):

@@ -53,7 +53,11 @@ _MIB: Final = 1 << 20
 
 
 def install(
-    settings: Settings, places: Places, *, silent: bool, patience: package_client.Patience = package_client.USUAL
+    settings: Settings,
+    places: Places,
+    *,
+    silent: bool,
+    wait: package_client.WaitLimits = package_client.DEFAULT_WAIT,
 ) -> str:
     """Have the agent in the bin folder; its version. `DownloadError` if it can't be had, and nothing is there then."""
     into, work = Path(places.bin), Path(places.bin, WORK)
@@ -65,7 +69,7 @@ def install(
         _begin(into, work, silent=silent)
         injection = _injection(places)
         version = settings.version or injection.version
-        archive = _fetch(injection, settings, Path(places.config, contract.TOKEN_FILE), work, patience)
+        archive = _fetch(injection, settings, Path(places.config, contract.TOKEN_FILE), work, wait)
         root = _unpack(archive, work / "tree")
         _configure(root, injection)
         _mark(root, version)
@@ -123,9 +127,7 @@ def _injection(places: Places) -> Injection:
     return injection
 
 
-def _fetch(
-    injection: Injection, settings: Settings, token: Path, work: Path, patience: package_client.Patience
-) -> Path:
+def _fetch(injection: Injection, settings: Settings, token: Path, work: Path, wait: package_client.WaitLimits) -> Path:
     package = package_client.Package(
         DynaKubeName(injection.dynakube),
         Version(settings.version or injection.version),
@@ -137,7 +139,9 @@ def _fetch(
     authority.write_text(injection.package_ca)
     endpoint = package_client.Endpoint(injection.package_url, token, authority)
     try:
-        found = package_client.fetch(endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), patience=patience)
+        found = package_client.download_package(
+            endpoint, package, work / _ARCHIVE, cancelled=threading.Event(), wait=wait
+        )
     except (download.DownloadError, errors.HttpError) as error:
         raise DownloadError(f"version {package.version} was not downloaded: {error}{_remedy(error)}") from error
     log.info(
@@ -151,8 +155,8 @@ def _fetch(
 
 def _remedy(error: download.DownloadError | errors.HttpError) -> str:
     """What somebody can do about an endpoint that does not answer as it should; empty if the error says it itself."""
-    match error.fault if isinstance(error, download.DownloadSourceError) else error:
-        case errors.UnreachableError(reach=errors.Reach.TLS):
+    match error.cause if isinstance(error, download.DownloadSourceError) else error:
+        case errors.UnreachableError(stage=errors.Stage.TLS):
             return f": delete the Secret {contract.INJECTION_SECRET}, and the operator writes it anew"
         case errors.UnreachableError() | errors.RateLimitedError():
             return ": is the operator running, and do network policies let this pod reach it?"

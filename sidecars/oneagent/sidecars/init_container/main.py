@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LONGEST_SECONDS: Final = 300.0
 """With `silent`: so long an application waits for its agent at most."""
 
-_LONGEST_MESSAGE: Final = 4096
+_MAX_MESSAGE_LENGTH: Final = 4096
 """Bytes of a termination message; kubelet shows no more."""
 _USAGE: Final = 2
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
@@ -126,7 +126,7 @@ def _ignore_signals() -> None:
 def _leave_word(path: str, message: str) -> None:
     """Write the termination message; where there is no such file, the log has said it."""
     with contextlib.suppress(OSError), open(path, "wb") as file:
-        file.write(message.encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore").encode())
+        file.write(message.encode(errors="replace")[:_MAX_MESSAGE_LENGTH].decode(errors="ignore").encode())
 
 
 def _problem_of(environ: Mapping[str, str]) -> str:

@@ -62,7 +62,7 @@ def test_a_refused_token_is_named_with_what_it_needs(server: double.Tenant) -> N
         errors.HttpStatusError, match=r"answered 403: Token is missing.*apiToken.*InstallerDownload"
     ) as no:
         latest(server, token="dt0c01.wrong")
-    assert (no.value.status, no.value.passing) == (403, False)
+    assert (no.value.status, no.value.is_transient) == (403, False)
     assert "dt0c01" not in str(no.value)
 
 
@@ -78,17 +78,17 @@ def test_a_tenant_that_is_busy_says_when_to_come_back(server: double.Tenant, sta
     server.plan("latest", Fault(status=status, headers={"Retry-After": "120"}))
     with pytest.raises(errors.RateLimitedError) as throttled:
         latest(server)
-    assert (throttled.value.retry_after, throttled.value.status, throttled.value.passing) == (120, status, True)
+    assert (throttled.value.retry_after, throttled.value.status, throttled.value.is_transient) == (120, status, True)
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     date = email.utils.format_datetime(now + datetime.timedelta(seconds=90), usegmt=True)
-    assert errors.retry_after(" 17 ") == 17
-    assert errors.retry_after(date, now.timestamp()) == 90
-    assert errors.retry_after(date, now.timestamp() + 1000) == 0
+    assert errors.parse_retry_after(" 17 ") == 17
+    assert errors.parse_retry_after(date, now.timestamp()) == 90
+    assert errors.parse_retry_after(date, now.timestamp() + 1000) == 0
     for garbage in ("", "soon", "-1", "1e9", "9" * 400, "Thu, 99 Jan 2026 99:00:00 GMT"):
-        assert errors.retry_after(garbage) is None
+        assert errors.parse_retry_after(garbage) is None
 
 
 @pytest.mark.parametrize(("status", "passing"), [(404, False), (500, True), (502, True), (204, False)])
@@ -96,7 +96,7 @@ def test_only_what_may_pass_is_worth_another_try(server: double.Tenant, status: 
     server.plan("latest", Fault(status=status, body=b"" if status == 204 else None))
     with pytest.raises(errors.HttpError, match=f"answered {status}") as fault:
         latest(server)
-    assert fault.value.passing is passing
+    assert fault.value.is_transient is passing
 
 
 class TestUnreachable:
@@ -108,42 +108,42 @@ class TestUnreachable:
 
     def test_because_of_the_name(self) -> None:
         fault = self.reach("http://no-such-tenant.invalid/api", http_client.HttpSettings(timeout_seconds=5))
-        assert fault.reach is errors.Reach.NAME
+        assert fault.stage is errors.Stage.NAME
         assert "no-such-tenant.invalid" in str(fault)
 
     def test_because_nobody_listens(self) -> None:
         fault = self.reach("http://127.0.0.1:9/api")
-        assert fault.reach is errors.Reach.CONNECT
+        assert fault.stage is errors.Stage.CONNECT
         assert "Connection refused" in str(fault)
 
     def test_because_no_answer_comes(self, server: double.Tenant) -> None:
         server.plan("latest", Fault(stall_after=0))
         server.token = "token"
         fault = self.reach(server.api_url)
-        assert fault.reach is errors.Reach.TIMEOUT
+        assert fault.stage is errors.Stage.TIMEOUT
         assert "did not answer in time" in str(fault)
 
     def test_because_the_connection_breaks(self, server: double.Tenant) -> None:
         server.plan("latest", Fault(cut_after=5, status=200, body=b'{"latestAgentVersion": "1"}'))
         with pytest.raises(errors.UnreachableError) as unreachable:
             latest(server)
-        assert unreachable.value.reach is errors.Reach.BROKEN
+        assert unreachable.value.stage is errors.Stage.BROKEN
 
     def test_because_its_certificate_is_unknown(self, tls_server: double.Tenant) -> None:
         fault = self.reach(tls_server.api_url, http_client.HttpSettings(timeout_seconds=5))
-        assert fault.reach is errors.Reach.TLS
+        assert fault.stage is errors.Stage.TLS
         assert "trustedCAs" in str(fault)
-        assert not fault.passing
+        assert not fault.is_transient
 
     def test_because_it_does_not_speak_tls(self, server: double.Tenant) -> None:
         url = server.api_url.replace("http:", "https:")
-        assert self.reach(url, http_client.HttpSettings(timeout_seconds=5)).reach is errors.Reach.TLS
+        assert self.reach(url, http_client.HttpSettings(timeout_seconds=5)).stage is errors.Stage.TLS
 
     def test_because_the_proxy_refuses(self, tls_server: double.Tenant) -> None:
         with Proxy("user:right") as proxy:
             http = http_client.HttpSettings(proxy=f"http://user:wrong@{proxy.address}", timeout_seconds=5)
             fault = self.reach(tls_server.api_url, http)
-        assert fault.reach is errors.Reach.PROXY
+        assert fault.stage is errors.Stage.PROXY
         assert "407" in str(fault)
         assert "wrong" not in str(fault)
 
@@ -229,14 +229,14 @@ class TestProxy:
         ],
     )
     def test_no_proxy_is_read_as_everybody_reads_it(self, host: str, entry: str, direct: bool) -> None:
-        assert http_client.is_direct(host, (entry,)) is direct
+        assert http_client.bypasses_proxy(host, (entry,)) is direct
 
 
 def test_a_place_shows_no_user_and_no_query() -> None:
-    assert errors.place("https://u:hunter2@h.example:8443/a/b?token=hunter2#x") == "https://h.example:8443/a/b"
-    assert "hunter2" not in errors.place("http://u:hunter2@h:port")
+    assert errors.redact_url("https://u:hunter2@h.example:8443/a/b?token=hunter2#x") == "https://h.example:8443/a/b"
+    assert "hunter2" not in errors.redact_url("http://u:hunter2@h:port")
 
 
 def test_an_unknown_error_of_the_library_is_still_a_fault() -> None:
-    fault = errors.of_transport(httpx.DecodingError("odd"), "https://h.example/a")
+    fault = errors.from_transport_error(httpx.DecodingError("odd"), "https://h.example/a")
     assert isinstance(fault, errors.UnreachableError)

@@ -51,7 +51,7 @@ def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
     """Have the provisioner give its mirror up sooner."""
     mirror = p.provisioner.installer.fetcher.mirror
     assert mirror is not None
-    patience = package_client.Patience(away_seconds=away, pending_seconds=pending)
+    patience = package_client.WaitLimits(away_seconds=away, pending_seconds=pending)
     p.provisioner.installer.fetcher.mirror = type(mirror)(mirror.endpoint, mirror.metrics, patience)
 
 
@@ -189,7 +189,9 @@ class TestAMirrorOfNoUse:
         desk: Desk,
         package: Path,
     ) -> None:
-        package_client.fetch(serving.client, fakes.package(VERSION), tmp_path / "warm.zip", cancelled=threading.Event())
+        package_client.download_package(
+            serving.client, fakes.package(VERSION), tmp_path / "warm.zip", cancelled=threading.Event()
+        )
         (kept,) = serving.folder.glob("*.zip")
         content = bytearray(kept.read_bytes())
         content[inside(package, "lib64/liboneagentproc.so")] ^= 0xFF
@@ -224,7 +226,7 @@ class TestATransferThatBreaksOff:
     ) -> None:
         behind.release(OTHER, large)
         serving.want(fakes.wanted(OTHER, behind.api_url))
-        offer = package_client.offer(serving.client, fakes.package(OTHER), cancelled=threading.Event())
+        offer = package_client.wait_for_package(serving.client, fakes.package(OTHER), cancelled=threading.Event())
         cancelled = threading.Event()
 
         def stop_early(_folder: Path) -> int:
@@ -242,7 +244,9 @@ class TestATransferThatBreaksOff:
         with fakes.Serving(tmp_path / "second", port=port) as second:
             second.want(fakes.wanted(OTHER, behind.api_url))
             client = package_client.Endpoint(second.url, second.token_file, second.ca_file)
-            got = package_client.fetch(client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event())
+            got = package_client.download_package(
+                client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event()
+            )
             assert second.counted("package_requests_total", outcome="partial") == 1
         assert got.resumed_at >= 8 << 20
         assert (tmp_path / "got.zip").read_bytes() == large.read_bytes()

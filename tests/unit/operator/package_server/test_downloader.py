@@ -27,8 +27,8 @@ NEVER = threading.Event()
 
 
 def fetch(serving: fakes.Serving, into: Path, **patience: float) -> download.Downloaded:
-    found = package_client.Patience(**{"away_seconds": 0.5, "pending_seconds": 10.0, **patience})
-    return package_client.fetch(serving.client, fakes.package(VERSION), into, cancelled=NEVER, patience=found)
+    found = package_client.WaitLimits(**{"away_seconds": 0.5, "pending_seconds": 10.0, **patience})
+    return package_client.download_package(serving.client, fakes.package(VERSION), into, cancelled=NEVER, wait=found)
 
 
 class TestAClient:
@@ -72,10 +72,10 @@ class TestAClient:
         serving.want()
         cancelled = threading.Event()
         threading.Timer(0.3, cancelled.set).start()
-        patience = package_client.Patience(away_seconds=30)
+        patience = package_client.WaitLimits(away_seconds=30)
         with pytest.raises(download.DownloadCancelledError):
-            package_client.fetch(
-                serving.client, fakes.package(VERSION), tmp_path / "x", cancelled=cancelled, patience=patience
+            package_client.download_package(
+                serving.client, fakes.package(VERSION), tmp_path / "x", cancelled=cancelled, wait=patience
             )
 
     def test_shows_a_new_token_as_soon_as_there_is_one(self, serving: fakes.Serving, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ class TestAClient:
     def test_does_not_trust_another_authority(self, serving: fakes.Serving, tmp_path: Path) -> None:
         client = package_client.Endpoint(serving.url, serving.token_file)
         with pytest.raises(errors.UnreachableError, match="not trusted"):
-            package_client.fetch(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
+            package_client.download_package(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
         assert serving.reviews.asked == []
 
     @pytest.mark.parametrize("url", ["http://x:1", "https://", "https://x/y", "https://u:p@x", "https://x?y", "x:1"])

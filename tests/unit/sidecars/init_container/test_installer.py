@@ -58,8 +58,8 @@ class World:
         (self.pod.config / "token").write_text(text)
 
     def install(self, environ: Mapping[str, str] | None = None, *, silent: bool = True) -> str:
-        settings, patience = wanted("installer", **environ or {}), package_client.Patience(away_seconds=0.0)
-        return installer.install(settings, self.pod.places, silent=silent, patience=patience)
+        settings, patience = wanted("installer", **environ or {}), package_client.WaitLimits(away_seconds=0.0)
+        return installer.install(settings, self.pod.places, silent=silent, wait=patience)
 
     @property
     def left(self) -> set[str]:

@@ -28,7 +28,7 @@ def of_container(name: str, plan: Plan) -> list[Mount]:
         conf = contract.CONTAINER_CONF.format(container=name)
         found.append(_at(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
         if plan.read_only:
-            places = {folder: f"{plan.install_path}/{folder}" for folder in identifiers.WRITTEN_FOLDERS}
+            places = {folder: f"{plan.install_path}/{folder}" for folder in identifiers.WRITABLE_DIRECTORIES}
             found += [_at(contract.DATA_VOLUME, place, folder) for folder, place in places.items()]
         if plan.connect_retry:
             options = contract.CURL_OPTIONS

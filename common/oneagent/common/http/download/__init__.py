@@ -31,15 +31,15 @@ from oneagent.common.http.download.transfer import (
     DownloadCancelledError,
     DownloadError,
     DownloadSourceError,
+    Expected,
     HttpSource,
     Limits,
     Transfer,
     UnusableFileError,
-    Wanted,
 )
 
 __all__ = [
-    "USUAL",
+    "DEFAULT_LIMITS",
     "ContentMismatchError",
     "DiskFailedError",
     "DiskFullError",
@@ -54,12 +54,12 @@ __all__ = [
     "UnusableFileError",
     "download",
     "free_bytes",
-    "source",
+    "parse_source",
 ]
 
 _BLOCK: Final = 1024 * 1024
 
-USUAL: Final = Limits()
+DEFAULT_LIMITS: Final = Limits()
 """The patience of a call that says nothing else."""
 
 
@@ -75,18 +75,18 @@ Source = HttpSource | LocalFile
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A whole file. One that is not `ours` must not be deleted after use."""
+    """A whole file. One that is not `is_temporary` must not be deleted after use."""
 
     path: Path
     size: int
     sha256: str
-    ours: bool
+    is_temporary: bool
     seconds: float
     resumed_at: int = 0
     """Bytes that were there from an earlier call."""
 
 
-def source(url: str, http: http_client.HttpSettings | None = None) -> Source:
+def parse_source(url: str, http: http_client.HttpSettings | None = None) -> Source:
     """The source behind a URL somebody configured: `https:`, `http:` or `file:`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme in ("http", "https") and parts.hostname:
@@ -96,13 +96,13 @@ def source(url: str, http: http_client.HttpSettings | None = None) -> Source:
     raise UnusableFileError(f"{parts.scheme or 'no scheme'}: https://…, http://… or file:///… is needed")
 
 
-def free_bytes(folder: Path) -> int:
-    """What is free for us on the file system of `folder`."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+def free_bytes(directory: Path) -> int:
+    """What is free for us on the file system of `directory`."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
 
 
-def no_progress(_received: int, _total: int | None) -> None:
+def ignore_progress(_received: int, _total: int | None) -> None:
     """Told to nobody."""
 
 
@@ -113,30 +113,30 @@ def download(
     cancelled: threading.Event,
     expected_size: int | None = None,
     expected_sha256: str = "",
-    limits: Limits = USUAL,
-    progress: Callable[[int, int | None], None] = no_progress,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int, int | None], None] = ignore_progress,
     free: Callable[[Path], int] = free_bytes,
     sleep: Callable[[float], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Downloaded:
-    """Bring `source` to `into`, whose folder exists; a local file stays where it is.
+    """Bring `source` to `into`, whose directory exists; a local file stays where it is.
 
     `progress` is told the bytes so far and the total, if known, some times a second at most on a fast line.
     Only one call at a time may have the same `into`. Without `sleep`, cancelling ends a pause at once.
     """
     if expected_sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", expected_sha256):
         raise ValueError("expected_sha256: 64 hex digits are needed")
-    wanted = Wanted(expected_size, expected_sha256.lower())
+    expected = Expected(expected_size, expected_sha256.lower())
     started = clock()
     if isinstance(source, LocalFile):
-        size, sha256 = _digest(source.path, cancelled, progress)
-        wanted.check(size, sha256, str(source.path))
-        return Downloaded(source.path, size, sha256, ours=False, seconds=clock() - started)
-    with contextlib.ExitStack() as stack, _disk_errors(into):
-        http = stack.enter_context(http_client.client(source.http))
-        part = stack.enter_context(part_file.PartFile(into, source.content or source.url))
-        resumed_at = part.have.size
-        call = Transfer(source, http, part, wanted, limits, into.parent, cancelled, progress, free)
+        size, sha256 = _hash_local_file(source.path, cancelled, progress)
+        expected.check(size, sha256, str(source.path))
+        return Downloaded(source.path, size, sha256, is_temporary=False, seconds=clock() - started)
+    with contextlib.ExitStack() as stack, _map_disk_errors(into):
+        http = stack.enter_context(http_client.create(source.http))
+        part = stack.enter_context(part_file.PartFile(into, source.content_id or source.url))
+        resumed_at = part.received.size
+        call = Transfer(source, http, part, expected, limits, into.parent, cancelled, progress, free)
         try:
             call.run(sleep or cancelled.wait)
         except (DiskFullError, ContentMismatchError):
@@ -147,11 +147,11 @@ def download(
                 part.discard()
             raise
         part.finish()
-        return Downloaded(into, part.have.size, part.sha256, True, clock() - started, resumed_at)
+        return Downloaded(into, part.received.size, part.sha256, True, clock() - started, resumed_at)
 
 
 @contextlib.contextmanager
-def _disk_errors(into: Path) -> Iterator[None]:
+def _map_disk_errors(into: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -160,19 +160,21 @@ def _disk_errors(into: Path) -> Iterator[None]:
         raise DiskFailedError(f"{error.filename or into}: {error.strerror}") from error
 
 
-def _digest(path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]) -> tuple[int, str]:
+def _hash_local_file(
+    path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]
+) -> tuple[int, str]:
     """Size and SHA-256 of a local package."""
     digest, done = hashlib.sha256(), 0
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.
         with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UnusableFileError(f"{path}: not a regular file")
             while block := file.read(_BLOCK):
                 digest.update(block)
                 done += len(block)
-                progress(done, found.st_size)
+                progress(done, status.st_size)
                 if cancelled.is_set():
                     raise DownloadCancelledError(f"{path}: stopped after {done} bytes")
             page_cache.drop_read(file.fileno())

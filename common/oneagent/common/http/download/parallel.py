@@ -26,39 +26,45 @@ from oneagent.common.http import errors
 from oneagent.common.http.download import http_range
 
 WINDOW_BYTES: Final = 4 << 20
-_WORTH_BYTES: Final = 8 * WINDOW_BYTES
+_MIN_BYTES: Final = 8 * WINDOW_BYTES
 """With less to come, connections cost more than they bring."""
 
 
-def worth(first: httpx.Response, have: http_range.Have, connections: int) -> bool:
+def is_worthwhile(first: httpx.Response, received: http_range.Received, connections: int) -> bool:
     """Whether the file that `first` begins with is to be fetched so."""
     takes_ranges = first.headers.get("Accept-Ranges", "").lower() == "bytes"
-    large = have.size == 0 and (have.total or 0) >= _WORTH_BYTES
-    return connections > 1 and takes_ranges and have.validator.startswith('"') and large
+    large = received.size == 0 and (received.total or 0) >= _MIN_BYTES
+    return connections > 1 and takes_ranges and received.validator.startswith('"') and large
 
 
-def rest(first: httpx.Response, http: httpx.Client, have: http_range.Have, connections: int) -> Iterator[bytes]:
+def fetch_rest(
+    first: httpx.Response, http: httpx.Client, received: http_range.Received, connections: int
+) -> Iterator[bytes]:
     """All bytes behind `have`, of which `first` gives the first window; it is closed then.
 
     `HttpError` or `httpx.HTTPError` where a window can't be had; what came before it is good.
     """
-    assert have.total is not None
-    spans = [(start, min(start + WINDOW_BYTES, have.total)) for start in range(have.size, have.total, WINDOW_BYTES)]
+    assert received.total is not None
+    spans = [
+        (start, min(start + WINDOW_BYTES, received.total))
+        for start in range(received.size, received.total, WINDOW_BYTES)
+    ]
     later = iter(spans[1:])
-    windows = _Windows(http, first.request, have, threading.Event())
-    waiting: collections.deque[Future[list[bytes]]] = collections.deque()
-    with ThreadPoolExecutor(connections - 1, thread_name_prefix="window") as pool:
+    windows = _Windows(http, first.request, received, threading.Event())
+    pending: collections.deque[Future[list[bytes]]] = collections.deque()
+    with ThreadPoolExecutor(connections, thread_name_prefix="window") as pool:
         try:
-            waiting.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, connections - 1))
-            yield from _beginning(first, WINDOW_BYTES)
+            pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, connections - 1))
+            yield from _read_first_window(first, WINDOW_BYTES)
             first.close()
-            while waiting:
-                chunks = waiting.popleft().result()
-                waiting.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
+            pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
+            while pending:
+                chunks = pending.popleft().result()
+                pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
                 yield from chunks
         finally:
             windows.ended.set()
-            for window in waiting:
+            for window in pending:
                 window.cancel()
 
 
@@ -67,16 +73,16 @@ class _Windows:
     http: httpx.Client
     request: httpx.Request
     """The one that the first answer is to."""
-    have: http_range.Have
+    received: http_range.Received
     ended: threading.Event
 
     def fetch(self, start: int, stop: int) -> list[bytes]:
         """The bytes from `start` to before `stop`."""
         headers = self.request.headers.copy()
-        headers["Range"], headers["If-Range"] = f"bytes={start}-{stop - 1}", self.have.validator
-        asked = self.http.build_request("GET", self.request.url, headers=headers, extensions=self.request.extensions)
-        with contextlib.closing(self.http.send(asked, stream=True)) as response:
-            self._check(response, f"bytes {start}-{stop - 1}/{self.have.total}")
+        headers["Range"], headers["If-Range"] = f"bytes={start}-{stop - 1}", self.received.validator
+        request = self.http.build_request("GET", self.request.url, headers=headers, extensions=self.request.extensions)
+        with contextlib.closing(self.http.send(request, stream=True)) as response:
+            self._check(response, f"bytes {start}-{stop - 1}/{self.received.total}")
             chunks, size = [], 0
             for chunk in response.iter_raw():
                 chunks.append(chunk)
@@ -86,36 +92,39 @@ class _Windows:
                 if size > stop - start:
                     break
         if size != stop - start:
-            raise self._broken(response, f"{size} bytes came of {stop - start} from byte {start}")
+            raise self._broken_connection(response, f"{size} bytes came of {stop - start} from byte {start}")
         return chunks
 
     def _check(self, response: httpx.Response, expected: str) -> None:
         if response.status_code in (429, 503):
-            raise errors.of_answer(response, b"")
+            raise errors.from_response(response, b"")
         if response.status_code == 200:
             raise http_range.RangeMismatchError(
-                f"{errors.place(str(response.url))}: another file than the one that was begun"
+                f"{errors.redact_url(str(response.url))}: another file than the one that was begun"
             )
         if response.status_code != 206:
             # Whether it is a refusal is seen when the rest is asked for: an address may be good for some minutes only.
-            raise self._broken(response, f"a part was answered {response.status_code}")
-        said = response.headers.get("Content-Range", "").lower()
-        if said != expected or response.headers.get("ETag", self.have.validator) != self.have.validator:
+            raise self._broken_connection(response, f"a part was answered {response.status_code}")
+        content_range = response.headers.get("Content-Range", "").lower()
+        if (
+            content_range != expected
+            or response.headers.get("ETag", self.received.validator) != self.received.validator
+        ):
             raise http_range.RangeMismatchError(
-                f"{errors.place(str(response.url))}: {expected!r} was asked for, {said[:80]!r} came"
+                f"{errors.redact_url(str(response.url))}: {expected!r} was asked for, {content_range[:80]!r} came"
             )
 
-    def _broken(self, response: httpx.Response, what: str) -> errors.HttpError:
-        return errors.UnreachableError(f"{errors.place(str(response.url))}: {what}", errors.Reach.BROKEN)
+    def _broken_connection(self, response: httpx.Response, what: str) -> errors.HttpError:
+        return errors.UnreachableError(f"{errors.redact_url(str(response.url))}: {what}", errors.Stage.BROKEN)
 
 
-def _beginning(response: httpx.Response, size: int) -> Iterator[bytes]:
+def _read_first_window(response: httpx.Response, size: int) -> Iterator[bytes]:
     for chunk in response.iter_raw():
         yield chunk[:size]
         size -= len(chunk)
         if size <= 0:
             return
     raise errors.UnreachableError(
-        f"{errors.place(str(response.url))}: the connection ended {size} bytes before the end of its first window",
-        errors.Reach.BROKEN,
+        f"{errors.redact_url(str(response.url))}: the connection ended {size} bytes before the end of its first window",
+        errors.Stage.BROKEN,
     )

@@ -39,10 +39,10 @@ class PartFile:
         self._source = hashlib.sha256(source.encode()).hexdigest()  # a URL may hold what should not lie about
         self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", _BLOCK)
         self._hash = hashlib.sha256()
-        self._flushed, self._cache = 0, page_cache.Written(self._file.fileno())
-        self.have = http_range.Have()
+        self._flushed, self._cache = 0, page_cache.WriteTracker(self._file.fileno())
+        self.received = http_range.Received()
         try:
-            self._take_up()
+            self._resume()
         except BaseException:
             self._file.close()
             raise
@@ -62,42 +62,46 @@ class PartFile:
 
     @property
     def complete(self) -> bool:
-        return self.have.total is not None and self.have.size == self.have.total
+        return self.received.total is not None and self.received.size == self.received.total
 
     @property
     def sha256(self) -> str:
         """Of the bytes so far, in hex."""
         return self._hash.hexdigest()
 
-    def begin(self, have: http_range.Have) -> None:
-        """The next bytes go behind `have`; nothing of ours is kept if that is nothing."""
-        if have.size == 0:
-            self._empty()
-        self.have = have
+    def start(self, received: http_range.Received) -> None:
+        """Continue behind `received`, or empty the file if that is nothing."""
+        if received.size == 0:
+            self._truncate()
+        self.received = received
         # Written in place: a torn file does not parse, and the download begins anew.
-        self._state_path.write_bytes(msgspec.json.encode(_State(self._source, _boot_id(), have.validator, have.total)))
+        self._state_path.write_bytes(
+            msgspec.json.encode(_State(self._source, _boot_id(), received.validator, received.total))
+        )
 
     def write(self, chunk: bytes) -> bool:
         """Add bytes; whether a window of them has just been sent to the disk."""
         self._file.write(chunk)
         self._hash.update(chunk)
-        self.have = http_range.Have(self.have.size + len(chunk), self.have.total, self.have.validator)
-        if self.have.size - self._flushed < page_cache.WINDOW_BYTES:
+        self.received = http_range.Received(
+            self.received.size + len(chunk), self.received.total, self.received.validator
+        )
+        if self.received.size - self._flushed < page_cache.WINDOW_BYTES:
             return False
         self._file.flush()
-        self._flushed = self.have.size
-        return self._cache.grown(self.have.size)
+        self._flushed = self.received.size
+        return self._cache.advance_to(self.received.size)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin anew with the next answer."""
         self._state_path.unlink(missing_ok=True)
-        self._empty()
-        self.have = http_range.Have()
+        self._truncate()
+        self.received = http_range.Received()
 
     def finish(self) -> None:
         """Give the file its name."""
         self._file.flush()
-        self._cache.finish(self.have.size)
+        self._cache.finish(self.received.size)
         self._path.rename(self._into)
         self._state_path.unlink(missing_ok=True)
 
@@ -106,32 +110,32 @@ class PartFile:
         self._state_path.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
-    def _empty(self) -> None:
+    def _truncate(self) -> None:
         self._file.seek(0)
         self._file.truncate(0)
         self._hash = hashlib.sha256()
-        self._follow(0)
+        self._track(0)
 
-    def _follow(self, size: int) -> None:
-        self._flushed, self._cache = size, page_cache.Written(self._file.fileno(), size)
+    def _track(self, size: int) -> None:
+        self._flushed, self._cache = size, page_cache.WriteTracker(self._file.fileno(), size)
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         """Go on where a process before us stopped, if that can be trusted."""
         size = self._path.stat().st_size
         try:
             state = msgspec.json.decode(self._state_path.read_bytes(), type=_State)
         except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             state = _State("", "", "", None)
-        ours = state.source == self._source and state.boot == _boot_id()
-        if not (ours and size and state.validator and size <= (state.total or size)):
-            self._empty()
+        is_temporary = state.source == self._source and state.boot == _boot_id()
+        if not (is_temporary and size and state.validator and size <= (state.total or size)):
+            self._truncate()
             return
         while block := self._file.read(_BLOCK):
             self._hash.update(block)
         page_cache.drop_read(self._file.fileno())
         self._file.seek(size)
-        self.have = http_range.Have(size, state.total, state.validator)
-        self._follow(size)
+        self.received = http_range.Received(size, state.total, state.validator)
+        self._track(size)
 
 
 def _boot_id() -> str:

@@ -4,10 +4,10 @@ Each try goes on where the one before broke (see `partfile`, `ranges`), after a 
 the server's `Retry-After`. Nothing is begun that does not fit on the disk.
 
     DownloadError
-    ├── DownloadSourceError tries used up, or no use trying; `fault` says what, `retry_after` when to come back
+    ├── DownloadSourceError tries used up, or no use trying; `cause` says what, `retry_after` when to come back
     ├── ContentMismatchError not the size or the digest that was expected; nothing of it is kept
     ├── DiskFullError    `needed` bytes do not fit
-    ├── DiskFailedError  another error of the folder
+    ├── DiskFailedError  another error of the directory
     ├── UnusableFileError a local package that is not a readable, regular file
     └── DownloadCancelledError asked to stop; what came is kept
 """
@@ -32,7 +32,7 @@ from oneagent.common.http.download import http_range, parallel, part_file
 
 log = logging.getLogger(__name__)
 
-_LARGEST_ERROR: Final = 64 * 1024
+_MAX_ERROR_BYTES: Final = 64 * 1024
 
 
 class DownloadError(Exception):
@@ -42,10 +42,10 @@ class DownloadError(Exception):
 class DownloadSourceError(DownloadError):
     """The server is the reason."""
 
-    def __init__(self, message: str, fault: errors.HttpError) -> None:
+    def __init__(self, message: str, cause: errors.HttpError) -> None:
         super().__init__(message)
-        self.fault = fault
-        self.retry_after = fault.retry_after
+        self.cause = cause
+        self.retry_after = cause.retry_after
 
 
 class ContentMismatchError(DownloadError):
@@ -53,7 +53,7 @@ class ContentMismatchError(DownloadError):
 
 
 class DiskFullError(DownloadError):
-    """There is no room for it."""
+    """There is no available for it."""
 
     def __init__(self, message: str, needed: int) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class DiskFullError(DownloadError):
 
 
 class DiskFailedError(DownloadError):
-    """The folder is the reason."""
+    """The directory is the reason."""
 
 
 class UnusableFileError(DownloadError):
@@ -72,7 +72,7 @@ class DownloadCancelledError(DownloadError):
     """The caller asked to stop."""
 
 
-class Login(Protocol):
+class Authenticator(Protocol):
     """What a server wants to see of us, where that is not the same for as long as a download lasts."""
 
     def headers(self) -> Mapping[str, str]:
@@ -95,8 +95,8 @@ class HttpSource:
     """What must not be shown, even if the server says it."""
     remedy: str = ""
     """What to do if the server refuses us."""
-    login: Login | None = field(default=None, repr=False)
-    content: str = ""
+    authenticator: Authenticator | None = field(default=None, repr=False)
+    content_id: str = ""
     """What the file is known by wherever it comes from; its URL if empty."""
 
 
@@ -107,21 +107,21 @@ class Limits:
     attempts: int = 5
     stall_seconds: float = 30.0
     """Without a byte for so long, a connection counts as broken."""
-    first_pause_seconds: float = 1.0
-    longest_pause_seconds: float = 60.0
+    min_pause_seconds: float = 1.0
+    max_pause_seconds: float = 60.0
     """A server that asks for more ends the call: the caller has better to do."""
     reserve_bytes: int = 0
-    """Free space that is not ours to use."""
+    """Free space that is not is_temporary to use."""
     connections: int = 1
     """How many at a time may bring windows of a large file."""
 
     def pause(self, attempts: int) -> float:
         """Seconds after so many attempts that failed."""
-        return backoff.exponential(attempts, self.first_pause_seconds, self.longest_pause_seconds)
+        return backoff.exponential(attempts, self.min_pause_seconds, self.max_pause_seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Expected:
     """What is known about the content beforehand; `None` and `""` for nothing."""
 
     size: int | None
@@ -141,18 +141,18 @@ class Transfer:
     source: HttpSource
     http: httpx.Client
     part: part_file.PartFile
-    wanted: Wanted
+    expected: Expected
     limits: Limits
-    folder: Path
+    directory: Path
     cancelled: threading.Event
     progress: Callable[[int, int | None], None]
     free: Callable[[Path], int]
-    one_by_one: threading.Event = field(default_factory=threading.Event)
+    single_connection: threading.Event = field(default_factory=threading.Event)
     """Set once a window could not be had: the rest comes over one connection."""
 
     @property
-    def _where(self) -> str:
-        return errors.place(self.source.url)
+    def _location(self) -> str:
+        return errors.redact_url(self.source.url)
 
     def run(self, sleep: Callable[[float], object]) -> None:
         """Complete the part file; `DownloadError`, or `OSError` of the disk."""
@@ -161,122 +161,126 @@ class Transfer:
                 self._attempt()
                 return
             except errors.HttpError as error:
-                if attempt >= self.limits.attempts or not self._is_worth_retry(error):
+                if attempt >= self.limits.attempts or not self._is_retryable(error):
                     raise DownloadSourceError(str(error), error) from error
                 pause = backoff.at_least(self.limits.pause(attempt), error.retry_after)
-                facts = logs.facts(error=str(error), received=self.part.have.size, pause=round(pause, 1))
+                facts = logs.facts(error=str(error), received=self.part.received.size, pause=round(pause, 1))
                 log.warning("download interrupted, will go on", extra=facts)
             sleep(pause)
 
-    def _is_worth_retry(self, error: errors.HttpError) -> bool:
-        return error.passing and (error.retry_after or 0) <= self.limits.longest_pause_seconds
+    def _is_retryable(self, error: errors.HttpError) -> bool:
+        return error.is_transient and (error.retry_after or 0) <= self.limits.max_pause_seconds
 
     def _attempt(self) -> None:
         self._stop_if_cancelled()
-        resumed = self.part.have.size > 0
+        resumed = self.part.received.size > 0
         try:
             if not self.part.complete:
                 self._fetch()
-            self.wanted.check(self.part.have.size, self.part.sha256, self._where)
+            self.expected.check(self.part.received.size, self.part.sha256, self._location)
         except http_range.RangeMismatchError:
-            self.part.forget()
+            self.part.reset()
             raise
         except ContentMismatchError as error:
             if not resumed:
                 raise
-            # Two halves that do not fit are the resuming's fault, not the package's: once more, all of it.
-            self.part.forget()
+            # Two halves that do not fit are the resuming's cause, not the package's: once more, all of it.
+            self.part.reset()
             raise http_range.RangeMismatchError(f"{error} (after resuming)") from error
 
     def _fetch(self) -> None:
-        login = self.source.login
+        authenticator = self.source.authenticator
         try:
-            with contextlib.closing(self._ask()) as response:
+            with contextlib.closing(self._send_request()) as response:
                 repeat = (
-                    response.status_code == 401 and login is not None and login.handle_unauthorized(self.http, response)
+                    response.status_code == 401
+                    and authenticator is not None
+                    and authenticator.handle_unauthorized(self.http, response)
                 )
                 if not repeat:
                     return self._receive(response)
-            with contextlib.closing(self._ask()) as response:
+            with contextlib.closing(self._send_request()) as response:
                 return self._receive(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise errors.of_transport(error, self.source.url) from error
+            raise errors.from_transport_error(error, self.source.url) from error
 
-    def _ask(self) -> httpx.Response:
-        ours = self.source.login.headers() if self.source.login else {}
-        headers = {**self.source.headers, **ours, "Accept": "*/*", "Accept-Encoding": "identity"}
-        patience = httpx.Timeout(self.source.http.timeout_seconds, read=self.limits.stall_seconds)
+    def _send_request(self) -> httpx.Response:
+        auth_headers = self.source.authenticator.headers() if self.source.authenticator else {}
+        headers = {**self.source.headers, **auth_headers, "Accept": "*/*", "Accept-Encoding": "identity"}
+        timeout = httpx.Timeout(self.source.http.timeout_seconds, read=self.limits.stall_seconds)
         request = self.http.build_request(
-            "GET", self.source.url, headers=headers | http_range.headers(self.part.have), timeout=patience
+            "GET", self.source.url, headers=headers | http_range.request_headers(self.part.received), timeout=timeout
         )
         return self.http.send(request, stream=True)
 
     def _receive(self, response: httpx.Response) -> None:
         if response.status_code not in (200, 206, 416):
-            raise errors.of_answer(response, _beginning(response), secret=self.source.secret, remedy=self.source.remedy)
-        plan = http_range.plan(response, self.part.have)
-        self._check_answer(response, plan)
-        self.part.begin(plan)
+            raise errors.from_response(
+                response, _read_error_body(response), secret=self.source.secret, remedy=self.source.remedy
+            )
+        plan = http_range.plan(response, self.part.received)
+        self._check_response(response, plan)
+        self.part.start(plan)
         if not self.part.complete:
-            for chunk in self._chunks(response, plan):
+            for chunk in self._read_chunks(response, plan):
                 if self.part.write(chunk):
                     self._after_window()
-        self.progress(self.part.have.size, self.part.have.total)
-        if not self.part.complete and self.part.have.total is not None:
+        self.progress(self.part.received.size, self.part.received.total)
+        if not self.part.complete and self.part.received.total is not None:
             raise errors.UnreachableError(
-                f"{self._where}: the connection ended after {self.part.have.size} of {plan.total} bytes",
-                errors.Reach.BROKEN,
+                f"{self._location}: the connection ended after {self.part.received.size} of {plan.total} bytes",
+                errors.Stage.BROKEN,
             )
 
-    def _chunks(self, response: httpx.Response, plan: http_range.Have) -> Iterator[bytes]:
-        if self.one_by_one.is_set() or not parallel.worth(response, plan, self.limits.connections):
+    def _read_chunks(self, response: httpx.Response, plan: http_range.Received) -> Iterator[bytes]:
+        if self.single_connection.is_set() or not parallel.is_worthwhile(response, plan, self.limits.connections):
             yield from response.iter_raw()
             return
         try:
-            yield from parallel.rest(response, self.http, plan, self.limits.connections)
+            yield from parallel.fetch_rest(response, self.http, plan, self.limits.connections)
         except (errors.HttpError, httpx.HTTPError):
-            self.one_by_one.set()
+            self.single_connection.set()
             raise
 
-    def _check_answer(self, response: httpx.Response, plan: http_range.Have) -> None:
+    def _check_response(self, response: httpx.Response, plan: http_range.Received) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise errors.UnexpectedResponseError(f"{self._where}: encoded though we asked for it as it is")
+            raise errors.UnexpectedResponseError(f"{self._location}: encoded though we asked for it as it is")
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise errors.UnexpectedResponseError(
-                f"{self._where}: a web page instead of a package: a proxy's login page?"
+                f"{self._location}: a web page instead of a package: a proxy's login page?"
             )
-        total = plan.total if plan.total is not None else self.wanted.size
+        total = plan.total if plan.total is not None else self.expected.size
         if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-            raise errors.UnexpectedResponseError(f"{self._where}: the answer does not say where it ends")
+            raise errors.UnexpectedResponseError(f"{self._location}: the answer does not say where it ends")
         if total is not None:
-            if self.wanted.size not in (None, total):
-                raise ContentMismatchError(f"{self._where}: {total} bytes, {self.wanted.size} were expected")
-            self._check_room(total - plan.size, freed=self.part.have.size - plan.size)
+            if self.expected.size not in (None, total):
+                raise ContentMismatchError(f"{self._location}: {total} bytes, {self.expected.size} were expected")
+            self._check_free_space(total - plan.size, freed=self.part.received.size - plan.size)
 
-    def _check_room(self, needed: int, freed: int = 0) -> None:
-        room = self.free(self.folder) + freed - self.limits.reserve_bytes
-        if needed > room:
+    def _check_free_space(self, needed: int, freed: int = 0) -> None:
+        available = self.free(self.directory) + freed - self.limits.reserve_bytes
+        if needed > available:
             raise DiskFullError(
-                f"{self.folder}: {needed} bytes more are needed, {max(0, room)} are free"
+                f"{self.directory}: {needed} bytes more are needed, {max(0, available)} are free"
                 f" beyond the reserve of {self.limits.reserve_bytes}",
                 needed,
             )
 
     def _after_window(self) -> None:
         """Others write to this disk too, so look again now and then."""
-        self.progress(self.part.have.size, self.part.have.total)
+        self.progress(self.part.received.size, self.part.received.total)
         self._stop_if_cancelled()
-        self._check_room(0)
+        self._check_free_space(0)
 
     def _stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise DownloadCancelledError(f"{self._where}: stopped after {self.part.have.size} bytes")
+            raise DownloadCancelledError(f"{self._location}: stopped after {self.part.received.size} bytes")
 
 
-def _beginning(response: httpx.Response) -> bytes:
+def _read_error_body(response: httpx.Response) -> bytes:
     body = bytearray()
     for chunk in response.iter_raw():
         body += chunk
-        if len(body) > _LARGEST_ERROR:
+        if len(body) > _MAX_ERROR_BYTES:
             break
     return bytes(body)

@@ -119,7 +119,7 @@ class Fetcher:
                 raise
             self._room.make(error.needed)
             package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)
-        if package is not None and package.ours:
+        if package is not None and package.is_temporary:
             self._metrics.download_seconds.observe(sum(file.seconds for file in package.files))
             self._metrics.downloaded_bytes.inc(sum(file.size - file.resumed_at for file in package.files))
             kept.package = supply, package

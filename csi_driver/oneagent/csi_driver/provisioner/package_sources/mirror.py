@@ -28,7 +28,7 @@ class Mirror:
 
     endpoint: package_client.Endpoint
     metrics: ProvisionerMetrics
-    patience: package_client.Patience = package_client.USUAL
+    wait: package_client.WaitLimits = package_client.DEFAULT_WAIT
 
     def place(self, package: package_client.Package) -> str:
         """Where a package is, for people."""
@@ -44,8 +44,8 @@ class Mirror:
     ) -> download.Downloaded | None:
         """Bring a package to `into`; None, once that has been said, if it is to be fetched from the tenant."""
         try:
-            got = package_client.fetch(
-                self.endpoint, package, into, cancelled=cancelled, patience=self.patience, free=free
+            got = package_client.download_package(
+                self.endpoint, package, into, cancelled=cancelled, wait=self.wait, free=free
             )
         except (download.DiskFullError, download.DiskFailedError, download.DownloadCancelledError):
             raise
@@ -66,7 +66,7 @@ class Mirror:
 
 def _result(error: Exception) -> str:
     """The metric's label."""
-    fault = error.fault if isinstance(error, download.DownloadSourceError) else error
+    fault = error.cause if isinstance(error, download.DownloadSourceError) else error
     match fault:
         case errors.UnreachableError():
             return "away"

@@ -40,9 +40,9 @@ class Package:
     read: Callable[[Callable[[], bool]], AgentPackage]
 
     @property
-    def ours(self) -> bool:
+    def is_temporary(self) -> bool:
         """Whether it lies in `tmp/` and not where somebody else has put it."""
-        return all(file.ours for file in self.files)
+        return all(file.is_temporary for file in self.files)
 
     @property
     def size(self) -> int:
@@ -50,7 +50,7 @@ class Package:
 
     def remove(self) -> None:
         for file in self.files:
-            if file.ours:
+            if file.is_temporary:
                 with contextlib.suppress(FileNotFoundError):
                     file.path.unlink()
 
@@ -171,7 +171,7 @@ def _layer(
     )
     if into.exists():
         try:
-            return replace(bring(download.LocalFile(into)), ours=True, resumed_at=layer.size)
+            return replace(bring(download.LocalFile(into)), is_temporary=True, resumed_at=layer.size)
         except (download.ContentMismatchError, download.UnusableFileError):
             into.unlink()
     *mirrors, own = layer.sources

@@ -104,7 +104,7 @@ def test_a_server_that_is_gone_is_named_with_the_reason(bench: Bench) -> None:
     source = download.HttpSource("http://127.0.0.1:9/package?token=secret", http=http_client.HttpSettings())
     with pytest.raises(download.DownloadSourceError, match=r"127\.0\.0\.1:9/package: cannot connect") as failed:
         bench.download(source=source, attempts=2)
-    assert isinstance(failed.value.fault, errors.UnreachableError)
+    assert isinstance(failed.value.cause, errors.UnreachableError)
     assert "secret" not in str(failed.value)
 
 
@@ -152,10 +152,10 @@ def test_cancelling_ends_a_pause_at_once(bench: Bench) -> None:
 class TestALocalPackage:
     def test_is_hashed_and_used_where_it_is(self, bench: Bench, tmp_path: Path) -> None:
         path = tmp_path / "a package"
-        done = bench.download(source=download.source(f"file://{tmp_path}/package"))
-        assert (done.path, done.size, done.ours) == (tmp_path / "package", SIZE, False)
+        done = bench.download(source=download.parse_source(f"file://{tmp_path}/package"))
+        assert (done.path, done.size, done.is_temporary) == (tmp_path / "package", SIZE, False)
         assert done.sha256 == hashlib.sha256(bench.content).hexdigest()
-        assert download.source(f"file://localhost{tmp_path}/a%20package") == download.LocalFile(path)
+        assert download.parse_source(f"file://localhost{tmp_path}/a%20package") == download.LocalFile(path)
         assert bench.leftovers() == []
 
     def test_with_a_wrong_digest_is_refused_and_kept(self, bench: Bench, tmp_path: Path) -> None:
@@ -176,4 +176,4 @@ class TestALocalPackage:
     @pytest.mark.parametrize("url", ["ftp://x/y", "file://host/y", "file:relative", "/plain", "https://"])
     def test_or_a_url_of_a_kind_we_know(self, url: str) -> None:
         with pytest.raises(download.UnusableFileError, match="is needed"):
-            download.source(url)
+            download.parse_source(url)

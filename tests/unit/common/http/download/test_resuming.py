@@ -17,7 +17,7 @@ from tests.unit.common.http.download.bench import SIZE, VERSION, Bench
 def test_a_whole_file_arrives_with_its_digest_and_nothing_else_stays(bench: Bench) -> None:
     done = bench.download(expected_size=SIZE, expected_sha256=hashlib.sha256(bench.content).hexdigest().upper())
     assert bench.into.read_bytes() == bench.content
-    assert (done.path, done.size, done.ours, done.resumed_at) == (bench.into, SIZE, True, 0)
+    assert (done.path, done.size, done.is_temporary, done.resumed_at) == (bench.into, SIZE, True, 0)
     assert done.sha256 == hashlib.sha256(bench.content).hexdigest()
     assert bench.leftovers() == ["package.zip"]
     assert bench.pauses == []
