@@ -92,7 +92,7 @@ class World:
     def give_up_csi(self) -> None:
         """From now on what pods need lies in the namespaces, a fifth of all, of the first team."""
         self._change(_TEAMS[0], "applicationMonitoring", {"useCSIDriver": False})
-        _until(lambda: "have what their pods need" in json.dumps(self._status(_TEAMS[0])), "Secrets")
+        _until(lambda: "have the injection Secret" in json.dumps(self._status(_TEAMS[0])), "Secrets")
 
     def secrets(self, number: int) -> float:
         """Pin another version for pods without CSI, until the status tells that every namespace has it."""

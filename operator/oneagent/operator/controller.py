@@ -1,4 +1,4 @@
-"""What the operator that leads does: watches, a worker for each DynaKube, the mapper of namespaces, and some chores."""
+"""Work of the leader: watches, a worker for each DynaKube, the namespace mapper and periodic tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from oneagent.operator.certificates.controller import CertificateController, Met
 from oneagent.operator.certificates.probe import Endpoints
 from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgents
-from oneagent.operator.namespace_mapper import Mapper
+from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.periodic import Chore
 from oneagent.operator.reconcilers import (
     injection_secret,
@@ -40,42 +40,42 @@ from oneagent.operator.watches import Watches
 
 log = logging.getLogger(__name__)
 
-_TENANTS_AT_ONCE: Final = 16
-_LIST_PAUSE_SECONDS: Final = 1.0
+_TENANT_THREADS: Final = 16
+_LIST_RETRY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     namespace: str
     api_version: str
-    """Of DynaKubes, as `v1beta6`."""
+    """Version of DynaKubes, as `v1beta6`."""
     package_url: str
-    """Where pods without CSI fetch their agent."""
+    """Package server, for pods without CSI; empty for none."""
     operator_version: str
     certificates: certificates_settings.Settings | None
-    """Of the webhook; None if somebody else sees to them."""
+    """Of the webhook; None if the operator does not manage them."""
     registries: Registries = field(default_factory=Registries)
-    """Which hosts are asked for images."""
+    """Registries that may be contacted for images."""
     startup_taint: Taint | None = None
-    """Taken off nodes that have what DynaKubes want; None to leave nodes alone."""
+    """Removed from nodes that are ready for DynaKubes; None to leave nodes alone."""
     startup_patience_seconds: float = 600.0
-    """After which an Event tells why a node still has the taint."""
+    """Time after which an Event reports why a node still has the taint."""
 
 
 class Controller:
-    """One term of leading: make a new one for the next."""
+    """For one term of leadership; a new leader makes a new one."""
 
     def __init__(self, server: api.Api, settings: Settings, certificate_metrics: Metrics) -> None:
         self._api, self._settings, self._certificate_metrics = server, settings, certificate_metrics
         self._resource = api.dynakubes(settings.api_version)
-        self.observed = Cache()
+        self.cache = Cache()
         self._events = events.Events(server)
         self._limit = asking.Limit()
-        self._threads = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
-        self._mapper = Mapper(server, self.observed, self.wake, self._leave)
-        # The package endpoint's certificate is signed by the webhook's CA.
+        self._threads = ThreadPoolExecutor(_TENANT_THREADS, thread_name_prefix="tenant")
+        self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
+        # The package server's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
-        self._injection = injection_secret.Injection(self._mapper, settings.package_url, self._authority)
+        self._injection = injection_secret.InjectionSecrets(self._mapper, settings.package_url, self._authority)
         self._reconcilers: Sequence[Reconciler] = (
             tokens.Tokens(),
             tenant_connection.Connection(),
@@ -84,33 +84,33 @@ class Controller:
             HostAgents(settings.operator_version),
             namespaces.Namespaces(self._mapper),
             self._injection,
-            unsupported_sections.Sections(),
+            unsupported_sections.UnsupportedSections(),
         )
         self._workers: dict[DynaKubeName, DynaKubeWorker] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._certificates = self._keeping_certificates()
-        self._care = self._caring()
-        self._nodes = Chore(self._care.round) if self._care else None
-        self._watching = Watches(
-            server, settings.namespace, self._resource, self.observed, self, csi_nodes=self._care is not None
+        self._certificates = self._certificate_task()
+        self._startup_taint = self._startup_taint_controller()
+        self._nodes = Chore(self._startup_taint.round) if self._startup_taint else None
+        self._watches = Watches(
+            server, settings.namespace, self._resource, self.cache, self, csi_nodes=self._startup_taint is not None
         )
-        self.problem = "not everything has been listed yet"
-        """Why this does not do its work yet, or ''."""
+        self.problem = "initial list not finished"
+        """Reason why the controller is not ready; empty if it is."""
 
     async def run(self) -> None:
-        """Until cancelled; an error of any part ends all of them."""
+        """Run until cancelled; an error of any part ends all."""
         async with asyncio.TaskGroup() as group:
-            # First of all: DynaKubes that are stored in an older version can only be listed with the help of the
-            # webhook, which needs its certificate for that.
+            # First: listing DynaKubes that are stored in an older version needs the webhook's conversion, and the
+            # webhook needs its certificate.
             if self._certificates is not None:
                 group.create_task(self._certificates.run())
-            # Before anybody decides anything, everything has been seen once.
+            # No decision before everything has been listed once.
             await self._list_all()
-            self._mapper.begin(self._claims())
+            self._mapper.load(self._claims())
             self._group = group
-            for name in list(self.observed.dynakubes):
+            for name in list(self.cache.dynakubes):
                 self.dynakube_changed(name)
-            group.create_task(self._watching.run())
+            group.create_task(self._watches.run())
             group.create_task(self._mapper.run())
             for chore in (self._nodes, Chore(Storage(self._api).round)):
                 if chore is not None:
@@ -119,23 +119,23 @@ class Controller:
     async def _list_all(self) -> None:
         while self.problem:
             try:
-                await self._watching.list_all()
+                await self._watches.list_all()
                 self.problem = ""
             except api.ApiError as error:
-                self.problem = f"not everything can be listed: {error}"
-                log.warning("not everything can be listed", extra=logs.facts(reason=error))
-                await asyncio.sleep(_LIST_PAUSE_SECONDS)
+                self.problem = f"initial list failed: {error}"
+                log.warning("initial list failed", extra=logs.facts(reason=error))
+                await asyncio.sleep(_LIST_RETRY_SECONDS)
 
     def _claims(self) -> dict[DynaKubeName, namespace_mapping.Claim | None]:
-        """Of all DynaKubes whose claim can be read; of the others it stays open."""
-        found: dict[DynaKubeName, namespace_mapping.Claim | None] = {}
-        for name, manifest in self.observed.dynakubes.items():
-            if "deletionTimestamp" in manifest["metadata"]:
+        """Return the claims of all DynaKubes whose selectors are valid."""
+        claims: dict[DynaKubeName, namespace_mapping.Claim | None] = {}
+        for name, obj in self.cache.dynakubes.items():
+            if "deletionTimestamp" in obj["metadata"]:
                 continue
             with contextlib.suppress(fields.FieldError):
-                claim = namespace_mapping.claim(manifest, self._settings.namespace)
-                found[name] = claim if claim.selectors else None
-        return found
+                claim = namespace_mapping.claim(obj, self._settings.namespace)
+                claims[name] = claim if claim.selectors else None
+        return claims
 
     def wake(self, name: DynaKubeName) -> None:
         if worker := self._workers.get(name):
@@ -144,40 +144,45 @@ class Controller:
     def dynakube_changed(self, name: DynaKubeName) -> None:
         if name in self._workers:
             self._workers[name].wake()
-        elif name in self.observed.dynakubes and self._group is not None:
+        elif name in self.cache.dynakubes and self._group is not None:
             self._workers[name] = self._worker(name)
-            self._group.create_task(self._work(name), name=f"dynakube-{name}")
+            self._group.create_task(self._run_worker(name), name=f"dynakube-{name}")
 
     def namespace_changed(self, name: str) -> None:
-        self._mapper.look(name)
+        self._mapper.on_namespace(name)
 
     def object_changed(self, kind: str, name: str) -> None:
-        wanted = self._settings.certificates
-        if self._certificates and wanted and kind == "Secret" and name in (wanted.secret, wanted.authority_secret):
+        settings = self._settings.certificates
+        if (
+            self._certificates
+            and settings
+            and kind == "Secret"
+            and name in (settings.secret, settings.authority_secret)
+        ):
             self._certificates.wake()
-        if self._care and self._nodes and kind in ("Node", "CSINode"):
+        if self._startup_taint and self._nodes and kind in ("Node", "CSINode"):
             if kind == "Node":
-                self._care.changed(name)
+                self._startup_taint.changed(name)
             self._nodes.wake()
         if kind == "CSINode":
-            return  # A matter of node care only.
+            return  # Matters to the startup taint only.
         for worker in self._workers.values():
             inputs = worker.inputs | {("Secret", self._authority)}
             if kind not in ("Secret", "ConfigMap") or (kind, name) in inputs:
                 worker.wake()
 
-    def _keeping_certificates(self) -> Chore | None:
-        if (wanted := self._settings.certificates) is None:
+    def _certificate_task(self) -> Chore | None:
+        if (settings := self._settings.certificates) is None:
             return None
-        probe = Endpoints(self._api, wanted)
-        return Chore(CertificateController(self._api, wanted, probe, metrics=self._certificate_metrics).round)
+        probe = Endpoints(self._api, settings)
+        return Chore(CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).round)
 
-    def _caring(self) -> StartupTaintController | None:
+    def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:
             return None
         patience = self._settings.startup_patience_seconds
         return StartupTaintController(
-            self._api, self._settings.namespace, self.observed, taint, self._events.say, patience_seconds=patience
+            self._api, self._settings.namespace, self.cache, taint, self._events.say, patience_seconds=patience
         )
 
     def _worker(self, name: DynaKubeName) -> DynaKubeWorker:
@@ -186,7 +191,7 @@ class Controller:
             self._resource,
             self._settings.namespace,
             self._api,
-            self.observed,
+            self.cache,
             self._reconcilers,
             self._limit,
             self._threads,
@@ -194,14 +199,14 @@ class Controller:
             self._settings.registries,
         )
 
-    async def _work(self, name: DynaKubeName) -> None:
+    async def _run_worker(self, name: DynaKubeName) -> None:
         try:
             await self._workers[name].run()
         finally:
             del self._workers[name]
         self._mapper.forget(name)
-        if name in self.observed.dynakubes:  # Made anew meanwhile.
+        if name in self.cache.dynakubes:  # Created again meanwhile.
             self.dynakube_changed(name)
 
-    async def _leave(self, namespace: str) -> None:
-        await self._injection.leave(self._api, namespace)
+    async def _release(self, namespace: str) -> None:
+        await self._injection.remove_secret(self._api, namespace)

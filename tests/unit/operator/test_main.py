@@ -37,7 +37,7 @@ def test_readyz_says_why_not() -> None:
     async def story() -> None:
         async with health.serving(("127.0.0.1", port), lambda: problems[0]):
             assert await asyncio.to_thread(ask) == (200, "ok\n")
-            problems[0] = "not everything has been listed yet"
-            assert await asyncio.to_thread(ask) == (503, "not everything has been listed yet\n")
+            problems[0] = "initial list not finished"
+            assert await asyncio.to_thread(ask) == (503, "initial list not finished\n")
 
     asyncio.run(story())

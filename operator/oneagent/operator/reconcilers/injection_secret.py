@@ -1,9 +1,9 @@
-"""What pods without a CSI volume need to get their agent, in a Secret of each namespace that has such pods.
+"""The injection Secret: configuration for pods without a CSI volume, one in each of their namespaces.
 
-With CSI the node's driver puts all of it into the view, and the namespaces hold nothing. Without, the init
-container downloads the agent from the operator and configures it from this Secret. It holds what agents
-themselves use, the tenant's own token among it, and what verifies the package endpoint; an API token is never in
-it, nor the CA's key.
+With CSI the node's driver puts the configuration into the view, and there is no Secret. Without CSI the init
+container downloads the agent from the package server and configures it from this Secret. The Secret holds the
+agent's own settings, among them the tenant token, and the CA of the package server. It never holds an API token or
+the CA's key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.certificates import cluster_state, x509
-from oneagent.operator.namespace_mapper import Mapper
+from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -35,72 +35,78 @@ BY_CSI: Final = "InjectedByCSI"
 LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
 
 _INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
-_AT_ONCE: Final = 16
-_AGAIN_SECONDS: Final = 10.0
+_MAX_CONCURRENT_WRITES: Final = 16
+_RETRY_SECONDS: Final = 10.0
 
 
-class Injection:
+class InjectionSecrets:
     condition = "CodeModulesInjection"
 
-    def __init__(self, mapper: Mapper, package_url: str, authority_secret: str) -> None:
-        """`authority_secret` has the CA of the package endpoint, in the operator's namespace."""
+    def __init__(self, mapper: NamespaceMapper, package_url: str, authority_secret: str) -> None:
+        """`authority_secret` has the CA of the package server, in the operator's namespace."""
         self._mapper, self._package_url, self._authority_secret = mapper, package_url, authority_secret
         self._written: dict[str, str] = {}
-        """By namespace: what its Secret was made of. After a start nothing is known, and all are written once.
+        """By namespace: DynaKube and digest of its Secret. Empty after a start, so that all are written once.
 
-        A namespace that goes to another DynaKube or to none loses it by `leave`.
+        `remove_secret` deletes the entry of a namespace that the DynaKube loses.
         """
 
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
         name = context.dynakube.name
-        has = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
+        written = self._written_for(name)
         if context.dynakube.mode not in _INJECTING or uses_csi(context):
-            wrote = any(condition.get("reason") in (READY, FAILED) for condition in _conditions(context))
-            await self._remove(context.api, name, {*has, *(self._mapper.owned(name) if wrote else ())})
-            return reconcile_result.ok(BY_CSI, "pods get their agent by CSI volumes") if uses_csi(context) else None
-        authority = await self._authority(context)
+            had_secrets = any(condition.get("reason") in (READY, FAILED) for condition in _last_conditions(context))
+            await self._remove(
+                context.api, name, {*written, *(self._mapper.namespaces_of(name) if had_secrets else ())}
+            )
+            return reconcile_result.ok(BY_CSI, "pods get their agent from CSI volumes") if uses_csi(context) else None
+        authority = await self._read_authority(context)
         if self._package_url and not authority:
             return reconcile_result.pending(
-                NO_AUTHORITY, f"the Secret {self._authority_secret} has no CA for packages yet"
+                NO_AUTHORITY, f"the Secret {self._authority_secret} has no CA for the package server yet"
             )
         content = self._content(context, authority)
         if content is None:
-            return reconcile_result.pending(WAITING, "what pods need is not known before the tenant has answered once")
-        # Only where the label is already: it is by the label that the Secret is found again and taken away.
-        owned = [namespace for namespace in self._mapper.owned(name) if self._mapper.has(name, namespace)]
-        await self._remove(context.api, name, [namespace for namespace in has if namespace not in owned])
-        stamp = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
-        todo = [namespace for namespace in owned if self._written.get(namespace) != stamp]
-        problems = await self._write(context.api, name, todo, content, stamp)
+            return reconcile_result.pending(WAITING, "waiting for the first answer of the tenant")
+        # Only where the label is set already: clean-up finds the Secrets by the label.
+        owned = [namespace for namespace in self._mapper.namespaces_of(name) if self._mapper.owns(name, namespace)]
+        await self._remove(context.api, name, [namespace for namespace in written if namespace not in owned])
+        digest = f"{name}/{hashlib.sha256(content.encode()).hexdigest()}"
+        outdated = [namespace for namespace in owned if self._written.get(namespace) != digest]
+        problems = await self._write(context.api, name, outdated, content, digest)
         if problems:
             return reconcile_result.failed(
-                FAILED, f"{len(problems)} namespaces lack their Secret: {problems[0]}", _AGAIN_SECONDS
+                FAILED,
+                f"cannot write the injection Secret of {len(problems)} namespaces: {problems[0]}",
+                _RETRY_SECONDS,
             )
-        return reconcile_result.ok(READY, f"{len(owned)} namespaces have what their pods need")
+        return reconcile_result.ok(READY, f"{len(owned)} namespaces have the injection Secret")
 
     async def finalize(self, context: ReconcileContext) -> None:
-        """The namespaces lose their Secret; pods that run have read it."""
+        """Delete the Secrets; running pods have read theirs."""
         name = context.dynakube.name
-        known = [namespace for namespace, owner in self._written.items() if owner.startswith(f"{name}/")]
-        await self._remove(context.api, name, known)
+        await self._remove(context.api, name, self._written_for(name))
 
-    async def _authority(self, context: ReconcileContext) -> str:
-        """The CA, and those before it whose certificates may still be served; empty if there is none."""
+    def _written_for(self, dynakube: DynaKubeName) -> list[str]:
+        return [namespace for namespace, owner in self._written.items() if owner.startswith(f"{dynakube}/")]
+
+    async def _read_authority(self, context: ReconcileContext) -> str:
+        """Return the current CA and former ones whose certificates may still be served; empty if there is none."""
         if not self._package_url:
             return ""
-        found = await context.api.find(api.SECRETS, self._authority_secret, context.namespace)
-        return x509.bundle(cluster_state.record(found).trusted).decode()
+        secret_object = await context.api.find(api.SECRETS, self._authority_secret, context.namespace)
+        return x509.bundle(cluster_state.record(secret_object).trusted).decode()
 
     def _content(self, context: ReconcileContext, authority: str) -> str | None:
-        facts, kube = context.tenant_state, context.dynakube
+        state, kube = context.tenant_state, context.dynakube
         version = context.section("codeModules").get("version")
-        if facts.tenant is None or not version:
+        if state.tenant is None or not version:
             return None
         injection = injection_secret.Injection(
             dynakube=kube.name,
-            tenant=facts.tenant,
-            tenant_token=facts.tenant_token,
-            endpoints=facts.endpoints,
+            tenant=state.tenant,
+            tenant_token=state.tenant_token,
+            endpoints=state.endpoints,
             version=version,
             package_url=self._package_url,
             package_ca=authority,
@@ -108,30 +114,30 @@ class Injection:
             network_zone=kube.network_zone,
             host_group=kube.host_group,
             proxy=kube.proxy,
-            properties=tuple((prop.section, prop.key, prop.value) for prop in facts.properties),
+            properties=tuple((prop.section, prop.key, prop.value) for prop in state.properties),
         )
         return injection_secret.encode(injection)
 
-    async def leave(self, server: api.Api, namespace: str) -> None:
-        """Take the Secret out of a namespace, under its lock; `ApiError` if that does not work."""
+    async def remove_secret(self, server: api.Api, namespace: str) -> None:
+        """Delete the Secret of a namespace; the caller holds its lock. `ApiError`."""
         await server.delete(api.SECRETS, NAME, namespace)
         self._written.pop(namespace, None)
 
     async def _write(
-        self, server: api.Api, dynakube: DynaKubeName, namespaces: list[str], content: str, stamp: str
+        self, server: api.Api, dynakube: DynaKubeName, namespaces: list[str], content: str, digest: str
     ) -> list[str]:
-        gate = asyncio.Semaphore(_AT_ONCE)
+        slots = asyncio.Semaphore(_MAX_CONCURRENT_WRITES)
         problems = []
 
         async def write(namespace: str) -> None:
             try:
-                async with gate, self._mapper.locks[namespace]:
-                    # It may have been given away meanwhile.
-                    if self._mapper.has(dynakube, namespace):
+                async with slots, self._mapper.locks[namespace]:
+                    # Another DynaKube may own it by now.
+                    if self._mapper.owns(dynakube, namespace):
                         await server.apply(api.SECRETS, secret(namespace, content))
-                        self._written[namespace] = stamp
+                        self._written[namespace] = digest
             except api.NotFoundError:
-                pass  # The namespace has gone.
+                pass  # The namespace was deleted.
             except api.ApiError as error:
                 problems.append(str(error))
 
@@ -139,25 +145,27 @@ class Injection:
         return problems
 
     async def _remove(self, server: api.Api, dynakube: DynaKubeName, namespaces: Iterable[str]) -> None:
-        """Take a DynaKube's Secrets out of namespaces; not what another one has put there meanwhile."""
-        gate = asyncio.Semaphore(_AT_ONCE)
+        """Delete a DynaKube's Secrets from namespaces, except where another DynaKube has written meanwhile."""
+        slots = asyncio.Semaphore(_MAX_CONCURRENT_WRITES)
 
         async def remove(namespace: str) -> None:
-            async with gate, self._mapper.locks[namespace]:
+            async with slots, self._mapper.locks[namespace]:
                 written = self._written.get(namespace, "")
-                if written.startswith(f"{dynakube}/") or (not written and self._mapper.labelled(namespace, dynakube)):
-                    await self.leave(server, namespace)
+                if written.startswith(f"{dynakube}/") or (
+                    not written and self._mapper.is_labelled(namespace, dynakube)
+                ):
+                    await self.remove_secret(server, namespace)
 
         await asyncio.gather(*(remove(namespace) for namespace in namespaces))
 
 
-def _conditions(context: ReconcileContext) -> list[Mapping[str, Any]]:
-    """This concern's condition of the last time, maybe an earlier operator's."""
-    return [found for found in context.status.get("conditions") or () if found.get("type") == Injection.condition]
+def _last_conditions(context: ReconcileContext) -> list[Mapping[str, Any]]:
+    """Return this reconciler's condition from the status, maybe of an earlier operator."""
+    return [item for item in context.status.get("conditions") or () if item.get("type") == InjectionSecrets.condition]
 
 
 def uses_csi(context: ReconcileContext) -> bool:
-    """Whether pods get their agent by a CSI volume: the DynaKube wants views, and there is a driver to make them."""
+    """True if pods get their agent from a CSI volume: the DynaKube wants views and the driver is installed."""
     return context.dynakube.needs_app_views and context.cache.csi_installed
 
 

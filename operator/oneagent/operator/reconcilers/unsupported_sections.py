@@ -1,4 +1,4 @@
-"""Sections of a DynaKube that belong to other products: kept as they are, and said not to be acted on."""
+"""Condition about sections of a DynaKube that belong to other products; they are stored and ignored."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from oneagent.operator.reconcilers.context import ReconcileContext
 NOT_HANDLED: Final = "SectionsNotHandled"
 
 
-class Sections:
-    """Has a condition only where there is such a section; it is True, since nothing is wrong."""
+class UnsupportedSections:
+    """The condition is True, and absent if the DynaKube has no such section."""
 
     condition = "OtherProducts"
 
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
-        found = [name for name in fields.OUT_OF_SCOPE if kubernetes_fields.at(context.obj, f"spec.{name}")]
-        if not found:
+        names = [name for name in fields.OUT_OF_SCOPE if kubernetes_fields.at(context.obj, f"spec.{name}")]
+        if not names:
             return None
-        listed = ", ".join(f"spec.{name} ({fields.OUT_OF_SCOPE[name]})" for name in found)
-        return reconcile_result.ok(NOT_HANDLED, f"kept, but not acted on here: {listed}")
+        listed = ", ".join(f"spec.{name} ({fields.OUT_OF_SCOPE[name]})" for name in names)
+        return reconcile_result.ok(NOT_HANDLED, f"stored, but ignored by this operator: {listed}")
 
     async def finalize(self, context: ReconcileContext) -> None:
-        """Nothing was done."""
+        """Nothing to remove."""

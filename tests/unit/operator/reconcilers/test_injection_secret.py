@@ -17,7 +17,7 @@ from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
 from oneagent.operator import api, asking, cache, reconcile_result
 from oneagent.operator.certificates import x509
-from oneagent.operator.namespace_mapper import Mapper
+from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.reconcilers import injection_secret
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -50,10 +50,10 @@ class Place:
         client = cast("api.Api", self.server)
 
         async def leave(namespace: str) -> None:
-            await self.concern.leave(client, namespace)
+            await self.concern.remove_secret(client, namespace)
 
-        self.mapper = Mapper(client, self.observed, lambda _name: None, leave)
-        self.concern = injection_secret.Injection(self.mapper, package_url, AUTHORITY)
+        self.mapper = NamespaceMapper(client, self.observed, lambda _name: None, leave)
+        self.concern = injection_secret.InjectionSecrets(self.mapper, package_url, AUTHORITY)
         for name in ("shop", "bank"):
             labels = {namespace_mapping.LABEL: DYNAKUBE, "kubernetes.io/metadata.name": name}
             self.observed.namespaces[name] = cache.Namespace(labels, terminating=False)
@@ -67,7 +67,7 @@ class Place:
                 "proxy": {"value": "http://proxy.example:3128"},
             },
         }
-        self.mapper.begin({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
+        self.mapper.load({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
         self.facts = asking.TenantState(
             asked_at=1.0,
             tenant=TenantId("abc12345"),
