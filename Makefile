@@ -69,7 +69,7 @@ e2e-packages: setup  ## the packages of Debian that the cluster ring takes, besi
 	@$(BIN)/python -m tests.cluster --packages
 
 cluster: setup  ## a real cluster of one node with everything installed, until Ctrl-C
-	@$(BIN)/python -m tests.cluster --required $(BIN)/python -m tests.e2e.play
+	@$(BIN)/python -m tests.cluster --required $(BIN)/python -m tests.e2e.playground
 
 image:  ## the image, by ENGINE=docker, podman or buildah; and what it is made of, in build/
 	$(ENGINE) build -f Dockerfile.csi -t $(IMAGE) $(LABELS) .
@@ -107,7 +107,7 @@ bench: setup  ## measure; prints a table and writes build/bench.json
 
 bench-cluster: setup  ## measure on a real cluster: the operator (also in build/bench-cluster.json), and how injection delays pods
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.operating
-	$(BIN)/python -m tests.cluster --required $(BIN)/pytest -q tests/e2e/webhook/measure_starts.py
+	$(BIN)/python -m tests.cluster --required $(BIN)/pytest -q tests/e2e/webhook/measure_pod_start.py
 
 lock: setup  ## resolve the dependencies anew; what an image runs and is built with is a part of it
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock

@@ -27,13 +27,13 @@ from benchmarks.results import Result
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import watches
 from tests.cluster.cluster import Cluster
-from tests.e2e import cubes, installed, operators
+from tests.e2e import dynakubes, installation, operator_process
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
 _KEPT: Final = Path("build/bench-cluster.json")
-_USER: Final = f"system:serviceaccount:{NAMESPACE}:{operators.ACCOUNT}"
+_USER: Final = f"system:serviceaccount:{NAMESPACE}:{operator_process.ACCOUNT}"
 _TEAMS: Final = [f"team-{number}" for number in range(5)]
 _HOSTS: Final = "hosts"
 _CHANGES: Final = 100
@@ -46,7 +46,7 @@ _MOST_SECONDS: Final = 1.0
 class World:
     """The API server with DynaKubes, and what is asked of it as administrator."""
 
-    def __init__(self, cluster: Cluster, tenant: Tenant, operator: operators.Operator) -> None:
+    def __init__(self, cluster: Cluster, tenant: Tenant, operator: operator_process.Operator) -> None:
         self._cluster, self._tenant, self._operator = cluster, tenant, operator
         self._plane = cluster.control_plane
         self._namespaces = 0
@@ -54,19 +54,19 @@ class World:
     def add_dynakubes(self) -> None:
         """With the driver, as far as the operator looks for it."""
         self._cluster.kubectl.apply(
-            *(one for one in installed.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver")
+            *(one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver")
         )
         for team in _TEAMS:
-            manifest = cubes.dynakube(team, self._tenant.api_url, team, useCSIDriver=True)
-            self._cluster.kubectl.apply(manifest, cubes.secret(team, self._tenant.token))
-        hosts = cubes.dynakube(_HOSTS, self._tenant.api_url, "", "hostMonitoring")
-        self._cluster.kubectl.apply(hosts, cubes.secret(_HOSTS, self._tenant.token))
+            manifest = dynakubes.dynakube(team, self._tenant.api_url, team, useCSIDriver=True)
+            self._cluster.kubectl.apply(manifest, dynakubes.secret(team, self._tenant.token))
+        hosts = dynakubes.dynakube(_HOSTS, self._tenant.api_url, "", "hostMonitoring")
+        self._cluster.kubectl.apply(hosts, dynakubes.secret(_HOSTS, self._tenant.token))
         _until(lambda: all(self._status(name).get("phase") for name in (*_TEAMS, _HOSTS)), "status")
 
     def grow(self, number: int) -> float:
         """Seconds from the last of so many namespaces until all have their label."""
-        crowd = (cubes.namespace(_namespace(one), _team(one)) for one in range(self._namespaces, number))
-        asyncio.run(cubes.create(self._plane.admin, crowd))
+        crowd = (dynakubes.namespace(_namespace(one), _team(one)) for one in range(self._namespaces, number))
+        asyncio.run(dynakubes.create(self._plane.admin, crowd))
         self._namespaces = number
         start = time.monotonic()
         _until(self._all_labelled, f"labels on {number} namespaces", every=0.25)
@@ -133,11 +133,11 @@ class World:
 
 
 def run(cluster: Cluster, folder: Path) -> Iterator[Result]:
-    installed.define(cluster.kubectl)
-    operators.install_rights(cluster.kubectl)
-    access = operators.kubeconfig(cluster, folder / "kubeconfig")
-    operator = operators.Operator(access, folder / "operator.log", "--lease-duration=30s")
-    with Tenant() as tenant, operators.running(operator):
+    installation.define(cluster.kubectl)
+    operator_process.install_rights(cluster.kubectl)
+    access = operator_process.kubeconfig(cluster, folder / "kubeconfig")
+    operator = operator_process.Operator(access, folder / "operator.log", "--lease-duration=30s")
+    with Tenant() as tenant, operator_process.running(operator):
         tenant.release(packages.VERSION, packages.build(folder / "agent.zip", packages.VERSION))
         world = World(cluster, tenant, operator)
         world.add_dynakubes()

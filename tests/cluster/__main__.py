@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.cluster import cluster, commands, controlplane, images, sandbox
+from tests.cluster import cluster, commands, control_plane, images, sandbox
 
 _BUILD: Final = Path("tests/tools/build.sh")
 _HELM: Final = Path("tests/helm")
@@ -33,7 +33,7 @@ def prepare() -> None:
     commands.need(_PROGRAMS)
     if reason := sandbox.why_not():
         raise commands.CommandUnavailableError(reason)
-    for folder in (controlplane.BIN.parent, _HELM):
+    for folder in (control_plane.BIN.parent, _HELM):
         subprocess.run(["sh", _BUILD, folder], check=True)
         not_built = folder / "bin" / ".why-not"
         if not_built.exists():

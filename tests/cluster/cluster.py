@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.cluster import sandbox
-from tests.cluster.controlplane import ControlPlane
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.cluster.processes import NotReadyError, Program

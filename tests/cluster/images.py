@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.cluster import archives, buildah, commands, pipconf, rootfs
+from tests.cluster import buildah, commands, image_archive, pip_config, rootfs
 from tests.cluster.commands import CommandFailedError, CommandUnavailableError
 
 __all__ = ["APP", "CSI", "PAUSE", "CommandFailedError", "CommandUnavailableError", "build", "built"]
@@ -135,7 +135,7 @@ def _pause() -> _Image:
         layer = archive.with_suffix(".layer")
         with tarfile.open(layer, "w", dereference=True) as tar:
             tar.add(busybox, "busybox")
-        archives.write(archive, PAUSE, layer, ["/busybox", "sleep", "infinity"])
+        image_archive.write(archive, PAUSE, layer, ["/busybox", "sleep", "infinity"])
 
     return _Image(PAUSE, _key(_files(busybox.parent, [busybox.name])), make)
 
@@ -146,7 +146,7 @@ def _debian(reference: str, packages: Sequence[str]) -> _Image:
     def make(archive: Path, log: Path) -> None:
         layer = archive.with_suffix(".layer")
         rootfs.write(layer, packages, log)
-        archives.write(archive, reference, layer, ["sleep", "infinity"])
+        image_archive.write(archive, reference, layer, ["sleep", "infinity"])
 
     return _Image(reference, _key({}, rootfs.release(), *packages), make)
 
@@ -169,7 +169,7 @@ def _csi(cache: Path) -> _Image:
         )
         # With a name of its own the first stage stays when what is left over is pruned. And mounts of the way to
         # packages leave empty folders, which are only in this stage.
-        build("localhost/stage:e2e", more=["--target=builder", *pipconf.options(archive.parent)])
+        build("localhost/stage:e2e", more=["--target=builder", *pip_config.options(archive.parent)])
         build(CSI)
         store.save(CSI, archive)
         store.prune()

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.controlplane import BIN
+from tests.cluster.control_plane import BIN
 
 Manifest = Mapping[str, Any]
 

@@ -16,9 +16,9 @@ import yaml
 
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster import cgroups
-from tests.cluster.controlplane import BIN, PODS, SERVER, ControlPlane
-from tests.cluster.inside import NODE, NODE_ADDRESS
+from tests.cluster.control_plane import BIN, PODS, SERVER, ControlPlane
 from tests.cluster.processes import Program
+from tests.cluster.sandbox_init import NODE, NODE_ADDRESS
 
 KUBELET: Final = Path("/var/lib/kubelet")
 CONTAINERD: Final = Path("/run/containerd/containerd.sock")

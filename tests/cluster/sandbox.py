@@ -60,7 +60,7 @@ def run(command: list[str], runs: Path = RUNS) -> int:
             DOOR_VARIABLE: str(door.fileno()),
             "TMPDIR": str(folder / "tmp"),
         }
-        inside = (sys.executable, "-m", "tests.cluster.inside", *command)
+        inside = (sys.executable, "-m", "tests.cluster.sandbox_init", *command)
         process = subprocess.Popen([*_UNSHARE, *inside], env=environment, pass_fds=[door.fileno()])
         (folder / "pid").write_text(str(process.pid))
         with _signals(process):

@@ -18,10 +18,10 @@ from tests.cluster import cluster as clusters
 from tests.cluster import images, sandbox
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import Node
-from tests.e2e import explain, manifests, privileges
-from tests.e2e.crowd import Crowd
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import Apply, Release, Running, T, WaitFor
+from tests.e2e import failure_report, least_privilege, manifests
+from tests.e2e.fixture_types import Apply, Release, Running, T, WaitFor
+from tests.e2e.installation import Installed
+from tests.e2e.pod_batch import Crowd
 from tests.fakes import packages, tenant
 
 _CLUSTER: Final = pytest.StashKey[clusters.Cluster]()
@@ -43,7 +43,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing
 def pytest_configure(config: pytest.Config) -> None:
     # Those for OpenShift have one role more than the others.
     roles = generate.CRD.with_name("openshift.yaml")
-    config.pluginmanager.register(privileges.Privileges(manifests.NAMESPACE, Path(__file__).parent, roles))
+    config.pluginmanager.register(least_privilege.Privileges(manifests.NAMESPACE, Path(__file__).parent, roles))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +61,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     cluster = item.config.stash.get(_CLUSTER, None)
     if report.failed and cluster is not None:
-        report.sections.extend(explain.sections(cluster))
+        report.sections.extend(failure_report.sections(cluster))
     return report
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from deploy import generate
 
-from tests.e2e import installed
+from tests.e2e import installation
 from tests.e2e.manifests import NAMESPACE
 
-_REPOSITORY, _, _TAG = installed.IMAGE.partition(":")
+_REPOSITORY, _, _TAG = installation.IMAGE.partition(":")
 IMAGE: Final = {"repository": _REPOSITORY, "tag": _TAG, "pullPolicy": "Never"}
 """The value `image` that names the image of this checkout."""
 

@@ -8,8 +8,8 @@ from typing import Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from oneagent.common.identifiers import DRIVER_NAME
-from tests.cluster.inside import NODE
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.sandbox_init import NODE
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from deploy import generate
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import installed
+from tests.e2e import installation
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.helm import IMAGE, Helm
-from tests.e2e.waiting import WaitFor
 
 _DRY: Final = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f")
 _FOREIGN: Final = ("Certificate", "Issuer", "PodMonitor", "ServiceMonitor")
@@ -28,7 +28,7 @@ _VALUES: Final = {"image": IMAGE, "csidriver": {"enabled": False}}
 @pytest.fixture
 def helm(cluster: Cluster, kubectl: Kubectl) -> Iterator[Helm]:
     """With operator and webhook. What is there of them, and the definition of DynaKubes, is taken over."""
-    installed.define(kubectl)
+    installation.define(kubectl)
     helm = Helm(cluster.control_plane.admin)
     chart = str(generate.CHART)
     helm("install", "shop", chart, "--take-ownership", "--wait", "--timeout=60s", values=_VALUES)
@@ -52,14 +52,14 @@ def bundles(kubectl: Kubectl) -> list[str]:
 
 @pytest.mark.parametrize("name", ["kubernetes", "openshift"])
 def test_the_api_server_takes_every_object_of_the_plain_manifests(name: str, kubectl: Kubectl) -> None:
-    installed.define(kubectl)
+    installation.define(kubectl)
     path = generate.CRD.with_name(f"{name}.yaml")
     expected = [manifest["kind"] for manifest in yaml.load_all(path.read_text(), yaml.CSafeLoader)]
     assert len(kubectl(*_DRY, str(path)).splitlines()) == len(expected)
 
 
 def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(kubectl: Kubectl) -> None:
-    installed.define(kubectl)
+    installation.define(kubectl)
     values = {
         "image": {"digest": f"sha256:{'a' * 64}", "pullSecrets": [{"name": "registry"}]},
         "crd": {"install": False},

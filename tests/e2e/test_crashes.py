@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.cluster.cluster import Cluster
-from tests.e2e.crowd import Crowd
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
+from tests.e2e.installation import Installed
+from tests.e2e.pod_batch import Crowd
 
 SERVER = "oneagent-csi-server"
 

@@ -20,8 +20,8 @@ from oneagent.common.dynakube.api import conversion, crd, fields
 from tests.cluster import cluster as clusters
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
 from tests.cluster.node import Node
-from tests.e2e import installed
-from tests.e2e.waiting import Apply, WaitFor
+from tests.e2e import installation
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.unit.common.dynakube.api.manifests import CASES, case
 
 NAMESPACE = "default"
@@ -74,7 +74,7 @@ class Converter(http.server.ThreadingHTTPServer):
 @pytest.fixture(scope="module")
 def established(cluster: clusters.Cluster, kubectl: Kubectl, wait_for: WaitFor) -> None:
     """The CRD as it is shipped."""
-    shipped = yaml.safe_dump_all(installed.manifests("crd.yaml"))
+    shipped = yaml.safe_dump_all(installation.manifests("crd.yaml"))
     kubectl("apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-f", "-", stdin=shipped)
     wait_for(lambda: conditions(kubectl).get("Established") == "True", "the CRD is established")
 
@@ -104,7 +104,7 @@ def converted(established: None, cluster: clusters.Cluster, kubectl: Kubectl, wa
         yield
         kubectl("-n", NAMESPACE, "delete", "dynakubes", "--all")
     finally:
-        kubectl.apply(*installed.manifests("crd.yaml"))
+        kubectl.apply(*installation.manifests("crd.yaml"))
         server.shutdown()
         server.server_close()
 

@@ -9,10 +9,10 @@ from oneagent.common import dynakube
 from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import manifests, operators
-from tests.e2e.installed import Installed
+from tests.e2e import manifests, operator_process
+from tests.e2e.fixture_types import Apply
+from tests.e2e.installation import Installed
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply
 
 NAME: Final = "repeated"
 REASON: Final = "SaidAgain"
@@ -23,7 +23,7 @@ def test_what_is_said_of_a_dynakube_again_after_a_while_is_counted(
 ) -> None:
     apply(*manifests.dynakube(NAME, "https://abc12345.live.dynatrace.com/api", "1.298.0.20261001-120000"))
     found = dynakube.from_manifest(kubectl.json("-n", NAMESPACE, "get", "dynakube", NAME))
-    rights = operators.kubeconfig(cluster, tmp_path / "kubeconfig", "oneagent-csi-driver")
+    rights = operator_process.kubeconfig(cluster, tmp_path / "kubeconfig", "oneagent-csi-driver")
     minutes = [0]
     source = KubernetesSource(namespace=NAMESPACE, kubeconfig=rights, clock=lambda: minutes[0] * 61.0)
     for minutes[0] in range(3):

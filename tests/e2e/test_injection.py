@@ -12,8 +12,8 @@ from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import Apply, Release, Running
+from tests.e2e.fixture_types import Apply, Release, Running
+from tests.e2e.installation import Installed
 from tests.fakes.tenant import Tenant
 
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from tests.cluster.kubectl import Kubectl
-from tests.e2e.crowd import Crowd
-from tests.e2e.installed import Installed
+from tests.e2e.installation import Installed
 from tests.e2e.kubelet_metrics import Operations
+from tests.e2e.pod_batch import Crowd
 
 PODS = 100
 

@@ -6,9 +6,9 @@ import psutil
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.e2e.installed import PLUGIN, Installed
+from tests.e2e.fixture_types import WaitFor
+from tests.e2e.installation import PLUGIN, Installed
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 
 REGISTRATION = PLUGIN.parents[1] / "plugins_registry/csi.oneagent.dynatrace.com-reg.sock"
 

@@ -11,9 +11,9 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.crowd import Crowd
-from tests.e2e.installed import PLUGIN, Installed
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
+from tests.e2e.installation import PLUGIN, Installed
+from tests.e2e.pod_batch import Crowd
 
 
 @pytest.fixture

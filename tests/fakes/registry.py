@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from tests.fakes import images, ports
-from tests.fakes.provisioning import eventually
+from tests.fakes.provisioner import eventually
 
 PROGRAM: Final = "docker-registry"
 USER: Final = "agent"

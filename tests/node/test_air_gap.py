@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.cluster import buildah
-from tests.fakes import images, node, packages, provisioning
-from tests.fakes.provisioning import eventually
+from tests.fakes import images, node, packages, provisioner
+from tests.fakes.provisioner import eventually
 
 PAGE = Path(__file__).parents[2] / "docs/air-gap.md"
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -48,7 +48,7 @@ def driver(tmp_path: Path) -> Iterator[node.Driver]:
 
 def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
-    with provisioning.running(tmp_path) as process:
+    with provisioner.running(tmp_path) as process:
         data = Path(process.folder.root)
         (data / "packages").mkdir()
         package = packages.build(data / "packages/agent.zip")
@@ -66,7 +66,7 @@ def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, dr
 
 def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
-    with provisioning.running(tmp_path) as process:
+    with provisioner.running(tmp_path) as process:
         data = Path(process.folder.root)
         several = images.index((f"linux/{HERE}", an_image()), ("linux/riscv64", an_image("riscv64")))
         images.lay(data / "images/agent", (several, images.called("1.277")), (an_image(), images.called("1.276")))
@@ -76,7 +76,7 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
         assert process.versions() == [several.digest.replace(":", "-")]
 
 
-def preload(process: provisioning.Process, what: Path | str) -> None:
+def preload(process: provisioner.Process, what: Path | str) -> None:
     """Run the command, and wait until the provisioner has taken what it brought."""
     command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={process.folder.root}"]
     subprocess.run([*command, str(what)], check=True, timeout=60)
@@ -93,20 +93,20 @@ def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: 
     store.build("agent:1", context, tmp_path / "Dockerfile", {})
     store.lay("agent:1", tmp_path / "agent", "1.277")
     kubelet = driver.start()
-    with provisioning.running(tmp_path) as process:
+    with provisioner.running(tmp_path) as process:
         preload(process, f"oci-layout:{tmp_path}/agent:1.277")
-        process.want(provisioning.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
+        process.want(provisioner.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
-        assert {row["source"] for row in provisioning.table(process.folder, "versions")} == {"preload"}
+        assert {row["source"] for row in provisioner.table(process.folder, "versions")} == {"preload"}
 
 
 def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
-    with provisioning.running(tmp_path) as process:
+    with provisioner.running(tmp_path) as process:
         folder = images.lay(tmp_path / "agent", (an_image(), {}))
         preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
-        process.want(provisioning.manifest("shop", "http://localhost:1/api", image=away))
+        process.want(provisioner.manifest("shop", "http://localhost:1/api", image=away))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()

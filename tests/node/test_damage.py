@@ -11,9 +11,9 @@ import pytest
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import damage_log
-from tests.fakes import node, packages, provisioning
+from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Process, eventually, manifest
+from tests.fakes.provisioner import Process, eventually, manifest
 
 VERSION = Version(packages.VERSION)
 OFTEN = ("--scrub-interval=100ms", "--scrub-rate=1Gi")
@@ -52,7 +52,7 @@ def library(view: Path) -> bytes:
 def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
     tmp_path: Path, driver: node.Driver, server: double.Tenant, read_only: bool
 ) -> None:
-    with provisioning.running(tmp_path, *OFTEN) as process:
+    with provisioner.running(tmp_path, *OFTEN) as process:
         process.want(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()
@@ -87,7 +87,7 @@ def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
 def test_a_pod_that_starts_while_the_version_is_away_waits_for_the_new_one(
     tmp_path: Path, driver: node.Driver, server: double.Tenant
 ) -> None:
-    with provisioning.running(tmp_path, *OFTEN) as process:
+    with provisioner.running(tmp_path, *OFTEN) as process:
         process.want(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()
@@ -118,7 +118,7 @@ def test_a_removal_of_a_damaged_version_that_is_killed_is_finished_by_the_next_p
         process.start(CRASH_AT="never")
         eventually(lambda: server.count("package") == 2)
         process.await_ready(VERSION)
-        assert provisioning.damaged(driver.data) == []
+        assert provisioner.damaged(driver.data) == []
         assert kubelet.stats("old").volume_condition.abnormal
         kubelet.publish("new")
         assert not kubelet.stats("new").volume_condition.abnormal
@@ -131,7 +131,7 @@ def test_a_view_that_is_bound_elsewhere_keeps_the_damaged_tree(
 ) -> None:
     container = tmp_path / "container"
     container.mkdir()
-    with provisioning.running(tmp_path, *OFTEN) as process:
+    with provisioner.running(tmp_path, *OFTEN) as process:
         process.want(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()

@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from oneagent.common import package_client
-from tests.fakes import packageendpoint as fakes
-from tests.fakes import packages, provisioning
+from tests.fakes import package_server as fakes
+from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Process, damaged, eventually, manifest
+from tests.fakes.provisioner import Process, damaged, eventually, manifest
 
 VERSION = packages.VERSION
 LARGE = 300 << 20
@@ -66,7 +66,7 @@ class Endpoint:
             "port": self.port,
             "port-file": port_file,
         }
-        command = [sys.executable, "-m", "tests.fakes.packageendpoint"]
+        command = [sys.executable, "-m", "tests.fakes.package_server"]
         self.process = subprocess.Popen([*command, *(f"--{name}={value}" for name, value in given.items())])
         eventually(port_file.exists, 20)
         self.port = int(port_file.read_text())
@@ -136,7 +136,7 @@ def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
 ) -> None:
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     assert server.count("package") == 1
-    with provisioning.running(tmp_path, *endpoint.flags) as node:
+    with provisioner.running(tmp_path, *endpoint.flags) as node:
         node.want(manifest("demo", server.api_url))
         eventually(lambda: begun(node), 20)
         endpoint.kill()
@@ -151,7 +151,7 @@ def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
     tmp_path: Path, server: double.Tenant, endpoint: Endpoint
 ) -> None:
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
-    with provisioning.running(tmp_path, *endpoint.flags) as node:
+    with provisioner.running(tmp_path, *endpoint.flags) as node:
         node.want(manifest("demo", server.api_url))
         eventually(lambda: begun(node), 20)
         endpoint.kill()

@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import MOUNTED_LAST_GOOD, DynaKubeName, Version
-from tests.fakes import node, packages, provisioning
+from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.node import VERSION, Driver, Kubelet
-from tests.fakes.provisioning import OTHER, eventually, manifest
+from tests.fakes.provisioner import OTHER, eventually, manifest
 from tests.node.answers import refused
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
@@ -91,7 +91,7 @@ def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the
         server.release(BEFORE, packages.build(tmp_path / "agent.zip", BEFORE))
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
         try:
-            with provisioning.running(tmp_path, "--gc-interval=100ms") as process:
+            with provisioner.running(tmp_path, "--gc-interval=100ms") as process:
                 process.want(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
                 process.await_ready(BEFORE)
                 kubelet = driver.start()

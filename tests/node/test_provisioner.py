@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import node, packages, provisioning
+from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi
-from tests.fakes.provisioning import OTHER, Process, eventually, manifest
+from tests.fakes.provisioner import OTHER, Process, eventually, manifest
 
 VERSION = packages.VERSION
 CONFIG = "agent/conf/ruxitagentproc.conf"
@@ -47,7 +47,7 @@ class TestAPublish:
         server.properties = [prop("fromTenant", "yes")]
         server.bytes_per_second = 5_000
         kubelet = driver.start()
-        with provisioning.running(tmp_path) as process:
+        with provisioner.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url))
             waiting = [kubelet.begin(f"pod{number}") for number in range(5)]
             for call in waiting:
@@ -65,7 +65,7 @@ class TestAPublish:
     ) -> None:
         server.properties = [prop("fromTenant", "yes")]
         kubelet = driver.start()
-        with provisioning.running(tmp_path) as process:
+        with provisioner.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url))
             view = kubelet.publish("pod1")
             server.plan("connection", *[double.Fault(status=503)] * 50)
@@ -86,7 +86,7 @@ class TestANewRevision:
     ) -> None:
         kubelet = driver.start()
         layers = driver.data.config_layers / double.TENANT
-        with provisioning.running(tmp_path) as process:
+        with provisioner.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
             old = kubelet.publish("old")
             before = (old / CONFIG).read_text()
@@ -109,7 +109,7 @@ class TestANewVersion:
     ) -> None:
         server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
         kubelet = driver.start()
-        with provisioning.running(tmp_path) as process:
+        with provisioner.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url, version=VERSION))
             old = kubelet.publish("old")
             process.want(manifest("demo", server.api_url, version=OTHER))
@@ -122,13 +122,13 @@ class TestANewVersion:
             kubelet.unpublish("old")
             eventually(lambda: process.versions() == [OTHER])
             eventually(lambda: process.states() == {OTHER: "ready"})
-            assert provisioning.damaged(process.folder) == []
+            assert provisioner.damaged(process.folder) == []
 
     def test_of_a_dynakube_that_is_gone_goes_too_and_the_host_folder_when_it_is_free(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         kubelet = driver.start()
-        with provisioning.running(tmp_path) as process:
+        with provisioner.running(tmp_path) as process:
             process.want(manifest("demo", server.api_url))
             process.await_ready(VERSION)
             host = kubelet.publish("agent", mode="host")
@@ -158,7 +158,7 @@ class TestTheCluster:
                 f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig')}",
                 "--node-id=node1",
             )
-            with provisioning.running(tmp_path, *flags) as process:
+            with provisioner.running(tmp_path, *flags) as process:
                 eventually(lambda: process.row().get("mount_timeout_seconds") == 1.0)
                 deadline = time.monotonic() + 10
                 while time.monotonic() < deadline:
@@ -196,7 +196,7 @@ class TestADiskThatIsFull:
         server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
         ballast = small / "data/ballast"
         ballast.write_bytes(b"x" * (5 << 20))
-        with provisioning.running(small) as process:
+        with provisioner.running(small) as process:
             process.want(manifest("demo", server.api_url))
             eventually(lambda: "are needed and" in process.row().get("condition", ""), what=process.row)
             assert "every version in the store is in use or wanted" in process.row()["condition"]
@@ -206,14 +206,14 @@ class TestADiskThatIsFull:
             process.await_ready(OTHER)
             assert server.count("package") == 1
             assert list(process.folder.tmp.iterdir()) == []
-        assert provisioning.damaged(Process(small).folder) == []
+        assert provisioner.damaged(Process(small).folder) == []
 
     def test_that_other_writers_fill_meanwhile_leaves_nothing_half(
         self, tmp_path: Path, small: Path, server: double.Tenant
     ) -> None:
         server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=3 << 20))
         server.plan("package", double.Fault(bytes_per_second=3_000_000))
-        with provisioning.running(small) as process:
+        with provisioner.running(small) as process:
             process.want(manifest("demo", server.api_url))
             eventually(lambda: server.count("package"))
             fill(small / "data/ballast")
@@ -224,12 +224,12 @@ class TestADiskThatIsFull:
             assert sum(file.stat().st_size for file in process.folder.tmp.iterdir() if file.is_file()) == 0
             (small / "data/ballast").unlink()
             process.await_ready(OTHER, seconds=20)
-        assert provisioning.damaged(Process(small).folder) == []
+        assert provisioner.damaged(Process(small).folder) == []
 
     def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
         server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))
         server.release(OTHER, packages.build(tmp_path / "b.zip", OTHER, filler=4 << 20))
-        with provisioning.running(small, "--gc-keep-unused=1h", "--gc-interval=1h") as process:
+        with provisioner.running(small, "--gc-keep-unused=1h", "--gc-interval=1h") as process:
             process.want(manifest("demo", server.api_url, version=VERSION))
             process.await_ready(VERSION)
             (small / "data/ballast").write_bytes(b"x" * (5 << 19))

@@ -16,9 +16,9 @@ from oneagent.common.identifiers import Version
 from oneagent.common.unpack import dedup, zip
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import preload
-from tests.fakes import node, packages, provisioning
+from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Process, eventually, manifest
+from tests.fakes.provisioner import OTHER, Process, eventually, manifest
 
 VERSION = packages.VERSION
 INSTALL = (
@@ -51,7 +51,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def is_whole(process: Process) -> None:
     """What holds at every moment, also right after a kill."""
-    assert provisioning.damaged(process.folder) == []
+    assert provisioner.damaged(process.folder) == []
 
 
 def is_right(process: Process, *versions: str) -> None:
@@ -62,7 +62,7 @@ def is_right(process: Process, *versions: str) -> None:
     eventually(lambda: process.states() == dict.fromkeys(versions, "ready"), what=process.states)
     eventually(lambda: not [*folder.tmp.iterdir(), *folder.trash.iterdir()], what=lambda: list(folder.trash.iterdir()))
     eventually(lambda: sorted(file.stem for file in folder.manifests.iterdir()) == sorted(versions))
-    assert all(row["size_bytes"] for row in provisioning.table(folder, "versions"))
+    assert all(row["size_bytes"] for row in provisioner.table(folder, "versions"))
 
 
 @pytest.mark.parametrize("step", INSTALL)

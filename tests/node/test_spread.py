@@ -7,9 +7,9 @@ from pathlib import Path
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.csi_driver.store import demand
-from tests.fakes import node, packages, provisioning
+from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import manifest
+from tests.fakes.provisioner import manifest
 
 _SPREAD = "--download-jitter=10000h"
 
@@ -18,10 +18,10 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
     tmp_path: Path,
 ) -> None:
     driver = node.Driver(tmp_path, "--publish-wait=10s")
-    with double.Tenant() as server, provisioning.running(tmp_path, _SPREAD) as process:
+    with double.Tenant() as server, provisioner.running(tmp_path, _SPREAD) as process:
         server.release(packages.VERSION, packages.build(tmp_path / "agent.zip"))
         process.want(manifest("demo", server.api_url))
-        provisioning.eventually(lambda: process.row().get("version"), what="the version is wanted")
+        provisioner.eventually(lambda: process.row().get("version"), what="the version is wanted")
         time.sleep(1.5)  # Longer than the provisioner's turn takes
         assert server.count("package") == 0
         assert process.row()["condition"] == f"version {packages.VERSION} is not in the store yet (wanted)"
@@ -32,4 +32,4 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
             driver.kill()
             node.unmount_all(driver)
         assert server.count("package") == 1
-        provisioning.eventually(lambda: not demand.versions(process.folder), what="the word is forgotten")
+        provisioner.eventually(lambda: not demand.versions(process.folder), what="the word is forgotten")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
-from tests.fakes import node, provisioning
+from tests.fakes import node, provisioner
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.node import Driver, Kubelet
-from tests.fakes.provisioning import eventually
+from tests.fakes.provisioner import eventually
 
 STAYS = "the driver was uninstalled; staying until no volume is left"
 WAIT_SECONDS = 3
@@ -152,13 +152,13 @@ class TestTheProvisioner:
             api.put("daemonsets", {"metadata": {"name": "oneagent-csi-driver"}})
             yield api
 
-    def start(self, api: KubeApi, place: Path) -> provisioning.Process:
+    def start(self, api: KubeApi, place: Path) -> provisioner.Process:
         flags = (
             "--dynakube-source=kubernetes",
             f"--kubeconfig={api.kubeconfig(place / 'kubeconfig')}",
             "--daemonset=oneagent-csi-driver",
         )
-        process = provisioning.Process(place, *flags)
+        process = provisioner.Process(place, *flags)
         process.start()
         eventually(lambda: api.seen("daemonsets") and api.open_watches)
         return process

@@ -9,9 +9,9 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
-from tests.e2e import installed, operators
-from tests.e2e.cubes import Cube
-from tests.e2e.waiting import WaitFor
+from tests.e2e import installation, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -19,20 +19,20 @@ from tests.fakes.tenant import Tenant
 @pytest.fixture(scope="session")
 def rights(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kubeconfig of the operator's service account, on a cluster that knows DynaKubes."""
-    installed.define(cluster.kubectl)
-    operators.install_rights(cluster.kubectl)
-    return operators.kubeconfig(cluster, tmp_path_factory.mktemp("operator") / "kubeconfig")
+    installation.define(cluster.kubectl)
+    operator_process.install_rights(cluster.kubectl)
+    return operator_process.kubeconfig(cluster, tmp_path_factory.mktemp("operator") / "kubeconfig")
 
 
 @pytest.fixture(scope="module")
-def running_operator(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operators.Operator]:
+def running_operator(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator_process.Operator]:
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    with operators.running(operators.Operator(rights, log)) as operator:
+    with operator_process.running(operator_process.Operator(rights, log)) as operator:
         yield operator
 
 
 @pytest.fixture
-def operator(running_operator: operators.Operator) -> Iterator[operators.Operator]:
+def operator(running_operator: operator_process.Operator) -> Iterator[operator_process.Operator]:
     """Running; what it says during a test belongs to the test's failure."""
     before = len(running_operator.log.read_text())
     yield running_operator
@@ -40,9 +40,11 @@ def operator(running_operator: operators.Operator) -> Iterator[operators.Operato
 
 
 @pytest.fixture
-def own_operator(rights: Path, tmp_path: Path) -> Iterator[operators.Operator]:
+def own_operator(rights: Path, tmp_path: Path) -> Iterator[operator_process.Operator]:
     """Running; for tests that end it. Not for a module whose other tests share one: of two only one leads."""
-    with operators.running(operators.Operator(rights, tmp_path / "operator.log", operators.PATIENT)) as operator:
+    with operator_process.running(
+        operator_process.Operator(rights, tmp_path / "operator.log", operator_process.PATIENT)
+    ) as operator:
         yield operator
         print(operator.log.read_text()[-8000:])
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import cubes, installed
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, installation
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -25,7 +25,7 @@ SELECTOR: Final = "app.kubernetes.io/component=operator"
 @pytest.fixture
 def deployed(rights: Path, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[None]:
     """Rolled out; the rights, which other tests need, stay when it goes."""
-    whole = installed.manifests("operator.yaml")
+    whole = installation.manifests("operator.yaml")
     kubectl.apply(*whole)
     kubectl("-n", NAMESPACE, "rollout", "status", DEPLOYMENT, "--timeout=60s", timeout=70)
     yield
@@ -41,8 +41,8 @@ def pods(kubectl: Kubectl) -> list[dict[str, Any]]:
 def test_it_does_its_work_and_has_nothing_to_complain_of(
     deployed: None, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl, wait_for: WaitFor
 ) -> None:
-    apply(cubes.namespace("pod-1", "pod"))
-    apply(cubes.dynakube("pod", tenant.api_url, "pod", useCSIDriver=False), cubes.secret("pod", tenant.token))
+    apply(dynakubes.namespace("pod-1", "pod"))
+    apply(dynakubes.dynakube("pod", tenant.api_url, "pod", useCSIDriver=False), dynakubes.secret("pod", tenant.token))
     cube.wait_condition("pod", "Ready", "True")
     cube.wait_owners("pod-", {"pod-1": "pod"})
     assert cube.status("pod")["codeModules"]["version"] == packages.VERSION

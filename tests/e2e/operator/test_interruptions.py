@@ -13,9 +13,9 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
-from tests.e2e.waiting import Apply, WaitFor
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes.relay import Relay
 from tests.fakes.tenant import Tenant
 
@@ -30,30 +30,32 @@ def way(cluster: Cluster) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def distant_operator(rights: Path, tmp_path: Path, way: Relay) -> Iterator[operators.Operator]:
-    kubeconfig = operators.through(rights, way.port, tmp_path / "kubeconfig")
-    with operators.running(operators.Operator(kubeconfig, tmp_path / "operator.log", operators.PATIENT)) as operator:
+def distant_operator(rights: Path, tmp_path: Path, way: Relay) -> Iterator[operator_process.Operator]:
+    kubeconfig = operator_process.through(rights, way.port, tmp_path / "kubeconfig")
+    with operator_process.running(
+        operator_process.Operator(kubeconfig, tmp_path / "operator.log", operator_process.PATIENT)
+    ) as operator:
         yield operator
         way.open()
         print(operator.log.read_text()[-8000:])
 
 
 def test_the_api_server_restarts(
-    own_operator: operators.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: Cube
+    own_operator: operator_process.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
-    apply(cubes.namespace("again-1", "again"))
-    apply(cubes.dynakube("again", tenant.api_url, "again"), cubes.secret("again", tenant.token))
+    apply(dynakubes.namespace("again-1", "again"))
+    apply(dynakubes.dynakube("again", tenant.api_url, "again"), dynakubes.secret("again", tenant.token))
     cube.wait_owners("again-", {"again-1": "again"})
     restart_api_server(cluster)
-    apply(cubes.namespace("again-2", "again"))
+    apply(dynakubes.namespace("again-2", "again"))
     cube.wait_owners("again-", {"again-1": "again", "again-2": "again"}, within=60)
 
 
 def test_connections_break_off_while_things_change(
-    distant_operator: operators.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    distant_operator: operator_process.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
 ) -> None:
-    apply(cubes.namespace("cut-1", "cut"))
-    apply(cubes.dynakube("cut", tenant.api_url, "cut"), cubes.secret("cut", tenant.token))
+    apply(dynakubes.namespace("cut-1", "cut"))
+    apply(dynakubes.dynakube("cut", tenant.api_url, "cut"), dynakubes.secret("cut", tenant.token))
     cube.wait_owners("cut-", {"cut-1": "cut"})
     for team, owner in (("none", ""), ("cut", "cut"), ("none", "")):
         way.cut()
@@ -69,7 +71,7 @@ def test_connections_break_off_while_things_change(
 
 
 def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
-    distant_operator: operators.Operator,
+    distant_operator: operator_process.Operator,
     way: Relay,
     cluster: Cluster,
     tenant: Tenant,
@@ -77,8 +79,8 @@ def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
     cube: Cube,
     kubectl: Kubectl,
 ) -> None:
-    apply(cubes.namespace("gone-by-1", "gone-by"), cubes.namespace("gone-by-2", "none"))
-    apply(cubes.dynakube("gone-by", tenant.api_url, "gone-by"), cubes.secret("gone-by", tenant.token))
+    apply(dynakubes.namespace("gone-by-1", "gone-by"), dynakubes.namespace("gone-by-2", "none"))
+    apply(dynakubes.dynakube("gone-by", tenant.api_url, "gone-by"), dynakubes.secret("gone-by", tenant.token))
     cube.wait_owners("gone-by-", {"gone-by-1": "gone-by", "gone-by-2": ""})
     seen = cluster.control_plane.call("GET", "/api/v1/namespaces")["metadata"]["resourceVersion"]
     way.close()
@@ -101,14 +103,16 @@ def restart_api_server(cluster: Cluster) -> None:
 
 
 def test_killed_at_random_during_a_hundred_changes_it_ends_where_it_would_have(
-    own_operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    own_operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
 ) -> None:
     chance = random.Random(7)
     names = [f"chaos-{number}" for number in range(10)]
     teams = dict.fromkeys(names, "none")
-    apply(*(cubes.namespace(name, "none") for name in names))
-    apply(cubes.dynakube("red", tenant.api_url, "red", useCSIDriver=False), cubes.secret("red", tenant.token))
-    apply(cubes.dynakube("blue", tenant.api_url, "blue", useCSIDriver=False), cubes.secret("blue", tenant.token))
+    apply(*(dynakubes.namespace(name, "none") for name in names))
+    apply(dynakubes.dynakube("red", tenant.api_url, "red", useCSIDriver=False), dynakubes.secret("red", tenant.token))
+    apply(
+        dynakubes.dynakube("blue", tenant.api_url, "blue", useCSIDriver=False), dynakubes.secret("blue", tenant.token)
+    )
     kills = chance.sample(range(100), 5)
     for change in range(100):
         wait_for(own_operator.leads, "it works")

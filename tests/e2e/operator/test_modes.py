@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
-from tests.e2e.waiting import Apply, WaitFor
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -27,9 +27,9 @@ OLDER: Final = "1.276.0.20230814-094321"
     ],
 )
 def test_each_decides_the_versions_that_it_needs(
-    mode: str, conditions: set[str], operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    mode: str, conditions: set[str], operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
-    apply(cubes.dynakube("one", tenant.api_url, "m", mode), cubes.secret("one", tenant.token))
+    apply(dynakubes.dynakube("one", tenant.api_url, "m", mode), dynakubes.secret("one", tenant.token))
     for kind in conditions:
         cube.wait_condition("one", kind, "True")
     status = cube.status("one")
@@ -41,25 +41,25 @@ def test_each_decides_the_versions_that_it_needs(
 
 
 def test_the_tenants_latest_is_followed_up_but_never_down(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path, wait_for: WaitFor
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path, wait_for: WaitFor
 ) -> None:
     asked = {"metadata": {"annotations": {"feature.dynatrace.com/poll-interval": "5s"}}}
-    manifest = cubes.dynakube("up", tenant.api_url, "v")
-    apply({**manifest, "metadata": {**manifest["metadata"], **asked["metadata"]}}, cubes.secret("up", tenant.token))
+    manifest = dynakubes.dynakube("up", tenant.api_url, "v")
+    apply({**manifest, "metadata": {**manifest["metadata"], **asked["metadata"]}}, dynakubes.secret("up", tenant.token))
     wait_for(lambda: cube.status("up").get("codeModules", {}).get("version") == packages.VERSION, "the latest version")
     tenant.release(NEWER, packages.build(tmp_path / "newer.zip", NEWER))
     wait_for(lambda: cube.status("up")["codeModules"]["version"] == NEWER, "the newer version", within=30)
     tenant.withdraw(NEWER)
     # Asked again at once, since there may be another token.
-    apply(cubes.secret("up", tenant.token, note="renewed"))
+    apply(dynakubes.secret("up", tenant.token, note="renewed"))
     cube.wait_condition("up", "CodeModulesVersion", "True", "is older than")
     assert cube.status("up")["codeModules"]["version"] == NEWER
 
 
 def test_a_pinned_version_is_taken_even_if_it_is_older(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
 ) -> None:
-    apply(cubes.dynakube("pin", tenant.api_url, "v"), cubes.secret("pin", tenant.token))
+    apply(dynakubes.dynakube("pin", tenant.api_url, "v"), dynakubes.secret("pin", tenant.token))
     wait_for(lambda: cube.status("pin").get("codeModules", {}).get("version") == packages.VERSION, "the latest version")
-    apply(cubes.dynakube("pin", tenant.api_url, "v", version=OLDER))
+    apply(dynakubes.dynakube("pin", tenant.api_url, "v", version=OLDER))
     wait_for(lambda: cube.status("pin")["codeModules"]["version"] == OLDER, "the pinned version", within=5)

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 from tests.cluster.cluster import Cluster
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
-from tests.e2e.waiting import Apply, WaitFor
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes.tenant import Tenant
 
 
 def test_a_thousand_namespaces_and_five_dynakubes(
-    own_operator: operators.Operator,
+    own_operator: operator_process.Operator,
     cluster: Cluster,
     tenant: Tenant,
     apply: Apply,
@@ -22,12 +22,14 @@ def test_a_thousand_namespaces_and_five_dynakubes(
     wait_for: WaitFor,
     record_property: Callable[[str, object], None],
 ) -> None:
-    crowd = [cubes.namespace(f"scale-{number:04}", f"s{number % 5}") for number in range(1000)]
+    crowd = [dynakubes.namespace(f"scale-{number:04}", f"s{number % 5}") for number in range(1000)]
     # They stay: a thousand namespaces that go take the controllers minutes, in which other tests would have to wait.
-    asyncio.run(cubes.create(cluster.control_plane.admin, crowd))
+    asyncio.run(dynakubes.create(cluster.control_plane.admin, crowd))
     start = time.monotonic()
     for number in range(5):
-        apply(cubes.dynakube(f"s{number}", tenant.api_url, f"s{number}"), cubes.secret(f"s{number}", tenant.token))
+        apply(
+            dynakubes.dynakube(f"s{number}", tenant.api_url, f"s{number}"), dynakubes.secret(f"s{number}", tenant.token)
+        )
     wait_for(lambda: all(cube.owners("scale-").values()), "all namespaces are labelled", within=120, every=0.5)
     record_property("1,000 namespaces labelled by five new DynaKubes, s", round(time.monotonic() - start, 1))
     for number in range(5):

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
 
 def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    apply(cubes.dynakube("tok", tenant.api_url, "t"))
+    apply(dynakubes.dynakube("tok", tenant.api_url, "t"))
     cube.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
-    apply(cubes.secret("tok", "dt0c01.WRONG.TOKEN"))
+    apply(dynakubes.secret("tok", "dt0c01.WRONG.TOKEN"))
     cube.wait_condition("tok", "Tokens", "False", "refuses the token")
-    apply(cubes.secret("tok", f"{tenant.token} \n"))
+    apply(dynakubes.secret("tok", f"{tenant.token} \n"))
     cube.wait_condition("tok", "Tokens", "False", "white space")
     tenant.scopes = ["DataExport"]
-    apply(cubes.secret("tok", tenant.token))
+    apply(dynakubes.secret("tok", tenant.token))
     cube.wait_condition("tok", "Tokens", "False", "lacks the scope InstallerDownload")
     tenant.scopes = ["DataExport", "InstallerDownload"]
-    apply(cubes.secret("tok", tenant.token, note="renewed"))
+    apply(dynakubes.secret("tok", tenant.token, note="renewed"))
     cube.wait_condition("tok", "Tokens", "True")
     events = kubectl("-n", NAMESPACE, "get", "events", "--field-selector", "involvedObject.name=tok")
     assert "TokensError" in events
@@ -32,8 +32,8 @@ def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
 
 
 def test_a_pinned_version_without_any_token_still_gets_its_status(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
-    apply(cubes.dynakube("bare", tenant.api_url, "bare", version=packages.VERSION))
+    apply(dynakubes.dynakube("bare", tenant.api_url, "bare", version=packages.VERSION))
     cube.wait_condition("bare", "Tokens", "False", "create the Secret bare")
     assert cube.status("bare")["codeModules"]["version"] == packages.VERSION

@@ -17,10 +17,10 @@ from oneagent.common import package_client
 from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.fakes import packages, ports
 from tests.fakes.tenant import Tenant
 
@@ -28,26 +28,26 @@ PORT: Final = ports.free()
 
 
 @pytest.fixture(scope="module")
-def running_operator(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operators.Operator]:
+def running_operator(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator_process.Operator]:
     """One that serves packages."""
     folder = tmp_path_factory.mktemp("operator")
     (folder / "packages").mkdir()
     flags = (f"--package-address={Node.address}:{PORT}", f"--package-folder={folder / 'packages'}")
-    with operators.running(operators.Operator(rights, folder / "operator.log", *flags)) as operator:
+    with operator_process.running(operator_process.Operator(rights, folder / "operator.log", *flags)) as operator:
         yield operator
 
 
 def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
-    operator: operators.Operator,
+    operator: operator_process.Operator,
     tenant: Tenant,
     apply: Apply,
     cube: Cube,
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:
-    apply(cubes.namespace("nocsi-1", "nocsi"), cubes.namespace("nocsi-2", "other"))
-    manifest = cubes.dynakube("nocsi", tenant.api_url, "nocsi", useCSIDriver=False)
-    apply(manifest, cubes.secret("nocsi", tenant.token))
+    apply(dynakubes.namespace("nocsi-1", "nocsi"), dynakubes.namespace("nocsi-2", "other"))
+    manifest = dynakubes.dynakube("nocsi", tenant.api_url, "nocsi", useCSIDriver=False)
+    apply(manifest, dynakubes.secret("nocsi", tenant.token))
     cube.wait_condition("nocsi", "CodeModulesInjection", "True", "1 namespaces")
 
     def secrets(namespace: str) -> list[dict[str, Any]]:
@@ -56,19 +56,19 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
 
     (secret,) = secrets("nocsi-1")
     assert secret["metadata"]["name"] == injection_secret.NAME
-    assert packages.VERSION in cubes.decoded(secret)
+    assert packages.VERSION in dynakubes.decoded(secret)
     assert not secrets("nocsi-2")
     everywhere = kubectl.json("get", "secrets", "--all-namespaces")["items"]
     outside = [item for item in everywhere if item["metadata"]["namespace"] != NAMESPACE]
     assert outside
-    assert not [item for item in outside if tenant.token in cubes.decoded(item)]
-    apply(cubes.namespace("nocsi-1", "other"))
+    assert not [item for item in outside if tenant.token in dynakubes.decoded(item)]
+    apply(dynakubes.namespace("nocsi-1", "other"))
     cube.wait_owners("nocsi-", {"nocsi-1": "", "nocsi-2": ""})
     wait_for(lambda: not secrets("nocsi-1"), "the Secret goes with the label")
 
 
 def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its_own_ca(
-    operator: operators.Operator,
+    operator: operator_process.Operator,
     tmp_path: Path,
     tenant: Tenant,
     apply: Apply,
@@ -76,8 +76,8 @@ def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:
-    manifest = cubes.dynakube("pack", tenant.api_url, "pack", useCSIDriver=False)
-    apply(manifest, cubes.secret("pack", tenant.token))
+    manifest = dynakubes.dynakube("pack", tenant.api_url, "pack", useCSIDriver=False)
+    apply(manifest, dynakubes.secret("pack", tenant.token))
     cube.wait_condition("pack", "CodeModulesVersion", "True")
     wait_for(lambda: "packages are served" in operator.log.read_text(), "packages are served")
     authority = kubectl.json("-n", NAMESPACE, "get", "secret", "oneagent-webhook-ca")["data"]["ca.crt"]

@@ -12,12 +12,12 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.helm import Helm
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story import shops
-from tests.e2e.story.shops import Shop
-from tests.e2e.story.users import SHOP, User
-from tests.e2e.waiting import WaitFor
+from tests.e2e.story import applications
+from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.applications import Shop
 from tests.e2e.webhook.applications import Applications
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
@@ -60,7 +60,7 @@ def departure() -> Iterator[contextlib.ExitStack]:
 def dynatrace(departure: contextlib.ExitStack) -> Tenant:
     """A tenant of the story's own."""
     tenant = departure.enter_context(Tenant(host=Node.address))
-    shops.settle(tenant)
+    applications.settle(tenant)
     return tenant
 
 

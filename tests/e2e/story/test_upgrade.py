@@ -14,12 +14,12 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
-from tests.e2e import helm, installed
-from tests.e2e.story import figures
-from tests.e2e.story.arrivals import PodArrivals
+from tests.e2e import helm, installation
+from tests.e2e.story import resource_usage
+from tests.e2e.story.administrator import User
+from tests.e2e.story.applications import Shop
+from tests.e2e.story.churn import PodArrivals
 from tests.e2e.story.conftest import Publish
-from tests.e2e.story.shops import Shop
-from tests.e2e.story.users import User
 from tests.fakes.tenant import Tenant
 
 VERSION: Final = "1.277.0.20230914-094321"
@@ -31,14 +31,14 @@ _TAG: Final = "previous"
 def former(node: Node) -> Iterator[str]:
     """Another tag of the image."""
     image = f"{helm.IMAGE['repository']}:{_TAG}"
-    node.ctr("images", "tag", installed.IMAGE, image)
+    node.ctr("images", "tag", installation.IMAGE, image)
     yield _TAG
     node.ctr("images", "remove", image)
 
 
 def test_pods_do_not_notice(
     cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, former: str,
-    record_property: figures.Record,
+    record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     publish(VERSION)
     user.installs(f"image.tag={former}", chart=str(PREVIOUS))
@@ -50,7 +50,7 @@ def test_pods_do_not_notice(
     with PodArrivals(cluster.kubectl, stored) as arrivals:
         user.upgrades(f"image.tag={helm.IMAGE['tag']}")
     assert arrivals.refusals == []
-    assert {image for part in figures.PARTS for image in images(cluster, part)} == {installed.IMAGE}
+    assert {image for part in resource_usage.PARTS for image in images(cluster, part)} == {installation.IMAGE}
 
     assert [shop.running(pod) for pod in pods] == before
     for pod in (*pods, shop.starts("payment")):
@@ -61,4 +61,4 @@ def test_pods_do_not_notice(
 
 
 def images(cluster: Cluster, part: str) -> set[str]:
-    return {container["image"] for pod in figures.pods(cluster, part) for container in pod["spec"]["containers"]}
+    return {container["image"] for pod in resource_usage.pods(cluster, part) for container in pod["spec"]["containers"]}

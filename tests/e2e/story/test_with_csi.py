@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 
 from tests.cluster.cluster import Cluster
-from tests.e2e.installed import Installed
-from tests.e2e.story import chapters, figures, traces
-from tests.e2e.story.chapters import FIRST, NEVER, SECOND
+from tests.e2e.fixture_types import WaitFor
+from tests.e2e.installation import Installed
+from tests.e2e.story import leftovers, resource_usage, steps
+from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.applications import Shop
 from tests.e2e.story.conftest import Publish, Vanish
-from tests.e2e.story.shops import Shop
-from tests.e2e.story.users import SHOP, User
-from tests.e2e.waiting import WaitFor
+from tests.e2e.story.steps import FIRST, NEVER, SECOND
 from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
     cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish, wait_for: WaitFor,
-    record_property: figures.Record,
+    record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
-    before = traces.of_cluster(cluster), traces.of_node(cluster)
+    before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)
     started = time.monotonic()
     publish(FIRST)
     user.installs()
@@ -27,7 +27,7 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     cart = shop.starts("cart")
     record_property("seconds from `helm install` to the first injected pod", round(time.monotonic() - started, 1))
     shop.has_agent(cart, FIRST)
-    figures.record_idle(cluster, record_property)
+    resource_usage.record_idle(cluster, record_property)
 
     user.changes("annotate", "feature.dynatrace.com/poll-interval=1s")
     publish(SECOND)
@@ -45,10 +45,10 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     user.wants(NEVER, decided=NEVER)
     tell_why_a_pod_has_no_agent(user, shop, wait_for)
     user.wants(None, decided=SECOND)
-    chapters.refuse_what_cannot_work(cluster.kubectl)
-    chapters.outlive_an_upgrade(cluster.kubectl, user, shop, checkout, payment)
+    steps.refuse_what_cannot_work(cluster.kubectl)
+    steps.outlive_an_upgrade(cluster.kubectl, user, shop, checkout, payment)
     shop.has_agent(shop.starts("gift"), SECOND)
-    chapters.leave_nothing(cluster, user, shop, *before)
+    steps.leave_nothing(cluster, user, shop, *before)
 
 
 def tell_why_a_pod_has_no_agent(user: User, shop: Shop, wait_for: WaitFor) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 
 from tests.cluster.cluster import Cluster
-from tests.e2e.story import chapters, figures, traces
-from tests.e2e.story.chapters import FIRST, NEVER, SECOND
+from tests.e2e.story import leftovers, resource_usage, steps
+from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.applications import Shop
 from tests.e2e.story.conftest import Publish, Vanish
-from tests.e2e.story.shops import Shop
-from tests.e2e.story.users import SHOP, User
+from tests.e2e.story.steps import FIRST, NEVER, SECOND
 from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
     cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
-    record_property: figures.Record,
+    record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
-    before = traces.of_cluster(cluster), traces.of_node(cluster)
+    before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)
     started = time.monotonic()
     publish(FIRST)
     user.installs("csidriver.enabled=false")
@@ -40,8 +40,8 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     shop.has_agent(payment, SECOND)
     user.wants(NEVER, decided=NEVER)
     shop.comes("late")
-    chapters.outlive_an_upgrade(cluster.kubectl, user, shop, cart, checkout, payment)
+    steps.outlive_an_upgrade(cluster.kubectl, user, shop, cart, checkout, payment)
     assert not shop.monitored(shop.ready("late"))
     assert f"version {NEVER} was not downloaded" in user.types(f"kubectl -n {SHOP} describe pod late")
-    chapters.refuse_what_cannot_work(cluster.kubectl)
-    chapters.leave_nothing(cluster, user, shop, *before)
+    steps.refuse_what_cannot_work(cluster.kubectl)
+    steps.leave_nothing(cluster, user, shop, *before)

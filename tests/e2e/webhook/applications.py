@@ -11,7 +11,7 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.common.injection import contract
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
 
 LIBRARY: Final = f"{contract.INSTALL_PATH}/{PRELOAD_LIBRARY}"
 

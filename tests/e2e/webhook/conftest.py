@@ -10,11 +10,11 @@ import pytest
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import installed, manifests
+from tests.e2e import installation, manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications
-from tests.e2e.webhook.plugin import Plugin
+from tests.e2e.webhook.kubectl_plugin import Plugin
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -24,17 +24,17 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="package")
-def webhook(driver: installed.Installed, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[None]:
+def webhook(driver: installation.Installed, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[None]:
     """Both Deployments of `deploy/`, ready, and the API server knows whom to trust."""
-    objects = installed.operator_and_webhook(kubectl)
-    wait_for(lambda: installed.trusted(kubectl), "the API server trusts the webhook")
+    objects = installation.operator_and_webhook(kubectl)
+    wait_for(lambda: installation.trusted(kubectl), "the API server trusts the webhook")
     yield
     kubectl.delete(*objects)
 
 
 @pytest.fixture(scope="package")
 def dynakube(
-    webhook: None, driver: installed.Installed, kubectl: Kubectl, dynatrace: Tenant, wait_for: WaitFor,
+    webhook: None, driver: installation.Installed, kubectl: Kubectl, dynatrace: Tenant, wait_for: WaitFor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[str]:  # fmt: skip
     """A DynaKube of namespaces with the label `team=shop`, ready, its version on the node."""

@@ -9,8 +9,8 @@ from typing import Any
 from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import APP_IMAGE, NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import LIBRARY, Applications, Pod, init_containers
 from tests.fakes import elf
 from tests.fakes.tenant import Tenant

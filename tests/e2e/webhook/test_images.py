@@ -13,9 +13,9 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.installed import Installed
+from tests.e2e.fixture_types import Apply, WaitFor
+from tests.e2e.installation import Installed
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.e2e.webhook.applications import Applications
 from tests.fakes import images, packages, registry
 from tests.fakes.registry import Registry

@@ -11,8 +11,8 @@ import pytest
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications
 from tests.fakes.prometheus import Prometheus, running
 from tests.unit.chart.test_monitoring import ALERTS, EXPRESSIONS, OF_OTHERS, named

@@ -11,9 +11,9 @@ import pytest
 
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.e2e import installed, manifests
+from tests.e2e import installation, manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications, untouched
 from tests.fakes.admission import Webhook
 
@@ -83,10 +83,10 @@ def test_pods_start_while_its_certificate_has_expired(
 
 
 def test_without_a_driver_pods_go_through_unchanged_and_everyone_is_told(
-    kubectl: Kubectl, applications: Applications, wait_for: WaitFor, driver: installed.Installed
+    kubectl: Kubectl, applications: Applications, wait_for: WaitFor, driver: installation.Installed
 ) -> None:
     """The driver's DaemonSet is gone; the CSIDriver, and with it the wish for views, is still there."""
-    daemon_set = [one for one in installed.manifests("csi-driver.yaml") if one["kind"] == "DaemonSet"]
+    daemon_set = [one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "DaemonSet"]
     kubectl.delete(*daemon_set)
     try:
         created_unmonitored(applications, wait_for)

@@ -6,8 +6,8 @@ from typing import Final
 
 from oneagent.operator.certificates import cluster_state
 from tests.cluster.kubectl import Kubectl
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 
 SECRET: Final = "oneagent-webhook-ca"
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 
 NOBODY = {"nobody.example.com/has": "this"}
 

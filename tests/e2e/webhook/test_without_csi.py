@@ -8,17 +8,17 @@ import pytest
 
 from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import installed, manifests
+from tests.e2e import installation, manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications
-from tests.e2e.webhook.plugin import Plugin
+from tests.e2e.webhook.kubectl_plugin import Plugin
 from tests.fakes import tenant
 
 
 @pytest.fixture(scope="module", autouse=True)
 def without_csi(dynakube: str, kubectl: Kubectl) -> Iterator[None]:
-    driver = [one for one in installed.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver"]
+    driver = [one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver"]
     kubectl.delete(*driver)
     yield
     kubectl.apply(*driver)

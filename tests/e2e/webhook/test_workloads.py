@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.e2e import manifests
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.webhook.applications import Applications
 
 NAMESPACE: Final = "workloads"

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fakes import provisioning
+from tests.fakes import provisioner
 
 
 @pytest.fixture
-def desk() -> provisioning.Desk:
-    return provisioning.Desk()
+def desk() -> provisioner.Desk:
+    return provisioner.Desk()

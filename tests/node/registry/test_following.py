@@ -16,7 +16,7 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.operator import images
 from oneagent.operator.images import Followed, Secrets
 from tests.fakes import images as making
-from tests.fakes import provisioning, registry
+from tests.fakes import provisioner, registry
 from tests.fakes.registry import Registry
 from tests.fakes.signing import beside, payload, signer, simple, tag
 
@@ -54,7 +54,7 @@ def follow(
 ) -> Followed:
     annotations = {"code-modules-image-key": key} if key else {}
     kube = dynakube.from_manifest(
-        provisioning.manifest(
+        provisioner.manifest(
             api_url="https://abc12345.live.dynatrace.com/api",
             image=f"{server.host}/{PATH}{name}",
             annotations=annotations,

@@ -22,7 +22,7 @@ from oneagent.common.oci import reference
 from oneagent.common.tenant import client as tenant_client
 from tests.fakes import images, packages, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version

@@ -13,7 +13,7 @@ from tests.fakes import images, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry, whiteout
-from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
 from tests.fakes.proxy import Proxy
 from tests.fakes.registry import Registry
 

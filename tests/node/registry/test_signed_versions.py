@@ -10,11 +10,11 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.server import mount_policy
-from tests.fakes import images, provisioning, registry
+from tests.fakes import images, provisioner, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry
-from tests.fakes.provisioning import Desk, Provisioning
+from tests.fakes.provisioner import Desk, Provisioning
 from tests.fakes.registry import Registry
 from tests.fakes.signing import Signer, beside, payload, signer, simple, tag
 
@@ -44,9 +44,7 @@ def kube(server: double.Tenant, plain: Registry) -> Callable[..., dict[str, Any]
 
     def make(key: str = OURS.pem, name: str = "demo", image: str = ":1", decided: str = "") -> dict[str, Any]:
         annotations = {"poll-interval": "100ms", **({"code-modules-image-key": key} if key else {})}
-        found = provisioning.manifest(
-            name, server.api_url, image=f"{plain.host}/{PATH}{image}", annotations=annotations
-        )
+        found = provisioner.manifest(name, server.api_url, image=f"{plain.host}/{PATH}{image}", annotations=annotations)
         if decided:
             found["status"] = {"codeModules": {"imageID": f"{plain.host}/{PATH}{image}@{decided}"}}
         return found
@@ -281,7 +279,7 @@ class TestMemory:
         self, tmp_path: Path, plain: Registry, kube: Kube, wanted: bool
     ) -> None:
         digest = push(plain, "one", OURS)
-        with provisioning.running(tmp_path, f"--registry-plain-http={plain.host}") as p:
+        with provisioner.running(tmp_path, f"--registry-plain-http={plain.host}") as p:
             p.want(kube(OURS.pem if wanted else ""))
             p.await_ready(version(digest))
             assert p.process is not None

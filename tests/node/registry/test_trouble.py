@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import images, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Desk, Provisioning, damaged, eventually, manifest
+from tests.fakes.provisioner import Desk, Provisioning, damaged, eventually, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version

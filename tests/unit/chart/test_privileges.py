@@ -9,8 +9,8 @@ import pytest
 import yaml
 from deploy import generate
 
-from tests.cluster import rights
-from tests.e2e import privileges
+from tests.cluster import rbac
+from tests.e2e import least_privilege
 
 _PLUGIN: Final = "/var/lib/kubelet/plugins/csi.oneagent.dynatrace.com"
 _PODS: Final = "/var/lib/kubelet/pods"
@@ -43,8 +43,8 @@ def containers(shipped: list[dict[str, Any]]) -> dict[str, Container]:
 
 
 @pytest.fixture(scope="module")
-def grants(shipped: list[dict[str, Any]]) -> frozenset[rights.Grant]:
-    return rights.granted(shipped)
+def grants(shipped: list[dict[str, Any]]) -> frozenset[rbac.Grant]:
+    return rbac.granted(shipped)
 
 
 def _pods(shipped: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -114,7 +114,7 @@ def test_only_who_talks_to_the_api_server_has_a_token(
     assert found == _TOKENS
 
 
-def test_no_role_gives_more_of_itself(grants: frozenset[rights.Grant]) -> None:
+def test_no_role_gives_more_of_itself(grants: frozenset[rbac.Grant]) -> None:
     """Nor what is as good: programs in pods, tokens, certificates, the way around the API server."""
     assert not {grant.verb for grant in grants} & {"escalate", "bind", "impersonate", "approve", "sign"}
     subresources = {grant.resource for grant in grants if "/" in grant.resource}
@@ -123,17 +123,17 @@ def test_no_role_gives_more_of_itself(grants: frozenset[rights.Grant]) -> None:
     assert "rbac.authorization.k8s.io" not in {grant.group for grant in grants}
 
 
-def test_no_role_can_delete_collections(grants: frozenset[rights.Grant]) -> None:
+def test_no_role_can_delete_collections(grants: frozenset[rbac.Grant]) -> None:
     verbs = {"get", "list", "watch", "create", "update", "patch", "delete", "use"}
     assert {grant.verb for grant in grants} <= verbs
 
 
-def test_host_agents_have_no_rights(grants: frozenset[rights.Grant]) -> None:
+def test_host_agents_have_no_rights(grants: frozenset[rbac.Grant]) -> None:
     theirs = {grant for grant in grants if grant.user.endswith(":dynatrace-dynakube-oneagent")}
     assert {grant.verb for grant in theirs} <= {"use"}
 
 
-def test_secrets_are_read_by_who_needs_them(grants: frozenset[rights.Grant]) -> None:
+def test_secrets_are_read_by_who_needs_them(grants: frozenset[rbac.Grant]) -> None:
     own, injection, certificates = "dynatrace", "oneagent-injection", "oneagent-webhook-certs"
     assert {
         (_account(grant), grant.verb, grant.namespace, grant.name) for grant in grants if grant.resource == "secrets"
@@ -152,7 +152,7 @@ def test_secrets_are_read_by_who_needs_them(grants: frozenset[rights.Grant]) -> 
     }
 
 
-def test_outside_of_their_namespace_they_write_what_is_listed_here(grants: frozenset[rights.Grant]) -> None:
+def test_outside_of_their_namespace_they_write_what_is_listed_here(grants: frozenset[rbac.Grant]) -> None:
     written = {
         (_account(grant), grant.verb, grant.resource, grant.name)
         for grant in grants
@@ -176,9 +176,9 @@ def test_outside_of_their_namespace_they_write_what_is_listed_here(grants: froze
 
 def test_rights_that_no_test_can_prove_are_still_granted() -> None:
     """Otherwise they need no exception."""
-    granted = {(grant.verb, grant.resource) for grant in rights.granted(manifests("openshift"))}
-    assert granted >= privileges.NEVER_CALLED.keys()
+    granted = {(grant.verb, grant.resource) for grant in rbac.granted(manifests("openshift"))}
+    assert granted >= least_privilege.NEVER_CALLED.keys()
 
 
-def _account(grant: rights.Grant) -> str:
+def _account(grant: rbac.Grant) -> str:
     return grant.user.rpartition(":")[2]

@@ -19,7 +19,7 @@ USER: Final = "system:serviceaccount:home:worker"
 UNUSED: Final = "granted, and needed by no test: home:worker by Role work: list secrets in home"
 CONFTEST: Final = """
 from pathlib import Path
-from tests.e2e.privileges import Privileges
+from tests.e2e.least_privilege import Privileges
 
 def pytest_configure(config):
     here = Path(__file__).parent

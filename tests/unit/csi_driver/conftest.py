@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import packages, provisioning
+from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
 
 
@@ -18,7 +18,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def other_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return packages.build(tmp_path_factory.mktemp("packages") / "other.zip", provisioning.OTHER)
+    return packages.build(tmp_path_factory.mktemp("packages") / "other.zip", provisioner.OTHER)
 
 
 @pytest.fixture
@@ -29,5 +29,5 @@ def server(package: Path) -> Iterator[double.Tenant]:
 
 
 @pytest.fixture
-def desk() -> provisioning.Desk:
-    return provisioning.Desk()
+def desk() -> provisioner.Desk:
+    return provisioner.Desk()

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.dynakube.api import conversion
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission, validation
-from tests.e2e.story import pages
+from tests.e2e.story import documented_commands
 from tests.unit.common.oci.registries import REGISTRIES, counted
 
 ROOT = Path(__file__).parents[3]
@@ -171,7 +171,7 @@ def test_the_readme_installs_as_the_page_does() -> None:
 
 
 def test_the_first_dynakube_selects_the_same_namespaces_in_an_older_version() -> None:
-    commands, older = pages.blocks(pages.INSTALL, "The first DynaKube")
+    commands, older = documented_commands.blocks(documented_commands.INSTALL, "The first DynaKube")
     newest = yaml.safe_load(commands.partition("<<EOF\n")[2].partition("\nEOF\n")[0])
     converted = conversion.convert(yaml.safe_load(older), newest["apiVersion"])
     mode = newest["spec"]["oneAgent"]["applicationMonitoring"]

@@ -12,7 +12,7 @@ from oneagent.operator import api
 from oneagent.operator.certificates.controller import Metrics
 from oneagent.operator.certificates.settings import Settings as Certificates
 from oneagent.operator.controller import Controller, Settings
-from tests.fakes.objects import Objects
+from tests.fakes.object_api import Objects
 
 
 class Upgraded(Objects):

@@ -10,8 +10,8 @@ import pytest
 
 from oneagent.common import dynakube
 from oneagent.operator import api, asking, images, tenant_poller
-from tests.fakes import provisioning
-from tests.fakes.objects import Objects
+from tests.fakes import provisioner
+from tests.fakes.object_api import Objects
 
 PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
 
@@ -21,7 +21,7 @@ def read(key: str, image: str = "registry.example/agent:1") -> tuple[asking.Inpu
     for name, content in {"pull": "login", "image-keys": "keys", "demo": "token"}.items():
         data = {"content": base64.b64encode(content.encode()).decode()}
         server.put("Secret", {"metadata": {"name": name, "namespace": "dynatrace"}, "data": data})
-    obj: dict[str, Any] = provisioning.manifest(
+    obj: dict[str, Any] = provisioner.manifest(
         api_url="https://abc12345.live.dynatrace.com/api",
         image=image,
         annotations={"code-modules-image-key": key},
@@ -58,7 +58,7 @@ def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
 def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
     def settings(**spec: Any) -> tuple[object, ...]:
         return tenant_poller.poll_settings(
-            dynakube.from_manifest(provisioning.manifest(api_url="https://a.b/api", **spec))
+            dynakube.from_manifest(provisioner.manifest(api_url="https://a.b/api", **spec))
         )
 
     found = [

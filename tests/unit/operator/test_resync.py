@@ -9,7 +9,7 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.watches import Watches
-from tests.fakes.objects import Objects
+from tests.fakes.object_api import Objects
 
 
 class Told:

@@ -11,7 +11,7 @@ import pytest
 from oneagent.common.dynakube.api import crd
 from oneagent.operator import api, storage_migration
 from oneagent.operator.storage_migration import Storage
-from tests.fakes.objects import Objects
+from tests.fakes.object_api import Objects
 
 CLIENT = {"service": {"name": "oneagent-webhook", "namespace": "dynatrace", "path": "/convert"}}
 

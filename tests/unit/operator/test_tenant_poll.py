@@ -17,7 +17,7 @@ from oneagent.operator import api, asking
 from oneagent.operator.cache import Cache
 from oneagent.operator.dynakube_worker import FINALIZER, DynaKubeWorker
 from tests.fakes import packages
-from tests.fakes.objects import Objects
+from tests.fakes.object_api import Objects
 from tests.fakes.tenant import Tenant
 
 NAMESPACE = "dynatrace"

@@ -24,7 +24,7 @@ from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
 from tests.fakes import images, packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest, table
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest, table
 
 VERSION = Version(packages.VERSION)
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

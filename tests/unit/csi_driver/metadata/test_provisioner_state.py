@@ -19,7 +19,7 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRepository
 from oneagent.csi_driver.provisioner import startup_cleanup
 from oneagent.csi_driver.store import AgentStore
-from tests.fakes import provisioning
+from tests.fakes import provisioner
 
 DEMO = DesiredState(DynaKubeName("demo"), version=Version("1"))
 
@@ -51,8 +51,8 @@ class TestADatabaseThatIsLost:
         with known.notices():
             pass
         assert known.flush()
-        assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
-        assert [row["size_bytes"] for row in provisioning.table(folder, "versions")] == [5]
+        assert [row["name"] for row in provisioner.table(folder, "dynakubes")] == ["demo"]
+        assert [row["size_bytes"] for row in provisioner.table(folder, "versions")] == [5]
 
     def test_between_two_processes_leaves_what_is_wanted(self, folder: DataDir) -> None:
         records(folder).want([DEMO])
@@ -60,7 +60,7 @@ class TestADatabaseThatIsLost:
         known = records(folder)
         assert known.wanted["demo"].version == "1"  # type: ignore[index]
         known.flush()
-        assert [row["version"] for row in provisioning.table(folder, "dynakubes")] == ["1"]
+        assert [row["version"] for row in provisioner.table(folder, "dynakubes")] == ["1"]
 
     def test_between_two_writes_of_one_flush_is_written_again(self, folder: DataDir) -> None:
         known = records(folder)
@@ -78,7 +78,7 @@ class TestADatabaseThatIsLost:
         known._database.transaction = transaction  # type: ignore[method-assign]
         known.put_version(Version("1"), VersionState.READY)
         known.flush()
-        assert [row["name"] for row in provisioning.table(folder, "dynakubes")] == ["demo"]
+        assert [row["name"] for row in provisioner.table(folder, "dynakubes")] == ["demo"]
 
     def test_does_not_bring_the_threads_to_wait_for_each_other(self, folder: DataDir) -> None:
         known = records(folder)
@@ -171,5 +171,5 @@ class TestWhatACrashLeft:
         for version in ("1", "4", "5"):
             Path(folder.agent(Version(version))).mkdir()
         startup_cleanup.reconcile(folder, AgentStore(folder), known)
-        states = {row["version"]: row["state"] for row in provisioning.table(folder, "versions")}
+        states = {row["version"]: row["state"] for row in provisioner.table(folder, "versions")}
         assert states == {"1": "ready", "4": "ready", "5": "ready"}

@@ -11,7 +11,7 @@ from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Desk, Provisioning, manifest
+from tests.fakes.provisioner import Desk, Provisioning, manifest
 
 VERSION = packages.VERSION
 

@@ -12,7 +12,7 @@ from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import integrity
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest
 
 VERSION = Version(packages.VERSION)
 COMMON = "any/liboneagentjava.so"

@@ -9,7 +9,7 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.csi_driver.data_dir import LayerId
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, manifest
 
 PINNED = "1.275.0.20230801-000000"
 DEMO = DynaKubeName("demo")

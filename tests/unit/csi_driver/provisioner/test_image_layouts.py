@@ -11,7 +11,7 @@ from oneagent.common.identifiers import Version
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
 from tests.fakes.images import called, lay
-from tests.fakes.provisioning import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
 
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 SAVED = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}

@@ -13,7 +13,7 @@ import pytest
 from oneagent.common.identifiers import Version
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest
 
 VERSION = Version(packages.VERSION)
 

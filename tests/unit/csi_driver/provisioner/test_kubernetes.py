@@ -12,7 +12,7 @@ from oneagent.csi_driver.metadata.volumes import Notice, VolumeRepository
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi
-from tests.fakes.provisioning import Provisioning, manifest
+from tests.fakes.provisioner import Provisioning, manifest
 
 VERSION = packages.VERSION
 

@@ -15,10 +15,10 @@ from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.provisioner import main
 from oneagent.operator.package_server import handlers as servers
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, damaged, eventually, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, eventually, manifest
 from tests.unit.csi_driver.provisioner.test_installer import inside
 
 VERSION = Version(packages.VERSION)

@@ -15,9 +15,9 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import damage_log
 from oneagent.csi_driver.store.damage_log import Damage
 from oneagent.csi_driver.store.integrity import State
-from tests.fakes import packages, provisioning
+from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import OTHER, Desk, Provisioning, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, manifest
 
 VERSION = Version(packages.VERSION)
 DAY = 86400
@@ -61,7 +61,7 @@ class TestADamagedVersion:
             p.until(lambda: p.ready(VERSION) and count(p, "whole"))
             spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
             p.until(lambda: server.count("package") == 2 and p.ready(VERSION))
-            assert provisioning.damaged(p.folder) == []
+            assert provisioner.damaged(p.folder) == []
             p.until(lambda: [event[2] for event in desk.events][-2:] == ["DamagedAgentVersion", "InstallAgentVersion"])
         (told,) = (event for event in desk.events if event[2] == "DamagedAgentVersion")
         assert (told[0], told[1]) == ("demo", "Warning")
@@ -72,7 +72,7 @@ class TestADamagedVersion:
         spoil(library)
         assert check(installed) == State.DAMAGED
         assert not installed.store.has(VERSION)
-        (row,) = provisioning.table(installed.folder, "versions")
+        (row,) = provisioner.table(installed.folder, "versions")
         assert (row["state"], row["message"]) == ("damaged", f"{PRELOAD_LIBRARY} (content)")
         assert installed.metrics.registry.get_sample_value("oneagent_csi_damaged_versions") == 1
 
@@ -82,7 +82,7 @@ class TestADamagedVersion:
         spoil(library)
         check(installed)
         Provisioning(tmp_path, Desk())
-        assert [row["state"] for row in provisioning.table(installed.folder, "versions")] == ["damaged"]
+        assert [row["state"] for row in provisioner.table(installed.folder, "versions")] == ["damaged"]
 
     def test_takes_with_it_the_versions_that_have_the_same_file(self, installed: Provisioning, library: Path) -> None:
         for version in (OTHER, Version("3")):

@@ -10,7 +10,7 @@ import trustme
 
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioning import Desk, Provisioning, manifest
+from tests.fakes.provisioner import Desk, Provisioning, manifest
 from tests.fakes.proxy import Proxy
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
 

@@ -13,7 +13,7 @@ import pytest
 
 from oneagent.operator.package_server import authentication
 from oneagent.operator.package_server.metrics import PackageMetrics
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
 from tests.unit.operator.package_server.conftest import http

@@ -12,11 +12,11 @@ import pytest
 from oneagent.operator.package_server import cache
 from oneagent.operator.package_server.errors import NoRoomError
 from oneagent.operator.package_server.metrics import PackageMetrics
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
-from tests.fakes.provisioning import OTHER
+from tests.fakes.provisioner import OTHER
 from tests.unit.operator.package_server.conftest import http
 
 URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"

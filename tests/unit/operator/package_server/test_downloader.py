@@ -15,11 +15,11 @@ from oneagent.common import package_client
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.operator.package_server import handlers as servers
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
-from tests.fakes.provisioning import OTHER, eventually
+from tests.fakes.provisioner import OTHER, eventually
 from tests.unit.operator.package_server.conftest import http
 
 URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"

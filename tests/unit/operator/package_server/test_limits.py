@@ -17,11 +17,11 @@ import trustme
 
 from oneagent.common.http import server_tls
 from oneagent.operator.package_server import handlers as servers
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
-from tests.fakes.provisioning import eventually
+from tests.fakes.provisioner import eventually
 from tests.unit.operator.package_server.conftest import http
 
 URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"

@@ -23,8 +23,8 @@ from tests.fakes import certificates as fakes
 from tests.fakes import packages, ports
 from tests.fakes import tenant as double
 from tests.fakes.certificates import AUTHORITY, MUTATING, Cluster, Replica
-from tests.fakes.objects import Objects
-from tests.fakes.packageendpoint import Reviews, token
+from tests.fakes.object_api import Objects
+from tests.fakes.package_server import Reviews, token
 
 DAY = 86400.0
 HOST = f"oneagent-operator.{fakes.NAMESPACE}.svc"

@@ -24,7 +24,7 @@ from oneagent.operator.cache import Cache
 from oneagent.operator.startup_taint import readiness
 from oneagent.operator.startup_taint import taint as startup_taint_taint
 from oneagent.operator.startup_taint.controller import StartupTaintController
-from tests.fakes.objects import Objects
+from tests.fakes.object_api import Objects
 
 TAINT = {"key": "oneagent.dynatrace.com/not-ready", "effect": "NoSchedule"}
 OTHER = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}

@@ -19,10 +19,10 @@ import pytest
 from oneagent.common import package_client
 from oneagent.common.injection import secret
 from oneagent.sidecars.init_container import DownloadError, installer
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages, ports
 from tests.fakes import tenant as double
-from tests.unit.sidecars.init_container.installing import Pod, variables, wanted
+from tests.unit.sidecars.init_container.pod_environment import Pod, variables, wanted
 
 VERSION = packages.VERSION
 LARGE = "1.301.0.20240101-000000"

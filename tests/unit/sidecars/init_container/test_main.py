@@ -22,7 +22,7 @@ from oneagent.sidecars.init_container import (
     settings,
     views,
 )
-from tests.unit.sidecars.init_container.installing import Pod, variables, wanted
+from tests.unit.sidecars.init_container.pod_environment import Pod, variables, wanted
 
 ALL_VARIABLES = sorted(value for name, value in vars(Variable).items() if name.isupper())
 

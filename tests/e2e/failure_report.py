@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import KubectlError
-from tests.e2e.installed import Installed
+from tests.e2e.installation import Installed
 from tests.e2e.manifests import NAMESPACE
 
 _DEPLOYED: Final = "app.kubernetes.io/component in (operator, webhook)"

@@ -13,9 +13,9 @@ from oneagent.operator.startup_taint import readiness
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.node import Node
-from tests.e2e import manifests, operators
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import Apply, Release, WaitFor
+from tests.e2e import manifests, operator_process
+from tests.e2e.fixture_types import Apply, Release, WaitFor
+from tests.e2e.installation import Installed
 from tests.fakes.tenant import Tenant
 
 KEY: Final = "oneagent.example.com/not-ready"
@@ -62,11 +62,11 @@ def world(cluster: Cluster, wait_for: WaitFor) -> World:
 
 
 @pytest.fixture(scope="module")
-def caring(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operators.Operator]:
+def caring(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator_process.Operator]:
     """An operator that takes the taint off, and is out of patience after a second."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
     flags = (f"--startup-taint={KEY}:NoSchedule", "--startup-patience=1s")
-    with operators.running(operators.Operator(rights, log, *flags)) as operator:
+    with operator_process.running(operator_process.Operator(rights, log, *flags)) as operator:
         yield operator
         print(log.read_text()[-8000:])
 
@@ -81,7 +81,7 @@ def equipped(world: World, kubectl: Kubectl, driver: Installed, wait_for: WaitFo
 
 
 def test_a_node_is_held_until_it_has_the_driver_and_the_version(
-    equipped: str, world: World, dynatrace: Tenant, apply: Apply, release: Release, caring: operators.Operator
+    equipped: str, world: World, dynatrace: Tenant, apply: Apply, release: Release, caring: operator_process.Operator
 ) -> None:
     apply(*manifests.dynakube("held", dynatrace.api_url, MISSING))
     drivers = world.register()
@@ -99,7 +99,7 @@ def test_a_node_is_held_until_it_has_the_driver_and_the_version(
 
 
 def test_a_node_that_gets_no_driver_is_not_held_for_ever(
-    world: World, apply: Apply, driver: Installed, caring: operators.Operator
+    world: World, apply: Apply, driver: Installed, caring: operator_process.Operator
 ) -> None:
     # Without the label of an operating system no DaemonSet has a pod for it.
     taint = {"key": KEY, "effect": "NoSchedule"}

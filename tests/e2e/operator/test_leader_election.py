@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.fakes.tenant import Tenant
 
 
@@ -17,24 +17,24 @@ def test_of_two_one_leads_and_the_other_takes_over_from_a_dead_one(
     rights: Path, tmp_path: Path, wait_for: WaitFor
 ) -> None:
     short = "--lease-duration=3s"
-    first = operators.Operator(rights, tmp_path / "first.log", short, identity="first")
-    second = operators.Operator(rights, tmp_path / "second.log", short, identity="second")
-    with operators.running(first):
+    first = operator_process.Operator(rights, tmp_path / "first.log", short, identity="first")
+    second = operator_process.Operator(rights, tmp_path / "second.log", short, identity="second")
+    with operator_process.running(first):
         wait_for(first.leads, "the first leads")
-        with operators.running(second):
+        with operator_process.running(second):
             wait_for(lambda: "operating" in second.log.read_text(), "the second is up")
             time.sleep(4)
             assert not second.leads()
             first.kill()
             wait_for(second.leads, "the second takes over", within=15)
             assert second.stop() == 0
-    third = operators.Operator(rights, tmp_path / "third.log", identity="third")
-    with operators.running(third):
+    third = operator_process.Operator(rights, tmp_path / "third.log", identity="third")
+    with operator_process.running(third):
         wait_for(third.leads, "a Lease that was given back is taken at once", within=4)
 
 
 def test_stops_at_once_at_sigterm_and_answers_its_probes_before(
-    own_operator: operators.Operator, wait_for: WaitFor
+    own_operator: operator_process.Operator, wait_for: WaitFor
 ) -> None:
     wait_for(lambda: own_operator.leads() and own_operator.ready(), "it leads and is ready")
     assert own_operator.get("/livez") == "ok\n"
@@ -46,10 +46,12 @@ def test_stops_at_once_at_sigterm_and_answers_its_probes_before(
 def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
     rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    operator = operators.Operator(rights, tmp_path / "operator.log")
-    with operators.running(operator):
-        apply(cubes.namespace("gone-1", "g"))
-        apply(cubes.dynakube("gone", tenant.api_url, "g", useCSIDriver=False), cubes.secret("gone", tenant.token))
+    operator = operator_process.Operator(rights, tmp_path / "operator.log")
+    with operator_process.running(operator):
+        apply(dynakubes.namespace("gone-1", "g"))
+        apply(
+            dynakubes.dynakube("gone", tenant.api_url, "g", useCSIDriver=False), dynakubes.secret("gone", tenant.token)
+        )
         cube.wait_condition("gone", "CodeModulesInjection", "True", "1 namespaces")
         operator.kill()
         kubectl("-n", NAMESPACE, "delete", "dynakube", "gone", "--wait=false")

@@ -11,7 +11,7 @@ from oneagent.csi_driver.linux import mount_table
 from tests.cluster.cluster import Cluster
 from tests.e2e import manifests
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story.users import SHOP
+from tests.e2e.story.administrator import SHOP
 from tests.e2e.webhook.applications import Applications, Pod
 from tests.fakes.tenant import TENANT, Tenant
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply
 from tests.fakes import packages
 from tests.fakes.tenant import Fault, Tenant
 
 
 def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    apply(cubes.namespace("fail-1", "f"))
-    apply(cubes.dynakube("fail", tenant.api_url, "f"), cubes.secret("fail", tenant.token))
+    apply(dynakubes.namespace("fail-1", "f"))
+    apply(dynakubes.dynakube("fail", tenant.api_url, "f"), dynakubes.secret("fail", tenant.token))
     cube.wait_condition("fail", "Ready", "True")
     before = cube.status("fail")
     faults = [
@@ -27,32 +27,32 @@ def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
     for number, fault in enumerate(faults):
         # Some of them are for the driver, if earlier tests have installed it: it asks the tenant, too.
         tenant.plan("connection", *[fault] * 20)
-        apply(cubes.secret("fail", tenant.token, note=f"wrong {number}"))
+        apply(dynakubes.secret("fail", tenant.token, note=f"wrong {number}"))
         cube.wait_condition("fail", "OneAgentConnectionInfo", "False")
         tenant.plan_nothing_more()
         status = cube.status("fail")
         assert status["codeModules"]["version"] == before["codeModules"]["version"]
         assert status["oneAgent"]["connectionInfoStatus"]["tenantUUID"] == tenant.tenant
         assert cube.owners("fail-") == {"fail-1": "fail"}
-        apply(cubes.secret("fail", tenant.token, note=f"right {number}"))
+        apply(dynakubes.secret("fail", tenant.token, note=f"right {number}"))
         cube.wait_condition("fail", "OneAgentConnectionInfo", "True")
 
 
 def test_a_tenant_that_does_not_answer_stops_nothing_else(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
     tenant.plan("scopes", Fault(stall_after=0))
-    apply(cubes.namespace("mute-1", "q"))
-    apply(cubes.dynakube("mute", tenant.api_url, "q"), cubes.secret("mute", tenant.token))
+    apply(dynakubes.namespace("mute-1", "q"))
+    apply(dynakubes.dynakube("mute", tenant.api_url, "q"), dynakubes.secret("mute", tenant.token))
     cube.wait_owners("mute-", {"mute-1": "mute"}, within=10)
     cube.wait_condition("mute", "Tokens", "Unknown", "not been asked yet", within=5)
 
 
 def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    apply(cubes.namespace("odd-1", "odd"))
-    apply(cubes.dynakube("odd", tenant.api_url, "odd"), cubes.secret("odd", tenant.token))
+    apply(dynakubes.namespace("odd-1", "odd"))
+    apply(dynakubes.dynakube("odd", tenant.api_url, "odd"), dynakubes.secret("odd", tenant.token))
     cube.wait_condition("odd", "Ready", "True")
     kubectl("-n", NAMESPACE, "patch", "dynakube", "odd", "--type=merge", "-p", '{"spec": {"apiUrl": null}}')
     cube.wait_condition("odd", "Spec", "False", "spec.apiUrl")
@@ -64,12 +64,12 @@ def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(
 
 
 def test_certificates_that_are_none_are_a_problem_of_this_dynakube_alone(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
     authorities = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cas", "namespace": NAMESPACE}}
     apply({**authorities, "data": {"certs": "# von Jürgen"}})
-    manifest = cubes.dynakube("cas", tenant.api_url, "cas")
-    apply({**manifest, "spec": {**manifest["spec"], "trustedCAs": "cas"}}, cubes.secret("cas", tenant.token))
-    apply(cubes.dynakube("well", tenant.api_url, "well"), cubes.secret("well", tenant.token))
+    manifest = dynakubes.dynakube("cas", tenant.api_url, "cas")
+    apply({**manifest, "spec": {**manifest["spec"], "trustedCAs": "cas"}}, dynakubes.secret("cas", tenant.token))
+    apply(dynakubes.dynakube("well", tenant.api_url, "well"), dynakubes.secret("well", tenant.token))
     cube.wait_condition("cas", "OneAgentConnectionInfo", "False")
     cube.wait_condition("well", "Ready", "True")

@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.play`, in a sandbox: a cluster with driver, operator and webhook installed, until Ctrl-C."""
+"""`python -m tests.e2e.playground`, in a sandbox: a cluster with driver, operator and webhook installed, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 from typing import Final, NoReturn
 
-from tests.cluster import door, images
+from tests.cluster import images, tcp_forward
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import BIN
+from tests.cluster.control_plane import BIN
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.cluster.node import Node
-from tests.e2e import installed, manifests
+from tests.e2e import installation, manifests
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages, tenant
 
@@ -39,8 +39,8 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder, tenant.Tenant(host=Node.address) as serving:
             cluster.start(*images.built().values())
-            installed.Installed(cluster).install()
-            installed.operator_and_webhook(cluster.kubectl)
+            installation.Installed(cluster).install()
+            installation.operator_and_webhook(cluster.kubectl)
             serving.release(packages.VERSION, packages.build(Path(folder) / "agent.zip", library=packages.loadable()))
             kube, secret = manifests.dynakube("demo", serving.api_url, packages.VERSION)
             kube["spec"]["oneAgent"]["applicationMonitoring"]["namespaceSelector"] = {"matchLabels": {"agent": "demo"}}
@@ -56,7 +56,7 @@ def main() -> None:
 def _apply(kubectl: Kubectl, secret: Manifest, kube: Manifest) -> None:
     """A DynaKube is refused until the API server trusts the webhook, and then it has to be ready."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not installed.trusted(kubectl):
+    while not installation.trusted(kubectl):
         assert time.monotonic() < deadline, f"the API server does not trust the webhook after {_PATIENCE_SECONDS} s"
         time.sleep(0.2)
     kubectl.apply(secret, kube)
@@ -68,7 +68,7 @@ def _tell(cluster: Cluster) -> None:
     folder = cluster.folder
     kubeconfig = folder / "kubeconfig"
     inside = cluster.control_plane.admin.read_text()
-    kubeconfig.write_text(inside.replace(cluster.control_plane.url, f"https://127.0.0.1:{door.open_door()}"))
+    kubeconfig.write_text(inside.replace(cluster.control_plane.url, f"https://127.0.0.1:{tcp_forward.open_door()}"))
     pod = folder / "pod.yaml"
     pod.write_text(manifests.as_yaml(manifests.application("cart", "shop")))
     pid = (folder / "pid").read_text()

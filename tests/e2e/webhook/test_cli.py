@@ -13,11 +13,11 @@ import pytest
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
+from tests.e2e.fixture_types import Apply, Running, WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, Running, WaitFor
 from tests.e2e.webhook.applications import Applications
 from tests.e2e.webhook.conftest import DYNAKUBE, VERSION
-from tests.e2e.webhook.plugin import Plugin
+from tests.e2e.webhook.kubectl_plugin import Plugin
 from tests.fakes import tenant
 from tests.fakes.tenant import Tenant
 

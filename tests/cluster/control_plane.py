@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.cluster import pki
-from tests.cluster.inside import NODE_ADDRESS
 from tests.cluster.processes import Program
+from tests.cluster.sandbox_init import NODE_ADDRESS
 
 BIN: Final = Path(__file__).parent / "bin"
 SERVER: Final = f"https://{NODE_ADDRESS}:6443"

@@ -19,7 +19,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.cluster import audit, rights, sandbox
+from tests.cluster import audit, rbac, sandbox
 from tests.cluster.audit import Call, Outcome
 
 NEVER_CALLED: Final = {
@@ -29,11 +29,11 @@ NEVER_CALLED: Final = {
 """Rights that show in no log, because nobody makes a call for which they are needed."""
 
 
-def findings(grants: Collection[rights.Grant], calls: Collection[Call], *, whole: bool) -> list[str]:
+def findings(grants: Collection[rbac.Grant], calls: Collection[Call], *, whole: bool) -> list[str]:
     """What is wrong, a line each; `whole` tells that everything was done for which there is a right."""
-    found = [f"wanted, and not granted: {call}" for call in rights.lacking(grants, calls)]
+    found = [f"wanted, and not granted: {call}" for call in rbac.lacking(grants, calls)]
     if whole:
-        left = (one for one in rights.unused(grants, calls) if (one.verb, one.resource) not in NEVER_CALLED)
+        left = (one for one in rbac.unused(grants, calls) if (one.verb, one.resource) not in NEVER_CALLED)
         found += [f"granted, and needed by no test: {grant}" for grant in left]
     return found
 
@@ -70,7 +70,7 @@ class Privileges:
             output["part"] = self._part
             output["calls"] = [{**dataclasses.asdict(call), "outcome": call.outcome.value} for call in self._calls]
             return
-        grants = rights.granted(yaml.load_all(self._manifests.read_text(), yaml.CSafeLoader))
+        grants = rbac.granted(yaml.load_all(self._manifests.read_text(), yaml.CSafeLoader))
         good = session.exitstatus == pytest.ExitCode.OK
         whole = good and not self._part and bool(self._calls)
         self._findings = findings(grants, self._calls, whole=whole)

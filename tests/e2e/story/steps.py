@@ -10,9 +10,9 @@ import yaml
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story import pages, traces
-from tests.e2e.story.shops import Shop
-from tests.e2e.story.users import SHOP, User
+from tests.e2e.story import documented_commands, leftovers
+from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.applications import Shop
 from tests.e2e.webhook.applications import Pod
 
 FIRST: Final = "1.277.0.20230914-094321"
@@ -29,7 +29,7 @@ def refuse_what_cannot_work(kubectl: Kubectl) -> None:
     with pytest.raises(KubectlError) as refused:
         kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=yaml.safe_dump(wrong))
     said = str(refused.value)
-    assert pages.blocks(pages.DYNAKUBE, "What is refused")[0].strip() in said, said
+    assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is refused")[0].strip() in said, said
 
 
 def outlive_an_upgrade(kubectl: Kubectl, user: User, shop: Shop, *pods: Pod) -> None:
@@ -47,7 +47,7 @@ def leave_nothing(cluster: Cluster, user: User, shop: Shop, objects: set[str], n
     shop.ends("--all")
     user.uninstalls()
     user.types(f"kubectl label namespace {SHOP} team-")
-    left = traces.of_cluster(cluster) - objects, traces.left_on_node(cluster, node)
+    left = leftovers.of_cluster(cluster) - objects, leftovers.left_on_node(cluster, node)
     assert left == (set(), set()), left
     user.cleans_up_the_node()
-    assert traces.of_node(cluster) - node == set()
+    assert leftovers.of_node(cluster) - node == set()

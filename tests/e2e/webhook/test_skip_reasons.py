@@ -12,7 +12,7 @@ import yaml
 
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e import manifests
-from tests.e2e.waiting import Apply, WaitFor
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.webhook.applications import Applications, untouched
 
 

@@ -16,9 +16,9 @@ from oneagent.common import package_client
 from oneagent.common.http import download, errors
 from oneagent.operator import api
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import SERVER, ControlPlane
+from tests.cluster.control_plane import SERVER, ControlPlane
 from tests.cluster.kubectl import Kubectl
-from tests.fakes import packageendpoint as fakes
+from tests.fakes import package_server as fakes
 from tests.fakes import packages, tenant
 
 VERSION = packages.VERSION

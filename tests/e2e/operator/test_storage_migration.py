@@ -23,10 +23,10 @@ from oneagent.operator import api, storage_migration
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.e2e import installed
+from tests.e2e import installation
+from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.test_crd import Converter
-from tests.e2e.waiting import Apply, WaitFor
 
 OLD: Final = fields.VERSIONS[-2]
 FASTER: Final = 60
@@ -127,5 +127,5 @@ def test_what_is_stored_in_an_older_version_is_brought_to_the_storage_version(
                 before[namespace]["metadata"]["generation"],
             )
     finally:
-        for manifest in installed.manifests("crd.yaml"):
+        for manifest in installation.manifests("crd.yaml"):
             define(kubectl, dict(manifest))

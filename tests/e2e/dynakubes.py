@@ -16,8 +16,8 @@ from oneagent.operator import api
 from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 
 _AT_ONCE: Final = 16
 

@@ -11,7 +11,7 @@ import yaml
 
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e import manifests
-from tests.e2e.story.users import SHOP
+from tests.e2e.story.administrator import SHOP
 
 _PAUSE_SECONDS: Final = 0.5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import BIN
+from tests.cluster.control_plane import BIN
 
 
 class Plugin:

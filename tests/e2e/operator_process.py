@@ -16,7 +16,7 @@ import psutil
 import yaml
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.controlplane import SERVER
+from tests.cluster.control_plane import SERVER
 from tests.cluster.kubectl import Kubectl, Manifest
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import ports

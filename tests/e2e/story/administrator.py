@@ -12,10 +12,10 @@ from typing import Final
 
 from deploy import generate
 
-from tests.cluster.controlplane import BIN
+from tests.cluster.control_plane import BIN
 from tests.e2e import helm
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.story import pages
+from tests.e2e.story import documented_commands
 from tests.fakes import tenant
 
 CHART: Final = str(generate.CHART.relative_to(Path.cwd()))
@@ -55,18 +55,20 @@ class User:
 
     def installs(self, *settings: str, chart: str = CHART) -> None:
         """By Helm, as in the section of that name; with settings of values, KEY=VALUE."""
-        (commands,) = pages.blocks(pages.INSTALL, "By Helm")
-        commands = pages.replaced(commands, _IMAGE, " ".join([f"--values={self._values}", *_set(settings)]))
-        self.types(pages.replaced(commands, CHART, chart))
+        (commands,) = documented_commands.blocks(documented_commands.INSTALL, "By Helm")
+        commands = documented_commands.replaced(
+            commands, _IMAGE, " ".join([f"--values={self._values}", *_set(settings)])
+        )
+        self.types(documented_commands.replaced(commands, CHART, chart))
 
     def monitors(self, api_url: str, *, version: str = "v1beta6") -> None:
         """Token, DynaKube and label, as in the section on the first DynaKube; with the manifest of an older version."""
-        commands, older = pages.blocks(pages.INSTALL, "The first DynaKube")
-        commands = pages.replaced(commands, "TOKEN", tenant.TOKEN)
+        commands, older = documented_commands.blocks(documented_commands.INSTALL, "The first DynaKube")
+        commands = documented_commands.replaced(commands, "TOKEN", tenant.TOKEN)
         if version != "v1beta6":
-            commands = pages.with_manifest(commands, older)
+            commands = documented_commands.with_manifest(commands, older)
         assert f"dynatrace.com/{version}\n" in commands
-        self.types(pages.replaced(commands, "https://TENANT.live.dynatrace.com/api", api_url))
+        self.types(documented_commands.replaced(commands, "https://TENANT.live.dynatrace.com/api", api_url))
 
     def changes(self, what: str, *arguments: str) -> None:
         """Something about the DynaKube of that section, by a subcommand of kubectl: annotate, patch, wait."""
@@ -84,15 +86,15 @@ class User:
 
     def upgrades(self, *settings: str) -> None:
         """To the chart of this checkout, with other values."""
-        (commands,) = pages.blocks(pages.INSTALL, "Upgrade")
+        (commands,) = documented_commands.blocks(documented_commands.INSTALL, "Upgrade")
         self.types(" ".join([commands.strip(), *_set(settings)]))
 
     def uninstalls(self) -> None:
-        self.types(pages.blocks(pages.INSTALL, "Uninstall")[0])
+        self.types(documented_commands.blocks(documented_commands.INSTALL, "Uninstall")[0])
 
     def cleans_up_the_node(self) -> None:
         """What the same section says at its end; the terminal is on the node."""
-        self.types(pages.blocks(pages.INSTALL, "Uninstall")[1])
+        self.types(documented_commands.blocks(documented_commands.INSTALL, "Uninstall")[1])
 
 
 def _set(settings: Iterable[str]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Final
 from oneagent.common.dynakube import namespace_mapping
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
-from tests.e2e import cubes, operators
-from tests.e2e.cubes import Cube
+from tests.e2e import dynakubes, operator_process
+from tests.e2e.dynakubes import Cube
+from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 
@@ -19,13 +19,13 @@ NEWER: Final = "1.278.0.20231014-094321"
 
 
 def test_two_tenants_share_a_cluster(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path
 ) -> None:
     with Tenant(host=Node.address, tenant="other123", token="dt0c01.OTHER.TOKEN") as other:
         other.release(NEWER, packages.build(tmp_path / "newer.zip", NEWER))
-        apply(cubes.namespace("two-a", "a"), cubes.namespace("two-b", "b"), cubes.namespace("two-c", "c"))
-        apply(cubes.dynakube("first", tenant.api_url, "a"), cubes.secret("first", tenant.token))
-        apply(cubes.dynakube("second", other.api_url, "b"), cubes.secret("second", other.token))
+        apply(dynakubes.namespace("two-a", "a"), dynakubes.namespace("two-b", "b"), dynakubes.namespace("two-c", "c"))
+        apply(dynakubes.dynakube("first", tenant.api_url, "a"), dynakubes.secret("first", tenant.token))
+        apply(dynakubes.dynakube("second", other.api_url, "b"), dynakubes.secret("second", other.token))
         cube.wait_owners("two-", {"two-a": "first", "two-b": "second", "two-c": ""})
         cube.wait_condition("first", "Ready", "True")
         cube.wait_condition("second", "Ready", "True")
@@ -34,26 +34,26 @@ def test_two_tenants_share_a_cluster(
 
 
 def test_labels_follow_selectors_and_namespaces(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
 ) -> None:
-    apply(cubes.namespace("move-a", "a"), cubes.namespace("move-b", "b"))
-    apply(cubes.dynakube("move", tenant.api_url, "a"), cubes.secret("move", tenant.token))
+    apply(dynakubes.namespace("move-a", "a"), dynakubes.namespace("move-b", "b"))
+    apply(dynakubes.dynakube("move", tenant.api_url, "a"), dynakubes.secret("move", tenant.token))
     cube.wait_owners("move-", {"move-a": "move", "move-b": ""})
-    apply(cubes.dynakube("move", tenant.api_url, "b"))
+    apply(dynakubes.dynakube("move", tenant.api_url, "b"))
     cube.wait_owners("move-", {"move-a": "", "move-b": "move"})
-    apply(cubes.namespace("move-a", "b"))
+    apply(dynakubes.namespace("move-a", "b"))
     cube.wait_owners("move-", {"move-a": "move", "move-b": "move"})
-    apply(cubes.dynakube("move", tenant.api_url, "b", "hostMonitoring"))
+    apply(dynakubes.dynakube("move", tenant.api_url, "b", "hostMonitoring"))
     cube.wait_owners("move-", {"move-a": "", "move-b": ""})
 
 
 def test_of_two_that_match_the_first_keeps_the_namespace_and_both_are_told(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    apply(cubes.namespace("both-1", "x"))
-    apply(cubes.dynakube("old", tenant.api_url, "x"), cubes.secret("old", tenant.token))
+    apply(dynakubes.namespace("both-1", "x"))
+    apply(dynakubes.dynakube("old", tenant.api_url, "x"), dynakubes.secret("old", tenant.token))
     cube.wait_owners("both-", {"both-1": "old"})
-    apply(cubes.dynakube("late", tenant.api_url, "x"), cubes.secret("late", tenant.token))
+    apply(dynakubes.dynakube("late", tenant.api_url, "x"), dynakubes.secret("late", tenant.token))
     cube.wait_condition("late", "NamespaceMapping", "False", "both-1 (has old)")
     assert cube.owners("both-") == {"both-1": "old"}
     kubectl("-n", NAMESPACE, "delete", "dynakube", "old")
@@ -62,10 +62,10 @@ def test_of_two_that_match_the_first_keeps_the_namespace_and_both_are_told(
 
 
 def test_who_removes_the_label_gets_it_back_and_ignored_namespaces_never_have_it(
-    operator: operators.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
 ) -> None:
-    apply(cubes.namespace("back-1", "bk"), cubes.namespace("kube-back-1", "bk"))
-    apply(cubes.dynakube("back", tenant.api_url, "bk"), cubes.secret("back", tenant.token))
+    apply(dynakubes.namespace("back-1", "bk"), dynakubes.namespace("kube-back-1", "bk"))
+    apply(dynakubes.dynakube("back", tenant.api_url, "bk"), dynakubes.secret("back", tenant.token))
     cube.wait_owners("back-", {"back-1": "back"})
     kubectl("label", "namespace", "back-1", f"{namespace_mapping.LABEL}-")
     cube.wait_owners("back-", {"back-1": "back"})

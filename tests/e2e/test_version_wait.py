@@ -11,8 +11,8 @@ from oneagent.common.identifiers import PRELOAD_LIBRARY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import Apply, Release, Running, WaitFor
+from tests.e2e.fixture_types import Apply, Release, Running, WaitFor
+from tests.e2e.installation import Installed
 from tests.fakes import ports
 from tests.fakes.tenant import Tenant
 

@@ -8,8 +8,8 @@ import socket
 import threading
 from typing import Final
 
-from tests.cluster.inside import NODE_ADDRESS
 from tests.cluster.sandbox import DOOR_VARIABLE
+from tests.cluster.sandbox_init import NODE_ADDRESS
 
 _PIECE: Final = 64 * 1024
 

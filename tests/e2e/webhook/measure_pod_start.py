@@ -16,9 +16,9 @@ import pytest
 
 from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl, KubectlError
-from tests.e2e import installed, manifests
+from tests.e2e import installation, manifests
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import WaitFor
 from tests.e2e.webhook.applications import Applications, untouched
 
 PAIRS: Final = 30
@@ -30,7 +30,7 @@ def way(
     request: pytest.FixtureRequest, dynakube: str, monitored: str, kubectl: Kubectl, wait_for: WaitFor
 ) -> Iterator[str]:
     """With the driver, or with the CSIDriver taken away, as where there is none."""
-    driver = [one for one in installed.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver"]
+    driver = [one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver"]
     if request.param == "without CSI":
         kubectl.delete(*driver)
         find = ("-n", monitored, "get", "secret", contract.INJECTION_SECRET, "--ignore-not-found", "-o", "name")

@@ -13,7 +13,7 @@ from oneagent.common.injection import contract
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
 from tests.e2e.webhook.applications import Applications, Pod, init_containers
 from tests.fakes.admission import Webhook
 

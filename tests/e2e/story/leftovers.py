@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import KUBELET
-from tests.e2e.installed import PLUGIN
+from tests.e2e.installation import PLUGIN
 
 # They tell what was, and go by themselves.
 _FLEETING: Final = ("events", "events.events.k8s.io")

@@ -3,7 +3,7 @@
 `Serving` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves one
 version of a tenant and accepts the tokens that `Reviews` makes:
 
-    python -m tests.fakes.packageendpoint --folder DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
+    python -m tests.fakes.package_server --folder DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ async def _serve(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.fakes.packageendpoint", description="An endpoint to kill")
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.package_server", description="An endpoint to kill")
     for name in ("folder", "pem", "port-file"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--tenant", required=True, help="its API URL")

@@ -9,9 +9,9 @@ import trustme
 
 from tests.cluster.node import Node
 from tests.e2e import manifests
-from tests.e2e.installed import Installed
+from tests.e2e.fixture_types import Apply, WaitFor
+from tests.e2e.installation import Installed
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
 

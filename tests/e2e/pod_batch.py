@@ -7,8 +7,8 @@ from typing import Any
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import manifests
-from tests.e2e.installed import Installed
-from tests.e2e.waiting import WaitFor
+from tests.e2e.fixture_types import WaitFor
+from tests.e2e.installation import Installed
 
 
 class Crowd:

@@ -26,10 +26,10 @@ from oneagent.operator.watches import Watches
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
-from tests.e2e import installed
-from tests.e2e.installed import Installed
+from tests.e2e import installation
+from tests.e2e.fixture_types import Apply, WaitFor
+from tests.e2e.installation import Installed
 from tests.e2e.manifests import APP_IMAGE, NAMESPACE
-from tests.e2e.waiting import Apply, WaitFor
 from tests.unit.operator.host_agents import cases
 
 REGISTRY: Final = "registry.invalid:5000"
@@ -54,7 +54,7 @@ class Nobody:
 @pytest.fixture(scope="session")
 def definition(kubectl: Kubectl, wait_for: WaitFor) -> None:
     """The CRD, established: as long as it has no conditions at all, `kubectl wait` fails instead of waiting."""
-    kubectl.apply(*installed.manifests("crd.yaml"))
+    kubectl.apply(*installation.manifests("crd.yaml"))
     crd = ("get", "crd", "dynakubes.dynatrace.com")
     wait_for(lambda: kubectl.json(*crd)["status"].get("conditions"), "the CRD has conditions")
 
