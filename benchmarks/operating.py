@@ -25,7 +25,6 @@ from typing import Any, Final
 from benchmarks import results
 from benchmarks.results import Result
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.operator import watches
 from tests.cluster.cluster import Cluster
 from tests.e2e import dynakubes, installation, operator_process
 from tests.e2e.manifests import NAMESPACE
@@ -39,7 +38,7 @@ _HOSTS: Final = "hosts"
 _CHANGES: Final = 100
 _PATIENCE_SECONDS: Final = 180.0
 _SETTLE_SECONDS: Final = 5.0
-_IDLE_SECONDS: Final = watches.RESYNC_SECONDS
+_IDLE_SECONDS: Final = 300.0
 _MOST_SECONDS: Final = 1.0
 
 

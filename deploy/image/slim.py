@@ -31,10 +31,6 @@ UNUSED: Final = (
 KEPT: Final = (
     "kubernetes/client/models/__init__.py",
     "kubernetes/aio/client/models/__init__.py",
-    # kopf imports these to know them when it is given one.
-    "kubernetes/client/models/v1_managed_fields_entry.py",
-    "kubernetes/client/models/v1_object_meta.py",
-    "kubernetes/client/models/v1_owner_reference.py",
 )
 
 _ELF64_LITTLE: Final = b"\x7fELF\x02\x01"

@@ -21,6 +21,7 @@ from aiohttp import web
 from kubernetes.aio import client, config
 from prometheus_client import CollectorRegistry
 
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates.controller import CertificateController, Metrics
@@ -188,7 +189,7 @@ class World:
             await self.users.merge(api.CONFIG_MAPS, "admitted", data, self.namespace)
             if self.requests % CONVERTED_EACH == 0:
                 await self.users.get(NOTES["v1"], "note", self.namespace)
-        except api.ApiError as error:
+        except ApiError as error:
             self.failures.append(f"{time.time():.2f} {error}")
 
     async def _request_until(self, enough: asyncio.Event) -> None:

@@ -93,7 +93,11 @@ async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, versi
     server = api.Api(client.ApiClient(settings))
     try:
         resource, observed = api.dynakubes("v1beta6"), Cache()
-        await Watches(server, NAMESPACE, resource, observed, Nobody()).list_all()
+        watches = Watches(server, NAMESPACE, resource, observed, Nobody())
+        watching = asyncio.create_task(watches.run())
+        await watches.wait_until_synced()
+        watching.cancel()
+        await asyncio.wait((watching,))
         facts = asking.TenantState(
             asked_at=1.0,
             tenant=TenantId("abc12345"),

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from cryptography import x509
 from cryptography.x509 import verification
 
+from oneagent.common.kubernetes.errors import ApiError, ConflictError, InvalidError, NotFoundError
 from oneagent.operator import api
 from oneagent.operator.certificates import x509 as certificates_x509
 
@@ -56,7 +57,7 @@ class Cluster:
     """Of the bundle of each configuration: since when it has been what."""
     writes: list[tuple[str, Key]] = field(default_factory=list)
     reads: int = 0
-    failing: dict[Key, type[api.ApiError]] = field(default_factory=dict)
+    failing: dict[Key, type[ApiError]] = field(default_factory=dict)
     before_write: Callable[[Key], None] = lambda key: None
     after_write: Callable[[Key], None] = lambda key: None
     _versions: int = 0
@@ -101,7 +102,7 @@ class Cluster:
         key = (resource.kind, manifest["metadata"]["name"])
         self._begin("create", key)
         if key in self.objects:
-            raise api.ConflictError("it exists")
+            raise ConflictError("it exists")
         assert "resourceVersion" not in manifest["metadata"]
         return self._done(key, manifest)
 
@@ -110,7 +111,7 @@ class Cluster:
         self._begin("replace", key)
         before = self._fresh(key, manifest)
         if before.get("immutable") or before["type"] != manifest["type"]:
-            raise api.InvalidError("it does not change")
+            raise InvalidError("it does not change")
         return self._done(key, manifest)
 
     async def merge(self, resource: api.Resource, name: str, patch: Mapping[str, Any]) -> api.Object:
@@ -135,10 +136,10 @@ class Cluster:
 
     def _fresh(self, key: Key, given: Mapping[str, Any]) -> api.Object:
         if key not in self.objects:
-            raise api.NotFoundError("it is gone")
+            raise NotFoundError("it is gone")
         before = self.objects[key]
         if given["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]:
-            raise api.ConflictError("it has changed")
+            raise ConflictError("it has changed")
         return before
 
     def _done(self, key: Key, manifest: Mapping[str, Any]) -> api.Object:

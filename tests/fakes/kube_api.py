@@ -28,7 +28,7 @@ _OBJECTS = re.compile(
     r"/(?:api/v1|apis/(?:apps|batch|storage\.k8s\.io)/v1|apis/dynatrace\.com/(?P<version>\w+))"
     r"(?:/namespaces/(?P<ns>[^/]+))?/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
 )
-_IN_NO_NAMESPACE = {"namespaces", "csidrivers"}
+_IN_NO_NAMESPACE = {"namespaces", "nodes", "csidrivers", "csinodes"}
 
 
 @dataclass
@@ -47,19 +47,21 @@ class ListRequest:
     namespace: str
     """Empty for all"""
     fields: str = ""
+    labels: str = ""
     metadata_only: bool = False
 
     def wants(self, plural: str, namespace: str, obj: Json) -> bool:
         if plural != self.plural or self.namespace not in ("", namespace):
             return False
-        for term in filter(None, self.fields.split(",")):
+        for term in _terms(self.fields):
             path, _, wanted = term.partition("=")
             value: Any = obj
             for key in path.split("."):
                 value = value.get(key, {})
             if value != wanted:
                 return False
-        return True
+        has = obj["metadata"].get("labels") or {}
+        return all(has.get(key) == value for key, _, value in (pair.partition("=") for pair in _terms(self.labels)))
 
     def shown(self, obj: Json) -> Json:
         if not self.metadata_only:
@@ -283,7 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
         match, query = found
         plural, namespace, name = match["plural"], match["ns"] or "", match["name"]
         metadata_only = "as=PartialObjectMetadata" in (self.headers["Accept"] or "")
-        request = ListRequest(plural, namespace, query.get("fieldSelector", ""), metadata_only)
+        fields, labels = query.get("fieldSelector", ""), query.get("labelSelector", "")
+        request = ListRequest(plural, namespace, fields, labels, metadata_only)
         if name:
             with self.api.changed:
                 self.api.changed.wait_for(lambda: plural not in self.api.held or self.api.closing)
@@ -430,6 +433,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def _terms(selector: str) -> list[str]:
+    return [term for term in selector.split(",") if term]
 
 
 def _line(event: Json) -> bytes:

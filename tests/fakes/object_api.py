@@ -6,10 +6,14 @@ raise what the call is to be answered with.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import copy
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from oneagent.common.kubernetes.errors import ConflictError, NotFoundError
 from oneagent.operator import api
 
 Key = tuple[str, str, str]
@@ -49,6 +53,19 @@ class Objects:
                 # Without kind and version, as in a list of the real one.
                 yield copy.deepcopy({key: kept[key] for key in kept if key not in ("kind", "apiVersion")})
 
+    async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes:
+        """The list of a collection, for a watch."""
+        resource, namespace = _collection(path)
+        items = [item async for item in self.list(resource, namespace)]
+        return json.dumps({"metadata": {"resourceVersion": str(self._version)}, "items": items}).encode()
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A watch without events."""
+        yield _nothing()
+
     async def replace(self, resource: api.Resource, manifest: Mapping[str, Any]) -> api.Object:
         metadata = manifest["metadata"]
         kept = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), manifest)
@@ -77,10 +94,10 @@ class Objects:
         self._call(verb, what, name)
         kept = self.kept.get((what.partition("/")[0], namespace, name))
         if kept is None:
-            raise api.NotFoundError(name)
+            raise NotFoundError(name)
         version = given.get("metadata", {}).get("resourceVersion")
         if version is not None and version != kept["metadata"]["resourceVersion"]:
-            raise api.ConflictError(name)
+            raise ConflictError(name)
         return kept
 
     def _call(self, verb: str, what: str, name: str) -> None:
@@ -90,6 +107,19 @@ class Objects:
     def _next(self) -> str:
         self._version += 1
         return str(self._version)
+
+
+def _collection(path: str) -> tuple[api.Resource, str]:
+    known = [value for value in vars(api).values() if isinstance(value, api.Resource)]
+    known.append(api.dynakubes(path.split("/")[3]))
+    root, _, plural = path.rpartition("/")
+    namespace = root.partition("/namespaces/")[2]
+    return next(resource for resource in known if resource.plural == plural), namespace
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    await asyncio.Event().wait()
+    yield b""
 
 
 def _merge(into: dict[str, Any], patch: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ import trustme
 from oneagent.common import package_client
 from oneagent.common.http import download, server_tls
 from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api
 from oneagent.operator.package_server import PackageEndpoint, PackageMetrics, Settings, Wanted
@@ -65,7 +66,7 @@ class Reviews:
         self.asked.append(given)
         await asyncio.sleep(self.seconds)
         if self.away:
-            raise api.UnavailableError(f"POST tokenreviews: 503: {given}")
+            raise UnavailableError(f"POST tokenreviews: 503: {given}")
         body = given.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         _, _, account = claims["sub"].partition("system:serviceaccount:")

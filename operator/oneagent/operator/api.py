@@ -1,13 +1,6 @@
-"""The API server, as the operator writes to it and reads single objects from it; what it watches, kopf watches.
+"""The operator's client of the API server; requests raise `ApiError`.
 
-    ApiError
-    ├── NotFoundError      404
-    ├── ConflictError      409: it exists, or somebody else was faster
-    ├── ForbiddenError     401 and 403: a role is missing
-    ├── InvalidError       400 and 422: the object is not what the API server takes
-    └── UnavailableError   all that passes by itself: 429, 5xx, no connection
-
-Objects are plain dicts: what is not understood here is carried along. Of the official client this takes the
+Objects are plain dicts, so fields that this version does not know survive. The official client provides the
 configuration, TLS, and tokens that are renewed; its generated classes are not used.
 """
 
@@ -22,8 +15,11 @@ from typing import Any, Final
 
 import aiohttp
 from kubernetes.aio import client, config
+from kubernetes.aio.client import rest
 
 from oneagent.common import identifiers
+from oneagent.common.kubernetes import aiohttp_client
+from oneagent.common.kubernetes.errors import KubeconfigError, NotFoundError, UnavailableError
 
 Object = dict[str, Any]
 
@@ -32,40 +28,6 @@ PAGE_SIZE: Final = 500
 
 _TIMEOUT_SECONDS: Final = 15.0
 _AUTHENTICATION: Final = ("BearerToken",)
-
-
-class ApiError(Exception):
-    """The API server has not done what it was asked for; the text says what, and what it answered."""
-
-
-class NotFoundError(ApiError):
-    pass
-
-
-class ConflictError(ApiError):
-    pass
-
-
-class ForbiddenError(ApiError):
-    pass
-
-
-class InvalidError(ApiError):
-    pass
-
-
-class UnavailableError(ApiError):
-    pass
-
-
-_ERRORS: Final[Mapping[int, type[ApiError]]] = {
-    400: InvalidError,
-    401: ForbiddenError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: InvalidError,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +90,7 @@ def content(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 async def connect() -> client.ApiClient:
-    """A client with the configuration of a pod, or of `KUBECONFIG` or `~/.kube/config`; `ApiError` if there is none."""
+    """A client configured by the pod, or by `KUBECONFIG` or `~/.kube/config`; `KubeconfigError` if there is none."""
     settings = client.Configuration()
     try:
         try:
@@ -136,8 +98,19 @@ async def connect() -> client.ApiClient:
         except config.ConfigException:
             await config.load_kube_config(client_configuration=settings)
     except (config.ConfigException, OSError, ValueError) as error:
-        raise ApiError(f"no API server is configured: {error}") from error
-    return client.ApiClient(settings)
+        raise KubeconfigError(f"no usable API server configuration: {error}") from error
+    # Not shared between sessions: each client has one session.
+    settings.client_session_kwargs = {"response_class": aiohttp_client.Response}
+    connected = client.ApiClient(settings)
+    connected.rest_client = _RestClient(settings)
+    return connected
+
+
+class _RestClient(rest.RESTClientObject):
+    """With connections that the kernel keeps alive, and as many as there are watches and requests."""
+
+    def _create_connector(self) -> aiohttp.TCPConnector:
+        return aiohttp_client.connector(self.ssl_context)
 
 
 class Api:
@@ -146,7 +119,7 @@ class Api:
     def __init__(self, api_client: client.ApiClient) -> None:
         self._client = api_client
         self.requests = 0
-        """How many were made; watches are not among them."""
+        """Made so far; lists and streams of watches do not count."""
 
     async def close(self) -> None:
         await self._client.close()
@@ -202,6 +175,23 @@ class Api:
         with contextlib.suppress(NotFoundError):
             await self._call("DELETE", resource.path(namespace, name), {"propagationPolicy": "Background"})
 
+    async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes:
+        """A response as it is, for a watch."""
+        async with self._request("GET", path, parameters, accept=accept) as response:
+            return await response.read()
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A response as it comes; the server ends it after `seconds` at most."""
+        timeout = aiohttp_client.stream_timeout(seconds)
+        async with self._request("GET", path, parameters, accept=accept, timeout=timeout) as response:
+            try:
+                yield response.content.iter_any()
+            finally:
+                response.close()
+
     async def _call(
         self,
         method: str,
@@ -211,32 +201,40 @@ class Api:
         content_type: str = "application/json",
     ) -> Object:
         self.requests += 1
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        parameters = [(key, value) for key, value in (query or {}).items() if value]
-        what = f"{method} {path}"
+        async with self._request(method, path, query, body=body, content_type=content_type) as response:
+            content = await response.read()
         try:
-            request = await self._client.param_serialize(
-                method, path, {}, parameters, headers, body=body, auth_settings=_AUTHENTICATION
-            )
-            answer = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            text = (await answer.read()).decode(errors="replace")
-        except client.ApiException as error:
-            raise _error(what, error.status or 0, str(error.body or error.reason or "")) from error
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise UnavailableError(f"{what}: {type(error).__name__}: {error}") from error
-        if answer.status >= 400:
-            raise _error(what, answer.status, text)
-        try:
-            answered: Object = json.loads(text)
+            answered: Object = json.loads(content)
         except ValueError as error:
-            raise UnavailableError(f"{what}: the answer is not JSON") from error
+            raise UnavailableError(f"{method} {path}: the response is not JSON") from error
         return answered
 
-
-def _error(what: str, status: int, text: str) -> ApiError:
-    """The error for an answer; of a Status object only its message is for people."""
-    try:
-        message = str(json.loads(text)["message"])
-    except (ValueError, LookupError, TypeError):
-        message = text
-    return _ERRORS.get(status, UnavailableError)(f"{what}: {status}: {message[:1000]}")
+    @contextlib.asynccontextmanager
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        body: Any = None,
+        accept: str = "application/json",
+        content_type: str = "application/json",
+        timeout: aiohttp.ClientTimeout | float = _TIMEOUT_SECONDS,  # noqa: ASYNC109 - the client's
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        request = f"{method} {path}"
+        headers = {"Accept": accept, "Content-Type": content_type}
+        parameters = [(key, value) for key, value in (query or {}).items() if value]
+        if isinstance(timeout, float):
+            timeout = aiohttp_client.timeout(timeout)
+        try:
+            serialized = await self._client.param_serialize(
+                method, path, {}, parameters, headers, body=body, auth_settings=_AUTHENTICATION
+            )
+            answer = await self._client.call_api(*serialized, _request_timeout=timeout)
+            async with answer.response as response:
+                await aiohttp_client.check(request, response)
+                yield response
+        except client.ApiException as error:
+            raise UnavailableError(f"{request}: {error.reason}") from error
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise UnavailableError(f"{request}: {type(error).__name__}: {error}") from error

@@ -1,6 +1,7 @@
-"""What the watches have seen: as new as the API server's last word to us, and enough to decide from.
+"""Objects of the cluster as the watches report them: enough to decide from.
 
-Of objects that may be many only what decisions need is kept. Everything belongs to the event loop's thread.
+Of objects that may be many only the fields that decisions need are stored. Everything belongs to the event loop's
+thread.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ class Namespace:
     labels: Mapping[str, str]
     terminating: bool
     version: int = 0
-    """The API server's; of two states the one with the greater is the newer."""
+    """The resource version; of two states the greater one is newer."""
+    uid: str = ""
 
 
 def version(manifest: Mapping[str, object]) -> int:
-    """What states of one object are ordered by (KEP-5504: resource versions can be compared); 0 if it has none."""
+    """The resource version as a number, which orders the states of one object (KEP-5504); 0 if there is none."""
     metadata = manifest.get("metadata")
     text = str(metadata.get("resourceVersion", "")) if isinstance(metadata, Mapping) else ""
     return int(text) if text.isdecimal() else 0
@@ -32,7 +34,8 @@ def version(manifest: Mapping[str, object]) -> int:
 def namespace(manifest: Mapping[str, object]) -> Namespace:
     metadata = manifest["metadata"]
     assert isinstance(metadata, Mapping)
-    return Namespace(metadata.get("labels") or {}, "deletionTimestamp" in metadata, version(manifest))
+    uid = str(metadata.get("uid", ""))
+    return Namespace(metadata.get("labels") or {}, "deletionTimestamp" in metadata, version(manifest), uid)
 
 
 @dataclass(slots=True)
@@ -47,5 +50,5 @@ class Cache:
     agent_pods: dict[str, Object] = field(default_factory=dict)
     """Host agents' pods in the own namespace."""
     cluster_id: str = ""
-    """The UID of the namespace `kube-system`, which is taken for the cluster's identity."""
+    """The UID of the namespace `kube-system`, which stands for the cluster's identity."""
     csi_installed: bool = False

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
@@ -41,7 +40,6 @@ from oneagent.operator.watches import Watches
 log = logging.getLogger(__name__)
 
 _TENANT_THREADS: Final = 16
-_LIST_RETRY_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,12 @@ class Controller:
         self._watches = Watches(
             server, settings.namespace, self._resource, self.cache, self, csi_nodes=self._startup_taint is not None
         )
-        self.problem = "initial list not finished"
+        self._is_ready = False
+
+    @property
+    def problem(self) -> str:
         """Reason why the controller is not ready; empty if it is."""
+        return "" if self._is_ready else self._watches.problem
 
     async def run(self) -> None:
         """Run until cancelled; an error of any part ends all."""
@@ -104,27 +106,18 @@ class Controller:
             # webhook needs its certificate.
             if self._certificates is not None:
                 group.create_task(self._certificates.run())
+            group.create_task(self._watches.run())
             # No decision before everything has been listed once.
-            await self._list_all()
+            await self._watches.wait_until_synced()
+            self._is_ready = True
             self._mapper.load(self._claims())
             self._group = group
             for name in list(self.cache.dynakubes):
                 self.dynakube_changed(name)
-            group.create_task(self._watches.run())
             group.create_task(self._mapper.run())
             for chore in (self._nodes, Chore(Storage(self._api).round)):
                 if chore is not None:
                     group.create_task(chore.run())
-
-    async def _list_all(self) -> None:
-        while self.problem:
-            try:
-                await self._watches.list_all()
-                self.problem = ""
-            except api.ApiError as error:
-                self.problem = f"initial list failed: {error}"
-                log.warning("initial list failed", extra=logs.facts(reason=error))
-                await asyncio.sleep(_LIST_RETRY_SECONDS)
 
     def _claims(self) -> dict[DynaKubeName, namespace_mapping.Claim | None]:
         """Return the claims of all DynaKubes whose selectors are valid."""

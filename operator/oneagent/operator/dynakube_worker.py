@@ -17,6 +17,7 @@ from typing import Final
 from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, asking, reconcile_result
 from oneagent.operator.cache import Cache
@@ -77,7 +78,7 @@ class DynaKubeWorker:
             try:
                 pause = await asyncio.wait_for(self._reconcile(obj), _RECONCILE_TIMEOUT_SECONDS)
                 self._failures = 0
-            except api.ConflictError:
+            except ConflictError:
                 # Another client has written the object; the watch delivers its state soon.
                 self._failures += 1
                 pause = backoff.exponential(self._failures, 2 * _DEBOUNCE_SECONDS, _FIRST_RETRY_SECONDS * 5)
@@ -85,7 +86,7 @@ class DynaKubeWorker:
                 self._failures += 1
                 pause = backoff.exponential(self._failures, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
                 facts = logs.facts(dynakube=self.name, reason=repr(error), retry_seconds=pause)
-                expected = isinstance(error, api.ApiError | TimeoutError)
+                expected = isinstance(error, ApiError | TimeoutError)
                 log.warning("DynaKube reconcile failed", extra=facts, exc_info=None if expected else error)
 
     async def _sleep(self, seconds: float | None) -> None:
@@ -131,9 +132,9 @@ class DynaKubeWorker:
             return await reconciler.reconcile(context)
         except fields.FieldError as error:
             return reconcile_result.failed("FieldUnusable", str(error))
-        except api.UnavailableError as error:
+        except UnavailableError as error:
             return reconcile_result.failed("ApiServerUnavailable", str(error), _FIRST_RETRY_SECONDS * 5)
-        except api.ApiError as error:
+        except ApiError as error:
             return reconcile_result.failed("ApiServerRefused", str(error), _LONGEST_RETRY_SECONDS / 10)
         except Exception as error:  # A bug in one reconciler must not stop the others.
             log.exception("reconciler failed", extra=logs.facts(dynakube=self.name, condition=reconciler.condition))
@@ -162,7 +163,7 @@ class DynaKubeWorker:
         metadata = {"finalizers": finalizers, "resourceVersion": obj["metadata"]["resourceVersion"]}
         try:
             now = await self._api.merge(self._resource, self.name, {"metadata": metadata}, self._namespace)
-        except api.NotFoundError:
+        except NotFoundError:
             return False
         obj["metadata"].update(
             finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]

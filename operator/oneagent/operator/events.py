@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oneagent.common import logs
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api, conditions
 
 log = logging.getLogger(__name__)
@@ -68,5 +69,5 @@ class Events:
         }
         try:
             await self._api.create(api.EVENTS, event, namespace)
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("an Event was not written", extra=logs.facts(reason=reason, error=error))

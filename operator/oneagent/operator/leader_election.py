@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import backoff, logs
+from oneagent.common.kubernetes.errors import ApiError, ConflictError
 from oneagent.operator import api
 
 log = logging.getLogger(__name__)
@@ -104,9 +105,9 @@ class Election:
             if self._taken:
                 return None
             await self._api.replace(api.LEASES, self._lease(lease["metadata"], spec))
-        except api.ConflictError:
+        except ConflictError:
             return None
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("the Lease can't be had", extra=logs.facts(lease=settings.name, reason=error))
             return None
         return asked
@@ -146,5 +147,5 @@ class Election:
             lease = await self._api.find(api.LEASES, settings.name, settings.namespace)
             if lease and (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
                 await self._api.replace(api.LEASES, {**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("the Lease is not given back", extra=logs.facts(lease=settings.name, reason=error))

@@ -17,9 +17,10 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, health, leader_election, watches
+from oneagent.operator import api, health, leader_election
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.controller import Metrics
 from oneagent.operator.controller import Controller, Settings
@@ -162,8 +163,6 @@ async def run(config: Config) -> int:
         await asyncio.gather(holding, *tasks, return_exceptions=True)
         if stop.is_set():
             return 0
-        if isinstance(error, BaseExceptionGroup) and error.split(watches.WatchesStoppedError)[1] is None:
-            return 0
         # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
         if error is not None:
             log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
@@ -213,14 +212,12 @@ def _address(text: str) -> tuple[str, int]:
 def main() -> None:
     config = parse()
     logs.setup(config.log_format, config.log_level)
-    # kopf says at length what it does; what matters of it is said here.
-    logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         code = asyncio.run(run(config))
-    except api.ApiError as error:
+    except ApiError as error:
         log.error("the operator ends", extra=logs.facts(reason=error))
         code = 1
-    # kopf's threads may still wait for something; nothing is left that could be lost.
+    # A thread may still wait for a tenant's response; it has nothing to lose.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)

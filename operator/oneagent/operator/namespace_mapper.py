@@ -18,6 +18,7 @@ from typing import Final
 from oneagent.common import backoff, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.kubernetes.errors import ApiError, NotFoundError
 from oneagent.operator import api
 from oneagent.operator import cache as caches
 from oneagent.operator.cache import Cache
@@ -173,9 +174,9 @@ class NamespaceMapper:
         try:
             async with self.locks[name]:
                 await self._update_label(name)
-        except api.NotFoundError:
+        except NotFoundError:
             return
-        except api.ApiError as error:
+        except ApiError as error:
             self.problems[name] = str(error)
             self._failures[name] = self._failures.get(name, 0) + 1
             pause = backoff.exponential(self._failures[name], _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.kubernetes.errors import NotFoundError
 from oneagent.operator import api, conditions
 from oneagent.operator.cache import Cache
 from oneagent.operator.reconcile_result import ReconcileResult
@@ -50,7 +51,7 @@ class StatusWriter:
         self._emit_events(obj, before.get("conditions") or (), everything)
         status["updatedTimestamp"] = conditions.stamp(now)
         metadata = {"name": obj["metadata"]["name"], "namespace": self._namespace}
-        with contextlib.suppress(api.NotFoundError):
+        with contextlib.suppress(NotFoundError):
             await self._api.apply(self._resource, {"metadata": metadata, "status": status}, subresource="status")
 
     def _emit_events(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from oneagent.common import logs
+from oneagent.common.kubernetes.errors import ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from oneagent.operator import api
 
 log = logging.getLogger(__name__)
@@ -69,10 +70,10 @@ class Storage:
             due = what_is_due(definition) if definition is not None else None
             if definition is not None and due is not None:
                 return await self._migrate(definition, due)
-        except api.ConflictError:
+        except ConflictError:
             # The CRD has changed meanwhile, so it may say something else now.
             return 1.0
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("stored DynaKubes are not migrated yet", extra=logs.facts(reason=error))
             return _RETRY_SECONDS
         self._due = None
@@ -105,10 +106,10 @@ class Storage:
             try:
                 await self._api.replace(resource, manifest)
                 done += 1
-            except (api.ConflictError, api.NotFoundError):
+            except (ConflictError, NotFoundError):
                 # Somebody else has written it, which did the same, or it is gone.
                 continue
-            except (api.InvalidError, api.ForbiddenError) as error:
+            except (InvalidError, ForbiddenError) as error:
                 # The second is also what a validating webhook's refusal looks like.
                 left += 1
                 facts = logs.facts(dynakube=item["metadata"]["name"], reason=error)

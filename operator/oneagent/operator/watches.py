@@ -1,43 +1,40 @@
-"""kopf's watches: they fill `Cache` and tell who is concerned by a change.
+"""Watches of the API server: they fill `Cache` and report changes to a `Listener`.
 
-kopf watches the API server, and takes up a watch that breaks off with a list. What went while it was broken off
-is in no event, so everything is listed again from time to time, and what is no longer there is dropped.
+Every collection is listed and watched on its own. A list after a broken watch reports deletions as well, so nothing
+has to be listed again from time to time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
-import kopf
+import msgspec
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
+from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes.watch import Client, Watch
 from oneagent.operator import api
-from oneagent.operator import cache as observed_
-from oneagent.operator.api import FIELD_MANAGER
+from oneagent.operator import cache as cache_
 from oneagent.operator.cache import KUBE_SYSTEM, Cache
 from oneagent.operator.host_agents import csi
 
 log = logging.getLogger(__name__)
 
-RESYNC_SECONDS: Final = 300.0
 AGENT_LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
 
-_REMEMBERED: Final = 1000
-_STOP_SECONDS: Final = 5.0
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+"""One operator alone is no crowd."""
 
-
-class WatchesStoppedError(Exception):
-    """kopf has ended by itself: it takes SIGTERM and SIGINT for its own as soon as it runs."""
+_T = TypeVar("_T")
 
 
 class Listener(Protocol):
-    """Whom changes concern; called in the event loop's thread, after `Cache` has changed."""
+    """Receiver of changes; called in the event loop's thread, after `Cache` has changed."""
 
     def dynakube_changed(self, name: DynaKubeName) -> None: ...
     def namespace_changed(self, name: str) -> None: ...
@@ -49,227 +46,178 @@ class Listener(Protocol):
 class Watches:
     def __init__(
         self,
-        server: api.Api,
+        client: Client,
         namespace: str,
         dynakubes: api.Resource,
-        observed: Cache,
+        cache: Cache,
         listener: Listener,
         *,
         csi_nodes: bool = False,
+        first_pause: float = list_watch.FIRST_PAUSE,
     ) -> None:
-        """`csi_nodes` tells whether changes of CSINodes concern anybody: there are as many as there are nodes."""
-        self._api, self._namespace, self._dynakubes = server, namespace, dynakubes
-        self._observed, self._listener, self._csi_nodes = observed, listener, csi_nodes
-        self._node_versions: dict[str, int] = {}
-        self._deleted: dict[str, None] = {}
-        """The UIDs of what was deleted last: a list that was asked for earlier may still have them."""
+        """`csi_nodes`: report changes of CSINodes, of which there are as many as nodes."""
+        self._client, self._namespace, self._first_pause = client, namespace, first_pause
+        self._cache, self._listener = cache, listener
+        agents = ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
+        self._needed: tuple[Watch[Any], ...] = (
+            self._watch(dynakubes, _reader(dynakubes), self.on_dynakube),
+            self._watch(api.NAMESPACES, _read_namespace, self.on_namespace, metadata_only=True),
+            self._watch(api.NODES, _read_labels, self.on_node, metadata_only=True),
+            self._watch(api.DAEMON_SETS, _reader(api.DAEMON_SETS), self.on_daemon_set),
+            self._watch(api.PODS, _reader(api.PODS), self.on_pod, label_selector=agents),
+            self._watch(
+                api.CSI_DRIVERS, _reader(api.CSI_DRIVERS), self.on_driver, field_selector=f"metadata.name={DRIVER_NAME}"
+            ),
+        )
+        self._others: tuple[Watch[Any], ...] = tuple(
+            self._watch(resource, _read_version, self._forward(resource.kind), metadata_only=True)
+            for resource in (api.SECRETS, api.CONFIG_MAPS, *((api.CSI_NODES,) if csi_nodes else ()))
+        )
 
-    async def list_all(self) -> None:
-        """Fill `Cache` with everything that there is, and drop what is not; `ApiError`."""
-        await self._list(self._dynakubes, self._namespace, list(self._observed.dynakubes), self.see_dynakube)
-        await self._list(api.NAMESPACES, "", list(self._observed.namespaces), self.see_namespace)
-        await self._list(api.NODES, "", list(self._observed.nodes), self.see_node)
-        await self._list(api.DAEMON_SETS, self._namespace, list(self._observed.daemon_sets), self.see_daemon_set)
-        await self._list(api.PODS, self._namespace, list(self._observed.agent_pods), self.see_pod, _selector())
-        driver = await self._api.find(api.CSI_DRIVERS, DRIVER_NAME)
-        self.see_driver(DRIVER_NAME, driver or {}, driver is None)
+    @property
+    def problem(self) -> str:
+        """The reason why the initial list is not finished, or ''."""
+        missing = [watch for watch in self._needed if not watch.is_synced]
+        reason = next((watch.problem for watch in missing if watch.problem), "")
+        if reason:
+            return f"initial list failed: {reason}"
+        return "initial list not finished" if missing else ""
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
-            group.create_task(self._resync())
+            for watch in (*self._needed, *self._others):
+                group.create_task(watch.run())
 
-    async def _watch(self) -> None:
-        tasks = await kopf.spawn_tasks(
-            registry=self._registry(),
-            settings=self._settings(),
-            namespaces=[self._namespace],
-            clusterwide=False,
-            standalone=True,
-            # Made up by kopf, it is the name of the user, and in a container there is none.
-            identity=FIELD_MANAGER,  # type: ignore[arg-type]
-        )
-        # Not by `kopf.operator`: that takes every task of the process for its own, and at the end waits for them.
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            raise WatchesStoppedError
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
+    async def wait_until_synced(self) -> None:
+        """Return when everything that decisions need has been listed once."""
+        for watch in self._needed:
+            await watch.wait_until_synced()
 
-    async def _resync(self) -> None:
-        while True:
-            await asyncio.sleep(RESYNC_SECONDS)
-            try:
-                await self.list_all()
-            except api.ApiError as error:
-                log.warning("not listed again", extra=logs.facts(reason=error))
-
-    async def _list(
-        self,
-        resource: api.Resource,
-        namespace: str,
-        before: list[Any],
-        see: Callable[[str, api.Object, bool], None],
-        labels: str = "",
-    ) -> None:
-        gone = {name: self._seen(resource, name) for name in before}
-        async for item in self._api.list(resource, namespace, labels=labels):
-            # Of the items of a list the API server leaves these out.
-            manifest = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
-            name = manifest["metadata"]["name"]
-            gone.pop(name, None)
-            if manifest["metadata"].get("uid") not in self._deleted:
-                see(name, manifest, False)
-        for name, version in gone.items():
-            # One that came while the list was on its way is in no page of it.
-            if self._seen(resource, name) == version:
-                see(name, {}, True)
-
-    def _seen(self, resource: api.Resource, name: str) -> int:
-        """The version of an object as it is known now."""
-        if resource.kind == "Namespace":
-            namespace = self._observed.namespaces.get(name)
-            return namespace.version if namespace else 0
-        if resource.kind == "Node":
-            return self._node_versions.get(name, 0)
-        kept: dict[str, Mapping[str, api.Object]] = {
-            "DynaKube": {str(key): value for key, value in self._observed.dynakubes.items()},
-            "DaemonSet": self._observed.daemon_sets,
-            "Pod": self._observed.agent_pods,
-        }
-        return observed_.version(kept.get(resource.kind, {}).get(name, {}))
-
-    def see_dynakube(self, name: str, manifest: api.Object, gone: bool) -> None:
+    def on_dynakube(self, name: str, manifest: api.Object | None) -> None:
         dynakube = DynaKubeName(name)
-        known = self._observed.dynakubes.get(dynakube)
-        if gone and manifest and known is not None and observed_.version(manifest) < observed_.version(known):
-            return  # The end of an earlier one of this name.
-        if gone:
-            self._observed.dynakubes.pop(dynakube, None)
-        elif known is not None and observed_.version(manifest) < observed_.version(known):  # An event that comes late.
-            return
+        before = self._cache.dynakubes.get(dynakube)
+        if manifest is None:
+            self._cache.dynakubes.pop(dynakube, None)
         else:
-            self._observed.dynakubes[dynakube] = manifest
-        if gone or known is None or _wanted(known) != _wanted(manifest):
+            self._cache.dynakubes[dynakube] = manifest
+        if manifest is None or before is None or _owners_fields(before) != _owners_fields(manifest):
             self._listener.dynakube_changed(dynakube)
 
-    def see_namespace(self, name: str, manifest: api.Object, gone: bool) -> None:
-        if gone:
-            self._observed.namespaces.pop(name, None)
+    def on_namespace(self, name: str, now: cache_.Namespace | None) -> None:
+        if now is None:
+            self._cache.namespaces.pop(name, None)
         else:
-            before, now = self._observed.namespaces.get(name), observed_.namespace(manifest)
+            before = self._cache.namespaces.get(name)
+            # The operator stores its own writes too, so an event may be older than the cache.
             if before is not None and (now.version < before.version or now == replace(before, version=now.version)):
                 return
-            self._observed.namespaces[name] = now
+            self._cache.namespaces[name] = now
             if name == KUBE_SYSTEM:
-                self._observed.cluster_id = str(manifest["metadata"].get("uid", ""))
+                self._cache.cluster_id = now.uid
         self._listener.namespace_changed(name)
 
-    def see_node(self, name: str, manifest: api.Object, gone: bool) -> None:
-        before, version = self._observed.nodes.get(name), observed_.version(manifest)
-        if manifest and version < self._node_versions.get(name, 0):
-            return  # An event that comes late, or the end of an earlier one of this name.
-        now = None if gone else dict(manifest["metadata"].get("labels") or {})
-        if now is None:
-            self._observed.nodes.pop(name, None)
-            self._node_versions.pop(name, None)
+    def on_node(self, name: str, labels: Mapping[str, str] | None) -> None:
+        before = self._cache.nodes.get(name)
+        if labels is None:
+            self._cache.nodes.pop(name, None)
         else:
-            self._observed.nodes[name], self._node_versions[name] = now, version
-        # Nodes report themselves every few minutes, with nothing in it for us.
-        if before != now:
+            self._cache.nodes[name] = labels
+        # Nodes report themselves every few minutes, with the same labels.
+        if before != labels:
             self._listener.object_changed("Node", name)
 
-    def see_driver(self, name: str, manifest: api.Object, gone: bool) -> None:
-        now = not gone and csi.is_installed(manifest)
-        if name == DRIVER_NAME and now != self._observed.csi_installed:
-            self._observed.csi_installed = now
+    def on_driver(self, name: str, manifest: api.Object | None) -> None:
+        now = csi.is_installed(manifest)
+        if name == DRIVER_NAME and now != self._cache.csi_installed:
+            self._cache.csi_installed = now
             self._listener.object_changed("CSIDriver", name)
 
-    def see_daemon_set(self, name: str, manifest: api.Object, gone: bool) -> None:
-        self._keep(self._observed.daemon_sets, "DaemonSet", name, manifest, gone)
+    def on_daemon_set(self, name: str, manifest: api.Object | None) -> None:
+        self._put(self._cache.daemon_sets, "DaemonSet", name, manifest)
 
-    def see_pod(self, name: str, manifest: api.Object, gone: bool) -> None:
-        self._keep(self._observed.agent_pods, "Pod", name, manifest, gone)
+    def on_pod(self, name: str, manifest: api.Object | None) -> None:
+        self._put(self._cache.agent_pods, "Pod", name, manifest)
 
-    def _keep(self, kept: dict[str, api.Object], kind: str, name: str, manifest: api.Object, gone: bool) -> None:
-        known = kept.get(name)
-        if manifest and known is not None and observed_.version(manifest) < observed_.version(known):
-            return
-        if gone:
-            kept.pop(name, None)
+    def _put(self, objects: dict[str, api.Object], kind: str, name: str, manifest: api.Object | None) -> None:
+        if manifest is None:
+            objects.pop(name, None)
         else:
-            manifest["metadata"].pop("managedFields", None)
-            kept[name] = manifest
+            objects[name] = manifest
         self._listener.object_changed(kind, name)
 
-    def _registry(self) -> kopf.OperatorRegistry:
-        registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(_login)
-        self._on_event(registry, self._dynakubes, self.see_dynakube)
-        self._on_event(registry, api.NAMESPACES, self.see_namespace)
-        self._on_event(registry, api.NODES, self.see_node)
-        self._on_event(registry, api.DAEMON_SETS, self.see_daemon_set)
-        self._on_event(registry, api.PODS, self.see_pod, AGENT_LABELS)
-        self._on_event(registry, api.CSI_DRIVERS, self.see_driver)
-        for resource in (api.SECRETS, api.CONFIG_MAPS, *((api.CSI_NODES,) if self._csi_nodes else ())):
-            self._on_event(registry, resource, self._tell(resource.kind))
-        return registry
+    def _forward(self, kind: str) -> Callable[[str, object], None]:
+        return lambda name, _object: self._listener.object_changed(kind, name)
 
-    def _on_event(
+    def _watch(
         self,
-        registry: kopf.OperatorRegistry,
         resource: api.Resource,
-        see: Callable[[str, api.Object, bool], None],
-        labels: Mapping[str, str] | None = None,
-    ) -> None:
-        group, _, version = resource.api_version.rpartition("/")
+        read: Callable[[msgspec.Raw], _T],
+        on_object: Callable[[str, _T | None], None],
+        *,
+        field_selector: str = "",
+        label_selector: str = "",
+        metadata_only: bool = False,
+    ) -> Watch[_T]:
+        """A watch that calls `on_object` with each object, and with None for each that is gone."""
 
-        # Async, though it waits for nothing: kopf runs others in threads, and `Cache` belongs to the event loop.
-        async def handler(*, event: Any, name: str, **_: Any) -> None:
-            manifest, gone = dict(event["object"]), event["type"] == "DELETED"
-            if gone:
-                self._deleted[str(manifest["metadata"].get("uid"))] = None
-                while len(self._deleted) > _REMEMBERED:
-                    self._deleted.pop(next(iter(self._deleted)))
-            see(name, manifest, gone)
+        def changed(changes: list_watch.Changes[_T]) -> None:
+            gone = dict.fromkeys(changes.deleted)
+            for key, found in (*changes.updated.items(), *gone.items()):
+                try:
+                    on_object(key.rpartition("/")[2], found)
+                except Exception:
+                    # A mistake of ours about one object must not hide the changes of the others.
+                    log.exception("change not handled", extra=logs.facts(kind=resource.kind, object=key))
 
-        kopf.on.event(group, version, resource.plural, registry=registry, labels=labels)(handler)
-
-    def _tell(self, kind: str) -> Callable[[str, api.Object, bool], None]:
-        return lambda name, _manifest, _gone: self._listener.object_changed(kind, name)
-
-    @staticmethod
-    def _settings() -> kopf.OperatorSettings:
-        settings = kopf.OperatorSettings()
-        settings.posting.enabled = False
-        # Looking for new kinds of resources and namespaces would need rights that nothing else here needs.
-        settings.scanning.disabled = True
-        settings.watching.chunk_size = api.PAGE_SIZE
-        settings.queueing.exit_timeout = 1.0
-        settings.process.ultimate_exiting_timeout = None
-        return settings
+        collection = list_watch.Collection(
+            resource.path(self._namespace),
+            field_selector=field_selector,
+            label_selector=label_selector,
+            metadata_only=metadata_only,
+        )
+        retry = backoff.Backoff(self._first_pause, _LONGEST_PAUSE_SECONDS)
+        return Watch(self._client, collection, read, changed, retry=retry)
 
 
-def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    inside = kopf.login_with_service_account(**kwargs)
-    if inside is None:
-        return kopf.login_with_kubeconfig(**kwargs)
-    # By the address that kubelet gives, since a cluster's DNS may be what is being repaired.
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
-    return replace(inside, server=f"https://{f'[{host}]' if ':' in host else host}:{port}") if host else inside
+class _Metadata(msgspec.Struct, frozen=True):
+    version: str = msgspec.field(name="resourceVersion", default="")
+    uid: str = ""
+    labels: dict[str, str] | None = None
+    deleted: str | None = msgspec.field(name="deletionTimestamp", default=None)
 
 
-def _selector() -> str:
-    return ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
+class _Object(msgspec.Struct, frozen=True):
+    metadata: _Metadata = _Metadata()
 
 
-def _wanted(manifest: api.Object) -> tuple[object, ...]:
-    """What of a DynaKube is its owner's word: our own writing of the status is no news."""
+def _reader(resource: api.Resource) -> Callable[[msgspec.Raw], api.Object]:
+    def read(content: msgspec.Raw) -> api.Object:
+        # The items of a list may come without these two.
+        manifest: api.Object = {"apiVersion": resource.api_version, "kind": resource.kind}
+        manifest |= errors.decode(content, dict[str, Any])
+        manifest["metadata"].pop("managedFields", None)
+        return manifest
+
+    return read
+
+
+def _read_namespace(content: msgspec.Raw) -> cache_.Namespace:
+    metadata = errors.decode(content, _Object).metadata
+    version = int(metadata.version) if metadata.version.isdecimal() else 0
+    return cache_.Namespace(metadata.labels or {}, metadata.deleted is not None, version, metadata.uid)
+
+
+def _read_labels(content: msgspec.Raw) -> Mapping[str, str]:
+    return errors.decode(content, _Object).metadata.labels or {}
+
+
+def _read_version(content: msgspec.Raw) -> str:
+    return errors.decode(content, _Object).metadata.version
+
+
+def _owners_fields(manifest: api.Object) -> tuple[object, ...]:
+    """The fields of a DynaKube that its owner writes: our own writes of the status are no change."""
     metadata = manifest["metadata"]
     keys = ("uid", "generation", "annotations", "labels", "deletionTimestamp", "finalizers")
     return tuple(metadata.get(key) for key in keys)

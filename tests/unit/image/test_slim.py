@@ -25,13 +25,14 @@ def test_generated_classes_and_tests_go_and_everything_else_stays(tmp_path: Path
     goes = (
         "kubernetes/client/api/core_v1_api.py",
         "kubernetes/aio/client/models/v1_pod.py",
+        "kubernetes/client/models/v1_object_meta.py",
         "pygments/lexers/python.py",
         "websocket/tests/test_url.py",
         "multidict/_multidict.pyi",
     )
     stays = (
         "kubernetes/client/api/__init__.py",
-        "kubernetes/client/models/v1_object_meta.py",
+        "kubernetes/client/models/__init__.py",
         "kubernetes/aio/client/api_client.py",
         "pygments/lexers/__init__.py",
         "pygments/lexers/_mapping.py",

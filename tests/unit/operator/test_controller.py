@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
+from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.operator import api
 from oneagent.operator.certificates.controller import Metrics
 from oneagent.operator.certificates.settings import Settings as Certificates
@@ -32,7 +33,7 @@ class Upgraded(Objects):
             self.lists += 1
             if self.lists > 1 and ("Secret", "dynatrace", "oneagent-webhook-certs") in self.kept:
                 self.done.set()
-            raise api.UnavailableError("500: conversion webhook for dynatrace.com/v1beta5, Kind=DynaKube failed")
+            raise UnavailableError("500: conversion webhook for dynatrace.com/v1beta5, Kind=DynaKube failed")
 
 
 def test_the_webhook_gets_its_certificate_while_dynakubes_can_not_be_read_without_the_webhook() -> None:

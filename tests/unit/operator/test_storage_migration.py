@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from oneagent.common.dynakube.api import crd
+from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, InvalidError, UnavailableError
 from oneagent.operator import api, storage_migration
 from oneagent.operator.storage_migration import Storage
 from tests.fakes.object_api import Objects
@@ -145,8 +146,8 @@ def test_an_object_that_goes_meanwhile_holds_nothing_up() -> None:
     assert world.stored == ["v1beta6"]
 
 
-@pytest.mark.parametrize("error", [api.InvalidError, api.UnavailableError, api.ForbiddenError])
-def test_while_one_object_is_not_migrated_the_crd_keeps_listing_its_version(error: type[api.ApiError]) -> None:
+@pytest.mark.parametrize("error", [InvalidError, UnavailableError, ForbiddenError])
+def test_while_one_object_is_not_migrated_the_crd_keeps_listing_its_version(error: type[ApiError]) -> None:
     world = World()
 
     def refuse(verb: str, kind: str, name: str) -> None:
@@ -166,7 +167,7 @@ def test_an_object_that_is_refused_does_not_keep_the_others_from_being_written()
 
     def refuse(verb: str, kind: str, name: str) -> None:
         if verb == "replace" and name == "one":
-            raise api.InvalidError("spec.apiUrl: refused")
+            raise InvalidError("spec.apiUrl: refused")
 
     world.objects.before = refuse
     world.settled()
@@ -198,7 +199,7 @@ def test_an_api_server_that_does_not_answer_is_asked_again() -> None:
     world = World()
 
     def away(verb: str, kind: str, name: str) -> None:
-        raise api.UnavailableError("away")
+        raise UnavailableError("away")
 
     world.objects.before = away
     assert 0 < world.round() <= 60

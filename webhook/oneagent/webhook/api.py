@@ -35,7 +35,7 @@ class Api:
     async def close(self) -> None:
         await self._session.close()
 
-    async def get(
+    async def read(
         self,
         path: str,
         parameters: Mapping[str, str] | None = None,

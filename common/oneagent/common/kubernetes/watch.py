@@ -1,4 +1,4 @@
-"""List and watch over asyncio: a driver for `list_watch`, on any client that can get and stream."""
+"""List and watch over asyncio: a driver for `list_watch`, on any client that can read and stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 class Client(Protocol):
     """The two requests that a watch needs; both raise `ApiError`."""
 
-    async def get(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes: ...
+    async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes: ...
 
     def stream(
         self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
@@ -83,7 +83,7 @@ class Watch(Generic[_T]):
         state, path = self._state, self._state.collection.path
         request = state.next_request()
         if isinstance(request, list_watch.ListRequest):
-            page = await self._client.get(path, request.query, accept=request.accept)
+            page = await self._client.read(path, request.query, accept=request.accept)
             if (changes := state.add_page(page)) is not None:
                 self._changed(changes)
                 self._synced.set()

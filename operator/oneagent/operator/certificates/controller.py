@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from prometheus_client import CollectorRegistry, Gauge
 
 from oneagent.common import backoff, logs
+from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import rotation, x509
@@ -111,9 +112,9 @@ class CertificateController:
                     continue
                 try:
                     await self._do(step, held)
-                except api.ConflictError as error:
+                except ConflictError as error:
                     log.info("somebody else was faster", extra=logs.facts(error=error))
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("certificates are not kept for now", extra=logs.facts(reason=API_FAILED, error=error))
         return self._in_vain()
 
@@ -136,9 +137,9 @@ class CertificateController:
         for resource, name in wanted:
             try:
                 manifest = await self._store.find(resource, name)
-            except api.ApiError as error:
+            except ApiError as error:
                 self._note_failed(f"{resource.kind} {name}", error)
-                self._unread = self._unread or isinstance(error, api.UnavailableError)
+                self._unread = self._unread or isinstance(error, UnavailableError)
                 continue
             if manifest is None:
                 continue
@@ -188,15 +189,15 @@ class CertificateController:
     async def _patch(self, target: Target, patch: api.Object, reason: str, done: str) -> None:
         try:
             await self._store.merge(target.resource, target.manifest["metadata"]["name"], patch)
-        except (api.ConflictError, api.NotFoundError):
+        except (ConflictError, NotFoundError):
             # The next look shows what it is now.
             return
-        except api.ApiError as error:
+        except ApiError as error:
             self._note_failed(target.name, error)
             return
         self._say(reason, f"{target.name} {done}")
 
-    def _note_failed(self, name: str, error: api.ApiError) -> None:
+    def _note_failed(self, name: str, error: ApiError) -> None:
         self._failed.add(name)
         log.warning("no CA bundle for now", extra=logs.facts(reason=BUNDLE_NOT_PUBLISHED, target=name, error=error))
 
@@ -222,7 +223,7 @@ class CertificateController:
     async def _ask(self, certificate: x509.Certificate) -> bool:
         try:
             answer = await self._probe(bytes.fromhex(certificate.fingerprint))
-        except (api.ApiError, OSError) as error:
+        except (ApiError, OSError) as error:
             log.warning("the webhook's endpoints could not be asked", extra=logs.facts(reason=NOT_SERVED, error=error))
             return False
         if not answer:

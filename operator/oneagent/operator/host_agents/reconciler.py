@@ -21,6 +21,7 @@ from typing import Any, Final
 from oneagent.common import logs
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields as kubernetes_fields
+from oneagent.common.kubernetes.errors import InvalidError
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.host_agents import csi, daemonset, image, node_conflicts, rollout, secrets, spec
 from oneagent.operator.host_agents.inputs import HostAgentInputs
@@ -82,7 +83,7 @@ class HostAgents:
             return await self._reconcile(context)
         except kubernetes_fields.FieldError as error:
             verdict = reconcile_result.failed(INVALID_FIELD, f"{error}; host agents stay as they are")
-        except api.InvalidError as error:
+        except InvalidError as error:
             verdict = reconcile_result.failed(REFUSED, f"{error}; host agents stay as they are", _LATER_SECONDS)
         return _told(verdict, context)
 

@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from oneagent.common import package_client
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
 from oneagent.operator.package_server.errors import BusyError, NotProvenError
 from oneagent.operator.package_server.metrics import PackageMetrics
@@ -112,7 +113,7 @@ class Callers:
                     api.TOKEN_REVIEWS,
                     {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec},
                 )
-        except (api.ApiError, TimeoutError) as error:
+        except (ApiError, TimeoutError) as error:
             # The error's text is the API server's, which has seen the token: it goes no further.
             self._metrics.reviews.labels("failed").inc()
             raise BusyError("the API server can't be asked who the caller is", retry_after=2) from error

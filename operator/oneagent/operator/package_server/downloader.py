@@ -25,8 +25,8 @@ from oneagent.common import backoff, logs, package_client, page_cache, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.kubernetes.errors import ApiError, UnavailableError
 from oneagent.common.tenant import client as tenant_client
-from oneagent.operator import api
 from oneagent.operator.package_server import cache
 from oneagent.operator.package_server.errors import (
     NoRoomError,
@@ -45,7 +45,7 @@ KINDS: Final = 16
 """Most variants of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_KNOWN: Final = (download.DownloadError, http_client.InvalidSettingsError, api.ApiError, PackagesError)
+_KNOWN: Final = (download.DownloadError, http_client.InvalidSettingsError, ApiError, PackagesError)
 
 
 class Origin(Protocol):
@@ -273,7 +273,7 @@ def _answer(error: Exception, pause: float) -> PackagesError:
             return type(error)(str(error), retry_after=pause)
         case download.DiskFullError() | download.DiskFailedError():
             return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
-        case download.DownloadSourceError(cause=errors.HttpError(is_transient=True)) | api.UnavailableError():
+        case download.DownloadSourceError(cause=errors.HttpError(is_transient=True)) | UnavailableError():
             return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
         case download.DownloadError() | http_client.InvalidSettingsError():
             return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)

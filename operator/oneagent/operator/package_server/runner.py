@@ -22,6 +22,7 @@ from oneagent.common.http import client as http_client
 from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api, asking, package_server, tenant_poller
 from oneagent.operator.certificates import cluster_state, x509
@@ -69,7 +70,7 @@ class Serving:
                 self._unknown.clear()
                 try:
                     self._endpoint.want(await self._wanted())
-                except api.ApiError as error:
+                except ApiError as error:
                     log.warning("what is wanted is not known anew", extra=logs.facts(reason=error))
                 await asyncio.sleep(_LEAST_SECONDS)
                 with contextlib.suppress(TimeoutError):
@@ -150,7 +151,7 @@ class SignedCertificates:
     async def current(self) -> server_tls.Pair:
         try:
             found = await self._secrets.find(api.SECRETS, self._settings.authority_secret, self._settings.namespace)
-        except api.ApiError as error:
+        except ApiError as error:
             return self._last(str(error))
         record = cluster_state.record(found)
         if record.authority is None:

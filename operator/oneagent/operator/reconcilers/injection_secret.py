@@ -17,6 +17,7 @@ from typing import Any, Final
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
+from oneagent.common.kubernetes.errors import ApiError, NotFoundError
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.certificates import cluster_state, x509
 from oneagent.operator.namespace_mapper import NamespaceMapper
@@ -136,9 +137,9 @@ class InjectionSecrets:
                     if self._mapper.owns(dynakube, namespace):
                         await server.apply(api.SECRETS, secret(namespace, content))
                         self._written[namespace] = digest
-            except api.NotFoundError:
+            except NotFoundError:
                 pass  # The namespace was deleted.
-            except api.ApiError as error:
+            except ApiError as error:
                 problems.append(str(error))
 
         await asyncio.gather(*(write(namespace) for namespace in namespaces))

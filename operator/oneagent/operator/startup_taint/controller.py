@@ -21,6 +21,7 @@ import aiohttp
 
 from oneagent.common import logs
 from oneagent.common.identifiers import DRIVER_NAME
+from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError
 from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.startup_taint import readiness
@@ -98,7 +99,7 @@ class StartupTaintController:
                 async with asyncio.TaskGroup() as group:
                     for name in list(self._waiting):
                         group.create_task(self._care(name, pods.get(name, []), want))
-        except api.ApiError as error:
+        except ApiError as error:
             log.warning("nodes with the startup taint are not looked at for now", extra=logs.facts(reason=error))
             return _LOOK_SECONDS
         if not self._waiting:
@@ -149,7 +150,7 @@ class StartupTaintController:
                     await self._remove(name, decision)
                 else:
                     await self._tell_late(name, decision)
-            except api.ApiError as error:
+            except ApiError as error:
                 log.warning("a node keeps the startup taint", extra=logs.facts(node=name, reason=error))
 
     async def _look(self, name: str, pods: list[api.Object]) -> NodeState:
@@ -169,9 +170,9 @@ class StartupTaintController:
                 return
             try:
                 await self._api.merge(api.NODES, name, self._taint.removal(node))
-            except api.ConflictError:
+            except ConflictError:
                 continue
-            except api.NotFoundError:
+            except NotFoundError:
                 pass
             else:
                 log.info("startup taint removed", extra=logs.facts(node=name, reason=decision.reason))

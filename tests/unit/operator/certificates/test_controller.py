@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.dynakube.api import crd
-from oneagent.operator import api
+from oneagent.common.kubernetes.errors import ForbiddenError, UnavailableError
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import x509
 from oneagent.operator.certificates.controller import CertificateController, Metrics
@@ -216,7 +216,7 @@ def test_configurations_that_are_not_there_are_no_error_and_get_the_bundle_when_
 
 def test_a_target_that_is_forbidden_keeps_no_other_from_its_bundle() -> None:
     world = World()
-    world.cluster.failing[MUTATING] = api.ForbiddenError
+    world.cluster.failing[MUTATING] = ForbiddenError
     assert world.round() <= SETTINGS.patience_seconds
     assert world.cluster.bundles(VALIDATING) == {world.record.current[0].pem}
     assert not world.served.fault
@@ -224,7 +224,7 @@ def test_a_target_that_is_forbidden_keeps_no_other_from_its_bundle() -> None:
 
 def test_an_api_server_that_is_away_is_asked_again_ever_more_slowly() -> None:
     world = World()
-    world.cluster.failing[CERTS] = api.UnavailableError
+    world.cluster.failing[CERTS] = UnavailableError
     pauses = [world.round() for _ in range(7)]
     assert all(most / 2 <= pause <= most for pause, most in zip(pauses, [1, 2, 4, 8, 16, 30, 30], strict=True))
     world.cluster.failing.clear()
@@ -323,7 +323,7 @@ def test_the_metric_counts_down_to_the_end_of_each_certificate(world: World) -> 
 
 def test_an_error_of_the_probe_is_no_answer() -> None:
     async def failing(fingerprint: bytes) -> bool:
-        raise api.ForbiddenError("no endpoints for you")
+        raise ForbiddenError("no endpoints for you")
 
     world = World()
     keeper = CertificateController(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))

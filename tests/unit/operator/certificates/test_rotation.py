@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
 
-from oneagent.operator import api
+from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, UnavailableError
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import Settings
@@ -90,8 +90,8 @@ class World(RuleBasedStateMachine):
     def somebody_writes_in_between(self, number: int) -> None:
         self.conflicts = number
 
-    @rule(key=st.sampled_from(LOSABLE), error=st.sampled_from([api.UnavailableError, api.ForbiddenError]))
-    def a_target_is_out_of_reach(self, key: Key, error: type[api.ApiError]) -> None:
+    @rule(key=st.sampled_from(LOSABLE), error=st.sampled_from([UnavailableError, ForbiddenError]))
+    def a_target_is_out_of_reach(self, key: Key, error: type[ApiError]) -> None:
         self.cluster.failing[key] = error
         self.reachable = self.cluster.now + OUTAGE_SECONDS
 
@@ -306,7 +306,7 @@ def test_what_is_trusted_is_looked_up_before_a_lost_authority_is_made_anew() -> 
     world = World()
     world.install()
     for key in TARGETS:
-        world.a_target_is_out_of_reach(key, api.UnavailableError)
+        world.a_target_is_out_of_reach(key, UnavailableError)
     world.a_secret_is_deleted(AUTHORITY)
     world.a_secret_is_deleted(CERTS)
     world.something_is_noticed()

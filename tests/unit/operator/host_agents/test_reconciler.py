@@ -13,6 +13,7 @@ import pytest
 
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.kubernetes.errors import InvalidError
 from oneagent.operator import api, asking, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
@@ -37,7 +38,7 @@ class Server:
 
     async def apply(self, resource: api.Resource, whole: Mapping[str, Any]) -> Any:
         if self.refuses:
-            raise api.InvalidError("PATCH: 422: spec.template.spec.tolerations: no such operator")
+            raise InvalidError("PATCH: 422: spec.template.spec.tolerations: no such operator")
         key = resource.kind, whole["metadata"]["name"]
         self.requests.append(f"apply {resource.kind} {key[1]}")
         before = self.objects.get(key, {}).get("metadata", {})

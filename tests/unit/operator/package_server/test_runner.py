@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.http import server_tls
+from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state, x509
 from oneagent.operator.certificates.cluster_state import Milestone, Record
@@ -83,7 +84,7 @@ class TestAPair:
     def test_stays_while_the_secret_can_not_be_read(self, world: World) -> None:
         world.write(world.authority())
         first = world.current()
-        world.cluster.failing[AUTHORITY] = api.UnavailableError
+        world.cluster.failing[AUTHORITY] = UnavailableError
         assert world.current() == first
         world.cluster.failing.clear()
         world.cluster.remove(AUTHORITY)
@@ -92,7 +93,7 @@ class TestAPair:
     def test_can_not_be_had_without_a_ca(self, world: World) -> None:
         with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: it is not there"):
             world.current()
-        world.cluster.failing[AUTHORITY] = api.UnavailableError
+        world.cluster.failing[AUTHORITY] = UnavailableError
         with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: not now"):
             world.current()
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from prometheus_client.exposition import MetricsHandler
 
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
+from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.startup_taint import readiness
 from oneagent.operator.startup_taint import taint as startup_taint_taint
@@ -326,7 +326,7 @@ class TestANodeThatDoesNotGetThere:
 
         def fail(verb: str, kind: str, name: str) -> None:
             if name == "node":
-                raise api.UnavailableError("not now")
+                raise UnavailableError("not now")
 
         world.objects.before = fail
         world.round()
@@ -393,7 +393,7 @@ class TestLooking:
 
     def test_goes_on_after_the_api_server_was_away(self, world: World) -> None:
         def away(verb: str, kind: str, name: str) -> None:
-            raise api.UnavailableError("away")
+            raise UnavailableError("away")
 
         world.objects.before = away
         assert 0 < world.round() <= 10

@@ -216,7 +216,7 @@ class Cluster:
     async def _fetch_namespace(self, name: str) -> Namespace:
         path = f"{_NAMESPACES.path}/{urllib.parse.quote(name, safe='')}"
         accept = _NAMESPACES.accept()
-        return self._read_namespace(await self._api.get(path, accept=accept, seconds=fallback_lookups.WAIT_SECONDS))
+        return self._read_namespace(await self._api.read(path, accept=accept, seconds=fallback_lookups.WAIT_SECONDS))
 
     def _read_namespace(self, content: msgspec.Raw | bytes) -> Namespace:
         metadata = errors.decode(content, _Object).metadata

@@ -96,7 +96,7 @@ class AskedFor:
         return await self._lookups.get(key)
 
     async def _fetch(self, key: str) -> Workload:
-        content = await self._api.get(self._kind.path(key), accept=_ACCEPT, seconds=fallback_lookups.WAIT_SECONDS)
+        content = await self._api.read(self._kind.path(key), accept=_ACCEPT, seconds=fallback_lookups.WAIT_SECONDS)
         return self._kind.read(content)
 
 
