@@ -79,7 +79,7 @@ def agent_images(
 @pytest.fixture(scope="module")
 def do(cluster: Cluster) -> Do:
     """Let the concern look once at a DynaKube, with what a watch would have seen by now."""
-    agents = reconciler.HostAgents("0.1.0")
+    agents = reconciler.HostAgentReconciler("0.1.0")
 
     def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
         return asyncio.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
@@ -87,7 +87,9 @@ def do(cluster: Cluster) -> Do:
     return do
 
 
-async def look(agents: reconciler.HostAgents, kubeconfig: Path, name: str, version: str, now: float) -> ReconcileResult:
+async def look(
+    agents: reconciler.HostAgentReconciler, kubeconfig: Path, name: str, version: str, now: float
+) -> ReconcileResult:
     settings = client.Configuration()
     await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
     server = api.Api(client.ApiClient(settings))

@@ -20,7 +20,7 @@ from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import Endpoints
 from oneagent.operator.dynakube_worker import DynaKubeWorker
-from oneagent.operator.host_agents.reconciler import HostAgents
+from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.periodic import Chore
 from oneagent.operator.reconcilers import (
@@ -79,7 +79,7 @@ class Controller:
             tenant_connection.Connection(),
             versions.CodeModules(),
             versions.HostAgent(),
-            HostAgents(settings.operator_version),
+            HostAgentReconciler(settings.operator_version),
             namespaces.Namespaces(self._mapper),
             self._injection,
             unsupported_sections.UnsupportedSections(),

@@ -21,7 +21,7 @@ from oneagent.common.kubernetes.watch import Client, Watch
 from oneagent.operator import api
 from oneagent.operator import cache as cache_
 from oneagent.operator.cache import KUBE_SYSTEM, Cache
-from oneagent.operator.host_agents import csi
+from oneagent.operator.host_agents import spec
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Watches:
             self._listener.object_changed("Node", name)
 
     def on_driver(self, name: str, manifest: api.Object | None) -> None:
-        now = csi.is_installed(manifest)
+        now = spec.is_driver_installed(manifest)
         if name == DRIVER_NAME and now != self._cache.csi_installed:
             self._cache.csi_installed = now
             self._listener.object_changed("CSIDriver", name)

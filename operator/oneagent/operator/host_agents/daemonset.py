@@ -1,10 +1,10 @@
-"""What the DaemonSet of a DynaKube's host agents looks like.
+"""Builds the DaemonSet of a DynaKube's host agents.
 
-Agents have the host's network, process tree and root file system. In the read-only modes they run as a user
-without rights of its own, read that file system only, and keep what they have to keep in a folder that the CSI
-driver gives them, or else in one of the host.
+Agents have the host's network, process tree and root file system. In the read-only modes they run as an
+unprivileged user and mount that file system read-only. Their own files are in a volume of the CSI driver, or in a
+directory of the host.
 
-A secret never stands in it. `DIGEST` is of all the rest, so that it is applied only when something has changed.
+The object contains no secret. `DIGEST` is the hash of the rest, so that it is applied only after a change.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _CAPABILITIES: Final = (
 )
 _USER: Final = 1000
 _GRACE_SECONDS: Final = 80
-# An agent is ready as soon as it runs. One that ends at once must not get to the next node.
-_SETTLE_SECONDS: Final = 10
+# An agent is ready as soon as it runs. One that exits at once must not reach the next node.
+_MIN_READY_SECONDS: Final = 10
 _TOKEN_PATH: Final = "/var/lib/dynatrace/secrets/tokens/tenant-token"  # noqa: S105
 _CERTIFICATES_PATH: Final = "/mnt/dynatrace/certs"
 _STORAGE_PATH: Final = "/mnt/volume_storage_mount"
@@ -42,20 +42,20 @@ _ROOT_PATH: Final = "/mnt/root"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """All that decides what the DaemonSet looks like."""
+class Desired:
+    """Inputs of the DaemonSet."""
 
     kube: dynakube.DynaKube
     agent: HostAgent
     choice: image.Choice
-    facts: HostAgentInputs
+    inputs: HostAgentInputs
     api_version: str
-    """Of the DynaKube, for the reference to its owner."""
+    """Version of the DynaKube, for the owner reference."""
     has_driver: bool
 
 
 def selector(dynakube: str) -> dict[str, str]:
-    """The labels by which a DynaKube's host agents are found; they don't change with its mode."""
+    """Return the labels of a DynaKube's host agents; they do not depend on its mode."""
     return {
         "app.kubernetes.io/name": "oneagent",
         "app.kubernetes.io/component": "host-agent",
@@ -64,7 +64,7 @@ def selector(dynakube: str) -> dict[str, str]:
 
 
 def metadata(kube: dynakube.DynaKube, name: str, api_version: str) -> dict[str, Any]:
-    """Of everything that host agents need: it goes with the DynaKube."""
+    """Return metadata with labels and an owner reference to the DynaKube."""
     owner = {"apiVersion": api_version, "kind": "DynaKube", "name": kube.name, "uid": kube.uid, "controller": True}
     return {
         "name": name,
@@ -74,10 +74,10 @@ def metadata(kube: dynakube.DynaKube, name: str, api_version: str) -> dict[str, 
     }
 
 
-def daemon_set(wanted: Wanted) -> dict[str, Any]:
-    kube = wanted.kube
-    head = metadata(kube, secrets.name(kube), wanted.api_version)
-    head["labels"] |= _version_label(wanted)
+def daemon_set(desired: Desired) -> dict[str, Any]:
+    kube = desired.kube
+    head = metadata(kube, secrets.name(kube), desired.api_version)
+    head["labels"] |= _version_label(desired)
     whole = {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -86,45 +86,45 @@ def daemon_set(wanted: Wanted) -> dict[str, Any]:
             "selector": {"matchLabels": selector(kube.name)},
             "updateStrategy": {
                 "type": "RollingUpdate",
-                "rollingUpdate": {"maxUnavailable": wanted.agent.max_unavailable},
+                "rollingUpdate": {"maxUnavailable": desired.agent.max_unavailable},
             },
-            "minReadySeconds": _SETTLE_SECONDS,
-            "template": _template(wanted),
+            "minReadySeconds": _MIN_READY_SECONDS,
+            "template": _template(desired),
         },
     }
     head["annotations"] = {DIGEST: _digest(whole)}
     return whole
 
 
-def pull_secret(wanted: Wanted) -> str:
-    """The name of what kubelet pulls the image with; empty for nothing."""
-    from_tenant = wanted.choice.image.startswith(f"{image.registry(wanted.kube)}/")
-    return wanted.agent.pull_secret or (secrets.pull_name(wanted.kube) if from_tenant else "")
+def pull_secret(desired: Desired) -> str:
+    """Return the name of the pull secret; empty for none."""
+    from_tenant = desired.choice.image.startswith(f"{image.registry(desired.kube)}/")
+    return desired.agent.pull_secret or (secrets.pull_name(desired.kube) if from_tenant else "")
 
 
-def _version_label(wanted: Wanted) -> dict[str, str]:
-    return {VERSION_LABEL: wanted.choice.version} if wanted.choice.version else {}
+def _version_label(desired: Desired) -> dict[str, str]:
+    return {VERSION_LABEL: desired.choice.version} if desired.choice.version else {}
 
 
 def _digest(whole: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _template(wanted: Wanted) -> dict[str, Any]:
-    kube, agent = wanted.kube, wanted.agent
+def _template(desired: Desired) -> dict[str, Any]:
+    kube, agent = desired.kube, desired.agent
     annotations = {
         **agent.annotations,
         "dynatrace.com/inject": "false",
         "kubectl.kubernetes.io/default-container": CONTAINER,
         "cluster-autoscaler.kubernetes.io/enable-ds-eviction": "false",
-        RESTART: secrets.restart_digest(kube, wanted.facts, has_proxy=_has_proxy(wanted)),
+        RESTART: secrets.restart_digest(kube, desired.inputs, has_proxy=_has_proxy(desired)),
     }
-    own = {**selector(kube.name), "app.kubernetes.io/managed-by": MANAGER, **_version_label(wanted)}
-    return {"metadata": {"labels": {**agent.labels, **own}, "annotations": annotations}, "spec": _pod(wanted)}
+    own = {**selector(kube.name), "app.kubernetes.io/managed-by": MANAGER, **_version_label(desired)}
+    return {"metadata": {"labels": {**agent.labels, **own}, "annotations": annotations}, "spec": _pod(desired)}
 
 
-def _pod(wanted: Wanted) -> dict[str, Any]:
-    agent = wanted.agent
+def _pod(desired: Desired) -> dict[str, Any]:
+    agent = desired.agent
     pod: dict[str, Any] = {
         "serviceAccountName": SERVICE_ACCOUNT,
         "automountServiceAccountToken": False,
@@ -133,88 +133,88 @@ def _pod(wanted: Wanted) -> dict[str, Any]:
         "dnsPolicy": agent.dns_policy,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "affinity": _affinity(),
-        "containers": [_container(wanted)],
-        "volumes": [volume for volume, _ in _volumes(wanted)],
+        "containers": [_container(desired)],
+        "volumes": [volume for volume, _ in _volumes(desired)],
     }
     optional = {
         "nodeSelector": dict(agent.node_selector),
         "tolerations": [dict(toleration) for toleration in agent.tolerations],
         "priorityClassName": agent.priority_class,
-        "imagePullSecrets": [{"name": name} for name in (pull_secret(wanted),) if name],
+        "imagePullSecrets": [{"name": name} for name in (pull_secret(desired),) if name],
     }
     return pod | {key: value for key, value in optional.items() if value}
 
 
 def _affinity() -> dict[str, Any]:
-    there = [
+    expressions = [
         {"key": node_conflicts.OS, "operator": "In", "values": ["linux"]},
         {"key": node_conflicts.ARCH, "operator": "In", "values": list(node_conflicts.ARCHITECTURES)},
     ]
-    required = {"nodeSelectorTerms": [{"matchExpressions": there}]}
+    required = {"nodeSelectorTerms": [{"matchExpressions": expressions}]}
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
 
 
-def _container(wanted: Wanted) -> dict[str, Any]:
+def _container(desired: Desired) -> dict[str, Any]:
     return {
         "name": CONTAINER,
-        "image": wanted.choice.image,
-        "args": _args(wanted),
-        "env": _env(wanted),
-        "resources": _resources(wanted.agent.resources),
-        "securityContext": _security(wanted.agent),
-        "volumeMounts": [mount for _, mount in _volumes(wanted)],
+        "image": desired.choice.image,
+        "args": _args(desired),
+        "env": _env(desired),
+        "resources": _resources(desired.agent.resources),
+        "securityContext": _security(desired.agent),
+        "volumeMounts": [mount for _, mount in _volumes(desired)],
     }
 
 
-def _args(wanted: Wanted) -> list[str]:
-    """Ours first: of an argument that is given twice the later one counts."""
-    kube, agent = wanted.kube, wanted.agent
-    from_nodes = "auto" if agent.mode == "classicFullStack" else "k8s-node-name"
-    has_proxy = _has_proxy(wanted)
+def _args(desired: Desired) -> list[str]:
+    """Put the operator's arguments first: the agent takes the last of two equal ones."""
+    kube, agent = desired.kube, desired.agent
+    host_id_source = "auto" if agent.mode == "classicFullStack" else "k8s-node-name"
+    has_proxy = _has_proxy(desired)
     ours = [
-        # Empty ones make an agent forget what it had.
+        # Empty values make an agent delete a former setting.
         f"--set-proxy={'$(https_proxy)' if has_proxy else ''}",
         f"--set-no-proxy={_literal(kube.no_proxy) if has_proxy else ''}",
         *([f"--set-network-zone={_literal(kube.network_zone)}"] if kube.network_zone else []),
         "--set-host-property=OperatorVersion=$(DT_OPERATOR_VERSION)",
         "--set-tenant=$(DT_TENANT)",
         "--set-server={$(DT_SERVER)}",
-        f"--set-host-id-source={from_nodes}",
+        f"--set-host-id-source={host_id_source}",
     ]
     if not agent.host_group:
         return [*ours, *agent.args]
-    # The field is the one of the two that is meant for it.
+    # The field takes precedence over an argument.
     users = (argument for argument in agent.args if not argument.startswith(f"{spec.HOST_GROUP}="))
     return [*ours, f"{spec.HOST_GROUP}={_literal(agent.host_group)}", *users]
 
 
 def _literal(value: str) -> str:
-    """Kubernetes puts variables' values where it reads `$(NAME)`."""
+    """Escape `$(NAME)`, which Kubernetes would expand."""
     return value.replace("$(", "$$(")
 
 
-def _has_proxy(wanted: Wanted) -> bool:
-    return wanted.agent.uses_proxy and bool(wanted.kube.proxy or wanted.kube.proxy_secret)
+def _has_proxy(desired: Desired) -> bool:
+    return desired.agent.uses_proxy and bool(desired.kube.proxy or desired.kube.proxy_secret)
 
 
-def _env(wanted: Wanted) -> list[dict[str, Any]]:
-    """The user's last, and in the place of ours with the same name."""
-    secret = secrets.name(wanted.kube)
+def _env(desired: Desired) -> list[dict[str, Any]]:
+    """Put the user's variables last; they replace the operator's of the same name."""
+    secret = secrets.name(desired.kube)
     ours: list[dict[str, Any]] = [
         {"name": "DT_K8S_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-        {"name": "DT_K8S_CLUSTER_ID", "value": wanted.facts.cluster_id},
-        {"name": "DT_TENANT", "value": str(wanted.facts.tenant)},
+        {"name": "DT_K8S_CLUSTER_ID", "value": desired.inputs.cluster_id},
+        {"name": "DT_TENANT", "value": str(desired.inputs.tenant)},
         _from_secret("DT_SERVER", secret, secrets.SERVER),
         _from_secret("DT_DEPLOYMENT_METADATA", secret, secrets.METADATA),
         _from_secret("DT_OPERATOR_VERSION", secret, secrets.OPERATOR_VERSION),
     ]
-    if _has_proxy(wanted):
-        ours.append(_from_secret("https_proxy", secret if wanted.kube.proxy else wanted.kube.proxy_secret, "proxy"))
-    if wanted.agent.read_only:
+    if _has_proxy(desired):
+        ours.append(_from_secret("https_proxy", secret if desired.kube.proxy else desired.kube.proxy_secret, "proxy"))
+    if desired.agent.read_only:
         ours.append({"name": "ONEAGENT_READ_ONLY_MODE", "value": "true"})
-    if wanted.agent.mode != "classicFullStack":
+    if desired.agent.mode != "classicFullStack":
         ours.append({"name": "ONEAGENT_DISABLE_CONTAINER_INJECTION", "value": "true"})
-    users = [dict(variable) for variable in wanted.agent.env]
+    users = [dict(variable) for variable in desired.agent.env]
     named = {variable["name"] for variable in users}
     return [variable for variable in ours if variable["name"] not in named] + users
 
@@ -224,9 +224,9 @@ def _from_secret(variable: str, secret: str, key: str) -> dict[str, Any]:
 
 
 def _resources(given: Mapping[str, Any]) -> dict[str, Any]:
-    """With a CPU request, unless the user says something of CPU: one above his limit would be refused."""
-    said = {**(given.get("requests") or {}), **(given.get("limits") or {})}
-    if "cpu" in said:
+    """Add a CPU request unless the user sets CPU: the API server refuses one above the limit."""
+    set_by_user = {**(given.get("requests") or {}), **(given.get("limits") or {})}
+    if "cpu" in set_by_user:
         return dict(given)
     return {**given, "requests": {"cpu": "100m", **(given.get("requests") or {})}}
 
@@ -244,9 +244,9 @@ def _security(agent: HostAgent) -> dict[str, Any]:
     return context
 
 
-def _volumes(wanted: Wanted) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    """Volumes, each with its mount."""
-    kube, agent = wanted.kube, wanted.agent
+def _volumes(desired: Desired) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield volumes, each with its mount."""
+    kube, agent = desired.kube, desired.agent
     root = {"name": "host-root", "hostPath": {"path": "/"}}
     yield root, {"name": "host-root", "mountPath": _ROOT_PATH, **({"readOnly": True} if agent.read_only else {})}
     token = [{"key": secrets.TENANT_TOKEN, "path": secrets.TENANT_TOKEN}]
@@ -254,19 +254,19 @@ def _volumes(wanted: Wanted) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
     mount = {"name": "tenant-token", "mountPath": _TOKEN_PATH, "subPath": secrets.TENANT_TOKEN, "readOnly": True}
     yield secret, mount
     if agent.read_only:
-        yield _storage(wanted)
+        yield _storage(desired)
     if kube.trusted_cas:
         items = [{"key": "certs", "path": "certs.pem"}]
         certificates = {"name": "certs", "configMap": {"name": kube.trusted_cas, "items": items}}
         yield certificates, {"name": "certs", "mountPath": _CERTIFICATES_PATH, "readOnly": True}
 
 
-def _storage(wanted: Wanted) -> tuple[dict[str, Any], dict[str, Any]]:
+def _storage(desired: Desired) -> tuple[dict[str, Any], dict[str, Any]]:
     name = "osagent-storage"
-    if wanted.has_driver:
-        attributes = {"mode": "host", "dynakube": str(wanted.kube.name)}
+    if desired.has_driver:
+        attributes = {"mode": "host", "dynakube": str(desired.kube.name)}
         source: dict[str, Any] = {"csi": {"driver": identifiers.DRIVER_NAME, "volumeAttributes": attributes}}
         return {"name": name, **source}, {"name": name, "mountPath": _STORAGE_PATH}
-    # Below it a folder for each tenant: what an agent keeps is of no use to another tenant's.
-    source = {"hostPath": {"path": wanted.agent.storage, "type": "DirectoryOrCreate"}}
-    return {"name": name, **source}, {"name": name, "mountPath": _STORAGE_PATH, "subPath": str(wanted.facts.tenant)}
+    # One subdirectory per tenant: agents of another tenant cannot use the files.
+    source = {"hostPath": {"path": desired.agent.storage, "type": "DirectoryOrCreate"}}
+    return {"name": name, **source}, {"name": name, "mountPath": _STORAGE_PATH, "subPath": str(desired.inputs.tenant)}

@@ -1,7 +1,7 @@
-"""Which image host agents run: the user's own, else the tenant registry's of the version that was decided.
+"""Image of host agents: the user's own, else the tenant registry's in the decided version.
 
-The decision is kept in the status, which may get lost. What runs is the second witness: nobody gets an older agent
-than he has, unless a pinned version asks for it.
+The status holds the decision, but may get lost. So the version of the DaemonSet counts as well: agents are never
+downgraded, unless the user pins an older version.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 class Choice:
     image: str
     version: str
-    """Empty if nobody knows: an image of the user's without a tag."""
+    """Empty if unknown: a user's image without a tag."""
     note: str = ""
-    """What a person should know of the choice."""
+    """Addition to the condition's message."""
 
 
 def choose(agent: spec.HostAgent, kube: dynakube.DynaKube, decided: str, running: str) -> Choice | None:
-    """Of the version decided and the one of the DaemonSet, empty if unknown; None: not known yet."""
+    """Choose from the decided version and the DaemonSet's, empty if unknown; None if both are."""
     if agent.image:
         return Choice(agent.image, agent.version or _tag(agent.image))
     if agent.version:
         return Choice(registry_image(kube, agent.version), agent.version)
-    if _order(running) > _order(decided):
+    if _version_key(running) > _version_key(decided):
         own = f"{spec.section(agent.mode)}.version"
-        note = f"which is newer than {decided or 'what the tenant has said'}: to go back, pin the older one in {own}"
+        note = f"newer than {decided or 'the version from the tenant'}; to go back, pin the older version in {own}"
         return Choice(registry_image(kube, running), running, note)
     return Choice(registry_image(kube, decided), decided) if decided else None
 
 
 def registry(kube: dynakube.DynaKube) -> str:
-    """Host and port of the tenant's registry."""
+    """Return host and port of the tenant's registry."""
     return urllib.parse.urlsplit(kube.api_url).netloc.lower()
 
 
@@ -53,17 +53,17 @@ def registry_image(kube: dynakube.DynaKube, version: str) -> str:
     try:
         return spec.image("spec.apiUrl", image)
     except kubernetes_fields.FieldError as error:
-        remedy = f"no registry can have this address; name an image in {spec.section(kube.mode)}.image"
+        remedy = f"is no valid registry address; set an image in {spec.section(kube.mode)}.image"
         raise kubernetes_fields.FieldError("spec.apiUrl", kube.api_url, remedy) from error
 
 
 def _tag(image: str) -> str:
-    """The image's tag, if it can be a label."""
-    found = _TAG.search(image)
-    return found[1] if found and _LABEL.fullmatch(found[1]) else ""
+    """Return the image's tag if it is a valid label value."""
+    match = _TAG.search(image)
+    return match[1] if match and _LABEL.fullmatch(match[1]) else ""
 
 
-def _order(version: str) -> tuple[int, ...]:
-    """To compare by; what is no version is older than all that are."""
-    found = _NUMBERS.fullmatch(version)
-    return tuple(int(number) for number in found.groups()) if found else ()
+def _version_key(version: str) -> tuple[int, ...]:
+    """Return the sort key of a version; an invalid one sorts first."""
+    match = _NUMBERS.fullmatch(version)
+    return tuple(int(number) for number in match.groups()) if match else ()

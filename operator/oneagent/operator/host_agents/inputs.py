@@ -1,4 +1,4 @@
-"""What host agents are told of their tenant."""
+"""Values for host agents that do not come from the DynaKube itself."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class HostAgentInputs:
     tenant: identifiers.TenantId
     tenant_token: str = field(repr=False)
     endpoints: tuple[str, ...]
-    """Where agents report to."""
+    """Communication endpoints that agents report to."""
     cluster_id: str
     """UID of the namespace kube-system."""
     operator_version: str
     registry_password: str = field(default="", repr=False)
-    """The token that may download; with it a pull secret for the tenant's registry is made."""
+    """Download token, for the pull secret of the tenant's registry."""
     proxy: str = field(default="", repr=False)
-    """The proxy's URL, from wherever the DynaKube has it."""
+    """Proxy URL, from the DynaKube's `value` or `valueFrom`."""

@@ -1,7 +1,7 @@
-"""Which DynaKube's host agents have which nodes: two on one node would both take it for theirs.
+"""Conflicts between DynaKubes whose host agents select the same nodes.
 
-The older DynaKube has the nodes that both select. Selectors that no present node matches both of are no conflict
-as long as a node that the one selects need not be one of the other's.
+A node can have one host agent. The older DynaKube gets the nodes that both select. Two selectors also conflict if
+one implies the other, even while no node matches both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from oneagent.operator.host_agents import spec
 
 Selector = Mapping[str, str]
 Nodes = Mapping[str, Mapping[str, str]]
-"""Names and labels."""
+"""Labels by node name."""
 
 OS: Final = "kubernetes.io/os"
 ARCH: Final = "kubernetes.io/arch"
@@ -25,27 +25,27 @@ ARCHITECTURES: Final = ("amd64", "arm64", "ppc64le", "s390x")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a DynaKube's host agents select."""
+    """Node selector of a DynaKube's host agents."""
 
     dynakube: str
     created: str
-    """When the DynaKube was, as the API server writes it: as text it sorts by time."""
+    """Creation time as the API server writes it: as text it sorts by time."""
     selector: Selector
 
     @property
     def age(self) -> tuple[str, str]:
-        """Smaller is older. What the API server has not seen yet is younger than everything."""
+        """Smaller is older. An object without a creation time is the youngest."""
         return self.created or "~", self.dynakube
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
     nodes: tuple[str, ...]
-    """Present nodes that both select, sorted; none if only the selectors tell."""
+    """Existing nodes that both select, sorted; empty if only the selectors conflict."""
 
 
 def claim(obj: Mapping[str, Any]) -> Claim | None:
-    """What a DynaKube claims; None if it has no host agents, or none that can be understood."""
+    """Return the claim of a DynaKube; None if it has no host agents or an invalid field."""
     try:
         kube = dynakube.from_manifest(obj)
         if not spec.has_host_agents(kube.mode):
@@ -58,23 +58,23 @@ def claim(obj: Mapping[str, Any]) -> Claim | None:
 
 
 def oldest_conflicting(mine: Claim, others: Iterable[Claim], nodes: Nodes) -> tuple[Claim, Overlap] | None:
-    """The oldest of those before whom this one has to stand back, and what both select."""
+    """Return the oldest claim that is older and overlaps with `mine`, and the overlap."""
     for other in sorted(others, key=lambda claim: claim.age):
         if other.dynakube != mine.dynakube and other.age < mine.age:
-            found = overlap(mine.selector, other.selector, nodes)
-            if found:
-                return other, found
+            shared = overlap(mine.selector, other.selector, nodes)
+            if shared:
+                return other, shared
     return None
 
 
 def overlap(one: Selector, two: Selector, nodes: Nodes) -> Overlap | None:
-    both = tuple(sorted(name for name, labels in nodes.items() if _runs(labels, one) and _runs(labels, two)))
+    both = tuple(sorted(name for name, labels in nodes.items() if _runs_on(labels, one) and _runs_on(labels, two)))
     if both or one.items() <= two.items() or two.items() <= one.items():
         return Overlap(both)
     return None
 
 
-def _runs(labels: Mapping[str, str], selector: Selector) -> bool:
-    """Whether a host agent with this selector runs on a node with these labels."""
+def _runs_on(labels: Mapping[str, str], selector: Selector) -> bool:
+    """True if a host agent with this selector runs on a node with these labels."""
     fits = labels.get(OS, "linux") == "linux" and labels.get(ARCH, ARCHITECTURES[0]) in ARCHITECTURES
     return fits and selector.items() <= labels.items()

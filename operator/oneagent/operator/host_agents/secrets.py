@@ -1,8 +1,8 @@
 """The Secrets of a DynaKube's host agents, in the operator's namespace.
 
-The one is called as the DaemonSet. It holds what must not be read in a manifest, and what may change without
-restarting agents: they learn new endpoints by themselves, and an operator's new version is no reason to restart
-every agent of a cluster. The other lets kubelet pull from the tenant's registry.
+The first one has the DaemonSet's name. It holds secrets, and values that may change without restarting agents: they
+receive new endpoints from the tenant, and an operator upgrade must not restart every agent of a cluster. The second
+one lets kubelet pull from the tenant's registry.
 """
 
 from __future__ import annotations
@@ -38,35 +38,35 @@ def pull_name(kube: dynakube.DynaKube) -> str:
     return f"{kube.name}-pull-secret"
 
 
-def contents(kube: dynakube.DynaKube, facts: HostAgentInputs) -> dict[str, str]:
-    told = f"orchestration_tech=Operator-{_TECHNOLOGIES.get(kube.mode, kube.mode)}"
-    told += f";script_version={facts.operator_version};orchestrator_id={facts.cluster_id}"
+def build_contents(kube: dynakube.DynaKube, inputs: HostAgentInputs) -> dict[str, str]:
+    metadata = f"orchestration_tech=Operator-{_TECHNOLOGIES.get(kube.mode, kube.mode)}"
+    metadata += f";script_version={inputs.operator_version};orchestrator_id={inputs.cluster_id}"
     return {
-        TENANT_TOKEN: facts.tenant_token,
-        SERVER: ";".join(facts.endpoints),
-        METADATA: told,
-        OPERATOR_VERSION: facts.operator_version,
+        TENANT_TOKEN: inputs.tenant_token,
+        SERVER: ";".join(inputs.endpoints),
+        METADATA: metadata,
+        OPERATOR_VERSION: inputs.operator_version,
         **({PROXY: kube.proxy} if kube.proxy else {}),
     }
 
 
-def pull_contents(kube: dynakube.DynaKube, facts: HostAgentInputs) -> dict[str, str]:
-    user, password = str(facts.tenant), facts.registry_password
+def build_pull_contents(kube: dynakube.DynaKube, inputs: HostAgentInputs) -> dict[str, str]:
+    user, password = str(inputs.tenant), inputs.registry_password
     auth = base64.b64encode(f"{user}:{password}".encode()).decode()
     entry = {"username": user, "password": password, "auth": auth}
     return {".dockerconfigjson": json.dumps({"auths": {image.registry(kube): entry}}, sort_keys=True)}
 
 
-def encoded(data: Mapping[str, str]) -> dict[str, str]:
-    """As the API server has it."""
+def encode(data: Mapping[str, str]) -> dict[str, str]:
+    """Encode the values as in a Secret's `data`."""
     return {key: base64.b64encode(value.encode()).decode() for key, value in sorted(data.items())}
 
 
-def restart_digest(kube: dynakube.DynaKube, facts: HostAgentInputs, *, has_proxy: bool) -> str:
-    """Of the secrets that a running agent does not learn by itself; tells nothing of them."""
-    parts = (kube.uid, facts.tenant_token, facts.proxy if has_proxy else "")
+def restart_digest(kube: dynakube.DynaKube, inputs: HostAgentInputs, *, has_proxy: bool) -> str:
+    """Return the hash of the secrets that a running agent reads only at its start."""
+    parts = (kube.uid, inputs.tenant_token, inputs.proxy if has_proxy else "")
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def manifest(kind: str, metadata: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": dict(metadata), "data": encoded(data)}
+def build(kind: str, metadata: Mapping[str, Any], data: Mapping[str, str]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": dict(metadata), "data": encode(data)}

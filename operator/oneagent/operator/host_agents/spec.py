@@ -1,8 +1,8 @@
-"""What a DynaKube asks for its host agents: `spec.oneAgent.<mode>` and the feature flags that concern them.
+"""Settings of host agents in a DynaKube: `spec.oneAgent.<mode>` and feature flags.
 
-Strict, because whatever is wrong here is wrong on every node: a value that cannot be used is a
-`manifests.FieldError` that names the field, and what runs stays as it is. Quantities, taints and the like are left
-to the API server, which knows their grammar and names the field as well.
+Parsing is strict, because an error here would reach every node: an invalid value raises `fields.FieldError` with
+the field's name, and running agents stay unchanged. Quantities and taints are left to the API server, which
+validates them and names the field as well.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 class HostAgent:
     mode: dynakube.Mode
     image: str
-    """Empty for the image of the tenant's registry."""
+    """Empty for the tenant registry's image."""
     version: str
     """Pinned by the user; empty if not."""
     host_group: str
-    """Of `spec.oneAgent.hostGroup`; one that is given as an argument is among `args`."""
+    """From `spec.oneAgent.hostGroup`; one that is given as an argument is in `args`."""
     args: tuple[str, ...]
     env: tuple[Mapping[str, Any], ...]
     annotations: Mapping[str, str]
@@ -47,15 +47,15 @@ class HostAgent:
     resources: Mapping[str, Any]
     dns_policy: str
     seccomp_profile: str
-    """A file below kubelet's seccomp folder; empty for none."""
+    """A file below kubelet's seccomp directory; empty for none."""
     storage: str
-    """The folder of the host for read-only modes without the CSI driver."""
+    """Directory on the host, for read-only modes without the CSI driver."""
     pull_secret: str
-    """The user's own; empty for the one that is made from the token."""
+    """The user's own; empty for the one that the operator makes from the token."""
     max_unavailable: int | str
-    """Of nodes, at a time: a number or a percentage."""
+    """Nodes that are updated at a time: a number or a percentage."""
     read_only: bool
-    """Whether the host's root file system is only read."""
+    """The host's root file system is mounted read-only."""
     privileged: bool
     uses_proxy: bool
     may_share_nodes: bool
@@ -65,12 +65,29 @@ def has_host_agents(mode: dynakube.Mode) -> bool:
     return mode in HOST_MODES
 
 
+def wants_driver(mode: dynakube.Mode) -> bool:
+    """True if host agents of this mode have a CSI volume, given that the driver is installed."""
+    return mode in ("hostMonitoring", "cloudNativeFullStack")
+
+
+def is_driver_installed(csi_driver: Mapping[str, Any] | None) -> bool:
+    """Check the CSIDriver object: it must allow inline volumes and not be terminating."""
+    if csi_driver is None:
+        return False
+    metadata, driver_spec = csi_driver.get("metadata") or {}, csi_driver.get("spec") or {}
+    return (
+        metadata.get("name") == identifiers.DRIVER_NAME
+        and "deletionTimestamp" not in metadata
+        and "Ephemeral" in (driver_spec.get("volumeLifecycleModes") or ())
+    )
+
+
 def section(mode: dynakube.Mode) -> str:
     return f"spec.oneAgent.{mode}"
 
 
 def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
-    """Of a DynaKube whose mode has host agents; `manifests.FieldError` names what cannot be used."""
+    """Parse the section of a mode that has host agents; `fields.FieldError` for an invalid value."""
     own = section(mode)
     return HostAgent(
         mode=mode,
@@ -92,22 +109,22 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
         storage=_storage(obj, f"{own}.storageHostPath"),
         pull_secret=fields.dns_name(obj, "spec.customPullSecret"),
         max_unavailable=_max_unavailable(obj),
-        read_only=mode != "classicFullStack" and _switch(obj, "oneagent-readonly-host-fs", default=True),
-        privileged=_switch(obj, "oneagent-privileged"),
-        uses_proxy=not _switch(obj, "oneagent-ignore-proxy"),
-        may_share_nodes=_switch(obj, "multiple-osagents-on-node"),
+        read_only=mode != "classicFullStack" and _bool_flag(obj, "oneagent-readonly-host-fs", default=True),
+        privileged=_bool_flag(obj, "oneagent-privileged"),
+        uses_proxy=not _bool_flag(obj, "oneagent-ignore-proxy"),
+        may_share_nodes=_bool_flag(obj, "multiple-osagents-on-node"),
     )
 
 
 def image(field: str, reference: str) -> str:
-    """The reference, if it is one of an image; an empty one is."""
+    """Return the reference if it is empty or a valid image."""
     if reference and not oci_reference.IMAGE.fullmatch(reference):
         raise fields.FieldError(field, reference, "must be an image such as registry.example/oneagent:1.277.0")
     return reference
 
 
 def texts(obj: Mapping[str, Any], path: str) -> dict[str, str]:
-    """A mapping of text to text, as labels are; absent is empty."""
+    """Return a mapping of text to text, such as labels; empty if absent."""
     found = fields.at(obj, path)
     if found is None:
         return {}
@@ -138,7 +155,7 @@ def _args(obj: Mapping[str, Any], path: str) -> tuple[str, ...]:
     for number, item in enumerate(_list(obj, path)):
         field = f"{path}[{number}]"
         if not isinstance(item, str) or not item.startswith("--"):
-            # What is not shown may be a password.
+            # The value may be a password: it is not shown.
             raise fields.FieldError(field, item, "must be text such as --set-host-tag=team=a", hidden=True)
         found.append(fields.printable(field, item, hidden=True))
     return tuple(found)
@@ -179,15 +196,15 @@ def _seccomp_profile(obj: Mapping[str, Any], path: str) -> str:
     if not value:
         value, field = _feature(obj, flag := "oneagent-seccomp-profile"), _annotation(flag)
     if value and (value.startswith("/") or ".." in PurePosixPath(value).parts):
-        raise fields.FieldError(field, value, "must be a path below kubelet's seccomp folder")
+        raise fields.FieldError(field, value, "must be a path below kubelet's seccomp directory")
     return value
 
 
 def _storage(obj: Mapping[str, Any], path: str) -> str:
     value = fields.text(obj, path) or DEFAULT_STORAGE
-    folder = PurePosixPath(value)
-    if not folder.is_absolute() or ".." in folder.parts or len(folder.parts) < 2:
-        raise fields.FieldError(path, value, f"must be the absolute path of a folder such as {DEFAULT_STORAGE}")
+    path_ = PurePosixPath(value)
+    if not path_.is_absolute() or ".." in path_.parts or len(path_.parts) < 2:
+        raise fields.FieldError(path, value, f"must be the absolute path of a directory such as {DEFAULT_STORAGE}")
     return value
 
 
@@ -198,7 +215,7 @@ def _max_unavailable(obj: Mapping[str, Any]) -> int | str:
     return value if value.endswith("%") else int(value)
 
 
-def _switch(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:
+def _bool_flag(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:
     value = _feature(obj, flag).lower()
     if value not in ("", "true", "false"):
         raise fields.FieldError(_annotation(flag), value, 'must be "true" or "false"')

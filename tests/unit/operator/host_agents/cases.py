@@ -22,7 +22,7 @@ VERSION: Final = "1.277.0.20230914-094321"
 
 _FOLDER: Final = Path(__file__).parent / "data"
 
-FACTS: Final = HostAgentInputs(
+INPUTS: Final = HostAgentInputs(
     tenant=TenantId("abc12345"),
     tenant_token="dt0a01.TENANT",
     endpoints=("https://ag1.example/communication", "https://ag2.example/communication"),
@@ -61,18 +61,18 @@ def obj(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def wanted(case: dict[str, Any]) -> daemonset.Wanted:
+def desired(case: dict[str, Any]) -> daemonset.Desired:
     read = obj(case)
     kube = dynakube.from_manifest(read)
     agent = spec.from_manifest(read, kube.mode)
     choice = image.choose(agent, kube, case.get("decided", VERSION), "")
     assert choice is not None
-    facts = dataclasses.replace(FACTS, proxy=case.get("proxy", kube.proxy))
-    return daemonset.Wanted(kube, agent, choice, facts, read["apiVersion"], case.get("driver", True))
+    inputs = dataclasses.replace(INPUTS, proxy=case.get("proxy", kube.proxy))
+    return daemonset.Desired(kube, agent, choice, inputs, read["apiVersion"], case.get("driver", True))
 
 
 def daemon_set(case: dict[str, Any]) -> dict[str, Any]:
-    return daemonset.daemon_set(wanted(case))
+    return daemonset.daemon_set(desired(case))
 
 
 def changes(case: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.operator.host_agents import csi, daemonset, secrets
+from oneagent.operator.host_agents import daemonset, secrets, spec
 from tests.unit.operator.host_agents import cases
 
 WHOLE = [name for name in cases.names() if "daemonset" in cases.load(name)]
@@ -30,13 +30,13 @@ def test_there_is_a_whole_case_for_every_mode() -> None:
 @pytest.mark.parametrize("name", cases.names())
 def test_no_secret_stands_in_a_manifest(name: str) -> None:
     written = json.dumps(cases.daemon_set(cases.load(name)))
-    secret = (cases.FACTS.tenant_token, cases.FACTS.registry_password, "hunter2")
+    secret = (cases.INPUTS.tenant_token, cases.INPUTS.registry_password, "hunter2")
     assert all(secret) and not [part for part in secret if part in written]
 
 
 def told(**facts: Any) -> dict[str, Any]:
-    wanted = cases.wanted({"mode": "hostMonitoring"})
-    return daemonset.daemon_set(dataclasses.replace(wanted, facts=dataclasses.replace(wanted.facts, **facts)))
+    desired = cases.desired({"mode": "hostMonitoring"})
+    return daemonset.daemon_set(dataclasses.replace(desired, inputs=dataclasses.replace(desired.inputs, **facts)))
 
 
 def test_new_endpoints_and_a_new_operator_restart_no_agent() -> None:
@@ -66,8 +66,8 @@ def test_the_digest_is_the_same_for_the_same_and_another_for_every_other() -> No
 
 def test_the_secret_holds_what_agents_are_told() -> None:
     case = {"mode": "cloudNativeFullStack", "spec": {"proxy": {"value": "http://user:hunter2@proxy.example:3128"}}}
-    kube = cases.wanted(case).kube
-    assert secrets.contents(kube, cases.FACTS) == {
+    kube = cases.desired(case).kube
+    assert secrets.build_contents(kube, cases.INPUTS) == {
         "tenant-token": "dt0a01.TENANT",
         "communication-endpoints": "https://ag1.example/communication;https://ag2.example/communication",
         "deployment-metadata": (
@@ -80,8 +80,8 @@ def test_the_secret_holds_what_agents_are_told() -> None:
 
 
 def test_the_pull_secret_is_what_kubelet_understands() -> None:
-    kube = cases.wanted({"mode": "classicFullStack"}).kube
-    written = json.loads(secrets.pull_contents(kube, cases.FACTS)[".dockerconfigjson"])
+    kube = cases.desired({"mode": "classicFullStack"}).kube
+    written = json.loads(secrets.build_pull_contents(kube, cases.INPUTS)[".dockerconfigjson"])
     entry = written["auths"]["abc12345.live.dynatrace.com"]
     assert (entry["username"], entry["password"]) == ("abc12345", "dt0c01.PASSWORD")
     assert base64.b64decode(entry["auth"]).decode() == "abc12345:dt0c01.PASSWORD"
@@ -90,7 +90,7 @@ def test_the_pull_secret_is_what_kubelet_understands() -> None:
 def test_only_read_only_modes_want_the_driver() -> None:
     wanting = {"hostMonitoring", "cloudNativeFullStack"}
     modes = ("classicFullStack", "hostMonitoring", "cloudNativeFullStack", "applicationMonitoring", "none")
-    assert {mode for mode in modes if csi.wants_driver(mode)} == wanting  # type: ignore[arg-type]
+    assert {mode for mode in modes if spec.wants_driver(mode)} == wanting  # type: ignore[arg-type]
 
 
 DRIVER: dict[str, Any] = {
@@ -111,4 +111,4 @@ DRIVER: dict[str, Any] = {
     ],
 )
 def test_the_driver_is_installed_if_it_takes_inline_volumes_and_stays(seen: Any, installed: bool) -> None:
-    assert csi.is_installed(seen) is installed
+    assert spec.is_driver_installed(seen) is installed

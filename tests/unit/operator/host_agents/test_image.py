@@ -12,8 +12,8 @@ OLD, NEW = "1.277.0.20230914-094321", "1.301.0.20240101-000000"
 
 
 def choose(decided: str, running: str, **case: Any) -> image.Choice | None:
-    wanted = cases.wanted({"mode": "classicFullStack", **case})
-    return image.choose(wanted.agent, wanted.kube, decided, running)
+    desired = cases.desired({"mode": "classicFullStack", **case})
+    return image.choose(desired.agent, desired.kube, decided, running)
 
 
 def version(choice: image.Choice | None) -> str:
@@ -56,5 +56,5 @@ def test_an_image_comes_before_every_version() -> None:
 
 
 def test_a_tenant_whose_address_is_no_registrys_needs_an_image() -> None:
-    with pytest.raises(fields.FieldError, match=r"spec.apiUrl .*name an image in spec.oneAgent.classicFullStack.image"):
+    with pytest.raises(fields.FieldError, match=r"spec.apiUrl .*set an image in spec.oneAgent.classicFullStack.image"):
         choose(NEW, "", spec={"apiUrl": "https://dynatrace.example/E/abc/api"})

@@ -44,16 +44,14 @@ def test_selectors_that_differ_in_a_label_never_overlap(one: Any, two: Any, pres
 
 
 @given(CLAIMS, NODES)
-def test_no_node_is_of_two_dynakubes_of_which_neither_stands_back(
-    claims: list[node_conflicts.Claim], present: Any
-) -> None:
+def test_no_node_is_of_two_dynakubes_of_which_neither_yields(claims: list[node_conflicts.Claim], present: Any) -> None:
     staying = [claim for claim in claims if node_conflicts.oldest_conflicting(claim, claims, present) is None]
     taken = [name for claim in staying for name in selected(claim.selector, present)]
     assert len(taken) == len(set(taken))
 
 
 @given(CLAIMS, NODES)
-def test_the_oldest_stands_back_for_nobody_and_nobody_for_a_younger_one(
+def test_the_oldest_yields_to_no_dynakube_and_none_yields_to_a_younger_one(
     claims: list[node_conflicts.Claim], present: Any
 ) -> None:
     for claim in claims:
@@ -63,7 +61,7 @@ def test_the_oldest_stands_back_for_nobody_and_nobody_for_a_younger_one(
         assert node_conflicts.oldest_conflicting(min(claims, key=lambda claim: claim.age), claims, present) is None
 
 
-def test_windows_nodes_and_unknown_architectures_are_nobodys() -> None:
+def test_windows_nodes_and_unknown_architectures_are_not_selected() -> None:
     present = {"w": {"kubernetes.io/os": "windows", "p": "1"}, "r": {"kubernetes.io/arch": "riscv64", "p": "1"}}
     assert node_conflicts.overlap({"p": "1"}, {"kubernetes.io/os": "windows"}, present) is None
     assert node_conflicts.overlap({"p": "1"}, {"kubernetes.io/arch": "riscv64"}, present) is None

@@ -1,4 +1,4 @@
-"""The concern against a double of the API server that only remembers what it was told."""
+"""The reconciler against a double of the API server that records requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS = {"kind": "Secret", "data": {"apiToken": base64.b64encode(b"dt0c01.API")
 
 
 class Server:
-    """Takes every object; `requests` is what was asked for, `objects` by kind and name what there is."""
+    """Accepts every object; `requests` records calls, `objects` holds objects by kind and name."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -54,10 +54,10 @@ class Server:
 
 
 class Place:
-    """A concern, a server, and DynaKubes."""
+    """A reconciler, a server, and DynaKubes."""
 
     def __init__(self) -> None:
-        self.server, self.agents = Server(), reconciler.HostAgents("0.1.0")
+        self.server, self.agents = Server(), reconciler.HostAgentReconciler("0.1.0")
         self.observed = Cache(cluster_id="c0ffee", csi_installed=True)
         self.facts = asking.TenantState(
             asked_at=1.0,
@@ -68,10 +68,10 @@ class Place:
         )
         self.decided, self.now = cases.VERSION, 1000.0
 
-    def look(
+    def reconcile(
         self, case: dict[str, Any], *, finalize: bool = False, **metadata: Any
     ) -> reconcile_result.ReconcileResult | None:
-        """A run with what there is by now."""
+        """Run the reconciler once with the current objects."""
         obj = cases.obj(case)
         obj["metadata"] |= metadata
         self.observed.dynakubes[DynaKubeName(obj["metadata"]["name"])] = obj
@@ -87,8 +87,8 @@ class Place:
         return asyncio.run(self.agents.reconcile(context))
 
     def reason(self, case: dict[str, Any], **metadata: Any) -> str:
-        verdict = self.look(case, **metadata)
-        return verdict.reason if verdict else "-"
+        result = self.reconcile(case, **metadata)
+        return result.reason if result else "-"
 
     @property
     def written(self) -> list[str]:
@@ -108,88 +108,88 @@ def place() -> Place:
     return Place()
 
 
-def test_the_first_look_applies_everything_and_the_next_one_nothing(place: Place) -> None:
+def test_the_first_run_applies_everything_and_the_next_one_nothing(place: Place) -> None:
     assert place.reason(HOSTS) == reconciler.ROLLING
     assert place.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret", f"apply DaemonSet {NAME}"]
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.server.requests == []
 
 
-def test_after_a_start_what_there_is_is_applied_once(place: Place) -> None:
-    place.look(HOSTS)
-    place.agents = reconciler.HostAgents("0.1.0")
-    place.look(HOSTS)
+def test_after_a_start_existing_objects_are_applied_once(place: Place) -> None:
+    place.reconcile(HOSTS)
+    place.agents = reconciler.HostAgentReconciler("0.1.0")
+    place.reconcile(HOSTS)
     assert f"apply DaemonSet {NAME}" in place.server.requests
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.server.requests == []
 
 
-def test_what_somebody_else_changes_is_put_right(place: Place) -> None:
-    place.look(HOSTS)
+def test_a_change_by_another_client_is_reverted(place: Place) -> None:
+    place.reconcile(HOSTS)
     place.daemon_set["metadata"]["generation"] += 1
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.server.requests == [f"apply DaemonSet {NAME}"]
     place.daemon_set["metadata"]["annotations"] = {}
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.server.requests == [f"apply DaemonSet {NAME}"]
     del place.server.objects["DaemonSet", NAME]
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.server.requests == [f"apply DaemonSet {NAME}"]
 
 
 def test_a_watch_that_lags_behind_causes_no_second_writing(place: Place) -> None:
-    place.look(HOSTS)
-    place.look({**HOSTS, "section": {"priorityClassName": "high"}})
+    place.reconcile(HOSTS)
+    place.reconcile({**HOSTS, "section": {"priorityClassName": "high"}})
     place.daemon_set["metadata"]["generation"] -= 1
-    place.look({**HOSTS, "section": {"priorityClassName": "high"}})
+    place.reconcile({**HOSTS, "section": {"priorityClassName": "high"}})
     assert place.server.requests == []
 
 
 def test_secrets_are_written_again_after_an_hour(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     place.now += 3601
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.written == [f"apply Secret {NAME}", "apply Secret prod-pull-secret"]
 
 
 def test_new_endpoints_reach_the_secret_and_not_the_daemon_set(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     place.facts = dataclasses.replace(place.facts, endpoints=("https://other.example",))
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.written == [f"apply Secret {NAME}"]
 
 
-def test_a_new_api_token_reaches_the_pull_secret_once_the_tenant_was_asked_with_it(place: Place) -> None:
-    place.look(HOSTS)
+def test_a_new_api_token_reaches_the_pull_secret_once_the_tenant_was_polled_with_it(place: Place) -> None:
+    place.reconcile(HOSTS)
     place.server.objects["Secret", "prod"] = {**TOKENS, "data": {"paasToken": base64.b64encode(b"new").decode()}}
     place.facts = dataclasses.replace(place.facts, asked_at=2.0)
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.written == ["apply Secret prod-pull-secret"]
 
 
 def test_a_wrong_field_leaves_what_runs(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     before = copy.deepcopy(place.daemon_set)
-    verdict = place.look({**HOSTS, "section": {"dnsPolicy": "mine"}})
-    assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", reconciler.INVALID_FIELD)
-    assert verdict.message.startswith("spec.oneAgent.hostMonitoring.dnsPolicy is 'mine': must be one of")
+    result = place.reconcile({**HOSTS, "section": {"dnsPolicy": "mine"}})
+    assert result is not None
+    assert (result.status, result.reason) == ("False", reconciler.INVALID_FIELD)
+    assert result.message.startswith("spec.oneAgent.hostMonitoring.dnsPolicy is 'mine': must be one of")
     assert place.daemon_set == before
     assert place.server.requests == []
 
 
-def test_what_the_api_server_refuses_is_told_in_its_words(place: Place) -> None:
-    place.look(HOSTS)
+def test_a_refusal_of_the_api_server_is_reported_in_its_words(place: Place) -> None:
+    place.reconcile(HOSTS)
     place.server.refuses = True
-    verdict = place.look({**HOSTS, "section": {"tolerations": [{"operator": "Sometimes"}]}})
-    assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", reconciler.REFUSED)
-    assert "spec.template.spec.tolerations" in verdict.message
-    assert verdict.requeue_seconds is not None
+    result = place.reconcile({**HOSTS, "section": {"tolerations": [{"operator": "Sometimes"}]}})
+    assert result is not None
+    assert (result.status, result.reason) == ("False", reconciler.REFUSED)
+    assert "spec.template.spec.tolerations" in result.message
+    assert result.requeue_seconds is not None
 
 
-def test_a_proxy_secret_that_is_not_there_restarts_nobody(place: Place) -> None:
-    place.look(HOSTS)
+def test_a_proxy_secret_that_is_not_there_restarts_no_agent(place: Place) -> None:
+    place.reconcile(HOSTS)
     before = copy.deepcopy(place.daemon_set)
     case = {**HOSTS, "spec": {"proxy": {"valueFrom": "our-proxy"}}}
     assert place.reason(case) == reconciler.INVALID_FIELD
@@ -208,32 +208,32 @@ def test_nothing_is_made_before_tenant_and_version_are_known(place: Place) -> No
 
 
 def test_a_lost_decision_does_not_bring_an_older_agent(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     place.decided = "1.200.0.20200101-000000"
-    verdict = place.look(HOSTS)
-    assert verdict is not None
-    assert verdict.fields["oneAgent"]["version"] == cases.VERSION
+    result = place.reconcile(HOSTS)
+    assert result is not None
+    assert result.fields["oneAgent"]["version"] == cases.VERSION
     assert place.server.requests == []
 
 
 def test_a_mode_without_host_agents_takes_them_away_and_costs_nothing_afterwards(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     assert place.reason(APPS) == "-"
     assert set(place.server.objects) == {("Secret", "prod")}
-    place.look(APPS)
+    place.reconcile(APPS)
     assert place.server.requests == []
 
 
 @pytest.mark.parametrize("name", [NAME, "prod-pull-secret"])
 def test_a_secret_that_is_not_ours_stays_as_it_is(place: Place, name: str) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     theirs = {"kind": "Secret", "metadata": {"name": name, "labels": {}}, "data": {}}
     place.server.objects["Secret", name] = theirs
     place.now += 3601
-    verdict = place.look(HOSTS)
-    assert verdict is not None
-    assert (verdict.reason, name in verdict.message) == (reconciler.INVALID_FIELD, True)
-    place.look(HOSTS, finalize=True)
+    result = place.reconcile(HOSTS)
+    assert result is not None
+    assert (result.reason, name in result.message) == (reconciler.INVALID_FIELD, True)
+    place.reconcile(HOSTS, finalize=True)
     assert place.server.objects["Secret", name] == theirs
     assert place.daemon_set is None
 
@@ -246,14 +246,14 @@ def test_agents_that_ignore_the_proxy_do_not_wait_for_its_secret(place: Place) -
 def test_cleaning_may_be_repeated_and_leaves_what_is_not_ours(place: Place) -> None:
     theirs = {"metadata": {"name": NAME, "uid": "x", "labels": {}}}
     place.server.objects["DaemonSet", NAME] = theirs
-    place.look(HOSTS, finalize=True)
-    place.look(HOSTS, finalize=True)
+    place.reconcile(HOSTS, finalize=True)
+    place.reconcile(HOSTS, finalize=True)
     assert place.daemon_set == theirs
     assert place.reason(HOSTS) == reconciler.NOT_OURS
     assert place.daemon_set == theirs
 
 
-def test_an_earlier_programs_daemon_set_is_made_anew(place: Place) -> None:
+def test_an_earlier_programs_daemon_set_is_replaced(place: Place) -> None:
     owner = [{"uid": "5f0c1d6e-0000-4000-8000-000000000001"}]
     metadata = {"name": NAME, "uid": "x", "generation": 7, "ownerReferences": owner}
     spec = {"selector": {"matchLabels": {"app.kubernetes.io/name": "oneagent"}}}
@@ -265,30 +265,30 @@ def test_an_earlier_programs_daemon_set_is_made_anew(place: Place) -> None:
 
 
 def test_a_daemon_set_that_is_going_is_waited_for(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     place.daemon_set["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert place.reason(HOSTS) == reconciler.REPLACING
     assert place.server.requests == []
 
 
-def oldest_conflicting(place: Place, **section: Any) -> None:
+def add_older_dynakube(place: Place, **section: Any) -> None:
     obj = cases.obj({"mode": "classicFullStack", "section": section})
     obj["metadata"] |= {"name": "elder", "creationTimestamp": "2025-01-01T00:00:00Z"}
     place.observed.dynakubes[DynaKubeName("elder")] = obj
 
 
 def test_a_younger_dynakube_gets_no_nodes_that_an_older_one_has(place: Place) -> None:
-    oldest_conflicting(place)
-    verdict = place.look(HOSTS)
-    assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("False", reconciler.NODES_TAKEN)
-    assert "elder" in verdict.message
+    add_older_dynakube(place)
+    result = place.reconcile(HOSTS)
+    assert result is not None
+    assert (result.status, result.reason) == ("False", reconciler.NODES_TAKEN)
+    assert "elder" in result.message
     assert place.daemon_set is None
     assert place.reason({**HOSTS, "features": {"multiple-osagents-on-node": "true"}}) == reconciler.ROLLING
 
 
 def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place: Place) -> None:
-    oldest_conflicting(place, nodeSelector={"pool": "a"})
+    add_older_dynakube(place, nodeSelector={"pool": "a"})
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
     before = copy.deepcopy(place.daemon_set)
     assert place.reason(HOSTS) == reconciler.NODES_TAKEN
@@ -297,21 +297,21 @@ def test_what_runs_stays_if_only_the_new_selector_meets_the_older_dynakube(place
 
 def test_what_runs_goes_if_the_older_dynakube_comes_to_its_nodes(place: Place) -> None:
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.ROLLING
-    oldest_conflicting(place)
+    add_older_dynakube(place)
     assert place.reason({**HOSTS, "section": {"nodeSelector": {"pool": "b"}}}) == reconciler.NODES_TAKEN
     assert place.daemon_set is None
 
 
 def test_a_node_that_both_selectors_select_is_named(place: Place) -> None:
-    oldest_conflicting(place, nodeSelector={"pool": "a"})
+    add_older_dynakube(place, nodeSelector={"pool": "a"})
     place.observed.nodes["node-7"] = {"pool": "a", "team": "x"}
-    verdict = place.look({**HOSTS, "section": {"nodeSelector": {"team": "x"}}})
-    assert verdict is not None
-    assert "node-7" in verdict.message
+    result = place.reconcile({**HOSTS, "section": {"nodeSelector": {"team": "x"}}})
+    assert result is not None
+    assert "node-7" in result.message
 
 
 def test_the_condition_follows_the_daemon_set(place: Place) -> None:
-    place.look(HOSTS)
+    place.reconcile(HOSTS)
     counts = ("desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable", "numberReady")
     place.daemon_set["status"] = {**dict.fromkeys(counts, 1), "observedGeneration": 1}
     labels = daemonset.selector("prod")
@@ -323,10 +323,10 @@ def test_the_condition_follows_the_daemon_set(place: Place) -> None:
     place.observed.agent_pods["other"] = {
         "metadata": {"name": "other", "labels": {**labels, "app.kubernetes.io/instance": "b"}}
     }
-    verdict = place.look(HOSTS)
-    assert verdict is not None
-    assert (verdict.status, verdict.reason) == ("True", reconciler.READY)
-    assert verdict.fields["oneAgent"] == {
+    result = place.reconcile(HOSTS)
+    assert result is not None
+    assert (result.status, result.reason) == ("True", reconciler.READY)
+    assert result.fields["oneAgent"] == {
         "instances": {"node-1": {"podName": "p", "ipAddress": "10.0.0.1"}},
         "version": cases.VERSION,
         "imageID": f"abc12345.live.dynatrace.com/linux/oneagent:{cases.VERSION}",

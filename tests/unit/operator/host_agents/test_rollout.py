@@ -39,7 +39,7 @@ def daemon_set(desired: int, updated: int, available: int, *, generation: int = 
     return {"metadata": {"generation": generation}, "status": status}
 
 
-def test_a_rollout_is_done_when_every_node_has_the_wanted_agent_available() -> None:
+def test_a_rollout_is_done_when_every_node_has_the_desired_agent_available() -> None:
     assert rollout.progress(daemon_set(2, 2, 2), [pod(), pod("p-2", "node-2")], NOW).state == "done"
     assert rollout.progress(daemon_set(2, 1, 2), [pod(), pod("p-2", "node-2")], NOW).state == "rolling"
     assert rollout.progress(daemon_set(2, 2, 1), [pod(), pod("p-2", "node-2")], NOW).state == "rolling"
@@ -58,13 +58,13 @@ def test_nodes_without_a_pod_are_counted() -> None:
     assert "1 have no pod" in rollout.progress(daemon_set(2, 1, 1), [pod()], NOW).message
 
 
-def test_a_pod_has_time_to_get_ready_and_the_end_of_it_is_when_to_look_again() -> None:
+def test_a_pod_is_requeued_for_the_time_when_it_becomes_overdue() -> None:
     early = rollout.progress(daemon_set(1, 1, 0), [pod(ready=False, since=400)], NOW)
     assert early.state == "rolling"
-    assert early.again_seconds == pytest.approx(200)
+    assert early.requeue_seconds == pytest.approx(200)
     late = rollout.progress(daemon_set(1, 1, 0), [pod(ready=False, since=600)], NOW)
     assert late.state == "stuck"
-    assert late.again_seconds is not None
+    assert late.requeue_seconds is not None
 
 
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "too many pods"}
@@ -72,7 +72,7 @@ PULLING = {"reason": "ImagePullBackOff", "message": "back-off pulling image"}
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "reason"),
     [
         ({"containerStatuses": container(state={"waiting": PULLING})}, "ImagePullBackOff: back-off pulling image"),
         ({"initContainerStatuses": container(state={"waiting": PULLING})}, "ImagePullBackOff: back-off"),
@@ -83,20 +83,20 @@ PULLING = {"reason": "ImagePullBackOff", "message": "back-off pulling image"}
         ({"containerStatuses": None, "conditions": []}, "not ready"),
     ],
 )
-def test_a_late_pod_is_said_with_its_own_reason(status: Any, said: str) -> None:
+def test_an_overdue_pod_is_reported_with_its_own_reason(status: Any, reason: str) -> None:
     found = rollout.progress(daemon_set(3, 3, 2), [pod(ready=False, since=900, **status)], NOW)
     assert found.state == "stuck"
-    assert found.message.startswith(f"1 of 3 agents do not get ready: node-1: {said}")
+    assert found.message.startswith(f"1 of 3 agents are not ready in time: node-1: {reason}")
     assert found.message.endswith("(pod p-1)")
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_an_agent_that_ends_again_and_again_is_late_though_it_is_ready_in_between(ready: bool) -> None:
+def test_an_agent_that_crashes_repeatedly_is_overdue_though_it_is_ready_in_between(ready: bool) -> None:
     ended = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": at(100)}}
     status = container(state={"running": {"startedAt": at(30)}}, lastState=ended, restarts=4)
     found = rollout.progress(daemon_set(1, 1, 1), [pod(ready=ready, since=5, containerStatuses=status)], NOW)
     assert found.state == "stuck"
-    assert "restarted 4 times, ended with exit code 137: OOMKilled" in found.message
+    assert "restarted 4 times, last exit code 137: OOMKilled" in found.message
 
 
 def test_restarts_of_long_ago_are_over() -> None:
@@ -105,13 +105,13 @@ def test_restarts_of_long_ago_are_over() -> None:
     assert rollout.progress(daemon_set(1, 1, 1), [pod(containerStatuses=status)], NOW).state == "done"
 
 
-def test_a_pod_that_does_not_end_is_late_though_it_is_ready() -> None:
+def test_a_pod_that_does_not_terminate_is_overdue_though_it_is_ready() -> None:
     ending = pod()
     ending["metadata"]["deletionTimestamp"] = at(700)
-    assert "does not end" in rollout.progress(daemon_set(1, 0, 1), [ending], NOW).message
+    assert "does not terminate" in rollout.progress(daemon_set(1, 0, 1), [ending], NOW).message
 
 
-def test_of_many_late_pods_some_are_said_and_the_rest_counted() -> None:
+def test_of_many_overdue_pods_some_are_listed_and_the_rest_counted() -> None:
     pods = [pod(f"p-{number}", f"node-{number}", ready=False, since=900) for number in range(9)]
     message = rollout.progress(daemon_set(9, 9, 0), pods, NOW).message
     assert message.startswith("9 of 9 agents")
