@@ -157,7 +157,7 @@ def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
         endpoint.kill()
         endpoint.start()
         node.await_ready(VERSION, seconds=60)
-        assert "download interrupted, will go on" in node.log.read_text()
+        assert "download interrupted, retrying" in node.log.read_text()
         assert damaged(node.folder) == []
     assert server.count("package") == 1
 

@@ -10,7 +10,7 @@ _PART: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 def parse(text: str) -> float:
-    """Seconds of a Go duration; `ValueError` that says what the form is. Never negative."""
+    """Return the seconds of a Go duration, never negative; `ValueError` shows the expected form."""
     if text == "0":
         return 0.0
     rest, seconds = text, 0.0

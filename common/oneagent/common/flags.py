@@ -1,7 +1,7 @@
-"""Flags with environment fall-backs, said once: name, default, help_text.
+"""Command-line flags with environment fall-backs: name, default and help in one place.
 
 Every flag `--some-name` falls back to an environment variable (`ONEAGENT_SOME_NAME` unless it has a name of
-its own). A value that can't be used ends the process with a message that names the flag and the value.
+its own). An unusable value ends the process with a message that names the flag and the value.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class AddFlag(Protocol):
 
 
 def create_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser without abbreviations: a mistyped flag is refused instead of guessed."""
+    """Create a parser without abbreviations: a mistyped flag is refused instead of guessed."""
     return argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
 
 
 def adder(parser: argparse.ArgumentParser) -> AddFlag:
-    """The function that declares flags of this parser."""
+    """Return the function that declares flags of this parser."""
 
     def add(
         name: str,
@@ -79,7 +79,7 @@ def adder(parser: argparse.ArgumentParser) -> AddFlag:
 
 
 def add_logging(add: AddFlag) -> None:
-    """The two flags that every command has."""
+    """Declare the two flags that every command has."""
     add("log-format", "json", "json or text", choices=("json", "text"))
     add("log-level", "info", "debug, info, warning or error", choices=("debug", "info", "warning", "error"))
 
@@ -91,7 +91,7 @@ def _format_default(default: Any) -> str:
 
 
 def checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A parser whose `ValueError` is shown to whoever gave the flag."""
+    """Wrap a parser so that argparse shows its `ValueError` to the user."""
 
     def parsed(text: str) -> Any:
         try:

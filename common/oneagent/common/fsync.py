@@ -1,4 +1,4 @@
-"""What has been written is on the disk, whole, before anything says so.
+"""Durable writes: whole trees by one `syncfs`, single files by an atomic replace.
 
 One `syncfs` makes a whole tree durable. An `fsync` for each of some thousand files costs a journal commit
 each and promises nothing more, because the tree becomes visible by a single rename after it. `syncfs` is
@@ -21,7 +21,7 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def syncfs(fd: int) -> None:
-    """Everything on the file system of `fd` is on the disk (since Linux 5.8 also an error if it is not)."""
+    """syncfs(2): write the file system of `fd` to the disk. Since Linux 5.8 it also reports write errors."""
     if _libc.syncfs(fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -39,7 +39,7 @@ def sync_tree(directory: Path) -> None:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`, durably; a reader sees the old content or the new one, never a part."""
+    """Replace the content of `path` durably; a reader sees the old content or the new, never a part."""
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:

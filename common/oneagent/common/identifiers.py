@@ -11,24 +11,24 @@ API_GROUP = "dynatrace.com"
 FEATURE_PREFIX = "feature.dynatrace.com/"
 
 PACKAGE_AUDIENCE = "oneagent-packages"
-"""Whom a service account's token is for that is shown to the operator's package endpoint."""
+"""Audience of the service account tokens that the operator's package server accepts."""
 
 PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
-"""Where the library that `LD_PRELOAD` names lies inside a view."""
+"""Path inside a view of the library that `LD_PRELOAD` names."""
 
 WRITABLE_DIRECTORIES = ("datastorage", "log")
-"""What an agent writes lies here, below its install path. A read-only view, and an empty one in its place, has them
-to mount on, and something to write to is mounted there: a container does not start whose mount has no folder."""
+"""Directories below its install path that an agent writes to. Read-only views and empty views have them too: they are
+mount points for something writable, and a container whose mount point is missing does not start."""
 
 NOT_MOUNTED = "AgentNotMounted"
 MOUNTED_LAST_GOOD = "LastGoodAgentMounted"
 """Reason of the Event by which the node driver tells of a pod that got an empty view."""
 
 Version = NewType("Version", str)
-"""An agent version's identity, safe as a folder name: `1.277.0.20230914-094321` or `sha256-<hex>`."""
+"""Identity of an agent version, safe as a directory name: `1.277.0.20230914-094321` or `sha256-<hex>`."""
 
 DynaKubeName = NewType("DynaKubeName", str)
-"""A DynaKube's name: a DNS-1035 label, so also safe as a folder name."""
+"""Name of a DynaKube: a DNS-1035 label, so also safe as a directory name."""
 
 TenantId = NewType("TenantId", str)
-"""A tenant's UUID as its API gives it: `[A-Za-z0-9._-]` only, so also safe as a folder name."""
+"""UUID of a tenant as its API returns it: `[A-Za-z0-9._-]` only, so also safe as a directory name."""

@@ -1,7 +1,7 @@
-"""One line a fact, as JSON or as text, with the facts as fields.
+"""One event a line, as JSON or as text, with its details as fields.
 
 Components log with the standard library: `log.info("view mounted", extra=facts(volume=…, pod=…))`.
-Fields are listed by the caller; a request is never logged whole, so a secret has no way in.
+The caller lists the fields. Nothing logs a whole request, so no secret gets in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FACTS: Final = "facts"
 
 
 def facts(**fields: object) -> dict[str, object]:
-    """The `extra` of a log call; fields that are `None` or empty are left out."""
+    """Return the `extra` of a log call; fields that are `None` or empty are left out."""
     return {_FACTS: {name: value for name, value in fields.items() if value not in (None, "")}}
 
 
@@ -39,7 +39,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:34:56.789 info  publish: view mounted  volume=… pod=…`, for people."""
+    """`12:34:56.789 info  publish: view mounted  volume=… pod=…`, for reading in a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006

@@ -1,11 +1,11 @@
-"""The operator's package endpoint as its clients see it: what to ask for, and how to fetch it.
+"""Client of the operator's package server: asks for a package's metadata, then downloads it.
 
-A client needs no tenant's token: it proves itself by a service account token that is good for nothing but
-`AUDIENCE`. It asks what the package is first; that answer comes when the operator has the whole package, and
-names the SHA-256 that the bytes must have. A transfer that breaks off is resumed only by an answer with the same
-digest as its ETag, so the bytes of two packages never meet.
+A client needs no tenant token. It proves its identity by a service account token that is valid for
+`AUDIENCE` only. It requests the metadata first. The server answers once it has the whole package, and
+names the SHA-256 that the bytes must have. A broken transfer resumes only if the ETag is the same digest,
+so the bytes of two packages never mix.
 
-How long a client waits is bounded, because it always has something else to do: a node asks the tenant itself, a
+All waits are bounded, because every client has an alternative: a node downloads from the tenant itself, a
 pod starts without its agent.
 """
 
@@ -45,20 +45,20 @@ _PAUSE_SECONDS: Final = 1.0
 _MAX_PAUSE_SECONDS: Final = 5.0
 
 LIMITS: Final = download.Limits(attempts=3, max_pause_seconds=5.0)
-"""The endpoint is near: one that does not come back within some seconds is given up."""
+"""The server is in the same cluster: after some seconds without success a client stops retrying."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """What is params for. `InvalidSettingsError` if no endpoint could have it; so each part is safe in a URL."""
+    """The requested package. `InvalidSettingsError` for a name that no server has, so each part is safe in a URL."""
 
     dynakube: identifiers.DynaKubeName
     version: identifiers.Version
     machine: str
-    """As `platform.machine()` says it."""
+    """Machine as `platform.machine()` returns it."""
     flavor: str = "default"
     technologies: tuple[str, ...] = ()
-    """None: those that the DynaKube names."""
+    """Code modules; empty for those that the DynaKube names."""
 
     def __post_init__(self) -> None:
         if not _DYNAKUBE.fullmatch(self.dynakube):
@@ -88,7 +88,7 @@ class Package:
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What the endpoint says of a package that it has."""
+    """Answer of the server about a package that it has."""
 
     version: str
     sha256: str
@@ -97,7 +97,7 @@ class Metadata(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the endpoint is. Token and authority are read at each use: both are renewed while a process runs."""
+    """Address of the server. Token and CA are read at each use: both are renewed while a process runs."""
 
     url: str
     """`https://host:port`"""
@@ -118,7 +118,7 @@ class Endpoint:
             )
 
     def source(self, package: Package) -> download.HttpSource:
-        """Where a package is fetched from; `InvalidSettingsError` if token or authority can't be read."""
+        """Return the download source of a package; `InvalidSettingsError` if token or CA cannot be read."""
         token, authorities = _read_file(self.token_file), _read_file(self.ca_file) if self.ca_file else ""
         if not _TOKEN.fullmatch(token):
             raise http_client.InvalidSettingsError(f"{self.token_file}: not a service account's token")
@@ -133,12 +133,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class WaitLimits:
-    """How long the endpoint is params before a client does something else."""
+    """Time that a client waits for the server before it uses its alternative."""
 
     away_seconds: float = 10.0
-    """While it can't be reached, or does not know yet that the version is wanted."""
+    """While the server is unreachable or does not yet know that the version is requested."""
     pending_seconds: float = 60.0
-    """While it says that it fetches the package itself, or is busy."""
+    """While the server is busy or downloads the package itself."""
 
 
 DEFAULT_WAIT: Final = WaitLimits()
@@ -146,7 +146,7 @@ DEFAULT_WAIT: Final = WaitLimits()
 
 @dataclass(frozen=True, slots=True)
 class AvailablePackage:
-    """A package that the endpoint has."""
+    """A package that the server has."""
 
     source: download.HttpSource
     metadata: Metadata = field(repr=False)
@@ -162,7 +162,7 @@ def download_package(
     limits: download.Limits = LIMITS,
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
-    """Bring a package to `into`, verified. Errors are `DownloadError`, `HttpError` and `InvalidSettingsError`."""
+    """Download a package to `into` and verify it. Raises `DownloadError`, `HttpError` or `InvalidSettingsError`."""
     available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
     return download.download(
         available.source,
@@ -183,7 +183,7 @@ def wait_for_package(
     wait: WaitLimits = DEFAULT_WAIT,
     clock: Callable[[], float] = time.monotonic,
 ) -> AvailablePackage:
-    """What the endpoint has, as soon as it has it; an `HttpError` once patience is at its end."""
+    """Return the package once the server has it; `HttpError` after the wait limits."""
     began = clock()
     while True:
         source = endpoint.source(package)
@@ -198,7 +198,7 @@ def wait_for_package(
 
 
 def _max_wait_seconds(error: errors.HttpError, wait: WaitLimits) -> float:
-    """Seconds from the first question on that a error is put up with."""
+    """Return the seconds since the first request for which this error is retried."""
     match error:
         case errors.RateLimitedError():
             return wait.pending_seconds
@@ -227,9 +227,9 @@ def _request_metadata(source: download.HttpSource, package: Package) -> Metadata
     try:
         answer = msgspec.json.decode(body, type=Metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.UnexpectedResponseError(f"{location}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{location}: not the documented response: {error}") from error
     if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
-        raise errors.UnexpectedResponseError(f"{location}: describes something else than version {package.version}")
+        raise errors.UnexpectedResponseError(f"{location}: describes another version than {package.version}")
     return answer
 
 
@@ -238,7 +238,7 @@ def _read_bounded(response: httpx.Response) -> bytes:
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > _MAX_RESPONSE_BYTES:
-            raise errors.UnexpectedResponseError(f"{errors.redact_url(str(response.url))}: too large an answer")
+            raise errors.UnexpectedResponseError(f"{errors.redact_url(str(response.url))}: the response is too large")
     return bytes(body)
 
 

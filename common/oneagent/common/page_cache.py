@@ -1,8 +1,8 @@
 """Gives the page cache back while a large file is written or read.
 
 Pages of a file count as the memory of the container that touched them, dirty ones until they are on the disk.
-A gigabyte that streams through would fill a 100 MiB limit with pages nobody needs again soon. So what is
-written is sent to the disk window by window, and dropped one window later: the disk works on one window while
+A gigabyte that streams through would fill a 100 MiB limit with pages that are not needed again soon. So written
+data is sent to the disk window by window and dropped one window later: the disk works on one window while
 the network fills the next. A download of 768 MiB leaves 0.4 MiB of cache behind and is as fast as without.
 
 Errors are `OSError`.
@@ -34,7 +34,7 @@ def sync_file_range(descriptor: int, offset: int, size: int, flags: int) -> None
 
 
 class WriteTracker:
-    """Follows one file as it grows; the caller keeps `descriptor` and flushes buffers of its own before."""
+    """Follows one growing file. The caller owns `descriptor` and flushes its own buffers first."""
 
     def __init__(self, descriptor: int, offset: int = 0) -> None:
         self._descriptor = descriptor
@@ -42,14 +42,14 @@ class WriteTracker:
         self._dropped = self._started = offset
 
     def advance_to(self, size: int) -> bool:
-        """Say how large the file is now; whether that was worth doing something about it."""
+        """Report the file's current size; True if a window was sent to the disk."""
         if size - self._started < WINDOW_BYTES:
             return False
         self._advance(size)
         return True
 
     def finish(self, size: int) -> None:
-        """The file is complete: wait for the rest of it and drop it."""
+        """Write back the rest of a complete file and drop its pages."""
         self._advance(size)
         self._advance(size)
 
@@ -65,7 +65,7 @@ class WriteTracker:
 
 
 def drop_read(descriptor: int, offset: int = 0, size: int = 0) -> None:
-    """Pages that were only read: nothing to wait for. A size of 0 means up to the end."""
+    """Drop pages that were only read, without waiting. A size of 0 means up to the end."""
     os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 

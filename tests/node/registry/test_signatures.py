@@ -110,10 +110,10 @@ class TestASignature:
 
 
 BAD = {
-    "none": ("is not signed: there is neither a tag {tag}.sig nor a bundle that refers to it", lambda case: None),
+    "none": ("is not signed: it has neither a tag {tag}.sig nor a bundle that refers to it", lambda case: None),
     "no payload": ("neither a tag", lambda case: case.sign()),
     "another key": (
-        "what is there is by none of the keys",
+        "its signature is by none of the keys",
         lambda case: case.sign(simple(THEIRS, payload(case.digest))),
     ),
     "another image": (f"is of another image ({OTHER})", lambda case: case.sign(simple(OURS, payload(OTHER)))),

@@ -255,7 +255,7 @@ class TestAKey:
     @pytest.mark.parametrize(
         ("secret", "said"),
         [
-            (None, "the secret image-keys: is not there: it has to have the public keys of images"),
+            (None, "the secret image-keys: does not exist: create it with the public keys of images"),
             ({}, "the secret image-keys: has no key cosign.pub"),
             ({"cosign.pub": "ssh-ed25519 AAAA"}, "the secret image-keys: cosign.pub is not a list of public keys"),
             ({"cosign.pub": OURS.private_pem}, "the secret image-keys: cosign.pub has a private key in it"),

@@ -1,1 +1,1 @@
-"""Files that agents read: the tenant's configuration and a container's identity."""
+"""Configuration files that agents read: the tenant's settings and a container's identity."""

@@ -1,8 +1,8 @@
-"""`container.conf`: what one container's agent is told about the container it is in.
+"""`container.conf`: the identity of a container, for its agent.
 
-Rendered on the way of every publish, so it is one pass over a dozen values and nothing else. The values come
-from a pod, so from whoever may create one: each is reduced to its own line (see `agentconf`), and an empty
-one leaves its line out.
+Rendered during every publish, so it is one pass over a dozen values and nothing else. The values come
+from a pod, so from any user who may create one: each is reduced to its own line (see `ruxitagentproc`), and an
+empty one leaves its line out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\u
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """The facts. `pod_name` is the full name, `base_pod_name` the workload's part of it."""
+    """Identity of a container. `pod_name` is the full name, `base_pod_name` the workload's part of it."""
 
     container_name: str = ""
     image_name: str = ""
@@ -28,7 +28,7 @@ class Container:
     cluster_id: str = ""
     node_name: str = ""
     host_tenant: str = ""
-    """The tenant of this node's host agent if it is the container's too; opens the section `[host]`."""
+    """Tenant of this node's host agent if it is the container's too; opens the section `[host]`."""
 
 
 def render(container: Container) -> str:

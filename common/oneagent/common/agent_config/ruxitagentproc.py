@@ -1,14 +1,14 @@
-"""`ruxitagentproc.conf`, the agent's own configuration: package file, tenant settings and ours, merged.
+"""`ruxitagentproc.conf`, the agent's own configuration: package file, tenant settings and cluster settings, merged.
 
 The format is `[section]` lines, `key value` lines split at the first space, `#` comments and blank lines.
 `merge` is a pure function of its inputs: the same inputs give the same bytes, so that a file is only
-rewritten when something changed. It keeps the package's comments and order, replaces lines where they stand
-and adds what is new, sorted, at the end of its section or of the file. Ours wins over the tenant's, the
-tenant's over the package's.
+rewritten when something changed. It keeps the package's comments and order, replaces lines in place
+and adds new ones, sorted, at the end of their section or of the file. The cluster's settings win over the tenant's,
+the tenant's over the package's.
 
-What comes over the network must not be able to say more than one key: a value with a line break would open a
-section of its own, below which it can set anything. So control characters and line separators are taken out
-of every name and value, and a property whose section or key could still be read as something else is refused.
+A value from the network must not set more than its own key: with a line break it would open a section, below which
+it can set anything. So control characters and line separators are removed from every name and value, and a property
+whose section or key could still be read as something else is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNSAFE_SECTION: Final = re.compile(r"[\[\]]|^$")
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """One setting. `value` may hold spaces; an empty value is a key alone on its line."""
+    """One setting. `value` may have spaces; an empty value is a key alone on its line."""
 
     section: str
     key: str
@@ -79,7 +79,7 @@ def general(
 
 
 def parse(text: str) -> list[Property]:
-    """Every setting in the order of the file; lines before the first section have the section `""`."""
+    """Return every setting in the order of the file; lines before the first section have the section `""`."""
     return [prop for _, prop in _read(text) if prop is not None and prop.key]
 
 

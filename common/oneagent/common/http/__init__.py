@@ -1,1 +1,1 @@
-"""HTTP clients and servers, and what they fail with."""
+"""HTTP clients and servers, their errors, and downloads."""

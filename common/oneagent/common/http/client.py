@@ -1,10 +1,10 @@
-"""The one way out: an HTTP client with the cluster's proxy, its certificate authorities and time limits.
+"""HTTP client with the cluster's proxy, its certificate authorities and time limits.
 
-What the settings say is all that counts: proxies and certificate stores from environment variables are not
-read, because the same DynaKube must behave the same on every node. A request that began with TLS is never
-redirected to one without, and a redirect to another host does not take the token along.
+Only the settings count. Proxies and certificate stores from environment variables are ignored, because the
+same DynaKube must behave the same on every node. A request that began with TLS is never redirected to one
+without, and a redirect to another host does not take the token along.
 
-    InvalidSettings     a setting cannot be used; names the field, and never shows a password
+    InvalidSettingsError     a setting cannot be used; names the field, and never shows a password
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class InvalidSettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """How requests travel."""
+    """Proxy, trust and time limits of requests."""
 
     proxy: str = field(default="", repr=False)
     no_proxy: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class HttpSettings:
 
     def __post_init__(self) -> None:
         if self.timeout_seconds <= 0:
-            raise InvalidSettingsError(f"timeout: {self.timeout_seconds} s is not a time to wait")
+            raise InvalidSettingsError(f"timeout: {self.timeout_seconds} s: a positive number is needed")
         if self.proxy:
             try:
                 url = httpx.URL(self.proxy)
@@ -51,7 +51,7 @@ class HttpSettings:
 
 
 def create(settings: HttpSettings, headers: dict[str, str] | None = None) -> httpx.Client:
-    """A client to be closed after use; costs some 20 ms, mostly for reading certificates."""
+    """Create a client, to be closed after use. Costs some 20 ms, mostly for reading certificates."""
     context = _tls_context(settings)
     direct = httpx.HTTPTransport(verify=context, trust_env=False)
     transport: httpx.BaseTransport = direct
@@ -72,7 +72,7 @@ def create(settings: HttpSettings, headers: dict[str, str] | None = None) -> htt
 
 
 def _refuse_downgrade(response: httpx.Response) -> None:
-    """Runs before the redirect is followed."""
+    """Refuse a redirect from https to http. Runs before the redirect is followed."""
     request = response.request
     if response.has_redirect_location and request.url.scheme == "https":
         target = request.url.join(response.headers["Location"])
@@ -96,7 +96,7 @@ class _ProxyRouter(httpx.BaseTransport):
 
 
 def bypasses_proxy(host: str, no_proxy: tuple[str, ...]) -> bool:
-    """Whether `host` is reached without the proxy. `example.com` also means all names below it, as in Go."""
+    """Return True if `host` is reached without the proxy. As in Go, `example.com` covers all names below it."""
     host = host.lower()
     return any(_matches(entry.strip().lower(), host) for entry in no_proxy)
 

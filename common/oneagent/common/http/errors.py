@@ -1,12 +1,12 @@
-"""What can go wrong between us and an HTTP server, in words that say what to do about it.
+"""Errors of HTTP requests, with messages that name the remedy.
 
-    HttpError
-    ├── UnreachableError no answer: name, connection, TLS, proxy or time (`stage` says which)
-    ├── HttpStatusError  an answer that says no; `status` and the server's own words
-    ├── RateLimitedError "later": 429 or 503, with `retry_after` seconds if the server detail so
-    └── UnexpectedResponseError an answer that is not what was asked for
+    HttpError                       a request did not succeed
+    ├── UnreachableError            no response: name, connection, TLS, proxy or timeout (see `stage`)
+    ├── HttpStatusError             an error status, with the server's own words
+    ├── RateLimitedError            "later": 429 or 503, with `retry_after` seconds if the server gave them
+    └── UnexpectedResponseError     a response of another form than the documented one
 
-`is_transient` tells whether the same request may succeed later without anybody's doing. No fault shows a header, a
+`is_transient` is True if the same request may succeed later without a change. No message shows a header, a
 query or the user part of a URL, so no token and no password.
 """
 
@@ -28,7 +28,7 @@ MAX_MESSAGE_LENGTH: Final = 300
 
 
 class Stage(StrEnum):
-    """Where the way to the server ended."""
+    """Stage of a request at which the server became unreachable."""
 
     NAME = "name"
     CONNECT = "connect"
@@ -46,7 +46,7 @@ class HttpError(Exception):
 
 
 class UnreachableError(HttpError):
-    """No answer came."""
+    """No response came."""
 
     def __init__(self, message: str, stage: Stage) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class UnreachableError(HttpError):
 
 
 class HttpStatusError(HttpError):
-    """The server answered and detail no."""
+    """The server answered with an error status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -65,7 +65,7 @@ class HttpStatusError(HttpError):
 
 
 class RateLimitedError(HttpError):
-    """The server asks to come back later."""
+    """The server asks the client to come back later."""
 
     def __init__(self, message: str, status: int, retry_after: float | None) -> None:
         super().__init__(message)
@@ -74,16 +74,16 @@ class RateLimitedError(HttpError):
 
 
 class UnexpectedResponseError(HttpError):
-    """The answer is not what was asked for."""
+    """The response is not of the documented form."""
 
     is_transient = False
 
 
 def from_transport_error(error: httpx.HTTPError | httpx.InvalidURL, url: str) -> HttpError:
-    """The fault behind an error of the HTTP library, for a request of `url`."""
+    """Convert an error of the HTTP library, for a request of `url`."""
     url_text, cause = redact_url(url), _root_cause(error)
     if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | httpx.TooManyRedirects):
-        return UnexpectedResponseError(f"{url_text}: cannot be asked ({_sanitize(str(error))})")
+        return UnexpectedResponseError(f"{url_text}: the request cannot be sent ({_sanitize(str(error))})")
     stage, detail = _locate(error, cause)
     return UnreachableError(f"{url_text}: {detail}", stage)
 
@@ -117,10 +117,10 @@ def from_response(
     remedy: str = "",
     now: float | None = None,
 ) -> HttpError:
-    """The fault that an answer with an error status (or a status nobody asked for) says.
+    """Convert a response with an error status or an unexpected one.
 
-    `remedy` is added url_text the token is refused (401, 403): which token it is and what it must be allowed.
-    `secret` is taken out of the server's words, should it echo them.
+    `remedy` is added where the token is refused (401, 403): which token it is and what it must be allowed.
+    `secret` is removed from the server's words, in case it echoes it.
     """
     status, url_text, detail = response.status_code, redact_url(str(response.url)), _message(body)
     detail = detail.replace(secret, "***") if secret else detail
@@ -149,7 +149,7 @@ def parse_retry_after(value: str, now: float | None = None) -> float | None:
 
 
 def redact_url(url: str) -> str:
-    """The part of a URL that may be shown: no user, no password, no query."""
+    """Return a URL without user, password and query."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -164,7 +164,7 @@ class _Error(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    """A tenant says `error`, a registry `errors`."""
+    """A tenant sends `error`, a registry `errors`."""
 
     error: _Error | None = None
     errors: list[_Error] | None = None
@@ -180,12 +180,12 @@ def _message(body: bytes) -> str:
 
 
 def _sanitize(text: str) -> str:
-    """Somebody else's words, as one line of bounded length."""
+    """Text from outside, as one line of bounded length."""
     return " ".join(re.sub(r"[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff]", " ", text).split())[:MAX_MESSAGE_LENGTH]
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The first error of the chain that the system or the TLS library raised, else the error itself."""
+    """Return the first error of the chain that the system or the TLS library raised, else the error itself."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError):

@@ -1,9 +1,8 @@
-"""What a host wants to see before it answers: nothing, a password, or a token that it says where to get.
+"""Authentication at a registry: nothing, a password, or a token from the address that the registry names.
 
-A host says so in its answer 401 (`WWW-Authenticate`; RFC 9110 section 11, and the distribution project's token
-specification). Nothing is sent before it was params for, so credentials go to no host that can do without. A token
-is used until it expires; what it was for is params anew then. Never sent: credentials to an address without TLS
-for a host with it.
+A host asks in its 401 (`WWW-Authenticate`; RFC 9110 section 11, and the distribution project's token
+specification). No credentials are sent before that, so a host that needs none gets none. A token is used until it
+expires and then requested again. Credentials of a host with TLS never go to an address without TLS.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from oneagent.common.oci import http as oci_http
 
 _MAX_TOKEN_BYTES: Final = 1 << 20
 _DEFAULT_LIFETIME: Final = 60.0
-"""Seconds that a token lives if its issuer does not tell, by the specification."""
+"""Seconds that a token lives if its issuer does not say, by the specification."""
 _EXPIRY_MARGIN: Final = 5.0
 _CHALLENGE_PART: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][A-Za-z0-9-]*)')
 
@@ -34,7 +33,7 @@ class _Token(msgspec.Struct):
 
 
 class Login:
-    """Our standing with one repository of one host; for one thread at a time."""
+    """Credentials and token for one repository of one host; for one thread at a time."""
 
     def __init__(
         self,
@@ -50,25 +49,25 @@ class Login:
 
     @property
     def secret(self) -> str:
-        """What no message may show."""
+        """Text that no message may show."""
         return self._credentials.password if self._credentials else ""
 
     @property
     def remedy(self) -> str:
-        """What to do if the host refuses us nevertheless."""
+        """Advice if the host refuses the request nevertheless."""
         registry = self._endpoint.registry
         if self._credentials:
             return f"check the credentials for {registry} in the pull secret"
         return f"there are no credentials for {registry}: name a pull secret that has them in spec.customPullSecret"
 
     def headers(self) -> Mapping[str, str]:
-        """For the next request."""
+        """Return the headers of the next request."""
         if self._authorization and self._clock() < self._expires_at:
             return {"Authorization": self._authorization}
         return {}
 
     def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
-        """Told of an answer 401: whether the request is worth repeating with new headers. `HttpError`."""
+        """React to a 401; True if a retry with new headers is worthwhile. Raises `HttpError`."""
         if response.url.netloc != httpx.URL(self._endpoint.url).netloc:
             return False  # a host that we were sent on to, which our credentials are not for
         challenges = _parse_challenges(", ".join(response.headers.get_list("WWW-Authenticate")))
@@ -94,7 +93,7 @@ class Login:
         where = errors.redact_url(str(realm))
         token = oci_http.decode(body, _Token, where)
         if not re.fullmatch(r"[\x21-\x7e]+", text := token.token or token.access_token):
-            raise errors.UnexpectedResponseError(f"{where}: the answer holds no token")
+            raise errors.UnexpectedResponseError(f"{where}: the response has no token")
         self._authorization = f"Bearer {text}"
         self._expires_at = now + max(token.expires_in, _DEFAULT_LIFETIME) - _EXPIRY_MARGIN
 
@@ -105,16 +104,18 @@ class Login:
         except httpx.InvalidURL:
             realm = httpx.URL("")
         if realm.scheme not in ("http", "https") or not realm.host or realm.userinfo:
-            raise errors.UnexpectedResponseError(f"{where}: asks for a token and does not say from where")
+            raise errors.UnexpectedResponseError(
+                f"{where}: requires a token, but names no valid realm to request it from"
+            )
         if realm.scheme == "http" and not self._endpoint.plain_http:
             raise errors.UnexpectedResponseError(
-                f"{where}: wants a token from {errors.redact_url(text)}, which is without TLS"
+                f"{where}: requires a token from {errors.redact_url(text)}, which is without TLS"
             )
         return realm
 
 
 def _parse_challenges(header: str) -> dict[str, dict[str, str]]:
-    """The parameters of each scheme that is challenges, in small letters."""
+    """Return the parameters of each offered scheme, in lower case."""
     found: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for name, quoted, plain, scheme in _CHALLENGE_PART.findall(header):

@@ -1,10 +1,10 @@
-"""What somebody has signed of an image, in the two forms that cosign writes.
+"""Content of an image's signatures, in the two forms that cosign writes.
 
     simple      "simple signing": a JSON payload with the image's digest, and the signature beside it
-    bundle      Sigstore's bundle 0.3: a statement of in-toto's in a DSSE envelope, with its signature
+    bundle      Sigstore's bundle 0.3: an in-toto statement in a DSSE envelope, with its signature
 
-The bytes that were signed are kept as they came and are read only after their signature was found right. Whatever
-else a bundle brings (certificates, time stamps, proofs of a log) is of no interest to who has the key.
+The signed bytes are kept as they came and parsed only after their signature was verified. Certificates, time stamps
+and log proofs in a bundle are ignored: the key is known.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import msgspec
 
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE: Final = "dev.cosignproject.cosign/signature"
-"""The annotation of a payload's descriptor that has the signature."""
+"""Annotation of a payload's descriptor that holds the signature."""
 BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 _SIMPLE: Final = "cosign container image signature"
 _ENVELOPE: Final = "application/vnd.in-toto+json"
 _STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _SIGNED: Final = "https://sigstore.dev/cosign/sign/v1"
-"""The predicate by which cosign says that an image is signed, and nothing more, as of its origin or its contents."""
+"""Predicate by which cosign states that an image is signed, and nothing about its origin or contents."""
 
 _T = TypeVar("_T")
 
 
 class NotASignatureError(ValueError):
-    """Why it is no signature of an image; begins with a verb."""
+    """Reason why it is no signature of an image; begins with a verb."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message and its signature. `read`, once the signature is right, tells the digests that are signed."""
+    """A message and its signature. `read_digests` returns the signed digests, once the signature is verified."""
 
     message: bytes
     signature: bytes
@@ -86,7 +86,7 @@ class _Statement(msgspec.Struct):
 
 
 def parse_simple(payload: bytes, signature: str) -> Claim:
-    """A payload, and the annotation of its descriptor."""
+    """Parse a payload and the annotation of its descriptor."""
 
     def read_digests() -> frozenset[str]:
         critical = _decode(payload, _Payload, "payload").critical
@@ -98,7 +98,7 @@ def parse_simple(payload: bytes, signature: str) -> Claim:
 
 
 def parse_bundle(body: bytes) -> Claim:
-    """A bundle as it is stored."""
+    """Parse a bundle as it is stored."""
     found = _decode(body, _Bundle, "bundle")
     if found.mediaType != BUNDLE:
         raise NotASignatureError(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")

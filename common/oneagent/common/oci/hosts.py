@@ -1,7 +1,7 @@
-"""Which hosts are asked for an image: its registry's mirrors in their order, then the registry itself.
+"""Hosts of an image: its registry's mirrors in their order, then the registry itself.
 
-The node's administrator says so, once for all images; a DynaKube names only images. TLS is left out for the
-hosts that are listed for it and for no others. With an allow-list, no image of another registry is fetched.
+The node's administrator configures them once for all images; a DynaKube names only images. Only hosts that are
+listed for it are reached without TLS. With an allow-list, no image of another registry is downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
 ANY: Final = "*"
-"""Stands for all registries that have no mirrors of their own."""
+"""Matches all registries that have no mirrors of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Endpoint:
     """One host's copy of an image's repository."""
 
     registry: str
-    """What pull secrets call it."""
+    """Name in pull secrets."""
     host: str
     path: str
     plain_http: bool = False
@@ -37,20 +37,20 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """The node's rules."""
+    """The node's rules for registries."""
 
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By registry or `ANY`: `host[:port][/path]`, below which the images of the registry are."""
+    """By registry or `ANY`: `host[:port][/path]`, below which the registry's images are."""
     plain_http: frozenset[str] = frozenset()
     allowed: tuple[str, ...] = ()
-    """Registries, `registry/path` for what lies below, or `*.example.com`; none for all."""
+    """Registries, `registry/path` for everything below, or `*.example.com`; empty for all."""
 
     def endpoints(self, image: reference.Reference) -> tuple[Endpoint, ...]:
-        """Whom to ask, in this order; `InvalidSettingsError` if the image is not allowed."""
+        """Return the hosts to ask, in this order; `InvalidSettingsError` if the image is not allowed."""
         if self.allowed and not any(_is_covered(entry, image.name) for entry in self.allowed):
             listed = ", ".join(self.allowed)
             raise http_client.InvalidSettingsError(
-                f"{image.name} is of a registry that this node may not use: --registry-allow has {listed}"
+                f"{image.name} is of a registry that this node may not use: --registry-allow is {listed}"
             )
         mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))
         own = Endpoint(image.registry, image.host, image.path, image.registry in self.plain_http)
@@ -72,7 +72,7 @@ def _is_covered(entry: str, name: str) -> bool:
 
 
 def add_flags(add: flags.AddFlag) -> None:
-    """The flags by which an administrator gives these rules to a command."""
+    """Declare the flags of these rules."""
     host_list = flags.checked(parse_list)
     add(
         "registry-mirrors",
@@ -90,11 +90,12 @@ def add_flags(add: flags.AddFlag) -> None:
 
 
 def from_flags(args: argparse.Namespace) -> Registries:
+    """Return the rules of parsed flags."""
     return Registries(args.registry_mirrors, frozenset(args.registry_plain_http), args.registry_allow)
 
 
 def parse_list(text: str) -> tuple[str, ...]:
-    """Hosts or patterns from a flag, separated by commas."""
+    """Parse hosts or patterns, separated by commas."""
     found = tuple(part.strip().lower().removesuffix("/") for part in text.split(",") if part.strip())
     for part in found:
         _check_location(part)
@@ -102,7 +103,7 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 
 def parse_mirrors(text: str) -> dict[str, tuple[str, ...]]:
-    """From a flag: `docker.io=mirror.example:5000/hub,*=second.example`; one registry may come several times."""
+    """Parse `docker.io=mirror.example:5000/hub,*=second.example`; a registry may appear several times."""
     found: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         registry, equals, location = part.partition("=")

@@ -1,6 +1,6 @@
-"""Short answers: read whole, of bounded size, in bounded time, and of the documented form.
+"""Short responses: read completely, of bounded size, in bounded time, and of the documented form.
 
-Errors are those of `httpfaults`.
+Errors are those of `http.errors`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 
 
 def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[httpx.Response, bytes]:
-    """The answer and its body, which has `max_bytes` bytes at max_bytes."""
+    """Send a request and return the response with its body of at most `max_bytes`."""
     where = errors.redact_url(str(request.url))
     # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
     request.headers["Accept-Encoding"] = "identity"
@@ -30,17 +30,17 @@ def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[h
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > max_bytes:
-                    raise errors.UnexpectedResponseError(f"{where}: an answer of more than {max_bytes:,} bytes")
+                    raise errors.UnexpectedResponseError(f"{where}: a response of more than {max_bytes:,} bytes")
                 if time.monotonic() > deadline:
-                    raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Stage.TIMEOUT)
+                    raise errors.UnreachableError(f"{where}: the response is too slow", errors.Stage.TIMEOUT)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise errors.from_transport_error(error, str(request.url)) from error
     return response, bytes(body)
 
 
 def decode(body: bytes, expected: type[_T], where: str) -> _T:
-    """The body as JSON of this form; the text of an error names the field and never a value."""
+    """Decode a JSON body; the error names the field and never a value."""
     try:
         return msgspec.json.decode(body, type=expected)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise errors.UnexpectedResponseError(f"{where}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{where}: not the documented response: {error}") from error

@@ -1,7 +1,7 @@
-"""An image, from the first host that has it or from a folder: its digest, its manifest for this machine, its layers.
+"""An image, from the first host that has it or from a layout: digest, manifest for this machine, layers.
 
-A mirror is of use or it is not: whatever is wrong with it is said in one line, and the next host is asked. Only
-what the last one, the image's own registry, says is an error.
+A failing mirror is logged in one line, and the next host is asked. Only errors of the last host, the image's own
+registry, are raised.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _T = TypeVar("_T")
 
 
 class ImageSource(Protocol):
-    """For one thread at a time; to be closed after use. What it gives has the digest that it was asked for."""
+    """Manifests and blobs of an image: a registry's host or mirror (`repository`), or a directory (`layout`).
+
+    For one thread at a time; close it after use. All content has the requested digest.
+    """
 
     def __enter__(self) -> Self: ...
 
@@ -35,37 +38,37 @@ class ImageSource(Protocol):
 
     @property
     def host(self) -> str:
-        """For people."""
+        """Name for messages."""
         ...
 
     def resolve_tag(self, tag: str) -> str:
-        """The digest that a tag stands for today."""
+        """Return the digest that a tag points to now."""
         ...
 
     def get_manifest(self, digest: str) -> bytes:
-        """A manifest with this digest."""
+        """Return the manifest with this digest."""
         ...
 
     def find_by_tag(self, tag: str) -> list[bytes]:
-        """What a tag stands for today; nothing if there is no such tag."""
+        """Return the manifests that a tag points to now; empty if the tag does not exist."""
         ...
 
     def list_referrers(self, digest: str, kind: str) -> bytes | None:
-        """The list of what refers to a manifest and is of this kind; None where no such lists are kept."""
+        """Return the list of a manifest's referrers of this kind; None if the host keeps no such lists."""
         ...
 
     def get_config(self, descriptor: Descriptor) -> bytes:
-        """A small blob, whole."""
+        """Return a small blob."""
         ...
 
     def blob_source(self, digest: str) -> download.Source:
-        """Where a blob is fetched from."""
+        """Return the download source of a blob."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How registries are reached, and as whom."""
+    """Credentials, rules and HTTP settings for registries."""
 
     keyring: pull_secret.Keyring = field(default_factory=pull_secret.Keyring, repr=False)
     rules: hosts.Registries = field(default_factory=hosts.Registries)
@@ -74,7 +77,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A part of an image, and where it may be in the order in which that is to be asked."""
+    """A layer of an image, and its download sources in their order."""
 
     digest: str
     size: int
@@ -87,9 +90,9 @@ class Layer:
 
 @contextlib.contextmanager
 def open_sources(image: ImageName, access: Access) -> Iterator[list[ImageSource]]:
-    """The repository of an image on each host that may have it, its own registry last; or its folder.
+    """Open the repository of an image on each host that may have it, its own registry last; or its layout.
 
-    `InvalidSettingsError` if it may not be fetched.
+    `InvalidSettingsError` if the image is not allowed.
     """
     if isinstance(image, LayoutReference):
         yield [layout.Layout(image.path)]
@@ -99,9 +102,9 @@ def open_sources(image: ImageName, access: Access) -> Iterator[list[ImageSource]
 
 
 class Image:
-    """An image as registries or a folder have it. For one thread at a time; close it after use.
+    """An image in registries or in a layout. For one thread at a time; close it after use.
 
-    `InvalidSettingsError` if it may not be fetched.
+    `InvalidSettingsError` if the image is not allowed.
     """
 
     def __init__(self, reference: ImageName, access: Access) -> None:
@@ -119,14 +122,14 @@ class Image:
         self._opened.close()
 
     def digest(self) -> str:
-        """What the reference's tag stands for, if it has no digest."""
+        """Return the reference's digest, or the one that its tag points to."""
         tag = self._reference.tag
         return self._reference.digest or self._try_each(lambda source: source.resolve_tag(tag))
 
     def layers(self, machine: str | None = None, limits: unpack.Limits | None = None) -> list[Layer]:
-        """The layers for a machine, by default this one, lowest first.
+        """Return the layers for a machine, by default this one, lowest first.
 
-        `HttpError`, `packages.PackageError`, or `downloads.UnusableFileError` of a folder.
+        Raises `HttpError`, `PackageError`, or `UnusableFileError` of a layout.
         """
         digest, where = self.digest(), self._reference.name
         found = manifest.parse(self._fetch_manifest(digest), where)
@@ -134,7 +137,9 @@ class Image:
             chosen = manifest.choose_image(found, where, machine)
             found = manifest.parse(self._fetch_manifest(chosen.digest), where)
             if found.layers is None:
-                raise unpack.UnsupportedPackageError(f"{where}: lists a list of images as the one for this machine")
+                raise unpack.UnsupportedPackageError(
+                    f"{where}: its index names another index as the image for this machine"
+                )
         elif config := manifest.config(found):
             body = self._try_each(lambda source: source.get_config(config))
             manifest.check_config(body, where, machine)
@@ -153,7 +158,7 @@ class Image:
                 return request(mirror)
             except errors.HttpError as fault:
                 facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=fault)
-                log.warning("a registry's mirror is of no use, the next one is asked", extra=facts)
+                log.warning("image mirror failed, trying the next host", extra=facts)
         return request(own)
 
 

@@ -1,18 +1,18 @@
-"""Images in a folder of this machine, as the OCI image layout has them (image specification 1.1, "image-layout.md").
+"""Images in a directory of this machine: the OCI image layout (image specification 1.1, "image-layout.md").
 
-    oci-layout          says that it is one
+    oci-layout          marks the directory as a layout
     index.json          the images, with their names
     blobs/sha256/HEX    manifests, configurations and layers
 
-Nothing is written here, and no link is followed: below the folder everything has to be a folder or a regular file,
-so that whoever carries a folder in can name nothing else on the node. Manifests are hashed before they are used, and
-layers are by who reads them.
+Nothing is written here, and no link is followed: everything below the directory has to be a directory or a regular
+file, so a layout cannot refer to anything else on the node. Manifests are hashed before they are used; layers are
+hashed by their reader.
 
 Signatures are where `cosign save` puts them, beside the image with the annotation `kind`, or have the names that
 they have in a registry; bundles are listed in the index by their type.
 
-    packages.PackageError       the folder is not as it should be, or has no such image
-    downloads.UnusableFile      something of it is not there, or can't be read
+    PackageError            the layout is not as specified, or has no such image
+    UnusableFileError       a part of it is missing, or cannot be read
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COSIGN: Final = "dev.cosignproject.cosign/"
 _SIGNATURES: Final = f"{_COSIGN}sigs"
 _NO_IMAGES: Final = (_SIGNATURES, f"{_COSIGN}atts", f"{_COSIGN}sboms")
 _BESIDE: Final = (".sig", ".att", ".sbom")
-"""Ends of the names that cosign gives to what lies beside an image."""
+"""Suffixes of the names that cosign gives to what is stored beside an image."""
 _SHOWN: Final = 10
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -78,7 +78,7 @@ class _Index(msgspec.Struct):
 
 
 class Layout:
-    """The images of a folder. Every question reads it anew."""
+    """The images of a layout. Every call reads it again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,7 +96,7 @@ class Layout:
         return str(self._path)
 
     def resolve_tag(self, tag: str) -> str:
-        """The digest of the image with this name, or of the only one; its manifest is there."""
+        """Return the digest of the image with this name, or of the only one. Its manifest exists."""
         images = [entry for entry in self._entries() if entry.is_image]
         # The same image may be listed twice, once with a name.
         found = {entry.digest: entry for entry in images if not tag or entry.name == tag}
@@ -114,7 +114,7 @@ class Layout:
         return body
 
     def find_by_tag(self, tag: str) -> list[bytes]:
-        """Signatures that `cosign save` has put there have no names: they say themselves what they are of."""
+        """Signatures by `cosign save` have no names: their payloads name the image."""
         unnamed = _SIGNATURES if tag.endswith(".sig") else None
         return [
             self.get_manifest(entry.digest)
@@ -132,12 +132,12 @@ class Layout:
         body = self.get_manifest(descriptor.digest)
         if len(body) != descriptor.size:
             raise unpack.CorruptPackageError(
-                f"{self._path_of(descriptor.digest)}: has {len(body)} bytes and not {descriptor.size}, as its manifest says"
+                f"{self._path_of(descriptor.digest)}: has {len(body)} bytes, its manifest says {descriptor.size}"
             )
         return body
 
     def blob_source(self, digest: str) -> download.LocalFile:
-        """A blob where it is, not yet hashed."""
+        """Return a blob in place, not yet hashed."""
         os.close(self._open("blobs", *_blob_path(digest)))
         return download.LocalFile(self._path_of(digest))
 
@@ -158,7 +158,7 @@ class Layout:
         return self._path.joinpath("blobs", *_blob_path(digest))
 
     def _read(self, *parts: str) -> bytes:
-        """A small file, whole."""
+        """Read a small file."""
         with os.fdopen(self._open(*parts), "rb", buffering=0) as file:
             try:
                 body = file.read(oci_manifest.MAX_BYTES + 1) or b""
@@ -166,12 +166,12 @@ class Layout:
                 raise download.UnusableFileError(f"{self._path.joinpath(*parts)}: {error.strerror}") from error
         if len(body) > oci_manifest.MAX_BYTES:
             raise unpack.PackageTooLargeError(
-                f"{self._path.joinpath(*parts)}: has more than {oci_manifest.MAX_BYTES:,} bytes, too many for what it is"
+                f"{self._path.joinpath(*parts)}: has more than {oci_manifest.MAX_BYTES:,} bytes, the most that is read"
             )
         return body
 
     def _open(self, *parts: str) -> int:
-        """A regular file below the folder, without a link on the way."""
+        """Open a regular file below the directory, without a link on the way."""
         here = self._path
         try:
             descriptor = os.open(here, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -194,7 +194,7 @@ class Layout:
 
 
 def index_fingerprint(path: Path) -> str:
-    """Something that changes whenever the index does; empty while there is none."""
+    """Return a text that changes whenever the index does; empty while there is no index."""
     try:
         found = os.stat(path / INDEX, follow_symlinks=False)
     except OSError:

@@ -1,8 +1,8 @@
-"""What a manifest says: the layers of an image, or which image is for which machine.
+"""OCI manifests: the layers of an image, or an index's images by machine.
 
-Docker's media types (version 2) and those of OCI say the same in other words. A document is known by what it
-holds and not by its header's media type alone: one that is an image and an index at once is refused, because two
-programs could take it for different things.
+Docker's media types (version 2) and those of OCI mean the same. A document is classified by its content and not by
+its header's media type alone: one that is an image and an index at once is refused, because two programs could
+read it differently.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from oneagent.common import unpack
 from oneagent.common.oci import reference
 
 MAX_BYTES: Final = 4 << 20
-"""Bytes of a manifest that a registry has to take, and most take no more (distribution specification)."""
+"""Size of a manifest that every registry has to accept, and most accept no more (distribution specification)."""
 MAX_LAYERS: Final = 128
-"""More than any program makes: overlay file systems end at about as many."""
+"""More than any build tool makes: overlay file systems end at about as many."""
 
 TYPES: Final = (
     "application/vnd.oci.image.index.v1+json",
@@ -34,7 +34,7 @@ _LAYER: Final = re.compile(
 )
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 _PLAIN_VARIANTS: Final = {"amd64": ("", "v1"), "arm64": ("", "v8")}
-"""Every machine of the architecture has these; `v3` of amd64 needs a newer processor."""
+"""Variants that every machine of the architecture has; `v3` of amd64 needs a newer processor."""
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -46,14 +46,14 @@ class Platform(msgspec.Struct, frozen=True):
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
     def runs_on(self, machine: str) -> bool:
-        """Whether what is made for it runs on Linux on a machine, as `platform.machine()` calls it."""
+        """Return True if Linux on a machine, as `platform.machine()` calls it, can run it."""
         architecture = _MACHINES.get(machine, machine)
         variants = _PLAIN_VARIANTS.get(architecture, ("",))
         return (self.os, self.architecture) == ("linux", architecture) and self.variant in variants
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """Something in a registry, by its digest."""
+    """A reference to content, by its digest."""
 
     digest: str
     size: int
@@ -72,15 +72,15 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def parse(body: bytes, where: str) -> Manifest:
-    """A manifest that is an image or an index; `packages.PackageError` if it is neither."""
+    """Parse an image's manifest or an index; `PackageError` if it is neither."""
     try:
         found = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise unpack.CorruptPackageError(f"{where}: not a manifest: {error}") from error
     if found.schemaVersion != 2:
-        raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {found.schemaVersion}: only 2 is read")
+        raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {found.schemaVersion}: 2 is needed")
     if (found.manifests is None) == (found.layers is None):
-        raise unpack.CorruptPackageError(f"{where}: has to be either an image or a list of images")
+        raise unpack.CorruptPackageError(f"{where}: must be either an image or an index of images")
     for descriptor in (*(found.manifests or ()), *(found.layers or ()), *((found.config,) if found.config else ())):
         if not reference.DIGEST.fullmatch(descriptor.digest) or descriptor.size < 0:
             raise unpack.UnsupportedPackageError(
@@ -91,7 +91,7 @@ def parse(body: bytes, where: str) -> Manifest:
 
 
 def choose_image(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
-    """The image of an index that is for a machine, by default this one."""
+    """Return the image of an index for a machine, by default this one."""
     machine = machine or platform.machine()
     listed = [entry for entry in index.manifests or () if entry.platform and entry.platform.os != "unknown"]
     for entry in listed:
@@ -102,7 +102,7 @@ def choose_image(index: Manifest, where: str, machine: str | None = None) -> Des
 
 
 def check_config(body: bytes, where: str, machine: str | None = None) -> None:
-    """Whether an image that came without an index is for a machine, by its configuration."""
+    """Check by its configuration that an image without an index is for a machine."""
     machine = machine or platform.machine()
     try:
         target = msgspec.json.decode(body, type=Platform)
@@ -115,12 +115,12 @@ def check_config(body: bytes, where: str, machine: str | None = None) -> None:
 
 
 def config(image: Manifest) -> Descriptor | None:
-    """The configuration that tells an image's platform; None for what is stored in the form of an image only."""
+    """Return the configuration with an image's platform; None for an artifact in the form of an image."""
     return image.config if image.config and image.config.mediaType in _CONFIGS else None
 
 
 def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descriptor]:
-    """The image's layers, lowest first; refused if one cannot be read or they are too large."""
+    """Return the image's layers, lowest first; refused if unreadable or too large."""
     found = image.layers or []
     if not found or len(found) > MAX_LAYERS:
         raise unpack.UnsupportedPackageError(f"{where}: has {len(found)} layers, 1 to {MAX_LAYERS} are read")

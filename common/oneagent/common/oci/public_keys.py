@@ -1,9 +1,9 @@
-"""Public keys as people give them: one or more blocks of PEM text, read without any cryptography.
+"""Public keys as users supply them: one or more PEM blocks, parsed without cryptography.
 
-    NotPublicKeys   a text that has none, or something else as well; its message shows nothing of it
+    InvalidPublicKeysError      no public key, or something besides them; its message shows nothing of the text
 
-A key is known by its fingerprint. Whether it is of a kind that can be used is told where it is used: what reads
-DynaKubes must not need a library of cryptography for it.
+A key's identity is its fingerprint. Its kind is checked where it is used: reading a DynaKube must not need a
+library of cryptography.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _BLOCK: Final = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----E
 
 
 class InvalidPublicKeysError(ValueError):
-    """What is wrong, and what is needed in its place."""
+    """The fault and its remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """One key, as the structure `SubjectPublicKeyInfo` of X.509."""
+    """One key, as X.509's `SubjectPublicKeyInfo`."""
 
     der: bytes
 
@@ -40,17 +40,17 @@ class PublicKey:
 
 
 def is_pem(text: str) -> bool:
-    """Whether a text is meant to be PEM, be it right or not."""
+    """Return True if a text is meant to be PEM, valid or not."""
     return "-----" in text
 
 
 def from_setting(value: str, secret: Mapping[str, str] | None, entry: str) -> tuple[PublicKey, ...]:
-    """The keys of a setting that is PEM, or the name of a Secret with this content and the keys in an entry of it."""
+    """Return the keys of a setting: PEM text, or the name of a Secret with this content and the keys in `entry`."""
     if not value or is_pem(value):
         return parse(value) if value else ()
     where = f"the secret {value}"
     if secret is None:
-        raise InvalidPublicKeysError(f"{where}: is not there: it has to have the public keys of images as {entry}")
+        raise InvalidPublicKeysError(f"{where}: does not exist: create it with the public keys of images as {entry}")
     if not secret.get(entry):
         raise InvalidPublicKeysError(f"{where}: has no key {entry}: put the public keys of images there")
     try:
@@ -60,13 +60,13 @@ def from_setting(value: str, secret: Mapping[str, str] | None, entry: str) -> tu
 
 
 def parse(text: str) -> tuple[PublicKey, ...]:
-    """The keys of a text that has nothing else; white space does not matter."""
+    """Parse a text of public keys and white space."""
     if len(text) > _MAX_BYTES:
-        raise InvalidPublicKeysError(f"has more than {_MAX_BYTES >> 10} KiB: only public keys belong there")
+        raise InvalidPublicKeysError(f"has more than {_MAX_BYTES >> 10} KiB: put only public keys there")
     for label in _LABEL.findall(text):
         if "PRIVATE" in label:
             raise InvalidPublicKeysError(
-                "has a private key in it, which is to be replaced now that it was shown: only public keys belong there"
+                "has a private key in it: put only public keys there, and replace the key pair, since it was exposed"
             )
         if label != "PUBLIC KEY":
             raise InvalidPublicKeysError(f"has a block {label}: only blocks PUBLIC KEY are read")

@@ -1,8 +1,8 @@
-"""Pull secrets: who we are to a registry, by `.dockerconfigjson` as kubelet reads it.
+"""Pull secrets: registry credentials from `.dockerconfigjson`, as kubelet reads it.
 
 A key names a registry, with a path if it is for some of its images only: `registry.example.com:5000/team`. It may
-come with `https://` and an API version, and `*` stands for a part of the host's name, never for a dot. The most
-specific key that fits is used. Keys of Docker Hub have been written in many ways; all of them fit.
+have `https://` and an API version. `*` matches a part of the host's name, never a dot. The most specific matching
+key is used. Docker Hub's keys have several spellings; all of them match.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
 DOCKER_CONFIG_KEY: Final = ".dockerconfigjson"
-"""The secret's key, for secrets of the type `kubernetes.io/dockerconfigjson`."""
+"""Key in Secrets of the type `kubernetes.io/dockerconfigjson`."""
 
 _HUB_KEYS: Final = ("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", reference.HUB)
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A user and a password; neither is shown."""
+    """A user and a password, both hidden in `repr`."""
 
     username: str = field(repr=False)
     password: str = field(repr=False)
 
     @property
     def basic_auth(self) -> str:
-        """As the header `Authorization` has them (RFC 7617)."""
+        """Value of the header `Authorization` (RFC 7617)."""
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
@@ -53,12 +53,12 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The credentials of one secret, the most specific first."""
+    """The credentials of one Secret, the most specific first."""
 
     entries: tuple[_Entry, ...] = ()
 
     def find(self, registry: str, path: str) -> Credentials | None:
-        """For an image; None if the secret has nothing for it."""
+        """Return the credentials for an image; None if the Secret has none."""
         for entry in self.entries:
             if entry.matches(registry, path):
                 return entry.credentials
@@ -76,7 +76,7 @@ class _Config(msgspec.Struct):
 
 
 def parse(text: str, where: str) -> Keyring:
-    """Read the secret's text; `InvalidSettingsError` with `where` and without a word of it if it cannot be used."""
+    """Parse the Secret's text; the `InvalidSettingsError` names `where` and shows nothing of the text."""
     try:
         config = msgspec.json.decode(text, type=_Config)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -91,7 +91,7 @@ def parse(text: str, where: str) -> Keyring:
 
 
 def for_registry(registry: str, credentials: Credentials) -> Keyring:
-    """Credentials for all of a registry."""
+    """Return a keyring for all images of a registry."""
     return Keyring((_Entry(registry, "", credentials),))
 
 

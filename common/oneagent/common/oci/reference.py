@@ -1,10 +1,14 @@
-"""References of images, as container runtimes take them: `registry.example.com:5000/agents/one:1.2@sha256:…`.
+"""Names of images, in registries and in layouts.
 
-    InvalidReference    a text that is none; says what is wrong with it
+    InvalidReferenceError   not a name such as `registry.example.com:5000/agents/one:1.2@sha256:…`
+    InvalidLayoutError      not a name such as `oci-layout:/path/to/directory[:name][@sha256:…]`
 
-The first part is a registry if it has a dot or a port, or is `localhost`. Otherwise Docker Hub is meant, where a
-name without a folder lies in `library`. A tag says what is wanted today; a digest says which bytes, and wins if
-both are given.
+In a registry, as container runtimes read it: the first part is a registry if it has a dot or a port, or is
+`localhost`. Otherwise Docker Hub is meant, where a name without a slash is in `library`. A tag moves; a digest names
+the bytes, and wins if both are given.
+
+In a layout the name is the annotation `org.opencontainers.image.ref.name` of its index. Several programs write
+`oci:directory:name`; here it is the same text with the absolute path. Without a name the only image is meant.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ IMAGE: Final = re.compile(
     r"(@[A-Za-z][A-Za-z0-9]*:[0-9a-fA-F]{32,})?"
 )
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
-"""The only algorithm that is in use, and the one that a version is named by."""
+"""The only algorithm in use, and the one that versions are named by."""
 
 HUB: Final = "docker.io"
 _HUB_NAMES: Final = (HUB, "index.docker.io", "registry-1.docker.io")
@@ -37,15 +41,15 @@ _REGISTRY: Final = re.compile(
 
 LAYOUT_PREFIX: Final = "oci-layout:"
 _LAYOUT_NAME: Final = re.compile(r"[A-Za-z0-9]+((--|[-._:/+])[A-Za-z0-9]+)*")
-"""As in the image layout specification, without `@`, behind which a digest stands here."""
+"""As in the image layout specification, without `@`, which begins a digest here."""
 
 
 class InvalidLayoutError(ValueError):
-    """Not an image in a folder; `why` is the reason alone."""
+    """Not the name of an image in a layout; `why` is the reason alone."""
 
     def __init__(self, text: str, why: str) -> None:
         super().__init__(
-            f"{text[:200]!r} is no image in a directory, such as {LAYOUT_PREFIX}/data/images/agent:1.2: {why}"
+            f"{text[:200]!r} is not an image in a directory, such as {LAYOUT_PREFIX}/data/images/agent:1.2: {why}"
         )
         self.why = why
 
@@ -54,7 +58,7 @@ class InvalidReferenceError(ValueError):
     """Not the name of an image; `why` is the reason alone."""
 
     def __init__(self, text: str, why: str) -> None:
-        super().__init__(f"{text[:200]!r} is no image such as registry.example.com/team/agent:1.2: {why}")
+        super().__init__(f"{text[:200]!r} is not an image such as registry.example.com/team/agent:1.2: {why}")
         self.why = why
 
 
@@ -63,7 +67,7 @@ class Reference:
     """An image, by tag or by digest; one of the two is never empty."""
 
     registry: str
-    """As it is written, in small letters: `docker.io`, or a host with its port if it has one."""
+    """As written, in lower case: `docker.io`, or a host with its port if it has one."""
     path: str
     tag: str = ""
     digest: str = ""
@@ -75,22 +79,22 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Registry and path, which pull secrets and allow-lists go by."""
+        """Registry and path, which pull secrets and allow-lists match."""
         return f"{self.registry}/{self.path}"
 
     @property
     def host(self) -> str:
-        """Where the registry answers."""
+        """Host of the registry's API."""
         return _HUB_HOST if self.registry == HUB else self.registry
 
     def at(self, digest: str) -> Reference:
-        """The same image, by this digest."""
+        """Return the same image, by this digest."""
         return replace(self, digest=digest)
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutReference:
-    """An image in a directory, by its name there, by digest, or by being the only one."""
+    """An image in a layout, by its name there, by digest, or by being the only one."""
 
     path: Path
     tag: str = ""
@@ -106,7 +110,7 @@ class LayoutReference:
         return f"{LAYOUT_PREFIX}{self.path}"
 
     def at(self, digest: str) -> LayoutReference:
-        """The same image, by this digest."""
+        """Return the same image, by this digest."""
         return replace(self, digest=digest)
 
 
@@ -115,7 +119,7 @@ ImageName = Reference | LayoutReference
 
 
 def parse(text: str) -> Reference:
-    """Read a reference; without tag and digest the tag is `latest`."""
+    """Parse a registry's image name; without tag and digest the tag is `latest`."""
     rest, at, digest = text.partition("@")
     first, slash, below = rest.partition("/")
     if slash and ("." in first or ":" in first or first.lower() == "localhost"):
@@ -129,45 +133,43 @@ def parse(text: str) -> Reference:
     _check_registry(text, registry)
     if not _PATH.fullmatch(path):
         raise InvalidReferenceError(
-            text, "the name has to be of small letters, digits, and single '.', '_', '-', '/' between them"
+            text, "the name must consist of lower-case letters, digits, and single '.', '_', '-', '/' between them"
         )
     if colon and not _TAG.fullmatch(tag):
-        raise InvalidReferenceError(text, "the tag has to be of letters, digits, '_', '.', '-', at most 128")
+        raise InvalidReferenceError(text, "the tag must consist of letters, digits, '_', '.', '-', at most 128")
     if at and not DIGEST.fullmatch(digest):
-        raise InvalidReferenceError(text, "the digest has to be sha256: and 64 hex digits in small letters")
+        raise InvalidReferenceError(text, "the digest must be sha256: and 64 lower-case hex digits")
     if len(text) > 512:
         raise InvalidReferenceError(text, "it is longer than 512 characters")
     return Reference(registry, path, tag or ("" if digest else "latest"), digest)
 
 
 def parse_layout(text: str) -> LayoutReference:
-    """Read a reference."""
+    """Parse a layout's image name."""
     if not text.startswith(LAYOUT_PREFIX):
-        raise InvalidLayoutError(text, f"it has to begin with {LAYOUT_PREFIX}")
+        raise InvalidLayoutError(text, f"it must begin with {LAYOUT_PREFIX}")
     rest, at, digest = text.removeprefix(LAYOUT_PREFIX).partition("@")
     directory, colon, tag = rest.partition(":")
     path = PurePosixPath(directory)
     if not directory.startswith("/") or directory.startswith("//") or ".." in path.parts or not directory.isprintable():
-        raise InvalidLayoutError(text, "the path has to be absolute, without '..', ':' and '@'")
+        raise InvalidLayoutError(text, "the path must be absolute, without '..', ':' and '@'")
     if colon and not _LAYOUT_NAME.fullmatch(tag):
         raise InvalidLayoutError(
-            text, "the image's name has to be of letters, digits, and single '-._:/+' between them"
+            text, "the image's name must consist of letters, digits, and single '-._:/+' between them"
         )
     if at and not DIGEST.fullmatch(digest):
-        raise InvalidLayoutError(text, "the digest has to be sha256: and 64 hex digits in small letters")
+        raise InvalidLayoutError(text, "the digest must be sha256: and 64 lower-case hex digits")
     if len(text) > 1024:
         raise InvalidLayoutError(text, "it is longer than 1024 characters")
     return LayoutReference(Path(path), tag, digest)
 
 
 def normalize_registry(registry: str) -> str:
-    """The name by which a registry is known here: Docker Hub has several."""
+    """Return the one name of a registry: Docker Hub has several."""
     return HUB if registry in _HUB_NAMES else registry
 
 
 def _check_registry(text: str, registry: str) -> None:
     found = _REGISTRY.fullmatch(registry)
     if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
-        raise InvalidReferenceError(
-            text, "the registry has to be a host name or an address, with :port where it has one"
-        )
+        raise InvalidReferenceError(text, "the registry must be a host name or an address, with :port if needed")

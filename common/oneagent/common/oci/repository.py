@@ -1,6 +1,6 @@
-"""One host's copy of a repository: digests of tags, manifests, and where layers are fetched from.
+"""One host's copy of a repository: digests of tags, manifests, and download sources of layers.
 
-Whatever a host sends, its SHA-256 has to be the digest that was asked for; for a tag, the one that the host says.
+All content must have the requested digest; a tag's content the digest that the host sends.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Repository:
         return self._endpoint.host
 
     def resolve_tag(self, tag: str) -> str:
-        """The digest that a tag stands for today."""
+        """Return the digest that a tag points to now."""
         response, _ = self._request("HEAD", f"manifests/{tag}", (200, 404, 405))
         header = response.headers.get(_DIGEST_HEADER, "")
         if response.status_code == 200 and oci_reference.DIGEST.fullmatch(header):
@@ -59,7 +59,7 @@ class Repository:
         return _digest(body)
 
     def get_manifest(self, digest: str) -> bytes:
-        """A manifest with this digest."""
+        """Return the manifest with this digest."""
         body = self._fetch_manifest(digest)
         _check_digest(body, digest, f"{self._endpoint.url}/manifests/{digest}")
         return body
@@ -69,19 +69,19 @@ class Repository:
         return [] if response.status_code == 404 else [self._verified(response, body)]
 
     def list_referrers(self, digest: str, kind: str) -> bytes | None:
-        """The list of what refers to a manifest and is of this kind; None from a host that keeps no such lists."""
+        """Return the list of a manifest's referrers of this kind; None if the host keeps no such lists."""
         path = f"referrers/{digest}?artifactType={urllib.parse.quote(kind, safe='')}"
         response, body = self._request("GET", path, (200, 404))
         return None if response.status_code == 404 else body
 
     def get_config(self, descriptor: oci_manifest.Descriptor) -> bytes:
-        """A small blob, whole."""
+        """Return a small blob."""
         _, body = self._request("GET", f"blobs/{descriptor.digest}", (200,))
         _check_digest(body, descriptor.digest, f"{self._endpoint.url}/blobs/{descriptor.digest}")
         return body
 
     def blob_source(self, digest: str) -> download.HttpSource:
-        """Where a blob is fetched from; the same blob from another host goes on where this one ended."""
+        """Return the download source of a blob; another host's copy resumes where this one broke."""
         return download.HttpSource(
             f"{self._endpoint.url}/blobs/{digest}",
             http=self._settings,
@@ -95,7 +95,7 @@ class Repository:
         return self._verified(*self._request("GET", f"manifests/{reference}", (200,)))
 
     def _verified(self, response: httpx.Response, body: bytes) -> bytes:
-        """The body, if its digest is the one that the host says."""
+        """Return the body if it has the digest that the host sent."""
         header = response.headers.get(_DIGEST_HEADER, "")
         if oci_reference.DIGEST.fullmatch(header):
             _check_digest(body, header, str(response.url))

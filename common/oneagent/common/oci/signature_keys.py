@@ -1,10 +1,10 @@
-"""The keys that images are signed with, and whether a signature is by one of them.
+"""Verification of signatures with the keys that images are signed with.
 
-ECDSA on P-256 and P-384, RSA from 2,048 bits (PKCS #1 v1.5), and Ed25519. A signature does not say which hash it
-is of: it is SHA-256, but newer versions of cosign take SHA-384 for P-384. Ed25519ph, which some of them take for
-keys of Ed25519, is another scheme and is not verified.
+ECDSA on P-256 and P-384, RSA from 2,048 bits (PKCS #1 v1.5), and Ed25519. A signature does not name its hash:
+it is SHA-256, but newer versions of cosign use SHA-384 for P-384. Ed25519ph, which some of them use for
+Ed25519 keys, is another scheme and is not verified.
 
-This needs the library `cryptography`, some 8 MiB of memory: only who has to verify a signature imports it.
+This needs the library `cryptography`, some 8 MiB of memory, so it is imported only to verify a signature.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _UsableKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519Publi
 
 
 def check_usable(keys: Sequence[PublicKey]) -> None:
-    """`InvalidSettingsError` if one of them cannot be used."""
+    """Raise `InvalidSettingsError` if a key cannot be used."""
     for number, key in enumerate(keys, 1):
         _load(key, f"public key {number} of {len(keys)}")
 
 
 def find_signer(keys: Sequence[PublicKey], message: bytes, signature: bytes) -> PublicKey | None:
-    """The key whose signature of a message this is, if it is one of them."""
+    """Return the key that signed a message, if it is one of them."""
     for key in keys:
         if _has_signed(_load(key, "a public key"), message, signature):
             return key
@@ -46,7 +46,9 @@ def _load(key: PublicKey, what: str) -> _UsableKey:
     try:
         loaded = serialization.load_der_public_key(key.der)
     except (ValueError, UnsupportedAlgorithm):
-        raise http_client.InvalidSettingsError(f"{what} cannot be read: make it anew with cosign public-key") from None
+        raise http_client.InvalidSettingsError(
+            f"{what} cannot be read: export it again with cosign public-key"
+        ) from None
     match loaded:
         case ec.EllipticCurvePublicKey() if loaded.curve.name in _CURVES:
             return loaded
@@ -56,7 +58,7 @@ def _load(key: PublicKey, what: str) -> _UsableKey:
             return loaded
         case _:
             raise http_client.InvalidSettingsError(
-                f"{what} is of a kind that is not used: ECDSA on P-256 or P-384, Ed25519, or RSA from "
+                f"{what} is of an unsupported kind: ECDSA on P-256 or P-384, Ed25519, or RSA from "
                 f"{_MIN_RSA_BITS:,} bits is needed"
             )
 

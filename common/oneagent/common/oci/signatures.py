@@ -1,17 +1,16 @@
-"""Whether an image is signed by a key: cosign's signatures, in both ways in which registries keep them, and folders.
+"""Verification that an image is signed with a key, by both ways in which cosign stores signatures.
 
     a tag       `sha256-HEX.sig` in the image's repository, whose layers are signed payloads
-    referrers   bundles of Sigstore's that refer to the image, listed by the registry or below the tag `sha256-HEX`
+    referrers   Sigstore bundles that refer to the image, listed by the registry or below the tag `sha256-HEX`
 
-What is signed is a digest: the one that the image's name stands for, so of an image for several machines that of
-its index, which names all others by theirs. One good signature is enough, whatever else is there.
+The signed text is a digest: the one that the image's name points to. For an image for several machines that is its
+index, which names all others by their digests. One valid signature is enough.
 
-The name of the image that a payload has is not looked at, as cosign does not: an image keeps its signature where it
-is mirrored. Nobody is asked but the registry and its mirrors, so what a transparency log would say does not count;
-nor do certificates: the key is known.
+The image name in a payload is ignored, as in cosign: a mirrored image keeps its signature. Only the registry and its
+mirrors are asked. Transparency logs and certificates do not count: the key is known.
 
-    packages.Unsigned       there is no such signature
-    HttpFault               the registry cannot tell
+    UnsignedImageError      no such signature
+    HttpError               the registry did not answer
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from oneagent.common.oci.reference import ImageName
 log = logging.getLogger(__name__)
 
 _MAX_SIGNATURES: Final = 32
-"""Signatures of each kind that are looked at: who may write to a registry must not keep every node busy."""
+"""Signatures of each kind that are read: a user with write access to a registry must not keep every node busy."""
 _MAX_EXPLANATION: Final = 300
 _MAYBE_BUNDLES: Final = (cosign_payload.BUNDLE, "application/vnd.oci.empty.v1+json", "")
-"""Types of referrers to look into. Where cosign writes the list itself, it puts the type of a bundle's empty
-configuration there, and that is what everything without a configuration has."""
+"""Types of referrers to read. Where cosign writes the list itself, it lists the type of a bundle's empty configuration,
+which is the type of everything without a configuration."""
 
 
 class _Layer(msgspec.Struct):
@@ -67,11 +66,11 @@ class _Referrers(msgspec.Struct):
 
 
 _FetchClaim = Callable[[], cosign_payload.Claim | None]
-"""Fetches a claim; None if what is there was never meant to be one."""
+"""Fetches a claim; None for content that is no signature."""
 
 
 def find_signer(image: ImageName, access: oci_image.Access, keys: Sequence[PublicKey]) -> PublicKey:
-    """The key, of those that are wanted, that has signed an image. `image` has a digest."""
+    """Return the key that signed an image. `image` has a digest."""
     signature_keys.check_usable(keys)
     with oci_image.open_sources(image, access) as found:
         *mirrors, own = found
@@ -80,7 +79,7 @@ def find_signer(image: ImageName, access: oci_image.Access, keys: Sequence[Publi
                 return _find_in_source(mirror, image, keys)
             except (errors.HttpError, unpack.UnsignedImageError) as error:
                 facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
-                log.warning("a registry's mirror has no good signature, the next one is asked", extra=facts)
+                log.warning("no valid signature on image mirror, trying the next host", extra=facts)
         return _find_in_source(own, image, keys)
 
 
@@ -116,9 +115,11 @@ def _verify_claim(claim: cosign_payload.Claim, digest: str, keys: Sequence[Publi
 def _explain(image: ImageName, reasons: Sequence[str]) -> str:
     what = f"{image.name}@{image.digest}"
     if not reasons:
-        return f"{what} is not signed: there is neither a tag {_tag_prefix(image.digest)}.sig nor a bundle that refers to it"
+        return (
+            f"{what} is not signed: it has neither a tag {_tag_prefix(image.digest)}.sig nor a bundle that refers to it"
+        )
     explanation = "; ".join(dict.fromkeys(reasons))[:_MAX_EXPLANATION]
-    return f"{what} is not signed with a key that is asked for: what is there {explanation}"
+    return f"{what} is not signed with a required key: its signature {explanation}"
 
 
 def _tag_prefix(digest: str) -> str:

@@ -202,9 +202,9 @@ class Tenant:
         for chunk in response.iter_raw():
             body += chunk
             if len(body) > LARGEST_ANSWER:
-                raise errors.UnexpectedResponseError(f"{where}: an answer of more than {LARGEST_ANSWER} bytes")
+                raise errors.UnexpectedResponseError(f"{where}: a response of more than {LARGEST_ANSWER} bytes")
             if time.monotonic() > deadline:
-                raise errors.UnreachableError(f"{where}: the answer comes too slowly", errors.Stage.TIMEOUT)
+                raise errors.UnreachableError(f"{where}: the response is too slow", errors.Stage.TIMEOUT)
         return bytes(body)
 
 
@@ -259,7 +259,7 @@ def _decoded(body: bytes, wanted: type[_T], path: str) -> _T:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # The library's text names the field, never the value.
-        raise errors.UnexpectedResponseError(f"{path}: not the documented answer: {error}") from error
+        raise errors.UnexpectedResponseError(f"{path}: not the documented response: {error}") from error
 
 
 def _own_version() -> str:

@@ -1,14 +1,14 @@
-"""Agent packages become trees on the disk: what is refused, by which error, and within which limits.
+"""Agent packages become directory trees: errors, limits, and the interface of all package formats.
 
 PackageError                    one line for the log; nothing of the package stays on the disk
-├── CorruptPackageError         cut short, altered, or not a package at all: fetch it again
+├── CorruptPackageError         cut short, altered, or not a package at all: download it again
 ├── UnsafePackageError          an entry that could write or point outside of the tree, or is no file
 ├── PackageTooLargeError        more entries or bytes than the limits allow
-├── UnsupportedPackageError     encrypted, or compressed in a way that is not read here
-├── NotAnAgentError             a sound package without an agent in it
-├── UnsignedImageError          an image without the signature that is asked for
-├── UnpackFailedError           the disk or the archive's file system refused; `errno` says why
-└── UnpackCancelledError        the caller asked to stop
+├── UnsupportedPackageError     encrypted, or compressed by an unsupported method
+├── NotAnAgentError             a valid package without an agent in it
+├── UnsignedImageError          an image without a required signature
+├── UnpackFailedError           the disk or the archive's file system failed; `errno` says why
+└── UnpackCancelledError        cancelled by the caller
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from oneagent.common.unpack import dedup, tree_writer
 
 _RATIO_FREE: Final = 16 << 20
-"""Bytes that any archive may unpack to: nobody is harmed by a small package of zeros."""
+"""Bytes that any archive may unpack to: a small package of zeros is harmless."""
 
 
 class PackageError(Exception):
@@ -35,7 +35,7 @@ class CorruptPackageError(PackageError):
 
 
 class UnsafePackageError(PackageError):
-    """An entry that has no place in an agent."""
+    """An entry that does not belong in an agent."""
 
 
 class PackageTooLargeError(PackageError):
@@ -43,19 +43,19 @@ class PackageTooLargeError(PackageError):
 
 
 class UnsupportedPackageError(PackageError):
-    """The archive uses a feature that is not read here."""
+    """The archive uses an unsupported feature."""
 
 
 class NotAnAgentError(PackageError):
-    """The preload library, or another thing that makes an agent, is missing."""
+    """The preload library, or another part of an agent, is missing."""
 
 
 class UnsignedImageError(PackageError):
-    """The image has to be signed and is not, or not with a key that is asked for."""
+    """The image lacks a signature with a required key."""
 
 
 class UnpackFailedError(PackageError):
-    """The operating system refused; `errno` as in `OSError` (`ENOSPC`: the disk is full)."""
+    """The operating system reported an error; `errno` as in `OSError` (`ENOSPC`: the disk is full)."""
 
     def __init__(self, what: str, error: OSError) -> None:
         name = f" ({os.fsdecode(error.filename)})" if error.filename else ""
@@ -69,7 +69,7 @@ class UnpackCancelledError(PackageError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a package may cost; an agent of today has 0.6 to 1.2 GB in some thousand files."""
+    """Limits of a package; a current agent has 0.6 to 1.2 GB in some thousand files."""
 
     unpacked_bytes: int = 4 << 30
     ratio: int = 50

@@ -1,12 +1,12 @@
-"""Where the agent lies in a package, and what has to be in it.
+"""Layout of an agent in its package, and the files that it must have.
 
-The package of the deployment API holds the agent below `opt/dynatrace/oneagent`, the one without
-metadata and the images hold it at the top. `agent/bin/current`, which some technologies are found by,
-names the newest version directory. All of this is decided from the index, so that the link is made with
-the rest of the tree: a crash can leave no version without it.
+The package of the deployment API has the agent below `opt/dynatrace/oneagent`; the one without metadata and the
+images have it at the top. `agent/bin/current`, which some technologies look for, links to the directory of the
+newest version. The entry index alone decides all of this, so the link is made with the rest of the tree: no crash
+can leave a version without it.
 
-For which machine the preload library is made shows in its first bytes, once they are there. Every process of a
-pod would start with a complaint of the loader about a wrong one, and without the agent.
+The first bytes of the preload library name its machine. With a wrong one, every process of a pod would start
+with a complaint of the loader and without the agent.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ NESTED: Final = "opt/dynatrace/oneagent"
 _BIN: Final = "agent/bin"
 CURRENT: Final = f"{_BIN}/current"
 HEADER_BYTES: Final = 20
-"""Of an ELF file, up to its machine (elf(5))."""
+"""Bytes of an ELF file up to its machine (elf(5))."""
 _IDENTITY: Final = struct.Struct("4sBBB")
 _MACHINES: Final = {"x86_64": (2, 1, 62), "aarch64": (2, 1, 183), "ppc64le": (2, 1, 21), "s390x": (2, 2, 22)}
-"""Class (64 bits), byte order and machine that the loader of a machine takes."""
+"""Class (64 bits), byte order and machine that each machine's loader accepts."""
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)\.(\d+)-(\d+)", re.ASCII)
 
 
 def prepare(index: EntryIndex) -> str:
-    """The directory in the package that is the agent's root ("" for the package itself).
+    """Return the directory of the agent's root in the package ("" for the package itself).
 
-    Adds the link `current` below it if the package has none, and refuses what is no agent.
+    Adds the link `current` below it if the package has none, and refuses a package without an agent.
     """
     root = NESTED if NESTED in index.directories else ""
     prefix = f"{root}/" if root else ""
@@ -53,19 +53,19 @@ def prepare(index: EntryIndex) -> str:
 
 
 def read_version(index: EntryIndex) -> str | None:
-    """The version that the agent in a package says it is; None if it doesn't say."""
+    """Return the version by the agent's own directories; None if there is none."""
     return _newest_version(index, f"{NESTED}/{_BIN}" if NESTED in index.directories else _BIN)
 
 
 def library_path(root: str) -> str:
-    """The path of the preload library in a package whose agent lies in the directory `root`."""
+    """Return the path of the preload library in a package whose agent's root is `root`."""
     return f"{root}/{identifiers.PRELOAD_LIBRARY}" if root else identifiers.PRELOAD_LIBRARY
 
 
 def check_machine(beginning: bytes, machine: str | None = None) -> None:
-    """Refuse a preload library, known by its first bytes, that is for another machine than this or the one given.
+    """Refuse a preload library for another machine, by its first bytes. The default is this machine.
 
-    What is no ELF file at all is not judged: it is not for any machine.
+    A file that is not ELF passes: it is not for any machine.
     """
     machine = machine or platform.machine()
     if len(beginning) < HEADER_BYTES or machine not in _MACHINES:

@@ -1,8 +1,8 @@
-"""A layer's bytes as they were before they were packed: by gzip, by zstd, or not at all.
+"""Decompression of layers: gzip, zstd, or plain.
 
-What a layer is shows in its first bytes, which its sender cannot get wrong. gzip is unpacked in a thread of its
-own, beside the hashing and writing of what came before. However much comes out, no more than was allowed is
-handed on. The page cache of what was read is given back on the way.
+The first bytes of a layer name its format, which its sender cannot get wrong. gzip is decompressed in a thread of its
+own, beside the hashing and writing of what came before. No more than the allowed number of bytes is handed on.
+The page cache of the read file is given back on the way.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SKIPPABLE: Final = b"\x2a\x4d\x18"
 """After a first byte from 0x50 to 0x5f: a frame of zstd that holds something else (RFC 8878 section 3.1.2)."""
 _GZIP_BLOCK: Final = 512 << 10
 _ZSTD_WINDOW: Final = 32 << 20
-"""Memory that unpacking takes; a level above 19 asks for more."""
+"""Memory for decompression; a level above 19 needs more."""
 _BUFFER: Final = 64 << 10
 
 _IsalError = cast("type[Exception]", isal_zlib.error)
@@ -34,7 +34,7 @@ _IsalError = cast("type[Exception]", isal_zlib.error)
 
 @dataclass(slots=True)
 class Budget:
-    """How many bytes may still come out of all layers of an image."""
+    """Bytes that all layers of an image may decompress to."""
 
     max_bytes: int
     spent: int = 0
@@ -49,7 +49,7 @@ class Budget:
 
 @contextlib.contextmanager
 def open_layer(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
-    """The content of a layer. `packages.PackageError`, or `OSError` of the disk."""
+    """Open the content of a layer. Raises `PackageError`, or `OSError` of the disk."""
     with _UncachedFile(layer) as file:
         magic = file.read(4)
         file.seek(0)
@@ -93,7 +93,7 @@ class _Readable(Protocol):
 
 
 class _UncachedFile(io.FileIO):
-    """A file that leaves nothing of itself in memory."""
+    """A file whose page cache is dropped while it is read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -122,7 +122,7 @@ class _UncachedFile(io.FileIO):
 
 
 class _BudgetedReader(io.RawIOBase):
-    """Ends in an error after what is allowed."""
+    """Raises an error after the allowed number of bytes."""
 
     def __init__(self, inner: _Readable, budget: Budget) -> None:
         self._inner = inner

@@ -1,14 +1,14 @@
-"""A new version shares with those that are there every file that is the same, instead of storing it again.
+"""Hard links to equal files of installed versions, instead of second copies.
 
-Most files of two versions are equal, and a version never changes; so a file may have a name in each of them (a hard
-link): it lies on the disk once, and in the page cache once for the pods of both. The manifest of a version that is
-there names a twin for each new file: by its SHA-256, or before that is known by its size and name, since directories are
-named after versions. That is only a hint: what the package unpacks to is compared with the twin's bytes as it comes,
-and nothing is written while they are equal. So a twin that a disk has damaged is never shared again.
+Most files of two versions are equal, and a version never changes. So a file may have a name in each of them (a hard
+link): it is on the disk once, and in the page cache once for the pods of both. The file manifest of an installed
+version yields a candidate for each new file: by SHA-256, or before that is known by size and name, since directories
+are named after versions. That is only a hint. The package's content is compared with the candidate's bytes as it
+comes, and nothing is written while they are equal. So a candidate that the disk has damaged is never shared again.
 
-Links share more than the content. Permissions have to be equal too; owner and group are always root's. The time of
-the last change stays that of the first version, which nobody asks for. Where a file can't have another name (the most
-that it can have, or a file system without links) its blocks are shared if the file system can do that, else copied.
+Links share more than the content. Permissions have to be equal too; owner and group are always root's. The
+modification time stays that of the first version. A file may not get another name (the limit of links is reached, or
+the file system has none). Its blocks are then shared if the file system can do that, else copied.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from oneagent.common.unpack import file_manifest
 
 _CHUNK: Final = 1 << 20
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""What has taken the place of a file may be a pipe, which nobody waits for."""
+"""Flags that do not block on a pipe in place of a file."""
 
 
 class Digest(Protocol):
-    """A hash that is being made."""
+    """A hash in progress."""
 
     def update(self, data: bytes | memoryview, /) -> None: ...
 
@@ -40,14 +40,14 @@ class Digest(Protocol):
 
 
 class Candidate(NamedTuple):
-    """A file that is there, and may be the same."""
+    """An installed file that may be equal to a new one."""
 
     tree: Path
     file: file_manifest.File
 
 
 class Prefix(NamedTuple):
-    """The first `size` bytes of a new file, and their hash: they are those of the open file `twin`."""
+    """The first `size` bytes of a new file, and their hash: they equal those of the open file `existing`."""
 
     existing: int
     size: int
@@ -55,7 +55,7 @@ class Prefix(NamedTuple):
 
 
 class ExistingFiles:
-    """The files of the trees that are there, for one that is being unpacked. Thread-safe."""
+    """The files of installed versions, as candidates for a new version's. Thread-safe."""
 
     def __init__(self, versions: Iterable[tuple[Path, file_manifest.Manifest]] = ()) -> None:
         self.shared_bytes = 0
@@ -69,23 +69,23 @@ class ExistingFiles:
                 self._by_content.setdefault((file.sha256, file.mode), candidate)
 
     def count_shared(self, size: int) -> None:
-        """A file of so many bytes did not have to be stored again."""
+        """Count the size of a file that did not have to be stored again."""
         with self._guard:
             self.shared_bytes += size
 
     def find_similar(self, path: str, size: int, mode: int) -> Candidate | None:
-        """What is probably the same as a new file, by its name and those of its directories."""
+        """Return the likeliest candidate for a new file, by its name and those of its directories."""
         similar = self._by_name.get((size, mode, _base_name(path)), ())
         return max(similar, key=lambda candidate: _common_suffix_length(candidate.file.path, path), default=None)
 
     def find_equal(self, file: file_manifest.File) -> Candidate | None:
-        """What has the same content and permissions."""
+        """Return the candidate with the same content and permissions."""
         return self._by_content.get((file.sha256, file.mode))
 
 
 @contextlib.contextmanager
 def open_candidate(candidate: Candidate) -> Iterator[int | None]:
-    """A descriptor of the twin's file; None if it is gone, or isn't what its manifest says any more."""
+    """Open the candidate's file; None if it is missing, or differs from its file manifest."""
     try:
         descriptor = os.open(candidate.tree / candidate.file.path, _READ)
     except OSError:
@@ -104,10 +104,9 @@ def open_candidate(candidate: Candidate) -> Iterator[int | None]:
 def compare_prefix(
     existing: int, chunks: Iterator[bytes | memoryview], digest: Digest
 ) -> tuple[int, bytes | memoryview]:
-    """Take from `chunks` what is equal to the twin's file: how many bytes, and the first piece that is not.
+    """Consume `chunks` while they equal the existing file; return the equal bytes and the first piece that differs.
 
-    What is equal goes into `digest`. An empty piece says that no other came. What can't be read of the twin
-    is not equal.
+    Equal bytes go into `digest`. An empty piece means that none differed. Unreadable bytes of the existing file differ.
     """
     same = dropped = 0
     for chunk in chunks:
@@ -123,9 +122,9 @@ def compare_prefix(
 
 
 def link_file(existing: int, directory: int, name: str) -> bool:
-    """Give the twin's file another name, in the open `directory`; False if it can't have one.
+    """Give the existing file another name in the open `directory`; False if it cannot have one.
 
-    Linked by its descriptor: it is the file that was compared, whatever has taken its place or removed its version.
+    The link is made by descriptor: it is the file that was compared, even if its version was removed meanwhile.
     """
     try:
         os.link(f"/proc/self/fd/{existing}", name, dst_dir_fd=directory, follow_symlinks=True)
@@ -135,7 +134,7 @@ def link_file(existing: int, directory: int, name: str) -> bool:
 
 
 def copy_prefix(existing: int, to: int, size: int) -> None:
-    """Begin the empty file `to` with the first bytes of the twin's; `to` then stands behind them.
+    """Fill the empty file `to` with the first bytes of the existing one; `to` then stands behind them.
 
     The kernel shares the blocks by itself where the file system can (copy_file_range(2), since Linux 5.3).
     """
@@ -151,7 +150,7 @@ def copy_prefix(existing: int, to: int, size: int) -> None:
 
 
 def read_chunks(descriptor: int) -> Iterator[bytes]:
-    """A file's content."""
+    """Yield a file's content."""
     offset = 0
     while data := os.pread(descriptor, _CHUNK, offset):
         yield data
@@ -163,7 +162,7 @@ def new_digest() -> Digest:
 
 
 def _read(existing: int, size: int, offset: int) -> bytes | None:
-    """A part of a file; None where the disk has lost it, which is no reason to do without the new one."""
+    """Read a part of a file; None on a disk error, which must not stop the new version."""
     try:
         return os.pread(existing, size, offset)
     except OSError:
@@ -180,7 +179,7 @@ def _base_name(path: str) -> str:
 
 
 def _common_suffix_length(one: str, other: str) -> int:
-    """How many last parts of two paths are equal."""
+    """Return the number of equal last parts of two paths."""
     count = 0
     for left, right in zip(reversed(one.split("/")), reversed(other.split("/")), strict=False):
         if left != right:

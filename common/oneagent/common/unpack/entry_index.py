@@ -1,10 +1,10 @@
-"""What an agent package may hold, whatever its format: decided before anything of it is written.
+"""Checks of a package's entries, whatever its format, before any of it is written.
 
 A package comes from the network and is unpacked by root, so one unacceptable entry refuses the whole package.
 `EntryIndex` collects entries one by one, so that a zip's directory and a tar's stream feed it alike:
 
 - paths are relative, without `..`, backslashes, drive letters and control characters, and fit the kernel;
-- no name comes twice, and nothing lies below a file or a link, so no entry is written through a link;
+- no name appears twice, and nothing is below a file or a link, so no entry is written through a link;
 - a link leads, by every other link on its way, to an entry of the same tree.
 """
 
@@ -21,7 +21,7 @@ _PATH_MAX: Final = 4095
 _DEPTH_MAX: Final = 64
 """Directories are opened one below the other; no agent is deeper than about ten."""
 _LINKS_MAX: Final = 40
-"""As many links as the kernel follows in one path (path_resolution(7))."""
+"""Links that the kernel follows in one path (path_resolution(7))."""
 _BLOCK: Final = 4096
 
 _ABSOLUTE: Final = re.compile(r"/|[A-Za-z]:")
@@ -29,9 +29,9 @@ _ODD: Final = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 def clean_path(name: str) -> str:
-    """The path in the tree that an entry's name stands for; "" is the tree itself.
+    """Return the path in the tree for an entry's name; "" is the tree itself.
 
-    `.` and empty components are dropped, as every unpacker does; whatever could lead elsewhere is refused.
+    `.` and empty components are dropped, as every unpacker does. A path that could lead elsewhere is refused.
     """
     if _ABSOLUTE.match(name):
         raise UnsafePackageError(f"{quote_name(name)} is an absolute path")
@@ -51,12 +51,12 @@ def clean_path(name: str) -> str:
 
 
 def quote_name(name: str) -> str:
-    """A name as a message has it."""
+    """Return a name for messages."""
     return repr(name if len(name) <= 80 else f"{name[:77]}...")
 
 
 def parent_path(path: str) -> str:
-    """The directory of an entry; "" is the tree itself."""
+    """Return the directory of an entry; "" is the tree itself."""
     return path.rpartition("/")[0]
 
 
@@ -74,7 +74,7 @@ class EntryIndex:
 
     @property
     def disk_bytes(self) -> int:
-        """What the tree will take on a disk with blocks of 4 KiB."""
+        """Bytes that the tree takes on a disk with blocks of 4 KiB."""
         entries = len(self.directories) + len(self.links)
         return sum(-size // _BLOCK * -_BLOCK for size in self.files.values()) + entries * _BLOCK
 
@@ -101,12 +101,12 @@ class EntryIndex:
 
     def _add(self, path: str) -> None:
         if not path:
-            raise UnsafePackageError("an entry would replace the tree itself")
+            raise UnsafePackageError("an entry names the tree itself")
         # The number of directories counts too: 50,000 files could name a million of them.
         if max(len(self._names), len(self.directories)) >= self._limits.entries:
             raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
         if path in self._names:
-            raise UnsafePackageError(f"{quote_name(path)} comes twice")
+            raise UnsafePackageError(f"{quote_name(path)} appears twice")
         self._names.add(path)
         self._add_directories(parent_path(path))
 
@@ -116,7 +116,7 @@ class EntryIndex:
             path = parent_path(path)
 
     def check(self, root: str = "") -> None:
-        """What only the whole shows: nothing below a file, and no link that leaves `root` or the tree."""
+        """Check the complete index: nothing below a file, and no link that leaves `root` or the tree."""
         for path in (*self.files, *self.links):
             if path in self.directories:
                 raise UnsafePackageError(f"{quote_name(path)} is a file or a link, and a directory as well")
@@ -124,7 +124,7 @@ class EntryIndex:
             self.resolve(path, root if path.startswith(f"{root}/") else "")
 
     def resolve(self, link: str, boundary: str = "") -> str:
-        """The file or directory that a link leads to; refused if the way leaves `boundary` or ends nowhere."""
+        """Return the file or directory that a link leads to; refused if the way leaves `boundary` or is broken."""
         floor = len(_split(boundary))
         here = _split(parent_path(link))
         ahead = [link.rpartition("/")[2]]
@@ -148,7 +148,7 @@ class EntryIndex:
                 return path
             else:
                 raise UnsafePackageError(
-                    f"{quote_name(link)} links to {quote_name(self.links[link])}, which leads nowhere"
+                    f"{quote_name(link)} links to {quote_name(self.links[link])}, which leads to no entry"
                 )
         return "/".join(here)
 

@@ -1,10 +1,10 @@
-"""What a version in the agent store has to look like, written down when it was unpacked.
+"""File manifest of a version: its files with SHA-256, links and directories, written when it was unpacked.
 
-A version is shared by every pod of a node, and a version never changes: whether that still holds can be
-asked at any time by comparing the tree with its manifest. Paths are relative to the agent's root, so a
-manifest says the same on every node. Hashes are made while the files are written and cost no second read.
+A version is shared by every pod of a node and never changes. Comparing the tree with its file manifest verifies that
+at any time. Paths are relative to the agent's root, so the manifest is the same on every node. Hashes are made while
+the files are written and cost no second read.
 
-    TreeManifestError               a manifest that cannot be read, or is not one
+    TreeManifestError               unreadable, or not a file manifest
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import msgspec
 from oneagent.common import fsync, page_cache
 
 DIRECTORY_MODE: Final = 0o1777
-"""A view must be writable for whatever user a pod has, and a directory in the upper layer gets its mode from the
-lower one. Sticky, so that no user removes what is another's."""
+"""A view must be writable for a pod's user, and a directory in the upper layer gets its mode from the lower one.
+Sticky, so that no user removes files of another."""
 
 _CHUNK: Final = 1 << 20
 
@@ -80,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True):
         )
 
     def dump(self, path: Path) -> None:
-        """Write the manifest, whole and durable or not at all. `OSError` if the disk refuses."""
+        """Write the manifest atomically and durably. `OSError` if the disk fails."""
         fsync.replace(path, msgspec.json.encode(self))
 
     @classmethod
@@ -109,10 +109,10 @@ def verify(
     limit: int = 100,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Finding]:
-    """How `tree` differs from `manifest`, at most the first `limit` findings; [] if it does not.
+    """Return the differences between `tree` and `manifest`, at most the first `limit`.
 
     `bytes_per_second` bounds the reading, so that a check in the background leaves the disk to others. A file
-    that vanishes or cannot be read is a finding, not an error. Once `cancelled()`, what was found so far.
+    that vanishes or cannot be read is a finding, not an error. Once `cancelled()`, returns the findings so far.
     """
     limiter = _RateLimiter(bytes_per_second, cancelled or (lambda: False))
     found: list[Finding] = []
@@ -171,7 +171,7 @@ def _compare_entry(
 
 
 def _hash_file(name: str, directory: int, limiter: _RateLimiter) -> str | None:
-    """SHA-256 in hex, or None if the check was cancelled."""
+    """Return the SHA-256 in hex, or None if the check was cancelled."""
     digest = hashlib.sha256(usedforsecurity=False)
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
@@ -193,7 +193,7 @@ def _hash_file(name: str, directory: int, limiter: _RateLimiter) -> str | None:
 
 
 class _RateLimiter:
-    """Sleeps so that no more is spent than the rate since the start allows."""
+    """Sleeps so that the rate since the start stays below the limit."""
 
     def __init__(self, bytes_per_second: float | None, cancelled: Callable[[], bool]) -> None:
         self.cancelled = cancelled

@@ -1,10 +1,9 @@
-"""The layers of an image become a tree on the disk: the whole one, or nothing.
+"""Unpacks the layers of an image into a tree: completely, or not at all.
 
-Layers are read twice. The first time only what they list is kept, and what they hold is passed over: so names,
-sizes and checksums of all layers are known to be good, and how much room they take, before the first byte is
-written, and what a later layer replaces is never written at all. The second time the files that are left are
-written, in the order in which they come. Unpacking gzip once more costs less than it would to write files and
-take them away again.
+Layers are read twice. The first pass keeps only the list of entries. So the names, sizes and checksums of all layers
+are verified, and the needed space is known, before the first byte is written; and a file that a later layer
+replaces is never written. The second pass writes the remaining files in the order in which they come. A second
+decompression costs less than writing files and deleting them again.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from oneagent.common.unpack import (
 
 _T = TypeVar("_T")
 _TAR_OVERHEAD: Final = 2048
-"""Bytes of a tar for each allowed entry, beside its content: a header, padding, and some of an extended header."""
+"""Bytes of a tar for each allowed entry, beside its content: a header, padding, and a part of an extended header."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePackage:
-    """Layers that have been read and hold an agent."""
+    """Layers that have been read and have an agent."""
 
     layers: tuple[Path, ...]
     plan: layer_merge.Plan
@@ -46,7 +45,7 @@ class ImagePackage:
 
     @property
     def unpacked_size(self) -> int:
-        """Bytes that it will take on a disk, for the free-space check."""
+        """Bytes that it takes on a disk, for the free-space check."""
         return self.plan.index.disk_bytes
 
     def unpack(
@@ -58,9 +57,9 @@ class ImagePackage:
         existing: dedup.ExistingFiles | None = None,
         on_written: tree_writer.OnWritten | None = None,
     ) -> tree_writer.UnpackedAgent:
-        """Unpack the agent into `scratch`, as `unpack.unpack_agent` does with a zip.
+        """Unpack the agent into `scratch`, as `zip.unpack_agent` does with a zip.
 
-        `threads` is for packages whose files can be read in any order; those of a layer come one after the other.
+        `threads` is ignored: the files of a layer come one after the other.
         """
 
         def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
@@ -122,7 +121,7 @@ def read(
     limits: common_unpack.Limits | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> ImagePackage:
-    """The image of these layers, the lowest first. `packages.PackageError` if it is not to be unpacked."""
+    """Read an image's layers, lowest first. `PackageError` if they are refused."""
     limits = limits or common_unpack.Limits()
     with _map_disk_errors("the image cannot be read"):
         size = sum(layer.stat().st_size for layer in layers)

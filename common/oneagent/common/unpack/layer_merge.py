@@ -1,12 +1,11 @@
-"""What several layers, one over the other, come to (OCI image specification, "layer.md").
+"""Merges several layers into one list of entries (OCI image specification, "layer.md").
 
-A layer adds and replaces, and takes away what is below it by whiteouts: `.wh.name` for one name, `.wh..wh..opq`
-for all of a directory. Whiteouts mean the layers below only, wherever in their layer they stand. Nothing is taken
-from the disk again, because nothing is on it yet: only entries are merged here, and the content of one that
-survives is known by its place in its layer. A hard link is another name of the same content, and stays that
-when its first name is replaced.
+A layer adds and replaces entries, and removes those below it by whiteouts: `.wh.name` for one name, `.wh..wh..opq`
+for everything in a directory. Whiteouts affect the layers below only, wherever in their layer they are. Only entries
+are merged here, before anything is on the disk. The content of a remaining one is identified by its position in its
+layer. A hard link is another name of the same content, also when its first name is replaced.
 
-What lies outside of the agent's directory is not used, and not looked at beyond its name: an image may be built
+Entries outside of the agent's directory are not used, and only their names are checked: an image may be built
 upon a distribution, with devices and links to absolute paths.
 """
 
@@ -28,7 +27,7 @@ _DEPTH_MAX: Final = 64
 
 
 class Content(msgspec.Struct, frozen=True):
-    """A file's bytes: which entry of which layer has them."""
+    """A file's bytes, by layer and entry."""
 
     layer: int
     entry: int
@@ -41,7 +40,7 @@ class _Link(msgspec.Struct, frozen=True):
 
 
 class _Unsupported(msgspec.Struct, frozen=True):
-    """Something that an agent may not have."""
+    """An entry of a kind that an agent may not have."""
 
 
 _Directory = dict[str, "_Node"]
@@ -50,14 +49,14 @@ _Node = _Directory | Content | _Link | _Unsupported
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The agent of an image: its index, and for each content the paths that have it, the first one a file's."""
+    """The agent of an image: its entry index, and the paths of each content, a file's first."""
 
     index: EntryIndex
     files: dict[Content, list[str]] = field(default_factory=dict)
 
 
 class LayerMerge:
-    """Layers as they are added, lowest first."""
+    """Merges layers as they are added, lowest first."""
 
     def __init__(self, limits: unpack.Limits) -> None:
         self._limits = limits
@@ -84,7 +83,7 @@ class LayerMerge:
         self._layers += 1
 
     def plan(self, archive_bytes: int) -> Plan:
-        """What there is below the agent's directory, or at all if there is none; refused if any of it is odd."""
+        """Return the entries below the agent's directory, or all if there is none; refused if one is unsupported."""
         nested = self._find(agent_layout.NESTED.split("/"))
         root = nested if isinstance(nested, dict) else self._tree
         plan = Plan(EntryIndex(self._limits, archive_bytes))
@@ -116,7 +115,7 @@ class LayerMerge:
         hidden = parts[-1].removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
             # Other programs would take away the directory, or the one above it.
-            raise UnsafePackageError(f"{entry_index.quote_name('/'.join(parts))} takes away what has no name")
+            raise UnsafePackageError(f"{entry_index.quote_name('/'.join(parts))} is a whiteout without a name")
         directory = self._find(parts[:-1])
         if isinstance(directory, dict):
             if parts[-1] == _OPAQUE:
@@ -125,11 +124,11 @@ class LayerMerge:
                 directory.pop(hidden, None)
 
     def _add_entry(self, parts: list[str], entry: tar_reader.Entry, number: int, placed: dict[str, bool]) -> None:
-        """`placed` are the paths of this layer, and whether they are directories."""
+        """`placed` are the paths of this layer, each True for a directory."""
         directory = self._make_directories(parts[:-1], entry.name, placed)
         path, is_directory = "/".join(parts), entry.kind is tar_reader.Kind.DIRECTORY
         if path in placed and not (is_directory and placed[path]):
-            raise UnsafePackageError(f"{entry_index.quote_name(path)} comes twice in one layer")
+            raise UnsafePackageError(f"{entry_index.quote_name(path)} appears twice in one layer")
         placed[path] = is_directory
         before = directory.get(parts[-1])
         if is_directory:
@@ -169,7 +168,7 @@ class LayerMerge:
 
 
 def _split(name: str) -> list[str]:
-    """A path's names. What of it is used is looked at again, by `packages.clean`."""
+    """Split a path. Used paths are checked again by `entry_index.clean_path`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name:
         raise UnsafePackageError(f"{name[:80]!r} leads out of the image")

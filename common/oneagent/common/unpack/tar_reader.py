@@ -1,8 +1,8 @@
-"""A tar that is trusted in nothing, read from front to back in bounded memory.
+"""Reads an untrusted tar from front to back in bounded memory.
 
-The standard library decodes a header's 512 bytes; what strings headers together is ours, because `tarfile` reads
-an extended header of any declared size into memory, applies global headers that other programs pass over, and
-ends quietly where a tar is cut short. A tar that two programs could read differently is refused.
+The standard library decodes a header's 512 bytes. The sequence of headers is our own code, because `tarfile` reads
+an extended header of any declared size into memory, applies global headers that other programs ignore, and
+ends silently where a tar is cut short. A tar that two programs could read differently is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, Un
 READ_BYTES: Final = 256 << 10
 _BLOCK: Final = tarfile.BLOCKSIZE
 _EXTENDED_MAX: Final = 1 << 20
-"""Bytes of an extended header: some paths of 4 KiB, and whatever attributes a file may have."""
+"""Bytes of an extended header: some paths of 4 KiB, and a file's attributes."""
 _RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ")
 _DECISIVE: Final = ("path", "linkpath", "size")
 
@@ -48,7 +48,7 @@ _WITHOUT_CONTENT: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """One thing in the tar; `target` is where a link of either kind leads to."""
+    """One entry of the tar; `target` is the target of a link of either kind."""
 
     name: str
     kind: Kind
@@ -58,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class TarReader:
-    """To be iterated once. `chunks` gives the content of the entry that came last; unread content is passed over."""
+    """Iterate it once. `chunks` yields the content of the latest entry; unread content is skipped."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
@@ -86,13 +86,13 @@ class TarReader:
                     pass
             # Of two headers some programs believe the first, some the last, and some the one of a kind.
             if extended.keys() & more.keys():
-                raise CorruptPackageError(f"the tar says twice what a file's {min(extended.keys() & more.keys())} is")
+                raise CorruptPackageError(f"the tar gives twice a file's {min(extended.keys() & more.keys())} is")
             extended |= more
         if entry_pending:
             raise CorruptPackageError("the tar ends after an extended header")
 
     def chunks(self) -> Iterator[memoryview]:
-        """What is left of the content; each piece is only valid until the next."""
+        """Yield the rest of the content; each piece is only valid until the next."""
         while self._left:
             count = self._stream.readinto(self._buffer[: self._left])
             if not count:
@@ -119,7 +119,7 @@ class TarReader:
         return found
 
     def _check_end(self) -> None:
-        """Nothing may follow the end: some programs would go on reading there."""
+        """Refuse bytes after the end: some programs would read them."""
         while count := self._stream.readinto(self._buffer):
             if self._buffer[:count].tobytes().strip(b"\0"):
                 raise CorruptPackageError("the tar has bytes after its end")
@@ -140,7 +140,7 @@ class TarReader:
         return Entry(name, kind, header.mode & 0o7777, self._left, extended.get("linkpath", header.linkname))
 
     def _read_pax_records(self, size: int) -> dict[str, str]:
-        """What an extended header says (POSIX pax, "pax Extended Header")."""
+        """Return the records of an extended header (POSIX pax, "pax Extended Header")."""
         data, found, at = self._read_extended_header(size), dict[str, str](), 0
         while at < len(data):
             match = _RECORD.match(data, at)
@@ -165,7 +165,7 @@ class TarReader:
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
         if len(data) < size:
-            raise CorruptPackageError("the tar ends without an end")
+            raise CorruptPackageError("the tar is cut short")
         return data
 
     @staticmethod

@@ -1,12 +1,14 @@
-"""A fresh tree on the disk, filled by root from content that root does not trust.
+"""Writes a package's entries as a tree on the disk, by root from content that root does not trust.
+
+A package format reads: it makes a checked `EntryIndex`, and hands over each file's mode and content. Modes, hashes,
+the file manifest, hard links and the cleanup after a failure are the same for all formats and decided here.
 
 Every name is created relative to the descriptor of its directory, with `O_NOFOLLOW` and `O_EXCL`, so that a
-name can neither lead elsewhere nor replace anything, whatever the check of names before may have missed.
-Directories come first, links last: while files are written the tree holds no link at all. Directories are
-walked down one by one rather than opened by `openat2`, which nodes with a kernel before 5.6 lack.
+name can neither lead elsewhere nor replace anything, even if the check of names missed it.
+Directories come first, links last: while files are written the tree has no link at all. Directories are
+opened one by one rather than by `openat2`, which nodes with a kernel before 5.6 lack.
 
-Modes are set on descriptors. The umask would have to be changed for anything else, and it belongs to the
-whole process.
+Modes are set on descriptors. Anything else would need another umask, which belongs to the whole process.
 """
 
 from __future__ import annotations
@@ -28,22 +30,22 @@ from oneagent.common.unpack import dedup, file_manifest
 from oneagent.common.unpack.entry_index import EntryIndex
 
 OnWritten = Callable[[int], object]
-"""Told that so many more bytes of files are there."""
+"""Receives the number of bytes of each written piece."""
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def file_mode(mode: int) -> int:
-    """What is kept of a package's permission bits: no setuid, everybody may read, nobody but the owner may write.
+    """Return the mode of an unpacked file: no setuid, readable for all users, writable for the owner only.
 
-    A pod runs as any user id and has to load all of its agent; what it writes goes to new files in its upper layer.
+    A pod runs as any user id and has to load all of its agent; it writes to new files in its upper layer.
     """
     return mode & 0o755 | 0o444
 
 
 class TreeWriter:
-    """A directory that is being filled. `directory` and `write` may be called from several threads."""
+    """A directory that is being filled. `open_directory` and `write_file` may be called from several threads."""
 
     def __init__(self, root: Path) -> None:
         self._fd = os.open(root, _DIRECTORY)
@@ -58,7 +60,7 @@ class TreeWriter:
 
     @contextlib.contextmanager
     def open_directory(self, path: str) -> Iterator[int]:
-        """The descriptor of a directory of the tree; "" is the tree itself."""
+        """Open a directory of the tree; "" is the tree itself."""
         fd = os.dup(self._fd)
         try:
             for part in path.split("/") if path else ():
@@ -70,7 +72,7 @@ class TreeWriter:
             os.close(fd)
 
     def make_directories(self, paths: Iterable[str]) -> None:
-        """Make all of the tree's directories; the tree itself ("") gets the mode of a directory too."""
+        """Make all directories of the tree; the tree itself ("") gets the mode of a directory too."""
         for path in sorted(paths):
             above, _, name = path.rpartition("/")
             if name:
@@ -87,9 +89,9 @@ class TreeWriter:
         chunks: Iterable[bytes | memoryview],
         prefix: dedup.Prefix | None = None,
     ) -> file_manifest.File:
-        """Write a file into the open `directory`; returns what was written. Nothing is synced.
+        """Write a file into the open `directory` and return its record. Nothing is synced.
 
-        `prefix` says where its beginning is already; `chunks` are then the rest.
+        `prefix` is the file's existing beginning; `chunks` are then the rest.
         """
         digest = prefix.digest if prefix else dedup.new_digest()
         fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=directory)
@@ -108,7 +110,7 @@ class TreeWriter:
         return file_manifest.File(path=path, size=size, mode=mode, sha256=digest.hexdigest())
 
     def read_prefix(self, path: str, count: int) -> bytes:
-        """The first bytes of a file of the tree."""
+        """Return the first bytes of a file of the tree."""
         above, _, name = path.rpartition("/")
         with self.open_directory(above) as directory:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -138,7 +140,7 @@ class TreeWriter:
             )
 
     def replace_with_link(self, directory: int, path: str, existing: int) -> bool:
-        """Replace a file by another name of the open file `existing`; whether that could be done."""
+        """Replace a file with a link to the open file `existing`; True if that succeeded."""
         temporary = f".{threading.get_ident()}"
         if not dedup.link_file(existing, self._fd, temporary):
             return False
@@ -158,7 +160,7 @@ class TreeWriter:
 
 
 class FileWriter:
-    """Writes the files of one tree, or links what is `existing`. May be used from several threads."""
+    """Writes the files of one tree, or links existing ones. May be used from several threads."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class FileWriter:
         self._on_written = on_written
 
     def write(self, directory: int, path: str, mode: int, chunks: Iterable[bytes | memoryview]) -> file_manifest.File:
-        """Write a file into the open `directory` of the tree; returns what was written. Nothing is synced.
+        """Write a file into the open `directory` of the tree and return its record. Nothing is synced.
 
         `mode` is the package's. An error of `chunks` leaves a part of the file, and ends the tree.
         """
@@ -197,7 +199,7 @@ class FileWriter:
         return file if whole else self._deduplicate(directory, file)
 
     def _deduplicate(self, directory: int, file: file_manifest.File) -> file_manifest.File:
-        """A file that was written, and turns out to be there under another name."""
+        """Replace a written file with a link to an equal existing one."""
         equal = self._existing.find_equal(file) if file.size else None
         if equal is None:
             return file
@@ -225,7 +227,7 @@ class UnpackedAgent:
     """An agent on the disk, ready to be synced and renamed."""
 
     root: Path
-    """The agent's root: the scratch directory or a directory below it. What lies beside it may be deleted."""
+    """The agent's root: the scratch directory or one below it. Everything beside it may be deleted."""
     manifest: file_manifest.Manifest
     unpacked_bytes: int
 
@@ -246,10 +248,10 @@ def write_tree(
     existing: dedup.ExistingFiles | None = None,
     on_written: OnWritten | None = None,
 ) -> file_manifest.Manifest:
-    """Make `into` hold what `index` lists, files by `write_files`; whatever is raised, `into` is empty then.
+    """Write the entries of `index` into the directory `into`, files by `write_files`; after any error `into` is empty.
 
-    The directory is made if it is absent, and has to be empty otherwise. Files that are `existing` are linked. `on_written`
-    is told how many bytes of files are there, piece by piece and from any thread.
+    The directory is made if it is absent, and has to be empty otherwise. Files that are in `existing` are linked.
+    `on_written` is called from any thread.
     """
     into.mkdir(exist_ok=True)
     if any(into.iterdir()):
@@ -283,7 +285,7 @@ def _empty_directory(directory: Path) -> None:
 
 
 def _write(fd: int, chunk: bytes | memoryview) -> int:
-    """All of it: the kernel may take a part, when the disk is nearly full or a signal comes in."""
+    """Write all of it: the kernel may write a part, when the disk is nearly full or a signal comes in."""
     done = os.write(fd, chunk)
     while done < len(chunk):
         done += os.write(fd, memoryview(chunk)[done:])

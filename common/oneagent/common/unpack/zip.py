@@ -1,13 +1,13 @@
-"""An agent package becomes a tree on the disk: the whole one, or nothing.
+"""Unpacks a zip into a tree: completely, or not at all.
 
-Everything that names and sizes can show is refused before the first byte is written; a checksum that
-fails later, a full disk or a cancellation empties the directory again. The caller unpacks into a fresh
-directory below `tmp/`, calls `tree_writer.UnpackedAgent.make_durable`, and makes the agent visible by one rename.
+Every fault that names and sizes show is refused before the first byte is written. A wrong checksum, a full disk or a
+cancellation empties the directory again. The caller unpacks into a fresh directory below `tmp/`, calls
+`UnpackedAgent.make_durable`, and makes the agent visible by one rename.
 
 Inflating, hashing and writing release the interpreter's lock, so a thread per core does all three for one
-file after the other. Files over 4 MiB are jobs of their own, small ones are taken together by
-directory; the largest jobs go first, so that no thread is left alone with one at the end. Memory is a read
-buffer and a piece for each thread, whatever the package holds.
+file after the other. Files over 4 MiB are jobs of their own, small ones are grouped by directory; the largest
+jobs go first, so that no thread is left alone with one at the end. Memory is a read buffer and a piece for
+each thread, whatever the package has.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Jobs = collections.deque[list[zip_reader.Member]]
 
 @dataclass(frozen=True, slots=True)
 class ZipPackage:
+    """A zip that has been read and has an agent."""
+
     path: Path
     unpacked_size: int
 
@@ -53,7 +55,7 @@ class ZipPackage:
 
 
 def read(archive: Path) -> ZipPackage:
-    """`packages.PackageError` if it is not to be unpacked."""
+    """Read a zip. `PackageError` if it is refused."""
     return ZipPackage(archive, zip_reader.unpacked_size(archive))
 
 
@@ -67,10 +69,10 @@ def unpack_agent(
     existing: dedup.ExistingFiles | None = None,
     on_written: tree_writer.OnWritten | None = None,
 ) -> tree_writer.UnpackedAgent:
-    """Unpack an agent package into `scratch`, as `unpack_zip`; refused if no agent is in it.
+    """Unpack an agent package into `scratch`, as `unpack_zip`; refused if it has no agent.
 
-    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. What is `existing` on
-    the same file system is not stored again. `on_written` is told of each piece.
+    The manifest's paths are relative to the agent's root, and `agent/bin/current` is in place. Files that are in
+    `existing`, on the same file system, are linked. `on_written` receives the bytes of each piece.
     """
     with open_zip(archive, limits) as package:
         root = agent_layout.prepare(package.index)
@@ -94,8 +96,8 @@ def unpack_zip(
 ) -> file_manifest.Manifest:
     """Unpack a zip into the directory `into`, which is made if it is absent and has to be empty otherwise.
 
-    Raises `packages.PackageError`, and `into` is empty then. `threads` defaults to one a core, at most 8;
-    `cancelled` is asked from each of them, after every piece of at most 1 MiB.
+    After a `PackageError` `into` is empty. `threads` defaults to one a core, at most 8. Each of them calls
+    `cancelled` after every piece of at most 1 MiB.
     """
     with open_zip(archive, limits) as package:
         return _unpack(package, into, threads, cancelled)
@@ -103,7 +105,7 @@ def unpack_zip(
 
 @contextlib.contextmanager
 def open_zip(archive: Path, limits: unpack.Limits | None = None) -> Iterator[zip_reader.ZipReader]:
-    """A zip that has been read and checked; `packages.PackageError`."""
+    """Open and check a zip; `PackageError` if it is refused."""
     try:
         with zip_reader.ZipReader(archive, limits or unpack.Limits()) as package:
             yield package
@@ -120,7 +122,7 @@ def _unpack(
     check: Callable[[tree_writer.TreeWriter], None] | None = None,
     on_written: tree_writer.OnWritten | None = None,
 ) -> file_manifest.Manifest:
-    """`check` sees the tree once its files are there, and may refuse it."""
+    """`check` gets the tree once its files are written, and may refuse it."""
 
     def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
         written = _write_files(package, writer, threads or _default_threads(), cancelled or (lambda: False))
@@ -164,7 +166,7 @@ def _write_files(
 def _run_jobs(
     package: zip_reader.ZipReader, writer: tree_writer.FileWriter, jobs: Jobs, check: Callable[[], None]
 ) -> list[file_manifest.File]:
-    """Take jobs until none is left; several threads do this at once."""
+    """Run jobs until none is left; several threads do this at once."""
     buffer = bytearray(zip_reader.READ_BYTES)
     done: list[file_manifest.File] = []
     while True:
@@ -186,7 +188,7 @@ def _cancellable(chunks: Iterable[bytes | memoryview], check: Callable[[], None]
 
 
 def _group_jobs(members: Iterable[zip_reader.Member]) -> Jobs:
-    """Members of one directory each, largest job first."""
+    """Group members by directory, largest job first."""
     jobs: list[list[zip_reader.Member]] = []
     for _, group in itertools.groupby(
         sorted(members, key=lambda member: entry_index.parent_path(member.path)),

@@ -36,7 +36,7 @@ from oneagent.common.unpack import (
 from oneagent.common.unpack.entry_index import EntryIndex
 
 READ_BYTES: Final = 512 << 10
-"""Size of the buffer that a reader of members brings along."""
+"""Size of the buffer that a caller of `chunks` supplies."""
 _PIECE: Final = 1 << 20
 _LINK_MAX: Final = 4095
 _DIRECTORY_BYTES: Final = 512
@@ -59,7 +59,7 @@ _IsalError = cast("type[Exception]", igzip_lib.IsalError)  # its stub declares a
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """A file of the zip, and where its data lies."""
+    """A file of the zip, and the position of its data."""
 
     path: str
     mode: int
@@ -71,7 +71,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class ZipReader:
-    """An open zip whose index has been checked; `chunks` may be called from several threads."""
+    """An open zip whose entry index has been checked; `chunks` may be called from several threads."""
 
     def __init__(self, archive: Path, limits: unpack.Limits) -> None:
         self._file = _BoundedFile(archive, limits)
@@ -258,7 +258,7 @@ class _BoundedFile(io.FileIO):
 
 
 def unpacked_size(archive: Path, limits: unpack.Limits | None = None) -> int:
-    """Bytes that the package will take on a disk, for the free-space check."""
+    """Return the bytes that the package takes on a disk, for the free-space check."""
     try:
         with ZipReader(archive, limits or unpack.Limits()) as opened:
             return opened.index.disk_bytes

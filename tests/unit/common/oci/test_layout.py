@@ -44,16 +44,16 @@ def test_a_reference_says_folder_name_and_digest(text: str, found: LayoutReferen
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("registry.example/agent", "has to begin with oci-layout:"),
-        ("oci-layout:", "the path has to be absolute"),
-        ("oci-layout:data/agent", "the path has to be absolute"),
-        ("oci-layout://host/agent", "the path has to be absolute"),
+        ("registry.example/agent", "must begin with oci-layout:"),
+        ("oci-layout:", "the path must be absolute"),
+        ("oci-layout:data/agent", "the path must be absolute"),
+        ("oci-layout://host/agent", "the path must be absolute"),
         ("oci-layout:/data/../etc", "without '..'"),
-        ("oci-layout:/data/\n", "the path has to be absolute"),
-        ("oci-layout:/data:", "the image's name has to be"),
-        ("oci-layout:/data:a b", "the image's name has to be"),
-        ("oci-layout:/data@sha256:abc", "the digest has to be"),
-        (f"oci-layout:/data@{DIGEST.upper()}", "the digest has to be"),
+        ("oci-layout:/data/\n", "the path must be absolute"),
+        ("oci-layout:/data:", "the image's name must consist of"),
+        ("oci-layout:/data:a b", "the image's name must consist of"),
+        ("oci-layout:/data@sha256:abc", "the digest must be"),
+        (f"oci-layout:/data@{DIGEST.upper()}", "the digest must be"),
         (f"oci-layout:/{'a' * 1024}", "longer than 1024"),
     ],
 )
@@ -259,7 +259,7 @@ class TestASignature:
     def test_that_is_not_good_is_none(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
         lay(tmp_path, (ONE, {}))
-        with pytest.raises(unpack.UnsignedImageError, match="is not signed: there is neither"):
+        with pytest.raises(unpack.UnsignedImageError, match="is not signed: it has neither"):
             self.find(tmp_path)
         lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved))
         with pytest.raises(unpack.UnsignedImageError, match="is by none of the keys"):

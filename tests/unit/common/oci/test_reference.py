@@ -45,22 +45,22 @@ class TestAReference:
     @pytest.mark.parametrize(
         ("text", "why"),
         [
-            ("", "the name has to be"),
-            ("Agent", "the name has to be"),
-            ("Host/agent", "the name has to be"),
-            ("registry.example/", "the name has to be"),
-            ("registry.example/a//b", "the name has to be"),
-            ("registry.example/a:", "the tag has to be"),
-            ("registry.example/a:-x", "the tag has to be"),
-            (f"registry.example/a:{'x' * 129}", "the tag has to be"),
-            ("registry.example/a@", "the digest has to be"),
-            ("registry.example/a@sha256:0123", "the digest has to be"),
-            (f"registry.example/a@sha512:{'0' * 128}", "the digest has to be"),
-            (f"registry.example/a@{DIGEST.upper()}", "the digest has to be"),
-            ("registry.example:0/a", "the registry has to be"),
-            ("registry.example:99999/a", "the registry has to be"),
-            ("https://registry.example/a", "has to be"),
-            ("user@registry.example/a", "the digest has to be"),
+            ("", "the name must consist of"),
+            ("Agent", "the name must consist of"),
+            ("Host/agent", "the name must consist of"),
+            ("registry.example/", "the name must consist of"),
+            ("registry.example/a//b", "the name must consist of"),
+            ("registry.example/a:", "the tag must consist of"),
+            ("registry.example/a:-x", "the tag must consist of"),
+            (f"registry.example/a:{'x' * 129}", "the tag must consist of"),
+            ("registry.example/a@", "the digest must be"),
+            ("registry.example/a@sha256:0123", "the digest must be"),
+            (f"registry.example/a@sha512:{'0' * 128}", "the digest must be"),
+            (f"registry.example/a@{DIGEST.upper()}", "the digest must be"),
+            ("registry.example:0/a", "the registry must be"),
+            ("registry.example:99999/a", "the registry must be"),
+            ("https://registry.example/a", "the registry must be"),
+            ("user@registry.example/a", "the digest must be"),
             ("registry.example/" + "a" * 600, "longer than 512"),
         ],
     )
@@ -183,7 +183,7 @@ class TestTheNodesRules:
         if allowed:
             assert rules.endpoints(oci_reference.parse(image))
         else:
-            with pytest.raises(http_client.InvalidSettingsError, match="--registry-allow has registry"):
+            with pytest.raises(http_client.InvalidSettingsError, match="--registry-allow is registry"):
                 rules.endpoints(oci_reference.parse(image))
 
     def test_docker_hub_has_its_mirrors_by_any_of_its_names(self) -> None:

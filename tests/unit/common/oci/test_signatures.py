@@ -179,10 +179,10 @@ class TestAKey:
     @pytest.mark.parametrize(
         ("key", "said"),
         [
-            (public(ec.generate_private_key(ec.SECP521R1())), "public key 2 of 2 is of a kind that is not used"),
-            (public(ec.generate_private_key(ec.SECP256K1())), "is of a kind that is not used"),
+            (public(ec.generate_private_key(ec.SECP521R1())), "public key 2 of 2 is of an unsupported kind"),
+            (public(ec.generate_private_key(ec.SECP256K1())), "is of an unsupported kind"),
             (public(rsa.generate_private_key(65537, 1024)), "RSA from 2,048 bits is needed"),
-            (public(x25519.X25519PrivateKey.generate()), "is of a kind that is not used"),
+            (public(x25519.X25519PrivateKey.generate()), "is of an unsupported kind"),
             (PublicKey(b"0\x03\x02\x01\x05"), "public key 2 of 2 cannot be read"),
             (PublicKey(b""), "public key 2 of 2 cannot be read"),
         ],

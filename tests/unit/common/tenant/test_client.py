@@ -134,7 +134,7 @@ def test_what_cannot_be_a_folder_name_is_no_tenant(server: double.Tenant, client
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"latestAgentVersion": 7}', b"\xff\xfe", b"{"])
 def test_garbage_is_called_garbage(server: double.Tenant, client: tenant_client.Tenant, body: bytes) -> None:
     server.plan("latest", Fault(body=body))
-    with pytest.raises(errors.UnexpectedResponseError, match="not the documented answer"):
+    with pytest.raises(errors.UnexpectedResponseError, match="not the documented response"):
         client.latest_version()
 
 

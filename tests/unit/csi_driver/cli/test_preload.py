@@ -197,7 +197,7 @@ class TestAnImageInAFolder:
             preload(folder, f"--version={VERSION}")
         with pytest.raises(SystemExit, match="2"):
             preload("oci-layout:relative")
-        assert "the path has to be absolute" in capsys.readouterr().err
+        assert "the path must be absolute" in capsys.readouterr().err
         with pytest.raises(SystemExit, match="oci-layout: No such file"):
             preload(tmp_path)
         layer = images.blob(folder, image.layers[0])

@@ -82,11 +82,11 @@ def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) ->
         ("oci-layout:/data/images/agent", ""),
         ("oci-layout:/data/images/agent:1.277", ""),
         (f"oci-layout:/data/images/agent@sha256:{'a' * 64}", ""),
-        ("oci-layout:data/agent", "the path has to be absolute, without '..', ':' and '@'"),
-        ("oci-layout:///data/agent", "the path has to be absolute"),
-        ("oci-layout:/data/../etc", "the path has to be absolute"),
-        ("oci-layout:/data:", "the image's name has to be of letters"),
-        ("oci-layout:/data@sha256:abc", "the digest has to be sha256: and 64 hex digits"),
+        ("oci-layout:data/agent", "the path must be absolute, without '..', ':' and '@'"),
+        ("oci-layout:///data/agent", "the path must be absolute"),
+        ("oci-layout:/data/../etc", "the path must be absolute"),
+        ("oci-layout:/data:", "the image's name must consist of letters"),
+        ("oci-layout:/data@sha256:abc", "the digest must be sha256: and 64 lower-case hex digits"),
     ],
 )
 def test_images_in_folders_have_a_path_that_can_be_read(image: str, why: str) -> None:

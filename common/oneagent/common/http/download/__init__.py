@@ -1,8 +1,8 @@
-"""Brings a file to the disk: streamed, hashed while it arrives, resumed where it broke, in bounded memory.
+"""Downloads a file: streamed, hashed while it arrives, resumed where it broke, in bounded memory.
 
-A call tries a bounded number of times; what came is kept for the next call, of this process or another one. A
-disk that fills up meanwhile is cleaned of what we put there. A package that is on the node already is not
-copied: it is hashed and used where it is. The errors are the tree in `transfers`, under their names here.
+A call makes a bounded number of attempts. Received bytes stay for the next call, of this process or another one.
+If the disk fills up, a download removes its own files. A package that is on the node already is not copied: it
+is hashed and used where it is. The errors are the tree in `transfer`, re-exported here.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ __all__ = [
 _BLOCK: Final = 1024 * 1024
 
 DEFAULT_LIMITS: Final = Limits()
-"""The patience of a call that says nothing else."""
+"""Limits of a call that names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file that is here already. It is hashed and used where it is."""
+    """A file on this node. It is hashed and used where it is."""
 
     path: Path
 
@@ -75,19 +75,20 @@ Source = HttpSource | LocalFile
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A whole file. One that is not `is_temporary` must not be deleted after use."""
+    """A complete file."""
 
     path: Path
     size: int
     sha256: str
     is_temporary: bool
+    """False for a file that must not be deleted after use."""
     seconds: float
     resumed_at: int = 0
-    """Bytes that were there from an earlier call."""
+    """Bytes from an earlier call."""
 
 
 def parse_source(url: str, http: http_client.HttpSettings | None = None) -> Source:
-    """The source behind a URL somebody configured: `https:`, `http:` or `file:`."""
+    """Return the source of a configured URL: `https:`, `http:` or `file:`."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme in ("http", "https") and parts.hostname:
         return HttpSource(url, http=http or http_client.HttpSettings())
@@ -97,13 +98,13 @@ def parse_source(url: str, http: http_client.HttpSettings | None = None) -> Sour
 
 
 def free_bytes(directory: Path) -> int:
-    """What is free for us on the file system of `directory`."""
+    """Return the bytes that are available on the file system of `directory`."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 
 
 def ignore_progress(_received: int, _total: int | None) -> None:
-    """Told to nobody."""
+    """Drop progress reports."""
 
 
 def download(
@@ -119,9 +120,9 @@ def download(
     sleep: Callable[[float], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Downloaded:
-    """Bring `source` to `into`, whose directory exists; a local file stays where it is.
+    """Download `source` to `into`, whose directory exists; a local file stays where it is.
 
-    `progress` is told the bytes so far and the total, if known, some times a second at most on a fast line.
+    `progress` receives the bytes so far and the total, if known, some times a second at most on a fast line.
     Only one call at a time may have the same `into`. Without `sleep`, cancelling ends a pause at once.
     """
     if expected_sha256 and not re.fullmatch(r"[0-9a-fA-F]{64}", expected_sha256):
@@ -163,7 +164,7 @@ def _map_disk_errors(into: Path) -> Iterator[None]:
 def _hash_local_file(
     path: Path, cancelled: threading.Event, progress: Callable[[int, int | None], None]
 ) -> tuple[int, str]:
-    """Size and SHA-256 of a local package."""
+    """Return size and SHA-256 of a local package."""
     digest, done = hashlib.sha256(), 0
     try:
         # Without O_NONBLOCK, opening a pipe would wait for its other end.

@@ -1,8 +1,8 @@
-"""Reads an answer to "give me the rest": may its bytes be put behind the ones we have?
+"""Range requests: headers that ask for the rest of a file, and checks of the response.
 
-Only a server that proves it still has the same file may continue is_temporary (RFC 9110 sections 13.1.5, 14.4 and
-15.3.7): the request carries the validator of the first answer in `If-Range`, and a 206 must begin at exactly
-the byte that was asked for, end at the last one, and be of the same length and validator.
+Only a server that proves it still has the same file may continue a download (RFC 9110 sections 13.1.5, 14.4 and
+15.3.7). The request carries the validator of the first response in `If-Range`. A 206 must begin at exactly the
+requested byte, end at the last one, and have the same length and validator.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ _UNSATISFIED: Final = re.compile(r"bytes \*/(\d{1,18})", re.ASCII | re.IGNORECAS
 
 
 class RangeMismatchError(errors.UnexpectedResponseError):
-    """An answer that does not fit behind the bytes we received: they are worthless, the next try begins anew."""
+    """A response that does not continue the received bytes: they are dropped, the next attempt starts from zero."""
 
     is_transient = True
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What an earlier answer left us with. `total` is `None` where the server did not say."""
+    """Bytes of earlier responses. `total` is `None` if the server did not send it."""
 
     size: int = 0
     total: int | None = None
     validator: str = ""
-    """`ETag` or `Last-Modified` of that answer; without one nothing can be resumed."""
+    """`ETag` or `Last-Modified` of that response; without one nothing can be resumed."""
 
 
 def request_headers(received: Received) -> dict[str, str]:
-    """The request's headers for what is missing."""
+    """Return the request headers for the missing bytes."""
     if not (received.size and received.validator):
         return {}
     return {"Range": f"bytes={received.size}-", "If-Range": received.validator}
 
 
 def plan(response: httpx.Response, received: Received) -> Received:
-    """What we have once this answer's body begins: all of `have`, or nothing if it starts anew.
+    """Return the bytes that this response's body continues: all of `received`, or none.
 
-    The status must be 200, 206 or 416. After a 416 that says we have everything no byte may be read.
+    The status must be 200, 206 or 416. After a 416 for a complete file no byte may be read.
     """
     if response.status_code == 200:
         return Received(0, _content_length(response), _validator(response))
@@ -64,16 +64,20 @@ def plan(response: httpx.Response, received: Received) -> Received:
         return Received(received.size, received.size, received.validator)
     match = _RANGE.fullmatch(content_range)
     if not (received.size and received.validator and match):
-        raise RangeMismatchError(f"{where}: sent a part that was not asked for (Content-Range: {content_range[:80]!r})")
+        raise RangeMismatchError(
+            f"{where}: sent a range that was not requested (Content-Range: {content_range[:80]!r})"
+        )
     first, last, whole = (int(number) for number in match.groups())
     if first != received.size or last != whole - 1 or whole != (received.total or whole):
-        raise RangeMismatchError(f"{where}: byte {received.size} to the end was asked for, {content_range[:80]!r} came")
+        raise RangeMismatchError(
+            f"{where}: byte {received.size} to the end was requested, {content_range[:80]!r} was sent"
+        )
     if _content_length(response) not in (None, last - first + 1):
         raise RangeMismatchError(
             f"{where}: Content-Length and Content-Range {content_range[:80]!r} contradict each other"
         )
     if received.validator.startswith('"') and response.headers.get("ETag", received.validator) != received.validator:
-        raise RangeMismatchError(f"{where}: another file than the one that was begun")
+        raise RangeMismatchError(f"{where}: the file changed during the download")
     return Received(received.size, whole, received.validator)
 
 
@@ -83,6 +87,6 @@ def _content_length(response: httpx.Response) -> int | None:
 
 
 def _validator(response: httpx.Response) -> str:
-    """Something `If-Range` accepts: a weak ETag (`W/"…"`) is not."""
+    """Return a validator that `If-Range` accepts: a weak ETag (`W/"…"`) is not."""
     etag: str = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")

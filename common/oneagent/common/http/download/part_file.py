@@ -1,7 +1,7 @@
-"""The file of a download that is not finished: `<name>.part`, and next to it what is needed to go on.
+"""The file of an unfinished download, `<name>.part`, and beside it the state to resume it.
 
-The digest is kept while bytes arrive, so a finished file is never read again. A new process reads the part
-once to get the digest back. It trusts a part only if it was written since this machine started: after a power
+The digest is updated while bytes arrive, so a finished file is never read again. A new process reads the part
+once to restore the digest. It trusts a part only if it was written since this machine started: after a power
 cut a file may have its full length and not its content.
 """
 
@@ -30,7 +30,7 @@ class _State(msgspec.Struct, frozen=True):
 
 
 class PartFile:
-    """The part of `into`; `source` identifies the file or where it comes from. Closing it keeps it for another time."""
+    """The part of `into`; `source` identifies the file. Closing it keeps it for a later call."""
 
     def __init__(self, into: Path, source: str) -> None:
         self._into = into
@@ -66,7 +66,7 @@ class PartFile:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes so far, in hex."""
+        """SHA-256 of the bytes so far, in hex."""
         return self._hash.hexdigest()
 
     def start(self, received: http_range.Received) -> None:
@@ -80,7 +80,7 @@ class PartFile:
         )
 
     def write(self, chunk: bytes) -> bool:
-        """Add bytes; whether a window of them has just been sent to the disk."""
+        """Append bytes; True if a window of them has just been sent to the disk."""
         self._file.write(chunk)
         self._hash.update(chunk)
         self.received = http_range.Received(
@@ -93,20 +93,20 @@ class PartFile:
         return self._cache.advance_to(self.received.size)
 
     def reset(self) -> None:
-        """Begin anew with the next answer."""
+        """Drop all bytes: the next response starts from zero."""
         self._state_path.unlink(missing_ok=True)
         self._truncate()
         self.received = http_range.Received()
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Write the rest and give the file its name."""
         self._file.flush()
         self._cache.finish(self.received.size)
         self._path.rename(self._into)
         self._state_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Take everything off the disk."""
+        """Delete the part and its state."""
         self._state_path.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
@@ -120,7 +120,7 @@ class PartFile:
         self._flushed, self._cache = size, page_cache.WriteTracker(self._file.fileno(), size)
 
     def _resume(self) -> None:
-        """Go on where a process before us stopped, if that can be trusted."""
+        """Restore the state that an earlier process left, if it can be trusted."""
         size = self._path.stat().st_size
         try:
             state = msgspec.json.decode(self._state_path.read_bytes(), type=_State)

@@ -1,15 +1,15 @@
-"""Tries of one file from one server, until it is whole or there is no use trying.
+"""Attempts to download one file from one server, until it is complete or a retry is pointless.
 
-Each try goes on where the one before broke (see `partfile`, `ranges`), after a growing pause and never before
-the server's `Retry-After`. Nothing is begun that does not fit on the disk.
+Each attempt continues where the one before broke (see `part_file`, `http_range`), after a growing pause and never
+before the server's `Retry-After`. No transfer starts that does not fit on the disk.
 
     DownloadError
-    ├── DownloadSourceError tries used up, or no use trying; `cause` says what, `retry_after` when to come back
-    ├── ContentMismatchError not the size or the digest that was expected; nothing of it is kept
-    ├── DiskFullError    `needed` bytes do not fit
-    ├── DiskFailedError  another error of the directory
-    ├── UnusableFileError a local package that is not a readable, regular file
-    └── DownloadCancelledError asked to stop; what came is kept
+    ├── DownloadSourceError         the server; `cause` is its `HttpError`, `retry_after` the time to come back
+    ├── ContentMismatchError        another size or digest than expected; nothing of it is kept
+    ├── DiskFullError               `needed` bytes do not fit
+    ├── DiskFailedError             another error of the directory
+    ├── UnusableFileError           a local package that is not a readable, regular file
+    └── DownloadCancelledError      cancelled by the caller; the received bytes are kept
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _MAX_ERROR_BYTES: Final = 64 * 1024
 
 
 class DownloadError(Exception):
-    """A file could not be brought to the disk."""
+    """A file could not be downloaded."""
 
 
 class DownloadSourceError(DownloadError):
-    """The server is the reason."""
+    """The server caused the failure."""
 
     def __init__(self, message: str, cause: errors.HttpError) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class DownloadSourceError(DownloadError):
 
 
 class ContentMismatchError(DownloadError):
-    """What came is not what was expected."""
+    """The content has another size or digest than expected."""
 
 
 class DiskFullError(DownloadError):
-    """There is no available for it."""
+    """The disk has too little free space."""
 
     def __init__(self, message: str, needed: int) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class DiskFullError(DownloadError):
 
 
 class DiskFailedError(DownloadError):
-    """The directory is the reason."""
+    """The directory cannot be written."""
 
 
 class UnusableFileError(DownloadError):
@@ -69,18 +69,18 @@ class UnusableFileError(DownloadError):
 
 
 class DownloadCancelledError(DownloadError):
-    """The caller asked to stop."""
+    """The caller cancelled the download."""
 
 
 class Authenticator(Protocol):
-    """What a server wants to see of us, where that is not the same for as long as a download lasts."""
+    """Credentials that change while a download lasts."""
 
     def headers(self) -> Mapping[str, str]:
-        """For the next request."""
+        """Return the headers of the next request."""
         ...
 
     def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
-        """Told of an answer 401: whether the request is worth repeating with new headers. May ask; `HttpError`."""
+        """React to a 401; True if a retry with new headers is worthwhile. May send requests; raises `HttpError`."""
         ...
 
 
@@ -92,37 +92,37 @@ class HttpSource:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     http: http_client.HttpSettings = field(default_factory=http_client.HttpSettings)
     secret: str = field(default="", repr=False)
-    """What must not be shown, even if the server says it."""
+    """Text that no message may show, even if the server sends it."""
     remedy: str = ""
-    """What to do if the server refuses us."""
+    """Advice for messages about a refused request."""
     authenticator: Authenticator | None = field(default=None, repr=False)
     content_id: str = ""
-    """What the file is known by wherever it comes from; its URL if empty."""
+    """Identity of the file, whatever server it comes from; its URL if empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How patient a call is. Pauses double from the first to the longest, each with some jitter."""
+    """Limits of one call. Pauses double from the first to the longest, each with some jitter."""
 
     attempts: int = 5
     stall_seconds: float = 30.0
-    """Without a byte for so long, a connection counts as broken."""
+    """A connection without a byte for this time counts as broken."""
     min_pause_seconds: float = 1.0
     max_pause_seconds: float = 60.0
-    """A server that asks for more ends the call: the caller has better to do."""
+    """A server that asks for a longer pause ends the call: the caller has alternatives."""
     reserve_bytes: int = 0
-    """Free space that is not is_temporary to use."""
+    """Free space that stays free."""
     connections: int = 1
-    """How many at a time may bring windows of a large file."""
+    """Connections that fetch windows of a large file at the same time."""
 
     def pause(self, attempts: int) -> float:
-        """Seconds after so many attempts that failed."""
+        """Return the seconds to pause after this number of failed attempts."""
         return backoff.exponential(attempts, self.min_pause_seconds, self.max_pause_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known about the content beforehand; `None` and `""` for nothing."""
+    """Known size and digest of the content; `None` and `""` if unknown."""
 
     size: int | None
     sha256: str
@@ -136,7 +136,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one transfer works with; `run` is the tries, `_attempt` one of them."""
+    """State of one transfer: `run` makes the attempts, `_attempt` is one of them."""
 
     source: HttpSource
     http: httpx.Client
@@ -148,14 +148,14 @@ class Transfer:
     progress: Callable[[int, int | None], None]
     free: Callable[[Path], int]
     single_connection: threading.Event = field(default_factory=threading.Event)
-    """Set once a window could not be had: the rest comes over one connection."""
+    """Set once a window failed: the rest comes over one connection."""
 
     @property
     def _location(self) -> str:
         return errors.redact_url(self.source.url)
 
     def run(self, sleep: Callable[[float], object]) -> None:
-        """Complete the part file; `DownloadError`, or `OSError` of the disk."""
+        """Complete the part file. Raises `DownloadError`, or `OSError` of the disk."""
         for attempt in itertools.count(1):
             try:
                 self._attempt()
@@ -165,7 +165,7 @@ class Transfer:
                     raise DownloadSourceError(str(error), error) from error
                 pause = backoff.at_least(self.limits.pause(attempt), error.retry_after)
                 facts = logs.facts(error=str(error), received=self.part.received.size, pause=round(pause, 1))
-                log.warning("download interrupted, will go on", extra=facts)
+                log.warning("download interrupted, retrying", extra=facts)
             sleep(pause)
 
     def _is_retryable(self, error: errors.HttpError) -> bool:
@@ -244,14 +244,18 @@ class Transfer:
 
     def _check_response(self, response: httpx.Response, plan: http_range.Received) -> None:
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise errors.UnexpectedResponseError(f"{self._location}: encoded though we asked for it as it is")
+            raise errors.UnexpectedResponseError(
+                f"{self._location}: the response is encoded, although identity was requested"
+            )
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise errors.UnexpectedResponseError(
                 f"{self._location}: a web page instead of a package: a proxy's login page?"
             )
         total = plan.total if plan.total is not None else self.expected.size
         if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-            raise errors.UnexpectedResponseError(f"{self._location}: the answer does not say where it ends")
+            raise errors.UnexpectedResponseError(
+                f"{self._location}: the response has neither a Content-Length nor chunks"
+            )
         if total is not None:
             if self.expected.size not in (None, total):
                 raise ContentMismatchError(f"{self._location}: {total} bytes, {self.expected.size} were expected")
@@ -267,7 +271,7 @@ class Transfer:
             )
 
     def _after_window(self) -> None:
-        """Others write to this disk too, so look again now and then."""
+        """Check the free space again: other processes write to this disk too."""
         self.progress(self.part.received.size, self.part.received.total)
         self._stop_if_cancelled()
         self._check_free_space(0)

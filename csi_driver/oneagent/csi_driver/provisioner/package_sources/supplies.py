@@ -179,5 +179,5 @@ def _layer(
         try:
             return bring(source, limits=_MIRROR_PATIENCE)
         except (download.DownloadSourceError, download.ContentMismatchError) as error:
-            log.warning("a registry's mirror is of no use, the next one is asked", extra=logs.facts(reason=error))
+            log.warning("image mirror failed, trying the next host", extra=logs.facts(reason=error))
     return bring(own, limits=_PATIENCE)
