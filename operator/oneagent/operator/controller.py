@@ -88,7 +88,7 @@ class Controller:
         self._group: asyncio.TaskGroup | None = None
         self._certificates = self._certificate_task()
         self._startup_taint = self._startup_taint_controller()
-        self._nodes = Chore(self._startup_taint.round) if self._startup_taint else None
+        self._nodes = Chore(self._startup_taint.reconcile) if self._startup_taint else None
         self._watches = Watches(
             server, settings.namespace, self._resource, self.cache, self, csi_nodes=self._startup_taint is not None
         )
@@ -155,7 +155,7 @@ class Controller:
             self._certificates.wake()
         if self._startup_taint and self._nodes and kind in ("Node", "CSINode"):
             if kind == "Node":
-                self._startup_taint.changed(name)
+                self._startup_taint.on_node(name)
             self._nodes.wake()
         if kind == "CSINode":
             return  # Matters to the startup taint only.
@@ -173,9 +173,9 @@ class Controller:
     def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:
             return None
-        patience = self._settings.startup_patience_seconds
+        timeout = self._settings.startup_patience_seconds
         return StartupTaintController(
-            self._api, self._settings.namespace, self.cache, taint, self._events.say, patience_seconds=patience
+            self._api, self._settings.namespace, self.cache, taint, self._events.say, timeout_seconds=timeout
         )
 
     def _worker(self, name: DynaKubeName) -> DynaKubeWorker:

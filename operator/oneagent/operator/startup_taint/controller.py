@@ -1,11 +1,11 @@
-"""Takes the startup taint off a node as soon as pods there get their agent.
+"""Removes the startup taint from a node as soon as pods there get their agent.
 
-That is when kubelet knows the driver (the node's CSINode lists it) and what DynaKubes want is in the node's store,
-by the metrics of the driver's pod there: `nodestock` has the rules. Asking the pod needs no right that anybody else
-has to get, and writes nothing to the API server; it needs a way from here to the pod's metrics port.
+The node's CSINode must list the driver, and the metrics of the driver's pod must show the desired versions in the
+store: `readiness` has the rules. Reading metrics needs no further permission and writes nothing to the API server,
+but the network must allow it.
 
-Nothing but this one taint is touched. Who is faster than we are with a node is not overwritten: the node is read
-again. What is kept between rounds are times, so a new operator begins its patience anew and nothing else.
+No other field of a node is changed. After an update conflict the node is read again. Only times are kept between
+runs, so a new operator only restarts its timeouts.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ log = logging.getLogger(__name__)
 DRIVER_LABELS: Final = "app.kubernetes.io/name=oneagent-csi,app.kubernetes.io/component=csi-driver"
 METRICS_PORT: Final = "prov-metrics"
 
-_LOOK_SECONDS: Final = 5.0
-_NODES_A_SECOND: Final = 20
-"""So many that wait are looked at, however many there are."""
+_REQUEUE_SECONDS: Final = 5.0
+_NODES_PER_SECOND: Final = 20
+"""Limit of checks, which keeps the load independent of the number of waiting nodes."""
 _LIST_SECONDS: Final = 300.0
-"""How often all nodes are listed: a taint that comes to a node later is seen then."""
-_REPEAT_SECONDS: Final = 3600.0
-"""The API server forgets Events after an hour."""
-_AT_ONCE: Final = 16
+"""Interval between lists of all nodes, which find taints that are added later."""
+_EVENT_REPEAT_SECONDS: Final = 3600.0
+"""The API server deletes Events after an hour."""
+_CONCURRENCY: Final = 16
 _ATTEMPTS: Final = 5
-_ASK_SECONDS: Final = 5.0
-_LONGEST_ANSWER_BYTES: Final = 4 << 20
+_METRICS_TIMEOUT_SECONDS: Final = 5.0
+_MAX_METRICS_BYTES: Final = 4 << 20
 
-Say = Callable[[Mapping[str, Any], str, str, str], None]
-"""An Event about an object: the object, `Normal` or `Warning`, reason, message."""
+RecordEvent = Callable[[Mapping[str, Any], str, str, str], None]
+"""Records an Event: the object, `Normal` or `Warning`, reason, message."""
 
 
 class Nodes(Protocol):
-    """What this needs of `api.Api`."""
+    """The part of `api.Api` that is used here."""
 
     async def find(self, resource: api.Resource, name: str, namespace: str = "") -> api.Object | None: ...
     def list(self, resource: api.Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[api.Object]: ...
@@ -58,81 +58,83 @@ class Nodes(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A node with the taint."""
-
+class _TaintedNode:
     since: float
     podless_since: float
-    told: str = ""
-    told_at: float = 0.0
+    reported: str = ""
+    """Reason of the last Event."""
+    reported_at: float = 0.0
 
 
 class StartupTaintController:
-    """For one taint. `round` is called by one task, in the event loop's thread."""
+    """For one taint. `reconcile` is called by one task, in the event loop's thread."""
 
     def __init__(
         self,
         server: Nodes,
         namespace: str,
-        observed: Cache,
+        cache: Cache,
         taint: Taint,
-        say: Say,
+        record_event: RecordEvent,
         *,
-        patience_seconds: float = 600.0,
+        timeout_seconds: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`namespace` is the driver's. After `patience_seconds` an Event tells why a node still has the taint."""
-        self._api, self._namespace, self._observed = server, namespace, observed
-        self._taint, self._say, self._patience, self._clock = taint, say, patience_seconds, clock
-        self._waiting: dict[str, _Waiting] = {}
+        """`namespace` is the driver's. After `timeout_seconds` an Event reports why a node still has the taint."""
+        self._api, self._namespace, self._cache = server, namespace, cache
+        self._taint, self._record_event, self._timeout, self._clock = taint, record_event, timeout_seconds, clock
+        self._tainted: dict[str, _TaintedNode] = {}
         self._known: set[str] = set()
         self._list_at = float("-inf")
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_CONCURRENCY)
 
-    async def round(self) -> float:
-        """Look at every node with the taint; in how many seconds to look again. Sooner if nodes or CSINodes change."""
+    async def reconcile(self) -> float:
+        """Check every node with the taint; return the seconds until the next run.
+
+        A change of a Node or CSINode starts one earlier.
+        """
         try:
-            await self._find_tainted()
-            if self._waiting:
+            await self._update_tainted()
+            if self._tainted:
                 pods = await self._driver_pods()
-                want = readiness.wanted(self._observed.dynakubes.values())
+                desired = readiness.desired_contents(self._cache.dynakubes.values())
                 async with asyncio.TaskGroup() as group:
-                    for name in list(self._waiting):
-                        group.create_task(self._care(name, pods.get(name, []), want))
+                    for name in list(self._tainted):
+                        group.create_task(self._reconcile_node(name, pods.get(name, []), desired))
         except ApiError as error:
-            log.warning("nodes with the startup taint are not looked at for now", extra=logs.facts(reason=error))
-            return _LOOK_SECONDS
-        if not self._waiting:
-            return max(self._list_at - self._clock(), _LOOK_SECONDS)
-        return max(_LOOK_SECONDS, len(self._waiting) / _NODES_A_SECOND)
+            log.warning("startup taint reconcile failed", extra=logs.facts(reason=error))
+            return _REQUEUE_SECONDS
+        if not self._tainted:
+            return max(self._list_at - self._clock(), _REQUEUE_SECONDS)
+        return max(_REQUEUE_SECONDS, len(self._tainted) / _NODES_PER_SECOND)
 
-    def changed(self, name: str) -> None:
-        """A node has come, gone or changed: one that was made anew by the same name has its taint again."""
+    def on_node(self, name: str) -> None:
+        """Check a node that was added, changed or deleted; a new one of the same name has the taint again."""
         self._known.discard(name)
 
-    async def _find_tainted(self) -> None:
-        """All nodes from time to time, and at once those that have come since."""
+    async def _update_tainted(self) -> None:
+        """List all nodes at intervals; read new ones at once."""
         if self._clock() >= self._list_at:
             present = set[str]()
             async for node in self._api.list(api.NODES):
                 present.add(node["metadata"]["name"])
-                self._note(node["metadata"]["name"], node)
+                self._update(node["metadata"]["name"], node)
             self._known = present
             self._list_at = self._clock() + _LIST_SECONDS
         else:
-            for name in self._observed.nodes.keys() - self._known:
-                self._note(name, await self._api.find(api.NODES, name))
+            for name in self._cache.nodes.keys() - self._known:
+                self._update(name, await self._api.find(api.NODES, name))
                 self._known.add(name)
-            # What has gone may come again by the same name.
-            self._known &= self._observed.nodes.keys()
-        for name in self._waiting.keys() - self._known:
-            del self._waiting[name]
+            # A deleted node may be added again with the same name.
+            self._known &= self._cache.nodes.keys()
+        for name in self._tainted.keys() - self._known:
+            del self._tainted[name]
 
-    def _note(self, name: str, node: Mapping[str, Any] | None) -> None:
+    def _update(self, name: str, node: Mapping[str, Any] | None) -> None:
         if node is None or not self._taint.is_on(node):
-            self._waiting.pop(name, None)
-        elif name not in self._waiting:
-            self._waiting[name] = _Waiting(self._clock(), self._clock())
+            self._tainted.pop(name, None)
+        elif name not in self._tainted:
+            self._tainted[name] = _TaintedNode(self._clock(), self._clock())
 
     async def _driver_pods(self) -> dict[str, list[api.Object]]:
         pods: dict[str, list[api.Object]] = {}
@@ -141,35 +143,35 @@ class StartupTaintController:
                 pods.setdefault(name, []).append(pod)
         return pods
 
-    async def _care(self, name: str, pods: list[api.Object], want: readiness.Wanted) -> None:
-        """One node; its errors hold up no other."""
+    async def _reconcile_node(self, name: str, pods: list[api.Object], desired: readiness.DesiredContents) -> None:
+        """Remove the taint or report the reason; errors of one node do not affect others."""
         async with self._slots:
             try:
-                decision = readiness.decide(await self._look(name, pods), want, self._patience)
+                decision = readiness.decide(await self._node_state(name, pods), desired, self._timeout)
                 if decision.remove:
                     await self._remove(name, decision)
                 else:
-                    await self._tell_late(name, decision)
+                    await self._report_overdue(name, decision)
             except ApiError as error:
-                log.warning("a node keeps the startup taint", extra=logs.facts(node=name, reason=error))
+                log.warning("startup taint check of node failed", extra=logs.facts(node=name, reason=error))
 
-    async def _look(self, name: str, pods: list[api.Object]) -> NodeState:
-        waiting, now = self._waiting[name], self._clock()
+    async def _node_state(self, name: str, pods: list[api.Object]) -> NodeState:
+        waiting, now = self._tainted[name], self._clock()
         if pods:
             waiting.podless_since = now
-            registered = _lists_driver(await self._api.find(api.CSI_NODES, name))
+            is_registered = _lists_driver(await self._api.find(api.CSI_NODES, name))
         else:
-            registered = False
-        stock, fault = await _stock(pods) if registered else (None, "")
-        return NodeState(bool(pods), now - waiting.podless_since, registered, stock, fault)
+            is_registered = False
+        store, problem = await _read_store(pods) if is_registered else (None, "")
+        return NodeState(bool(pods), now - waiting.podless_since, is_registered, store, problem)
 
     async def _remove(self, name: str, decision: Decision) -> None:
         for _ in range(_ATTEMPTS):
-            node = await self._fresh(name)
+            node = await self._read_tainted(name)
             if node is None:
                 return
             try:
-                await self._api.merge(api.NODES, name, self._taint.removal(node))
+                await self._api.merge(api.NODES, name, self._taint.removal_patch(node))
             except ConflictError:
                 continue
             except NotFoundError:
@@ -177,29 +179,29 @@ class StartupTaintController:
             else:
                 log.info("startup taint removed", extra=logs.facts(node=name, reason=decision.reason))
                 kind = "Normal" if decision.reason == readiness.STARTUP_TAINT_REMOVED else "Warning"
-                self._tell(node, kind, decision)
-            self._waiting.pop(name, None)
+                self._emit_event(node, kind, decision)
+            self._tainted.pop(name, None)
             return
 
-    async def _tell_late(self, name: str, decision: Decision) -> None:
-        """An Event when a node has waited for too long, when the reason is another than before, and every hour."""
-        waiting, now = self._waiting[name], self._clock()
-        known = waiting.told == decision.reason and now - waiting.told_at < _REPEAT_SECONDS
-        if now - waiting.since < self._patience or known:
+    async def _report_overdue(self, name: str, decision: Decision) -> None:
+        """Emit an Event after the timeout, again when the reason changes, and every hour."""
+        waiting, now = self._tainted[name], self._clock()
+        is_reported = waiting.reported == decision.reason and now - waiting.reported_at < _EVENT_REPEAT_SECONDS
+        if now - waiting.since < self._timeout or is_reported:
             return
-        if (node := await self._fresh(name)) is not None:
-            waiting.told, waiting.told_at = decision.reason, now
-            self._tell(node, "Warning", decision)
+        if (node := await self._read_tainted(name)) is not None:
+            waiting.reported, waiting.reported_at = decision.reason, now
+            self._emit_event(node, "Warning", decision)
 
-    def _tell(self, node: Mapping[str, Any], kind: str, decision: Decision) -> None:
-        about = {"apiVersion": api.NODES.api_version, "kind": api.NODES.kind, "metadata": node["metadata"]}
-        self._say(about, kind, decision.reason, f"startup taint {self._taint}: {decision.message}")
+    def _emit_event(self, node: Mapping[str, Any], kind: str, decision: Decision) -> None:
+        obj = {"apiVersion": api.NODES.api_version, "kind": api.NODES.kind, "metadata": node["metadata"]}
+        self._record_event(obj, kind, decision.reason, f"startup taint {self._taint}: {decision.message}")
 
-    async def _fresh(self, name: str) -> api.Object | None:
-        """The node as it is now; None if it does not have the taint any more."""
+    async def _read_tainted(self, name: str) -> api.Object | None:
+        """Read the node again; None if it no longer has the taint."""
         node = await self._api.find(api.NODES, name)
-        self._note(name, node)
-        return node if name in self._waiting else None
+        self._update(name, node)
+        return node if name in self._tainted else None
 
 
 def _lists_driver(csi_node: Mapping[str, Any] | None) -> bool:
@@ -208,7 +210,7 @@ def _lists_driver(csi_node: Mapping[str, Any] | None) -> bool:
 
 
 def _nodes_of(pod: Mapping[str, Any]) -> Iterator[str]:
-    """The node of a DaemonSet's pod; one that has no place there yet names it by an affinity to a field."""
+    """Yield the node of a DaemonSet's pod; an unscheduled one names it by node affinity."""
     if "deletionTimestamp" in pod["metadata"]:
         return
     if name := pod["spec"].get("nodeName"):
@@ -222,19 +224,19 @@ def _nodes_of(pod: Mapping[str, Any]) -> Iterator[str]:
                 yield from field.get("values") or ()
 
 
-async def _stock(pods: list[api.Object]) -> tuple[StoreContents | None, str]:
-    """What the driver's pod on a node says of its store, or why it does not."""
-    fault = "its pod does not run"
+async def _read_store(pods: list[api.Object]) -> tuple[StoreContents | None, str]:
+    """Read the store's contents from a node's driver pod; else None and the reason."""
+    problem = "its pod has no address yet"
     for pod in pods:
         address = (pod.get("status") or {}).get("podIP")
         if not address:
             continue
         host = f"[{address}]" if ":" in address else address
         try:
-            return readiness.read(await _fetch(f"http://{host}:{_port(pod)}/metrics")), ""
+            return readiness.read_metrics(await _fetch(f"http://{host}:{_port(pod)}/metrics")), ""
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            fault = f"{address}: {type(error).__name__}: {error}"
-    return None, fault
+            problem = f"{address}: {type(error).__name__}: {error}"
+    return None, problem
 
 
 def _port(pod: Mapping[str, Any]) -> int:
@@ -244,7 +246,7 @@ def _port(pod: Mapping[str, Any]) -> int:
 
 async def _fetch(url: str) -> str:
     content = bytearray()
-    timeout = aiohttp.ClientTimeout(total=_ASK_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=_METRICS_TIMEOUT_SECONDS)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,
         session.get(url, allow_redirects=False) as response,
@@ -253,6 +255,6 @@ async def _fetch(url: str) -> str:
             raise ValueError(f"status {response.status}")
         async for part in response.content.iter_chunked(1 << 16):
             content += part
-            if len(content) > _LONGEST_ANSWER_BYTES:
-                raise ValueError("the answer is too long for metrics")
+            if len(content) > _MAX_METRICS_BYTES:
+                raise ValueError(f"the response exceeds {_MAX_METRICS_BYTES} bytes")
     return content.decode()

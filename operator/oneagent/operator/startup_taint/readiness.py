@@ -1,9 +1,10 @@
-"""What DynaKubes want in a node's store, what a node's driver says is in it, and what follows for the startup taint.
+"""Decides from the driver's metrics whether a node is ready to lose its startup taint.
 
-The driver's word are the metrics of its provisioner. Two of them have to agree: that the versions which DynaKubes
-name are in the store, which a node can't say that has not seen the newest decision yet; and for how many DynaKubes
-the node has what they want, which also tells of those whose version only the node finds out, as that of a local
-package. A DynaKube that can't be read holds up no node: nodes install nothing for it.
+The provisioner's metrics must show both:
+* the versions that DynaKubes name are in the store, which a node with an outdated decision does not fulfil;
+* the number of DynaKubes that are ready, which includes those whose version only the node finds out, as that of a
+  local package.
+An invalid DynaKube holds up no node: nodes install nothing for it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from oneagent.common import dynakube
 STARTUP_TAINT_REMOVED: Final = "StartupTaintRemoved"
 NODE_WITHOUT_DRIVER: Final = "NodeWithoutDriver"
 DRIVER_NOT_REGISTERED: Final = "DriverNotRegistered"
-DRIVER_NOT_ASKED: Final = "DriverNotAsked"
+DRIVER_UNREACHABLE: Final = "DriverUnreachable"
 VERSIONS_MISSING: Final = "VersionsMissing"
 
 _DYNAKUBES: Final = "oneagent_csi_dynakubes"
@@ -27,32 +28,30 @@ _STORE: Final = "oneagent_csi_store_bytes"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredContents:
     dynakubes: int
-    """How many want a version in every node's store."""
+    """Number of DynaKubes that need a version in every node's store."""
     versions: frozenset[str]
-    """Those of them that are known by name."""
+    """Their versions, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreContents:
     ready: int | None
-    """For how many DynaKubes the wanted version is in the store; None if the driver has not seen DynaKubes yet."""
+    """Number of DynaKubes whose version is in the store; None before the driver has read DynaKubes."""
     versions: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What is known of one node."""
-
     has_pod: bool
-    """Whether the DaemonSet has a pod for it, in whatever state."""
+    """The driver's DaemonSet has a pod for the node, in any state."""
     podless_seconds: float
-    """How long it has been seen to have none."""
-    registered: bool
-    stock: StoreContents | None
-    fault: str
-    """Why there is no stock."""
+    """Time without a pod."""
+    is_registered: bool
+    store: StoreContents | None
+    problem: str
+    """Reason why `store` is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +61,22 @@ class Decision:
     message: str
 
 
-def wanted(manifests: Iterable[Mapping[str, Any]]) -> Wanted:
+def desired_contents(objects: Iterable[Mapping[str, Any]]) -> DesiredContents:
     count, versions = 0, set[str]()
-    for manifest in manifests:
+    for obj in objects:
         try:
-            kube = dynakube.from_manifest(manifest)
+            kube = dynakube.from_manifest(obj)
         except dynakube.DynaKubeError:
             continue
         if kube.needs_app_views:
             count += 1
             if version := kube.wanted_version or kube.pinned_version:
                 versions.add(version)
-    return Wanted(count, frozenset(versions))
+    return DesiredContents(count, frozenset(versions))
 
 
-def read(metrics: str) -> StoreContents:
-    """A provisioner's metrics in Prometheus' text format; `ValueError` if it is something else."""
+def read_metrics(metrics: str) -> StoreContents:
+    """Parse the provisioner's metrics in Prometheus' text format; `ValueError` if invalid."""
     ready, versions = None, set[str]()
     try:
         samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
@@ -87,42 +86,44 @@ def read(metrics: str) -> StoreContents:
             elif sample.name == _STORE and sample.value > 0:
                 versions.add(sample.labels.get("version", ""))
     except (ArithmeticError, LookupError, TypeError) as error:
-        # The parser has no error of its own.
+        # The parser has no error class of its own.
         raise ValueError(f"no metrics: {error}") from error
     return StoreContents(ready, frozenset(versions))
 
 
-def decide(found: NodeState, want: Wanted, patience_seconds: float) -> Decision:
-    """Whether pods may come to a node.
+def decide(node: NodeState, desired: DesiredContents, podless_timeout_seconds: float) -> Decision:
+    """Decide whether pods may be scheduled on a node.
 
-    One for which the DaemonSet makes no pod will never have a driver: it is not held back for longer than a
-    DaemonSet may take for its pod. All others are held until they have what is wanted, however long that takes.
+    A node without a pod of the DaemonSet never gets a driver, so it loses the taint after a timeout. All others keep
+    it until their store has the desired versions, without a time limit.
     """
-    if not found.has_pod:
+    if not node.has_pod:
         message = "the driver's DaemonSet has no pod for this node"
-        if found.podless_seconds < patience_seconds:
+        if node.podless_seconds < podless_timeout_seconds:
             return Decision(False, NODE_WITHOUT_DRIVER, message)
-        message += f", for {found.podless_seconds:.0f} seconds now: pods may come, and get no agent by the driver"
+        message += f" since {node.podless_seconds:.0f} seconds: pods can be scheduled, but get no agent from the driver"
         return Decision(True, NODE_WITHOUT_DRIVER, message)
-    if not found.registered:
-        message = "the driver is not registered on this node: look at its pod there and at kubelet's log"
+    if not node.is_registered:
+        message = "the driver is not registered on this node: check its pod and kubelet's log there"
         return Decision(False, DRIVER_NOT_REGISTERED, message)
-    if found.stock is None:
-        message = f"the driver's provisioner on this node can't be asked what is in its store: {found.fault}"
-        return Decision(False, DRIVER_NOT_ASKED, message)
-    if problem := missing(found.stock, want):
+    if node.store is None:
+        message = f"cannot read the metrics of the driver's provisioner on this node: {node.problem}"
+        return Decision(False, DRIVER_UNREACHABLE, message)
+    if problem := missing(node.store, desired):
         return Decision(False, VERSIONS_MISSING, problem)
-    return Decision(True, STARTUP_TAINT_REMOVED, "the driver is registered, and what DynaKubes want is on this node")
+    return Decision(
+        True, STARTUP_TAINT_REMOVED, "the driver is registered and all versions for DynaKubes are on this node"
+    )
 
 
-def missing(stock: StoreContents, want: Wanted) -> str:
-    """What a store lacks, or ''."""
-    if lacking := sorted(want.versions - stock.versions):
+def missing(store: StoreContents, desired: DesiredContents) -> str:
+    """Describe missing versions; empty if there are none."""
+    if lacking := sorted(desired.versions - store.versions):
         return f"not in this node's store yet: {', '.join(lacking)}"
-    if not want.dynakubes:
+    if not desired.dynakubes:
         return ""
-    if stock.ready is None:
-        return "the driver on this node has not seen any DynaKubes yet"
-    if stock.ready < want.dynakubes:
-        return f"this node has what {stock.ready} of {want.dynakubes} DynaKubes want"
+    if store.ready is None:
+        return "the driver on this node has not read any DynaKubes yet"
+    if store.ready < desired.dynakubes:
+        return f"this node has the versions for {store.ready} of {desired.dynakubes} DynaKubes"
     return ""

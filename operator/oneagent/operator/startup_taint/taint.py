@@ -1,6 +1,6 @@
-"""The startup taint: nodes come with it, so that no pod is put there before the agent is.
+"""The startup taint: new nodes have it, so that no pod is scheduled there before the agent is ready.
 
-A taint is told from others by its key and effect, as Kubernetes does; its value is its giver's affair.
+A taint is identified by key and effect, as in Kubernetes; its value is ignored.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-_FORM: Final = re.compile(
+_PATTERN: Final = re.compile(
     r"(?P<key>(?:[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)"
     r":(?P<effect>NoSchedule|PreferNoSchedule|NoExecute)"
 )
-_FOREIGN: Final = re.compile(r"([-a-z0-9.]+\.)?(kubernetes\.io|k8s\.io)/.*")
+_RESERVED: Final = re.compile(r"([-a-z0-9.]+\.)?(kubernetes\.io|k8s\.io)/.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,11 @@ class Taint:
     def is_on(self, node: Mapping[str, Any]) -> bool:
         return any(self._is(taint) for taint in _taints(node))
 
-    def removal(self, node: Mapping[str, Any]) -> dict[str, Any]:
-        """A merge patch that takes this taint off a node and leaves the others, if the node is still as it was read.
+    def removal_patch(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a merge patch that removes this taint from an unchanged node.
 
-        A merge patch replaces the list as a whole. The resource version in it keeps what others add meanwhile.
+        A merge patch replaces the whole list. The resourceVersion in it makes the patch fail if another client has
+        changed the node meanwhile.
         """
         others = [taint for taint in _taints(node) if not self._is(taint)]
         version = node["metadata"]["resourceVersion"]
@@ -42,15 +43,15 @@ class Taint:
 
 
 def parse(text: str) -> Taint | None:
-    """A flag's value, as `example.com/not-ready:NoSchedule`; None for '', which is no taint. `ValueError`."""
+    """Parse a flag such as `example.com/not-ready:NoSchedule`; None if empty. `ValueError`."""
     if not text:
         return None
-    found = _FORM.fullmatch(text)
-    if found is None:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
         raise ValueError(f"{text!r}: give KEY:EFFECT, such as oneagent.dynatrace.com/not-ready:NoSchedule")
-    if _FOREIGN.fullmatch(found["key"]):
-        raise ValueError(f"{text!r}: this taint is Kubernetes' own, which nobody else may remove")
-    return Taint(found["key"], found["effect"])
+    if _RESERVED.fullmatch(match["key"]):
+        raise ValueError(f"{text!r}: this taint is reserved for Kubernetes; choose a key of your own")
+    return Taint(match["key"], match["effect"])
 
 
 def _taints(node: Mapping[str, Any]) -> list[dict[str, Any]]:

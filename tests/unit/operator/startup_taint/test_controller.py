@@ -1,4 +1,4 @@
-"""When the startup taint goes, and what is said while it stays.
+"""Removal of the startup taint, and the Events while a node keeps it.
 
 The driver's pod is a real HTTP server with the provisioner's own metrics, at an address of the loopback.
 """
@@ -31,7 +31,7 @@ OTHER = {"key": "dedicated", "value": "gpu", "effect": "NoSchedule"}
 SAME_KEY = {"key": "oneagent.dynatrace.com/not-ready", "effect": "NoExecute"}
 LABELS = {"app.kubernetes.io/name": "oneagent-csi", "app.kubernetes.io/component": "csi-driver"}
 NEW, OLD = "1.300.0.20250101-000000", "1.299.0.20240901-000000"
-PATIENCE = 600.0
+TIMEOUT = 600.0
 
 
 class Driver:
@@ -68,7 +68,7 @@ class World:
         self.driver = driver
         self.now = 1000.0
         self.objects, self.observed = Objects(), Cache()
-        self.said: list[tuple[str, str, str]] = []
+        self.events: list[tuple[str, str, str]] = []
         self.messages: list[str] = []
         self.node("node")
         self.pod("node")
@@ -76,13 +76,13 @@ class World:
         self.dynakube("one", NEW)
         taint = startup_taint_taint.parse("oneagent.dynatrace.com/not-ready:NoSchedule")
         assert taint is not None
-        self.care = StartupTaintController(
+        self.controller = StartupTaintController(
             self.objects,
             "dynatrace",
             self.observed,
             taint,
-            self._say,
-            patience_seconds=PATIENCE,
+            self._record_event,
+            timeout_seconds=TIMEOUT,
             clock=lambda: self.now,
         )
 
@@ -108,9 +108,9 @@ class World:
         manifest = {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": metadata}
         self.observed.dynakubes[DynaKubeName(name)] = {**manifest, "spec": spec, "status": status}
 
-    def round(self, after: float = 0.0) -> float:
+    def reconcile(self, after: float = 0.0) -> float:
         self.now += after
-        return asyncio.run(self.care.round())
+        return asyncio.run(self.controller.reconcile())
 
     def taints(self, name: str = "node") -> list[Mapping[str, str]]:
         return list(self.objects.kept["Node", "", name]["spec"].get("taints") or ())
@@ -118,9 +118,9 @@ class World:
     def is_held(self, name: str = "node") -> bool:
         return TAINT in self.taints(name)
 
-    def _say(self, about: Mapping[str, Any], kind: str, reason: str, message: str) -> None:
+    def _record_event(self, about: Mapping[str, Any], kind: str, reason: str, message: str) -> None:
         assert (about["apiVersion"], about["kind"]) == ("v1", "Node")
-        self.said.append((about["metadata"]["name"], kind, reason))
+        self.events.append((about["metadata"]["name"], kind, reason))
         self.messages.append(message)
 
 
@@ -140,72 +140,72 @@ class TestANodeIsHeld:
     def test_until_the_driver_is_registered(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
         world.registered("node", "csi.somebody.else")
-        world.round()
+        world.reconcile()
         assert world.is_held()
         world.registered("node")
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_until_its_csi_node_is_there(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
         world.objects.remove("CSINode", "node")
-        world.round()
+        world.reconcile()
         assert world.is_held()
 
     def test_until_the_driver_has_seen_dynakubes(self, world: World) -> None:
-        world.round()
+        world.reconcile()
         assert world.is_held()
 
     def test_until_the_version_is_in_the_store(self, world: World) -> None:
         world.driver.has(ready=0, waiting=1)
-        world.round()
+        world.reconcile()
         assert world.is_held()
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_while_the_node_only_knows_of_an_earlier_decision(self, world: World) -> None:
         world.driver.has(OLD, ready=1)
-        world.round()
+        world.reconcile()
         assert world.is_held()
 
     def test_until_every_dynakube_has_its_version(self, world: World) -> None:
         world.dynakube("two", OLD)
         world.driver.has(NEW, ready=1, waiting=1)
-        world.round()
+        world.reconcile()
         assert world.is_held()
         world.driver.has(NEW, OLD, ready=2)
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_until_a_version_is_there_that_only_the_node_knows(self, world: World) -> None:
         world.observed.dynakubes.clear()
         world.dynakube("one", codeModulesImage="file:///packages/agent.zip")
         world.driver.has(OLD, ready=0, waiting=1)
-        world.round()
+        world.reconcile()
         assert world.is_held()
         world.driver.has(OLD, NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_while_its_pod_does_not_answer(self, world: World, driver: Driver) -> None:
         world.driver.has(NEW, ready=1)
         world.pod("node", podIP="127.0.0.99")  # Nobody listens there.
-        world.round()
+        world.reconcile()
         assert world.is_held()
 
     def test_while_its_pod_does_not_run(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
         world.pod("node", phase="Pending")
-        world.round(after=0)
-        world.round(after=10 * PATIENCE)
+        world.reconcile(after=0)
+        world.reconcile(after=10 * TIMEOUT)
         assert world.is_held()
 
 
 class TestPodsMayCome:
     def test_without_any_dynakube_as_soon_as_the_driver_is_registered(self, world: World) -> None:
         world.observed.dynakubes.clear()
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     @pytest.mark.parametrize("mode", ["hostMonitoring", "classicFullStack"])
@@ -213,25 +213,25 @@ class TestPodsMayCome:
         world.observed.dynakubes.clear()
         world.dynakube("one", mode=mode)
         world.driver.has(ready=0, waiting=1)
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_although_some_dynakube_cannot_be_read(self, world: World) -> None:
         world.dynakube("broken", version="../../etc")
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert not world.is_held()
 
     def test_and_no_other_taint_goes(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert world.taints() == [OTHER, SAME_KEY]
-        assert world.said == [("node", "Normal", readiness.STARTUP_TAINT_REMOVED)]
+        assert world.events == [("node", "Normal", readiness.STARTUP_TAINT_REMOVED)]
 
     def test_also_where_it_is_the_only_taint_and_has_a_value(self, world: World) -> None:
         world.node("node", {**TAINT, "value": "true"})
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert world.taints() == []
 
     def test_and_what_somebody_else_adds_at_that_moment_stays(self, world: World) -> None:
@@ -244,25 +244,25 @@ class TestPodsMayCome:
                 world.node("node", OTHER, TAINT, added)
 
         world.objects.before = other
-        world.round()
+        world.reconcile()
         assert world.taints() == [OTHER, added]
 
     def test_and_a_node_without_the_taint_is_never_written(self, world: World) -> None:
         world.node("node", OTHER, SAME_KEY)
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         assert {verb for verb, *_ in world.objects.calls} == {"list"}
 
 
 class TestANodeWithoutTheDriver:
     def test_is_held_no_longer_than_a_daemon_set_may_take_for_its_pod(self, world: World) -> None:
         world.objects.remove("Pod", "driver-node", "dynatrace")
-        world.round()
-        world.round(after=PATIENCE - 1)
+        world.reconcile()
+        world.reconcile(after=TIMEOUT - 1)
         assert world.is_held()
-        world.round(after=1)
+        world.reconcile(after=1)
         assert world.taints() == [OTHER, SAME_KEY]
-        assert world.said == [("node", "Warning", readiness.NODE_WITHOUT_DRIVER)]
+        assert world.events == [("node", "Warning", readiness.NODE_WITHOUT_DRIVER)]
 
     def test_is_no_node_whose_pod_has_no_place_yet(self, world: World) -> None:
         world.pod("node", phase="Pending")
@@ -271,52 +271,52 @@ class TestANodeWithoutTheDriver:
         field = {"key": "metadata.name", "operator": "In", "values": ["node"]}
         required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
         pod["spec"]["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-        world.round()
-        world.round(after=PATIENCE)
+        world.reconcile()
+        world.reconcile(after=TIMEOUT)
         assert world.is_held()
 
     def test_is_no_node_whose_pod_was_gone_for_a_moment(self, world: World) -> None:
         pod = copy.deepcopy(world.objects.kept["Pod", "dynatrace", "driver-node"])
-        world.round()
-        world.round(after=PATIENCE)
+        world.reconcile()
+        world.reconcile(after=TIMEOUT)
         world.objects.remove("Pod", "driver-node", "dynatrace")
-        world.round(after=5)
+        world.reconcile(after=5)
         assert world.is_held()
         world.objects.put("Pod", pod)
-        world.round(after=PATIENCE)
+        world.reconcile(after=TIMEOUT)
         assert world.is_held()
 
 
 class TestANodeThatDoesNotGetThere:
     def test_says_why_once_it_has_waited_too_long(self, world: World) -> None:
         world.driver.has(ready=0, waiting=1)
-        world.round()
-        world.round(after=PATIENCE - 1)
-        assert world.said == []
-        world.round(after=1)
-        world.round(after=5)
-        assert world.said == [("node", "Warning", readiness.VERSIONS_MISSING)]
+        world.reconcile()
+        world.reconcile(after=TIMEOUT - 1)
+        assert world.events == []
+        world.reconcile(after=1)
+        world.reconcile(after=5)
+        assert world.events == [("node", "Warning", readiness.VERSIONS_MISSING)]
         assert NEW in world.messages[0]
 
     def test_says_it_again_when_the_reason_is_another(self, world: World) -> None:
         world.registered("node", "csi.somebody.else")
-        world.round()
-        world.round(after=PATIENCE)
+        world.reconcile()
+        world.reconcile(after=TIMEOUT)
         world.registered("node")
         world.pod("node", phase="Pending")
-        world.round(after=5)
-        assert [reason for *_, reason in world.said] == [
+        world.reconcile(after=5)
+        assert [reason for *_, reason in world.events] == [
             readiness.DRIVER_NOT_REGISTERED,
-            readiness.DRIVER_NOT_ASKED,
+            readiness.DRIVER_UNREACHABLE,
         ]
 
     def test_says_it_again_every_hour(self, world: World) -> None:
-        world.round()
-        world.round(after=PATIENCE)
-        world.round(after=3599)
-        assert len(world.said) == 1
-        world.round(after=1)
-        assert len(world.said) == 2
+        world.reconcile()
+        world.reconcile(after=TIMEOUT)
+        world.reconcile(after=3599)
+        assert len(world.events) == 1
+        world.reconcile(after=1)
+        assert len(world.events) == 2
 
     def test_holds_up_no_other_node(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
@@ -329,77 +329,77 @@ class TestANodeThatDoesNotGetThere:
                 raise UnavailableError("not now")
 
         world.objects.before = fail
-        world.round()
+        world.reconcile()
         assert world.is_held("node")
         assert not world.is_held("good")
 
     def test_says_nothing_of_a_taint_that_somebody_else_has_removed(self, world: World) -> None:
-        world.round()
-        world.round(after=PATIENCE - 1)
+        world.reconcile()
+        world.reconcile(after=TIMEOUT - 1)
         world.node("node", OTHER)
-        world.round(after=1)
+        world.reconcile(after=1)
         assert ("find", "Node", "node") in world.objects.calls, "it was asked for, not found by a list"
-        assert world.said == []
+        assert world.events == []
 
 
 class TestLooking:
     def test_finds_a_node_that_comes_later_without_listing_all(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         world.objects.calls.clear()
         world.node("late")
         world.pod("late")
         world.registered("late")
-        world.round(after=1)
+        world.reconcile(after=1)
         assert not world.is_held("late")
         assert ("list", "Node", "") not in world.objects.calls
 
     def test_finds_the_taint_of_a_node_that_is_made_anew_by_the_same_name(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
-        world.round()
+        world.reconcile()
         world.node("node")
-        world.care.changed("node")
-        world.round(after=1)
+        world.controller.on_node("node")
+        world.reconcile(after=1)
         assert not world.is_held()
 
     def test_finds_a_taint_that_comes_to_a_node_later(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
-        pause = world.round()
+        pause = world.reconcile()
         world.node("node")
-        world.round(after=pause)
+        world.reconcile(after=pause)
         assert not world.is_held()
 
     def test_costs_nothing_while_no_node_has_the_taint(self, world: World) -> None:
         world.driver.has(NEW, ready=1)
-        assert world.round() >= 60
+        assert world.reconcile() >= 60
         world.objects.calls.clear()
-        world.round(after=10)
+        world.reconcile(after=10)
         assert world.objects.calls == []
 
     def test_forgets_a_node_that_has_gone(self, world: World) -> None:
-        world.round()
+        world.reconcile()
         world.objects.remove("Node", "node")
         del world.observed.nodes["node"]
-        assert world.round(after=5) > 60
-        world.round(after=PATIENCE)
-        assert world.said == []
+        assert world.reconcile(after=5) > 60
+        world.reconcile(after=TIMEOUT)
+        assert world.events == []
 
     def test_is_slower_the_more_nodes_wait(self, world: World) -> None:
-        few = world.round()
+        few = world.reconcile()
         for number in range(400):
             world.node(f"node-{number}")
         assert few == 5
-        assert world.round() > 15
+        assert world.reconcile() > 15
 
     def test_goes_on_after_the_api_server_was_away(self, world: World) -> None:
         def away(verb: str, kind: str, name: str) -> None:
             raise UnavailableError("away")
 
         world.objects.before = away
-        assert 0 < world.round() <= 10
+        assert 0 < world.reconcile() <= 10
         world.objects.before = lambda verb, kind, name: None
         world.driver.has(NEW, ready=1)
-        world.round(after=5)
+        world.reconcile(after=5)
         assert not world.is_held()
 
 
@@ -433,6 +433,6 @@ class TestTheFlag:
 def test_whatever_a_pod_answers_is_metrics_or_a_value_error(text: str) -> None:
     for given_text in (text, f'oneagent_csi_dynakubes{{state="ready"}} {text}\n', f"oneagent_csi_store_bytes{text}\n"):
         try:
-            readiness.read(given_text)
+            readiness.read_metrics(given_text)
         except ValueError:
             continue
