@@ -25,13 +25,13 @@ _NEXT: Final = "1.279.0.20231001-000000"
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common.unpack import sharing, treemanifests, unpack
+from oneagent.common.unpack import dedup, file_manifest, zip
 archive, first, manifest, into = map(Path, sys.argv[1:])
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 idle = kib("VmRSS")
-present = sharing.Present([(first, treemanifests.Manifest.load(manifest))])
-unpack.unpack_agent(archive, into, present=present)
+existing = dedup.ExistingFiles([(first, file_manifest.Manifest.load(manifest))])
+zip.unpack_agent(archive, into, existing=existing)
 print((kib("VmHWM") - idle) / 1024)
 """
 

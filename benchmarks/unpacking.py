@@ -28,15 +28,15 @@ _TMPFS: Final = Path("/dev/shm")
 _CHILD: Final = """
 import sys
 from pathlib import Path
-from oneagent.common.unpack import images, unpack
+from oneagent.common.unpack import image, zip
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
 idle = kib("VmRSS")
 package, into = Path(sys.argv[1]), Path(sys.argv[2])
 if package.suffix == ".zip":
-    unpack.unpack_agent(package, into)
+    zip.unpack_agent(package, into)
 else:
-    images.read([package]).unpack(into)
+    image.read([package]).unpack(into)
 print((kib("VmHWM") - idle) / 1024)
 """
 

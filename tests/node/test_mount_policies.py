@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.identifiers import MOUNTED_LAST_GOOD, DynaKubeName, Version
+from oneagent.common.identifiers import LAST_GOOD_MOUNTED, DynaKubeName, Version
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.node import VERSION, Driver, Kubelet
@@ -48,7 +48,7 @@ class TestLastGood:
         assert (view / LIBRARY).read_bytes() == b"library"
         eventually(lambda: driver.rows().get("csi-lucky", {}).get("version") == VERSION)
         (notice,) = [row for row in driver.table("notices") if row["pod_name"] == "lucky"]
-        assert (notice["reason"], notice["kind"]) == (MOUNTED_LAST_GOOD, "Warning")
+        assert (notice["reason"], notice["kind"]) == (LAST_GOOD_MOUNTED, "Warning")
         assert f"last good agent version {VERSION}: the tenant is away" in notice["message"]
         assert "last_good" in driver.log.read_text()
         assert not kubelet.stats("lucky").volume_condition.abnormal

@@ -20,9 +20,9 @@ WRITABLE_DIRECTORIES = ("datastorage", "log")
 """Directories below its install path that an agent writes to. Read-only views and empty views have them too: they are
 mount points for something writable, and a container whose mount point is missing does not start."""
 
-NOT_MOUNTED = "AgentNotMounted"
-MOUNTED_LAST_GOOD = "LastGoodAgentMounted"
-"""Reason of the Event by which the node driver tells of a pod that got an empty view."""
+AGENT_NOT_MOUNTED = "AgentNotMounted"
+LAST_GOOD_MOUNTED = "LastGoodAgentMounted"
+"""Reasons of the Events about pods that got an empty view, or an older version than the desired one."""
 
 Version = NewType("Version", str)
 """Identity of an agent version, safe as a directory name: `1.277.0.20230914-094321` or `sha256-<hex>`."""

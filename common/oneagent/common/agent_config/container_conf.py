@@ -46,13 +46,13 @@ def render(container: Container) -> str:
         ("k8s_cluster_id", c.cluster_id),
         ("k8s_node_name", c.node_name),
     ):
-        if value := _clean(value):
+        if value := _to_single_line(value):
             lines.append(f"{key} {value}")
-    if tenant := _clean(c.host_tenant):
+    if tenant := _to_single_line(c.host_tenant):
         lines += ("", "[host]", f"tenant {tenant}", "isCloudNativeFullStack true")
     lines.append("")
     return "\n".join(lines)
 
 
-def _clean(text: str) -> str:
+def _to_single_line(text: str) -> str:
     return text if text.isalnum() else _UNPRINTABLE.sub("", text).strip()

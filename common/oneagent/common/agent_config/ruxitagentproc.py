@@ -37,28 +37,28 @@ class Property:
     value: str
 
 
-class Merged(NamedTuple):
+class MergeResult(NamedTuple):
     """The file's text, and `[section] key` of each property that was refused because of its form."""
 
     text: str
     refused: tuple[str, ...]
 
 
-def clean(text: str) -> str:
-    """The text on one line: without control characters, line separators and outer white space."""
+def to_single_line(text: str) -> str:
+    """Remove control characters, line separators and outer white space."""
     return _UNPRINTABLE.sub("", text).strip()
 
 
-def neutral(prop: Property) -> Property | None:
-    """The property in a form that can be nothing but this one line; `None` if there is no such form."""
+def sanitize(prop: Property) -> Property | None:
+    """Return the property in a form that is this one line only; `None` if there is no such form."""
     # A key is not stripped: one with outer white space is as strange as one with inner, and refused alike.
-    section, key = clean(prop.section), _UNPRINTABLE.sub("", prop.key)
+    section, key = to_single_line(prop.section), _UNPRINTABLE.sub("", prop.key)
     if _UNSAFE_SECTION.search(section) or _UNSAFE_KEY.search(key):
         return None
-    return Property(section, key, clean(prop.value))
+    return Property(section, key, to_single_line(prop.value))
 
 
-def general(
+def general_properties(
     *,
     host_group: str | None = None,
     tenant: str | None = None,
@@ -66,54 +66,55 @@ def general(
     endpoints: Sequence[str] | None = None,
     proxy: str | None = None,
 ) -> list[Property]:
-    """Our own settings for `merge`: `None` says nothing about a key, an empty value takes it out."""
+    """Return the cluster's settings for `merge`: `None` leaves a key alone, an empty value removes it."""
     address = None if endpoints is None else f"{{{';'.join(endpoints)}}}" if endpoints else ""
-    wanted = {
+    desired = {
         "hostGroup": host_group,
         "tenant": tenant,
         "tenantToken": tenant_token,
         "serverAddress": address,
         "proxy": proxy,
     }
-    return [Property(GENERAL, key, value) for key, value in wanted.items() if value is not None]
+    return [Property(GENERAL, key, value) for key, value in desired.items() if value is not None]
 
 
 def parse(text: str) -> list[Property]:
     """Return every setting in the order of the file; lines before the first section have the section `""`."""
-    return [prop for _, prop in _read(text) if prop is not None and prop.key]
+    return [prop for _, prop in _parse_lines(text) if prop is not None and prop.key]
 
 
 def merge(
     package: str,
     tenant: Iterable[Property],
-    ours: Iterable[Property],
+    cluster: Iterable[Property],
     *,
     install_path: PurePosixPath | None = None,
-) -> Merged:
-    """The package's file with the tenant's settings and ours. An empty value among ours removes the key.
+) -> MergeResult:
+    """Merge the package's file with the tenant's settings and the cluster's.
 
+    An empty value of the cluster removes the key.
     With `install_path`, relative values of keys that start with `libraryPath` become absolute below it: for
     readers that do not find the file where the package has it.
     """
-    wanted: dict[tuple[str, str], Property] = {}
+    desired: dict[tuple[str, str], Property] = {}
     removed: set[tuple[str, str]] = set()
     refused: list[str] = []
-    for mine, props in ((False, tenant), (True, ours)):
+    for is_cluster, props in ((False, tenant), (True, cluster)):
         for given in props:
-            prop = neutral(given)
+            prop = sanitize(given)
             if prop is None:
-                refused.append(f"[{clean(given.section)}] {clean(given.key)}")
+                refused.append(f"[{to_single_line(given.section)}] {to_single_line(given.key)}")
                 continue
             name = (prop.section, prop.key)
-            wanted[name] = prop
-            if mine:
+            desired[name] = prop
+            if is_cluster:
                 (removed.discard if prop.value else removed.add)(name)
-    lines = _replaced(package, wanted, removed)
-    added = [prop for name, prop in wanted.items() if name not in removed]
-    lines = _appended(lines, added)
+    lines = _replace_lines(package, desired, removed)
+    added = [prop for name, prop in desired.items() if name not in removed]
+    lines = _append_lines(lines, added)
     if install_path:
-        lines = [_relocated(line, prop, install_path) for line, prop in lines]
-    return Merged("".join(f"{_line(line, prop)}\n" for line, prop in lines), tuple(refused))
+        lines = [_make_path_absolute(line, prop, install_path) for line, prop in lines]
+    return MergeResult("".join(f"{_format_line(line, prop)}\n" for line, prop in lines), tuple(refused))
 
 
 # A line of the file: as it was read, and the setting it holds. A section header has a setting with an empty
@@ -121,7 +122,7 @@ def merge(
 _Line = tuple[str, Property | None]
 
 
-def _read(text: str) -> Iterator[_Line]:
+def _parse_lines(text: str) -> Iterator[_Line]:
     section = ""
     for raw in text.removesuffix("\n").split("\n") if text else ():
         line = raw.rstrip("\r")
@@ -136,34 +137,36 @@ def _read(text: str) -> Iterator[_Line]:
             yield line, Property(section, key, value.strip())
 
 
-def _replaced(package: str, wanted: dict[tuple[str, str], Property], removed: set[tuple[str, str]]) -> list[_Line]:
-    """The package's lines with wanted values in place; takes out of `wanted` what it has placed.
+def _replace_lines(
+    package: str, desired: dict[tuple[str, str], Property], removed: set[tuple[str, str]]
+) -> list[_Line]:
+    """Replace the package's lines in place; removes from `desired` what it has replaced.
 
-    A key that stands twice is written once: which of the two an agent believes is not ours to guess.
+    A key that appears twice is written once: agents differ in which of the two they use.
     """
     lines: list[_Line] = []
-    placed: set[tuple[str, str]] = set()
-    for line, prop in _read(package):
+    replaced: set[tuple[str, str]] = set()
+    for line, prop in _parse_lines(package):
         name = (prop.section, prop.key) if prop else ("", "")
-        if prop is None or not prop.key or (name not in wanted and name not in placed):
+        if prop is None or not prop.key or (name not in desired and name not in replaced):
             lines.append((line, prop))
-        elif name not in placed and name not in removed:
-            lines.append(("", wanted.pop(name)))
-            placed.add(name)
+        elif name not in replaced and name not in removed:
+            lines.append(("", desired.pop(name)))
+            replaced.add(name)
     return lines
 
 
-def _appended(lines: list[_Line], added: Iterable[Property]) -> list[_Line]:
-    """Settings that the package does not know: after the last one of their section, else at the end."""
+def _append_lines(lines: list[_Line], added: Iterable[Property]) -> list[_Line]:
+    """Insert settings that the package does not have: after the last one of their section, else at the end."""
     ends = {prop.section: index for index, (_, prop) in enumerate(lines) if prop is not None}
     by_section: dict[str, list[_Line]] = {}
     for prop in sorted(added, key=lambda prop: (prop.section, prop.key)):
         by_section.setdefault(prop.section, []).append(("", prop))
     merged: list[_Line] = []
-    for index, (line, held) in enumerate(lines):
-        merged.append((line, held))
-        if held is not None and ends[held.section] == index:
-            merged += by_section.pop(held.section, [])
+    for index, (line, setting) in enumerate(lines):
+        merged.append((line, setting))
+        if setting is not None and ends[setting.section] == index:
+            merged += by_section.pop(setting.section, [])
     for section, props in by_section.items():
         if merged and merged[-1] != ("", None):
             merged.append(("", None))
@@ -171,13 +174,13 @@ def _appended(lines: list[_Line], added: Iterable[Property]) -> list[_Line]:
     return merged
 
 
-def _line(line: str, prop: Property | None) -> str:
-    """What was read is given back as it was; what is ours has no line yet and is written from the setting."""
+def _format_line(line: str, prop: Property | None) -> str:
+    """Return a read line unchanged; a new setting has no line yet and is formatted."""
     return line or (f"{prop.key} {prop.value}".rstrip() if prop else "")
 
 
-def _relocated(line: str, prop: Property | None, install_path: PurePosixPath) -> _Line:
-    """A relative library path starts in `agent/conf`, where the file lies; no `..` leads out of the agent."""
+def _make_path_absolute(line: str, prop: Property | None, install_path: PurePosixPath) -> _Line:
+    """Make a relative library path absolute. It starts in `agent/conf`, and no `..` leads out of the agent."""
     if prop is None or not prop.key.startswith("libraryPath") or not prop.value or prop.value.startswith("/"):
         return line, prop
     parts = [part for part in PurePosixPath(prop.value).parts if part != ".."]

@@ -349,7 +349,7 @@ class Provisioner:
 def _own_settings(kube: dynakube.DynaKube, facts: TenantState) -> list[ruxitagentproc.Property]:
     """The settings that the DynaKube and its tenant's connection make; they win over the tenant's configuration."""
     endpoints = facts.endpoints or tuple(part for part in kube.endpoints.split(",") if part)
-    return ruxitagentproc.general(
+    return ruxitagentproc.general_properties(
         host_group=kube.host_group or None,
         tenant=facts.tenant or kube.tenant,
         tenant_token=facts.tenant_token or None,

@@ -103,7 +103,7 @@ def ask(
 
 def _warn_of_refused(kube: dynakube.DynaKube, config: tenant_client.ModuleConfig) -> None:
     """Once for each revision; `agentconf.merge` leaves these out."""
-    refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if ruxitagentproc.neutral(prop) is None]
+    refused = [f"[{prop.section}] {prop.key}" for prop in config.properties if ruxitagentproc.sanitize(prop) is None]
     if refused:
         log.warning(
             "the tenant's configuration has impossible names",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from oneagent.common import logs
-from oneagent.common.identifiers import MOUNTED_LAST_GOOD, NOT_MOUNTED, Version
+from oneagent.common.identifiers import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED, Version
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
@@ -292,7 +292,7 @@ class Publisher:
         if good is None:
             return None
         text = f"The pod starts with the last good agent version {good.version}: {reason}"
-        notice = self._notice(request, MOUNTED_LAST_GOOD, text)
+        notice = self._notice(request, LAST_GOOD_MOUNTED, text)
         self._mount(request, record, good, good.version, target, context, notice)
         return PublishResult("last_good", good.version, reason)
 
@@ -302,7 +302,7 @@ class Publisher:
             target.make_empty(read_only=request.read_only)
         except OSError as error:
             raise UnavailableError(f"target {request.target} can't be made: {error.strerror}") from error
-        notice = self._notice(request, NOT_MOUNTED, f"The pod starts without its agent: {reason}")
+        notice = self._notice(request, AGENT_NOT_MOUNTED, f"The pod starts without its agent: {reason}")
         known = self._volumes.get(request.volume)
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
         record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)

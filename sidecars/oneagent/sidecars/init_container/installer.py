@@ -192,7 +192,7 @@ def _configure(root: Path, injection: Injection) -> None:
     """The agent's own configuration, merged in its place as the node's driver merges it into a view."""
     file = root / _CONF
     package = file.read_text(errors="replace") if file.exists() else ""
-    ours = ruxitagentproc.general(
+    ours = ruxitagentproc.general_properties(
         host_group=injection.host_group or None,
         tenant=injection.tenant,
         tenant_token=injection.tenant_token or None,

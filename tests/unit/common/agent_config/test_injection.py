@@ -21,7 +21,7 @@ def intended(*layers: list[Property]) -> dict[tuple[str, str], str]:
     """The same merge said in another way: a dictionary that later layers write over."""
     wanted = {(prop.section, prop.key): prop.value for prop in ruxitagentproc.parse(PACKAGE)}
     for layer in layers:
-        for prop in filter(None, map(ruxitagentproc.neutral, layer)):
+        for prop in filter(None, map(ruxitagentproc.sanitize, layer)):
             wanted[prop.section, prop.key] = prop.value
     return wanted
 
@@ -30,7 +30,7 @@ def intended(*layers: list[Property]) -> dict[tuple[str, str], str]:
 def test_reading_the_merged_file_gives_the_intended_settings_only(api: list[Property], ours: list[Property]) -> None:
     merged = ruxitagentproc.merge(PACKAGE, api, ours)
     read = ruxitagentproc.parse(merged.text)
-    emptied = {(prop.section, prop.key) for prop in filter(None, map(ruxitagentproc.neutral, ours)) if not prop.value}
+    emptied = {(prop.section, prop.key) for prop in filter(None, map(ruxitagentproc.sanitize, ours)) if not prop.value}
     # A later value of ours may fill again what an earlier one emptied: only the last one counts.
     wanted = {name: value for name, value in intended(api, ours).items() if value or name not in emptied}
     assert {(prop.section, prop.key): prop.value for prop in read} == wanted
@@ -47,7 +47,7 @@ def test_merging_again_changes_nothing(api: list[Property]) -> None:
 
 @given(TEXT)
 def test_a_harmless_value_comes_back_as_it_is(value: str) -> None:
-    kept = ruxitagentproc.neutral(Property("general", "key", value))
+    kept = ruxitagentproc.sanitize(Property("general", "key", value))
     assert kept is not None
     if value.isprintable():
         assert kept.value == value.strip()
@@ -59,7 +59,7 @@ def test_any_package_file_can_be_merged(package: str, api: list[Property]) -> No
         (prop.section, prop.key): prop.value
         for prop in ruxitagentproc.parse(ruxitagentproc.merge(package, api, []).text)
     }
-    for prop in filter(None, map(ruxitagentproc.neutral, api)):
+    for prop in filter(None, map(ruxitagentproc.sanitize, api)):
         assert (prop.section, prop.key) in read
 
 

@@ -46,21 +46,21 @@ def test_unknown_sections_come_sorted_at_the_end_of_the_file() -> None:
 
 def test_ours_wins_over_the_tenant_and_the_tenant_over_the_package() -> None:
     api = [Property("general", "tenant", "api"), Property("general", "logLevel", "api")]
-    text = merged(api, ruxitagentproc.general(tenant="ours"))
+    text = merged(api, ruxitagentproc.general_properties(tenant="ours"))
     assert "tenant ours\nlogLevel api\n" in text
 
 
 def test_an_empty_proxy_of_ours_removes_it_whoever_named_it() -> None:
-    text = merged([Property("general", "proxy", "http://api:2")], ruxitagentproc.general(proxy=""))
+    text = merged([Property("general", "proxy", "http://api:2")], ruxitagentproc.general_properties(proxy=""))
     assert "proxy" not in text
 
 
 def test_endpoints_become_one_server_address() -> None:
-    assert ruxitagentproc.general(endpoints=["https://a", "https://b"]) == [
+    assert ruxitagentproc.general_properties(endpoints=["https://a", "https://b"]) == [
         Property("general", "serverAddress", "{https://a;https://b}")
     ]
-    assert ruxitagentproc.general(endpoints=[]) == [Property("general", "serverAddress", "")]
-    assert ruxitagentproc.general() == []
+    assert ruxitagentproc.general_properties(endpoints=[]) == [Property("general", "serverAddress", "")]
+    assert ruxitagentproc.general_properties() == []
 
 
 def test_a_key_that_stands_twice_is_written_once() -> None:

@@ -41,7 +41,9 @@ _CSI_DRIVERS: Final = list_watch.Collection(
 )
 # The API server keeps no cache of Events: their version may be forgotten after five minutes, and each list goes
 # through all Events there are. So a watch of them stands as long as possible.
-_EVENTS: Final = list_watch.Collection("/api/v1/events", f"reason={identifiers.NOT_MOUNTED}", watch_seconds=2700.0)
+_EVENTS: Final = list_watch.Collection(
+    "/api/v1/events", f"reason={identifiers.AGENT_NOT_MOUNTED}", watch_seconds=2700.0
+)
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}

@@ -105,6 +105,6 @@ class Breaker:
             within = f"{self._limits.window_seconds / 60:g} minutes"
             return (
                 f"{self._limits.failures} pods or more got no agent within {within}, "
-                f"see their Events with the reason {identifiers.NOT_MOUNTED}"
+                f"see their Events with the reason {identifiers.AGENT_NOT_MOUNTED}"
             )
         return ""

@@ -88,7 +88,7 @@ def _more_objects(archive: Archive, to: Kubectl, told: Told) -> None:
     asked["configmaps"] = lambda: map(redaction.keys_only, to.own("configmaps"))
     asked["clusterroles"] = lambda: filter(None, (to.get("clusterroles", role) for role in _ROLES))
     asked["events"] = lambda: to.own("events")
-    empty_views = f"--field-selector=reason={identifiers.NOT_MOUNTED}"
+    empty_views = f"--field-selector=reason={identifiers.AGENT_NOT_MOUNTED}"
     asked["events-of-empty-views"] = lambda: to.every("events", "--all-namespaces", empty_views)
     with kubectl.all_at_once() as pool:
         found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in asked.items()}
