@@ -1,8 +1,6 @@
-"""The command `oneagent-csi`: what a person asks of a node, and `preload`, which brings something to it.
+"""Command line of `oneagent-csi`: `status`, `why` and `verify` read a node, `preload` puts a package into its store.
 
-All else only reads, and all of it may be run at any time.
-
-Each question is a subcommand: a function that takes the parsed flags and returns the exit code.
+Each subcommand is a function that takes the parsed flags and returns the exit code.
 """
 
 from __future__ import annotations
@@ -14,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags
+from oneagent.common import flags, node_report
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference as oci_reference
-from oneagent.common.oci.reference import LayoutReference
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.cli import status, why
+from oneagent.csi_driver.cli import why
 from oneagent.csi_driver.cli.status import collect, problems
 from oneagent.csi_driver.cli.why import collect as why_collect
 from oneagent.csi_driver.cli.why import diagnose
@@ -28,113 +25,113 @@ from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table
 
 _STATUS: Final = """\
-Shows the agent versions, volumes, failures, DynaKubes and disk of this node. Run it where the driver's mounts are
-seen: in the server's container. Reads only, works while the driver runs, and says what it can when the
-metadata database is missing or can't be read.
+Shows the agent versions, volumes, failures, DynaKubes and disk of this node. Reads only. Run it in the server's
+container, where the driver's mounts are visible. Without a readable metadata database it shows everything else.
 
 exit code:
-  0  all is well, or on its way
-  1  something needs a person; it is listed under "needs attention" ("problems" in JSON):
-     the data folder or the database can't be read, server or provisioner is not running, a version can't be
-     installed or is damaged, a DynaKube gets no version, a pod has waited through a failed mount attempt, a pod
-     runs with an empty view or lost its view, or little disk is left
-  2  the command line can't be used
+  0  no problems, or only work in progress
+  1  problems that an administrator has to solve, listed under "needs attention" ("problems" in JSON): the data
+     directory or the database is unreadable, server or provisioner is not running, a version can't be installed or
+     is damaged, a DynaKube gets no version, a pod waits after a failed mount attempt, a pod runs with an empty view
+     or lost its view, or little disk space is left
+  2  invalid command line
 """
 
 _WHY: Final = """\
-Says why a pod on this node has its agent, or has none: one verdict with what to do, and what it rests on. It joins
-the pod's volume in the metadata database, its view in the mount table, and the memory maps of its processes. What the
-webhook decided stands in the pod's annotations, which are not looked at here: kubectl oneagent why joins these too.
+Shows why a pod on this node has its agent, or has none: one diagnosis, its remedy, and the evidence. It joins the
+pod's volume in the metadata database, its view in the mount table, and the memory maps of its processes. The
+webhook's decision is in the pod's annotations, which only kubectl oneagent why reads.
 
-Reads only. In the server's container the node's processes are at --proc by its variable; elsewhere it has to run
-with the node's processes in --proc and its mounts in --mount-table, as root.
+Reads only. In the server's container --proc is set by its variable. Elsewhere run it as root, with --proc and
+--mount-table of the node.
 
 exit code:
   0  the agent is loaded in all processes of the pod that have its view, or the pod is a host agent
-  1  it is not, or that can't be told
-  2  the command line can't be used
+  1  it is not loaded, or that is unknown
+  2  invalid command line
 """
 
 _VERIFY: Final = """\
-Reads the agent versions and config layers of this node's store again, and compares them with what was put there:
-each version with its manifest (every file's content, size and permissions, links and folders), each config layer with
-the digest that is its name. Owners, extended attributes and what pods wrote are not compared. Reads only.
+Verifies agent versions and config layers in this node's store: each version against its file manifest (content, size
+and permissions of files, links and directories), each config layer against the digest in its name. Owners, extended
+attributes and files that pods wrote are not compared. Reads only.
 
 exit code:
-  0  all of it is whole
-  1  something is damaged or missing, has no manifest to compare it with, or can't be read
-  2  the command line can't be used
+  0  everything is intact
+  1  something is damaged, missing, has no usable manifest, or is unreadable
+  2  invalid command line
 """
 
 
 _PRELOAD: Final = """\
-Puts an agent package that is on this machine into this node's store: for nodes without a way to the tenant or the
-registry, or before their pods come. It is a zip, or an image in a folder, as skopeo copy docker://… oci:folder and
-others write it (OCI image layout). An image's version is its digest, so a DynaKube that names it by this digest, or
-by a tag that the operator finds it at, needs no registry. It may be run before the driver is installed and while it
-runs. The package is checked and unpacked as a downloaded one; the provisioner then puts the version into the store,
-at once or when it is started.
-The version stays for the time of --keep if no DynaKube wants it, and after that like any other.
+Puts an agent package on this machine into this node's store: for nodes that reach neither tenant nor registry, or
+ahead of their first pods. The package is a zip, or an image in an OCI image layout, as written by
+skopeo copy docker://… oci:directory. The version of an image is its digest, so a DynaKube that names this digest, or
+a tag that the operator resolves to it, needs no registry. It works before the driver is installed and while it runs.
+The package is checked and unpacked like a downloaded one; then the provisioner puts the version into the store.
+The version stays for --keep if no DynaKube requests it, and after that like any other.
 
 exit code:
-  0  it is in the store, or waits for the provisioner
-  1  it is not, for the reason that is shown; nothing of it is left on the disk
-  2  the command line can't be used
+  0  the version is in the store, or waits for the provisioner
+  1  it is not, for the reason shown; nothing of it is left on the disk
+  2  invalid command line
 """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line of `oneagent-csi`."""
-    parser = flags.create_parser("oneagent-csi", "Answers questions about the agents on this node.")
+    """Return the parser of `oneagent-csi`."""
+    parser = flags.create_parser("oneagent-csi", "Inspects the agents on this node, and preloads packages.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    about = _command(commands, "status", "versions, volumes, failures, DynaKubes and disk of this node", _STATUS)
-    _add_mount_table(about)
-    about.set_defaults(answer=_status)
-    about = _command(commands, "why", "why a pod on this node has its agent, or has none", _WHY)
-    _add_mount_table(about)
-    flags.adder(about)("proc", Path("/proc"), "the processes to look at", parse=flags.absolute_path)
-    about.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="the pod")
-    about.set_defaults(answer=_why)
-    about = _command(commands, "verify", "whether versions and config layers are what was put there", _VERIFY)
-    flags.adder(about)("rate", "100Mi", "most to read in a second; 0 for no limit", parse=flags.size)
-    about.add_argument(
-        "version", nargs="*", type=flags.checked(_version), help="what to check (default: all, and config layers)"
+    command = _add_command(commands, "status", "versions, volumes, failures, DynaKubes and disk of this node", _STATUS)
+    _add_mount_table(command)
+    command.set_defaults(run=_status)
+    command = _add_command(commands, "why", "why a pod on this node has its agent, or has none", _WHY)
+    _add_mount_table(command)
+    flags.adder(command)("proc", Path("/proc"), "proc file system with the node's processes", parse=flags.absolute_path)
+    command.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="pod to diagnose")
+    command.set_defaults(run=_why)
+    command = _add_command(commands, "verify", "integrity of agent versions and config layers in the store", _VERIFY)
+    flags.adder(command)("rate", "100Mi", "read limit in bytes per second; 0 for no limit", parse=flags.size)
+    command.add_argument(
+        "version", nargs="*", type=flags.checked(_version), help="versions to verify (default all, and config layers)"
     )
-    about.set_defaults(answer=_verify)
-    about = _command(commands, "preload", "put a package into this node's store", _PRELOAD)
-    add = flags.adder(about)
-    add("version", "", "the version that it is (default: what the package says)", parse=flags.checked(_version_or_none))
-    add("keep", 30 * 86400.0, "how long it stays though no DynaKube wants it", parse=flags.duration)
-    add("wait", 60.0, "how long to wait until the provisioner has taken it", parse=flags.duration)
-    about.add_argument(
+    command.set_defaults(run=_verify)
+    command = _add_command(commands, "preload", "put a package into this node's store", _PRELOAD)
+    add = flags.adder(command)
+    add("version", "", "version of a zip (default: as the package names it)", parse=flags.checked(_version_or_none))
+    add("keep", 30 * 86400.0, "retention while no DynaKube requests the version", parse=flags.duration)
+    add("wait", 60.0, "timeout for the provisioner to put it into the store", parse=flags.duration)
+    command.add_argument(
         "package",
         type=flags.checked(_package),
-        help="a zip, a folder with an OCI image layout, or oci-layout:/folder:name for one of its images",
+        help="zip, directory with an OCI image layout, or oci-layout:/directory:name for one of its images",
     )
-    about.set_defaults(answer=_preload)
+    command.set_defaults(run=_preload)
     return parser
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, meaning: str, description: str
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
 ) -> argparse.ArgumentParser:
-    """A subcommand with the flags that all have."""
+    """Add a subcommand with the common flags."""
     parser = commands.add_parser(
         name,
-        help=meaning,
+        help=summary,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flags.adder(parser)("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
+    flags.adder(parser)("data-dir", Path("/data"), "directory of agents, views and metadata", parse=flags.absolute_path)
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="for people or for programs (default table)"
+        "-o", "--output", choices=("table", "json"), default="table", help="output format (default table)"
     )
     return parser
 
 
-def _add_mount_table(to: argparse.ArgumentParser) -> None:
-    flags.adder(to)("mount-table", mount_table.SELF, "the mount table to look at", parse=flags.absolute_path)
+def _add_mount_table(command: argparse.ArgumentParser) -> None:
+    flags.adder(command)(
+        "mount-table", mount_table.SELF, "mount table with the driver's mounts", parse=flags.absolute_path
+    )
 
 
 def _version(text: str) -> Version:
@@ -145,11 +142,11 @@ def _version_or_none(text: str) -> Version:
     return _version(text) if text else Version("")
 
 
-def _package(text: str) -> Path | LayoutReference:
+def _package(text: str) -> Path | oci_reference.LayoutReference:
     if text.startswith(oci_reference.LAYOUT_PREFIX):
         return oci_reference.parse_layout(text)
     path = Path(text)
-    return LayoutReference(path.absolute()) if path.is_dir() else path
+    return oci_reference.LayoutReference(path.absolute()) if path.is_dir() else path
 
 
 def _pod(text: str) -> tuple[str, str]:
@@ -159,74 +156,60 @@ def _pod(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def _folder(given: argparse.Namespace) -> DataDir:
+def _data(args: argparse.Namespace) -> DataDir:
     try:
-        return DataDir(given.data_dir)
+        return DataDir(args.data_dir)
     except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
 
 
-def _status(given: argparse.Namespace) -> int:
-    found = problems.judge(collect.look(_folder(given), given.mount_table, now=time.time()))
-    if given.output == "json":
-        sys.stdout.write(json.dumps(status.as_json(found), indent=2) + "\n")
+def _status(args: argparse.Namespace) -> int:
+    status = problems.add_problems(collect.collect_status(_data(args), args.mount_table, now=time.time()))
+    if args.output == "json":
+        sys.stdout.write(json.dumps(node_report.status_to_json(status), indent=2) + "\n")
     else:
-        from oneagent.csi_driver.cli.status import tables as status_tables  # rich: 6 MiB that only people need
+        from oneagent.csi_driver.cli.status import tables  # rich: 6 MiB that JSON does without
 
-        status_tables.show(found)
-    return 1 if found.problems else 0
+        tables.print_status(status)
+    return 1 if status.problems else 0
 
 
-def _why(given: argparse.Namespace) -> int:
-    namespace, pod = given.pod
-    found = why_collect.look(_folder(given), given.mount_table, given.proc, namespace, pod, now=time.time())
-    verdict = diagnose.judge(found)
-    if given.output == "json":
-        sys.stdout.write(json.dumps(why.as_json(found, verdict), indent=2) + "\n")
+def _why(args: argparse.Namespace) -> int:
+    evidence = why_collect.collect_evidence(_data(args), args.mount_table, args.proc, *args.pod, now=time.time())
+    diagnosis = diagnose.diagnose(evidence)
+    if args.output == "json":
+        report = node_report.PodReport(evidence, diagnosis)
+        sys.stdout.write(json.dumps(node_report.pod_to_json(report), indent=2) + "\n")
     else:
-        sys.stdout.write(why_text.render(found, verdict))
-    return 0 if verdict.reason in why.GOOD else 1
+        sys.stdout.write(why_text.render(evidence, diagnosis))
+    return 0 if diagnosis.reason in why.AS_INTENDED else 1
 
 
-def _verify(given: argparse.Namespace) -> int:
-    from oneagent.csi_driver.store import integrity  # the provisioner's parts, which take twice as long to load
+def _verify(args: argparse.Namespace) -> int:
+    from oneagent.csi_driver.cli import verify  # the provisioner's parts, which take twice as long to load
 
-    folder = _folder(given)
-    found = []
-    try:
-        for checked in integrity.check(folder, given.version, bytes_per_second=given.rate or None):
-            found.append(checked)
-            if given.output == "table":
-                sys.stdout.writelines(f"{line}\n" for line in integrity.lines(folder, checked))
-                sys.stdout.flush()
-    except OSError as error:
-        raise SystemExit(f"the agent store can't be read: {error.strerror} ({error.filename})") from error
-    bad = sum(checked.state != integrity.State.WHOLE for checked in found)
-    if given.output == "json":
-        sys.stdout.write(json.dumps(integrity.as_json(folder, found), indent=2) + "\n")
-    else:
-        sys.stdout.write(f"{len(found)} checked, {bad or 'none'} with something to do.\n")
-    return 1 if bad else 0
+    json_output = args.output == "json"
+    return verify.run(_data(args), args.version, bytes_per_second=args.rate or None, json_output=json_output)
 
 
-def _preload(given: argparse.Namespace) -> int:
+def _preload(args: argparse.Namespace) -> int:
     from oneagent.csi_driver.cli import preload  # the unpacker, which no other command needs
 
     return preload.run(
-        _folder(given),
-        given.package,
-        given.version,
-        keep_seconds=given.keep,
-        wait_seconds=given.wait,
-        json_output=given.output == "json",
+        _data(args),
+        args.package,
+        args.version,
+        keep_seconds=args.keep,
+        wait_seconds=args.wait,
+        json_output=args.output == "json",
     )
 
 
 def main() -> int:
-    """The command `oneagent-csi`."""
-    given = make_parser().parse_args()
-    answer: int = given.answer(given)
-    return answer
+    """Run `oneagent-csi`."""
+    args = make_parser().parse_args()
+    exit_code: int = args.run(args)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -1,13 +1,21 @@
-"""The command `oneagent-csi preload`: carries a package to the store, and says what became of it (see `preloads`)."""
+"""`oneagent-csi preload`: put a zip, or an image in an OCI layout, into the agent store of this node.
+
+A zip names its version by a directory in it. An image's version is its digest, as if a registry had sent it: so a
+DynaKube that requests the image finds it in the store. `store.preload` has the steps from the package to the store.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import tarfile
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from rich import progress
 from rich.console import Console
@@ -15,61 +23,155 @@ from rich.console import Console
 from oneagent.common import unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.common.oci.reference import LayoutReference
-from oneagent.csi_driver.cli import preload_package
+from oneagent.common.oci import image as oci_image
+from oneagent.common.oci import layout
+from oneagent.common.oci import reference as oci_reference
+from oneagent.common.unpack import AgentPackage, agent_layout, zip
+from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
-from oneagent.csi_driver.store import AgentStore, preload, usage
+from oneagent.csi_driver.provisioner.package_sources import origins
+from oneagent.csi_driver.store import AgentStore, usage
+from oneagent.csi_driver.store import preload as store_preload
 from oneagent.csi_driver.store.preload import NotPreloadedError
 
 JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
-_LOOK_SECONDS: Final = 0.1
+_POLL_SECONDS: Final = 0.1
+
+ReportProgress = Callable[[int, int], None]
+"""Called with bytes done, and all bytes."""
+
+
+class LocalPackage(Protocol):
+    @property
+    def version(self) -> Version: ...
+
+    def read(self, report_progress: ReportProgress) -> AgentPackage:
+        """Verify the package; `unpack.PackageError` or `download.DownloadError` if it is corrupt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ZipPackage:
+    """A zip on this machine."""
+
+    version: Version
+    path: Path
+
+    def read(self, report_progress: ReportProgress) -> AgentPackage:
+        return zip.read(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePackage:
+    """An image in an OCI layout, by its digest."""
+
+    image: oci_reference.LayoutReference
+
+    @property
+    def version(self) -> Version:
+        return origins.version_of(self.image.digest)
+
+    def read(self, report_progress: ReportProgress) -> AgentPackage:
+        with oci_image.Image(self.image, oci_image.Access()) as opened:
+            layers = opened.layers()
+        total, done = sum(layer.size for layer in layers), 0
+        blobs = []
+        for layer in layers:
+            downloaded = download.download(
+                layer.sources[-1],
+                self.image.path,
+                cancelled=threading.Event(),
+                expected_size=layer.size,
+                expected_sha256=layer.sha256,
+                progress=partial(_add_progress, report_progress, done, total),
+            )
+            done += downloaded.size
+            blobs.append(downloaded.path)
+        return unpack_image.read(blobs)
 
 
 def run(
-    folder: DataDir,
-    what: Path | LayoutReference,
+    data: DataDir,
+    package: Path | oci_reference.LayoutReference,
     version: Version,
     *,
     keep_seconds: float,
     wait_seconds: float,
     json_output: bool,
 ) -> int:
-    """Preload a package and wait for the provisioner, if one runs. Prints the answer; the exit code."""
+    """Preload a package, wait for the provisioner if one is running, and print the result; the exit code."""
     console = Console(stderr=True)
     try:
-        folder.create()
-        store = AgentStore(folder)
-        found = preload_package.find(what, version)
-        version = found.version
-        with _bars(console) as bars:
-            done = preload.preload(
-                folder,
-                lambda: found.read(_bar(bars, "checking")),
+        data.create()
+        store = AgentStore(data)
+        local = open_package(package, version)
+        version = local.version
+        with _progress_bars(console) as bars:
+            preloaded = store_preload.preload(
+                data,
+                lambda: local.read(_add_bar(bars, "checking")),
                 version,
                 keep_seconds,
-                usage.present(folder, store),
+                usage.present(data, store),
                 begun=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
             )
         with console.status("waiting for the provisioner"):
-            taken = _taken(folder, store, version, wait_seconds)
+            is_stored = _wait_until_stored(data, store, version, wait_seconds)
     except (NotPreloadedError, unpack.PackageError, download.DownloadError) as error:
-        raise SystemExit(f"{what}: {error}") from error
+        raise SystemExit(f"{package}: {error}") from error
     except OSError as error:
-        raise SystemExit(f"{what} can't be preloaded: {error.strerror} ({error.filename})") from error
+        raise SystemExit(f"{package} can't be preloaded: {error.strerror} ({error.filename})") from error
     if json_output:
-        answer: dict[str, Any] = {"format": JSON_FORMAT, "version": version, "taken": taken}
-        answer |= {"bytes": done.bytes, "shared_bytes": done.shared_bytes, "seconds": round(done.seconds, 3)}
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+        result: dict[str, Any] = {"format": JSON_FORMAT, "version": version, "taken": is_stored}
+        result |= {"bytes": preloaded.bytes, "shared_bytes": preloaded.shared_bytes}
+        sys.stdout.write(json.dumps(result | {"seconds": round(preloaded.seconds, 3)}, indent=2) + "\n")
     else:
-        where = "is in the store" if taken else "waits for the provisioner, which puts it into the store when it runs"
-        sys.stdout.write(f"version {version}, {done.bytes >> 20} MiB, {where}\n")
+        place = "is in the store" if is_stored else "waits for the provisioner, which puts it into the store"
+        sys.stdout.write(f"version {version}, {preloaded.bytes >> 20} MiB, {place}\n")
     return 0
 
 
-def _bars(console: Console) -> progress.Progress:
-    """Bars for people; nothing where nobody looks."""
+def open_package(package: Path | oci_reference.LayoutReference, version: Version) -> LocalPackage:
+    """Return the package with its version; `version` is that of the command line, if any."""
+    if isinstance(package, Path):
+        return ZipPackage(version or _read_version(package), package)
+    if version:
+        raise NotPreloadedError("the version of an image is its digest; leave --version out")
+    with oci_image.Image(package, oci_image.Access()) as opened:
+        return ImagePackage(package.at(opened.digest()))
+
+
+def _add_progress(report_progress: ReportProgress, before: int, total: int, done: int, _size: int | None) -> None:
+    report_progress(before + done, total)
+
+
+def _read_version(archive: Path) -> Version:
+    try:
+        with zip.open_zip(archive) as package:
+            version = agent_layout.read_version(package.index)
+    except unpack.CorruptPackageError as error:
+        if command := _layout_command(archive):
+            raise NotPreloadedError(f"a tar is no package; convert it to an OCI layout: {command}") from error
+        raise
+    if not version:
+        raise NotPreloadedError("the package names no version; set --version")
+    return Version(version)
+
+
+def _layout_command(archive: Path) -> str:
+    """Return the command that makes an OCI layout of a tar; empty if it is none."""
+    try:
+        with tarfile.open(archive) as tar:
+            is_layout = layout.MARKER in tar.getnames()
+    except (OSError, tarfile.TarError):
+        return ""
+    return f"tar -xf {archive} -C DIRECTORY" if is_layout else f"skopeo copy docker-archive:{archive} oci:DIRECTORY"
+
+
+def _progress_bars(console: Console) -> progress.Progress:
+    """Return progress bars for a terminal, which print nothing elsewhere."""
     columns = (
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
@@ -79,24 +181,24 @@ def _bars(console: Console) -> progress.Progress:
     return progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _bar(bars: progress.Progress, title: str) -> preload_package.Told:
-    """A bar that appears once there is something to tell."""
+def _add_bar(bars: progress.Progress, title: str) -> ReportProgress:
+    """Return a callback whose bar appears at its first call."""
     task: progress.TaskID | None = None
 
-    def told(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         nonlocal task
         if task is None:
             task = bars.add_task(title, total=total)
         bars.update(task, completed=done)
 
-    return told
+    return report_progress
 
 
-def _taken(folder: DataDir, store: AgentStore, version: Version, wait_seconds: float) -> bool:
-    """Whether the version is in the store; waited for as long as somebody may put it there."""
+def _wait_until_stored(data: DataDir, store: AgentStore, version: Version, wait_seconds: float) -> bool:
+    """Wait for the version in the store while a provisioner is running; False if it is not there in time."""
     deadline = time.monotonic() + wait_seconds
     while not store.has(version):
-        if time.monotonic() > deadline or not process.is_held(folder.root / "provisioner.lock"):
+        if time.monotonic() > deadline or not process.is_held(data.root / "provisioner.lock"):
             return False
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return True

@@ -212,11 +212,11 @@ class TestAnImageInAFolder:
         tar = tmp_path / "image.tar"
         tar.write_bytes(images.tar(images.MINIMAL))
         with pytest.raises(
-            SystemExit, match=r"which this makes of it: skopeo copy docker-archive:.*image\.tar oci:FOLDER"
+            SystemExit, match=r"convert it to an OCI layout: skopeo copy docker-archive:.*image\.tar oci:DIRECTORY"
         ):
             preload(tar)
         tar.write_bytes(images.tar(images.Entry("oci-layout", b"{}")))
-        with pytest.raises(SystemExit, match=r"which this makes of it: tar -xf .*image\.tar -C FOLDER"):
+        with pytest.raises(SystemExit, match=r"convert it to an OCI layout: tar -xf .*image\.tar -C DIRECTORY"):
             preload(tar)
         data = DataDir(root)
         assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
@@ -243,7 +243,7 @@ class TestAPackageThatIsRefused:
         for archive, problem in (
             (tmp_path / "no.zip", "not a readable zip"),
             (tmp_path / "absent.zip", "No such file"),
-            (nameless, "does not say which version it is; give it with --version"),
+            (nameless, "names no version; set --version"),
         ):
             with pytest.raises(SystemExit, match=problem):
                 preload(archive)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import node_report
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
-from oneagent.csi_driver.cli import main, status
-from oneagent.csi_driver.cli.status import collect, problems
-from oneagent.csi_driver.cli.status import tables as status_tables
+from oneagent.csi_driver.cli import main
+from oneagent.csi_driver.cli.status import collect, problems, tables
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
@@ -91,8 +91,8 @@ class Node:
         with self.mount_table.open("a") as table:
             table.write(f"99 1 0:99 {root} {self.targets}/{pod} rw,nosuid - overlay overlay rw,{layers},workdir=w\n")
 
-    def look(self) -> status.Status:
-        return problems.judge(collect.look(self.data, self.mount_table, now=time.time()))
+    def status(self) -> node_report.NodeStatus:
+        return problems.add_problems(collect.collect_status(self.data, self.mount_table, now=time.time()))
 
 
 @pytest.fixture
@@ -128,22 +128,22 @@ def asked(node: Node, monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 class TestAHealthyNode:
     def test_has_nothing_that_needs_a_person(self, healthy: Node) -> None:
-        assert healthy.look().problems == ()
+        assert healthy.status().problems == ()
 
     def test_tells_of_its_versions(self, healthy: Node) -> None:
-        (version,) = healthy.look().versions
+        (version,) = healthy.status().versions
         assert (version.version, version.state, version.views) == (VERSION, "ready", 1)
         assert (version.size_bytes, version.wanted_by) == (7, ("demo",))
         assert version.last_used_at
 
     def test_tells_of_its_volumes(self, healthy: Node) -> None:
-        (volume,) = healthy.look().volumes
+        (volume,) = healthy.status().volumes
         assert (volume.namespace, volume.pod, volume.dynakube) == ("default", "shop", "demo")
         assert (volume.version, volume.state, volume.mounted) == (VERSION, "mounted", True)
         assert volume.since
 
     def test_tells_of_its_dynakubes_and_its_disk(self, healthy: Node) -> None:
-        found = healthy.look()
+        found = healthy.status()
         (kube,) = found.dynakubes
         assert (kube.name, kube.tenant, kube.version, kube.in_store) == ("demo", "abc12345", VERSION, True)
         assert found.disk is not None
@@ -152,11 +152,11 @@ class TestAHealthyNode:
 
     def test_counts_a_view_once_even_if_a_part_of_it_is_mounted_again(self, healthy: Node) -> None:
         healthy.mount(root="/agent/log")
-        assert healthy.look().versions[0].views == 1
+        assert healthy.status().versions[0].views == 1
 
     def test_believes_the_mount_table_where_the_row_is_not_written_yet(self, healthy: Node) -> None:
         healthy.volume(state=VolumeState.WAITING, attempts=1, reason="not in the store yet")
-        found = healthy.look()
+        found = healthy.status()
         assert found.volumes[0].state == "mounted"
         assert not found.failures
         assert not found.problems
@@ -164,7 +164,7 @@ class TestAHealthyNode:
 
 class TestWhatNeedsAPerson:
     def one(self, node: Node) -> str:
-        (problem,) = node.look().problems
+        (problem,) = node.status().problems
         return problem
 
     def test_a_pod_with_an_empty_view(self, healthy: Node) -> None:
@@ -174,13 +174,13 @@ class TestWhatNeedsAPerson:
     def test_a_pod_that_waits_after_a_failed_attempt(self, healthy: Node) -> None:
         healthy.volume("cart", VolumeState.WAITING, attempts=2, first_failed_at=5.0, reason="no version")
         assert "default/cart can't start yet: attempt 2 failed (no version)" in self.one(healthy)
-        (failure,) = healthy.look().failures
+        (failure,) = healthy.status().failures
         assert (failure.attempts, failure.first_failed_at, failure.empty) == (2, 5.0, False)
 
     def test_a_volume_that_has_lost_its_view(self, healthy: Node) -> None:
         healthy.mount_table.write_text("")
         assert "nothing is mounted at" in self.one(healthy)
-        assert healthy.look().volumes[0].mounted is False
+        assert healthy.status().volumes[0].mounted is False
 
     def test_a_version_that_cannot_be_installed(self, healthy: Node) -> None:
         with healthy.records() as records:
@@ -194,8 +194,10 @@ class TestWhatNeedsAPerson:
 
     def test_a_dynakube_that_gets_no_version(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the token is refused")
-        later = collect.look(healthy.data, healthy.mount_table, now=time.time() + problems.PATIENCE_SECONDS)
-        assert problems.judge(later).problems == ("DynaKube demo has no version on this node: the token is refused",)
+        later = collect.collect_status(healthy.data, healthy.mount_table, now=time.time() + problems.GRACE_SECONDS)
+        assert problems.add_problems(later).problems == (
+            "DynaKube demo has no version on this node: the token is refused",
+        )
 
     def test_a_process_that_does_not_run(self, healthy: Node) -> None:
         healthy.end_processes()
@@ -206,17 +208,17 @@ class TestWhatNeedsAPerson:
         with healthy.records() as records:
             records.put_version(NEXT, VersionState.DOWNLOADING)
         healthy.want(NEXT, condition=f"version {NEXT} is not in the store yet (downloading)")
-        assert healthy.look().problems == ()
+        assert healthy.status().problems == ()
 
     def test_not_a_tenant_that_was_asked_a_moment_ago(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the tenant is being asked")
-        assert healthy.look().problems == ()
+        assert healthy.status().problems == ()
 
 
 class TestWithoutADatabase:
     def test_views_versions_and_dynakubes_are_still_told(self, healthy: Node) -> None:
         healthy.data.database.unlink()
-        found = healthy.look()
+        found = healthy.status()
         assert found.metadata == "missing"
         assert [(volume.id, volume.state, volume.mounted) for volume in found.volumes] == [
             ("csi-shop", "unrecorded", True)
@@ -228,13 +230,13 @@ class TestWithoutADatabase:
     def test_none_is_made(self, healthy: Node) -> None:
         healthy.data.database.unlink()
         before = sorted(os.listdir(healthy.data.root))
-        healthy.look()
+        healthy.status()
         assert sorted(os.listdir(healthy.data.root)) == before
 
     @pytest.mark.parametrize("content", [b"", b"no database at all" * 1000], ids=["empty", "garbage"])
     def test_one_that_cannot_be_read_is_said_to_be_so_and_left_alone(self, healthy: Node, content: bytes) -> None:
         healthy.data.database.write_bytes(content)
-        found = healthy.look()
+        found = healthy.status()
         assert found.metadata == "unreadable"
         assert found.dynakubes
         assert healthy.data.database.read_bytes() == content
@@ -244,10 +246,10 @@ class TestWithoutADatabase:
             connection.execute("ALTER TABLE volumes RENAME COLUMN attempts TO tries")
             connection.execute("UPDATE alembic_version SET version_num='9999'")
         connection.close()
-        assert "its schema is 9999" in healthy.look().problems[0]
+        assert "its schema is 9999" in healthy.status().problems[0]
 
     def test_not_even_a_data_folder_is_an_answer(self, tmp_path: Path) -> None:
-        found = collect.look(DataDir(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
+        found = collect.collect_status(DataDir(tmp_path / "nowhere"), tmp_path / "nothing", now=0.0)
         assert found.disk is None
         assert len(found.unreadable) == 3
 
@@ -255,7 +257,7 @@ class TestWithoutADatabase:
 class TestReading:
     def test_leaves_no_file_behind(self, healthy: Node) -> None:
         before = sorted(os.listdir(healthy.data.root))
-        healthy.look()
+        healthy.status()
         assert sorted(os.listdir(healthy.data.root)) == before
 
     def test_sees_what_a_running_process_has_just_written(self, healthy: Node) -> None:
@@ -265,14 +267,14 @@ class TestReading:
         old = book.get(VolumeId("csi-shop"))
         assert old is not None
         book.drop(old.id)
-        assert healthy.look().volumes[0].state == "unrecorded"
+        assert healthy.status().volumes[0].state == "unrecorded"
         metadata.close()
 
     def test_does_not_wait_for_a_writer(self, healthy: Node) -> None:
         metadata = database.Database(healthy.data.database, healthy.data.database_lock)
         with metadata.transaction():
             started = time.monotonic()
-            assert healthy.look().metadata == "ok"
+            assert healthy.status().metadata == "ok"
             assert time.monotonic() - started < 0.5
         metadata.close()
 
@@ -294,7 +296,7 @@ class TestTheCommand:
     def test_gives_programs_json(self, healthy: Node, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         assert asked("-o", "json") == 0
         answer = json.loads(capsys.readouterr().out)
-        assert answer["format"] == status.JSON_FORMAT
+        assert answer["format"] == node_report.FORMAT
         assert answer["problems"] == []
         assert answer["running"] == {"server": True, "provisioner": True}
         assert set(answer) >= {
@@ -318,10 +320,10 @@ class TestTheCommand:
     def test_says_in_its_help_what_the_exit_codes_mean(self, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             asked("--help")
-        assert "something needs a person" in capsys.readouterr().out
+        assert "problems that an administrator has to solve" in capsys.readouterr().out
 
     def test_shows_what_looks_like_markup_as_it_is(self, healthy: Node) -> None:
         healthy.volume("cart", VolumeState.EMPTY, attempts=1, reason="[red]no[/]")
         shown = io.StringIO()
-        status_tables.show(healthy.look(), shown)
+        tables.print_status(healthy.status(), shown)
         assert "[red]no[/]" in shown.getvalue()

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import node_report
 from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
 from oneagent.common.injection import contract
+from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, View, Volume
 from oneagent.csi_driver.cli import main, why
-from oneagent.csi_driver.cli.why import Evidence, PodProcess, Reason, Verdict, View, Volume, collect, diagnose
+from oneagent.csi_driver.cli.why import Reason, collect, diagnose
 from oneagent.csi_driver.cli.why import text as why_text
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
@@ -44,7 +46,7 @@ VOLUME = Volume(
     since=1.0,
     condition="",
 )
-FOUND = Evidence(
+FOUND = PodEvidence(
     namespace="shop",
     pod="cart",
     taken_at=2.0,
@@ -58,12 +60,12 @@ FOUND = Evidence(
 )
 
 
-def found(volume: dict[str, Any] | None = None, **fields: Any) -> Evidence:
+def found(volume: dict[str, Any] | None = None, **fields: Any) -> PodEvidence:
     """What is seen of a pod that is monitored, but for this."""
     return dataclasses.replace(FOUND, volume=dataclasses.replace(VOLUME, **(volume or {})), **fields)
 
 
-def unmounted(**volume: Any) -> Evidence:
+def unmounted(**volume: Any) -> PodEvidence:
     return found(volume, view=None, mounted=False, processes=())
 
 
@@ -83,13 +85,13 @@ class TestTheVerdict:
             (found(processes=(STATIC, UNSET)), Reason.NOT_LOADED, "proxy (process 8) and 1 more did not load"),
             (found(processes=(UNREADABLE,)), Reason.PROCESSES_NOT_SEEN, "maps of java (process 10) can't be read"),
             (found(processes=()), Reason.NO_PROCESS, "no process has it mounted"),
-            (found(processes=(), sees_pods=False), Reason.PROCESSES_NOT_SEEN, "can't be told from here"),
+            (found(processes=(), sees_pods=False), Reason.PROCESSES_NOT_SEEN, "processes are not visible from here"),
             (found({"state": VolumeState.WAITING}), Reason.MONITORED, "is monitored"),
             (found(damaged=True, damage="which lacks x"), Reason.VERSION_DAMAGED, "which lacks x"),
             (unmounted(), Reason.NOT_MOUNTED, "nothing is mounted at /pods/cart"),
-            (found(view=None), Reason.NOT_MOUNTED, "something else than its view is mounted"),
-            (found(view=None, mounted=None, unreadable=("no table",)), Reason.NOT_KNOWN, "can't be told: no table"),
-            (unmounted(state=VolumeState.EMPTY, reason="10 failed"), Reason.EMPTY_VIEW, "without its agent"),
+            (found(view=None), Reason.NOT_MOUNTED, "another mount than its view is mounted"),
+            (found(view=None, mounted=None, unreadable=("no table",)), Reason.NOT_KNOWN, "unknown: no table"),
+            (unmounted(state=VolumeState.EMPTY, reason="10 failed"), Reason.NO_AGENT_MOUNTED, "without its agent"),
             (
                 unmounted(state=VolumeState.WAITING, attempts=2, reason="no room"),
                 Reason.WAITING,
@@ -100,27 +102,27 @@ class TestTheVerdict:
                 Reason.WAITING,
                 "can't start yet: the tenant is being asked",
             ),
-            (found({"mode": "host"}, view=None), Reason.HOST_FOLDER, "has the persistent folder of DynaKube demo"),
+            (found({"mode": "host"}, view=None), Reason.HOST_FOLDER, "has the persistent directory of DynaKube demo"),
             (unmounted(mode="host"), Reason.NOT_MOUNTED, "nothing is mounted"),
             (dataclasses.replace(FOUND, volume=None), Reason.NO_VOLUME, "has no volume of the driver on this node"),
-            (dataclasses.replace(FOUND, volume=None, unreadable=("no db",)), Reason.NOT_KNOWN, "can't be told: no db"),
+            (dataclasses.replace(FOUND, volume=None, unreadable=("no db",)), Reason.NOT_KNOWN, "unknown: no db"),
         ],
     )
-    def test_names_what_is_so(self, seen: Evidence, reason: Reason, says: str) -> None:
-        verdict = diagnose.judge(seen)
-        assert verdict.reason == reason
-        assert verdict.sentence.startswith(("pod shop/cart ", "what this node has for", "whether pod shop/cart "))
-        assert says in verdict.sentence
-        assert bool(verdict.remedy) == (reason not in why.GOOD)
+    def test_names_what_is_so(self, seen: PodEvidence, reason: Reason, says: str) -> None:
+        diagnosis = diagnose.diagnose(seen)
+        assert diagnosis.reason == reason
+        assert diagnosis.sentence.startswith(("pod shop/cart ", "volume of pod shop/cart ", "view of pod shop/cart "))
+        assert says in diagnosis.sentence
+        assert bool(diagnosis.remedy) == (reason not in why.AS_INTENDED)
 
     def test_has_a_remedy_for_each_cause_once(self) -> None:
-        remedy = diagnose.judge(found(processes=(STATIC, UNSET, STATIC))).remedy
-        assert remedy.count("linked statically") == 1
+        remedy = diagnose.diagnose(found(processes=(STATIC, UNSET, STATIC))).remedy
+        assert remedy.count("statically linked") == 1
         assert remedy.count("LD_PRELOAD was not set") == 1
 
     def test_blames_the_server_for_a_pod_that_waits_while_it_is_not_running(self) -> None:
         waits = dataclasses.replace(unmounted(state=VolumeState.WAITING), server_running=False)
-        assert "server is not running" in diagnose.judge(waits).remedy
+        assert "server is not running" in diagnose.diagnose(waits).remedy
 
 
 class Node:
@@ -187,11 +189,11 @@ class Node:
         desired_versions.replace_all(metadata, self.data.dynakubes, [row])
         metadata.close()
 
-    def look(self, proc: Path | None = None) -> Evidence:
-        return collect.look(self.data, self.mount_table, proc or self.proc, "shop", "cart", now=time.time())
+    def evidence(self, proc: Path | None = None) -> PodEvidence:
+        return collect.collect_evidence(self.data, self.mount_table, proc or self.proc, "shop", "cart", now=time.time())
 
-    def judge(self) -> Verdict:
-        return diagnose.judge(self.look())
+    def diagnose(self) -> Diagnosis:
+        return diagnose.diagnose(self.evidence())
 
 
 @pytest.fixture
@@ -205,32 +207,32 @@ class TestAProcessOfThePod:
     def test_is_one_that_has_the_view_and_is_not_the_nodes(self, node: Node) -> None:
         node.process(20, "java", node.view)
         node.process(21, "exporter", f"/host{node.target}")
-        assert [process.pid for process in node.look().processes] == [20]
+        assert [process.pid for process in node.evidence().processes] == [20]
 
     def test_is_not_there_while_only_other_pods_have_any(self, node: Node) -> None:
         node.process(21, "exporter", f"/host{node.target}")
-        assert node.judge().reason == Reason.NO_PROCESS
+        assert node.diagnose().reason == Reason.NO_PROCESS
 
     def test_is_not_the_init_container(self, node: Node) -> None:
         node.process(20, "install-oneagent", contract.BIN_FOLDER)
-        assert node.look().processes == ()
+        assert node.evidence().processes == ()
 
     def test_has_loaded_the_library_if_it_is_mapped_from_its_view(self, node: Node) -> None:
         java = node.process(20, "java", node.view, LD_PRELOAD=f"/x.so {node.view}/{PRELOAD_LIBRARY}")
         node.load(java, f"{node.view}/{PRELOAD_LIBRARY}")
-        assert node.look().processes == (PodProcess(20, "java", mapped=True, preload=True, static=False),)
-        assert node.judge().reason == Reason.MONITORED
+        assert node.evidence().processes == (PodProcess(20, "java", mapped=True, preload=True, static=False),)
+        assert node.diagnose().reason == Reason.MONITORED
 
     @pytest.mark.parametrize("path", [f"/elsewhere/{PRELOAD_LIBRARY}", "/opt/agent/agent/lib64/other.so"])
     def test_has_not_loaded_it_if_something_else_is_mapped(self, node: Node, path: str) -> None:
         node.load(node.process(20, "java", node.view), path)
-        (process,) = node.look().processes
+        (process,) = node.evidence().processes
         assert (process.mapped, process.preload) == (False, False)
 
     def test_may_share_its_mounts_with_others(self, node: Node) -> None:
         node.process(20, "sh", node.view, mounts="mnt:[9]")
         node.process(100, "java", node.view, mounts="mnt:[9]")
-        assert [process.command for process in node.look().processes] == ["sh", "java"]
+        assert [process.command for process in node.evidence().processes] == ["sh", "java"]
 
     def test_may_be_linked_statically(self, node: Node, tmp_path: Path) -> None:
         program = tmp_path / "static"
@@ -239,7 +241,7 @@ class TestAProcessOfThePod:
         exe = node.process(20, "proxy", node.view) / "exe"
         exe.unlink()
         exe.symlink_to(program)
-        assert node.look().processes[0].static is True
+        assert node.evidence().processes[0].static is True
 
     @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n" * 20, b"\x7fELF\x02\x01".ljust(64, b"\xff")])
     def test_may_run_a_program_that_is_not_understood(self, node: Node, tmp_path: Path, content: bytes) -> None:
@@ -248,31 +250,31 @@ class TestAProcessOfThePod:
         exe = node.process(20, "odd", node.view) / "exe"
         exe.unlink()
         exe.symlink_to(program)
-        assert node.look().processes[0].static is None
+        assert node.evidence().processes[0].static is None
 
     def test_may_end_while_it_is_looked_at(self, node: Node) -> None:
         (node.process(20, "java", node.view) / "maps").unlink()
-        assert node.look().processes == ()
+        assert node.evidence().processes == ()
 
     def test_cannot_play_tricks_on_a_terminal(self, node: Node) -> None:
         node.process(20, "\x1b[2Jjava", node.view)
-        assert node.look().processes[0].command == "?[2Jjava"
+        assert node.evidence().processes[0].command == "?[2Jjava"
 
 
 class TestFromTheServersContainer:
     def test_processes_of_pods_are_not_seen(self, node: Node) -> None:
-        assert node.judge().reason == Reason.PROCESSES_NOT_SEEN
+        assert node.diagnose().reason == Reason.PROCESSES_NOT_SEEN
 
     def test_nothing_at_all_is_still_an_answer(self, node: Node, tmp_path: Path) -> None:
-        found = node.look(tmp_path / "nowhere")
+        found = node.evidence(tmp_path / "nowhere")
         assert "can't be read" in found.unreadable[0]
-        assert diagnose.judge(found).reason == Reason.PROCESSES_NOT_SEEN
+        assert diagnose.diagnose(found).reason == Reason.PROCESSES_NOT_SEEN
 
 
 class TestTheVolume:
     def test_is_the_newest_of_those_of_pods_with_this_name(self, node: Node) -> None:
         node.volume(id=VolumeId("csi-old"), target="/pods/old", changed_at=5.0)
-        volume = node.look().volume
+        volume = node.evidence().volume
         assert volume is not None
         assert volume.id == "csi-cart"
 
@@ -280,29 +282,29 @@ class TestTheVolume:
         node.volume(state=VolumeState.WAITING)
         node.mount_table.write_text("")
         node.want("the tenant is being asked")
-        assert "the tenant is being asked" in node.judge().sentence
+        assert "the tenant is being asked" in node.diagnose().sentence
 
     def test_of_a_version_without_its_library_is_damaged(self, node: Node) -> None:
         Path(node.data.agent(VERSION), PRELOAD_LIBRARY).unlink()
-        assert node.judge().reason == Reason.VERSION_DAMAGED
+        assert node.diagnose().reason == Reason.VERSION_DAMAGED
 
     def test_of_a_version_that_has_left_the_store_is_not(self, node: Node) -> None:
         node.data.discard(node.data.agent(VERSION))
-        assert node.look().damaged is False
+        assert node.evidence().damaged is False
 
     def test_of_a_version_that_was_damaged_under_the_view_says_so(self, node: Node) -> None:
         os.makedirs(node.data.volume(VolumeId("csi-cart")).upper, exist_ok=True)
         damage_log.note(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
-        assert node.judge().reason == Reason.VERSION_DAMAGED
-        assert "agent/x (content)" in node.judge().sentence
+        assert node.diagnose().reason == Reason.VERSION_DAMAGED
+        assert "agent/x (content)" in node.diagnose().sentence
         damage_log.note(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
-        assert node.judge().reason != Reason.VERSION_DAMAGED
+        assert node.diagnose().reason != Reason.VERSION_DAMAGED
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:
         node.mount_table.write_text("no table")
-        assert node.judge().reason == Reason.NOT_KNOWN
+        assert node.diagnose().reason == Reason.NOT_KNOWN
         node.data.database.unlink()
-        assert node.judge().reason == Reason.NOT_KNOWN
+        assert node.diagnose().reason == Reason.NOT_KNOWN
 
 
 Asked = Callable[..., int]
@@ -331,13 +333,13 @@ class TestTheCommand:
         self, asked: Asked, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert asked("shop/other") == 1
-        assert "What to do: see which node the pod is on" in capsys.readouterr().out
+        assert "What to do: check the pod's node" in capsys.readouterr().out
 
     def test_gives_programs_json(self, node: Node, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         node.process(20, "java", node.view)
         assert asked("-o", "json", "shop/cart") == 1
         answer = json.loads(capsys.readouterr().out)
-        assert answer["format"] == why.JSON_FORMAT
+        assert answer["format"] == node_report.FORMAT
         assert answer["verdict"]["reason"] == "NotLoaded"
         assert answer["volume"]["id"] == "csi-cart"
         assert answer["processes"][0]["pid"] == 20
@@ -350,6 +352,6 @@ class TestTheCommand:
 
     def test_tells_of_what_could_not_be_read(self) -> None:
         seen = found(unreadable=("no table",), processes=(UNREADABLE,))
-        text = why_text.render(seen, diagnose.judge(seen))
+        text = why_text.render(seen, diagnose.diagnose(seen))
         assert "not read   no table" in text
         assert "maps can't be read, environment can't be read" in text

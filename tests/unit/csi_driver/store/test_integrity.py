@@ -121,7 +121,7 @@ class TestTheCommand:
         assert asked() == 0
         out = capsys.readouterr().out
         assert f"version {VERSION}: whole, " in out
-        assert out.endswith("2 checked, none with something to do.\n")
+        assert out.endswith("2 checked, none need attention.\n")
 
     def test_ends_with_1_and_names_file_and_remedy_if_something_is_damaged(
         self, asked: Asked, library: Path, capsys: pytest.CaptureFixture[str]
@@ -140,7 +140,7 @@ class TestTheCommand:
 
     def test_says_so_if_there_is_no_store(self, asked: Asked, data: DataDir) -> None:
         data.agents.rename(data.root / "moved")
-        with pytest.raises(SystemExit, match="the agent store can't be read: No such file"):
+        with pytest.raises(SystemExit, match="agent store can't be read: No such file"):
             asked()
 
     @pytest.mark.parametrize("words", [["../etc"], ["--rate=fast"]])

@@ -1,31 +1,23 @@
-"""A look at one node, put together from the three truths: mount table, agent store, metadata database.
+"""Status of one node, joined from mount table, agent store and metadata database.
 
-It only reads, and it always has an answer. What can't be read is named, and the rest is still shown:
-without a database the versions come from the store, the views from the mount table, and the DynaKubes from the copy
-that the provisioner leaves for the server. Where two truths differ the mount table is right: the server writes the
-row of a mount a moment after its answer.
+Reads only, and always returns a status: unreadable parts are listed, the others are still shown. Without a database
+the versions come from the store, the views from the mount table, and the DynaKubes from the copy that the provisioner
+leaves for the server. Where two differ the mount table is right: the server writes the row of a mount a moment after
+its answer.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from oneagent.common import node_report
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.cli.status import (
-    MISSING,
-    UNRECORDED,
-    Disk,
-    DynaKubeStatus,
-    Failure,
-    Running,
-    Status,
-    VersionStatus,
-    VolumeStatus,
-)
+from oneagent.csi_driver.cli.status import MISSING, UNRECORDED
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux import disk_usage, process
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
@@ -38,88 +30,92 @@ from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
 
-def look(folder: DataDir, mount_table: Path, *, now: float) -> Status:
-    """One look at everything, without the judgement; see `problems.judge`."""
+def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_report.NodeStatus:
+    """Read the status of the node, without its problems; see `problems.add_problems`."""
     unreadable = []
     try:
-        stored = {version for entry in os.scandir(folder.agents) if entry.is_dir() and (version := _named(entry.name))}
+        stored = {
+            version
+            for entry in os.scandir(data.agents)
+            if entry.is_dir() and (version := _version_of_directory(entry.name))
+        }
     except OSError as error:
-        unreadable.append(f"the agent store {folder.agents} can't be read: {error.strerror}")
+        unreadable.append(f"the agent store {data.agents} can't be read: {error.strerror}")
         stored = set()
     try:
         mounts: list[Mount] | None = linux_mount_table.read(mount_table)
     except (OSError, ValueError) as error:
         unreadable.append(f"the mount table {mount_table} can't be read: {error}")
         mounts = None
-    rows = readonly.read(folder)
+    rows = readonly.read(data)
     if rows.problem:
-        unreadable.append(f"{rows.problem} ({folder.database})")
+        unreadable.append(f"{rows.problem} ({data.database})")
     # Parts of a view are what kubelet binds for a subPath.
     overlays = [overlay for overlay in linux_mount_table.overlays(mounts or []) if overlay.mount.root == "/"]
-    views = {volume: overlay for overlay in overlays if (volume := _volume_of(overlay, folder))}
-    return Status(
-        data_dir=str(folder.root),
+    views = {volume: overlay for overlay in overlays if (volume := _volume_of(overlay, data))}
+    return node_report.NodeStatus(
+        data_dir=str(data.root),
         taken_at=now,
         metadata=rows.state,
-        set_aside=tuple(sorted(str(path) for path in folder.root.glob(f"{folder.database.name}.aside-*[0-9]"))),
-        running=Running(process.is_held(folder.server_lock), process.is_held(folder.root / "provisioner.lock")),
-        versions=_versions(folder, stored, rows, views.values()),
-        volumes=_volumes(folder, rows, mounts, views),
+        set_aside=tuple(sorted(str(path) for path in data.root.glob(f"{data.database.name}.aside-*[0-9]"))),
+        running=node_report.Running(process.is_held(data.server_lock), process.is_held(data.root / "provisioner.lock")),
+        versions=_versions(data, stored, rows, views.values()),
+        volumes=_volumes(data, rows, mounts, views),
         failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),
         dynakubes=tuple(_dynakube(row, stored) for row in sorted(rows.dynakubes, key=lambda row: row.name)),
-        disk=_disk(folder),
+        disk=_disk(data),
         unreadable=tuple(unreadable),
     )
 
 
-def _named(folder: str) -> Version | None:
-    """The version that a folder of the store is, None for a folder that somebody else put there."""
+def _version_of_directory(name: str) -> Version | None:
+    """Return the version that a directory of the store holds, None for a foreign directory."""
     try:
-        return Version(data_dir.component(folder, "agent version"))
+        return Version(data_dir.component(name, "agent version"))
     except data_dir.UnsafeNameError:
         return None
 
 
 def _versions(
-    folder: DataDir, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
-) -> tuple[VersionStatus, ...]:
+    data: DataDir, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
+) -> tuple[node_report.VersionStatus, ...]:
     records = {row.version: row for row in rows.versions}
     mounted = Counter(
-        version for overlay in overlays for layer in overlay.lower if (version := folder.version_of_layer(layer))
+        version for overlay in overlays for layer in overlay.lower if (version := data.version_of_layer(layer))
     )
-    wanted = {row.version for row in rows.dynakubes if row.version}
+    desired = {row.version for row in rows.dynakubes if row.version}
     return tuple(
         _version(
-            folder,
+            data,
             version,
             records.get(version),
             version in stored,
             mounted[version],
             tuple(sorted(row.name for row in rows.dynakubes if row.version == version)),
         )
-        for version in sorted({*stored, *records, *mounted, *wanted})
+        for version in sorted({*stored, *records, *mounted, *desired})
     )
 
 
 def _version(
-    folder: DataDir,
+    data: DataDir,
     version: Version,
     row: VersionRecord | None,
     stored: bool,
     views: int,
     wanted_by: tuple[str, ...],
-) -> VersionStatus:
+) -> node_report.VersionStatus:
     state: str = MISSING
     if stored:
-        whole = os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}")
-        state = VersionState.READY if whole else VersionState.DAMAGED
+        is_complete = os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}")
+        state = VersionState.READY if is_complete else VersionState.DAMAGED
     elif row is not None and row.state != VersionState.READY:
         state = row.state
     size = row.size_bytes if row is not None else 0
-    return VersionStatus(
+    return node_report.VersionStatus(
         version=version,
         state=state,
-        size_bytes=size or (disk_usage.on_disk(folder.agent(version)) if stored else 0),
+        size_bytes=size or (disk_usage.on_disk(data.agent(version)) if stored else 0),
         views=views,
         wanted_by=wanted_by,
         installed_at=(row.installed_at or None) if row is not None else None,
@@ -128,21 +124,21 @@ def _version(
     )
 
 
-def _volume_of(overlay: Overlay, folder: DataDir) -> VolumeId | None:
-    return folder.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
+def _volume_of(overlay: Overlay, data: DataDir) -> VolumeId | None:
+    return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
 
 def _volumes(
-    folder: DataDir, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
-) -> tuple[VolumeStatus, ...]:
+    data: DataDir, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
+) -> tuple[node_report.VolumeStatus, ...]:
     targets = {mount.target for mount in mounts or []}
     known = [_volume(row, row.id in views, None if mounts is None else row.target in targets) for row in rows.volumes]
-    unknown = [_unrecorded(folder, volume, views[volume]) for volume in views.keys() - {row.id for row in rows.volumes}]
+    unknown = [_unrecorded(data, volume, views[volume]) for volume in views.keys() - {row.id for row in rows.volumes}]
     return tuple(sorted([*known, *unknown], key=lambda volume: (volume.namespace, volume.pod, volume.id)))
 
 
-def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> VolumeStatus:
-    return VolumeStatus(
+def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> node_report.VolumeStatus:
+    return node_report.VolumeStatus(
         id=row.id,
         namespace=row.pod_namespace,
         pod=row.pod_name,
@@ -157,9 +153,9 @@ def _volume(row: VolumeRecord, has_view: bool, mounted: bool | None) -> VolumeSt
     )
 
 
-def _unrecorded(folder: DataDir, volume: VolumeId, overlay: Overlay) -> VolumeStatus:
-    versions = (found for layer in overlay.lower if (found := folder.version_of_layer(layer)))
-    return VolumeStatus(
+def _unrecorded(data: DataDir, volume: VolumeId, overlay: Overlay) -> node_report.VolumeStatus:
+    versions = (found for layer in overlay.lower if (found := data.version_of_layer(layer)))
+    return node_report.VolumeStatus(
         id=volume,
         namespace="",
         pod="",
@@ -178,8 +174,8 @@ def _has_failed(row: VolumeRecord) -> bool:
     return row.attempts > 0 or row.state == VolumeState.EMPTY
 
 
-def _failure(row: VolumeRecord) -> Failure:
-    return Failure(
+def _failure(row: VolumeRecord) -> node_report.Failure:
+    return node_report.Failure(
         volume=row.id,
         namespace=row.pod_namespace,
         pod=row.pod_name,
@@ -191,31 +187,31 @@ def _failure(row: VolumeRecord) -> Failure:
     )
 
 
-def _dynakube(row: DesiredState, stored: set[Version]) -> DynaKubeStatus:
-    return DynaKubeStatus(
+def _dynakube(row: DesiredState, stored: set[Version]) -> node_report.DynaKubeStatus:
+    return node_report.DynaKubeStatus(
         row.name, row.tenant, row.version, row.version in stored, row.condition, row.changed_at or None
     )
 
 
-def _disk(folder: DataDir) -> Disk | None:
+def _disk(data: DataDir) -> node_report.Disk | None:
     try:
-        filesystem = os.statvfs(folder.root)
+        filesystem = shutil.disk_usage(data.root)
     except OSError:
         return None
-    return Disk(
-        store_bytes=_inside(folder.agents),
-        volumes_bytes=_inside(folder.volumes),
-        logs_bytes=_inside(folder.logs),
-        trash_bytes=_inside(folder.trash),
-        tmp_bytes=_inside(folder.tmp),
-        free_bytes=filesystem.f_bavail * filesystem.f_frsize,
-        total_bytes=filesystem.f_blocks * filesystem.f_frsize,
+    return node_report.Disk(
+        store_bytes=_bytes_below(data.agents),
+        volumes_bytes=_bytes_below(data.volumes),
+        logs_bytes=_bytes_below(data.logs),
+        trash_bytes=_bytes_below(data.trash),
+        tmp_bytes=_bytes_below(data.tmp),
+        free_bytes=filesystem.free,
+        total_bytes=filesystem.total,
     )
 
 
-def _inside(folder: Path) -> int:
-    """What is in a folder, without the folder itself: nothing is in an empty one."""
+def _bytes_below(directory: Path) -> int:
+    """Return the bytes below a directory, without the directory itself."""
     try:
-        return disk_usage.on_disk(*(entry.path for entry in os.scandir(folder)))
+        return disk_usage.on_disk(*(entry.path for entry in os.scandir(directory)))
     except OSError:
         return 0

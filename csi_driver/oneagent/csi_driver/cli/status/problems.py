@@ -10,21 +10,22 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.csi_driver.cli.status import MISSING, DynaKubeStatus, Status, VersionStatus, VolumeStatus
+from oneagent.common.node_report import DynaKubeStatus, NodeStatus, VersionStatus, VolumeStatus
+from oneagent.csi_driver.cli.status import MISSING
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 
 LITTLE_DISK_BYTES: Final = 256 << 20
-"""The provisioner keeps so much free unless it is told otherwise; with less, pods can't write."""
-PATIENCE_SECONDS: Final = 60.0
-_ON_THE_WAY: Final = {VersionState.WANTED, VersionState.DOWNLOADING, VersionState.UNPACKING}
+"""Free space that the provisioner keeps by default; with less, pods can't write."""
+GRACE_SECONDS: Final = 60.0
+_IN_PROGRESS: Final = {VersionState.WANTED, VersionState.DOWNLOADING, VersionState.UNPACKING}
 
 
-def judge(status: Status) -> Status:
-    """The same status with its `problems`."""
-    return dataclasses.replace(status, problems=tuple(_problems(status)))
+def add_problems(status: NodeStatus) -> NodeStatus:
+    """Return the status with its `problems`."""
+    return dataclasses.replace(status, problems=tuple(_find_problems(status)))
 
 
-def _problems(status: Status) -> Iterator[str]:
+def _find_problems(status: NodeStatus) -> Iterator[str]:
     yield from status.unreadable
     if status.running.server is False:
         yield "the server is not running: new pods wait for their agent"
@@ -38,30 +39,30 @@ def _problems(status: Status) -> Iterator[str]:
     for volume in status.volumes:
         yield from _of_volume(volume)
     for failure in status.failures:
-        who = f"pod {failure.namespace}/{failure.pod}"
+        pod = f"pod {failure.namespace}/{failure.pod}"
         if failure.empty:
-            yield f"{who} runs without its agent ({failure.reason}); restart it once the cause is gone"
+            yield f"{pod} runs without its agent ({failure.reason}); solve the cause, then restart the pod"
         else:
-            yield f"{who} can't start yet: attempt {failure.attempts} failed ({failure.reason})"
+            yield f"{pod} can't start yet: attempt {failure.attempts} failed ({failure.reason})"
     if status.disk is not None and status.disk.free_bytes < LITTLE_DISK_BYTES:
-        yield f"only {status.disk.free_bytes >> 20} MiB are free on the disk of {status.data_dir}"
+        yield f"only {status.disk.free_bytes >> 20} MiB free on the disk of {status.data_dir}"
 
 
 def _of_version(version: VersionStatus) -> Iterator[str]:
     if version.state == VersionState.FAILED:
-        yield f"version {version.version} can't be installed: {version.message}; it is tried again from time to time"
+        yield f"version {version.version} can't be installed: {version.message}; the provisioner retries with back-off"
     elif version.state == VersionState.DAMAGED:
-        why = version.message or "its preload library is missing in the store"
-        yield f"version {version.version} is damaged: {why}"
+        detail = version.message or "its preload library is missing in the store"
+        yield f"version {version.version} is damaged: {detail}"
     elif version.state == MISSING and version.views:
         yield f"version {version.version} is mounted {version.views} times, but it is not in the store"
 
 
 def _of_dynakube(kube: DynaKubeStatus, version_state: str, now: float) -> Iterator[str]:
-    """A DynaKube without its version, unless that is on its way or has its own sentence already."""
-    if kube.in_store or not kube.condition or version_state in {*_ON_THE_WAY, VersionState.FAILED}:
+    """Report a DynaKube without its version, unless an install is in progress or reported as failed already."""
+    if kube.in_store or not kube.condition or version_state in {*_IN_PROGRESS, VersionState.FAILED}:
         return
-    if kube.since is None or now - kube.since >= PATIENCE_SECONDS:
+    if kube.since is None or now - kube.since >= GRACE_SECONDS:
         yield f"DynaKube {kube.name} has no version on this node: {kube.condition}"
 
 
@@ -69,5 +70,5 @@ def _of_volume(volume: VolumeStatus) -> Iterator[str]:
     if volume.state == VolumeState.MOUNTED and volume.mounted is False:
         yield (
             f"nothing is mounted at {volume.target}, the volume of pod {volume.namespace}/{volume.pod}; "
-            "restart the pod, or look from the server's container, where the mounts are seen"
+            "restart the pod, or run this in the server's container, where the mounts are visible"
         )

@@ -1,4 +1,4 @@
-"""A node's status as tables in a terminal. The only module that loads rich."""
+"""Tables of a node's status for a terminal. Loads rich, 6 MiB."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oneagent.csi_driver.cli.status import Status
+from oneagent.common.node_report import NodeStatus
 
-_WIDTH_OF_A_FILE = 160
+_FILE_WIDTH = 160
 _COLOURS = {
     "ready": "green",
     "mounted": "green",
@@ -25,24 +25,24 @@ _COLOURS = {
 }
 
 
-def show(status: Status, file: IO[str] | None = None) -> None:
-    """Write the tables to a terminal, or to anything else without colours and in a fixed width."""
+def print_status(status: NodeStatus, file: IO[str] | None = None) -> None:
+    """Print the tables; without colours and in a fixed width where the output is no terminal."""
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, width=_WIDTH_OF_A_FILE, color_system=None)
+        console = Console(file=file, highlight=False, width=_FILE_WIDTH, color_system=None)
     for title, header, rows in (
-        ("Versions", ("version", "state", "size", "views", "wanted by", "last use", "message"), _versions(status)),
+        ("Versions", ("version", "state", "size", "views", "requested by", "last use", "message"), _versions(status)),
         ("Volumes", ("pod", "DynaKube", "version", "state", "mount table", "since", "volume"), _volumes(status)),
         ("Failures", ("pod", "DynaKube", "attempts", "since", "pod runs without agent", "reason"), _failures(status)),
-        ("DynaKubes", ("name", "tenant", "wanted version", "in store", "condition", "since"), _dynakubes(status)),
+        ("DynaKubes", ("name", "tenant", "version", "in store", "condition", "since"), _dynakubes(status)),
     ):
         _table(console, title, header, rows)
     _disk(console, status)
     running = ((name, getattr(status.running, name)) for name in ("server", "provisioner"))
-    words = {True: "running", False: "[red]not running[/]", None: "can't be told"}
+    words = {True: "running", False: "[red]not running[/]", None: "not known"}
     console.print("[bold]Processes[/]  " + ", ".join(f"{name} {words[held]}" for name, held in running))
-    aside = f"; damaged ones were put aside: {escape(', '.join(status.set_aside))}" if status.set_aside else ""
-    console.print(f"[bold]Database[/]   {status.metadata}{aside}")
+    moved = f"; corrupt ones were moved away: {escape(', '.join(status.set_aside))}" if status.set_aside else ""
+    console.print(f"[bold]Database[/]   {status.metadata}{moved}")
     if not status.problems:
         console.print("[green]Nothing needs attention.[/]")
         return
@@ -66,14 +66,14 @@ def _coloured(cell: str) -> str:
     return f"[{colour}]{cell}[/]" if colour else escape(cell)
 
 
-def _versions(status: Status) -> Iterable[Sequence[str]]:
+def _versions(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.versions:
         used = "now" if row.views else _ago(row.last_used_at, status.taken_at)
         size = _size(row.size_bytes) if row.size_bytes else ""
         yield (row.version, row.state, size, str(row.views), ", ".join(row.wanted_by), used, row.message)
 
 
-def _volumes(status: Status) -> Iterable[Sequence[str]]:
+def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.volumes:
         pod = f"{row.namespace}/{row.pod}" if row.pod else "?"
         here = {True: "mounted", False: "nothing", None: "?"}[row.mounted]
@@ -83,21 +83,21 @@ def _volumes(status: Status) -> Iterable[Sequence[str]]:
         yield (pod, row.dynakube, row.version, state, here, _ago(row.since, status.taken_at), row.id)
 
 
-def _failures(status: Status) -> Iterable[Sequence[str]]:
+def _failures(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.failures:
         since = _ago(row.first_failed_at, status.taken_at)
         runs = "yes" if row.empty else "no, it waits"
         yield (f"{row.namespace}/{row.pod}", row.dynakube, str(row.attempts), since, runs, row.reason)
 
 
-def _dynakubes(status: Status) -> Iterable[Sequence[str]]:
+def _dynakubes(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.dynakubes:
         in_store = "yes" if row.in_store else "no"
         since = _ago(row.since, status.taken_at)
-        yield (row.name, row.tenant, row.version, in_store, row.condition or "fine", since)
+        yield (row.name, row.tenant, row.version, in_store, row.condition or "ok", since)
 
 
-def _disk(console: Console, status: Status) -> None:
+def _disk(console: Console, status: NodeStatus) -> None:
     disk = status.disk
     if disk is None:
         return

@@ -1,6 +1,6 @@
-"""What is seen of one pod on its node: its row in the database, its view in the mount table, its processes.
+"""Evidence about one pod on its node: its row in the database, its view in the mount table, its processes.
 
-It only reads, and it always has an answer: what can't be read is named, and the rest is still looked at.
+Reads only, and always returns something: unreadable parts are listed, the others are still read.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.node_report import PodEvidence, View, Volume
 from oneagent.csi_driver import data_dir
-from oneagent.csi_driver.cli.why import Evidence, View, Volume
 from oneagent.csi_driver.cli.why import processes as why_processes
-from oneagent.csi_driver.cli.why.processes import Seen
+from oneagent.csi_driver.cli.why.processes import ProcessScan
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table as linux_mount_table
 from oneagent.csi_driver.linux import process
@@ -23,16 +23,18 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import damage_log
 
 
-def look(folder: DataDir, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float) -> Evidence:
-    """One look at a pod, without the judgement; see `verdicts.judge`."""
+def collect_evidence(
+    data: DataDir, mount_table: Path, proc: Path, namespace: str, pod: str, *, now: float
+) -> PodEvidence:
+    """Read the evidence, without a conclusion; see `diagnose.diagnose`."""
     unreadable = []
-    rows = readonly.read(folder)
+    rows = readonly.read(data)
     if rows.problem:
-        unreadable.append(f"{rows.problem} ({folder.database})")
+        unreadable.append(f"{rows.problem} ({data.database})")
     row = _row(rows, namespace, pod)
     mounted: bool | None = None
     top: Mount | None = None
-    seen = Seen((), pods=False)
+    scan = ProcessScan((), sees_pods=False)
     if row is not None:
         try:
             top = linux_mount_table.top_at(linux_mount_table.read(mount_table), row.target)
@@ -42,11 +44,11 @@ def look(folder: DataDir, mount_table: Path, proc: Path, namespace: str, pod: st
     overlay = linux_mount_table.as_overlay(top) if top is not None else None
     if row is not None and overlay is not None:
         try:
-            seen = why_processes.look(proc, overlay.mount, row.target)
+            scan = why_processes.find_processes(proc, overlay.mount, row.target)
         except OSError as error:
             unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
-    damage = _damage(folder, row) if row is not None else ""
-    return Evidence(
+    damage = _damage(data, row) if row is not None else ""
+    return PodEvidence(
         namespace=namespace,
         pod=pod,
         taken_at=now,
@@ -55,15 +57,15 @@ def look(folder: DataDir, mount_table: Path, proc: Path, namespace: str, pod: st
         view=View(overlay.upper, overlay.lower) if overlay is not None else None,
         damaged=bool(damage),
         damage=damage,
-        processes=seen.processes,
-        sees_pods=seen.pods,
-        server_running=process.is_held(folder.server_lock),
+        processes=scan.processes,
+        sees_pods=scan.sees_pods,
+        server_running=process.is_held(data.server_lock),
         unreadable=tuple(unreadable),
     )
 
 
 def _row(rows: Recorded, namespace: str, pod: str) -> VolumeRecord | None:
-    """The newest: a pod of a StatefulSet follows another one of its name, whose volume may still be there."""
+    """Return the newest row: in a StatefulSet the volume of an earlier pod of this name may still exist."""
     own = (row for row in rows.volumes if (row.pod_namespace, row.pod_name) == (namespace, pod))
     return max(own, key=lambda row: row.changed_at, default=None)
 
@@ -83,14 +85,14 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
     )
 
 
-def _damage(folder: DataDir, row: VolumeRecord) -> str:
-    """A version that was removed is whole where it is mounted; one that is there must have its library."""
+def _damage(data: DataDir, row: VolumeRecord) -> str:
+    """Return how the version is damaged. A removed one is intact where it is mounted; a stored one needs its library."""
     version = Version(row.version)
-    if damage := damage_log.under(folder, row.id, version):
+    if damage := damage_log.under(data, row.id, version):
         return f"which was damaged: {damage}"
     try:
-        tree = folder.agent(version)
+        tree = data.agent(version)
     except data_dir.UnsafeNameError:
         return ""
-    lacking = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
-    return f"which lacks {PRELOAD_LIBRARY} in the agent store" if lacking else ""
+    is_incomplete = os.path.isdir(tree) and not os.path.isfile(f"{tree}/{PRELOAD_LIBRARY}")
+    return f"which lacks {PRELOAD_LIBRARY} in the agent store" if is_incomplete else ""

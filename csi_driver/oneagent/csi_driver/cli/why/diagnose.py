@@ -1,4 +1,4 @@
-"""What follows from what was seen of a pod: one sentence, and what to do. Pure.
+"""Diagnosis of a pod from its evidence: a reason, a sentence, a remedy. Pure.
 
 The mount table comes before the database: the server writes the row of a mount a moment after its answer.
 """
@@ -7,131 +7,132 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from oneagent.csi_driver.cli.why import Evidence, PodProcess, Reason, Verdict, Volume
+from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, Volume
+from oneagent.csi_driver.cli.why import Reason
 from oneagent.csi_driver.metadata.states import VolumeState
 
-_ONCE_GONE = "put the cause right, then restart the pod: a view can't be put under a container that runs"
+_RESTART_POD = "solve the cause, then restart the pod: a view can't be mounted into a running container"
 
 
-def judge(found: Evidence) -> Verdict:
-    """The verdict on a pod."""
-    if found.volume is None:
-        return _without_volume(found)
-    if found.volume.mode == "host":
-        return _host(found, found.volume)
-    if found.view is None:
-        return _without_view(found, found.volume)
-    if found.damaged:
-        return Verdict(
+def diagnose(evidence: PodEvidence) -> Diagnosis:
+    """Diagnose a pod."""
+    if evidence.volume is None:
+        return _without_volume(evidence)
+    if evidence.volume.mode == "host":
+        return _host(evidence, evidence.volume)
+    if evidence.view is None:
+        return _without_view(evidence, evidence.volume)
+    if evidence.damaged:
+        return Diagnosis(
             Reason.VERSION_DAMAGED,
-            f"{_who(found)} has a view of version {found.volume.version}, {found.damage}",
-            f"move the folder of version {found.volume.version} from agents/ to trash/ if the provisioner has not done "
+            f"{_who(evidence)} has a view of version {evidence.volume.version}, {evidence.damage}",
+            f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has not done "
             "so, wait until it is installed again, and restart the pod",
         )
-    return _of_processes(found, found.volume)
+    return _of_processes(evidence, evidence.volume)
 
 
-def _who(found: Evidence) -> str:
-    return f"pod {found.namespace}/{found.pod}"
+def _who(evidence: PodEvidence) -> str:
+    return f"pod {evidence.namespace}/{evidence.pod}"
 
 
-def _without_volume(found: Evidence) -> Verdict:
-    if found.unreadable:
-        return Verdict(
+def _without_volume(evidence: PodEvidence) -> Diagnosis:
+    if evidence.unreadable:
+        return Diagnosis(
             Reason.NOT_KNOWN,
-            f"what this node has for {_who(found)} can't be told: {'; '.join(found.unreadable)}",
-            "run this on a node, with its --data-dir, as root",
+            f"volume of {_who(evidence)} unknown: {'; '.join(evidence.unreadable)}",
+            "run this as root on a node, with its --data-dir",
         )
-    return Verdict(
+    return Diagnosis(
         Reason.NO_VOLUME,
-        f"{_who(found)} has no volume of the driver on this node",
-        "see which node the pod is on (kubectl get pod -o wide). If it is this one it was not injected: its "
-        "annotation oneagent.dynatrace.com/reason says why; or its agent is downloaded by its init container",
+        f"{_who(evidence)} has no volume of the driver on this node",
+        "check the pod's node (kubectl get pod -o wide). On this node it was either not injected, see its annotation "
+        "oneagent.dynatrace.com/reason, or its init container downloads the agent",
     )
 
 
-def _host(found: Evidence, volume: Volume) -> Verdict:
-    if found.mounted:
-        return Verdict(
+def _host(evidence: PodEvidence, volume: Volume) -> Diagnosis:
+    if evidence.mounted:
+        return Diagnosis(
             Reason.HOST_FOLDER,
-            f"{_who(found)} is a host agent and has the persistent folder of DynaKube {volume.dynakube}",
+            f"{_who(evidence)} is a host agent and has the persistent directory of DynaKube {volume.dynakube}",
         )
-    return _without_view(found, volume)
+    return _without_view(evidence, volume)
 
 
-def _without_view(found: Evidence, volume: Volume) -> Verdict:
-    who = _who(found)
+def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
+    who = _who(evidence)
     if volume.state == VolumeState.EMPTY:
-        return Verdict(
-            Reason.EMPTY_VIEW, f"{who} runs without its agent, with an empty view: {volume.reason}", _ONCE_GONE
+        return Diagnosis(
+            Reason.NO_AGENT_MOUNTED, f"{who} runs without its agent, with an empty view: {volume.reason}", _RESTART_POD
         )
     if volume.state == VolumeState.WAITING:
         why = volume.reason or volume.condition or "its view is being mounted"
-        return Verdict(
+        return Diagnosis(
             Reason.WAITING,
             f"{who} can't start yet: {f'attempt {volume.attempts} failed: ' if volume.attempts else ''}{why}",
-            "the server is not running on this node: see its container's log"
-            if found.server_running is False
-            else "wait if the version is on its way; else oneagent-csi status shows what is in the way",
+            "the server is not running on this node: see the log of its container"
+            if evidence.server_running is False
+            else "wait while the version is being installed; else see oneagent-csi status for the problem",
         )
-    if found.mounted is None:
-        return Verdict(
+    if evidence.mounted is None:
+        return Diagnosis(
             Reason.NOT_KNOWN,
-            f"whether {who} has its view can't be told: {'; '.join(found.unreadable)}",
-            "name a mount table that can be read with --mount-table",
+            f"view of {who} unknown: {'; '.join(evidence.unreadable)}",
+            "set --mount-table to a readable mount table",
         )
-    here = "something else than its view" if found.mounted else "nothing"
-    return Verdict(
+    here = "another mount than its view" if evidence.mounted else "nothing"
+    return Diagnosis(
         Reason.NOT_MOUNTED,
-        f"{who} was given a volume, but {here} is mounted at {volume.target}",
-        "restart the pod; or look where the driver's mounts are seen: in the server's container, or with "
-        "--mount-table=/proc/1/mountinfo on the node",
+        f"{who} has a volume, but {here} is mounted at {volume.target}",
+        "restart the pod; or run this where the driver's mounts are visible: in the server's container, or on the "
+        "node with --mount-table=/proc/1/mountinfo",
     )
 
 
-def _of_processes(found: Evidence, volume: Volume) -> Verdict:
-    who, version = _who(found), volume.version or "not known"
-    if not found.processes:
-        return _no_process(found)
-    mapped = [process for process in found.processes if process.mapped]
-    absent = [process for process in found.processes if process.mapped is False]
-    unread = [process for process in found.processes if process.mapped is None]
+def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
+    who, version = _who(evidence), volume.version or "not known"
+    if not evidence.processes:
+        return _no_process(evidence)
+    mapped = [process for process in evidence.processes if process.mapped]
+    absent = [process for process in evidence.processes if process.mapped is False]
+    unread = [process for process in evidence.processes if process.mapped is None]
     if not absent and not unread:
         count = "its process" if len(mapped) == 1 else f"its {len(mapped)} processes"
-        return Verdict(Reason.MONITORED, f"{who} is monitored: {count} loaded the agent, version {version}")
+        return Diagnosis(Reason.MONITORED, f"{who} is monitored: {count} loaded the agent, version {version}")
     if mapped and absent:
-        return Verdict(
+        return Diagnosis(
             Reason.PARTLY_MONITORED,
-            f"{who} is monitored in part: of {len(mapped) + len(absent)} processes {len(mapped)} loaded the agent, "
+            f"{who} is partly monitored: of {len(mapped) + len(absent)} processes {len(mapped)} loaded the agent, "
             f"version {version}; not {_named(absent)}",
             _remedy(absent),
         )
     if absent:
-        return Verdict(
+        return Diagnosis(
             Reason.NOT_LOADED,
             f"{who} has its view of version {version}, but {_named(absent)} did not load the agent",
             _remedy(absent),
         )
-    return Verdict(
+    return Diagnosis(
         Reason.PROCESSES_NOT_SEEN,
         f"{who} has its view of version {version}, but the maps of {_named(unread)} can't be read",
-        "run this as root of the node",
+        "run this as root on the node",
     )
 
 
-def _no_process(found: Evidence) -> Verdict:
-    start = f"{_who(found)} has its view"
-    if not found.sees_pods:
-        return Verdict(
+def _no_process(evidence: PodEvidence) -> Diagnosis:
+    start = f"{_who(evidence)} has its view"
+    if not evidence.sees_pods:
+        return Diagnosis(
             Reason.PROCESSES_NOT_SEEN,
-            f"{start}; whether its processes loaded the agent can't be told from here",
-            "run this where the node's processes are seen, as root (--proc names their folder), or look into the "
-            "container: grep liboneagentproc /proc/1/maps",
+            f"{start}; its processes are not visible from here",
+            "run this as root where the node's processes are visible (--proc), or in the container: "
+            "grep liboneagentproc /proc/1/maps",
         )
-    return Verdict(
+    return Diagnosis(
         Reason.NO_PROCESS,
         f"{start}, but no process has it mounted",
-        "wait if the pod's containers are starting or have ended; else kubelet's folder is mounted into the server's "
+        "wait if the pod's containers are starting or have ended; else kubelet's directory is mounted into the server's "
         "container without mount propagation Bidirectional, or the containers don't mount the volume",
     )
 
@@ -143,19 +144,19 @@ def _named(processes: Iterable[PodProcess]) -> str:
 
 
 def _remedy(absent: Iterable[PodProcess]) -> str:
-    """What to do, by why the processes did not load the library; each cause is said once."""
+    """Return the remedies for processes without the library, each once."""
     return "; ".join(dict.fromkeys(_cause(process) for process in absent))
 
 
 def _cause(process: PodProcess) -> str:
     if process.static:
-        return "a program that is linked statically loads no library: link it dynamically, or do without the agent"
+        return "a statically linked program loads no library: link it dynamically, or run it unmonitored"
     if process.preload is False:
         return (
-            "LD_PRELOAD was not set as the program started: see what its container's manifest, image or start script "
-            "makes of it, and whether the container is excluded from injection"
+            "LD_PRELOAD was not set when the program started: check the container's manifest, image and start script, and "
+            "annotations that exclude the container from injection"
         )
     return (
-        "LD_PRELOAD was set and not followed: set-uid programs don't, nor programs for another architecture or C "
-        "library than the agent's; the container's first lines of output may name the library"
+        "LD_PRELOAD was set and ignored: by a set-uid program, or one for another architecture or C library than "
+        "the agent's; the first lines of the container's log may name the library"
     )

@@ -1,0 +1,256 @@
+"""What one node reports about itself in JSON: types of `oneagent-csi status -o json` and `oneagent-csi why -o json`.
+
+The driver's command line writes them and `kubectl oneagent` reads them, perhaps of another release. So a reader
+ignores keys that it does not know, and a key that is missing or has another type reads as empty. Keys are only ever
+added; `FORMAT` changes if one has to go.
+
+Times are seconds since the epoch, None for never or not known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+FORMAT: Final = 1
+T = TypeVar("T")
+
+
+class FormatError(Exception):
+    """The JSON is no report of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """An agent version on the node; `views` counts its mounts."""
+
+    version: str
+    state: str
+    size_bytes: int
+    views: int
+    wanted_by: tuple[str, ...]
+    installed_at: float | None
+    last_used_at: float | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    """A volume of a pod: `state` is of the database, `mounted` of the mount table, None if that is unreadable."""
+
+    id: str
+    namespace: str
+    pod: str
+    dynakube: str
+    mode: str
+    version: str
+    state: str
+    mounted: bool | None
+    read_only: bool
+    target: str
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A volume with failed mount attempts; `empty`: its attempts are used up and its pod runs without an agent."""
+
+    volume: str
+    namespace: str
+    pod: str
+    dynakube: str
+    attempts: int
+    first_failed_at: float | None
+    empty: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DynaKubeStatus:
+    """A DynaKube on the node; `condition` is the reason why its version is absent, empty if it is there."""
+
+    name: str
+    tenant: str
+    version: str
+    in_store: bool
+    condition: str
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes on disk below the data directory, and of its file system."""
+
+    store_bytes: int
+    volumes_bytes: int
+    logs_bytes: int
+    trash_bytes: int
+    tmp_bytes: int
+    free_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Processes that hold their lock on the data directory; None if that is unknown."""
+
+    server: bool | None
+    provisioner: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """State of a node. `metadata` is ok, missing or unreadable; `set_aside` are corrupt databases that were moved away."""
+
+    data_dir: str
+    taken_at: float
+    metadata: str
+    set_aside: tuple[str, ...]
+    running: Running
+    versions: tuple[VersionStatus, ...]
+    volumes: tuple[VolumeStatus, ...]
+    failures: tuple[Failure, ...]
+    dynakubes: tuple[DynaKubeStatus, ...]
+    disk: Disk | None
+    unreadable: tuple[str, ...] = ()
+    """Parts of the status that could not be read."""
+    problems: tuple[str, ...] = ()
+    """Problems that an administrator has to solve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """The pod's volume in the database; `condition` is the reason why its DynaKube's version is absent."""
+
+    id: str
+    mode: str
+    dynakube: str
+    version: str
+    state: str
+    target: str
+    attempts: int
+    reason: str
+    since: float | None
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The mount at the volume's target: layers as the mount table names them, topmost first."""
+
+    upper: str | None
+    lower: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodProcess:
+    """A process of the pod that has the view in its mount table. None is for what is unreadable."""
+
+    pid: int
+    command: str
+    mapped: bool | None
+    """The view's preload library is mapped into it."""
+    preload: bool | None
+    """It was started with an `LD_PRELOAD` that names the library."""
+    static: bool | None
+    """Its program has no dynamic loader, which is what reads `LD_PRELOAD`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEvidence:
+    """Everything that the node shows of one pod."""
+
+    namespace: str
+    pod: str
+    taken_at: float
+    volume: Volume | None
+    mounted: bool | None
+    """Something is mounted at the target; None if the mount table is unreadable."""
+    view: View | None
+    damaged: bool
+    """The version below the view is known to be corrupt."""
+    processes: tuple[PodProcess, ...]
+    sees_pods: bool
+    """Processes of pods are visible from here."""
+    server_running: bool | None
+    unreadable: tuple[str, ...] = ()
+    """Parts of the evidence that could not be read."""
+    damage: str = ""
+    """How the version is corrupt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A reason by its constant name, a sentence, and a remedy; no remedy where nothing has to be done."""
+
+    reason: str
+    sentence: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodReport:
+    """The diagnosis of one pod and the evidence for it."""
+
+    evidence: PodEvidence
+    diagnosis: Diagnosis
+
+
+def status_to_json(status: NodeStatus) -> dict[str, Any]:
+    """Return the JSON form of a node's status."""
+    return {"format": FORMAT} | dataclasses.asdict(status)
+
+
+def status_from_json(report: Any) -> NodeStatus:
+    """Read a node's status; `FormatError` if it lists no problems."""
+    return _read(NodeStatus, _checked(report, "problems"))
+
+
+def pod_to_json(report: PodReport) -> dict[str, Any]:
+    """Return the JSON form of a pod's diagnosis."""
+    return {"format": FORMAT, "verdict": dataclasses.asdict(report.diagnosis)} | dataclasses.asdict(report.evidence)
+
+
+def pod_from_json(report: Any) -> PodReport:
+    """Read a pod's diagnosis; `FormatError` if it has none."""
+    fields = _checked(report, "verdict")
+    return PodReport(_read(PodEvidence, fields), _read(Diagnosis, fields["verdict"]))
+
+
+def _checked(report: Any, required: str) -> Mapping[str, Any]:
+    if not isinstance(report, dict) or required not in report:
+        raise FormatError(f"the report has no field {required!r}")
+    return report
+
+
+def _read(kind: type[T], value: Any) -> T:
+    """Return a dataclass from a JSON object, by the types of its fields."""
+    fields = value if isinstance(value, Mapping) else {}
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _field(hint, fields.get(name)) for name, hint in hints.items()})
+
+
+def _field(hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (some,) = (one for one in typing.get_args(hint) if one is not types.NoneType)
+        usable = isinstance(value, _json_type(some)) and not (some is not bool and isinstance(value, bool))
+        return _field(some, value) if usable else None
+    if typing.get_origin(hint) is tuple:
+        (item, _) = typing.get_args(hint)
+        return tuple(_field(item, one) for one in (value if isinstance(value, list) else ()))
+    if dataclasses.is_dataclass(hint):
+        return _read(typing.cast("type", hint), value)
+    if isinstance(value, bool) is not (hint is bool):
+        return hint()
+    return hint(value) if isinstance(value, _json_type(hint)) else hint()
+
+
+def _json_type(hint: Any) -> Any:
+    """The types that JSON may have for a field."""
+    if dataclasses.is_dataclass(hint):
+        return Mapping
+    return int | float if hint is float else hint
