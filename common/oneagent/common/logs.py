@@ -58,6 +58,6 @@ def setup(log_format: Format, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # These say at INFO what we already say with our own fields, URLs with their query among it.
+    # These log at INFO what we log with our own fields, and URLs with their query.
     for chatty in ("httpx2", "httpcore2", "watchfiles", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

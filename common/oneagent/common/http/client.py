@@ -122,8 +122,8 @@ def _tls_context(settings: HttpSettings) -> ssl.SSLContext:
     paths = ssl.get_default_verify_paths()
     if not (paths.cafile or (paths.capath and any(Path(paths.capath).iterdir()))):
         context.load_verify_locations(certifi.where())  # an image without system certificates
-    # In-house authorities are seldom made to the letter of RFC 5280, which Python insists on from 3.13; and a
-    # certificate that somebody names as trusted is trusted, be it a root or not.
+    # In-house authorities seldom follow all of RFC 5280, which Python enforces from 3.13. And a
+    # certificate in the settings is trusted, root or not.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if settings.trusted_cas.strip():

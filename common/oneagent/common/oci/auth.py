@@ -116,11 +116,11 @@ class Login:
 
 def _parse_challenges(header: str) -> dict[str, dict[str, str]]:
     """Return the parameters of each offered scheme, in lower case."""
-    found: dict[str, dict[str, str]] = {}
+    challenges: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for name, quoted, plain, scheme in _CHALLENGE_PART.findall(header):
         if scheme:
-            current = found.setdefault(scheme.lower(), {})
+            current = challenges.setdefault(scheme.lower(), {})
         else:
             current[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or plain
-    return found
+    return challenges

@@ -99,10 +99,10 @@ def parse_simple(payload: bytes, signature: str) -> Claim:
 
 def parse_bundle(body: bytes) -> Claim:
     """Parse a bundle as it is stored."""
-    found = _decode(body, _Bundle, "bundle")
-    if found.mediaType != BUNDLE:
-        raise NotASignatureError(f"is a bundle {found.mediaType[:80]!r} and not {BUNDLE!r}")
-    envelope = found.dsseEnvelope
+    document = _decode(body, _Bundle, "bundle")
+    if document.mediaType != BUNDLE:
+        raise NotASignatureError(f"is a bundle {document.mediaType[:80]!r} and not {BUNDLE!r}")
+    envelope = document.dsseEnvelope
     if envelope is None:
         raise NotASignatureError("is a bundle without a statement")
     if envelope.payloadType != _ENVELOPE:
@@ -116,10 +116,12 @@ def parse_bundle(body: bytes) -> Claim:
 
 
 def _subject_digests(body: bytes) -> frozenset[str]:
-    found = _decode(body, _Statement, "statement")
-    if found.type != _STATEMENT or found.predicateType != _SIGNED:
-        raise NotASignatureError(f"states {found.predicateType[:80]!r} and not {_SIGNED!r}")
-    return frozenset(f"sha256:{subject.digest['sha256']}" for subject in found.subject if "sha256" in subject.digest)
+    statement = _decode(body, _Statement, "statement")
+    if statement.type != _STATEMENT or statement.predicateType != _SIGNED:
+        raise NotASignatureError(f"states {statement.predicateType[:80]!r} and not {_SIGNED!r}")
+    return frozenset(
+        f"sha256:{subject.digest['sha256']}" for subject in statement.subject if "sha256" in subject.digest
+    )
 
 
 def _decode(body: bytes, expected: type[_T], what: str) -> _T:

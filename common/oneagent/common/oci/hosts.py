@@ -77,14 +77,14 @@ def add_flags(add: flags.AddFlag) -> None:
     add(
         "registry-mirrors",
         "",
-        "hosts asked for images before their registries: docker.io=mirror.example:5000/hub,*=second.example",
+        "mirrors that are tried before an image's own registry: docker.io=mirror.example:5000/hub,*=second.example",
         parse=flags.checked(parse_mirrors),
     )
-    add("registry-plain-http", "", "registries and mirrors without TLS, separated by commas", parse=host_list)
+    add("registry-plain-http", "", "registries and mirrors reached without TLS, separated by commas", parse=host_list)
     add(
         "registry-allow",
         "",
-        "registries, registry/path or *.example.com, that images may be of; any if empty",
+        "registries that images may come from, as registry, registry/path or *.example.com; all if empty",
         parse=host_list,
     )
 
@@ -96,15 +96,15 @@ def from_flags(args: argparse.Namespace) -> Registries:
 
 def parse_list(text: str) -> tuple[str, ...]:
     """Parse hosts or patterns, separated by commas."""
-    found = tuple(part.strip().lower().removesuffix("/") for part in text.split(",") if part.strip())
-    for part in found:
+    entries = tuple(part.strip().lower().removesuffix("/") for part in text.split(",") if part.strip())
+    for part in entries:
         _check_location(part)
-    return found
+    return entries
 
 
 def parse_mirrors(text: str) -> dict[str, tuple[str, ...]]:
     """Parse `docker.io=mirror.example:5000/hub,*=second.example`; a registry may appear several times."""
-    found: dict[str, tuple[str, ...]] = {}
+    by_registry: dict[str, tuple[str, ...]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         registry, equals, location = part.partition("=")
         if not equals or not registry:
@@ -114,8 +114,8 @@ def parse_mirrors(text: str) -> dict[str, tuple[str, ...]]:
         if "/" in registry:
             raise ValueError(f"{part!r} is not registry=mirror: a path belongs to the mirror only")
         name = reference.normalize_registry(registry.lower())
-        found[name] = (*found.get(name, ()), location.lower().removesuffix("/"))
-    return found
+        by_registry[name] = (*by_registry.get(name, ()), location.lower().removesuffix("/"))
+    return by_registry
 
 
 def _check_location(location: str) -> None:

@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 def fetch(http: httpx.Client, request: httpx.Request, max_bytes: int) -> tuple[httpx.Response, bytes]:
     """Send a request and return the response with its body of at most `max_bytes`."""
     where = errors.redact_url(str(request.url))
-    # The body is read as it comes, and the library offers to unpack it if nobody says otherwise.
+    # The body is read raw, and by default the library accepts compressed bodies.
     request.headers["Accept-Encoding"] = "identity"
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     body = bytearray()

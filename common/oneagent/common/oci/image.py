@@ -132,20 +132,20 @@ class Image:
         Raises `HttpError`, `PackageError`, or `UnusableFileError` of a layout.
         """
         digest, where = self.digest(), self._reference.name
-        found = manifest.parse(self._fetch_manifest(digest), where)
-        if found.manifests is not None:
-            chosen = manifest.choose_image(found, where, machine)
-            found = manifest.parse(self._fetch_manifest(chosen.digest), where)
-            if found.layers is None:
+        parsed = manifest.parse(self._fetch_manifest(digest), where)
+        if parsed.manifests is not None:
+            chosen = manifest.choose_image(parsed, where, machine)
+            parsed = manifest.parse(self._fetch_manifest(chosen.digest), where)
+            if parsed.layers is None:
                 raise unpack.UnsupportedPackageError(
                     f"{where}: its index names another index as the image for this machine"
                 )
-        elif config := manifest.config(found):
+        elif config := manifest.config(parsed):
             body = self._try_each(lambda source: source.get_config(config))
             manifest.check_config(body, where, machine)
         return [
             Layer(layer.digest, layer.size, tuple(source.blob_source(layer.digest) for source in self._sources))
-            for layer in manifest.layers(found, where, limits or unpack.Limits())
+            for layer in manifest.layers(parsed, where, limits or unpack.Limits())
         ]
 
     def _fetch_manifest(self, digest: str) -> bytes:
@@ -156,8 +156,8 @@ class Image:
         for mirror in mirrors:
             try:
                 return request(mirror)
-            except errors.HttpError as fault:
-                facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=fault)
+            except errors.HttpError as error:
+                facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=error)
                 log.warning("image mirror failed, trying the next host", extra=facts)
         return request(own)
 

@@ -99,18 +99,18 @@ class Layout:
         """Return the digest of the image with this name, or of the only one. Its manifest exists."""
         images = [entry for entry in self._entries() if entry.is_image]
         # The same image may be listed twice, once with a name.
-        found = {entry.digest: entry for entry in images if not tag or entry.name == tag}
-        if len(found) != 1:
-            raise unpack.UnsupportedPackageError(f"{self._path}: {_describe_choice(images, tag, len(found))}")
-        ((digest, entry),) = found.items()
+        by_digest = {entry.digest: entry for entry in images if not tag or entry.name == tag}
+        if len(by_digest) != 1:
+            raise unpack.UnsupportedPackageError(f"{self._path}: {_describe_choice(images, tag, len(by_digest))}")
+        ((digest, entry),) = by_digest.items()
         if len(body := self.get_manifest(digest)) != entry.size:
             raise unpack.CorruptPackageError(f"{self._path}: {digest} has {len(body)} bytes, {INDEX} says {entry.size}")
         return digest
 
     def get_manifest(self, digest: str) -> bytes:
         body = self._read("blobs", *_blob_path(digest))
-        if (found := f"sha256:{hashlib.sha256(body).hexdigest()}") != digest:
-            raise unpack.CorruptPackageError(f"{self._path_of(digest)}: its digest is {found}")
+        if (actual := f"sha256:{hashlib.sha256(body).hexdigest()}") != digest:
+            raise unpack.CorruptPackageError(f"{self._path_of(digest)}: its digest is {actual}")
         return body
 
     def find_by_tag(self, tag: str) -> list[bytes]:
@@ -145,14 +145,14 @@ class Layout:
         marker = _decode(self._read(MARKER), _Marker, self._path / MARKER)
         if not marker.imageLayoutVersion.startswith("1."):
             raise unpack.UnsupportedPackageError(
-                f"{self._path / MARKER}: is of version {marker.imageLayoutVersion[:20]!r}, 1 is read"
+                f"{self._path / MARKER}: is of version {marker.imageLayoutVersion[:20]!r}, 1 is needed"
             )
-        found = _decode(self._read(INDEX), _Index, self._path / INDEX)
-        if found.schemaVersion != 2:
+        index = _decode(self._read(INDEX), _Index, self._path / INDEX)
+        if index.schemaVersion != 2:
             raise unpack.UnsupportedPackageError(
-                f"{self._path / INDEX}: is of version {found.schemaVersion}, 2 is read"
+                f"{self._path / INDEX}: is of version {index.schemaVersion}, 2 is needed"
             )
-        return [_check_entry(entry, self._path) for entry in found.manifests]
+        return [_check_entry(entry, self._path) for entry in index.manifests]
 
     def _path_of(self, digest: str) -> Path:
         return self._path.joinpath("blobs", *_blob_path(digest))
@@ -196,10 +196,10 @@ class Layout:
 def index_fingerprint(path: Path) -> str:
     """Return a text that changes whenever the index does; empty while there is no index."""
     try:
-        found = os.stat(path / INDEX, follow_symlinks=False)
+        status = os.stat(path / INDEX, follow_symlinks=False)
     except OSError:
         return ""
-    return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+    return f"{status.st_dev}-{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 def _describe_choice(images: list[_Entry], tag: str, count: int) -> str:
@@ -209,7 +209,7 @@ def _describe_choice(images: list[_Entry], tag: str, count: int) -> str:
         return f"has {'no image' if not count else f'{count} images'} with the name {tag!r}, but {there}"
     if not images:
         return "has no image"
-    return f"has {count} images, {there}: say which one, by :NAME or @sha256:…"
+    return f"has {count} images, {there}: choose one by :NAME or @sha256:…"
 
 
 def _check_entry(entry: _Entry, path: Path) -> _Entry:

@@ -74,20 +74,24 @@ class Manifest(msgspec.Struct, frozen=True):
 def parse(body: bytes, where: str) -> Manifest:
     """Parse an image's manifest or an index; `PackageError` if it is neither."""
     try:
-        found = msgspec.json.decode(body, type=Manifest)
+        manifest = msgspec.json.decode(body, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise unpack.CorruptPackageError(f"{where}: not a manifest: {error}") from error
-    if found.schemaVersion != 2:
-        raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {found.schemaVersion}: 2 is needed")
-    if (found.manifests is None) == (found.layers is None):
+    if manifest.schemaVersion != 2:
+        raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {manifest.schemaVersion}: 2 is needed")
+    if (manifest.manifests is None) == (manifest.layers is None):
         raise unpack.CorruptPackageError(f"{where}: must be either an image or an index of images")
-    for descriptor in (*(found.manifests or ()), *(found.layers or ()), *((found.config,) if found.config else ())):
+    for descriptor in (
+        *(manifest.manifests or ()),
+        *(manifest.layers or ()),
+        *((manifest.config,) if manifest.config else ()),
+    ):
         if not reference.DIGEST.fullmatch(descriptor.digest) or descriptor.size < 0:
             raise unpack.UnsupportedPackageError(
                 f"{where}: refers to {descriptor.digest[:80]!r} of {descriptor.size} bytes: "
                 "sha256: and 64 hex digits are needed"
             )
-    return found
+    return manifest
 
 
 def choose_image(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
@@ -121,14 +125,14 @@ def config(image: Manifest) -> Descriptor | None:
 
 def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descriptor]:
     """Return the image's layers, lowest first; refused if unreadable or too large."""
-    found = image.layers or []
-    if not found or len(found) > MAX_LAYERS:
-        raise unpack.UnsupportedPackageError(f"{where}: has {len(found)} layers, 1 to {MAX_LAYERS} are read")
-    for layer in found:
+    listed = image.layers or []
+    if not listed or len(listed) > MAX_LAYERS:
+        raise unpack.UnsupportedPackageError(f"{where}: has {len(listed)} layers, 1 to {MAX_LAYERS} are supported")
+    for layer in listed:
         if not _LAYER.fullmatch(layer.mediaType):
             raise unpack.UnsupportedPackageError(
                 f"{where}: has a layer of the type {layer.mediaType[:100]!r}: tar, plain or by gzip or zstd, is read"
             )
-    if sum(layer.size for layer in found) > limits.unpacked_bytes:
+    if sum(layer.size for layer in listed) > limits.unpacked_bytes:
         raise unpack.PackageTooLargeError(f"{where}: its layers have more than {limits.unpacked_bytes:,} bytes")
-    return found
+    return listed

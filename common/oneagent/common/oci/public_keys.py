@@ -76,7 +76,7 @@ def parse(text: str) -> tuple[PublicKey, ...]:
     if len(blocks) > MAX_KEYS:
         raise InvalidPublicKeysError(f"has {len(blocks)} public keys: {MAX_KEYS} at most are read")
     try:
-        found = [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
+        encoded = [base64.b64decode("".join(block.split()), validate=True) for block in blocks]
     except binascii.Error:
         raise InvalidPublicKeysError("has a public key that is not in base64") from None
-    return tuple(map(PublicKey, dict.fromkeys(found)))
+    return tuple(map(PublicKey, dict.fromkeys(encoded)))

@@ -83,7 +83,7 @@ def parse(text: str, where: str) -> Keyring:
         remedy = 'a JSON object {"auths": {"registry": {"auth": "…"}}} is needed'
         raise http_client.InvalidSettingsError(f"{where}: {remedy}") from None
     entries = [_entry(key, auth, where) for key, auth in config.auths.items()]
-    # Where a credential helper is in use, an entry says only for whom: to nobody's password everybody is a stranger.
+    # A credential helper leaves entries without a password. They never match.
     entries = [entry for entry in entries if entry.credentials.username or entry.credentials.password]
     # A longer path is more specific, and so is a host without a wildcard.
     entries.sort(key=lambda entry: (-len(entry.path), "*" in entry.host, -len(entry.host)))

@@ -170,6 +170,6 @@ def normalize_registry(registry: str) -> str:
 
 
 def _check_registry(text: str, registry: str) -> None:
-    found = _REGISTRY.fullmatch(registry)
-    if not found or (found["port"] and not 0 < int(found["port"]) < 65536):
+    match = _REGISTRY.fullmatch(registry)
+    if not match or (match["port"] and not 0 < int(match["port"]) < 65536):
         raise InvalidReferenceError(text, "the registry must be a host name or an address, with :port if needed")

@@ -115,7 +115,7 @@ class Repository:
         url = f"{self._endpoint.url}/{path}"
         try:
             request = self._http.build_request(method, url, headers=headers)
-        except httpx.InvalidURL as error:  # Digests are what somebody has written into a list.
+        except httpx.InvalidURL as error:  # A list of referrers may have any text as a digest.
             raise errors.from_transport_error(error, self._endpoint.url) from error
         return oci_http.fetch(self._http, request, oci_manifest.MAX_BYTES)
 
@@ -125,7 +125,7 @@ def _digest(body: bytes) -> str:
 
 
 def _check_digest(body: bytes, expected: str, url: str) -> None:
-    if (found := _digest(body)) != expected:
+    if (actual := _digest(body)) != expected:
         raise errors.UnexpectedResponseError(
-            f"{errors.redact_url(url)}: its digest is {found}, {expected} was expected"
+            f"{errors.redact_url(url)}: its digest is {actual}, {expected} was expected"
         )

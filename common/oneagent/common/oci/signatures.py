@@ -72,8 +72,8 @@ _FetchClaim = Callable[[], cosign_payload.Claim | None]
 def find_signer(image: ImageName, access: oci_image.Access, keys: Sequence[PublicKey]) -> PublicKey:
     """Return the key that signed an image. `image` has a digest."""
     signature_keys.check_usable(keys)
-    with oci_image.open_sources(image, access) as found:
-        *mirrors, own = found
+    with oci_image.open_sources(image, access) as sources:
+        *mirrors, own = sources
         for mirror in mirrors:
             try:
                 return _find_in_source(mirror, image, keys)

@@ -83,9 +83,9 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
 
 
 def _newest_version(index: EntryIndex, directory: str) -> str | None:
-    found = {
+    versions = {
         tuple(map(int, match.groups())): match[0]
         for path in index.directories
         if entry_index.parent_path(path) == directory and (match := _VERSION.fullmatch(path.rpartition("/")[2]))
     }
-    return found[max(found)] if found else None
+    return versions[max(versions)] if versions else None

@@ -115,12 +115,12 @@ def verify(
     that vanishes or cannot be read is a finding, not an error. Once `cancelled()`, returns the findings so far.
     """
     limiter = _RateLimiter(bytes_per_second, cancelled or (lambda: False))
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for finding in _find_differences(tree, manifest, limiter):
-        found.append(finding)
-        if len(found) >= limit:
+        findings.append(finding)
+        if len(findings) >= limit:
             break
-    return found
+    return findings
 
 
 def _find_differences(tree: Path, manifest: Manifest, limiter: _RateLimiter) -> Iterator[Finding]:
@@ -150,22 +150,22 @@ def _find_differences(tree: Path, manifest: Manifest, limiter: _RateLimiter) -> 
 def _compare_entry(
     path: str, expected: File | Link | None, name: str, directory: int, limiter: _RateLimiter
 ) -> Iterator[Finding]:
-    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     kind = stat.S_IFDIR if expected is None else stat.S_IFREG if isinstance(expected, File) else stat.S_IFLNK
     mode = expected.mode if isinstance(expected, File) else DIRECTORY_MODE
-    if stat.S_IFMT(found.st_mode) != kind:
-        yield Finding(path, "type", stat.filemode(found.st_mode))
+    if stat.S_IFMT(status.st_mode) != kind:
+        yield Finding(path, "type", stat.filemode(status.st_mode))
         return
     if isinstance(expected, Link):
         if (target := os.readlink(name, dir_fd=directory)) != expected.target:
             yield Finding(path, "target", f"{target} instead of {expected.target}")
         return
-    if stat.S_IMODE(found.st_mode) != mode:
-        yield Finding(path, "mode", f"{stat.S_IMODE(found.st_mode):o} instead of {mode:o}")
+    if stat.S_IMODE(status.st_mode) != mode:
+        yield Finding(path, "mode", f"{stat.S_IMODE(status.st_mode):o} instead of {mode:o}")
     if expected is None:
         return
-    if found.st_size != expected.size:
-        yield Finding(path, "size", f"{found.st_size} instead of {expected.size}")
+    if status.st_size != expected.size:
+        yield Finding(path, "size", f"{status.st_size} instead of {expected.size}")
     elif (digest := _hash_file(name, directory, limiter)) not in (expected.sha256, None):
         yield Finding(path, "content", f"sha256 {digest} instead of {expected.sha256}")
 
@@ -179,7 +179,7 @@ def _hash_file(name: str, directory: int, limiter: _RateLimiter) -> str | None:
         while data := os.pread(fd, _CHUNK, offset):
             digest.update(data)
             offset += len(data)
-            # What a running agent has mapped stays in memory; only what this check has read goes.
+            # Pages that a running agent has mapped stay in memory; only those that this check read are dropped.
             if offset - dropped >= page_cache.WINDOW_BYTES:
                 page_cache.drop_read(fd, dropped, offset - dropped)
                 dropped = offset

@@ -96,7 +96,7 @@ class LayerMerge:
                 ahead.extend((f"{name}/{inner}", below) for inner, below in node.items())
             elif isinstance(node, Content):
                 names = plan.files.setdefault(node, [])
-                # Another name of a file takes no room.
+                # Another name of a file takes no space.
                 plan.index.add_file(path, 0 if names else node.size)
                 names.append(path)
             elif isinstance(node, _Link):
@@ -114,7 +114,7 @@ class LayerMerge:
     def _apply_whiteout(self, parts: list[str]) -> None:
         hidden = parts[-1].removeprefix(_WHITEOUT)
         if hidden in ("", ".", ".."):
-            # Other programs would take away the directory, or the one above it.
+            # Other programs would remove the directory, or the one above it.
             raise UnsafePackageError(f"{entry_index.quote_name('/'.join(parts))} is a whiteout without a name")
         directory = self._find(parts[:-1])
         if isinstance(directory, dict):
@@ -158,12 +158,12 @@ class LayerMerge:
         if entry.kind is tar_reader.Kind.LINK:
             return _Link(entry.target)
         if entry.kind is tar_reader.Kind.HARD_LINK:
-            # Of any kind of thing: a hard link to what is odd is as odd.
-            found = self._find(_split(entry.target))
-            if found is None or isinstance(found, dict):
+            # A link to an unsupported entry is itself unsupported.
+            node = self._find(_split(entry.target))
+            if node is None or isinstance(node, dict):
                 name, target = entry_index.quote_name(entry.name), entry_index.quote_name(entry.target)
                 raise UnsafePackageError(f"{name} is a hard link to {target}, which is no file before it")
-            return found
+            return node
         return _Unsupported()
 
 

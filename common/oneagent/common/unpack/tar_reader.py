@@ -109,14 +109,14 @@ class TarReader:
             self._check_end()
             return None
         try:
-            found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         except UnicodeDecodeError as error:
             raise UnsafePackageError("the tar has a name that is not UTF-8") from error
         except (tarfile.HeaderError, ValueError) as error:
             raise CorruptPackageError(f"the tar is damaged: {error}") from error
-        if found.size < 0:
-            raise CorruptPackageError(f"{found.name[:80]!r} has a size of {found.size} bytes")
-        return found
+        if header.size < 0:
+            raise CorruptPackageError(f"{header.name[:80]!r} has a size of {header.size} bytes")
+        return header
 
     def _check_end(self) -> None:
         """Refuse bytes after the end: some programs would read them."""
@@ -141,7 +141,7 @@ class TarReader:
 
     def _read_pax_records(self, size: int) -> dict[str, str]:
         """Return the records of an extended header (POSIX pax, "pax Extended Header")."""
-        data, found, at = self._read_extended_header(size), dict[str, str](), 0
+        data, records, at = self._read_extended_header(size), dict[str, str](), 0
         while at < len(data):
             match = _RECORD.match(data, at)
             end = at + int(match[1]) if match else 0
@@ -150,9 +150,9 @@ class TarReader:
                 raise CorruptPackageError("the tar has an extended header that cannot be read")
             name = key.decode("utf-8", "replace")
             if name in _DECISIVE or name.startswith("GNU.sparse"):
-                found[name] = self._decode(value)
+                records[name] = self._decode(value)
             at = end
-        return found
+        return records
 
     def _read_extended_header(self, size: int) -> bytes:
         if size > _EXTENDED_MAX:

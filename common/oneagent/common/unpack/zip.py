@@ -194,13 +194,13 @@ def _group_jobs(members: Iterable[zip_reader.Member]) -> Jobs:
         sorted(members, key=lambda member: entry_index.parent_path(member.path)),
         key=lambda member: entry_index.parent_path(member.path),
     ):
-        room = -1
+        space = -1
         for member in sorted(group, key=lambda member: member.size):
-            if member.size > room:
+            if member.size > space:
                 jobs.append([])
-                room = _SMALL
+                space = _SMALL
             jobs[-1].append(member)
-            room -= member.size
+            space -= member.size
     jobs.sort(key=lambda job: sum(member.size for member in job), reverse=True)
     return collections.deque(jobs)
 

@@ -1,12 +1,12 @@
-"""A zip that is trusted in nothing: read and checked as a whole before its first byte is used.
+"""Reads an untrusted zip, and checks all of it before its first byte is used.
 
-The standard library's `zipfile` reads the central directory; the rest is ours, because `zipfile` follows
+The standard library's `zipfile` reads the central directory; the rest is our own code, because `zipfile` follows
 whichever of a zip's two descriptions of a member it meets, cuts names at a NUL, and inflates slowly.
 Here both descriptions must agree, the members' data may not overlap (the bombs of Fifield's "A better
 zip bomb" share one kernel of data among all members) and must lie before the central directory.
 
 Members are inflated by ISA-L in pieces of at most 1 MiB. Measured, that is as fast as whole members in
-one call, and it bounds memory for every member alike. The declared size is a hint that is held to: an
+one call, and it bounds memory for every member alike. The declared size is enforced: an
 output of one byte more ends it.
 """
 
@@ -145,7 +145,7 @@ class ZipReader:
         try:
             with zipfile.ZipFile(self._file) as directory:
                 entries, start, comment = directory.infolist(), directory.start_dir, directory.comment
-        # What zipfile lets through on damaged input, beside its own error: bad UTF-8 (ValueError), cut
+        # Errors that zipfile raises on damaged input, beside its own: bad UTF-8 (ValueError), cut
         # structures, sizes beyond any file (OSError from seek), versions it does not know.
         except (zipfile.BadZipFile, ValueError, struct.error, IndexError, OverflowError, OSError) as error:
             raise CorruptPackageError(f"not a readable zip: {error}") from error

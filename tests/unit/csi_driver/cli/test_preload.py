@@ -183,7 +183,7 @@ class TestAnImageInAFolder:
     def test_is_told_by_its_name_among_several(self, preload: Command, tmp_path: Path) -> None:
         one, two = an_image("one"), an_image("two")
         folder = images.lay(tmp_path / "layout", (one, images.called("1")), (two, images.called("2")))
-        with pytest.raises(SystemExit, match=r"has 2 images, 1, 2: say which one, by :NAME or @sha256:"):
+        with pytest.raises(SystemExit, match=r"has 2 images, 1, 2: choose one by :NAME or @sha256:"):
             preload(folder)
         assert preload(f"oci-layout:{folder}:2")["version"] == two.digest.replace(":", "-")
         assert preload(f"oci-layout:{folder}@{one.digest}")["version"] == one.digest.replace(":", "-")

@@ -104,7 +104,7 @@ class _Windows:
                 f"{errors.redact_url(str(response.url))}: the file changed during the download"
             )
         if response.status_code != 206:
-            # Whether it is a refusal is seen when the rest is asked for: an address may be good for some minutes only.
+            # The request for the rest shows if this is a refusal: an address may be valid for some minutes only.
             raise self._broken_connection(response, f"a range request was answered {response.status_code}")
         content_range = response.headers.get("Content-Range", "").lower()
         if (

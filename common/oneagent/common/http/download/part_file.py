@@ -53,7 +53,7 @@ class PartFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What was not written when the disk is full cannot be written at closing either.
+        # On a full disk, bytes that were not written cannot be written at closing either.
         try:
             self._file.close()
         except OSError:
@@ -74,7 +74,7 @@ class PartFile:
         if received.size == 0:
             self._truncate()
         self.received = received
-        # Written in place: a torn file does not parse, and the download begins anew.
+        # Written in place: a torn file does not parse, and the download starts from zero.
         self._state_path.write_bytes(
             msgspec.json.encode(_State(self._source, _boot_id(), received.validator, received.total))
         )
