@@ -101,7 +101,9 @@ class TestTheImageThatIsMeant:
 
     def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
         lay(tmp_path, (ONE, called("1")), (TWO, {}))
-        with pytest.raises(unpack.UnsupportedPackageError, match=r"has 2 images, 1, one without a name: choose one by :NAME"):
+        with pytest.raises(
+            unpack.UnsupportedPackageError, match=r"has 2 images, 1, one without a name: choose one by :NAME"
+        ):
             layout.Layout(tmp_path).resolve_tag("")
         with pytest.raises(unpack.UnsupportedPackageError, match="has no image with the name '3', but 1, one without"):
             layout.Layout(tmp_path).resolve_tag("3")
