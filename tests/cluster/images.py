@@ -35,7 +35,7 @@ _CACHE: Final = _ROOT / "build" / "cluster" / "images"
 _DOCKERFILE: Final = "Dockerfile.csi"
 _IGNORING: Final = ".dockerignore"
 _HERE: Final = Path(__file__).parent
-_MODULES: Final = ("archives.py", "buildah.py", "images.py", "rootfs.py")
+_MODULES: Final = ("buildah.py", "image_archive.py", "images.py", "rootfs.py")
 _KEY_LENGTH: Final = 16
 
 # Wheels count on libstdc++ being there. musl is for applications that are not built for glibc.
