@@ -87,7 +87,7 @@ class Decisions:
 
 @dataclass
 class Journal:
-    """An `events.Writer` that keeps what it is given."""
+    """An `event_writer.Client` that keeps what it is given."""
 
     written: list[tuple[str, Object]] = field(default_factory=list)
     error: Exception | None = None
@@ -146,7 +146,7 @@ class Serving:
         self._loop.close()
 
     async def _start(self) -> None:
-        said = events.Events(self.journal, self._metrics, pause_seconds=0.0)
+        said = events.Recorder(self.journal, self._metrics, pause_seconds=0.0)
         self._writing = asyncio.create_task(said.run())
         deciders = admission.Handlers(
             self.decisions.inject,

@@ -146,7 +146,11 @@ class Api:
                 return
 
     async def create(self, resource: Resource, manifest: Mapping[str, Any], namespace: str = "") -> Object:
-        return await self._call("POST", resource.path(namespace), body=manifest)
+        return await self.post(resource.path(namespace), manifest)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Object:
+        """Create an object at a path."""
+        return await self._call("POST", path, body=body)
 
     async def apply(self, resource: Resource, manifest: Mapping[str, Any], *, subresource: str = "") -> Object:
         """Server-side apply: the fields given are ours from now on, fields that we no longer give go."""

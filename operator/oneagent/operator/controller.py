@@ -67,7 +67,7 @@ class Controller:
         self._api, self._settings, self._certificate_metrics = server, settings, certificate_metrics
         self._resource = api.dynakubes(settings.api_version)
         self.cache = Cache()
-        self._events = events.Events(server)
+        self._events = events.Recorder(server)
         self._limit = asking.Limit()
         self._threads = ThreadPoolExecutor(_TENANT_THREADS, thread_name_prefix="tenant")
         self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
@@ -107,6 +107,7 @@ class Controller:
             if self._certificates is not None:
                 group.create_task(self._certificates.run())
             group.create_task(self._watches.run())
+            group.create_task(self._events.run())
             # No decision before everything has been listed once.
             await self._watches.wait_until_synced()
             self._is_ready = True
@@ -175,7 +176,7 @@ class Controller:
             return None
         timeout = self._settings.startup_patience_seconds
         return StartupTaintController(
-            self._api, self._settings.namespace, self.cache, taint, self._events.say, timeout_seconds=timeout
+            self._api, self._settings.namespace, self.cache, taint, self._events.record, timeout_seconds=timeout
         )
 
     def _worker(self, name: DynaKubeName) -> DynaKubeWorker:
@@ -188,7 +189,7 @@ class Controller:
             self._reconcilers,
             self._limit,
             self._threads,
-            self._events.say,
+            self._events.record,
             self._settings.registries,
         )
 

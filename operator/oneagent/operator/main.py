@@ -17,10 +17,11 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
+from oneagent.common.http import health
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, health, leader_election
+from oneagent.operator import api, leader_election
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.controller import Metrics
 from oneagent.operator.controller import Controller, Settings
@@ -146,10 +147,9 @@ async def run(config: Config) -> int:
         stack.push_async_callback(server.close)
         if config.metrics_address:
             # Whoever waits for the Lease has nothing else to do, and does that well.
-            ready = health.serving(
-                _address(config.metrics_address), lambda: controller.problem if election.leading else ""
-            )
-            await stack.enter_async_context(ready)
+            host, port = _address(config.metrics_address)
+            health_server = health.HealthServer(host, port, lambda: controller.problem if election.leading else "")
+            await stack.enter_async_context(health_server)
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
         if config.package_address:
             packages_served = runner.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))

@@ -36,3 +36,18 @@ def pending(
     reason: str, message: str, requeue_seconds: float | None = None, **fields: Mapping[str, Any]
 ) -> ReconcileResult:
     return ReconcileResult("Unknown", reason, message, requeue_seconds, fields)
+
+
+def summarize(results: Mapping[str, ReconcileResult]) -> ReconcileResult:
+    """Return the result of the condition `Ready`: failures come before what is pending."""
+    for status, reason in (("False", "Failing"), ("Unknown", "Progressing")):
+        unmet = {kind: result for kind, result in sorted(results.items()) if result.status == status}
+        if unmet:
+            message = "; ".join(f"{kind}: {result.message}" for kind, result in unmet.items())
+            return ReconcileResult("False", reason, message)
+    return ReconcileResult("True", "Reconciled", "everything is as this DynaKube wants it")
+
+
+def phase(summary: ReconcileResult) -> str:
+    """Return `status.phase` for readers that know no conditions."""
+    return {"Reconciled": "Running", "Progressing": "Deploying"}.get(summary.reason, "Error")

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.kubernetes import conditions, events, types
 from oneagent.common.kubernetes.errors import NotFoundError
-from oneagent.operator import api, conditions
+from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.reconcile_result import ReconcileResult
 
-RecordEvent = Callable[[Mapping[str, Any], str, str, str], None]
+RecordEvent = Callable[[types.Object, events.Kind, str, str], None]
 """Records an Event: the object, `Normal` or `Warning`, reason, message."""
 
 _SECTIONS: Final = ("oneAgent", "codeModules")
@@ -36,12 +37,12 @@ class StatusWriter:
         """Apply the status if it differs; without a mode, sections of the status stay as they are."""
         before = obj.get("status") or {}
         now = self._clock()
-        summary = conditions.ready(results)
+        summary = reconcile_result.summarize(results)
         everything = {**results, conditions.READY: summary}
         generation = int(obj["metadata"].get("generation", 0))
         status: dict[str, Any] = _merge_sections(before, results, mode)
-        status["conditions"] = conditions.merged(before.get("conditions") or (), everything, generation, now)
-        status["phase"] = conditions.phase(summary)
+        status["conditions"] = conditions.merge(before.get("conditions") or (), everything, generation, now)
+        status["phase"] = reconcile_result.phase(summary)
         if mode:
             status["mode"] = mode
         if self._cache.cluster_id:
@@ -49,7 +50,7 @@ class StatusWriter:
         if _status_unchanged(before, status):
             return
         self._emit_events(obj, before.get("conditions") or (), everything)
-        status["updatedTimestamp"] = conditions.stamp(now)
+        status["updatedTimestamp"] = types.timestamp(now)
         metadata = {"name": obj["metadata"]["name"], "namespace": self._namespace}
         with contextlib.suppress(NotFoundError):
             await self._api.apply(self._resource, {"metadata": metadata, "status": status}, subresource="status")

@@ -6,7 +6,8 @@ import urllib.request
 
 import pytest
 
-from oneagent.operator import health, main
+from oneagent.common.http import health
+from oneagent.operator import main
 from oneagent.operator.startup_taint.taint import Taint
 from tests.fakes import ports
 
@@ -35,7 +36,7 @@ def test_readyz_says_why_not() -> None:
                 return error.code, error.read().decode()
 
     async def story() -> None:
-        async with health.serving(("127.0.0.1", port), lambda: problems[0]):
+        async with health.HealthServer("127.0.0.1", port, lambda: problems[0]):
             assert await asyncio.to_thread(ask) == (200, "ok\n")
             problems[0] = "initial list not finished"
             assert await asyncio.to_thread(ask) == (503, "initial list not finished\n")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import prometheus_client
 import pytest
 
+from oneagent.common.kubernetes.events import Subject
 from oneagent.webhook import events
 from oneagent.webhook.injection.inputs import InjectionResult
 from oneagent.webhook.metrics import Metrics
@@ -34,8 +35,8 @@ class TestAnEvent:
         assert event["metadata"]["name"].startswith("cart-5d4f.")
 
     def test_is_about_the_pod_if_nobody_controls_it(self) -> None:
-        assert events.of_pod({"metadata": {"name": "one"}}, "shop") == events.Subject("v1", "Pod", "shop", "one")
-        assert events.of_pod({"metadata": {"generateName": "one-"}}, "shop").name == "one"
+        assert events.subject_of_pod({"metadata": {"name": "one"}}, "shop") == Subject("v1", "Pod", "shop", "one")
+        assert events.subject_of_pod({"metadata": {"generateName": "one-"}}, "shop").name == "one"
 
     def test_is_not_written_in_a_dry_run(self) -> None:
         with fakes.Serving() as serving, serving.client() as client:
@@ -66,14 +67,14 @@ class Clock:
 
 
 class TestTheQueue:
-    def written(self, act: Callable[[events.Events, Clock], None], count: int) -> None:
+    def written(self, act: Callable[[events.Recorder, Clock], None], count: int) -> None:
         self.registry = prometheus_client.CollectorRegistry()
 
         async def run() -> None:
             journal, clock = fakes.Journal(), Clock()
-            said = events.Events(journal, Metrics(self.registry), clock=clock, pause_seconds=0)
-            act(said, clock)
-            writing = asyncio.create_task(said.run())
+            recorder = events.Recorder(journal, Metrics(self.registry), clock=clock, pause_seconds=0)
+            act(recorder, clock)
+            writing = asyncio.create_task(recorder.run())
             await asyncio.to_thread(journal.wait, count)
             await asyncio.sleep(0.05)
             writing.cancel()
@@ -82,18 +83,18 @@ class TestTheQueue:
         asyncio.run(run())
 
     def test_takes_the_same_once_in_five_minutes(self) -> None:
-        def act(said: events.Events, clock: Clock) -> None:
+        def act(recorder: events.Recorder, clock: Clock) -> None:
             for seconds in (0, 299, 2):
                 clock.now += seconds
-                said.say(events.of_pod(POD, "shop"), fakes.notice())
-            said.say(events.of_pod(POD, "other"), fakes.notice())
+                recorder.record(events.subject_of_pod(POD, "shop"), fakes.notice())
+            recorder.record(events.subject_of_pod(POD, "other"), fakes.notice())
 
         self.written(act, 3)
 
     def test_drops_what_is_too_much_and_takes_it_again_later(self) -> None:
-        def act(said: events.Events, clock: Clock) -> None:
+        def act(recorder: events.Recorder, clock: Clock) -> None:
             for number in range(250):
-                said.say(events.of_pod(POD, "shop"), fakes.notice(f"{number}"))
+                recorder.record(events.subject_of_pod(POD, "shop"), fakes.notice(f"{number}"))
 
         self.written(act, 200)
         dropped = self.registry.get_sample_value("oneagent_webhook_events_total", {"outcome": "dropped"})

@@ -80,8 +80,8 @@ class AdmissionDecision:
 class Admission:
     """For one event loop."""
 
-    def __init__(self, cluster: Cluster, deciders: Handlers, said: events.Events, own_namespace: str) -> None:
-        self._cluster, self._deciders, self._events, self._own = cluster, deciders, said, own_namespace
+    def __init__(self, cluster: Cluster, deciders: Handlers, recorder: events.Recorder, own_namespace: str) -> None:
+        self._cluster, self._deciders, self._events, self._own = cluster, deciders, recorder, own_namespace
         self._rules: Mapping[str, tuple[_Rule, _Fallback]] = {
             "/inject": (self._inject, self._not_injected),
             "/label-ns": (self._label, _unchanged),
@@ -152,7 +152,7 @@ class Admission:
 
     def _say(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
         for notice in () if request.dry_run else notices:
-            self._events.say(events.of_pod(pod, request.namespace or ""), notice)
+            self._events.record(events.subject_of_pod(pod, request.namespace or ""), notice)
 
 
 _Rule = Callable[[Request], Awaitable[AdmissionDecision]]

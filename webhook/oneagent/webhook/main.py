@@ -16,10 +16,11 @@ import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
 from oneagent.common.http import server_tls
+from oneagent.common.http.health import HealthServer
 from oneagent.common.kubernetes.errors import ApiError
+from oneagent.common.kubernetes.events import subject_of
 from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
 from oneagent.webhook.cache import circuit_breaker
-from oneagent.webhook.health import Health
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.metrics import Metrics
 
@@ -129,7 +130,7 @@ class Webhook:
     ) -> None:
         metrics = Metrics(registry)
         self._config, self._api, self._clock, self._began = config, connection, clock, clock()
-        self._events = events.Events(connection, metrics)
+        self._events = events.Recorder(connection, metrics)
         circuit = circuit_breaker.Breaker(
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
@@ -139,7 +140,7 @@ class Webhook:
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, rules, metrics)
-        self.health = Health(*_address(config.metrics_address), self._trouble, registry)
+        self.health = HealthServer(*_address(config.metrics_address), self._trouble, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on in the background, without end."""
@@ -175,7 +176,7 @@ class Webhook:
         return self._cluster.lacks_dynakubes and self._clock() - self._began >= _PATIENCE_SECONDS
 
     def _tell(self, dynakube: Object, notice: Notice) -> None:
-        self._events.say(events.of(dynakube), notice)
+        self._events.record(subject_of(dynakube), notice)
 
 
 def _deciders(config: Config, known: cache.Cluster) -> admission.Handlers:

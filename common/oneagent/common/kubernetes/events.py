@@ -10,13 +10,14 @@ the repeats that were left out; any other client creates the Event again. All of
 from __future__ import annotations
 
 import collections
-import datetime
 import secrets
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from oneagent.common.kubernetes import types
 
 Kind = Literal["Normal", "Warning"]
 
@@ -38,8 +39,7 @@ class Subject:
 @dataclass(frozen=True, slots=True)
 class Event:
     subject: Subject
-    kind: str
-    """`Normal` or `Warning`"""
+    kind: Kind
     reason: str
     message: str
 
@@ -97,7 +97,7 @@ class Aggregator:
         if not self._may_patch:
             return self._create(event)
         written.at = now
-        body = {"count": written.count, "lastTimestamp": timestamp()}
+        body = {"count": written.count, "lastTimestamp": types.timestamp(time.time())}
         return Write(event, _namespace(event.subject), written.name, body, is_patch=True)
 
     def recreate(self, write: Write) -> Write:
@@ -118,7 +118,7 @@ class Aggregator:
         return Write(event, _namespace(event.subject), name, self._body(event, name))
 
     def _body(self, event: Event, name: str) -> dict[str, Any]:
-        now, subject = timestamp(), event.subject
+        now, subject = types.timestamp(time.time()), event.subject
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -142,15 +142,11 @@ class Aggregator:
         }
 
 
-def subject_of(manifest: Mapping[str, Any]) -> Subject:
+def subject_of(obj: types.Object) -> Subject:
     """The subject for an object that the API server has."""
-    metadata = manifest["metadata"]
+    metadata = obj["metadata"]
     namespace, uid = (str(metadata.get(field) or "") for field in ("namespace", "uid"))
-    return Subject(manifest["apiVersion"], manifest["kind"], namespace, metadata["name"], uid)
-
-
-def timestamp() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Subject(obj["apiVersion"], obj["kind"], namespace, metadata["name"], uid)
 
 
 def _namespace(subject: Subject) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from oneagent.operator import asking, conditions, reconcile_result
+from oneagent.common.kubernetes import types
+from oneagent.operator import asking, reconcile_result
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -41,7 +42,7 @@ def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantStat
         info = {"tenantUUID": facts.tenant, "endpoints": ";".join(facts.endpoints)}
         changed = {key: known.get(key) for key in info} != info
         last = None if changed else known.get("lastRequest")
-        info["lastRequest"] = last or conditions.stamp(facts.asked_at)
+        info["lastRequest"] = last or types.timestamp(facts.asked_at)
         if facts.problem:
             return reconcile_result.failed(
                 UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common.dynakube.api import version_history
-from oneagent.common.kubernetes import fields
-from oneagent.operator import asking, conditions, reconcile_result
+from oneagent.common.kubernetes import fields, types
+from oneagent.operator import asking, reconcile_result
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -141,7 +141,7 @@ def _section(choice: Choice, known: Mapping[str, Any], context: ReconcileContext
         "source": choice.source,
     }
     state = context.tenant_state
-    asked = conditions.stamp(state.asked_at) if state.asked_at and not state.problem else None
+    asked = types.timestamp(state.asked_at) if state.asked_at and not state.problem else None
     same = all(known.get(key) == value for key, value in decided.items())
     # The time of the last look alone is no news: it would write every status at every poll.
     decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked

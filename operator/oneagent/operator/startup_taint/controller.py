@@ -21,6 +21,7 @@ import aiohttp
 
 from oneagent.common import logs
 from oneagent.common.identifiers import DRIVER_NAME
+from oneagent.common.kubernetes import events, types
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError
 from oneagent.operator import api
 from oneagent.operator.cache import Cache
@@ -45,7 +46,7 @@ _ATTEMPTS: Final = 5
 _METRICS_TIMEOUT_SECONDS: Final = 5.0
 _MAX_METRICS_BYTES: Final = 4 << 20
 
-RecordEvent = Callable[[Mapping[str, Any], str, str, str], None]
+RecordEvent = Callable[[types.Object, events.Kind, str, str], None]
 """Records an Event: the object, `Normal` or `Warning`, reason, message."""
 
 
@@ -178,7 +179,7 @@ class StartupTaintController:
                 pass
             else:
                 log.info("startup taint removed", extra=logs.facts(node=name, reason=decision.reason))
-                kind = "Normal" if decision.reason == readiness.STARTUP_TAINT_REMOVED else "Warning"
+                kind: events.Kind = "Normal" if decision.reason == readiness.STARTUP_TAINT_REMOVED else "Warning"
                 self._emit_event(node, kind, decision)
             self._tainted.pop(name, None)
             return
@@ -193,7 +194,7 @@ class StartupTaintController:
             waiting.reported, waiting.reported_at = decision.reason, now
             self._emit_event(node, "Warning", decision)
 
-    def _emit_event(self, node: Mapping[str, Any], kind: str, decision: Decision) -> None:
+    def _emit_event(self, node: Mapping[str, Any], kind: events.Kind, decision: Decision) -> None:
         obj = {"apiVersion": api.NODES.api_version, "kind": api.NODES.kind, "metadata": node["metadata"]}
         self._record_event(obj, kind, decision.reason, f"startup taint {self._taint}: {decision.message}")
 

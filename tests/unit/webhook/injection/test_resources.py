@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.webhook import injection, quantities
+from oneagent.common.kubernetes import quantities
+from oneagent.webhook import injection
 from oneagent.webhook.injection.inputs import InjectionResult
 from tests.unit.webhook.injection import cases
 from tests.unit.webhook.injection.cases import Manifest

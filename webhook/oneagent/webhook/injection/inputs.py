@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oneagent.common.kubernetes.events import Kind
+
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON; never changed by anybody who reads it."""
 
@@ -39,8 +41,7 @@ class PodContext:
 class Notice:
     """An Event about the object that an admission was about, or about the DynaKube."""
 
-    kind: str
-    """`Normal` or `Warning`"""
+    kind: Kind
     reason: str
     message: str
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from oneagent.webhook import quantities
+from oneagent.common.kubernetes import quantities
 from oneagent.webhook.injection.dynakube_settings import Kube
 from oneagent.webhook.injection.pod_model import Container, Pod
 

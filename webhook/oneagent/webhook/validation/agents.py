@@ -9,8 +9,8 @@ from typing import Final
 
 from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
+from oneagent.common.kubernetes import quantities
 from oneagent.common.oci import reference
-from oneagent.webhook import quantities
 from oneagent.webhook.validation.context import Subject, quoted
 
 _POD_SUFFIX: Final = "-oneagent-xxxxx"

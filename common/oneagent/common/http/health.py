@@ -1,21 +1,35 @@
-"""What kubelet and Prometheus ask of the webhook, on a port of its own and without TLS."""
+"""`/livez`, `/readyz` and `/metrics` for kubelet and Prometheus, without TLS, on aiohttp."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import prometheus_client
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 
-class Health:
-    """`/livez`, `/readyz` and `/metrics`."""
+class HealthServer:
+    """Serves from `start` to `stop`, or while in use as a context manager."""
 
-    def __init__(self, host: str, port: int, ready: Callable[[], str], registry: CollectorRegistry) -> None:
-        """`ready` says why not, or ''."""
-        self._host, self.port, self._ready, self._registry = host, port, ready, registry
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        problem: Callable[[], str],
+        registry: CollectorRegistry = prometheus_client.REGISTRY,
+    ) -> None:
+        """`problem` returns the reason why the process is not ready, or ''."""
+        self._host, self.port, self._problem, self._registry = host, port, problem, registry
         self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         application = web.Application()
@@ -34,8 +48,8 @@ class Health:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        reason = self._ready()
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        problem = self._problem()
+        return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         content = prometheus_client.generate_latest(self._registry)

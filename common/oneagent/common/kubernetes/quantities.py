@@ -1,7 +1,7 @@
-"""Quantities of CPU, memory and disk as Kubernetes writes them, and what is wrong with a container's resources.
+"""Quantities of CPU, memory and disk as in Kubernetes, and faults of a container's resources.
 
-What the API server would refuse must not come into a pod, and better not into a DynaKube: all pods of its namespaces
-would be refused for it.
+Resources that the API server refuses must not get into a pod, and better not into a DynaKube: all pods of its
+namespaces would be refused because of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FACTORS: Final[Mapping[str, Decimal]] = {
 
 
 def parse(value: object) -> Decimal | None:
-    """None for what is none, or less than nothing."""
+    """None if it is no quantity, or negative."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     match = _FORM.fullmatch(str(value))
@@ -36,22 +36,22 @@ def parse(value: object) -> Decimal | None:
 
 
 def faults(resources: Mapping[str, object]) -> Iterator[str]:
-    """Why no container can have these resources: what is wrong, and what it has to be."""
+    """Reasons why no container can have these resources, each with the remedy."""
     yield from (
-        f"{name} is there: only {' and '.join(_SECTIONS)} may be" for name in resources if name not in _SECTIONS
+        f"{name} is not allowed: only {' and '.join(_SECTIONS)} are" for name in resources if name not in _SECTIONS
     )
     amounts: dict[tuple[str, str], Decimal] = {}
     for section in _SECTIONS:
         found = resources.get(section)
         if found is not None and not isinstance(found, Mapping):
-            yield f"{section} is no mapping of {', '.join(KINDS)} to quantities"
+            yield f"{section} must be a mapping of {', '.join(KINDS)} to quantities"
             continue
         for kind, value in (found or {}).items():
             amount = parse(value)
             if kind not in KINDS:
-                yield f"{section} has {str(kind)[:80]!r}: it may have {', '.join(KINDS)}"
+                yield f"{section} has {str(kind)[:80]!r}: only {', '.join(KINDS)} are allowed"
             elif amount is None:
-                yield f"{section}.{kind} is {str(value)[:80]!r}: it has to be a quantity such as 100m or 64Mi"
+                yield f"{section}.{kind} is {str(value)[:80]!r}: must be a quantity such as 100m or 64Mi"
             else:
                 amounts[section, kind] = amount
     for kind in KINDS:

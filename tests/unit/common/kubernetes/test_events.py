@@ -1,0 +1,89 @@
+"""Repeats of Events, by the requests that they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oneagent.common.kubernetes import events
+
+SUBJECT = events.Subject("v1", "Pod", "shop", "cart-0", "uid")
+EVENT = events.Event(SUBJECT, "Warning", "NoAgentMounted", "no agent")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def aggregator(clock: Clock, **settings: Any) -> events.Aggregator:
+    return events.Aggregator("oneagent-test", clock=clock, **settings)
+
+
+def added(to: events.Aggregator, event: events.Event = EVENT) -> events.Write:
+    write = to.add(event)
+    assert write is not None
+    return write
+
+
+def test_a_repeat_in_the_quiet_time_costs_nothing_and_counts_later(clock: Clock) -> None:
+    repeats = aggregator(clock, may_patch=True)
+    created = added(repeats)
+    assert repeats.add(EVENT) is None
+    clock.now += 61
+    patch = added(repeats)
+    assert (patch.is_patch, patch.name, patch.body["count"]) == (True, created.name, 3)
+    assert patch.path == f"/api/v1/namespaces/shop/events/{created.name}"
+
+
+def test_without_the_right_to_patch_a_late_repeat_is_created_again(clock: Clock) -> None:
+    repeats = aggregator(clock)
+    first = added(repeats)
+    clock.now += 61
+    second = added(repeats)
+    assert not second.is_patch
+    assert second.name != first.name
+    assert repeats.add(EVENT) is None
+
+
+def test_an_event_that_the_api_server_has_deleted_is_created_with_a_new_count(clock: Clock) -> None:
+    repeats = aggregator(clock, may_patch=True)
+    added(repeats)
+    clock.now += 3700
+    again = repeats.recreate(added(repeats))
+    assert (again.is_patch, again.body["count"]) == (False, 1)
+
+
+def test_an_event_whose_creation_failed_is_no_repeat(clock: Clock) -> None:
+    repeats = aggregator(clock)
+    repeats.discard(added(repeats))
+    assert not added(repeats).is_patch
+
+
+def test_only_so_many_are_remembered(clock: Clock) -> None:
+    repeats = aggregator(clock, remembered=2)
+    for message in "abc":
+        added(repeats, events.Event(SUBJECT, "Normal", "Mounted", message))
+    assert repeats.add(events.Event(SUBJECT, "Normal", "Mounted", "c")) is None
+    assert repeats.add(events.Event(SUBJECT, "Normal", "Mounted", "a")) is not None
+
+
+def test_an_event_about_an_object_without_a_namespace_is_in_the_default_one(clock: Clock) -> None:
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one", "uid": "1"}}
+    write = added(aggregator(clock), events.Event(events.subject_of(node), "Normal", "Ready", "x"))
+    assert write.path == "/api/v1/namespaces/default/events"
+    assert write.body["involvedObject"]["namespace"] == ""
+    assert write.body["metadata"]["namespace"] == "default"
+
+
+def test_a_long_message_is_cut_to_what_the_api_server_takes(clock: Clock) -> None:
+    write = added(aggregator(clock), events.Event(SUBJECT, "Normal", "Mounted", "x" * 5000))
+    assert len(write.body["message"]) == 1024
