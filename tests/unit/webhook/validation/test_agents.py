@@ -123,7 +123,7 @@ def test_arguments_are_unambiguous(arguments: list[str], said: str) -> None:
         ({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}, "requests.cpu is more than limits.cpu"),
         ({"limits": {"nvidia.com/gpu": 1}}, "limits has 'nvidia.com/gpu'"),
         ({"requests": {"memory": "-1"}}, "requests.memory is '-1'"),
-        ({"claims": [{"name": "gpu"}]}, "claims is there"),
+        ({"claims": [{"name": "gpu"}]}, "claims is not allowed"),
     ],
 )
 def test_resources_of_init_containers_are_such_as_pods_can_have(resources: Manifest, said: str) -> None:
