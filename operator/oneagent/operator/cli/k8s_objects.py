@@ -14,7 +14,7 @@ _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverP
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ContainerProblem:
     """A container that does not run as it should."""
 
     container: str
@@ -41,7 +41,7 @@ def labels(obj: Object) -> Mapping[str, str]:
     return obj["metadata"].get("labels") or {}
 
 
-def annotated(obj: Object) -> Mapping[str, str]:
+def get_annotations(obj: Object) -> Mapping[str, str]:
     return obj["metadata"].get("annotations") or {}
 
 
@@ -49,7 +49,7 @@ def status(obj: Object) -> Mapping[str, Any]:
     return obj.get("status") or {}
 
 
-def is_leaving(obj: Object) -> bool:
+def is_deleting(obj: Object) -> bool:
     return "deletionTimestamp" in obj["metadata"]
 
 
@@ -58,7 +58,7 @@ def conditions(obj: Object) -> Mapping[str, Mapping[str, Any]]:
     return {str(condition.get("type")): condition for condition in status(obj).get("conditions") or ()}
 
 
-def holds(obj: Object, condition: str) -> bool:
+def has_condition(obj: Object, condition: str) -> bool:
     return conditions(obj).get(condition, {}).get("status") == "True"
 
 
@@ -83,18 +83,18 @@ def states(pod: Object) -> dict[str, Mapping[str, Any]]:
     return {one["name"]: one for part in parts for one in found.get(part) or ()}
 
 
-def troubles(pod: Object) -> Iterator[Trouble]:
+def troubles(pod: Object) -> Iterator[ContainerProblem]:
     """Containers that wait for something that does not come by itself."""
     for container, state in states(pod).items():
         waiting = (state.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             last = ((state.get("lastState") or {}).get("terminated") or {}).get("message", "")
-            yield Trouble(container, reason, str(last or waiting.get("message", "")).strip())
+            yield ContainerProblem(container, reason, str(last or waiting.get("message", "")).strip())
 
 
 def is_ready(pod: Object) -> bool:
-    return holds(pod, "Ready") and not is_leaving(pod)
+    return has_condition(pod, "Ready") and not is_deleting(pod)
 
 
 def node(pod: Object) -> str:

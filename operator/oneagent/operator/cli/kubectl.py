@@ -1,13 +1,13 @@
-"""`kubectl` as a child process: the way to the cluster that its user has already.
+"""`kubectl` as a child process: the user's own access to the cluster.
 
-So contexts, sign-ins, proxies and plugins for credentials are all as the user knows them, and nothing of them is
-handled here. Every call has a limit of time, and no call is ever asked a question on a terminal.
+Contexts, logins, proxies and credential plugins work as in the user's shell, and nothing of them is handled here. Every
+call has a timeout, and none prompts on the terminal.
 
-    KubectlError     the text says what was asked, and what kubectl answered
-      Missing        the object, or its kind, is not there
-      Refused        the user may not do it
-      Unanswered     no answer in time
-      Unusable       there is no such program, or it has no way to a cluster
+    KubectlError               the arguments, and what kubectl printed
+      KubectlNotFoundError     the object, or its kind, does not exist
+      KubectlForbiddenError    the user lacks the permission
+      KubectlTimeoutError      no response within the timeout
+      KubectlUnusableError     kubectl is not installed, or has no access to a cluster
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 Object = Mapping[str, Any]
-"""An object of the API, as JSON has it."""
+"""A Kubernetes object, as in JSON."""
 
 AT_ONCE: Final = 8
-"""Calls that are made at the same time: each is a process, and a connection to the API server."""
+"""Calls in parallel: each is a process, and a connection to the API server."""
 _PIECE: Final = 1 << 16
 _LONGEST_ERROR: Final = 500
 _NO_WAY: Final = (
@@ -36,9 +36,9 @@ _NO_WAY: Final = (
     "Error in configuration",
     "You must be logged in to the server",
 )
-"""What kubectl says when every other call would fail alike."""
+"""Messages of kubectl after which every other call would fail alike."""
 _LOG_LINE: Final = re.compile(r"[EWI][0-9]{4} ")
-"""What its libraries log on the way to its own word."""
+"""Log lines of its libraries, which precede its own message."""
 
 
 class KubectlError(Exception):
@@ -46,53 +46,53 @@ class KubectlError(Exception):
 
 
 class KubectlNotFoundError(KubectlError):
-    """The object or its kind is not there."""
+    """The object or its kind does not exist."""
 
 
 class KubectlForbiddenError(KubectlError):
-    """The user's rights do not reach so far."""
+    """The user lacks the permission."""
 
 
 class KubectlTimeoutError(KubectlError):
-    """It was ended after the limit of time."""
+    """The call was killed after its timeout."""
 
 
 class KubectlUnusableError(KubectlError):
-    """Nothing can be asked of the cluster at all."""
+    """kubectl has no access to the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
     program: str
     flags: tuple[str, ...]
-    """What the user has said of context, kubeconfig and the like."""
+    """The user's context, kubeconfig and the like."""
     namespace: str
-    """Where the product is installed."""
+    """Namespace of the installation."""
     timeout_seconds: float
 
     def __call__(self, *arguments: str, timeout_seconds: float | None = None) -> str:
-        """What it prints; any `KubectlError`."""
+        """Return its output; any `KubectlError`."""
         done = self._run(arguments, timeout_seconds)
         if done.returncode:
             raise _error(arguments, done.stderr)
         return done.stdout
 
     def get(self, kind: str, name: str, *flags: str) -> Object | None:
-        """One object; None if it is not there."""
+        """Return one object; None if it does not exist."""
         text = self("get", kind, name, *flags, "--ignore-not-found", "-o", "json")
         found: Object | None = json.loads(text) if text.strip() else None
         return found
 
-    def every(self, kind: str, *flags: str) -> tuple[Object, ...]:
-        """All objects of a kind in the default namespace, or where the flags say."""
+    def list_objects(self, kind: str, *flags: str) -> tuple[Object, ...]:
+        """List objects of a kind in the default namespace, or in that of the flags."""
         return tuple(json.loads(self("get", kind, *flags, "-o", "json"))["items"])
 
-    def own(self, kind: str, *flags: str) -> tuple[Object, ...]:
-        """All objects of a kind in the product's namespace."""
-        return self.every(kind, "-n", self.namespace, *flags)
+    def list_own(self, kind: str, *flags: str) -> tuple[Object, ...]:
+        """List objects of a kind in the installation's namespace."""
+        return self.list_objects(kind, "-n", self.namespace, *flags)
 
-    def ask(self, pod: str, container: str, *command: str) -> Any:
-        """What a command of ours in a container of the product's namespace answers in JSON, whatever its exit code."""
+    def exec_json(self, pod: str, container: str, *command: str) -> Any:
+        """Run a command in a container, and return its JSON output whatever its exit code."""
         arguments = ("exec", "-n", self.namespace, pod, "-c", container, "--", *command, "-o", "json")
         done = self._run(arguments)
         try:
@@ -101,7 +101,7 @@ class Kubectl:
             raise _error(arguments, done.stderr or "it printed no JSON") from None
 
     def tail(self, limit_bytes: int, *arguments: str) -> bytes:
-        """The end of what it prints, with no more held in memory; any `KubectlError`."""
+        """Return the end of its output, with no more in memory; any `KubectlError`."""
         kept = b""
         with self.running(*arguments) as process:
             assert process.stdout is not None
@@ -162,7 +162,7 @@ class Kubectl:
         return [self.program, *self.flags, *arguments]
 
 
-def all_at_once() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
     """Who makes calls next to each other."""
     return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kubectl")
 

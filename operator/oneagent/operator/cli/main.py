@@ -61,11 +61,11 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of `kubectl oneagent`."""
     parser = flags.create_parser(PROGRAM, "Answers questions about the agents of a cluster, by the user's kubectl.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    _command(commands, "status", "what each node has, and how each DynaKube does", _STATUS).set_defaults(answer=_status)
+    _command(commands, "status", "what each node has, and how each DynaKube does", _STATUS).set_defaults(run=_status)
     about = _command(commands, "why", "why a pod has its agent, or has none", _WHY)
     about.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="the pod")
-    about.set_defaults(answer=_why)
-    _command(commands, "doctor", "what is wrong with the installation", _DOCTOR).set_defaults(answer=_doctor)
+    about.set_defaults(run=_why)
+    _command(commands, "doctor", "what is wrong with the installation", _DOCTOR).set_defaults(run=_doctor)
     about = _command(commands, "support-archive", "all of it in one file, without secrets", _ARCHIVE)
     about.add_argument(
         "--file", type=Path, metavar="…", help="file to write (default oneagent-support-TIME.tar.gz, in this folder)"
@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--pod", type=flags.checked(_pod), action="append", default=[], metavar="namespace/pod",
         help="a pod to look at as by why; may be repeated",
     )  # fmt: skip
-    about.set_defaults(answer=_archive)
+    about.set_defaults(run=_archive)
     return parser
 
 
@@ -113,74 +113,77 @@ def _pod(text: str) -> tuple[str, str]:
     return namespace, name
 
 
-def _kubectl(given: argparse.Namespace) -> Kubectl:
-    passed = {"--context": given.context, "--kubeconfig": given.kubeconfig, "--as": given.user}
+def _kubectl(args: argparse.Namespace) -> Kubectl:
+    passed = {"--context": args.context, "--kubeconfig": args.kubeconfig, "--as": args.user}
     handed = tuple(f"{flag}={value}" for flag, value in passed.items() if value)
-    return Kubectl(given.kubectl, handed, given.namespace, given.timeout)
+    return Kubectl(args.kubectl, handed, args.namespace, args.timeout)
 
 
 def _write(answer: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer, indent=2) + "\n")
 
 
-def _status(given: argparse.Namespace) -> int:
+def _status(args: argparse.Namespace) -> int:
     from oneagent.operator.cli import output, snapshot, status
 
-    with output.progress("reading the cluster") as (told, _):
-        found = status.of(snapshot.read(_kubectl(given), time.time(), told, only=status.FIELDS))
-    if given.output == "json":
-        _write(status.as_json(found))
+    with output.progress("reading the cluster") as (report_progress, _):
+        found = status.summarize(snapshot.read(_kubectl(args), time.time(), report_progress, only=status.FIELDS))
+    if args.output == "json":
+        _write(status.to_json(found))
     else:
         output.show_status(found)
-    return 0 if found.well else 1
+    return 0 if found.is_healthy else 1
 
 
-def _why(given: argparse.Namespace) -> int:
+def _why(args: argparse.Namespace) -> int:
     from oneagent.operator.cli import why
     from oneagent.operator.cli.why import collect as why_collect
     from oneagent.operator.cli.why import diagnose
     from oneagent.operator.cli.why import text as why_text
 
-    found = why_collect.look(_kubectl(given), *given.pod, now=time.time())
-    verdict = diagnose.judge(found)
-    if given.output == "json":
-        _write(why.as_json(found, verdict))
+    found = why_collect.collect_evidence(_kubectl(args), *args.pod, now=time.time())
+    verdict = diagnose.diagnose(found)
+    if args.output == "json":
+        _write(why.to_json(found, verdict))
     else:
         sys.stdout.write(why_text.render(found, verdict))
-    return 0 if verdict.reason in why.GOOD else 1
+    return 0 if verdict.reason in why.AS_INTENDED else 1
 
 
-def _doctor(given: argparse.Namespace) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     from oneagent.operator.cli import doctor, output, snapshot
     from oneagent.operator.cli.doctor import checks
 
-    with output.progress("reading the cluster") as (told, _):
-        found = checks.judge(snapshot.read(_kubectl(given), time.time(), told))
-    if given.output == "json":
-        _write(doctor.as_json(found))
+    with output.progress("reading the cluster") as (report_progress, _):
+        found = checks.run_checks(snapshot.read(_kubectl(args), time.time(), report_progress))
+    if args.output == "json":
+        _write(doctor.to_json(found))
     else:
-        output.show_diagnosis(found)
+        output.print_doctor_report(found)
     return 0 if found.healthy else 1
 
 
-def _archive(given: argparse.Namespace) -> int:
+def _archive(args: argparse.Namespace) -> int:
     from oneagent.operator.cli import output, snapshot, support_archive
     from oneagent.operator.cli.support_archive import collect
 
     now = time.time()
     stamp = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-    target = given.file or Path(f"oneagent-support-{stamp}.tar.gz")
-    wanted = collect.Wanted(tuple(given.pod), given.log_bytes)
-    to = _kubectl(given)
+    target = args.file or Path(f"oneagent-support-{stamp}.tar.gz")
+    wanted = collect.ArchiveOptions(tuple(args.pod), args.log_bytes)
+    client = _kubectl(args)
     try:
-        with output.progress("collecting") as (told, more), support_archive.written(target, now) as file:
-            picture = snapshot.read(to, now, told)
-            more(collect.steps(picture, wanted))
-            collect.fill(file, to, picture, wanted, told)
+        with (
+            output.progress("collecting") as (report_progress, add_steps),
+            support_archive.written(target, now) as file,
+        ):
+            cluster = snapshot.read(client, now, report_progress)
+            add_steps(collect.steps(cluster, wanted))
+            collect.fill(file, client, cluster, wanted, report_progress)
     except OSError as error:
         print(f"{PROGRAM}: --file: {target} can't be written: {error.strerror}", file=sys.stderr)
         return 2
-    if given.output == "json":
+    if args.output == "json":
         _write({"format": 1, "file": str(target), "members": file.members, "problems": file.problems})
     else:
         missing = f"; {len(file.problems)} things could not be had, see problems.txt in it" if file.problems else ""
@@ -190,13 +193,13 @@ def _archive(given: argparse.Namespace) -> int:
 
 def main() -> int:
     """The command `kubectl oneagent`."""
-    given = make_parser().parse_args()
+    args = make_parser().parse_args()
     try:
-        answer: int = given.answer(given)
+        exit_code: int = args.run(args)
     except KubectlError as error:
         print(f"{PROGRAM}: the cluster can't be asked: {error}", file=sys.stderr)
         return 2
-    return answer
+    return exit_code
 
 
 if __name__ == "__main__":

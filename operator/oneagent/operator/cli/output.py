@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from oneagent.operator.cli import terminal
-from oneagent.operator.cli.doctor import Diagnosis, Severity
+from oneagent.operator.cli.doctor import DoctorReport, Severity
 from oneagent.operator.cli.status import NodeRow, Status
 
 _WIDTH_OF_A_FILE: Final = 160
@@ -30,22 +29,22 @@ def show_status(status: Status, file: IO[str] | None = None) -> None:
     problems = [f"node {row.node}: {problem}" for row in status.nodes for problem in row.problems]
     for problem in (*problems, *status.unread):
         console.print(f"  - {_shown(problem)}", soft_wrap=True)
-    if status.well:
+    if status.is_healthy:
         console.print("[green]Nothing needs attention.[/]")
 
 
-def show_diagnosis(diagnosis: Diagnosis, file: IO[str] | None = None) -> None:
+def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> None:
     """Each finding with its remedy below it."""
     console = _console(file)
-    for finding in diagnosis.findings:
+    for finding in report.findings:
         colour = _COLOURS[finding.severity]
         console.print(f"[{colour}]{finding.severity:<8}[/] {_shown(finding.sentence)}", soft_wrap=True)
         if finding.remedy:
             console.print(f"         what to do: {_shown(finding.remedy)}", soft_wrap=True)
-    worse = [finding for finding in diagnosis.findings if finding.severity != Severity.NOTE]
+    worse = [finding for finding in report.findings if finding.severity != Severity.NOTE]
     colour = "yellow" if worse else "green"
     result = f"{len(worse)} with something to do" if worse else "nothing needs attention"
-    console.print(f"[{colour}]Checks: {len(diagnosis.checks)}, nodes asked: {diagnosis.nodes}; {result}.[/]")
+    console.print(f"[{colour}]Checks: {len(report.checks)}, nodes asked: {report.nodes}; {result}.[/]")
 
 
 @contextlib.contextmanager
@@ -56,17 +55,22 @@ def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int],
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
-        def told(step: str) -> None:
+        def report_progress(step: str) -> None:
             bar.update(task, advance=1, description=f"{what}: {_shown(step)}")
 
-        def more(steps: int) -> None:
+        def add_steps(steps: int) -> None:
             bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)
 
-        yield told, more
+        yield report_progress, add_steps
+
+
+def strip_control(text: str) -> str:
+    """Replace control characters in texts of other users, which could change what a terminal shows."""
+    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
 
 
 def _shown(text: str) -> str:
-    return escape(terminal.plain(text))
+    return escape(strip_control(text))
 
 
 def _console(file: IO[str] | None) -> Console:

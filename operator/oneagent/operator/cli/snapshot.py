@@ -18,8 +18,8 @@ from oneagent.common import identifiers
 from oneagent.common.injection import contract
 from oneagent.operator.cli import k8s_objects, kubectl, node_reports, tls_check
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlUnusableError, Object
-from oneagent.operator.cli.node_reports import NodeAnswer
-from oneagent.operator.cli.tls_check import Served
+from oneagent.operator.cli.node_reports import NodeReport
+from oneagent.operator.cli.tls_check import ServedCertificate
 
 DEFINITION: Final = f"dynakubes.{identifiers.API_GROUP}"
 WEBHOOK: Final = "oneagent-webhook"
@@ -32,7 +32,7 @@ _NAMESPACES: Final = 'go-template={{range .items}}{{.metadata.namespace}}{{"\\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
+class ClusterSnapshot:
     """Its fields read as empty where they are named in `unread`."""
 
     namespace: str
@@ -58,9 +58,9 @@ class Cluster:
     """Of the product's namespace: the keys by the name, and no values."""
     injection_secrets: tuple[str, ...] = ()
     """The namespaces that have one for pods without CSI."""
-    served: tuple[Served, ...] = ()
+    served: tuple[ServedCertificate, ...] = ()
     """What each ready pod of the webhook serves."""
-    answers: tuple[NodeAnswer, ...] = ()
+    answers: tuple[NodeReport, ...] = ()
     """What each node with a driver's pod says."""
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Names of fields, and why they could not be read."""
@@ -76,7 +76,7 @@ class Cluster:
     @property
     def drivers(self) -> dict[str, Object]:
         """The driver's pods by node."""
-        return node_reports.pods(self.pods)
+        return node_reports.driver_pods(self.pods)
 
     def component(self, name: str) -> tuple[Object, ...]:
         """The pods of a part of the product."""
@@ -94,12 +94,14 @@ class Cluster:
         return found
 
 
-def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, only: Collection[str] = ()) -> Cluster:
+def read(
+    client: Kubectl, now: float, report_progress: Callable[[str], None] = lambda _: None, only: Collection[str] = ()
+) -> ClusterSnapshot:
     """Everything, or `only` these fields; `KubectlUnusableError` if nothing can be asked. `told` learns what has been read."""
     found: dict[str, Any] = {}
     unread: dict[str, str] = {}
-    with kubectl.all_at_once() as pool:
-        asked = {field: pool.submit(ask) for field, ask in _questions(to).items() if not only or field in only}
+    with kubectl.thread_pool() as pool:
+        asked = {field: pool.submit(ask) for field, ask in _questions(client).items() if not only or field in only}
         for field, asking in asked.items():
             try:
                 found[field] = asking.result()
@@ -108,60 +110,60 @@ def read(to: Kubectl, now: float, told: Callable[[str], None] = lambda _: None, 
                 raise
             except KubectlError as error:
                 unread[field] = str(error)
-            told(field)
+            report_progress(field)
     if not found:
         raise KubectlUnusableError(next(iter(unread.values())))
-    picture = Cluster(namespace=to.namespace, taken_at=now, unread=unread, **found)
-    answers = tuple(node_reports.ask(to, picture.drivers, told))
-    return dataclasses.replace(picture, answers=answers, served=tuple(_served(to, picture)))
+    cluster = ClusterSnapshot(namespace=client.namespace, taken_at=now, unread=unread, **found)
+    answers = tuple(node_reports.read_statuses(client, cluster.drivers, report_progress))
+    return dataclasses.replace(cluster, answers=answers, served=tuple(_served(client, cluster)))
 
 
-def _questions(to: Kubectl) -> dict[str, Callable[[], Any]]:
+def _questions(client: Kubectl) -> dict[str, Callable[[], Any]]:
     """How each field of the picture is asked for."""
     return {
-        "version": partial(version, to),
-        "definition": partial(to.get, "customresourcedefinitions", DEFINITION),
-        "mutating": partial(to.get, "mutatingwebhookconfigurations", WEBHOOK),
-        "validating": partial(to.get, "validatingwebhookconfigurations", WEBHOOK),
-        "csi_driver": partial(to.get, "csidrivers", identifiers.DRIVER_NAME),
-        "csi_nodes": partial(to.every, "csinodes"),
-        "nodes": partial(to.every, "nodes"),
-        "namespaces": partial(to.every, "namespaces"),
-        "deployments": partial(to.own, "deployments"),
-        "daemon_sets": partial(to.own, "daemonsets"),
-        "pods": partial(to.own, "pods"),
-        "pending": partial(to.every, "pods", "--all-namespaces", "--field-selector=status.phase=Pending"),
-        "dynakubes": partial(to.own, DEFINITION),
-        "secrets": partial(secrets, to),
-        "injection_secrets": partial(_injection_secrets, to),
+        "version": partial(version, client),
+        "definition": partial(client.get, "customresourcedefinitions", DEFINITION),
+        "mutating": partial(client.get, "mutatingwebhookconfigurations", WEBHOOK),
+        "validating": partial(client.get, "validatingwebhookconfigurations", WEBHOOK),
+        "csi_driver": partial(client.get, "csidrivers", identifiers.DRIVER_NAME),
+        "csi_nodes": partial(client.list_objects, "csinodes"),
+        "nodes": partial(client.list_objects, "nodes"),
+        "namespaces": partial(client.list_objects, "namespaces"),
+        "deployments": partial(client.list_own, "deployments"),
+        "daemon_sets": partial(client.list_own, "daemonsets"),
+        "pods": partial(client.list_own, "pods"),
+        "pending": partial(client.list_objects, "pods", "--all-namespaces", "--field-selector=status.phase=Pending"),
+        "dynakubes": partial(client.list_own, DEFINITION),
+        "secrets": partial(secrets, client),
+        "injection_secrets": partial(_injection_secrets, client),
     }
 
 
-def version(to: Kubectl) -> Mapping[str, Any]:
+def version(client: Kubectl) -> Mapping[str, Any]:
     """Of kubectl and the API server; `KubectlError` if one of them does not say."""
-    found: Mapping[str, Any] = json.loads(to("version", "-o", "json"))
+    found: Mapping[str, Any] = json.loads(client("version", "-o", "json"))
     return found
 
 
-def secrets(to: Kubectl) -> dict[str, frozenset[str]]:
-    lines = (line.split() for line in to("get", "secrets", "-n", to.namespace, "-o", _SECRETS).splitlines())
+def secrets(client: Kubectl) -> dict[str, frozenset[str]]:
+    lines = (line.split() for line in client("get", "secrets", "-n", client.namespace, "-o", _SECRETS).splitlines())
     return {line[0]: frozenset(line[1:]) for line in lines if line}
 
 
-def _injection_secrets(to: Kubectl) -> tuple[str, ...]:
+def _injection_secrets(client: Kubectl) -> tuple[str, ...]:
     chosen = f"--field-selector=metadata.name={contract.INJECTION_SECRET}"
-    return tuple(to("get", "secrets", "--all-namespaces", chosen, "-o", _NAMESPACES).split())
+    return tuple(client("get", "secrets", "--all-namespaces", chosen, "-o", _NAMESPACES).split())
 
 
-def _served(to: Kubectl, picture: Cluster) -> Iterable[Served]:
+def _served(client: Kubectl, cluster: ClusterSnapshot) -> Iterable[ServedCertificate]:
     """By one bundle, of which there should be no more: checks compare them."""
-    bundle = next((bundle for bundle in picture.bundles.values() if bundle), "")
-    ready = [k8s_objects.name(pod) for pod in picture.component("webhook") if k8s_objects.is_ready(pod)]
+    bundle = next((bundle for bundle in cluster.bundles.values() if bundle), "")
+    ready = [k8s_objects.name(pod) for pod in cluster.component("webhook") if k8s_objects.is_ready(pod)]
     if not bundle or not ready:
         return ()
-    host = f"{WEBHOOK}.{to.namespace}.svc"
-    with kubectl.all_at_once() as pool:
-        return list(pool.map(lambda pod: tls_check.look(to, pod, bundle, host), ready))
+    host = f"{WEBHOOK}.{client.namespace}.svc"
+    with kubectl.thread_pool() as pool:
+        return list(pool.map(lambda pod: tls_check.probe(client, pod, bundle, host), ready))
 
 
 def _pem(client: Mapping[str, Any]) -> str:

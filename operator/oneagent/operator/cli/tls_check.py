@@ -21,35 +21,35 @@ _PIECE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """`problem` is why the API server would refuse it; `unasked` why that could not be found out."""
+class ServedCertificate:
+    """`problem` is why the API server would refuse it; `unreachable` why that could not be found out."""
 
     pod: str
-    begins: float = 0.0
+    not_before: float = 0.0
     ends: float = 0.0
     problem: str = ""
-    unasked: str = ""
+    unreachable: str = ""
 
 
-def look(to: Kubectl, pod: str, bundle: str, host: str) -> Served:
+def probe(client: Kubectl, pod: str, bundle: str, host: str) -> ServedCertificate:
     """`bundle` is PEM text of what is trusted, `host` the name that the API server calls."""
     try:
-        context = trusting(bundle)
+        context = create_context(bundle)
     except ssl.SSLError as error:
-        return Served(pod, problem=f"caBundle holds no certificates ({error.reason})")
-    arguments = ("port-forward", "-n", to.namespace, f"pod/{pod}", f":{PORT}", "--address=127.0.0.1")
+        return ServedCertificate(pod, problem=f"caBundle holds no certificates ({error.reason})")
+    arguments = ("port-forward", "-n", client.namespace, f"pod/{pod}", f":{PORT}", "--address=127.0.0.1")
     try:
-        with to.running(*arguments) as process:
+        with client.running(*arguments) as process:
             assert process.stdout is not None
             if not (found := _FORWARDED.match(process.stdout.readline())):
                 process.kill()
                 raise KubectlError(f"kubectl port-forward pod/{pod}: {_words(process.communicate()[1])}")
-            return _handshake(pod, context, int(found[1]), host, to.timeout_seconds)
+            return _handshake(pod, context, int(found[1]), host, client.timeout_seconds)
     except KubectlError as error:
-        return Served(pod, unasked=str(error))
+        return ServedCertificate(pod, unreachable=str(error))
 
 
-def trusting(bundle: str) -> ssl.SSLContext:
+def create_context(bundle: str) -> ssl.SSLContext:
     """As the API server verifies; `ssl.SSLError` for what is no PEM text."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Some versions of Python ask for more of a certificate than RFC 5280's implementations in API servers do.
@@ -58,12 +58,12 @@ def trusting(bundle: str) -> ssl.SSLContext:
     return context
 
 
-def overdue(served: Served, now: float) -> bool:
+def is_overdue(served: ServedCertificate, now: float) -> bool:
     """Whether it should have been renewed: that happens at two thirds of its time."""
-    return now > served.begins + 0.75 * (served.ends - served.begins)
+    return now > served.not_before + 0.75 * (served.ends - served.not_before)
 
 
-def _handshake(pod: str, context: ssl.SSLContext, port: int, host: str, limit_seconds: float) -> Served:
+def _handshake(pod: str, context: ssl.SSLContext, port: int, host: str, limit_seconds: float) -> ServedCertificate:
     try:
         with (
             socket.create_connection(("127.0.0.1", port), timeout=limit_seconds) as plain,
@@ -71,11 +71,11 @@ def _handshake(pod: str, context: ssl.SSLContext, port: int, host: str, limit_se
         ):
             certificate: Mapping[str, Any] = secured.getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
-        return Served(pod, problem=error.verify_message)
+        return ServedCertificate(pod, problem=error.verify_message)
     except OSError as error:
-        return Served(pod, unasked=f"no TLS with pod {pod}: {error}")
-    begins, ends = (ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter"))
-    return Served(pod, begins, ends)
+        return ServedCertificate(pod, unreachable=f"no TLS with pod {pod}: {error}")
+    not_before, ends = (ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter"))
+    return ServedCertificate(pod, not_before, ends)
 
 
 def _words(stderr: bytes) -> str:

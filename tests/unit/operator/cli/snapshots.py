@@ -1,4 +1,4 @@
-"""A cluster that is well, as objects of the API and as a picture; tests break one thing of it."""
+"""A healthy cluster, as objects of the API and as a snapshot; tests break one part of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final
 import trustme
 import yaml
 
-from oneagent.common import identifiers
+from oneagent.common import identifiers, node_report
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.operator.cli.node_reports import NodeAnswer
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.node_reports import NodeReport
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 NAMESPACE: Final = "dynatrace"
 NOW: Final = 1_700_000_000.0
@@ -97,14 +97,18 @@ def dynakube(name: str = "shop", **conditions: str) -> Object:
     return obj("DynaKube", name, NAMESPACE, metadata=created, spec=spec, status={"conditions": told})
 
 
-def told(**more: Any) -> Object:
-    """What a node answers."""
+def status_json(**more: Any) -> Object:
+    """Output of `oneagent-csi status` on a healthy node."""
     versions = [{"version": "1.290.0.20261001-120000", "state": "ready"}]
     return {"format": 1, "problems": [], "versions": versions, "volumes": [{"mounted": True}], "failures": [], **more}
 
 
-def well() -> Cluster:
-    return Cluster(
+def report(**more: Any) -> NodeReport:
+    return NodeReport(NODE, DRIVER_POD, node_report.status_from_json(status_json(**more)))
+
+
+def healthy() -> ClusterSnapshot:
+    return ClusterSnapshot(
         namespace=NAMESPACE,
         taken_at=NOW,
         definition=definition(),
@@ -119,19 +123,19 @@ def well() -> Cluster:
         pods=(pod(DRIVER_POD, component="csi-driver"), pod("oneagent-webhook-y", component="webhook")),
         dynakubes=(dynakube(),),
         secrets=SECRET,
-        answers=(NodeAnswer(NODE, DRIVER_POD, told()),),
+        answers=(report(),),
     )
 
 
-def but(**changed: Any) -> Cluster:
-    return dataclasses.replace(well(), **changed)
+def but(**changed: Any) -> ClusterSnapshot:
+    return dataclasses.replace(healthy(), **changed)
 
 
-def objects(picture: Cluster) -> list[Any]:
+def objects(cluster: ClusterSnapshot) -> list[Any]:
     """All of it, as the API server has it."""
-    single = (picture.definition, picture.mutating, picture.validating, picture.csi_driver)
+    single = (cluster.definition, cluster.mutating, cluster.validating, cluster.csi_driver)
     lists = (
-        *(picture.csi_nodes, picture.nodes, picture.namespaces, picture.deployments, picture.daemon_sets),
-        *(picture.pods, picture.dynakubes),
+        *(cluster.csi_nodes, cluster.nodes, cluster.namespaces, cluster.deployments, cluster.daemon_sets),
+        *(cluster.pods, cluster.dynakubes),
     )
     return [*filter(None, single), *(one for several in lists for one in several)]

@@ -7,9 +7,9 @@ import pytest
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator.cli import status
 from oneagent.operator.cli.doctor import Severity, checks
-from oneagent.operator.cli.node_reports import NodeAnswer
-from oneagent.operator.cli.snapshot import Cluster
-from oneagent.operator.cli.tls_check import Served
+from oneagent.operator.cli.node_reports import NodeReport
+from oneagent.operator.cli.snapshot import ClusterSnapshot
+from oneagent.operator.cli.tls_check import ServedCertificate
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE, NOW, but
 
@@ -22,7 +22,7 @@ PULLING = {
 }
 
 
-def without(field: str, key: str) -> Cluster:
+def without(field: str, key: str) -> ClusterSnapshot:
     """The same with an object that lacks something."""
     found = {"definition": snapshots.definition(), "mutating": snapshots.hooks("Mutating")}[field]
     place = found["spec"]["conversion"]["webhook"] if field == "definition" else found["webhooks"][0]
@@ -30,27 +30,27 @@ def without(field: str, key: str) -> Cluster:
     return but(**{field: found})
 
 
-def trusting_another() -> Cluster:
+def trusting_another() -> ClusterSnapshot:
     found = snapshots.hooks("Mutating")
     found["webhooks"][0]["clientConfig"]["caBundle"] = OTHER
     return but(mutating=found)
 
 
-def scaled(replicas: int, ready: int) -> Cluster:
+def scaled(replicas: int, ready: int) -> ClusterSnapshot:
     webhook = snapshots.workload("Deployment", "oneagent-webhook")
     webhook["spec"]["replicas"], webhook["status"]["readyReplicas"] = replicas, ready
     return but(deployments=(snapshots.workload("Deployment", "oneagent-operator"), webhook))
 
 
 def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
-    found = checks.judge(snapshots.well())
+    found = checks.run_checks(snapshots.healthy())
     assert found.findings == ()
     assert found.healthy
     assert len(found.checks) == len(checks.CHECKS)
 
 
 @pytest.mark.parametrize(
-    ("picture", "check", "sentence", "remedy"),
+    ("cluster", "check", "sentence", "remedy"),
     [
         (but(definition=None), "Definition", "is not there", "deploy/crd.yaml"),
         (but(definition={**snapshots.definition(), "status": {}}), "Definition", "is not established", "names"),
@@ -65,13 +65,18 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         (without("mutating", "caBundle"), "Trust", "mutating webhook webhook.pod.dynatrace.com", "operator"),
         (trusting_another(), "Trust", "different caBundles", "renewed"),
         (
-            but(served=(Served("y", problem="certificate has expired"),)),
+            but(served=(ServedCertificate("y", problem="certificate has expired"),)),
             "Certificate",
             "expired",
             "oneagent-webhook-certs",
         ),
-        (but(served=(Served("y", unasked="no way"),)), "Certificate", "can't be told: no way", "pods/portforward"),
-        (but(served=(Served("y", NOW - 90, NOW + 10),)), "Certificate", "was not renewed in time", "log"),
+        (
+            but(served=(ServedCertificate("y", unreachable="no way"),)),
+            "Certificate",
+            "can't be told: no way",
+            "pods/portforward",
+        ),
+        (but(served=(ServedCertificate("y", NOW - 90, NOW + 10),)), "Certificate", "was not renewed in time", "log"),
         (but(deployments=()), "Deployments", "oneagent-operator is not in the namespace", "--namespace"),
         (scaled(0, 0), "Deployments", "scaled to 0: new pods start without their agent", "--replicas=2"),
         (scaled(2, 1), "Deployments", "of 2 pods of oneagent-webhook 1 are ready", "describe"),
@@ -109,13 +114,13 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         ),
         (but(csi_nodes=(snapshots.csi_node(driver="other"),)), "Registration", f"kubelet on node {NODE}", "registrar"),
         (
-            but(answers=(NodeAnswer(NODE, DRIVER_POD, None, "no answer within 30 s"),)),
+            but(answers=(NodeReport(NODE, DRIVER_POD, None, "no answer within 30 s"),)),
             "Nodes",
             "can't be asked",
             "pods/exec",
         ),
         (
-            but(answers=(NodeAnswer(NODE, DRIVER_POD, snapshots.told(problems=["the disk is full"])),)),
+            but(answers=(snapshots.report(problems=["the disk is full"]),)),
             "Nodes",
             f"node {NODE}: the disk is full",
             "oneagent-csi status",
@@ -146,20 +151,22 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         (but(unread={"nodes": "Forbidden"}), "Unread", "NodesWithoutDriver could not be checked: Forbidden", "account"),
     ],
 )
-def test_what_is_wrong_is_found_with_what_to_do(picture: Cluster, check: str, sentence: str, remedy: str) -> None:
-    diagnosis = checks.judge(picture)
-    found = [finding for finding in diagnosis.findings if finding.check == check]
-    assert any(sentence in finding.sentence and remedy in finding.remedy for finding in found), diagnosis.findings
-    assert not diagnosis.healthy
+def test_what_is_wrong_is_found_with_what_to_do(
+    cluster: ClusterSnapshot, check: str, sentence: str, remedy: str
+) -> None:
+    report = checks.run_checks(cluster)
+    found = [finding for finding in report.findings if finding.check == check]
+    assert any(sentence in finding.sentence and remedy in finding.remedy for finding in found), report.findings
+    assert not report.healthy
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "cluster",
     [
         but(csi_driver=None, daemon_sets=(), pods=(), answers=()),
         but(nodes=(snapshots.node(), snapshots.node("windows", **{"kubernetes.io/os": "windows"}))),
         but(injection_secrets=("shop",)),
-        but(served=(Served("y", NOW - 10, NOW + 90),)),
+        but(served=(ServedCertificate("y", NOW - 10, NOW + 90),)),
         but(dynakubes=(), namespaces=()),
         but(secrets={"shop": frozenset({"paasToken"})}),
         but(namespaces=(LEAVING,), injection_secrets=("old",)),
@@ -174,31 +181,31 @@ def test_what_is_wrong_is_found_with_what_to_do(picture: Cluster, check: str, se
         "a namespace that goes",
     ],
 )
-def test_what_has_to_be_so_is_no_finding(picture: Cluster) -> None:
-    assert checks.judge(picture).healthy
+def test_what_has_to_be_so_is_no_finding(cluster: ClusterSnapshot) -> None:
+    assert checks.run_checks(cluster).healthy
 
 
 def test_a_dynakube_without_a_spec_is_judged_like_any_other() -> None:
     bare = snapshots.obj("DynaKube", "shop", snapshots.NAMESPACE)
-    found = checks.judge(but(dynakubes=(bare,), namespaces=())).findings
+    found = checks.run_checks(but(dynakubes=(bare,), namespaces=())).findings
     assert [finding.sentence for finding in found] == ["the operator has not looked at DynaKube shop yet"]
-    (row,) = status.of(but(dynakubes=(bare,))).dynakubes
+    (row,) = status.summarize(but(dynakubes=(bare,))).dynakubes
     assert (row.mode, row.ready) == ("", False)
 
 
 def test_what_was_not_read_is_not_taken_for_absent() -> None:
-    picture = but(secrets={}, definition=None, unread={"secrets": "Forbidden", "definition": "Forbidden"})
-    found = checks.judge(picture).findings
+    cluster = but(secrets={}, definition=None, unread={"secrets": "Forbidden", "definition": "Forbidden"})
+    found = checks.run_checks(cluster).findings
     assert {finding.check for finding in found} == {"Unread"}
 
 
 def test_errors_come_before_warnings_and_notes() -> None:
-    picture = but(
+    cluster = but(
         secrets={},
-        served=(Served("y", unasked="no way"),),
+        served=(ServedCertificate("y", unreachable="no way"),),
         definition={
             **snapshots.definition(),
             "status": {"conditions": snapshots.holding("Established"), "storedVersions": ["v1beta5", "v1beta6"]},
         },
     )
-    assert [finding.severity for finding in checks.judge(picture).findings] == list(Severity)
+    assert [finding.severity for finding in checks.run_checks(cluster).findings] == list(Severity)

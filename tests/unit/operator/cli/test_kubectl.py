@@ -69,7 +69,7 @@ def test_what_kubectls_libraries_log_is_left_out(tmp_path: Path) -> None:
 def test_a_node_that_does_not_answer_has_that_for_an_answer(folder: Folder) -> None:
     folder.answers(DRIVER_POD, HANGING)
     began = time.monotonic()
-    (answer,) = node_reports.ask(asking(folder, 0.5), {NODE: snapshots.pod(DRIVER_POD)})
+    (answer,) = node_reports.read_statuses(asking(folder, 0.5), {NODE: snapshots.pod(DRIVER_POD)})
     assert time.monotonic() - began < 30
     assert answer.status is None
     assert "no answer within 0.5 s" in answer.problem
@@ -77,13 +77,13 @@ def test_a_node_that_does_not_answer_has_that_for_an_answer(folder: Folder) -> N
 
 def test_a_driver_of_another_release_is_no_crash(folder: Folder) -> None:
     folder.answers(DRIVER_POD, ["something", "else"])
-    (answer,) = node_reports.ask(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
+    (answer,) = node_reports.read_statuses(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
     assert "of another release" in answer.problem
 
 
 def test_an_answer_in_json_counts_whatever_the_exit_code(folder: Folder) -> None:
-    folder.answers(DRIVER_POD, snapshots.told(problems=["the disk is full"]))
-    (answer,) = node_reports.ask(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
+    folder.answers(DRIVER_POD, snapshots.status_json(problems=["the disk is full"]))
+    (answer,) = node_reports.read_statuses(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
     assert (answer.problem, answer.problems) == ("", ("the disk is full",))
 
 

@@ -35,8 +35,8 @@ def cart(**annotations: str) -> dict[str, Any]:
 def folder(tmp_path: Path) -> Folder:
     """A cluster that is well."""
     folder = Folder(tmp_path)
-    folder.has(*snapshots.objects(snapshots.well()), cart(), secret("shop", apiToken=TOKEN))
-    folder.answers(DRIVER_POD, snapshots.told())
+    folder.has(*snapshots.objects(snapshots.healthy()), cart(), secret("shop", apiToken=TOKEN))
+    folder.answers(DRIVER_POD, snapshots.status_json())
     return folder
 
 
@@ -93,7 +93,7 @@ def test_a_pod_is_asked_for_on_its_node(run: Any, folder: Folder) -> None:
 def test_what_may_not_be_read_is_not_told_to_be_missing(run: Any, folder: Folder) -> None:
     """Who may read nothing but pods of their own namespace still gets no wrong verdict."""
     folder.has(
-        *snapshots.objects(snapshots.well()), cart(), snapshots.pod("plain", "other"), snapshots.namespace("other")
+        *snapshots.objects(snapshots.healthy()), cart(), snapshots.pod("plain", "other"), snapshots.namespace("other")
     )
     folder.refuses("pods", "dynakubes")
     found = json.loads(run("why", "shop/cart", "-o", "json", code=1))["verdict"]
@@ -159,11 +159,12 @@ def test_an_archive_has_logs_objects_and_answers_and_no_token(run: Any, folder: 
         component="webhook",
         status={"containerStatuses": [{"name": "server", "restartCount": 1, "state": {}}]},
     )
-    picture = snapshots.but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver"), restarted))
+    cluster = snapshots.but(pods=(snapshots.pod(DRIVER_POD, component="csi-driver"), restarted))
     config = snapshots.obj("ConfigMap", "trusted", NAMESPACE, data={"certs": TOKEN})
-    folder.has(*snapshots.objects(picture), cart(note=TOKEN), config, secret("shop", apiToken=TOKEN))
+    folder.has(*snapshots.objects(cluster), cart(note=TOKEN), config, secret("shop", apiToken=TOKEN))
     folder.answers(
-        DRIVER_POD, snapshots.told(problems=[f"refused {TOKEN}"], failures=[{"namespace": "shop", "pod": "cart"}])
+        DRIVER_POD,
+        snapshots.status_json(problems=[f"refused {TOKEN}"], failures=[{"namespace": "shop", "pod": "cart"}]),
     )
     folder.logs(DRIVER_POD, "server", f'{{"msg": "asked with Api-Token {TOKEN}"}}\n')
     folder.logs("oneagent-webhook-y", "server", "x" * 5000 + "the end")
@@ -192,7 +193,7 @@ def test_what_a_node_calls_a_pod_becomes_neither_a_flag_nor_a_path(run: Any, fol
         {"namespace": "../..", "pod": "cart"},
         {"namespace": "shop", "pod": "cart"},
     ]
-    folder.answers(DRIVER_POD, snapshots.told(failures=failures))
+    folder.answers(DRIVER_POD, snapshots.status_json(failures=failures))
     target = tmp_path / "support.tar.gz"
     run("support-archive", f"--file={target}", code=1)
     assert [name for name in archived(target) if name.startswith("why/")] == ["why/shop/cart.json"]

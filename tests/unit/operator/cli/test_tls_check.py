@@ -82,11 +82,11 @@ def pem(authority: trustme.CA) -> str:
 def test_a_certificate_that_is_trusted_is_told_with_its_times(
     server: Server, authority: trustme.CA, asking: Kubectl
 ) -> None:
-    served = tls_check.look(asking, "webhook-1", pem(authority), HOST)
-    assert (served.problem, served.unasked) == ("", "")
-    assert served.ends - served.begins == pytest.approx(25 * 3600, abs=2)
-    assert tls_check.overdue(served, NOW.timestamp())
-    assert not tls_check.overdue(served, NOW.timestamp() - 22 * 3600)
+    served = tls_check.probe(asking, "webhook-1", pem(authority), HOST)
+    assert (served.problem, served.unreachable) == ("", "")
+    assert served.ends - served.not_before == pytest.approx(25 * 3600, abs=2)
+    assert tls_check.is_overdue(served, NOW.timestamp())
+    assert not tls_check.is_overdue(served, NOW.timestamp() - 22 * 3600)
 
 
 @pytest.mark.parametrize(
@@ -100,19 +100,19 @@ def test_a_certificate_that_is_trusted_is_told_with_its_times(
 def test_a_certificate_that_is_not_good_is_told_with_the_reason(
     server: Server, authority: trustme.CA, asking: Kubectl, problem: str
 ) -> None:
-    assert problem in tls_check.look(asking, "webhook-1", pem(authority), HOST).problem
+    assert problem in tls_check.probe(asking, "webhook-1", pem(authority), HOST).problem
 
 
 def test_a_certificate_of_another_authority_is_refused(server: Server, asking: Kubectl) -> None:
     other = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    assert tls_check.look(asking, "webhook-1", pem(other), HOST).problem
+    assert tls_check.probe(asking, "webhook-1", pem(other), HOST).problem
 
 
 def test_a_bundle_that_is_none_is_the_problem(asking: Kubectl) -> None:
-    assert "caBundle holds no certificates" in tls_check.look(asking, "webhook-1", "hello", HOST).problem
+    assert "caBundle holds no certificates" in tls_check.probe(asking, "webhook-1", "hello", HOST).problem
 
 
 def test_a_pod_that_can_not_be_reached_leaves_it_open(authority: trustme.CA, asking: Kubectl) -> None:
-    served = tls_check.look(asking, "webhook-1", pem(authority), HOST)
+    served = tls_check.probe(asking, "webhook-1", pem(authority), HOST)
     assert served.problem == ""
-    assert "pod is not running" in served.unasked
+    assert "pod is not running" in served.unreachable

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import node_report
 from oneagent.common.injection import skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
+from oneagent.common.node_report import PodReport
 from oneagent.operator.cli import why
-from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceFacts, diagnose, text
+from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceOwner, diagnose, text
 
-MONITORED: dict[str, Any] = {
-    "verdict": {"reason": "Monitored", "sentence": "pod shop/cart is monitored", "remedy": ""},
-    "volume": {"state": "mounted", "dynakube": "shop", "version": "1.290.0.20261001-120000"},
-    "processes": [{"pid": 7, "command": "java", "mapped": True}],
-}
+MONITORED = node_report.pod_from_json(
+    {
+        "verdict": {"reason": "Monitored", "sentence": "pod shop/cart is monitored", "remedy": ""},
+        "volume": {"state": "mounted", "dynakube": "shop", "version": "1.290.0.20261001-120000"},
+        "processes": [{"pid": 7, "command": "java", "mapped": True}],
+    }
+)
 DONE = InitContainer("done", "Completed", "", "")
 GOOD = Evidence(
     namespace="shop",
@@ -28,7 +32,7 @@ GOOD = Evidence(
     decision=Decision(True, "", ()),
     by_driver=True,
     init=DONE,
-    owner=NamespaceFacts("shop", "shop", ("shop",), 1),
+    owner=NamespaceOwner("shop", "shop", ("shop",), 1),
     webhook_ready=2,
     driver="oneagent-csi-driver-x",
     on_node=MONITORED,
@@ -38,8 +42,8 @@ ITSELF = dataclasses.replace(GOOD, by_driver=False, driver="", on_node=None)
 OPTED_OUT = Decision(False, "OptedOut", ('dynatrace.com/inject: "false"', 'oneagent.dynatrace.com/install-path: "/x"'))
 
 
-def on_node(reason: str, sentence: str = "so it is", remedy: str = "do it") -> dict[str, Any]:
-    return {"verdict": {"reason": reason, "sentence": sentence, "remedy": remedy}}
+def on_node(reason: str, sentence: str = "so it is", remedy: str = "do it") -> PodReport:
+    return node_report.pod_from_json({"verdict": {"reason": reason, "sentence": sentence, "remedy": remedy}})
 
 
 def of(found: Evidence, **changed: Any) -> Evidence:
@@ -70,19 +74,19 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "log of oneagent-webhook",
         ),
         (
-            of(PLAIN, owner=NamespaceFacts("", "", (), 0)),
+            of(PLAIN, owner=NamespaceOwner("", "", (), 0)),
             "NamespaceNotMonitored",
             "there is no DynaKube",
             "namespaceSelector",
         ),
         (
-            of(PLAIN, owner=NamespaceFacts("", "", (), 2)),
+            of(PLAIN, owner=NamespaceOwner("", "", (), 2)),
             "NamespaceNotMonitored",
             "no DynaKube selects it, of 2",
             "--show-labels",
         ),
-        (of(PLAIN, owner=NamespaceFacts("", "", ("shop",), 1)), "NamespaceIgnored", "ignores it", "ignored-namespaces"),
-        (of(PLAIN, owner=NamespaceFacts("", "shop", ("shop",), 1)), "WebhookNotCalled", "has no label", "operator"),
+        (of(PLAIN, owner=NamespaceOwner("", "", ("shop",), 1)), "NamespaceIgnored", "ignores it", "ignored-namespaces"),
+        (of(PLAIN, owner=NamespaceOwner("", "shop", ("shop",), 1)), "WebhookNotCalled", "has no label", "operator"),
         (PLAIN, "WebhookNotCalled", "older than the namespace's label", "restart its workload"),
         (of(PLAIN, webhook_ready=0), "WebhookNotCalled", "no pod of the webhook is ready", "doctor"),
         (of(PLAIN, mirror=True), "MirrorPod", "mirrors a pod", ""),
@@ -144,7 +148,7 @@ def of(found: Evidence, **changed: Any) -> Evidence:
     ],
 )
 def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str, remedy: str) -> None:
-    verdict = diagnose.judge(found)
+    verdict = diagnose.diagnose(found)
     assert verdict.reason == reason
     assert sentence in verdict.sentence
     assert remedy in verdict.remedy
@@ -156,20 +160,20 @@ def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str,
     "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)], ids=lambda skip: skip.reason
 )
 def test_every_reason_that_the_webhook_writes_is_explained(skip: SkipReason) -> None:
-    verdict = diagnose.judge(of(PLAIN, decision=Decision(False, skip.reason, ())))
+    verdict = diagnose.diagnose(of(PLAIN, decision=Decision(False, skip.reason, ())))
     assert verdict.reason == skip.reason
     assert skip.why in verdict.sentence
 
 
 def test_only_a_pod_with_its_agent_is_good() -> None:
-    assert diagnose.judge(GOOD).reason in why.GOOD
-    assert diagnose.judge(ITSELF).reason in why.GOOD
-    assert diagnose.judge(PLAIN).reason not in why.GOOD
+    assert diagnose.diagnose(GOOD).reason in why.AS_INTENDED
+    assert diagnose.diagnose(ITSELF).reason in why.AS_INTENDED
+    assert diagnose.diagnose(PLAIN).reason not in why.AS_INTENDED
 
 
 def test_a_pod_can_not_write_on_the_terminal_of_who_asks_about_it() -> None:
     found = of(ITSELF, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
-    shown = text.render(found, diagnose.judge(found))
+    shown = text.render(found, diagnose.diagnose(found))
     assert "a?[2Jb?" in shown
     assert shown.replace("\n", "").isprintable()
 
@@ -178,7 +182,7 @@ def test_people_see_what_the_verdict_rests_on() -> None:
     found = of(
         GOOD, decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)), unread=("events: Forbidden",)
     )
-    shown = text.render(found, diagnose.judge(found))
+    shown = text.render(found, diagnose.diagnose(found))
     for part in (
         "on node worker-1",
         "install-path",

@@ -38,7 +38,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Diagnosis:
+class DoctorReport:
     findings: tuple[Finding, ...]
     checks: tuple[str, ...]
     """What was looked at."""
@@ -61,6 +61,6 @@ def note(check: str, sentence: str) -> Finding:
     return Finding(Severity.NOTE, check, sentence)
 
 
-def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The form for programs."""
-    return {"format": JSON_FORMAT, "healthy": diagnosis.healthy} | dataclasses.asdict(diagnosis)
+def to_json(report: DoctorReport) -> dict[str, Any]:
+    """Return the JSON form."""
+    return {"format": JSON_FORMAT, "healthy": report.healthy} | dataclasses.asdict(report)

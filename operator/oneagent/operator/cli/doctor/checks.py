@@ -1,4 +1,4 @@
-"""All checks, and what is made of a picture by them."""
+"""All checks, and their findings about a snapshot of the cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.operator.cli.doctor import (
-    Diagnosis,
+    DoctorReport,
     Finding,
     Severity,
     dynakubes,
@@ -16,7 +16,7 @@ from oneagent.operator.cli.doctor import (
     webhook_configuration,
     workloads,
 )
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _SEVEREST: Final = tuple(Severity)
 
@@ -24,7 +24,7 @@ _SEVEREST: Final = tuple(Severity)
 @dataclass(frozen=True, slots=True)
 class Check:
     name: str
-    judge: Callable[[Cluster], Iterable[Finding]]
+    run: Callable[[ClusterSnapshot], Iterable[Finding]]
     needs: tuple[str, ...]
     """Fields of the picture."""
 
@@ -49,16 +49,16 @@ CHECKS: Final = (
 )
 
 
-def judge(picture: Cluster) -> Diagnosis:
-    """What is worst comes first; else in the order of the checks."""
-    done = tuple(check for check in CHECKS if not set(check.needs) & picture.unread.keys())
-    found = [*_unread(picture), *(finding for check in done for finding in check.judge(picture))]
+def run_checks(cluster: ClusterSnapshot) -> DoctorReport:
+    """Run all checks; findings by severity, then in the order of the checks."""
+    done = tuple(check for check in CHECKS if not set(check.needs) & cluster.unread.keys())
+    found = [*_unread(cluster), *(finding for check in done for finding in check.run(cluster))]
     found.sort(key=lambda finding: _SEVEREST.index(finding.severity))
-    return Diagnosis(tuple(found), tuple(check.name for check in done), len(picture.answers))
+    return DoctorReport(tuple(found), tuple(check.name for check in done), len(cluster.answers))
 
 
-def _unread(picture: Cluster) -> Iterator[Finding]:
-    for field, why in picture.unread.items():
+def _unread(cluster: ClusterSnapshot) -> Iterator[Finding]:
+    for field, why in cluster.unread.items():
         skipped = [check.name for check in CHECKS if field in check.needs]
         left_out = f", so {', '.join(skipped)} could not be checked" if skipped else ""
         yield warning(

@@ -9,7 +9,7 @@ from oneagent.common import identifiers
 from oneagent.operator.cli import k8s_objects, snapshot
 from oneagent.operator.cli.doctor import Finding, error, note, warning
 from oneagent.operator.cli.kubectl import Object
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _EXPECTED: Final[Mapping[str, Any]] = {
     "attachRequired": (False, "pods would wait for a controller that attaches volumes, and there is none"),
@@ -19,10 +19,10 @@ _EXPECTED: Final[Mapping[str, Any]] = {
 _MOST_NAMED: Final = 5
 
 
-def driver(picture: Cluster) -> Iterator[Finding]:
+def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """The CSIDriver object and the DaemonSet: either both are there or none is."""
-    name, found = "Driver", picture.csi_driver
-    if found is None and picture.daemon_set is None:
+    name, found = "Driver", cluster.csi_driver
+    if found is None and cluster.daemon_set is None:
         yield note(name, "the node driver is not installed: pods fetch their agent by themselves")
         return
     if found is None:
@@ -38,63 +38,63 @@ def driver(picture: Cluster) -> Iterator[Finding]:
                 name, f"the CSIDriver {identifiers.DRIVER_NAME} has {field}: {value}, and not {expected}: {effect}",
                 "delete the CSIDriver, and apply the manifests or the chart again",
             )  # fmt: skip
-    if picture.daemon_set is None:
+    if cluster.daemon_set is None:
         yield error(
             name, f"the CSIDriver {identifiers.DRIVER_NAME} is there, and the DaemonSet {snapshot.DRIVER} is not: new pods "
             "start without their agent", f"install the driver, or delete the CSIDriver {identifiers.DRIVER_NAME}",
         )  # fmt: skip
 
 
-def without_driver(picture: Cluster) -> Iterator[Finding]:
+def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Nodes where a pod with a volume would wait for ever, unless the DaemonSet is not meant for them."""
-    name, daemon_set = "NodesWithoutDriver", picture.daemon_set
+    name, daemon_set = "NodesWithoutDriver", cluster.daemon_set
     if daemon_set is None:
         return
     wanted = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
-    running = picture.drivers
-    for node in picture.nodes:
+    running = cluster.drivers
+    for node in cluster.nodes:
         shown = k8s_objects.name(node)
         if k8s_objects.labels(node).get("kubernetes.io/os", "linux") != "linux":
             continue
         if not wanted.items() <= k8s_objects.labels(node).items():
             yield note(name, f"node {shown} has no driver: the DaemonSet's nodeSelector leaves it out")
-        elif not k8s_objects.holds(node, "Ready"):
+        elif not k8s_objects.has_condition(node, "Ready"):
             yield warning(name, f"node {shown} is not ready", f"kubectl describe node {shown}")
         elif shown not in running:
             yield error(
                 name, f"node {shown} has no pod of the driver: pods with an agent's volume can't start there",
-                f"kubectl -n {picture.namespace} describe daemonset/{snapshot.DRIVER}; its tolerations and affinity "
+                f"kubectl -n {cluster.namespace} describe daemonset/{snapshot.DRIVER}; its tolerations and affinity "
                 "have to allow for the node",
             )  # fmt: skip
         elif not k8s_objects.is_ready(running[shown]):
             yield _unready(name, shown, running[shown])
 
 
-def registration(picture: Cluster) -> Iterator[Finding]:
+def registration(cluster: ClusterSnapshot) -> Iterator[Finding]:
     listed = {
         k8s_objects.name(node)
-        for node in picture.csi_nodes
+        for node in cluster.csi_nodes
         if any(one["name"] == identifiers.DRIVER_NAME for one in node["spec"].get("drivers") or ())
     }
-    for node, pod in picture.drivers.items():
+    for node, pod in cluster.drivers.items():
         if k8s_objects.is_ready(pod) and node not in listed:
             yield error(
                 "Registration", f"kubelet on node {node} does not know the driver: its CSINode does not list it",
-                f"kubectl -n {picture.namespace} logs {k8s_objects.name(pod)} -c registrar. Kubelet's root directory may "
+                f"kubectl -n {cluster.namespace} logs {k8s_objects.name(pod)} -c registrar. Kubelet's root directory may "
                 "be another than csidriver.kubeletPath",
             )  # fmt: skip
 
 
-def answers(picture: Cluster) -> Iterator[Finding]:
+def answers(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Nodes"
-    for answer in picture.answers:
+    for answer in cluster.answers:
         if answer.status is None:
             yield warning(
                 name, f"node {answer.node} can't be asked: {answer.problem}",
                 f"see pod {answer.pod} and its container server; the right to create pods/exec is needed",
             )  # fmt: skip
             continue
-        remedy = f"kubectl -n {picture.namespace} exec {answer.pod} -c server -- oneagent-csi status"
+        remedy = f"kubectl -n {cluster.namespace} exec {answer.pod} -c server -- oneagent-csi status"
         for problem in answer.problems[:_MOST_NAMED]:
             yield error(name, f"node {answer.node}: {problem}", remedy)
         if (more := len(answer.problems) - _MOST_NAMED) > 0:
@@ -103,7 +103,7 @@ def answers(picture: Cluster) -> Iterator[Finding]:
 
 def _unready(name: str, node: str, pod: Object) -> Finding:
     shown = k8s_objects.name(pod)
-    if k8s_objects.is_leaving(pod):
+    if k8s_objects.is_deleting(pod):
         return warning(
             name, f"the driver's pod on node {node} is ending",
             "it stays until no pod on the node has a volume any more, if the driver was uninstalled",

@@ -7,7 +7,7 @@ from typing import Final
 
 from oneagent.operator.cli import k8s_objects, snapshot, tls_check
 from oneagent.operator.cli.doctor import Finding, error, note, warning
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _APPLY: Final = "apply the manifests or the chart again"
 _WHO_TRUSTS: Final = (
@@ -16,12 +16,12 @@ _WHO_TRUSTS: Final = (
 )
 
 
-def definition(picture: Cluster) -> Iterator[Finding]:
-    name, found = "Definition", picture.definition
+def definition(cluster: ClusterSnapshot) -> Iterator[Finding]:
+    name, found = "Definition", cluster.definition
     if found is None:
         yield error(name, f"the CRD {snapshot.DEFINITION} is not there", "apply deploy/crd.yaml, or crd.install=true")
         return
-    if not k8s_objects.holds(found, "Established"):
+    if not k8s_objects.has_condition(found, "Established"):
         said = k8s_objects.conditions(found).get("NamesAccepted", {}).get("message", "")
         yield error(name, f"the CRD {snapshot.DEFINITION} is not established: {said}", "another CRD has its names")
     storage = [version["name"] for version in found["spec"]["versions"] if version["storage"]]
@@ -32,10 +32,10 @@ def definition(picture: Cluster) -> Iterator[Finding]:
         )
 
 
-def configurations(picture: Cluster) -> Iterator[Finding]:
+def configurations(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "WebhookConfigurations"
-    deployed = picture.deployment(snapshot.WEBHOOK) is not None
-    for kind, found in (("Mutating", picture.mutating), ("Validating", picture.validating)):
+    deployed = cluster.deployment(snapshot.WEBHOOK) is not None
+    for kind, found in (("Mutating", cluster.mutating), ("Validating", cluster.validating)):
         shown = f"the {kind}WebhookConfiguration {snapshot.WEBHOOK}"
         if found is None and deployed:
             effect = "no pod gets an agent" if kind == "Mutating" else "no DynaKube is checked as it is applied"
@@ -46,8 +46,8 @@ def configurations(picture: Cluster) -> Iterator[Finding]:
             )
 
 
-def trust(picture: Cluster) -> Iterator[Finding]:
-    name, bundles = "Trust", picture.bundles
+def trust(cluster: ClusterSnapshot) -> Iterator[Finding]:
+    name, bundles = "Trust", cluster.bundles
     for place, bundle in bundles.items():
         if not bundle:
             yield error(name, f"the API server can't trust the {place}: it has no caBundle", _WHO_TRUSTS)
@@ -60,13 +60,13 @@ def trust(picture: Cluster) -> Iterator[Finding]:
         )
 
 
-def certificate(picture: Cluster) -> Iterator[Finding]:
+def certificate(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Certificate"
-    for served in picture.served:
+    for served in cluster.served:
         who = f"pod {served.pod} of the webhook"
-        if served.unasked:
+        if served.unreachable:
             yield warning(
-                name, f"which certificate {who} serves can't be told: {served.unasked}",
+                name, f"which certificate {who} serves can't be told: {served.unreachable}",
                 "the right to create pods/portforward is needed, and a way to the node",
             )  # fmt: skip
         elif served.problem:
@@ -75,8 +75,8 @@ def certificate(picture: Cluster) -> Iterator[Finding]:
                 "delete the Secret oneagent-webhook-certs, which the operator then makes anew, and see its log if it "
                 "does not; with cert-manager see the Certificate",
             )  # fmt: skip
-        elif tls_check.overdue(served, picture.taken_at):
-            hours = (served.ends - picture.taken_at) / 3600
+        elif tls_check.is_overdue(served, cluster.taken_at):
+            hours = (served.ends - cluster.taken_at) / 3600
             yield warning(
                 name, f"the certificate of {who} ends in {hours:.1f} h and was not renewed in time",
                 "the operator renews it at two thirds of its time: its log and Events say what is in the way",

@@ -9,7 +9,7 @@ from oneagent.common.injection import contract
 from oneagent.operator.cli import k8s_objects, snapshot
 from oneagent.operator.cli.doctor import Finding, error, warning
 from oneagent.operator.cli.kubectl import Object
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _EFFECTS: Final = {
     snapshot.OPERATOR: "DynaKubes are not looked after, and certificates are not renewed",
@@ -19,13 +19,13 @@ _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _PULL: Final = "see that the image's name is right and that the node may pull it"
 
 
-def deployments(picture: Cluster) -> Iterator[Finding]:
+def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Deployments"
     for wanted, effect in _EFFECTS.items():
-        found = picture.deployment(wanted)
+        found = cluster.deployment(wanted)
         if found is None:
             yield error(
-                name, f"the Deployment {wanted} is not in the namespace {picture.namespace}: {effect}",
+                name, f"the Deployment {wanted} is not in the namespace {cluster.namespace}: {effect}",
                 "install it; or name the namespace that it is in with --namespace",
             )  # fmt: skip
             continue
@@ -35,19 +35,19 @@ def deployments(picture: Cluster) -> Iterator[Finding]:
         if not replicas:
             yield error(
                 name, f"the Deployment {wanted} is scaled to 0: {effect}",
-                f"kubectl -n {picture.namespace} scale deployment/{wanted} --replicas=2",
+                f"kubectl -n {cluster.namespace} scale deployment/{wanted} --replicas=2",
             )  # fmt: skip
             continue
-        why = "; ".join(_why(picture.component(wanted.removeprefix("oneagent-"))))
+        why = "; ".join(_why(cluster.component(wanted.removeprefix("oneagent-"))))
         sentence = f"of {replicas} pods of {wanted} {ready} are ready{f': {why}' if why else ''}"
-        remedy = f"kubectl -n {picture.namespace} describe pods -l {k8s_objects.COMPONENT}={wanted.removeprefix('oneagent-')}"
+        remedy = f"kubectl -n {cluster.namespace} describe pods -l {k8s_objects.COMPONENT}={wanted.removeprefix('oneagent-')}"
         yield warning(name, sentence, remedy) if ready else error(name, f"{sentence}: {effect}", remedy)
 
 
-def release(picture: Cluster) -> Iterator[Finding]:
+def release(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """All parts are of one image, but for the time of an upgrade."""
     images: dict[str, set[str]] = {}
-    for workload in (*picture.deployments, *picture.daemon_sets):
+    for workload in (*cluster.deployments, *cluster.daemon_sets):
         if k8s_objects.name(workload) in (*_EFFECTS, snapshot.DRIVER):
             for container in workload["spec"]["template"]["spec"]["containers"]:
                 images.setdefault(container["image"], set()).add(k8s_objects.name(workload))
@@ -56,27 +56,27 @@ def release(picture: Cluster) -> Iterator[Finding]:
         yield warning("Release", f"the parts are of different images: {shown}", "bring all of them to one release")
 
 
-def pod_security(picture: Cluster) -> Iterator[Finding]:
-    own = next((one for one in picture.namespaces if k8s_objects.name(one) == picture.namespace), None)
+def pod_security(cluster: ClusterSnapshot) -> Iterator[Finding]:
+    own = next((one for one in cluster.namespaces if k8s_objects.name(one) == cluster.namespace), None)
     level = k8s_objects.labels(own).get(_ENFORCE, "") if own is not None else ""
     if level in ("baseline", "restricted"):
         yield error(
-            "PodSecurity", f"the namespace {picture.namespace} has {_ENFORCE}={level}: pods of the driver are refused",
-            f"kubectl label namespace {picture.namespace} {_ENFORCE}=privileged --overwrite",
+            "PodSecurity", f"the namespace {cluster.namespace} has {_ENFORCE}={level}: pods of the driver are refused",
+            f"kubectl label namespace {cluster.namespace} {_ENFORCE}=privileged --overwrite",
         )  # fmt: skip
 
 
-def images(picture: Cluster) -> Iterator[Finding]:
+def images(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Of our own pods, and of the init container that we put into others."""
     name = "Images"
-    for pod in picture.pods:
+    for pod in cluster.pods:
         for trouble in k8s_objects.troubles(pod):
             if trouble.pulling:
                 yield error(
                     name, f"the image of container {trouble.container} of pod {k8s_objects.full_name(pod)} can't be had: "
                     f"{trouble.message or trouble.reason}", _PULL,
                 )  # fmt: skip
-    for pod in picture.pending:
+    for pod in cluster.pending:
         for trouble in k8s_objects.troubles(pod):
             if trouble.pulling and trouble.container == contract.INIT_CONTAINER:
                 yield error(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +13,14 @@ import yaml
 
 from oneagent.common import identifiers
 from oneagent.common.kubernetes import fields
-from oneagent.operator.cli import doctor, k8s_objects, kubectl, why
+from oneagent.operator.cli import doctor, k8s_objects, kubectl, node_reports, why
 from oneagent.operator.cli.doctor import checks
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, Object
-from oneagent.operator.cli.snapshot import Cluster
+from oneagent.operator.cli.snapshot import ClusterSnapshot
 from oneagent.operator.cli.support_archive import Archive, redaction
 from oneagent.operator.cli.why import collect, diagnose
 
-Told = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 PARTS: Final = (
     *("definition", "mutating", "validating", "csi_driver", "csi_nodes", "nodes"),
@@ -37,7 +36,7 @@ _MOST_PODS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ArchiveOptions:
     """What the user says of it."""
 
     pods: tuple[tuple[str, str], ...] = ()
@@ -46,51 +45,53 @@ class Wanted:
     """The most of each log: its end."""
 
 
-def fill(archive: Archive, to: Kubectl, picture: Cluster, wanted: Wanted, told: Told) -> None:
+def fill(
+    archive: Archive, client: Kubectl, cluster: ClusterSnapshot, wanted: ArchiveOptions, report_progress: ReportProgress
+) -> None:
     """All of it."""
-    archive.problems += picture.unread.values()
-    archive.add("about.json", _json(_about(to, picture)))
-    archive.add("doctor.json", _json(doctor.as_json(checks.judge(picture))))
-    archive.add("secrets.json", _json({name: sorted(keys) for name, keys in picture.secrets.items()}))
+    archive.problems += cluster.unread.values()
+    archive.add("about.json", _json(_about(client, cluster)))
+    archive.add("doctor.json", _json(doctor.to_json(checks.run_checks(cluster))))
+    archive.add("secrets.json", _json({name: sorted(keys) for name, keys in cluster.secrets.items()}))
     for part in PARTS:
-        archive.add(f"objects/{part}.yaml", _yaml(_listed(getattr(picture, part))))
-    labels = [{"name": k8s_objects.name(one), "labels": k8s_objects.labels(one)} for one in picture.namespaces]
+        archive.add(f"objects/{part}.yaml", _yaml(_listed(getattr(cluster, part))))
+    labels = [{"name": k8s_objects.name(one), "labels": k8s_objects.labels(one)} for one in cluster.namespaces]
     archive.add("objects/namespaces.yaml", _yaml(labels))
-    told("objects")
-    _more_objects(archive, to, told)
-    for answer in picture.answers:
-        archive.add(f"nodes/{answer.node}/status.json", _json(dataclasses.asdict(answer)))
-    _logs(archive, to, picture.pods, wanted.log_bytes, told)
-    _pods(archive, to, picture, wanted, told)
+    report_progress("objects")
+    _more_objects(archive, client, report_progress)
+    for report in cluster.answers:
+        archive.add(f"nodes/{report.node}/status.json", _json(node_reports.to_json(report)))
+    _logs(archive, client, cluster.pods, wanted.log_bytes, report_progress)
+    _pods(archive, client, cluster, wanted, report_progress)
     if archive.problems:
         archive.add("problems.txt", "".join(f"{problem}\n" for problem in archive.problems))
 
 
-def steps(picture: Cluster, wanted: Wanted) -> int:
+def steps(cluster: ClusterSnapshot, wanted: ArchiveOptions) -> int:
     """How often `fill` is going to tell."""
-    logs = len(list(_wanted_logs(picture.pods)))
-    return 1 + len(_MORE) + 4 + logs + len(_chosen(picture, wanted))
+    logs = len(list(_wanted_logs(cluster.pods)))
+    return 1 + len(_MORE) + 4 + logs + len(_chosen(cluster, wanted))
 
 
-def _about(to: Kubectl, picture: Cluster) -> dict[str, Any]:
+def _about(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
     try:
         own = importlib.metadata.version(identifiers.DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         own = "not installed"
     return {
-        "format": 1, "command": own, "namespace": to.namespace, "taken_at": picture.taken_at,
-        "kubernetes": picture.version,
+        "format": 1, "command": own, "namespace": client.namespace, "taken_at": cluster.taken_at,
+        "kubernetes": cluster.version,
     }  # fmt: skip
 
 
-def _more_objects(archive: Archive, to: Kubectl, told: Told) -> None:
-    asked: dict[str, Callable[[], Iterable[Any]]] = {kind: partial(to.own, kind) for kind in _MORE}
-    asked["configmaps"] = lambda: map(redaction.keys_only, to.own("configmaps"))
-    asked["clusterroles"] = lambda: filter(None, (to.get("clusterroles", role) for role in _ROLES))
-    asked["events"] = lambda: to.own("events")
+def _more_objects(archive: Archive, client: Kubectl, report_progress: ReportProgress) -> None:
+    asked: dict[str, Callable[[], Iterable[Any]]] = {kind: partial(client.list_own, kind) for kind in _MORE}
+    asked["configmaps"] = lambda: map(redaction.keys_only, client.list_own("configmaps"))
+    asked["clusterroles"] = lambda: filter(None, (client.get("clusterroles", role) for role in _ROLES))
+    asked["events"] = lambda: client.list_own("events")
     empty_views = f"--field-selector=reason={identifiers.AGENT_NOT_MOUNTED}"
-    asked["events-of-empty-views"] = lambda: to.every("events", "--all-namespaces", empty_views)
-    with kubectl.all_at_once() as pool:
+    asked["events-of-empty-views"] = lambda: client.list_objects("events", "--all-namespaces", empty_views)
+    with kubectl.thread_pool() as pool:
         found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in asked.items()}
         for name, asking in found.items():
             folder = "" if name.startswith("events") else "objects/"
@@ -98,7 +99,7 @@ def _more_objects(archive: Archive, to: Kubectl, told: Told) -> None:
                 archive.add(f"{folder}{name}.yaml", _yaml(asking.result()))
             except KubectlError as error:
                 archive.problems.append(str(error))
-            told(name)
+            report_progress(name)
 
 
 def _wanted_logs(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
@@ -111,42 +112,46 @@ def _wanted_logs(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
                 yield k8s_objects.name(pod), container, True
 
 
-def _logs(archive: Archive, to: Kubectl, pods: Iterable[Object], limit_bytes: int, told: Told) -> None:
+def _logs(
+    archive: Archive, client: Kubectl, pods: Iterable[Object], limit_bytes: int, report_progress: ReportProgress
+) -> None:
     def read(wanted: tuple[str, str, bool]) -> tuple[str, str | KubectlError]:
         pod, container, previous = wanted
-        arguments = ["logs", "-n", to.namespace, pod, "-c", container, f"--tail={_LINES}", "--timestamps"]
+        arguments = ["logs", "-n", client.namespace, pod, "-c", container, f"--tail={_LINES}", "--timestamps"]
         name = f"logs/{pod}/{container}{'.previous' if previous else ''}.log"
         try:
-            return name, to.tail(limit_bytes, *arguments, *(["--previous"] if previous else [])).decode(
+            return name, client.tail(limit_bytes, *arguments, *(["--previous"] if previous else [])).decode(
                 errors="replace"
             )
         except KubectlError as error:
             return name, error
 
-    with kubectl.all_at_once() as pool:
+    with kubectl.thread_pool() as pool:
         for name, found in pool.map(read, _wanted_logs(pods)):
             if isinstance(found, KubectlError):
                 archive.problems.append(str(found))
             else:
                 archive.add(name, found)
-            told(name)
+            report_progress(name)
 
 
-def _chosen(picture: Cluster, wanted: Wanted) -> list[tuple[str, str]]:
+def _chosen(cluster: ClusterSnapshot, wanted: ArchiveOptions) -> list[tuple[str, str]]:
     """Those that the user names, and those that nodes name as failed."""
-    failures = (one for answer in picture.answers for one in (answer.status or {}).get("failures") or ())
-    failed = [(str(one.get("namespace")), str(one.get("pod"))) for one in failures]
+    statuses = (report.status for report in cluster.answers if report.status is not None)
+    failed = [(failure.namespace, failure.pod) for status in statuses for failure in status.failures]
     # What a node says becomes arguments of kubectl, and names in the archive: a flag or a path must not get there.
     failed = [pod for pod in failed if all(map(fields.is_dns_name, pod))]
     return list(dict.fromkeys((*wanted.pods, *failed[:_MOST_PODS])))
 
 
-def _pods(archive: Archive, to: Kubectl, picture: Cluster, wanted: Wanted, told: Told) -> None:
-    for namespace, pod in _chosen(picture, wanted):
-        found = collect.look(to, namespace, pod, now=picture.taken_at)
+def _pods(
+    archive: Archive, client: Kubectl, cluster: ClusterSnapshot, wanted: ArchiveOptions, report_progress: ReportProgress
+) -> None:
+    for namespace, pod in _chosen(cluster, wanted):
+        found = collect.collect_evidence(client, namespace, pod, now=cluster.taken_at)
         archive.problems += found.unread
-        archive.add(f"why/{namespace}/{pod}.json", _json(why.as_json(found, diagnose.judge(found))))
-        told(f"{namespace}/{pod}")
+        archive.add(f"why/{namespace}/{pod}.json", _json(why.to_json(found, diagnose.diagnose(found))))
+        report_progress(f"{namespace}/{pod}")
 
 
 def _listed(part: Object | tuple[Object, ...] | None) -> list[Object]:

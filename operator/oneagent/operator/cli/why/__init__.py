@@ -1,28 +1,30 @@
-"""Why a pod of the cluster has its agent, or has none: the shapes of what is found, and its form for programs.
+"""Diagnosis of one pod of the cluster, from the API server and the pod's node.
 
-`evidence` collects what the API server and the pod's node say, `verdicts` judges it, `texts` writes it for people.
+`collect` gathers the evidence, `diagnose` draws the conclusion, `text` prints it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from oneagent.common import node_report
+from oneagent.common.node_report import Diagnosis, PodReport
 
 JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
 
 
 class Reason:
-    """Verdicts of the cluster. The others are the webhook's (`common.skips`) and the node's, by their own names."""
+    """Reasons of the cluster. Others are the webhook's (`injection.skip_reasons`) and the node's, by their own names."""
 
     NO_POD: Final = "NoPod"
     NOT_SCHEDULED: Final = "NotScheduled"
     ENDED: Final = "Ended"
-    WEBHOOK_NOT_ASKED: Final = "WebhookNotCalled"
+    WEBHOOK_NOT_CALLED: Final = "WebhookNotCalled"
     NO_DRIVER: Final = "NoDriver"
-    NODE_NOT_ASKED: Final = "NodeUnreachable"
+    NODE_UNREACHABLE: Final = "NodeUnreachable"
     NOT_PUBLISHED: Final = "NotPublished"
     NOT_STARTED: Final = "NotStarted"
     INSTALL_FAILED: Final = "InstallFailed"
@@ -30,34 +32,34 @@ class Reason:
     INSTALLED: Final = "Installed"
 
 
-GOOD: Final = frozenset({"Monitored", "HostFolder", Reason.INSTALLED})
+AS_INTENDED: Final = frozenset({"Monitored", "HostFolder", Reason.INSTALLED})
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the webhook wrote on the pod. `injected` is None if it wrote nothing."""
+    """The webhook's annotations on the pod. `injected` is None if it wrote none."""
 
     injected: bool | None
     reason: str
     asked: tuple[str, ...]
-    """Annotations by which the pod asks for something, as `name: "value"`."""
+    """The user's annotations for injection, as `name: "value"`."""
 
 
 @dataclass(frozen=True, slots=True)
-class NamespaceFacts:
-    """Whose the pod's namespace is: by its label, and by the DynaKubes as they are now."""
+class NamespaceOwner:
+    """DynaKube that owns the pod's namespace: by its label, and by the current selectors."""
 
     label: str
     owner: str
     selected_by: tuple[str, ...]
-    """DynaKubes whose selectors match it, also where it is ignored."""
+    """DynaKubes whose selectors match it, even where it is ignored"""
     dynakubes: int | None
-    """How many there are; None if they can't be read"""
+    """Their number; None if they are unreadable"""
 
 
 @dataclass(frozen=True, slots=True)
 class InitContainer:
-    """`state` is waiting, running, done or failed; `message` what it left or kubelet says."""
+    """`state` is waiting, running, done or failed; `message` is its own or kubelet's."""
 
     state: str
     reason: str
@@ -74,7 +76,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is seen of a pod. What could not be read is in `unread`, and reads as empty."""
+    """Evidence about a pod. Unreadable parts are listed in `unread`, and read as empty."""
 
     namespace: str
     pod: str
@@ -83,35 +85,28 @@ class Evidence:
     phase: str = ""
     node: str = ""
     scheduling: str = ""
-    """The scheduler's word, as long as the pod has no node"""
+    """Message of the scheduler while the pod has no node"""
     mirror: bool = False
     decision: Decision = Decision(None, "", ())
     by_driver: bool = False
-    """Whether it has a volume of the node driver"""
+    """It has a volume of the node driver"""
     init: InitContainer | None = None
     troubles: tuple[str, ...] = ()
     """Containers that can't start, each with the reason"""
-    owner: NamespaceFacts | None = None
+    owner: NamespaceOwner | None = None
     webhook_ready: int | None = None
-    """Pods of the webhook that are ready now; None if not known"""
+    """Ready pods of the webhook; None if unknown"""
     events: tuple[Event, ...] = ()
     driver: str = ""
     """The driver's pod on its node"""
-    on_node: Mapping[str, Any] | None = None
-    """What `oneagent-csi why` says there, in JSON"""
+    on_node: PodReport | None = None
+    """Output of `oneagent-csi why` there"""
     node_problem: str = ""
     unread: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`remedy` is empty where nothing has to be done."""
-
-    reason: str
-    sentence: str
-    remedy: str = ""
-
-
-def as_json(found: Evidence, verdict: Verdict) -> dict[str, Any]:
-    """The form for programs."""
-    return {"format": JSON_FORMAT, "verdict": dataclasses.asdict(verdict)} | dataclasses.asdict(found)
+def to_json(evidence: Evidence, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the JSON form."""
+    on_node = node_report.pod_to_json(evidence.on_node) if evidence.on_node is not None else None
+    verdict = {"format": JSON_FORMAT, "verdict": dataclasses.asdict(diagnosis)}
+    return verdict | dataclasses.asdict(evidence) | {"on_node": on_node}

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import contract, pod_annotations
+from oneagent.common.node_report import PodReport
 from oneagent.operator.cli import k8s_objects, node_reports, snapshot
 from oneagent.operator.cli.doctor import dynakubes
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError, KubectlUnusableError, Object
-from oneagent.operator.cli.snapshot import Cluster
-from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceFacts
+from oneagent.operator.cli.snapshot import ClusterSnapshot
+from oneagent.operator.cli.why import Decision, Event, Evidence, InitContainer, NamespaceOwner
 
 T = TypeVar("T")
 _LOG_LINES: Final = 20
@@ -29,20 +30,20 @@ _WISHES: Final = (
 )
 
 
-def look(to: Kubectl, namespace: str, name: str, *, now: float) -> Evidence:
-    """One look at a pod, without the judgement; `KubectlUnusableError` if nothing can be asked at all."""
-    return _Look(to, namespace, name, now).evidence()
+def collect_evidence(client: Kubectl, namespace: str, name: str, *, now: float) -> Evidence:
+    """Read the evidence about a pod, without a conclusion; `KubectlUnusableError` without access to the cluster."""
+    return _Collector(client, namespace, name, now).collect()
 
 
-class _Look:
-    """What could not be read is gathered while it looks."""
+class _Collector:
+    """Gathers what is unreadable while it reads."""
 
-    def __init__(self, to: Kubectl, namespace: str, name: str, now: float) -> None:
-        self._to, self._namespace, self._name, self._now = to, namespace, name, now
+    def __init__(self, client: Kubectl, namespace: str, name: str, now: float) -> None:
+        self._client, self._namespace, self._name, self._now = client, namespace, name, now
         self._unread: list[str] = []
 
-    def evidence(self) -> Evidence:
-        pod = self._read(lambda: self._to.get("pod", self._name, "-n", self._namespace), None)
+    def collect(self) -> Evidence:
+        pod = self._read(lambda: self._client.get("pod", self._name, "-n", self._namespace), None)
         if pod is None:
             return Evidence(
                 self._namespace, self._name, self._now, exists=False,
@@ -52,8 +53,10 @@ class _Look:
         driver, problem = self._driver(k8s_objects.node(pod)) if by_driver and k8s_objects.node(pod) else (None, "")
         answer = None
         if driver is not None:
-            answer, problem = self._asked(driver)
-        webhook = self._read(lambda: self._to.get("deployment", snapshot.WEBHOOK, "-n", self._to.namespace), None)
+            answer, problem = self._report(driver)
+        webhook = self._read(
+            lambda: self._client.get("deployment", snapshot.WEBHOOK, "-n", self._client.namespace), None
+        )
         return Evidence(
             self._namespace,
             self._name,
@@ -62,7 +65,7 @@ class _Look:
             phase=str(k8s_objects.status(pod).get("phase", "")),
             node=k8s_objects.node(pod),
             scheduling=str(k8s_objects.conditions(pod).get("PodScheduled", {}).get("message", "")),
-            mirror=pod_annotations.MIRROR in k8s_objects.annotated(pod),
+            mirror=pod_annotations.MIRROR in k8s_objects.get_annotations(pod),
             decision=decision(pod),
             by_driver=by_driver,
             init=self._init(pod),
@@ -85,19 +88,19 @@ class _Look:
             self._unread.append(str(error))
             return otherwise
 
-    def _owner(self) -> NamespaceFacts | None:
-        namespace = self._read(lambda: self._to.get("namespace", self._namespace), None)
+    def _owner(self) -> NamespaceOwner | None:
+        namespace = self._read(lambda: self._client.get("namespace", self._namespace), None)
         if namespace is None:
             return None
-        kubes = self._read(lambda: self._to.own(snapshot.DEFINITION), None)
-        picture = Cluster(namespace=self._to.namespace, taken_at=self._now, dynakubes=kubes or ())
-        wanted, wrong = dynakubes.claims(picture)
+        kubes = self._read(lambda: self._client.list_own(snapshot.DEFINITION), None)
+        cluster = ClusterSnapshot(namespace=self._client.namespace, taken_at=self._now, dynakubes=kubes or ())
+        wanted, wrong = dynakubes.claims(cluster)
         self._unread += map(str, wrong)
         owner = namespace_mapping.decide(self._namespace, k8s_objects.labels(namespace), wanted).owner
-        return NamespaceFacts(
+        return NamespaceOwner(
             label=k8s_objects.labels(namespace).get(namespace_mapping.LABEL, ""),
             owner=owner or "",
-            selected_by=tuple(dynakubes.claimants(picture, namespace)),
+            selected_by=tuple(dynakubes.claimants(cluster, namespace)),
             dynakubes=len(kubes) if kubes is not None else None,
         )
 
@@ -108,15 +111,15 @@ class _Look:
             f"--field-selector=spec.nodeName={node}",
         )
         try:
-            return node_reports.pods(self._to.own("pods", *chosen)).get(node), ""
+            return node_reports.driver_pods(self._client.list_own("pods", *chosen)).get(node), ""
         except KubectlUnusableError:
             raise
         except KubectlError as error:
             return None, str(error)
 
-    def _asked(self, driver: Object) -> tuple[Any, str]:
+    def _report(self, driver: Object) -> tuple[PodReport | None, str]:
         try:
-            return node_reports.why(self._to, driver, f"{self._namespace}/{self._name}"), ""
+            return node_reports.diagnose_pod(self._client, driver, f"{self._namespace}/{self._name}"), ""
         except KubectlError as error:
             return None, str(error)
 
@@ -140,7 +143,7 @@ class _Look:
 
     def _log(self) -> str:
         arguments = ("logs", "-n", self._namespace, self._name, "-c", contract.INIT_CONTAINER, f"--tail={_LOG_LINES}")
-        return self._read(lambda: self._to(*arguments), "").strip()
+        return self._read(lambda: self._client(*arguments), "").strip()
 
     def _events(self, pod: Object) -> Iterable[Event]:
         """Ours on the pod and on its controller, which the webhook speaks of; the newest last."""
@@ -150,7 +153,7 @@ class _Look:
         ]
         for about in abouts:
             chosen = f"--field-selector=involvedObject.name={about}"
-            found = self._read(partial(self._to.every, "events", "-n", self._namespace, chosen), _NONE)
+            found = self._read(partial(self._client.list_objects, "events", "-n", self._namespace, chosen), _NONE)
             for event in sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime"))):
                 source = (event.get("source") or {}).get("component") or event.get("reportingComponent") or ""
                 if event.get("type") == "Warning" or source.startswith("oneagent"):
@@ -158,7 +161,7 @@ class _Look:
 
 
 def decision(pod: Object) -> Decision:
-    told = k8s_objects.annotated(pod)
+    told = k8s_objects.get_annotations(pod)
     asked = [key for key in told if key in _WISHES or key.startswith(pod_annotations.INJECT_CONTAINER)]
     return Decision(
         pod_annotations.switch(told, pod_annotations.AGENT_INJECTED),

@@ -1,51 +1,52 @@
-"""The answer to `why` as text for people: the verdict first, then what it rests on."""
+"""Text of `kubectl oneagent why`: the diagnosis first, then the evidence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from oneagent.operator.cli import terminal
-from oneagent.operator.cli.why import Evidence, Verdict
+from oneagent.common.node_report import Diagnosis
+from oneagent.operator.cli import output
+from oneagent.operator.cli.why import Evidence
 
 
-def render(found: Evidence, verdict: Verdict) -> str:
-    """Lines of text."""
-    return terminal.plain("".join(f"{line}\n" for line in _lines(found, verdict)))
+def render(evidence: Evidence, diagnosis: Diagnosis) -> str:
+    """Return the text."""
+    return output.strip_control("".join(f"{line}\n" for line in _lines(evidence, diagnosis)))
 
 
-def _lines(found: Evidence, verdict: Verdict) -> Iterator[str]:
-    yield f"{verdict.sentence[0].upper()}{verdict.sentence[1:]}."
-    if verdict.remedy:
-        yield f"What to do: {verdict.remedy}."
+def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
+    yield f"{diagnosis.sentence[0].upper()}{diagnosis.sentence[1:]}."
+    if diagnosis.remedy:
+        yield f"What to do: {diagnosis.remedy}."
     yield ""
-    if found.exists:
-        yield f"pod        {found.phase or 'not known'}, {f'on node {found.node}' if found.node else 'on no node'}"
-    if found.owner is not None:
-        owner = f"{found.owner.owner}'s" if found.owner.owner else "nobody's"
-        yield f"namespace  label says {found.owner.label or 'nothing'}, by the selectors {owner}"
-    if found.decision.injected is not None:
-        why = f" ({found.decision.reason})" if found.decision.reason else ""
-        yield f"webhook    {'injected' if found.decision.injected else f'not injected{why}'}"
-    for asked in found.decision.asked:
+    if evidence.exists:
+        yield f"pod        {evidence.phase or 'not known'}, {f'on node {evidence.node}' if evidence.node else 'on no node'}"
+    if evidence.owner is not None:
+        owner = f"{evidence.owner.owner}'s" if evidence.owner.owner else "nobody's"
+        yield f"namespace  label says {evidence.owner.label or 'nothing'}, by the selectors {owner}"
+    if evidence.decision.injected is not None:
+        why = f" ({evidence.decision.reason})" if evidence.decision.reason else ""
+        yield f"webhook    {'injected' if evidence.decision.injected else f'not injected{why}'}"
+    for asked in evidence.decision.asked:
         yield f"asked for  {asked}"
-    if (init := found.init) is not None:
+    if (init := evidence.init) is not None:
         reason, message = f" ({init.reason})" if init.reason else "", f": {init.message}" if init.message else ""
         yield f"init       {init.state}{reason}{message}"
         yield from (f"log        {line}" for line in init.log.splitlines())
-    yield from (f"container  {trouble}" for trouble in found.troubles)
-    yield from _of_node(found)
-    for event in found.events:
+    yield from (f"container  {trouble}" for trouble in evidence.troubles)
+    yield from _of_node(evidence)
+    for event in evidence.events:
         yield f"event      {event.about}: {event.reason}: {event.message}"
-    for problem in (*found.unread, *filter(None, [found.node_problem])):
+    for problem in (*evidence.unread, *filter(None, [evidence.node_problem])):
         yield f"not read   {problem}"
 
 
-def _of_node(found: Evidence) -> Iterator[str]:
-    """What is most asked for of the node's answer; all of it is in JSON."""
-    answer = found.on_node or {}
-    if volume := answer.get("volume"):
-        version = volume.get("version") or "none yet"
-        yield f"volume     {volume.get('state')}, DynaKube {volume.get('dynakube')}, version {version}"
-    for process in answer.get("processes") or ():
-        library = {True: "library loaded", False: "library not loaded"}.get(process.get("mapped"), "maps can't be read")
-        yield f"process    {process.get('pid')} {process.get('command')}: {library}"
+def _of_node(evidence: Evidence) -> Iterator[str]:
+    """The main parts of the node's report; JSON has all of it."""
+    if evidence.on_node is None:
+        return
+    if (volume := evidence.on_node.evidence.volume) is not None:
+        yield f"volume     {volume.state}, DynaKube {volume.dynakube}, version {volume.version or 'none yet'}"
+    for process in evidence.on_node.evidence.processes:
+        library = {True: "library loaded", False: "library not loaded", None: "maps can't be read"}[process.mapped]
+        yield f"process    {process.pid} {process.command}: {library}"
