@@ -130,7 +130,7 @@ class TestNeeds:
         assert self.needs(installing=(ONE,)).versions == {ONE}
 
     @pytest.mark.parametrize(
-        "root", ["/data/host-agents/demo", "/var/lib/kubelet/plugins/x/data/host-agents/demo", "/hosts/demo"]
+        "root", ["/data/host-agents/demo", "/var/lib/kubelet/plugins/x/data/host-agents/demo", "/host-agents/demo"]
     )
     def test_a_bound_host_folder_is_needed_wherever_its_file_system_begins(self, root: str) -> None:
         assert self.needs(mounts=(bind(root),)).hosts == {"demo"}
