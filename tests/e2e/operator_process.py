@@ -76,7 +76,7 @@ class Operator:
             return False
 
     def leads(self) -> bool:
-        return "leader_election: leading" in self.log.read_text().rpartition("main: operating")[2]
+        return "leader_election: lease acquired" in self.log.read_text().rpartition("main: operating")[2]
 
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None

@@ -22,7 +22,7 @@ from oneagent.operator.certificates.probe import Endpoints
 from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
-from oneagent.operator.periodic import Chore
+from oneagent.operator.periodic import PeriodicTask
 from oneagent.operator.reconcilers import (
     injection_secret,
     namespaces,
@@ -34,7 +34,7 @@ from oneagent.operator.reconcilers import (
 from oneagent.operator.reconcilers.context import Reconciler
 from oneagent.operator.startup_taint.controller import StartupTaintController
 from oneagent.operator.startup_taint.taint import Taint
-from oneagent.operator.storage_migration import Storage
+from oneagent.operator.storage_migration import StorageMigration
 from oneagent.operator.watches import Watches
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Controller:
         self._group: asyncio.TaskGroup | None = None
         self._certificates = self._certificate_task()
         self._startup_taint = self._startup_taint_controller()
-        self._nodes = Chore(self._startup_taint.reconcile) if self._startup_taint else None
+        self._nodes = PeriodicTask(self._startup_taint.reconcile) if self._startup_taint else None
         self._watches = Watches(
             server, settings.namespace, self._resource, self.cache, self, csi_nodes=self._startup_taint is not None
         )
@@ -116,9 +116,9 @@ class Controller:
             for name in list(self.cache.dynakubes):
                 self.dynakube_changed(name)
             group.create_task(self._mapper.run())
-            for chore in (self._nodes, Chore(Storage(self._api).round)):
-                if chore is not None:
-                    group.create_task(chore.run())
+            for task in (self._nodes, PeriodicTask(StorageMigration(self._api).reconcile)):
+                if task is not None:
+                    group.create_task(task.run())
 
     def _claims(self) -> dict[DynaKubeName, namespace_mapping.Claim | None]:
         """Return the claims of all DynaKubes whose selectors are valid."""
@@ -165,11 +165,11 @@ class Controller:
             if kind not in ("Secret", "ConfigMap") or (kind, name) in inputs:
                 worker.wake()
 
-    def _certificate_task(self) -> Chore | None:
+    def _certificate_task(self) -> PeriodicTask | None:
         if (settings := self._settings.certificates) is None:
             return None
         probe = Endpoints(self._api, settings)
-        return Chore(CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).round)
+        return PeriodicTask(CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).round)
 
     def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:

@@ -1,9 +1,9 @@
-"""One operator at a time, by a Lease: the one that holds it works, the others wait for it.
+"""Leader election by a Lease: the holder works, the other operators are candidates.
 
-The holder renews the Lease well before it ends, and stops working before it ends where it can't: by its own
-clock, from the moment before it asked, so that neither a slow answer nor a wrong clock makes two of them work. A
-candidate measures by its own clock as well: it takes the Lease over once it has not seen it change for the whole
-duration. Every write carries the version that was read; of two that try, one succeeds.
+The leader renews the Lease well before it expires. If it cannot, it stops working before the expiry: by its own
+clock, from the moment before the last renewal was requested. So neither a slow response nor a wrong clock makes two
+leaders. A candidate also measures by its own clock: it acquires the Lease when it has not seen a renewal for the whole
+duration. Every write carries the resource version that was read, so of two candidates one succeeds.
 """
 
 from __future__ import annotations
@@ -30,122 +30,122 @@ class Settings:
     name: str
     namespace: str
     identity: str
-    duration_seconds: float = 30.0
-    renew_seconds: float = 8.0
-    """Between renewals, and between a candidate's looks."""
+    lease_seconds: float = 30.0
+    retry_seconds: float = 8.0
+    """Interval of renewals, and of a candidate's attempts."""
 
     @property
-    def patience_seconds(self) -> float:
-        """How long after its last renewal a holder goes on: it has to have stopped when another one begins."""
-        return self.duration_seconds * 2 / 3
+    def renew_deadline_seconds(self) -> float:
+        """A leader stops this long after its last renewal, before a candidate may start."""
+        return self.lease_seconds * 2 / 3
 
 
-class Election:
-    """`hold` runs something only while this process holds the Lease."""
+class LeaderElection:
+    """`run` runs work only while this process holds the Lease."""
 
     def __init__(self, server: api.Api, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._settings, self._clock = server, settings, clock
-        self._seen: tuple[object, float] = (None, clock())
-        self.leading = False
-        self._taken = False
-        """By the last look the Lease is another's."""
+        self._observed: tuple[object, float] = (None, clock())
+        """Holder and renewal time of another's Lease, and when they were first read."""
+        self.is_leader = False
+        self._is_held_by_other = False
 
-    async def hold(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the Lease, then work until the work ends or the Lease is lost; then give it back."""
-        renewed = await self._wait()
-        self.leading = True
-        log.info("leading", extra=logs.facts(lease=self._settings.name, identity=self._settings.identity))
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Acquire the Lease, work until the work ends or the Lease is lost, and release the Lease."""
+        renewed = await self._acquire()
+        self.is_leader = True
+        log.info("lease acquired", extra=logs.facts(lease=self._settings.name, identity=self._settings.identity))
         worker = asyncio.ensure_future(work())
-        keeper = asyncio.create_task(self._keep(renewed))
+        renewer = asyncio.create_task(self._renew_until_lost(renewed))
         try:
-            await asyncio.wait((worker, keeper), return_when=asyncio.FIRST_COMPLETED)
-            if keeper.done():
-                log.error("the Lease is lost; stopping", extra=logs.facts(lease=self._settings.name))
+            await asyncio.wait((worker, renewer), return_when=asyncio.FIRST_COMPLETED)
+            if renewer.done():
+                log.error("lease lost, stopping", extra=logs.facts(lease=self._settings.name))
         finally:
-            self.leading = False
-            for task in (worker, keeper):
+            self.is_leader = False
+            for task in (worker, renewer):
                 task.cancel()
-            await asyncio.gather(worker, keeper, return_exceptions=True)
-            await self._give_back()
+            await asyncio.gather(worker, renewer, return_exceptions=True)
+            await self._release()
         if worker.done() and not worker.cancelled() and (error := worker.exception()):
             raise error
 
-    async def _wait(self) -> float:
-        """Try until the Lease is ours."""
+    async def _acquire(self) -> float:
         while True:
-            if (renewed := await self._try()) is not None:
+            if (renewed := await self._acquire_or_renew()) is not None:
                 return renewed
-            await asyncio.sleep(backoff.jittered(self._settings.renew_seconds / 2))
+            await asyncio.sleep(backoff.jittered(self._settings.retry_seconds / 2))
 
-    async def _keep(self, renewed: float) -> None:
-        """Renew until that has not worked for too long."""
-        while self._clock() - renewed < self._settings.patience_seconds:
-            left = self._settings.patience_seconds - (self._clock() - renewed)
-            await asyncio.sleep(min(self._settings.renew_seconds, left))
+    async def _renew_until_lost(self, renewed: float) -> None:
+        """Renew until the deadline has passed since the last success, or another process holds the Lease."""
+        deadline = self._settings.renew_deadline_seconds
+        while self._clock() - renewed < deadline:
+            left = deadline - (self._clock() - renewed)
+            await asyncio.sleep(min(self._settings.retry_seconds, left))
             try:
-                async with asyncio.timeout(max(0.1, self._settings.patience_seconds - (self._clock() - renewed))):
-                    if (again := await self._try()) is not None:
+                async with asyncio.timeout(max(0.1, deadline - (self._clock() - renewed))):
+                    if (again := await self._acquire_or_renew()) is not None:
                         renewed = again
-                    elif self._taken:
+                    elif self._is_held_by_other:
                         return
             except TimeoutError:
                 pass
 
-    async def _try(self) -> float | None:
-        """Take or renew the Lease: the time before that was asked for; None if it is another's, or not to be had."""
-        asked = self._clock()
+    async def _acquire_or_renew(self) -> float | None:
+        """Return the time before the request; None if the Lease is another's or the request failed."""
+        requested = self._clock()
         settings = self._settings
         try:
             lease = await self._api.find(api.LEASES, settings.name, settings.namespace)
             if lease is None:
                 await self._api.create(api.LEASES, self._lease({}, {}), settings.namespace)
-                return asked
+                return requested
             spec = lease.get("spec") or {}
-            self._taken = not self._may_take(spec)
-            if self._taken:
+            self._is_held_by_other = not self._may_acquire(spec)
+            if self._is_held_by_other:
                 return None
             await self._api.replace(api.LEASES, self._lease(lease["metadata"], spec))
         except ConflictError:
             return None
         except ApiError as error:
-            log.warning("the Lease can't be had", extra=logs.facts(lease=settings.name, reason=error))
+            log.warning("lease request failed", extra=logs.facts(lease=settings.name, reason=error))
             return None
-        return asked
+        return requested
 
-    def _may_take(self, spec: dict[str, Any]) -> bool:
+    def _may_acquire(self, spec: dict[str, Any]) -> bool:
         holder = spec.get("holderIdentity") or ""
         if holder in ("", self._settings.identity):
             return True
         state = (holder, spec.get("renewTime"))
-        if state != self._seen[0]:
-            self._seen = (state, self._clock())
-        duration = float(spec.get("leaseDurationSeconds") or self._settings.duration_seconds)
-        return self._clock() - self._seen[1] > duration
+        if state != self._observed[0]:
+            self._observed = (state, self._clock())
+        duration = float(spec.get("leaseDurationSeconds") or self._settings.lease_seconds)
+        return self._clock() - self._observed[1] > duration
 
     def _lease(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
         settings = self._settings
         now = datetime.datetime.now(datetime.UTC).strftime(_TIME_FORMAT)
-        mine = spec.get("holderIdentity") == settings.identity
-        changes = int(spec.get("leaseTransitions") or 0)
+        is_own = spec.get("holderIdentity") == settings.identity
+        transitions = int(spec.get("leaseTransitions") or 0)
         return {
             "apiVersion": api.LEASES.api_version,
             "kind": api.LEASES.kind,
             "metadata": {**metadata, "name": settings.name, "namespace": settings.namespace},
             "spec": {
                 "holderIdentity": settings.identity,
-                "leaseDurationSeconds": int(settings.duration_seconds),
-                "acquireTime": spec.get("acquireTime") if mine else now,
+                "leaseDurationSeconds": int(settings.lease_seconds),
+                "acquireTime": spec.get("acquireTime") if is_own else now,
                 "renewTime": now,
-                "leaseTransitions": changes if mine or not spec else changes + 1,
+                "leaseTransitions": transitions if is_own or not spec else transitions + 1,
             },
         }
 
-    async def _give_back(self) -> None:
-        """Let the next one begin at once."""
+    async def _release(self) -> None:
+        """Let the next candidate start at once."""
         settings = self._settings
         try:
             lease = await self._api.find(api.LEASES, settings.name, settings.namespace)
             if lease and (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
                 await self._api.replace(api.LEASES, {**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
         except ApiError as error:
-            log.warning("the Lease is not given back", extra=logs.facts(lease=settings.name, reason=error))
+            log.warning("lease release failed", extra=logs.facts(lease=settings.name, reason=error))

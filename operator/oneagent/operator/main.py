@@ -126,7 +126,7 @@ async def run(config: Config) -> int:
     lease = leader_election.Settings(
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
     )
-    election = leader_election.Election(server, lease)
+    election = leader_election.LeaderElection(server, lease)
     version = importlib.metadata.version(identifiers.DISTRIBUTION)
     work = Settings(
         namespace=config.namespace,
@@ -148,13 +148,13 @@ async def run(config: Config) -> int:
         if config.metrics_address:
             # Whoever waits for the Lease has nothing else to do, and does that well.
             host, port = _address(config.metrics_address)
-            health_server = health.HealthServer(host, port, lambda: controller.problem if election.leading else "")
+            health_server = health.HealthServer(host, port, lambda: controller.problem if election.is_leader else "")
             await stack.enter_async_context(health_server)
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
         if config.package_address:
             packages_served = runner.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))
             tasks.append(asyncio.create_task(packages_served.run()))
-        holding = asyncio.create_task(election.hold(controller.run))
+        holding = asyncio.create_task(election.run(controller.run))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((holding, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
         error = next((task.exception() for task in (holding, *tasks) if task.done()), None)

@@ -1,4 +1,4 @@
-"""What is done from time to time, and at once when something has changed."""
+"""A task that runs at intervals, and at once after a change."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-_GATHER_SECONDS: Final = 0.5
-"""What comes within this time of a change is looked at together with it."""
+_DEBOUNCE_SECONDS: Final = 0.5
+"""Changes within this time of each other cause one run."""
 
 
-class Chore:
-    """A round says in how many seconds it wants to be done again. `run` is one task; the rest is of its event loop."""
+class PeriodicTask:
+    """Calls a function that returns the seconds until its next call. `run` is one task of the event loop."""
 
-    def __init__(self, round: Callable[[], Awaitable[float]]) -> None:
-        self._round, self._awake = round, asyncio.Event()
+    def __init__(self, function: Callable[[], Awaitable[float]]) -> None:
+        self._function, self._woken = function, asyncio.Event()
 
     def wake(self) -> None:
-        self._awake.set()
+        self._woken.set()
 
     async def run(self) -> None:
-        """Until cancelled, or until a round fails."""
+        """Run until cancelled, or until the function raises."""
         while True:
-            # Before the round: it may already have passed by what changes while it goes on.
-            self._awake.clear()
-            seconds = await self._round()
+            # Before the call, which may already have read what changes while it is running.
+            self._woken.clear()
+            seconds = await self._function()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), seconds)
-                await asyncio.sleep(_GATHER_SECONDS)
+                await asyncio.wait_for(self._woken.wait(), seconds)
+                await asyncio.sleep(_DEBOUNCE_SECONDS)

@@ -1,13 +1,12 @@
-"""After an upgrade: stored DynaKubes are brought to the storage version, and the CRD says so.
+"""Storage migration after an upgrade: rewrites stored DynaKubes in the storage version and trims the CRD's status.
 
-An object stays stored in the version in which it was written last, and a version can't be taken out of the CRD while
-`status.storedVersions` lists it. A write that changes nothing is enough: the API server stores every object that it
-writes in the storage version, and leaves alone what is stored so already. So this may be done over and over, and
-broken off anywhere.
+An object stays stored in the version in which it was written last. A version cannot be removed from the CRD while
+`status.storedVersions` lists it. A write that changes nothing is enough: the API server stores it in the storage
+version, and skips it if the object is stored so already. So the migration may be repeated, and interrupted anywhere.
 
-Two things come first. The API servers of the cluster have to agree on the storage version: one that has not seen the
-new CRD yet still writes the old one. And there has to be somebody who converts: without, the API server takes an old
-object for a new one by its name alone, and to store it so would lose in which version it had been meant.
+It has two preconditions. The API servers of the cluster must agree on the storage version: one that has not read the
+new CRD yet still writes the old version. And the CRD must convert by the webhook. Without conversion the API server
+only renames the version of an old object, and storing that would lose the version it was written in.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ log = logging.getLogger(__name__)
 DEFINITION: Final = "dynakubes.dynatrace.com"
 
 SETTLE_SECONDS: Final = 60.0
-"""How long every API server takes at most to heed a changed CRD."""
+"""Longest time until every API server uses a changed CRD."""
 _CHECK_SECONDS: Final = 3600.0
 _RETRY_SECONDS: Final = 60.0
 
 
 class Objects(Protocol):
-    """What this needs of `api.Api`."""
+    """The part of `api.Api` that a migration uses."""
 
     async def find(self, resource: api.Resource, name: str, namespace: str = "") -> api.Object | None: ...
     def list(self, resource: api.Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[api.Object]: ...
@@ -44,103 +43,102 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """What is to be done."""
-
+class Plan:
     version: str
     """The storage version."""
     problem: str = ""
-    """Why it can't be done yet."""
+    """Reason why the migration cannot start yet."""
 
 
-class Storage:
-    """One round at a time, in one process of the cluster."""
+class StorageMigration:
+    """One call at a time, in one process of the cluster."""
 
     def __init__(
         self, server: Objects, definition: str = DEFINITION, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._api, self._definition, self._clock = server, definition, clock
-        self._due: Due | None = None
-        self._due_since = 0.0
+        self._plan: Plan | None = None
+        self._planned_at = 0.0
 
-    async def round(self) -> float:
-        """Do what is due; in how many seconds to look again."""
+    async def reconcile(self) -> float:
+        """Migrate if necessary; return the seconds until the next call."""
         try:
             definition = await self._api.find(api.DEFINITIONS, self._definition)
-            due = what_is_due(definition) if definition is not None else None
-            if definition is not None and due is not None:
-                return await self._migrate(definition, due)
+            plan = make_plan(definition) if definition is not None else None
+            if definition is not None and plan is not None:
+                return await self._migrate(definition, plan)
         except ConflictError:
-            # The CRD has changed meanwhile, so it may say something else now.
+            # The CRD has changed meanwhile, and the plan with it.
             return 1.0
         except ApiError as error:
-            log.warning("stored DynaKubes are not migrated yet", extra=logs.facts(reason=error))
+            log.warning("storage migration failed", extra=logs.facts(reason=error))
             return _RETRY_SECONDS
-        self._due = None
+        self._plan = None
         return _CHECK_SECONDS
 
-    async def _migrate(self, definition: api.Object, due: Due) -> float:
-        if due.problem:
-            self._due = None
-            log.info("stored DynaKubes are not migrated yet", extra=logs.facts(reason=due.problem))
+    async def _migrate(self, definition: api.Object, plan: Plan) -> float:
+        if plan.problem:
+            self._plan = None
+            log.info("storage migration postponed", extra=logs.facts(reason=plan.problem))
             return _RETRY_SECONDS
-        if left := self._unsettled(due):
+        if left := self._seconds_to_settle(plan):
             return left
-        if not await self._rewrite(_resource(definition, due.version)):
+        if not await self._rewrite(_resource(definition, plan.version)):
             return _RETRY_SECONDS
-        await self._trim(definition, due.version)
-        self._due = None
+        await self._trim(definition, plan.version)
+        self._plan = None
         return _CHECK_SECONDS
 
-    def _unsettled(self, due: Due) -> float:
-        if due != self._due:
-            self._due, self._due_since = due, self._clock()
-        return max(self._due_since + SETTLE_SECONDS - self._clock(), 0.0)
+    def _seconds_to_settle(self, plan: Plan) -> float:
+        if plan != self._plan:
+            self._plan, self._planned_at = plan, self._clock()
+        return max(self._planned_at + SETTLE_SECONDS - self._clock(), 0.0)
 
     async def _rewrite(self, resource: api.Resource) -> bool:
-        """Every object as it is, in all namespaces; whether none was left out."""
-        done, left = 0, 0
+        """Write every object of all namespaces as it is; true if none was refused."""
+        written, refused = 0, 0
         async for item in self._api.list(resource):
-            # Of the items of a list the API server leaves these out.
-            manifest = {**item, "apiVersion": resource.api_version, "kind": resource.kind}
+            # The items of a list may come without these two.
+            obj = {**item, "apiVersion": resource.api_version, "kind": resource.kind}
             try:
-                await self._api.replace(resource, manifest)
-                done += 1
+                await self._api.replace(resource, obj)
+                written += 1
             except (ConflictError, NotFoundError):
-                # Somebody else has written it, which did the same, or it is gone.
+                # Another client has written it, to the same effect, or it is deleted.
                 continue
             except (InvalidError, ForbiddenError) as error:
-                # The second is also what a validating webhook's refusal looks like.
-                left += 1
+                # 403 is also the refusal of a validating webhook.
+                refused += 1
                 facts = logs.facts(dynakube=item["metadata"]["name"], reason=error)
-                log.warning("a DynaKube can't be migrated", extra=facts)
-        log.info("DynaKubes written again", extra=logs.facts(version=resource.api_version, written=done, left=left))
-        return not left
+                log.warning("DynaKube write refused", extra=facts)
+        facts = logs.facts(version=resource.api_version, written=written, refused=refused)
+        log.info("DynaKubes rewritten", extra=facts)
+        return not refused
 
     async def _trim(self, definition: api.Object, version: str) -> None:
         patch = {
-            # As it was before the objects were listed: another storage version since then makes this void.
+            # Read before the objects were listed: a storage version set since then makes this a conflict.
             "metadata": {"resourceVersion": definition["metadata"]["resourceVersion"]},
             "status": {"storedVersions": [version]},
         }
         await self._api.merge(api.DEFINITIONS, self._definition, patch, subresource="status")
-        log.info("the CRD lists its storage version only", extra=logs.facts(version=version))
+        log.info("stored versions trimmed", extra=logs.facts(version=version))
 
 
-def what_is_due(definition: Mapping[str, Any]) -> Due | None:
-    """None if nothing is stored in another version than the storage version."""
+def make_plan(definition: Mapping[str, Any]) -> Plan | None:
+    """Return None if everything is stored in the storage version."""
     spec, status = definition["spec"], definition.get("status") or {}
     version = next(one for one in spec["versions"] if one.get("storage"))
     name = version["name"]
     if set(status.get("storedVersions") or [name]) == {name}:
         return None
     if "deletionTimestamp" in definition["metadata"]:
-        return Due(name, "the CRD is being deleted")
+        return Plan(name, "the CRD is being deleted")
     if not version.get("served"):
-        return Due(name, f"the storage version {name} is not served")
+        return Plan(name, f"the storage version {name} is not served")
     if (spec.get("conversion") or {}).get("strategy") != "Webhook":
-        return Due(name, "nobody converts DynaKubes: the CRD's conversion is not by the webhook")
-    return Due(name)
+        return Plan(name, "the CRD does not convert DynaKubes by the webhook")
+    return Plan(name)
 
 
 def _resource(definition: Mapping[str, Any], version: str) -> api.Resource:

@@ -52,7 +52,7 @@ def test_it_does_its_work_and_has_nothing_to_complain_of(
 
     wait_for(lambda: "packages are served" in kubectl(*LOG), "packages are served", every=0.5)
     told = [json.loads(line) for line in kubectl(*LOG).splitlines()]
-    assert "leading" in {line["message"] for line in told}
+    assert "lease acquired" in {line["message"] for line in told}
     # That packages are not served before there is a CA is a warning, and over within seconds.
     assert not [line for line in told if line["level"] not in ("debug", "info", "warning")]
     (pod,) = pods(kubectl)

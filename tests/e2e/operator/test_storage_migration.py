@@ -91,10 +91,10 @@ async def migrate(rights: Path) -> None:
     access = client.Configuration()
     await config.load_kube_config(str(rights), client_configuration=access)
     server = api.Api(client.ApiClient(access))
-    migration = storage_migration.Storage(server, clock=lambda: time.monotonic() * FASTER)
+    migration = storage_migration.StorageMigration(server, clock=lambda: time.monotonic() * FASTER)
     try:
         for _ in range(20):
-            if (seconds := await migration.round()) >= 3600:
+            if (seconds := await migration.reconcile()) >= 3600:
                 return
             await asyncio.sleep(seconds / FASTER)
     finally:

@@ -11,7 +11,7 @@ import pytest
 from oneagent.common.dynakube.api import crd
 from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, InvalidError, UnavailableError
 from oneagent.operator import api, storage_migration
-from oneagent.operator.storage_migration import Storage
+from oneagent.operator.storage_migration import StorageMigration
 from tests.fakes.object_api import Objects
 
 CLIENT = {"service": {"name": "oneagent-webhook", "namespace": "dynatrace", "path": "/convert"}}
@@ -30,10 +30,10 @@ class World:
             metadata = {"name": name, "namespace": namespace, "labels": {"kept": "yes"}}
             spec = {"apiUrl": "https://tenant.example/api", "unknown": [1, {"deep": None}]}
             self.objects.put("DynaKube", {"metadata": metadata, "spec": spec, "status": {"mode": "none"}})
-        self.storage = Storage(self.objects, clock=lambda: self.now)
+        self.storage = StorageMigration(self.objects, clock=lambda: self.now)
 
     def round(self) -> float:
-        return asyncio.run(self.storage.round())
+        return asyncio.run(self.storage.reconcile())
 
     def settled(self) -> float:
         """The round after every API server knows the CRD."""
