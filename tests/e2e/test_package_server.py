@@ -160,7 +160,7 @@ def test_without_the_right_to_ask_nobody_is_let_in(
     try:
         patience = package_client.WaitLimits(pending_seconds=0.5)
         serving.token_file.write_text(token)
-        with pytest.raises(errors.RateLimitedError, match="can't be asked who the caller is"):
+        with pytest.raises(errors.RateLimitedError, match="cannot review the token"):
             package_client.wait_for_package(
                 serving.client, fakes.package(VERSION), cancelled=threading.Event(), wait=patience
             )

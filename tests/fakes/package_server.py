@@ -27,7 +27,7 @@ from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api
-from oneagent.operator.package_server import PackageEndpoint, PackageMetrics, Settings, Wanted
+from oneagent.operator.package_server import DesiredVersion, PackageMetrics, PackageServer, Settings
 from oneagent.operator.package_server import handlers as servers
 from oneagent.operator.package_server.authentication import Reviewer
 from tests.fakes import tenant as double
@@ -110,7 +110,7 @@ def wanted(
     dynakube: str = "demo",
     token: str = double.TOKEN,
     technologies: tuple[str, ...] = ("all",),
-) -> Wanted:
+) -> DesiredVersion:
     async def origin(package: package_client.Package) -> download.Source:
         access = tenant_client.TenantAccess(api_url, token)
         return tenant_client.package(
@@ -121,7 +121,7 @@ def wanted(
             machine=package.machine,
         )
 
-    return Wanted(DynaKubeName(dynakube), Version(version), origin, api_url, technologies)
+    return DesiredVersion(DynaKubeName(dynakube), Version(version), origin, api_url, technologies)
 
 
 class Serving:
@@ -180,7 +180,7 @@ class Serving:
 
     async def _start(self) -> None:
         metrics = PackageMetrics(self.registry)
-        self.endpoint = PackageEndpoint(self._settings, self._reviewer, self.pair, metrics, now=self._now)
+        self.endpoint = PackageServer(self._settings, self._reviewer, self.pair, metrics, now=self._now)
         await self.endpoint.start()
 
     def _now(self) -> float:
@@ -189,9 +189,9 @@ class Serving:
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def want(self, *wanted: Wanted) -> None:
+    def want(self, *versions: DesiredVersion) -> None:
         async def want() -> None:
-            self.endpoint.want(wanted)
+            self.endpoint.set_desired(versions)
 
         self.do(want())
 
@@ -218,8 +218,8 @@ def package(version: str, dynakube: str = "demo", **kind: Any) -> package_client
 async def _serve(given: argparse.Namespace) -> None:
     settings = Settings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
     metrics = PackageMetrics(prometheus_client.CollectorRegistry())
-    endpoint = PackageEndpoint(settings, Reviews(), Files(given.pem), metrics)
-    endpoint.want([wanted(given.version, given.tenant)])
+    endpoint = PackageServer(settings, Reviews(), Files(given.pem), metrics)
+    endpoint.set_desired([wanted(given.version, given.tenant)])
     await endpoint.start()
     unfinished = given.port_file.with_suffix(".new")
     unfinished.write_text(str(endpoint.port))

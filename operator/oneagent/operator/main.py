@@ -152,7 +152,9 @@ async def run(config: Config) -> int:
             await stack.enter_async_context(health_server)
         log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
         if config.package_address:
-            packages_served = runner.Serving(server, _serving(config), PackageMetrics(prometheus_client.REGISTRY))
+            packages_served = runner.PackageServerRunner(
+                server, _serving(config), PackageMetrics(prometheus_client.REGISTRY)
+            )
             tasks.append(asyncio.create_task(packages_served.run()))
         holding = asyncio.create_task(election.run(controller.run))
         stopping = asyncio.create_task(stop.wait())
@@ -182,7 +184,7 @@ def _serving(config: Config) -> runner.Settings:
         api_version=config.api_version,
         service=config.service,
         authority_secret=settings.Settings(namespace=config.namespace).authority_secret,
-        folder=config.package_folder,
+        directory=config.package_folder,
         budget_bytes=config.package_budget_bytes,
         host=host,
         port=port,

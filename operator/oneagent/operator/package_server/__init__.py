@@ -1,20 +1,20 @@
-"""The package endpoint: agent versions that DynaKubes want, served inside the cluster, each downloaded once.
+"""The package server: serves agent packages inside the cluster and downloads each of them once.
 
-    caller ─ TLS ─> server ─> callers (who is it?) ─> fetches (one download each) ─> shelf (files, a budget)
+    client ─ TLS ─> server ─> handlers ─> authentication ─> downloader (single-flight) ─> cache (files, a budget)
 
-A pod without the node driver gets its agent here without ever holding a tenant's token, and nodes may come here
-before they go to the tenant. Every replica of the operator can serve; each has a shelf of its own.
+A pod without the node driver gets its agent here and never holds a tenant's token. Nodes can use it as a mirror of
+the tenant. Every replica of the operator serves, each with a cache of its own.
 """
 
-from oneagent.operator.package_server.downloader import Origin, Wanted
+from oneagent.operator.package_server.downloader import DesiredVersion, Origin
 from oneagent.operator.package_server.metrics import PackageMetrics
-from oneagent.operator.package_server.server import Certificates, PackageEndpoint, Settings
+from oneagent.operator.package_server.server import Certificates, PackageServer, Settings
 
 __all__ = [
     "Certificates",
+    "DesiredVersion",
     "Origin",
-    "PackageEndpoint",
     "PackageMetrics",
+    "PackageServer",
     "Settings",
-    "Wanted",
 ]

@@ -1,11 +1,11 @@
-"""Who a caller is: a service account of this cluster, by a token that is meant for this endpoint and no other.
+"""Authenticates clients by service account tokens for the package server's audience.
 
-The API server is asked by TokenReview. Its answer is kept for a minute at most and never beyond the token's own
-end, by the token's hash, in a bounded number; many requests with one token ask once. What is plainly no token of
-this kind is refused without asking, so nobody can make us flood the API server with garbage.
+The API server reviews each token (TokenReview). Its answer is cached by the token's hash, for at most a minute and
+not beyond the token's expiry, in a bounded number of entries. Concurrent requests with one token share a review. A
+malformed token is refused without a review, so that garbage cannot flood the API server.
 
-A service account that is deleted is thus refused a minute after the API server does so, which has a memory of ten
-seconds itself.
+A deleted service account is therefore refused a minute after the API server refuses it, whose own cache lasts ten
+seconds.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ import msgspec
 from oneagent.common import package_client
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
-from oneagent.operator.package_server.errors import BusyError, NotProvenError
+from oneagent.operator.package_server.errors import BusyError, UnauthenticatedError
 from oneagent.operator.package_server.metrics import PackageMetrics
 
-PROVEN_SECONDS: Final = 60.0
+ACCEPTED_SECONDS: Final = 60.0
 REFUSED_SECONDS: Final = 5.0
-REMEMBERED: Final = 4096
-AT_ONCE: Final = 16
-REVIEW_SECONDS: Final = 10.0
+MAX_CACHED: Final = 4096
+MAX_CONCURRENT_REVIEWS: Final = 16
+REVIEW_TIMEOUT_SECONDS: Final = 10.0
 
 _LONGEST_TOKEN: Final = 8000
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
@@ -41,111 +41,114 @@ _ACCOUNT: Final = "system:serviceaccount:"
 
 
 class Reviewer(Protocol):
-    """The API server, as far as it is needed; `api.Api` is one."""
+    """The part of `api.Api` that is used here."""
 
     async def create(self, resource: api.Resource, manifest: Mapping[str, Any], namespace: str = "") -> api.Object: ...
 
 
 class _Claims(msgspec.Struct):
-    """What a token says of itself; believed only where it speaks against it."""
+    """Claims of an unverified token; used only to refuse it."""
 
     exp: float
     aud: str | list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Review:
     account: str
-    """`namespace/name`, or "" for a token that was refused."""
+    """`namespace/name`, or "" for a refused token."""
     until: float
 
 
-class Callers:
+class Authenticator:
     """For one event loop; `now` is the time of day."""
 
     def __init__(self, reviewer: Reviewer, metrics: PackageMetrics, now: Callable[[], float] = time.time) -> None:
         self._reviewer = reviewer
         self._metrics = metrics
         self._now = now
-        self._known: collections.OrderedDict[bytes, _Known] = collections.OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[_Known]] = {}
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._cache: collections.OrderedDict[bytes, _Review] = collections.OrderedDict()
+        self._running: dict[bytes, asyncio.Task[_Review]] = {}
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_REVIEWS)
 
-    async def account(self, authorization: str) -> str:
-        """Namespace and name of the caller; `NotProvenError`, or `BusyError` while the API server is away."""
+    async def authenticate(self, authorization: str) -> str:
+        """Return namespace and name of the client.
+
+        `UnauthenticatedError`, or `BusyError` while the API server is unavailable.
+        """
         token = _bearer(authorization)
         expires_at = self._expiry(token)
         key = hashlib.sha256(token.encode()).digest()
-        known = self._known.get(key)
-        if known is None or known.until <= self._now():
-            asking = self._asking.get(key)
-            if asking is None:
-                asking = self._asking[key] = asyncio.create_task(self._review(key, token, expires_at))
-                asking.add_done_callback(lambda task: self._answered(key, task))
-            # Shielded: the others who wait for the same answer stay when this caller goes away.
-            known = await asyncio.shield(asking)
-        if not known.account:
-            raise NotProvenError("the token is not accepted: it must be a service account's, and valid")
-        return known.account
+        cached = self._cache.get(key)
+        if cached is None or cached.until <= self._now():
+            review = self._running.get(key)
+            if review is None:
+                review = self._running[key] = asyncio.create_task(self._review(key, token, expires_at))
+                review.add_done_callback(lambda task: self._on_reviewed(key, task))
+            # Shielded: other requests wait for the same review when this client disconnects.
+            cached = await asyncio.shield(review)
+        if not cached.account:
+            raise UnauthenticatedError("the token is not accepted: it must be a valid service account token")
+        return cached.account
 
     def _expiry(self, token: str) -> float:
-        """When the token ends; `NotProvenError` if it has, or is not for us by its own words."""
+        """Return the expiry of a token; `UnauthenticatedError` if expired or for another audience."""
         parts = _TOKEN.fullmatch(token)
         try:
             if parts is None:
-                raise NotProvenError("the token is not a service account's")
+                raise UnauthenticatedError("the token is not a service account token")
             body = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
             claims = msgspec.json.decode(body, type=_Claims)
         except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
-            raise NotProvenError("the token is not a service account's for a limited time") from None
+            raise UnauthenticatedError("the token is not a service account token with an expiry") from None
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if package_client.AUDIENCE not in audiences:
-            raise NotProvenError(f"the token is not for the audience {package_client.AUDIENCE}")
+            raise UnauthenticatedError(f"the token is not for the audience {package_client.AUDIENCE}")
         if claims.exp <= self._now():
-            raise NotProvenError("the token has expired")
+            raise UnauthenticatedError("the token has expired")
         return claims.exp
 
-    async def _review(self, key: bytes, token: str, expires_at: float) -> _Known:
+    async def _review(self, key: bytes, token: str, expires_at: float) -> _Review:
         spec = {"token": token, "audiences": [package_client.AUDIENCE]}
         try:
-            async with asyncio.timeout(REVIEW_SECONDS), self._slots:
+            async with asyncio.timeout(REVIEW_TIMEOUT_SECONDS), self._slots:
                 answer = await self._reviewer.create(
                     api.TOKEN_REVIEWS,
                     {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec},
                 )
         except (ApiError, TimeoutError) as error:
-            # The error's text is the API server's, which has seen the token: it goes no further.
+            # The API server's error text may contain the token: it is not passed on.
             self._metrics.reviews.labels("failed").inc()
-            raise BusyError("the API server can't be asked who the caller is", retry_after=2) from error
+            raise BusyError("the API server cannot review the token", retry_after=2) from error
         account = _account(answer.get("status") or {})
-        self._metrics.reviews.labels("proven" if account else "refused").inc()
-        kept = PROVEN_SECONDS if account else REFUSED_SECONDS
-        known = self._known[key] = _Known(account, min(self._now() + kept, expires_at))
-        self._known.move_to_end(key)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return known
+        self._metrics.reviews.labels("accepted" if account else "refused").inc()
+        cache_seconds = ACCEPTED_SECONDS if account else REFUSED_SECONDS
+        cached = self._cache[key] = _Review(account, min(self._now() + cache_seconds, expires_at))
+        self._cache.move_to_end(key)
+        while len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)
+        return cached
 
-    def _answered(self, key: bytes, task: asyncio.Task[_Known]) -> None:
-        del self._asking[key]
+    def _on_reviewed(self, key: bytes, task: asyncio.Task[_Review]) -> None:
+        del self._running[key]
         if not task.cancelled():
-            task.exception()  # looked at, also if everybody who waited has gone
+            task.exception()  # Retrieved even if all waiting clients have disconnected.
 
 
 def _bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise NotProvenError(f"a bearer token for the audience {package_client.AUDIENCE} is needed")
+        raise UnauthenticatedError(f"a bearer token for the audience {package_client.AUDIENCE} is required")
     if len(token) > _LONGEST_TOKEN:
-        raise NotProvenError("the token is too long")
+        raise UnauthenticatedError("the token is too long")
     return token
 
 
 def _account(status: Mapping[str, Any]) -> str:
-    """Namespace and name of the service account that a review has proven; "" if it has not."""
+    """Return namespace and name of the reviewed service account; "" if the token was refused."""
     user = str((status.get("user") or {}).get("username") or "")
-    # An API server that knows nothing of audiences leaves them out: then nobody has checked them.
+    # An API server without support for audiences omits them, and has not checked them.
     if status.get("authenticated") is not True or package_client.AUDIENCE not in (status.get("audiences") or ()):
         return ""
     return user.removeprefix(_ACCOUNT).replace(":", "/") if user.startswith(_ACCOUNT) else ""

@@ -1,13 +1,13 @@
-"""Packages on the disk: each whole and verified, all together within a budget.
+"""Cache of verified packages on disk, within a budget.
 
-`<key>.zip` is a package and `<key>.json` what is known of it; the second one appears last, so a package without
-it is a leftover. The parts of downloads lie next to them and count as well. A key is a hash that we make: nothing
-of a request becomes the name of a file.
+`<key>.zip` is a package and `<key>.json` its metadata. The metadata is written last, so a package without it is an
+incomplete one. Partial downloads are in the same directory and count as well. A key is a hash: no part of a request
+becomes a file name.
 
-What was wanted least recently goes first when room is needed, and never what is being sent: its bytes would stay
-on the disk until the last reader is done, and room would only seem to be made.
+The least recently requested package is evicted first. A pinned one is never evicted: its bytes would stay on disk
+until the last reader is done.
 
-The folder is one process's: a lock says so. A package that an earlier process left is hashed before it is used.
+A lock reserves the directory for one process. A package of an earlier process is hashed before its first use.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"([0-9a-f]{16}-[0-9a-f]{16})\.(zip|json)")
 _PARTS: Final = (".zip.part", ".zip.part.json")
-_PARTS_KEPT_SECONDS: Final = 86400.0
+_PART_MAX_AGE_SECONDS: Final = 86400.0
 
 
-class ShelfError(Exception):
-    """The folder can't be used; the text says why."""
+class CacheError(Exception):
+    """The directory cannot be used; the text is the reason."""
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -49,31 +49,31 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Stored:
-    """A package that is whole."""
+class CachedPackage:
+    """A complete package."""
 
     key: str
     path: Path
     sha256: str
     size: int
-    wanted_at: float
-    proven: bool = True
-    readers: int = 0
+    requested_at: float
+    verified: bool = True
+    pins: int = 0
 
 
 @dataclass(slots=True)
-class _Arriving:
+class _Incoming:
     total: int = 0
 
 
-def key(*, what: tuple[str, ...], kind: tuple[str, ...]) -> str:
-    """The name of a package: `what` is a version of a tenant, `kind` one of its variants."""
-    return f"{group(what)}-{_digest(kind)}"
+def key(*, version: tuple[str, ...], variant: tuple[str, ...]) -> str:
+    """Return the name of a package: of a tenant's version, and of one of its variants."""
+    return f"{group(version)}-{_digest(variant)}"
 
 
-def group(what: tuple[str, ...]) -> str:
-    """What the keys of all kinds of a version begin with."""
-    return _digest(what)
+def group(version: tuple[str, ...]) -> str:
+    """Return the prefix of the keys of all variants of a version."""
+    return _digest(version)
 
 
 def _digest(parts: tuple[str, ...]) -> str:
@@ -81,56 +81,56 @@ def _digest(parts: tuple[str, ...]) -> str:
 
 
 class PackageCache:
-    """Thread-safe. `open` before use; after `close` another process may have the folder."""
+    """Thread-safe. `open` locks the directory, `close` releases it."""
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         budget_bytes: int,
         metrics: PackageMetrics,
         *,
         disk_free: Callable[[Path], int] = download.free_bytes,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.folder = folder
+        self.directory = directory
         self._budget = budget_bytes
         self._metrics = metrics
         self._disk_free = disk_free
         self._now = now
-        self._guard = threading.RLock()
-        self._stored: dict[str, Stored] = {}
-        self._arriving: dict[str, _Arriving] = {}
-        self._wanted: frozenset[str] = frozenset()
+        self._mutex = threading.RLock()
+        self._stored: dict[str, CachedPackage] = {}
+        self._incoming: dict[str, _Incoming] = {}
+        self._desired: frozenset[str] = frozenset()
         self._lock = -1
 
     def open(self) -> None:
-        """Take up what an earlier process left; `ShelfError` if the folder can't be used."""
+        """Lock the directory and adopt the packages of an earlier process; `CacheError`."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise ShelfError(
-                f"{self.folder}: another process uses it; each replica needs a folder of its own"
+            raise CacheError(
+                f"{self.directory}: another process uses it; each replica needs a directory of its own"
             ) from None
         except OSError as error:
             self.close()
-            raise ShelfError(f"{error.filename or self.folder}: {error.strerror}") from error
-        with self._guard:
-            for path in sorted(self.folder.iterdir()):
-                self._take_up(path)
-            self._count()
+            raise CacheError(f"{error.filename or self.directory}: {error.strerror}") from error
+        with self._mutex:
+            for path in sorted(self.directory.iterdir()):
+                self._adopt(path)
+            self._update_metrics()
 
     def close(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
-    def _take_up(self, path: Path) -> None:
+    def _adopt(self, path: Path) -> None:
         if path.name == "lock" or (path.name.endswith(".json") and path.with_suffix(".zip").exists()):
             return
-        if path.name.endswith(_PARTS) and time.time() - path.lstat().st_mtime < _PARTS_KEPT_SECONDS:
+        if path.name.endswith(_PARTS) and time.time() - path.lstat().st_mtime < _PART_MAX_AGE_SECONDS:
             return
         found = _NAME.fullmatch(path.name)
         try:
@@ -144,143 +144,145 @@ class PackageCache:
                 path.unlink()
                 path.with_suffix(".json").unlink(missing_ok=True)
             return
-        self._stored[found[1]] = Stored(found[1], path, record.sha256, record.size, path.stat().st_mtime, proven=False)
+        self._stored[found[1]] = CachedPackage(
+            found[1], path, record.sha256, record.size, path.stat().st_mtime, verified=False
+        )
 
-    # ------------------------------------------------------------------ finding
+    # ------------------------------------------------------------------ lookup
 
-    def want(self, groups: frozenset[str]) -> None:
-        """These versions are wanted; what is in use, or was wanted up to now, is younger than what was not."""
-        with self._guard:
+    def set_desired(self, groups: frozenset[str]) -> None:
+        """Replace the desired versions; packages that were or are desired count as just requested."""
+        with self._mutex:
             for stored in self._stored.values():
-                if stored.key.partition("-")[0] in groups | self._wanted:
+                if stored.key.partition("-")[0] in groups | self._desired:
                     self._touch(stored)
-            self._wanted = groups
+            self._desired = groups
 
-    def kinds(self, of: str) -> set[str]:
-        """The keys of a version's kinds that are here or on their way."""
-        with self._guard:
-            return {name for name in (*self._stored, *self._arriving) if name.startswith(f"{of}-")}
+    def variants(self, group: str) -> set[str]:
+        """Return the keys of a version's packages that are cached or being downloaded."""
+        with self._mutex:
+            return {name for name in (*self._stored, *self._incoming) if name.startswith(f"{group}-")}
 
-    def hold(self, name: str) -> Stored | None:
-        """A package that does not go until it is released, if it is here. May hash it first, so not for a loop."""
-        with self._guard:
+    def pin(self, name: str) -> CachedPackage | None:
+        """Return a package and keep it until `unpin`; None if not cached. May hash it: call it in a thread."""
+        with self._mutex:
             stored = self._stored.get(name)
             if stored is None:
                 return None
-            stored.readers += 1
+            stored.pins += 1
             self._touch(stored)
-        if self._proven(stored):
+        if self._verify(stored):
             return stored
-        self.release(stored)
+        self.unpin(stored)
         return None
 
-    def release(self, stored: Stored) -> None:
-        with self._guard:
-            stored.readers -= 1
+    def unpin(self, stored: CachedPackage) -> None:
+        with self._mutex:
+            stored.pins -= 1
 
-    def _proven(self, stored: Stored) -> bool:
+    def _verify(self, stored: CachedPackage) -> bool:
         try:
-            if stored.path.stat().st_size == stored.size and stored.proven:
+            if stored.path.stat().st_size == stored.size and stored.verified:
                 return True
             with stored.path.open("rb") as file:
                 intact = hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
         except OSError:
             intact = False
         if intact:
-            stored.proven = True
+            stored.verified = True
             return True
-        log.warning("a kept package is damaged and fetched anew", extra=logs.facts(package=stored.key))
-        with self._guard:
+        log.warning("cached package corrupt, removed", extra=logs.facts(package=stored.key))
+        with self._mutex:
             if self._stored.get(stored.key) is stored:
                 self._remove(stored)
         return False
 
-    def _touch(self, stored: Stored) -> None:
-        stored.wanted_at = self._now()
+    def _touch(self, stored: CachedPackage) -> None:
+        stored.requested_at = self._now()
         with contextlib.suppress(OSError):
-            os.utime(stored.path, (stored.wanted_at, stored.wanted_at))
+            os.utime(stored.path, (stored.requested_at, stored.requested_at))
 
-    # ------------------------------------------------------------------ arriving
+    # ------------------------------------------------------------------ downloads
 
     @contextlib.contextmanager
-    def arriving(self, name: str) -> Iterator[Path]:
-        """The path to bring a package to; what is still missing of it counts as used meanwhile."""
-        with self._guard:
-            self._arriving[name] = _Arriving()
+    def incoming(self, name: str) -> Iterator[Path]:
+        """Yield the path for a download; its reserved size counts as used meanwhile."""
+        with self._mutex:
+            self._incoming[name] = _Incoming()
         try:
-            yield self.folder / f"{name}.zip"
+            yield self.directory / f"{name}.zip"
         finally:
-            with self._guard:
-                self._arriving.pop(name, None)
+            with self._mutex:
+                self._incoming.pop(name, None)
 
-    def expect(self, name: str, total: int | None) -> None:
-        """An arriving package will have this size."""
-        with self._guard:
-            self._arriving[name].total = total or 0
+    def reserve(self, name: str, total: int | None) -> None:
+        """Set the size of an incoming package."""
+        with self._mutex:
+            self._incoming[name].total = total or 0
 
-    def add(self, name: str, size: int, sha256: str) -> Stored:
-        """An arrived package is whole and verified: from now on it can be had."""
-        path = self.folder / f"{name}.zip"
-        fresh = path.with_suffix(".json.new")
-        fresh.write_bytes(msgspec.json.encode(_Record(sha256, size)))
-        fresh.rename(path.with_suffix(".json"))
-        with self._guard:
-            self._arriving.pop(name, None)
-            stored = self._stored[name] = Stored(name, path, sha256, size, self._now())
-            self._count()
+    def add(self, name: str, size: int, sha256: str) -> CachedPackage:
+        """Add a complete and verified package."""
+        path = self.directory / f"{name}.zip"
+        new_record = path.with_suffix(".json.new")
+        new_record.write_bytes(msgspec.json.encode(_Record(sha256, size)))
+        new_record.rename(path.with_suffix(".json"))
+        with self._mutex:
+            self._incoming.pop(name, None)
+            stored = self._stored[name] = CachedPackage(name, path, sha256, size, self._now())
+            self._update_metrics()
             return stored
 
-    def free(self, name: str) -> int:
-        """Bytes that an arriving package may take beyond those it has."""
-        with self._guard:
+    def free_bytes(self, name: str) -> int:
+        """Return the bytes that an incoming package may take in addition to those it has."""
+        with self._mutex:
             used = sum(stored.size for stored in self._stored.values() if stored.key != name)
-            for other, arriving in self._arriving.items():
-                used += self._part(other) if other == name else max(arriving.total, self._part(other))
-        return min(self._disk_free(self.folder), self._budget - used)
+            for other, incoming in self._incoming.items():
+                used += self._size_on_disk(other) if other == name else max(incoming.total, self._size_on_disk(other))
+        return min(self._disk_free(self.directory), self._budget - used)
 
     def make_room(self, needed: int, name: str) -> None:
-        """Let packages go until `needed` bytes fit for an arriving one; `NoRoomError`, and none goes, if they can't."""
-        with self._guard:
+        """Evict packages until `needed` bytes fit; `NoRoomError`, without an eviction, if they cannot."""
+        with self._mutex:
             self._drop_stale_parts()
-            missing = needed - self.free(name)
-            going: list[Stored] = []
-            for stored in sorted(self._stored.values(), key=self._age):
+            missing = needed - self.free_bytes(name)
+            victims: list[CachedPackage] = []
+            for stored in sorted(self._stored.values(), key=self._eviction_key):
                 if missing <= 0:
                     break
-                if not stored.readers and stored.key != name:
-                    going.append(stored)
+                if not stored.pins and stored.key != name:
+                    victims.append(stored)
                     missing -= stored.size
             if missing > 0:
                 raise NoRoomError(
-                    f"the package takes {needed} bytes, {missing} more than the budget of {self._budget} and the disk"
-                    " have left besides what is in use",
+                    f"the package needs {needed} bytes, {missing} more than the budget of {self._budget} bytes and the disk"
+                    " have free; packages in use stay",
                     retry_after=30,
                 )
-            for stored in going:
+            for stored in victims:
                 self._remove(stored)
                 self._metrics.evictions.inc()
-                log.info("package removed for another one", extra=logs.facts(package=stored.key, bytes=stored.size))
-            self._count()
+                log.info("package evicted", extra=logs.facts(package=stored.key, bytes=stored.size))
+            self._update_metrics()
 
-    def _age(self, stored: Stored) -> tuple[bool, float]:
-        return stored.key.partition("-")[0] in self._wanted, stored.wanted_at
+    def _eviction_key(self, stored: CachedPackage) -> tuple[bool, float]:
+        return stored.key.partition("-")[0] in self._desired, stored.requested_at
 
-    def _part(self, name: str) -> int:
+    def _size_on_disk(self, name: str) -> int:
         for suffix in (".zip.part", ".zip"):
             with contextlib.suppress(OSError):
-                return (self.folder / f"{name}{suffix}").stat().st_size
+                return (self.directory / f"{name}{suffix}").stat().st_size
         return 0
 
     def _drop_stale_parts(self) -> None:
-        """Parts that nobody adds to were kept for a resumption that has not come."""
-        for path in self.folder.glob("*.zip.part*"):
-            if path.name.partition(".")[0] not in self._arriving:
+        """Delete partial downloads that no running download resumes."""
+        for path in self.directory.glob("*.zip.part*"):
+            if path.name.partition(".")[0] not in self._incoming:
                 path.unlink(missing_ok=True)
 
-    def _remove(self, stored: Stored) -> None:
+    def _remove(self, stored: CachedPackage) -> None:
         del self._stored[stored.key]
         stored.path.with_suffix(".json").unlink(missing_ok=True)
         stored.path.unlink(missing_ok=True)
 
-    def _count(self) -> None:
+    def _update_metrics(self) -> None:
         self._metrics.stored_bytes.set(sum(stored.size for stored in self._stored.values()))

@@ -1,10 +1,9 @@
-"""One download for each package, however many ask for it, and none for what nobody wants.
+"""Single-flight downloads: one per package for all requests, and only of versions that DynaKubes use.
 
-A package is fetched when the first caller asks, by the downloader that nodes use: resumed where it broke, hashed
-while it arrives. Then it is read through once, so that what a tenant or a proxy has spoilt is not handed to a
-whole cluster. Callers wait a bounded time and are told to come back; the download goes on without them. After a
-failure the next one waits for a growing pause, never less than the tenant's own `Retry-After`, and callers are
-told the reason meanwhile.
+The first request starts the download, with the code that nodes use: it resumes and hashes while it receives. Then
+the zip is verified, so that a package corrupted by a tenant or proxy does not reach the cluster. Requests wait a
+bounded time and get `Retry-After`; the download continues. A failed download is retried with back-off, not earlier
+than the tenant's own `Retry-After`; requests get the reason meanwhile.
 """
 
 from __future__ import annotations
@@ -33,38 +32,38 @@ from oneagent.operator.package_server.errors import (
     OriginError,
     PackagesError,
     PendingError,
-    TooManyKindsError,
+    TooManyVariantsError,
     UnwantedError,
 )
 from oneagent.operator.package_server.metrics import PackageMetrics
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 3
-KINDS: Final = 16
-"""Most variants of one version: architectures, flavors, and sets of technologies."""
+MAX_CONCURRENT_DOWNLOADS: Final = 3
+MAX_VARIANTS: Final = 16
+"""Of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 120.0
-_KNOWN: Final = (download.DownloadError, http_client.InvalidSettingsError, ApiError, PackagesError)
+_EXPECTED: Final = (download.DownloadError, http_client.InvalidSettingsError, ApiError, PackagesError)
 
 
 class Origin(Protocol):
-    """Tells where a package is; it may read a Secret. `InvalidSettingsError` or `ApiError` if that can't be told."""
+    """Resolves a package to its download source; may read Secrets. `InvalidSettingsError` or `ApiError`."""
 
     def __call__(self, package: package_client.Package) -> Awaitable[download.Source]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A version that a DynaKube wants."""
+class DesiredVersion:
+    """A version that a DynaKube uses."""
 
     dynakube: DynaKubeName
     version: Version
     origin: Origin = field(compare=False, repr=False)
     tenant: str
-    """What tells tenants apart, such as the API URL: DynaKubes of one tenant share their packages."""
+    """Identity of the tenant, such as the API URL: DynaKubes of one tenant share packages."""
     technologies: tuple[str, ...] = ("all",)
-    """For who does not say which."""
+    """Default for requests that name none."""
 
     @property
     def group(self) -> str:
@@ -72,8 +71,8 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class _Fetch:
-    wanted: Wanted
+class _Download:
+    desired: DesiredVersion
     cancelled: threading.Event = field(default_factory=threading.Event)
     task: asyncio.Task[None] | None = None
     failures: int = 0
@@ -81,106 +80,110 @@ class _Fetch:
     error: PackagesError | None = None
 
 
-class Fetches:
+class Downloader:
     """For one event loop; downloads run in threads of its own."""
 
     def __init__(
         self,
-        packages_kept: cache.PackageCache,
+        package_cache: cache.PackageCache,
         metrics: PackageMetrics,
         wait_seconds: float,
         limits: download.Limits = download.DEFAULT_LIMITS,
-        unknown: Callable[[], None] = lambda: None,
+        on_unknown: Callable[[], None] = lambda: None,
     ) -> None:
-        """`unknown` is called when somebody asks for what nobody is known to want."""
-        self._shelf = packages_kept
+        """`on_unknown` is called for a request for a version that is not in the desired ones."""
+        self._cache = package_cache
         self._metrics = metrics
         self._wait_seconds = wait_seconds
-        self._limits, self._unknown = limits, unknown
-        self._wanted: dict[tuple[str, str], Wanted] = {}
-        self._fetches: dict[str, _Fetch] = {}
-        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="package")
+        self._limits, self._on_unknown = limits, on_unknown
+        self._desired: dict[tuple[str, str], DesiredVersion] = {}
+        self._downloads: dict[str, _Download] = {}
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="package")
         self._stopped = False
 
-    def want(self, wanted: Iterable[Wanted]) -> None:
-        """These versions can be had and no others; what is fetched for another one is cancelled."""
-        self._wanted = {(each.dynakube, each.version): each for each in wanted}
-        groups = frozenset(each.group for each in self._wanted.values())
-        self._shelf.want(groups)
-        for name, fetch in list(self._fetches.items()):
+    def set_desired(self, versions: Iterable[DesiredVersion]) -> None:
+        """Replace the versions that can be requested; downloads of others are cancelled."""
+        self._desired = {(each.dynakube, each.version): each for each in versions}
+        groups = frozenset(each.group for each in self._desired.values())
+        self._cache.set_desired(groups)
+        for name, job in list(self._downloads.items()):
             if name.partition("-")[0] not in groups:
-                fetch.cancelled.set()
-                if fetch.task is None:
-                    del self._fetches[name]
+                job.cancelled.set()
+                if job.task is None:
+                    del self._downloads[name]
 
     async def stop(self) -> None:
-        """Cancel all downloads; what came is resumed by the next process that has the folder."""
+        """Cancel all downloads; the next process with the directory resumes them."""
         self._stopped = True
-        running = [fetch.task for fetch in self._fetches.values() if fetch.task is not None]
-        for fetch in self._fetches.values():
-            fetch.cancelled.set()
+        running = [job.task for job in self._downloads.values() if job.task is not None]
+        for job in self._downloads.values():
+            job.cancelled.set()
         await asyncio.gather(*running, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def have(self, package: package_client.Package) -> str:
-        """The key of a package that was on the shelf a moment ago; a `PackagesError` if it can't be had now."""
-        wanted = self._wanted.get((package.dynakube, package.version))
-        if wanted is None:
-            self._unknown()
-            raise UnwantedError(f"DynaKube {package.dynakube} does not want version {package.version}")
-        asked = _filled(wanted, package)
-        name = _key(wanted, asked)
-        if name not in self._fetches and name in self._shelf.kinds(wanted.group):
+    async def ensure(self, package: package_client.Package) -> str:
+        """Return the key of a package that has just been in the cache; `PackagesError` if unavailable."""
+        desired = self._desired.get((package.dynakube, package.version))
+        if desired is None:
+            self._on_unknown()
+            raise UnwantedError(f"DynaKube {package.dynakube} does not use version {package.version}")
+        package = _with_technologies(desired, package)
+        name = _key(desired, package)
+        if name not in self._downloads and name in self._cache.variants(desired.group):
             return name
-        self._check_number(name, wanted, asked)
-        await self._fetched(name, wanted, asked)
+        self._check_variants(name, desired, package)
+        await self._wait(name, desired, package)
         return name
 
-    def _check_number(self, name: str, wanted: Wanted, package: package_client.Package) -> None:
-        """A caller may choose technologies, but not make us fetch without end; what the DynaKube names always goes."""
+    def _check_variants(self, name: str, desired: DesiredVersion, package: package_client.Package) -> None:
+        """Bound the technologies that clients can choose; those of the DynaKube are always allowed."""
         now = time.monotonic()
-        for other, fetch in list(self._fetches.items()):
-            if fetch.task is None and fetch.next_at + _LONGEST_PAUSE < now:
-                del self._fetches[other]
-        if package.technologies == _sorted(wanted.technologies):
+        for other, job in list(self._downloads.items()):
+            if job.task is None and job.next_at + _LONGEST_PAUSE < now:
+                del self._downloads[other]
+        if package.technologies == _sorted(desired.technologies):
             return
-        kinds = self._shelf.kinds(wanted.group) | {key for key in self._fetches if key.startswith(wanted.group)}
-        if name not in kinds and len(kinds) >= KINDS:
-            raise TooManyKindsError(f"version {package.version} is asked for in {len(kinds)} kinds already", 60)
+        variants = self._cache.variants(desired.group) | {
+            key for key in self._downloads if key.startswith(desired.group)
+        }
+        if name not in variants and len(variants) >= MAX_VARIANTS:
+            raise TooManyVariantsError(
+                f"version {package.version} has been requested in {len(variants)} variants already", 60
+            )
 
-    async def _fetched(self, name: str, wanted: Wanted, package: package_client.Package) -> None:
-        fetch = self._fetches.setdefault(name, _Fetch(wanted))
+    async def _wait(self, name: str, desired: DesiredVersion, package: package_client.Package) -> None:
+        job = self._downloads.setdefault(name, _Download(desired))
         if self._stopped:
-            raise PendingError("the endpoint is being stopped", retry_after=1)
-        if fetch.task is None:
-            left = fetch.next_at - time.monotonic()
-            if fetch.error is not None and left > 0:
-                raise type(fetch.error)(str(fetch.error), retry_after=left)
-            fetch.wanted = wanted
-            fetch.cancelled.clear()
-            fetch.task = asyncio.create_task(self._fetch(name, fetch, package), name=f"fetch {name}")
+            raise PendingError("the package server is stopping", retry_after=1)
+        if job.task is None:
+            left = job.next_at - time.monotonic()
+            if job.error is not None and left > 0:
+                raise type(job.error)(str(job.error), retry_after=left)
+            job.desired = desired
+            job.cancelled.clear()
+            job.task = asyncio.create_task(self._run(name, job, package), name=f"download {name}")
         try:
             async with asyncio.timeout(self._wait_seconds):
-                # Shielded: the download is everybody's.
-                await asyncio.shield(fetch.task)
+                # Shielded: other requests wait for the same download.
+                await asyncio.shield(job.task)
         except TimeoutError:
             raise PendingError(f"version {package.version} is being downloaded", retry_after=1) from None
-        if fetch.error is not None:
-            raise type(fetch.error)(str(fetch.error), retry_after=fetch.error.retry_after)
+        if job.error is not None:
+            raise type(job.error)(str(job.error), retry_after=job.error.retry_after)
 
-    # ---------------------------------------------------------------- one fetch
+    # ------------------------------------------------------------- one download
 
-    async def _fetch(self, name: str, fetch: _Fetch, package: package_client.Package) -> None:
-        """Never raises but when cancelled: what went wrong stands in `fetch.error`."""
-        fetch.error = None
+    async def _run(self, name: str, job: _Download, package: package_client.Package) -> None:
+        """Download one package; an error is stored, not raised."""
+        job.error = None
         try:
-            source = await fetch.wanted.origin(package)
+            source = await job.desired.origin(package)
             loop = asyncio.get_running_loop()
-            got = await loop.run_in_executor(self._threads, self._bring, name, source, fetch.cancelled)
-        except Exception as error:  # noqa: BLE001 - whatever it is, callers get an answer and the next one tries again
-            self._failed(name, fetch, package, error)
+            got = await loop.run_in_executor(self._threads, self._download, name, source, job.cancelled)
+        except Exception as error:  # noqa: BLE001 - clients get an answer, and a later request retries
+            self._failed(name, job, package, error)
         else:
-            del self._fetches[name]
+            del self._downloads[name]
             self._metrics.downloads.labels("ok").inc()
             self._metrics.download_seconds.observe(got.seconds)
             log.info(
@@ -198,92 +201,92 @@ class Fetches:
                 ),
             )
         finally:
-            fetch.task = None
+            job.task = None
 
-    def _bring(self, name: str, source: download.Source, cancelled: threading.Event) -> download.Downloaded:
-        """Download and verify, in a thread."""
-        with self._shelf.arriving(name) as into:
+    def _download(self, name: str, source: download.Source, cancelled: threading.Event) -> download.Downloaded:
+        """Download and verify a package; runs in a thread."""
+        with self._cache.incoming(name) as into:
 
-            def fetch() -> download.Downloaded:
+            def transfer() -> download.Downloaded:
                 return download.download(
                     source,
                     into,
                     cancelled=cancelled,
                     limits=self._limits,
-                    progress=lambda _received, total: self._shelf.expect(name, total),
-                    free=lambda _folder: self._shelf.free(name),
+                    progress=lambda _received, total: self._cache.reserve(name, total),
+                    free=lambda _directory: self._cache.free_bytes(name),
                 )
 
             try:
-                got = fetch()
+                got = transfer()
             except download.DiskFullError as error:
-                self._shelf.make_room(max(error.needed, 1), name)
-                got = fetch()
+                self._cache.make_room(max(error.needed, 1), name)
+                got = transfer()
             if not got.is_temporary:
-                raise OriginError("archives on a node are not served")
+                raise OriginError("packages in a directory of a node are not served")
             try:
                 verify(got.path)
             except OriginError:
                 got.path.unlink(missing_ok=True)
                 raise
-            self._shelf.add(name, got.size, got.sha256)
+            self._cache.add(name, got.size, got.sha256)
             return got
 
-    def _failed(self, name: str, fetch: _Fetch, package: package_client.Package, error: Exception) -> None:
+    def _failed(self, name: str, job: _Download, package: package_client.Package, error: Exception) -> None:
         if isinstance(error, download.DownloadCancelledError):
             self._metrics.downloads.labels("cancelled").inc()
-            # Also if it is wanted again meanwhile: the next caller goes on where this one stopped.
-            fetch.error = PendingError("the download was stopped", retry_after=1)
-            del self._fetches[name]
+            # Even if it is desired again by now: the next request resumes it.
+            job.error = PendingError("the download was stopped", retry_after=1)
+            del self._downloads[name]
             return
-        fetch.failures += 1
-        pause = backoff.exponential(fetch.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
+        job.failures += 1
+        pause = backoff.exponential(job.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
         pause = backoff.at_least(pause, getattr(error, "retry_after", None))
-        fetch.next_at = time.monotonic() + pause
-        fetch.error = _answer(error, pause)
-        known = isinstance(error, _KNOWN)
+        job.next_at = time.monotonic() + pause
+        job.error = _answer(error, pause)
+        expected = isinstance(error, _EXPECTED)
         self._metrics.downloads.labels("failed").inc()
         log.log(
-            logging.WARNING if known else logging.ERROR,
-            "package can't be downloaded",
-            exc_info=None if known else error,
+            logging.WARNING if expected else logging.ERROR,
+            "package download failed",
+            exc_info=None if expected else error,
             extra=logs.facts(version=package.version, reason=error, retry_seconds=round(pause, 1)),
         )
 
 
 def verify(path: Path) -> None:
-    """Read an archive through, each member against its checksum; `OriginError` if anything is wrong with it."""
+    """Check every member of an archive against its checksum; `OriginError` if invalid."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > unpack.Limits().unpacked_bytes:
-                raise OriginError("the tenant's package is larger unpacked than an agent can be")
+                raise OriginError("the unpacked size of the tenant's package exceeds the limit")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise OriginError(f"the tenant's package is not a readable zip: {str(error)[:200]}") from error
     if damaged is not None:
-        raise OriginError(f"the tenant's package is damaged: {damaged[:200]!r} has another checksum")
+        raise OriginError(f"the tenant's package is corrupt: checksum of {damaged[:200]!r} does not match")
     with path.open("rb") as file:
         page_cache.drop_read(file.fileno())
 
 
 def _answer(error: Exception, pause: float) -> PackagesError:
-    """What callers are told; only known errors have a text that may be shown."""
+    """Return the error for clients; only expected errors have a text that may be shown."""
     match error:
         case PackagesError():
             return type(error)(str(error), retry_after=pause)
         case download.DiskFullError() | download.DiskFailedError():
-            return NoRoomError("the endpoint's disk is full or can't be written", retry_after=pause)
+            return NoRoomError("the disk of the package server is full or not writable", retry_after=pause)
         case download.DownloadSourceError(cause=errors.HttpError(is_transient=True)) | UnavailableError():
-            return PendingError(f"the package can't be downloaded just now: {error}", retry_after=pause)
+            return PendingError(f"download failed temporarily: {error}", retry_after=pause)
         case download.DownloadError() | http_client.InvalidSettingsError():
-            return OriginError(f"the package can't be downloaded: {error}", retry_after=pause)
+            return OriginError(f"download failed: {error}", retry_after=pause)
         case _:
-            return OriginError("the package can't be downloaded: the operator's log says why", retry_after=pause)
+            return OriginError("download failed; see the operator's log for the reason", retry_after=pause)
 
 
-def _filled(wanted: Wanted, package: package_client.Package) -> package_client.Package:
-    """The package with the technologies in one order; the DynaKube's, if the caller names none."""
-    technologies = _sorted(package.technologies or wanted.technologies)
+def _with_technologies(desired: DesiredVersion, package: package_client.Package) -> package_client.Package:
+    """Return the package with sorted technologies; the DynaKube's if the request names none."""
+    technologies = _sorted(package.technologies or desired.technologies)
     return package_client.Package(package.dynakube, package.version, package.machine, package.flavor, technologies)
 
 
@@ -291,6 +294,6 @@ def _sorted(technologies: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(technologies))) or ("all",)
 
 
-def _key(wanted: Wanted, package: package_client.Package) -> str:
-    kind = (tenant_client.architecture(package.machine), package.flavor, *package.technologies)
-    return cache.key(what=(wanted.tenant, wanted.version), kind=kind)
+def _key(desired: DesiredVersion, package: package_client.Package) -> str:
+    variant = (tenant_client.architecture(package.machine), package.flavor, *package.technologies)
+    return cache.key(version=(desired.tenant, desired.version), variant=variant)

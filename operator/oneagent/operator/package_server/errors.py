@@ -1,15 +1,15 @@
-"""Why a request for a package is not answered with the package; each class is an answer.
+"""Errors of a request for a package; each class has its HTTP status.
 
 PackagesError
-├── BadRequestError      400: the request is not one that the documentation has
-├── NotProvenError       401: no token, or none that a service account has for this audience
-├── UnwantedError        404: no DynaKube wants this version
-├── MethodError          405
-├── TooManyKindsError    429: one version in more architectures and technologies than anybody needs
-├── OriginError          502: the tenant refuses, or sends what is no package
-├── PendingError         503: the package is on its way, or its tenant is away for a time
-├── BusyError            503: all that can be sent at once is being sent, or nobody can say who the caller is
-└── NoRoomError          507: it does not fit into the budget
+├── BadRequestError         400: malformed request
+├── UnauthenticatedError    401: no token, or no service account token for this audience
+├── UnwantedError           404: no DynaKube uses this version
+├── MethodError             405
+├── TooManyVariantsError    429: too many architectures and technologies of one version
+├── OriginError             502: the tenant refuses, or its package is invalid
+├── PendingError            503: the download is running, or the tenant is temporarily unavailable
+├── BusyError               503: all transfer slots are in use, or the API server cannot review the token
+└── NoRoomError             507: the package does not fit into the budget
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import ClassVar
 
 
 class PackagesError(Exception):
-    """The text is for the caller: it holds no token and no query of a URL."""
+    """The text is sent to the client: it contains no token and no query of a URL."""
 
     status: ClassVar[int]
     outcome: ClassVar[str]
-    """The value of the metric's label."""
+    """Label value of the metric."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -33,8 +33,8 @@ class BadRequestError(PackagesError):
     status, outcome = 400, "bad_request"
 
 
-class NotProvenError(PackagesError):
-    status, outcome = 401, "not_proven"
+class UnauthenticatedError(PackagesError):
+    status, outcome = 401, "unauthenticated"
 
 
 class UnwantedError(PackagesError):
@@ -45,8 +45,8 @@ class MethodError(PackagesError):
     status, outcome = 405, "bad_request"
 
 
-class TooManyKindsError(PackagesError):
-    status, outcome = 429, "too_many_kinds"
+class TooManyVariantsError(PackagesError):
+    status, outcome = 429, "too_many_variants"
 
 
 class OriginError(PackagesError):

@@ -1,8 +1,8 @@
-"""Answers requests: who is it, what is asked for, then the bytes, within limits that protect all from each.
+"""HTTP handlers: authenticate, find the package, send the bytes, within limits that protect clients from each other.
 
-Bodies are read by threads in blocks and written as fast as the caller takes them; a caller that takes nothing for
-a time, or too little over all, is cut off. (TLS happens in this process, so `sendfile` has nothing to offer.) A
-request that fails gets `{"error": {"code", "message"}}`, as tenants answer.
+Threads read files in blocks, which are written at the client's speed. A stalled or slow client is disconnected. TLS
+ends in this process, so `sendfile` is not possible. A failed request gets `{"error": {"code", "message"}}`, the
+format of tenants.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from aiohttp import web
 
 from oneagent.common import logs, package_client
 from oneagent.operator.package_server import cache, http_requests
-from oneagent.operator.package_server.authentication import Callers
-from oneagent.operator.package_server.downloader import Fetches
-from oneagent.operator.package_server.errors import BusyError, NotProvenError, PackagesError, PendingError
+from oneagent.operator.package_server.authentication import Authenticator
+from oneagent.operator.package_server.downloader import Downloader
+from oneagent.operator.package_server.errors import BusyError, PackagesError, PendingError, UnauthenticatedError
 from oneagent.operator.package_server.metrics import PackageMetrics
 
 log = logging.getLogger(__name__)
@@ -38,45 +38,46 @@ _READERS: Final = 4
 @dataclass(frozen=True, slots=True)
 class Limits:
     transfers: int = 64
-    """Packages that are sent at once; others wait for their turn."""
+    """Concurrent transfers; further requests wait for a slot."""
     wait_seconds: float = 20.0
-    """How long a request waits for a download, or for its turn. Less than clients wait for an answer."""
+    """Longest wait for a download or a slot; less than the timeout of clients."""
     stall_seconds: float = 30.0
-    """A caller that takes nothing for so long is cut off."""
+    """Time without progress after which a client is disconnected."""
     least_bytes_per_second: int = 64 * 1024
-    """A caller that takes less, over all, is cut off too."""
+    """Lowest average rate; slower clients are disconnected."""
     grace_seconds: float = 60.0
-    """What every transfer has besides, however small it is."""
+    """Added to the time limit of every transfer."""
     block_bytes: int = 256 * 1024
-    """What of a package is in memory for each transfer, besides the connection's buffers."""
+    """Memory of a transfer, in addition to the connection's buffers."""
 
 
 @dataclass(slots=True)
 class _Transfer:
-    """What the log says of one."""
-
-    caller: str
-    asked: http_requests.PackageRequest
-    part: http_requests.Part
+    client: str
+    package: package_client.Package
+    range: http_requests.ByteRange
     sent: int = 0
     outcome: str = "error"
 
 
-class Answers:
-    """The handler of all requests."""
-
+class RequestHandler:
     def __init__(
-        self, callers: Callers, fetches: Fetches, kept: cache.PackageCache, metrics: PackageMetrics, limits: Limits
+        self,
+        authenticator: Authenticator,
+        downloader: Downloader,
+        package_cache: cache.PackageCache,
+        metrics: PackageMetrics,
+        limits: Limits,
     ) -> None:
-        self._callers = callers
-        self._fetches = fetches
-        self._shelf = kept
+        self._authenticator = authenticator
+        self._downloader = downloader
+        self._cache = package_cache
         self._metrics = metrics
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.transfers)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="send")
         self.active = 0
-        """Requests that are being answered."""
+        """Number of running requests."""
 
     def close(self) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -84,70 +85,72 @@ class Answers:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.active += 1
         try:
-            return await self._answer(request)
+            return await self._handle(request)
         except PackagesError as error:
             self._metrics.requests.labels(error.outcome).inc()
-            return _refusal(error)
+            return _error_response(error)
         except (ConnectionError, asyncio.CancelledError):
-            raise  # the caller has gone; a transfer has said so itself
+            raise  # The client has disconnected; a transfer has logged it.
         except Exception:
-            log.exception("a request for a package failed")
+            log.exception("package request failed")
             self._metrics.requests.labels("error").inc()
             return _json(500, {"error": {"code": 500, "message": "internal error"}})
         finally:
             self.active -= 1
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        caller = await self._callers.account(request.headers.get("Authorization", ""))
-        asked = http_requests.read(request)
-        stored = await self._hold(asked)
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        client = await self._authenticator.authenticate(request.headers.get("Authorization", ""))
+        package_request = http_requests.parse(request)
+        stored = await self._pin(package_request.package)
         try:
             etag = f'"{stored.sha256}"'
-            if asked.metadata:
+            if package_request.metadata:
                 self._metrics.requests.labels("metadata").inc()
-                known = package_client.Metadata(asked.package.version, stored.sha256, stored.size)
-                return _json(200, known, {"ETag": etag})
-            if http_requests.has_it(request, etag):
+                metadata = package_client.Metadata(package_request.package.version, stored.sha256, stored.size)
+                return _json(200, metadata, {"ETag": etag})
+            if http_requests.not_modified(request, etag):
                 self._metrics.requests.labels("not_modified").inc()
                 return web.Response(status=304, headers={"ETag": etag})
-            part = http_requests.part(request, etag, stored.size)
-            if part is None:
+            byte_range = http_requests.byte_range(request, etag, stored.size)
+            if byte_range is None:
                 self._metrics.requests.labels("bad_range").inc()
                 return web.Response(status=416, headers={"Content-Range": f"bytes */{stored.size}", "ETag": etag})
-            return await self._send(request, stored, _Transfer(caller, asked, part))
+            return await self._send(request, stored, _Transfer(client, package_request.package, byte_range))
         finally:
-            self._shelf.release(stored)
+            self._cache.unpin(stored)
 
-    async def _hold(self, asked: http_requests.PackageRequest) -> cache.Stored:
-        """The package, held on the shelf."""
+    async def _pin(self, package: package_client.Package) -> cache.CachedPackage:
         loop = asyncio.get_running_loop()
-        for _ in range(2):  # once more if it went, or proved damaged, between the two steps
-            name = await self._fetches.have(asked.package)
-            holding = loop.run_in_executor(self._readers, self._shelf.hold, name)
+        for _ in range(2):  # Again if it was evicted or found corrupt between the two steps.
+            name = await self._downloader.ensure(package)
+            pinning = loop.run_in_executor(self._readers, self._cache.pin, name)
             try:
-                stored = await asyncio.shield(holding)
+                stored = await asyncio.shield(pinning)
             except asyncio.CancelledError:
-                holding.add_done_callback(self._let_go)
+                pinning.add_done_callback(self._unpin)
                 raise
             if stored is not None:
                 return stored
-        raise PendingError("the package had to make room for another one", retry_after=1)
+        raise PendingError("the package was evicted for another one", retry_after=1)
 
-    def _let_go(self, holding: asyncio.Future[cache.Stored | None]) -> None:
-        if not holding.cancelled() and holding.exception() is None and (stored := holding.result()) is not None:
-            self._shelf.release(stored)
+    def _unpin(self, pinning: asyncio.Future[cache.CachedPackage | None]) -> None:
+        if not pinning.cancelled() and pinning.exception() is None and (stored := pinning.result()) is not None:
+            self._cache.unpin(stored)
 
     # ------------------------------------------------------------------- sending
 
-    async def _send(self, request: web.BaseRequest, stored: cache.Stored, transfer: _Transfer) -> web.StreamResponse:
-        part, whole = transfer.part, transfer.part == http_requests.Part(0, stored.size)
-        response = web.StreamResponse(status=200 if whole else 206, headers=_headers(stored, part))
-        response.content_length = part.end - part.first
+    async def _send(
+        self, request: web.BaseRequest, stored: cache.CachedPackage, transfer: _Transfer
+    ) -> web.StreamResponse:
+        byte_range = transfer.range
+        whole = byte_range == http_requests.ByteRange(0, stored.size)
+        response = web.StreamResponse(status=200 if whole else 206, headers=_headers(stored, byte_range))
+        response.content_length = byte_range.end - byte_range.first
         if request.method == "HEAD":
             self._metrics.requests.labels("head").inc()
             await response.prepare(request)
             return response
-        await self._turn()
+        await self._acquire_slot()
         started = time.perf_counter()
         try:
             with self._metrics.transfers.track_inprogress():
@@ -161,35 +164,35 @@ class Answers:
             transfer.outcome = "gone"
             raise
         except OSError:
-            # The answer has begun: the caller must see that it does not end as it said.
+            # The response has begun: the client must see that it is incomplete.
             if request.transport is not None:
                 request.transport.abort()
             raise
         finally:
             self._slots.release()
-            self._told(transfer, time.perf_counter() - started)
+            self._log_transfer(transfer, time.perf_counter() - started)
         return response
 
-    async def _turn(self) -> None:
+    async def _acquire_slot(self) -> None:
         try:
             async with asyncio.timeout(self._limits.wait_seconds):
                 await self._slots.acquire()
         except TimeoutError:
-            raise BusyError("as many packages as may be are being sent", retry_after=2) from None
+            raise BusyError("all transfer slots are in use", retry_after=2) from None
 
     async def _stream(
-        self, request: web.BaseRequest, response: web.StreamResponse, stored: cache.Stored, transfer: _Transfer
+        self, request: web.BaseRequest, response: web.StreamResponse, stored: cache.CachedPackage, transfer: _Transfer
     ) -> None:
-        loop, limits, offset = asyncio.get_running_loop(), self._limits, transfer.part.first
-        most = limits.grace_seconds + (transfer.part.end - offset) / limits.least_bytes_per_second
+        loop, limits, offset = asyncio.get_running_loop(), self._limits, transfer.range.first
+        timeout = limits.grace_seconds + (transfer.range.end - offset) / limits.least_bytes_per_second
         with _opened(stored) as file:
             await response.prepare(request)
-            async with asyncio.timeout(most):
-                while offset < transfer.part.end:
-                    size = min(limits.block_bytes, transfer.part.end - offset)
+            async with asyncio.timeout(timeout):
+                while offset < transfer.range.end:
+                    size = min(limits.block_bytes, transfer.range.end - offset)
                     block = await loop.run_in_executor(self._readers, os.pread, file, size, offset)
                     if not block:
-                        raise OSError(f"{stored.path}: shorter than it was")
+                        raise OSError(f"{stored.path}: file is shorter than before")
                     async with asyncio.timeout(limits.stall_seconds):
                         await response.write(block)
                     offset += len(block)
@@ -197,19 +200,19 @@ class Answers:
                 async with asyncio.timeout(limits.stall_seconds):
                     await response.write_eof()
 
-    def _told(self, transfer: _Transfer, seconds: float) -> None:
+    def _log_transfer(self, transfer: _Transfer, seconds: float) -> None:
         self._metrics.requests.labels(transfer.outcome).inc()
         self._metrics.sent_bytes.inc(transfer.sent)
-        package = transfer.asked.package
+        package = transfer.package
         log.info(
-            "package sent" if transfer.outcome in ("ok", "partial") else "package not sent whole",
+            "package sent" if transfer.outcome in ("ok", "partial") else "package transfer incomplete",
             extra=logs.facts(
                 outcome=transfer.outcome,
-                caller=transfer.caller,
+                client=transfer.client,
                 dynakube=package.dynakube,
                 version=package.version,
                 arch=package.machine,
-                first=transfer.part.first or None,
+                first=transfer.range.first or None,
                 bytes=transfer.sent,
                 seconds=round(seconds, 3),
             ),
@@ -217,7 +220,7 @@ class Answers:
 
 
 @contextlib.contextmanager
-def _opened(stored: cache.Stored) -> Iterator[int]:
+def _opened(stored: cache.CachedPackage) -> Iterator[int]:
     file = os.open(stored.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         yield file
@@ -225,32 +228,32 @@ def _opened(stored: cache.Stored) -> Iterator[int]:
         os.close(file)
 
 
-def _headers(stored: cache.Stored, part: http_requests.Part) -> dict[str, str]:
+def _headers(stored: cache.CachedPackage, byte_range: http_requests.ByteRange) -> dict[str, str]:
     digest = base64.b64encode(binascii.unhexlify(stored.sha256)).decode()
     headers = {
         "Content-Type": "application/octet-stream",
         "ETag": f'"{stored.sha256}"',
         "Accept-Ranges": "bytes",
-        # RFC 9530: of the whole package, whichever part of it is sent.
+        # RFC 9530: of the whole package, also for a range.
         "Repr-Digest": f"sha-256=:{digest}:",
         "Cache-Control": "private",
     }
-    if part != http_requests.Part(0, stored.size):
-        headers["Content-Range"] = f"bytes {part.first}-{part.end - 1}/{stored.size}"
+    if byte_range != http_requests.ByteRange(0, stored.size):
+        headers["Content-Range"] = f"bytes {byte_range.first}-{byte_range.end - 1}/{stored.size}"
     return headers
 
 
-def _refusal(error: PackagesError) -> web.Response:
+def _error_response(error: PackagesError) -> web.Response:
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if isinstance(error, NotProvenError):
+    if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = "Bearer"
     if error.status == 405:
         headers["Allow"] = "GET, HEAD"
     response = _json(error.status, {"error": {"code": error.status, "message": str(error)}}, headers)
     if error.status in (400, 401, 405):
-        response.force_close()  # what else comes on this connection is not worth reading
+        response.force_close()  # Further data on this connection is not read.
     return response
 
 

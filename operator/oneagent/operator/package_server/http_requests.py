@@ -1,6 +1,6 @@
-"""Reads a request: which package, and which of its bytes (RFC 9110 sections 13 and 14).
+"""Parses a request: the package and the byte range (RFC 9110 sections 13 and 14).
 
-Nothing of a request is used as it came: each part has to match what `packageendpoint.Package` allows.
+Every part of a request is validated by `package_client.Package`.
 """
 
 from __future__ import annotations
@@ -24,68 +24,67 @@ _KNOWN: Final = frozenset({"arch", "flavor", "technologies"})
 class PackageRequest:
     package: package_client.Package
     metadata: bool
-    """Only what the package is, not its bytes."""
+    """Request for the package's metadata instead of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The bytes from `first` up to, and without, `end`."""
+class ByteRange:
+    """The bytes from `first` up to, but excluding, `end`."""
 
     first: int
     end: int
 
 
-def read(request: web.BaseRequest) -> PackageRequest:
-    """What is asked for; `BadRequestError` or `MethodError` if that is nothing we have."""
+def parse(request: web.BaseRequest) -> PackageRequest:
+    """Return the requested package; `BadRequestError` or `MethodError` for an invalid request."""
     if request.method not in ("GET", "HEAD"):
-        raise MethodError("only GET and HEAD are answered")
+        raise MethodError("only GET and HEAD are supported")
     if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
-        raise BadRequestError("a request for a package has no body")
-    found = _PATH.fullmatch(request.rel_url.raw_path)
-    if found is None:
-        raise BadRequestError(f"the path has to be {package_client.PATH_PREFIX}/<dynakube>/<version>[/metadata]")
+        raise BadRequestError("a request for a package must not have a body")
+    match = _PATH.fullmatch(request.rel_url.raw_path)
+    if match is None:
+        raise BadRequestError(f"the path must be {package_client.PATH_PREFIX}/<dynakube>/<version>[/metadata]")
     query = request.rel_url.query
     if not _KNOWN.issuperset(query) or len(query) != len(set(query)):
-        raise BadRequestError("arch, flavor and technologies may be given, each once")
+        raise BadRequestError("only the parameters arch, flavor and technologies are supported, each once")
     if "arch" not in query:
-        raise BadRequestError("arch is missing: a machine's name such as x86_64 or aarch64")
+        raise BadRequestError("the parameter arch is missing: give a machine name such as x86_64 or aarch64")
     technologies = query.get("technologies", "")
     try:
         package = package_client.Package(
-            identifiers.DynaKubeName(found[1]),
-            identifiers.Version(found[2]),
+            identifiers.DynaKubeName(match[1]),
+            identifiers.Version(match[2]),
             query["arch"],
             query.get("flavor", "default"),
             tuple(technologies.split(",")) if technologies else (),
         )
     except http_client.InvalidSettingsError as error:
         raise BadRequestError(str(error)) from None
-    return PackageRequest(package, found[3] is not None)
+    return PackageRequest(package, match[3] is not None)
 
 
-def part(request: web.BaseRequest, etag: str, size: int) -> Part | None:
-    """The bytes that are asked for; the whole of it unless a single range is, and None for one beyond the end.
+def byte_range(request: web.BaseRequest, etag: str, size: int) -> ByteRange | None:
+    """Return the requested range; the whole package by default, None for a range beyond the end.
 
-    A range that depends on another package than this one is not honoured (`If-Range`, compared strongly), nor are
-    several at once: both get the whole, as the RFC allows.
+    `If-Range` with another ETag (compared strongly) and several ranges get the whole package, as the RFC allows.
     """
-    whole = Part(0, size)
-    found = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
-    if found is None or request.method != "GET" or request.headers.get("If-Range", etag) != etag:
+    whole = ByteRange(0, size)
+    match = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    if match is None or request.method != "GET" or request.headers.get("If-Range", etag) != etag:
         return whole
-    first, last = found.groups()
+    first, last = match.groups()
     if not first and not last:
         return whole
     if not first:
-        return Part(max(0, size - int(last)), size) if int(last) and size else None
+        return ByteRange(max(0, size - int(last)), size) if int(last) and size else None
     if last and int(last) < int(first):
         return whole
     if int(first) >= size:
         return None
-    return Part(int(first), min(int(last) + 1, size) if last else size)
+    return ByteRange(int(first), min(int(last) + 1, size) if last else size)
 
 
-def has_it(request: web.BaseRequest, etag: str) -> bool:
-    """Whether the caller says that it has this package already (`If-None-Match`)."""
+def not_modified(request: web.BaseRequest, etag: str) -> bool:
+    """True if the client already has this package (`If-None-Match`)."""
     given = request.headers.get("If-None-Match", "")
     return given.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in given.split(","))

@@ -1,4 +1,4 @@
-"""What the package endpoint counts. No label takes a caller, a version or a path as its value."""
+"""Metrics of the package server. No label has a client, a version or a path as its value."""
 
 from __future__ import annotations
 
@@ -11,42 +11,40 @@ class PackageMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "oneagent_operator_package_requests",
-            "Requests for packages, by how they ended.",
+            "Requests for packages, by outcome.",
             ["outcome"],
             registry=registry,
         )
-        self.sent_bytes = Counter(
-            "oneagent_operator_package_sent_bytes", "Bytes of packages that were sent.", registry=registry
-        )
+        self.sent_bytes = Counter("oneagent_operator_package_sent_bytes", "Bytes of packages sent.", registry=registry)
         self.transfers = Gauge(
-            "oneagent_operator_package_transfers", "Packages that are being sent.", registry=registry
+            "oneagent_operator_package_transfers", "Running transfers of packages.", registry=registry
         )
         self.downloads = Counter(
             "oneagent_operator_package_downloads",
-            "Downloads from tenants, by how they ended.",
+            "Downloads from tenants, by result.",
             ["result"],
             registry=registry,
         )
         self.download_seconds = Histogram(
             "oneagent_operator_package_download_seconds",
-            "Seconds that downloads from tenants took.",
+            "Duration of downloads from tenants, in seconds.",
             buckets=_SECONDS,
             registry=registry,
         )
         self.stored_bytes = Gauge(
-            "oneagent_operator_package_stored_bytes", "Size of all packages that are kept.", registry=registry
+            "oneagent_operator_package_stored_bytes", "Size of all cached packages.", registry=registry
         )
         self.evictions = Counter(
-            "oneagent_operator_package_evictions", "Packages that made room for others.", registry=registry
+            "oneagent_operator_package_evictions", "Packages removed from the cache to make room.", registry=registry
         )
         self.reviews = Counter(
             "oneagent_operator_token_reviews",
-            "Questions to the API server about callers, by its answer.",
+            "TokenReview requests to the API server, by result.",
             ["result"],
             registry=registry,
         )
         self.certificate_expiry = Gauge(
             "oneagent_operator_package_certificate_expiry_seconds",
-            "When the certificate in use ends, in seconds since 1970.",
+            "Expiry of the certificate in use, in seconds since 1970.",
             registry=registry,
         )

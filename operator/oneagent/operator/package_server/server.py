@@ -1,4 +1,4 @@
-"""The endpoint as the operator's process sees it: started, told what is wanted, stopped."""
+"""The package server: its listener, certificate and shutdown."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from aiohttp import web
 from oneagent.common import logs
 from oneagent.common.http import download, server_tls
 from oneagent.operator.package_server import cache, handlers
-from oneagent.operator.package_server.authentication import Callers, Reviewer
-from oneagent.operator.package_server.downloader import Fetches, Wanted
+from oneagent.operator.package_server.authentication import Authenticator, Reviewer
+from oneagent.operator.package_server.downloader import DesiredVersion, Downloader
 from oneagent.operator.package_server.metrics import PackageMetrics
 
 log = logging.getLogger(__name__)
@@ -31,35 +31,33 @@ _BACKLOG: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    folder: Path
-    """For packages; of this replica alone."""
+    directory: Path
+    """For packages; used by this replica alone."""
     budget_bytes: int = 4 << 30
     host: str | None = None
     """None: all addresses."""
     port: int = 8443
     connections: int = 1024
-    """More are closed at once."""
+    """Limit; further ones are closed at once."""
     idle_seconds: float = 15.0
-    """A connection without a whole request for so long is closed."""
+    """Time after which a connection without a complete request is closed."""
     handshake_seconds: float = 10.0
     drain_seconds: float = 30.0
-    """What transfers get to end when the process is to stop."""
+    """Time for running transfers at shutdown."""
     renew_seconds: float = 10.0
-    """How often the certificate is looked at."""
+    """Interval between checks of the certificate."""
     limits: handlers.Limits = field(default_factory=handlers.Limits)
     downloads: download.Limits = download.DEFAULT_LIMITS
 
 
 class Certificates(Protocol):
-    """Who has the certificate."""
-
     async def current(self) -> server_tls.Pair:
-        """The newest pair; `UnusableError` while there is none. Asked every few seconds, so it is quick."""
+        """Return the newest pair; `UnusableError` while there is none. Called every few seconds."""
         ...
 
 
-class PackageEndpoint:
-    """For one event loop. `want` may be called before `start`, and as often as something changes."""
+class PackageServer:
+    """For one event loop. `set_desired` may be called at any time, also before `start`."""
 
     def __init__(
         self,
@@ -68,38 +66,40 @@ class PackageEndpoint:
         certificates: Certificates,
         metrics: PackageMetrics,
         *,
-        unknown: Callable[[], None] = lambda: None,
+        on_unknown: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`unknown` is called when somebody asks for a version that nobody is known to want."""
+        """`on_unknown` is called for a request for a version that is not in the desired ones."""
         self._settings = settings
         self._metrics = metrics
         self._certificates = certificates
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
-        self._shelf = cache.PackageCache(settings.folder, settings.budget_bytes, metrics)
-        self._fetches = Fetches(self._shelf, metrics, settings.limits.wait_seconds, settings.downloads, unknown)
-        self._answers = handlers.Answers(
-            Callers(reviewer, metrics, now), self._fetches, self._shelf, metrics, settings.limits
+        self._cache = cache.PackageCache(settings.directory, settings.budget_bytes, metrics)
+        self._downloader = Downloader(
+            self._cache, metrics, settings.limits.wait_seconds, settings.downloads, on_unknown
+        )
+        self._handler = handlers.RequestHandler(
+            Authenticator(reviewer, metrics, now), self._downloader, self._cache, metrics, settings.limits
         )
         self.port = settings.port
-        """Where it listens, after `start`: port 0 takes a free one."""
+        """Port of the listener after `start`; 0 chooses a free one."""
         self._protocols: web.Server | None = None
         self._server: asyncio.Server | None = None
         self._renewing: asyncio.Task[None] | None = None
 
-    def want(self, wanted: Iterable[Wanted]) -> None:
-        """These versions can be had from now on, and no others."""
-        self._fetches.want(wanted)
+    def set_desired(self, versions: Iterable[DesiredVersion]) -> None:
+        """Replace the versions that can be requested."""
+        self._downloader.set_desired(versions)
 
     async def start(self) -> None:
-        """Listen; `ShelfError` or `UnusableError` if that has no use, `OSError` if the port is not to be had."""
+        """Listen; `CacheError`, `UnusableError`, or `OSError` if the port is in use."""
         await self._renew()
         if trouble := self._tls.trouble(time.time()):
             raise server_tls.UnusableError(trouble)
-        await asyncio.to_thread(self._shelf.open)
+        await asyncio.to_thread(self._cache.open)
         try:
             self._protocols = web.Server(
-                self._answers,
+                self._handler,
                 handler_cancellation=True,
                 access_log=None,
                 keepalive_timeout=self._settings.idle_seconds,
@@ -119,31 +119,31 @@ class PackageEndpoint:
                 ssl_shutdown_timeout=self._settings.handshake_seconds,
             )
         except BaseException:
-            self._shelf.close()
+            self._cache.close()
             raise
         self.port = self._server.sockets[0].getsockname()[1]
-        self._renewing = asyncio.create_task(self._keep_renewing(), name="package certificate")
-        log.info("packages are served", extra=logs.facts(port=self.port, folder=self._settings.folder))
+        self._renewing = asyncio.create_task(self._renew_periodically(), name="package certificate")
+        log.info("package server started", extra=logs.facts(port=self.port, directory=self._settings.directory))
 
     async def stop(self) -> None:
-        """Take no more connections, let transfers end, for a limited time, and give the folder free."""
+        """Refuse connections, wait for transfers within the limit, and unlock the directory."""
         if self._renewing is not None:
             self._renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._renewing
         if self._server is not None:
             self._server.close()
-        # Who waits for a download is told to come back, to another replica as it may be.
-        await self._fetches.stop()
+        # Requests that wait for a download get `Retry-After`, maybe for another replica.
+        await self._downloader.stop()
         if self._protocols is not None:
             self._protocols.pre_shutdown()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.drain_seconds):
-                    while self._answers.active:  # noqa: ASYNC110 - it happens once, and nobody is in a hurry
+                    while self._handler.active:  # noqa: ASYNC110 - once, at shutdown
                         await asyncio.sleep(0.05)
             await self._protocols.shutdown(1.0)
-        self._answers.close()
-        self._shelf.close()
+        self._handler.close()
+        self._cache.close()
 
     def _connection(self) -> asyncio.Protocol:
         assert self._protocols is not None
@@ -155,7 +155,7 @@ class PackageEndpoint:
         newest = await self._certificates.current()
         self._tls.take(lambda: newest)
 
-    async def _keep_renewing(self) -> None:
+    async def _renew_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._settings.renew_seconds)
             try:
@@ -163,11 +163,11 @@ class PackageEndpoint:
             except server_tls.UnusableError as error:
                 self._tls.refuse(str(error))
             except Exception:
-                log.exception("the certificate can't be renewed")
+                log.exception("certificate renewal failed")
 
 
 class _Refused(asyncio.Protocol):
-    """One connection too many."""
+    """Closes a connection beyond the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

@@ -30,7 +30,7 @@ class TestACaller:
         for _ in range(5):
             assert client.get(URL).status_code == 200
         assert len(serving.reviews.asked) == 1
-        serving.now = lambda: time.time() + authentication.PROVEN_SECONDS + 1
+        serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
         assert client.get(URL).status_code == 200
         assert len(serving.reviews.asked) == 2
 
@@ -47,7 +47,7 @@ class TestACaller:
     ) -> None:
         assert client.get(URL).status_code == 200
         serving.reviews.gone.add(fakes.ACCOUNT)
-        serving.now = lambda: time.time() + authentication.PROVEN_SECONDS + 1
+        serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
         answer = client.get(URL)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
 
@@ -145,13 +145,13 @@ class TestAToken:
 def test_tokens_are_remembered_in_a_bounded_number() -> None:
     async def many() -> None:
         reviews = fakes.Reviews()
-        known = authentication.Callers(reviews, PackageMetrics(prometheus_client.CollectorRegistry()))
-        tokens = [fakes.token(jti=number) for number in range(authentication.REMEMBERED + 10)]
+        known = authentication.Authenticator(reviews, PackageMetrics(prometheus_client.CollectorRegistry()))
+        tokens = [fakes.token(jti=number) for number in range(authentication.MAX_CACHED + 10)]
         for token in tokens:
-            assert await known.account(f"Bearer {token}") == fakes.ACCOUNT
-        assert len(known._known) == authentication.REMEMBERED
-        await known.account(f"Bearer {tokens[-1]}")
-        await known.account(f"Bearer {tokens[0]}")
+            assert await known.authenticate(f"Bearer {token}") == fakes.ACCOUNT
+        assert len(known._cache) == authentication.MAX_CACHED
+        await known.authenticate(f"Bearer {tokens[-1]}")
+        await known.authenticate(f"Bearer {tokens[0]}")
         assert len(reviews.asked) == len(tokens) + 1
 
     asyncio.run(many())

@@ -38,18 +38,18 @@ def kept(tmp_path: Path, clock: list[float]) -> Iterator[cache.PackageCache]:
 
 
 def name(number: int) -> str:
-    return cache.key(what=("tenant", str(number)), kind=("x86",))
+    return cache.key(version=("tenant", str(number)), variant=("x86",))
 
 
 def put(kept: cache.PackageCache, number: int, size: int = 300) -> str:
-    with kept.arriving(name(number)) as path:
+    with kept.incoming(name(number)) as path:
         path.write_bytes(b"x" * size)
         kept.add(name(number), size, "0" * 64)
     return name(number)
 
 
 def here(kept: cache.PackageCache) -> list[int]:
-    return [number for number in range(10) if (kept.folder / f"{name(number)}.zip").exists()]
+    return [number for number in range(10) if (kept.directory / f"{name(number)}.zip").exists()]
 
 
 class TestRoom:
@@ -57,11 +57,11 @@ class TestRoom:
         for number in (1, 2, 3):
             clock[0] += 1
             put(kept, number)
-        kept.want(frozenset({cache.group(("tenant", "2"))}))
+        kept.set_desired(frozenset({cache.group(("tenant", "2"))}))
         clock[0] += 1
-        stored = kept.hold(name(1))
+        stored = kept.pin(name(1))
         assert stored is not None
-        kept.release(stored)
+        kept.unpin(stored)
         kept.make_room(300, name(4))
         assert here(kept) == [1, 2]
         kept.make_room(600, name(4))
@@ -70,28 +70,28 @@ class TestRoom:
     def test_is_not_made_by_what_is_being_sent(self, kept: cache.PackageCache) -> None:
         put(kept, 1)
         put(kept, 2)
-        stored = kept.hold(name(1))
+        stored = kept.pin(name(1))
         assert stored is not None
-        with pytest.raises(NoRoomError, match="takes 900 bytes, 200 more than the budget of 1000"):
+        with pytest.raises(NoRoomError, match="needs 900 bytes, 200 more than the budget of 1000 bytes"):
             kept.make_room(900, name(3))
         assert here(kept) == [1, 2], "nothing goes in vain"
         kept.make_room(700, name(3))
         assert here(kept) == [1]
-        kept.release(stored)
+        kept.unpin(stored)
         kept.make_room(900, name(3))
         assert here(kept) == []
 
     def test_that_an_arriving_package_will_need_is_taken(self, kept: cache.PackageCache) -> None:
         put(kept, 1)
-        with kept.arriving(name(2)), kept.arriving(name(3)):
-            kept.expect(name(2), 500)
-            assert (kept.free(name(2)), kept.free(name(3))) == (700, 200)
-        assert kept.free(name(3)) == 700
+        with kept.incoming(name(2)), kept.incoming(name(3)):
+            kept.reserve(name(2), 500)
+            assert (kept.free_bytes(name(2)), kept.free_bytes(name(3))) == (700, 200)
+        assert kept.free_bytes(name(3)) == 700
 
     def test_is_made_by_parts_that_nobody_resumes(self, kept: cache.PackageCache) -> None:
-        (kept.folder / f"{name(1)}.zip.part").write_bytes(b"x" * 900)
+        (kept.directory / f"{name(1)}.zip.part").write_bytes(b"x" * 900)
         kept.make_room(900, name(2))
-        assert not list(kept.folder.glob("*.part"))
+        assert not list(kept.directory.glob("*.part"))
 
     def test_is_made_for_the_next_version(
         self, tmp_path: Path, server: double.Tenant, package: Path, serving: fakes.Serving
@@ -122,9 +122,7 @@ class TestTheNextProcess:
                 assert client.get(URL).content == package.read_bytes()
         assert server.count("package") == 1
 
-    def test_fetches_anew_what_was_damaged_meanwhile(
-        self, tmp_path: Path, server: double.Tenant, package: Path
-    ) -> None:
+    def test_downloads_a_corrupt_package_again(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
         with fakes.Serving(tmp_path / "endpoint") as serving, http(serving) as client:
             serving.want(fakes.wanted(VERSION, server.api_url))
             client.get(URL)
@@ -148,11 +146,11 @@ class TestTheNextProcess:
 
     def test_waits_for_no_folder_that_another_one_has(self, tmp_path: Path, serving: fakes.Serving) -> None:
         second = cache.PackageCache(serving.folder, 1000, PackageMetrics(prometheus_client.CollectorRegistry()))
-        with pytest.raises(cache.ShelfError, match="each replica needs a folder of its own"):
+        with pytest.raises(cache.CacheError, match="each replica needs a directory of its own"):
             second.open()
 
 
-def test_a_package_that_vanishes_from_the_disk_is_fetched_anew(
+def test_a_package_that_vanishes_from_the_disk_is_downloaded_again(
     serving: fakes.Serving, client: httpx.Client, server: double.Tenant
 ) -> None:
     assert client.get(URL).status_code == 200

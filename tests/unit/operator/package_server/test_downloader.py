@@ -64,7 +64,7 @@ class TestAClient:
         timer.start()
         fetch(serving, tmp_path / "agent.zip", away_seconds=5.0)
         serving.want()
-        with pytest.raises(errors.HttpStatusError, match="does not want"):
+        with pytest.raises(errors.HttpStatusError, match="does not use"):
             fetch(serving, tmp_path / "agent.zip")
         timer.join()
 
@@ -138,7 +138,9 @@ class TestATenantThat:
     ) -> None:
         server.plan("package", double.Fault(flip=package.stat().st_size // 2))
         answer = client.get(URL)
-        assert (answer.status_code, "has another checksum" in answer.text) == (502, True), answer.text
+        assert (answer.status_code, "the tenant's package is corrupt: checksum" in answer.text) == (502, True), (
+            answer.text
+        )
         assert 1 <= int(answer.headers["Retry-After"]) <= 2
         assert not list(serving.folder.glob("*.zip"))
         eventually(lambda: client.get(URL).status_code == 200)

@@ -118,8 +118,8 @@ class TestACallerThatIsSlow:
             eventually(lambda: serving.counted("package_requests_total", outcome="gone"))
             with http(serving) as client:
                 assert client.get(URL).status_code == 200
-            stored = serving.endpoint._shelf._stored
-            assert [each.readers for each in stored.values()] == [0]
+            stored = serving.endpoint._cache._stored
+            assert [each.pins for each in stored.values()] == [0]
 
 
 class TestAConnection:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.http import server_tls
 from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.operator import api
-from oneagent.operator.certificates import cluster_state, x509
+from oneagent.operator.certificates import cluster_state, serving_cert, x509
 from oneagent.operator.certificates.cluster_state import Milestone, Record
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import Settings
@@ -42,8 +42,11 @@ class World:
         )
         self.certificates = self.endpoint()
 
-    def endpoint(self) -> runner.SignedCertificates:
-        return runner.SignedCertificates(self.cluster, self.settings, self.cluster.clock)
+    def endpoint(self) -> serving_cert.ServingCertificates:
+        settings = self.settings
+        return serving_cert.ServingCertificates(
+            self.cluster, settings.namespace, settings.authority_secret, settings.hosts, self.cluster.clock
+        )
 
     def current(self) -> x509.Certificate:
         return x509.read_certificate(fakes.run(self.certificates.current()).chain)
@@ -91,10 +94,10 @@ class TestAPair:
         assert world.current() == first
 
     def test_can_not_be_had_without_a_ca(self, world: World) -> None:
-        with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: it is not there"):
+        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: it is not there"):
             world.current()
         world.cluster.failing[AUTHORITY] = UnavailableError
-        with pytest.raises(server_tls.UnusableError, match="the CA is not to be had: not now"):
+        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: not now"):
             world.current()
 
 
@@ -183,7 +186,7 @@ def test_who_asks_before_a_version_is_known_to_be_wanted_need_not_wait_for_the_n
 async def _ask_early(tenant: double.Tenant, folder: Path) -> None:
     cluster, port = Clusters(), ports.free()
     settings = runner.Settings(fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port)
-    served = runner.Serving(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
+    served = runner.PackageServerRunner(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
     listed = asyncio.Event()
     cluster.before = lambda verb, kind, name: listed.set() if verb == "list" else None
     running = asyncio.create_task(served.run())
