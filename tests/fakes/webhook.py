@@ -49,7 +49,7 @@ class Cluster:
             raise self.error
         return self.kubes
 
-    async def facts(self, namespace: str, pod: Object) -> PodContext | None:
+    async def pod_context(self, namespace: str, pod: Object) -> PodContext | None:
         self.asked.set()
         await asyncio.sleep(self.seconds)
         if self.error:

@@ -46,7 +46,7 @@ class Cluster(Protocol):
     @property
     def is_synced(self) -> bool: ...
     def dynakubes(self) -> Sequence[Object]: ...
-    async def facts(self, namespace: str, pod: Object) -> PodContext | None: ...
+    async def pod_context(self, namespace: str, pod: Object) -> PodContext | None: ...
 
 
 class Verdict(Protocol):
@@ -106,7 +106,7 @@ class Admission:
             return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
             return self._not_injected(request, Reason.NOT_SYNCED)
-        facts = await self._cluster.facts(request.namespace or "", pod)
+        facts = await self._cluster.pod_context(request.namespace or "", pod)
         if facts is None:
             return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
         outcome = self._deciders.inject(pod, facts)

@@ -131,10 +131,10 @@ class Webhook:
         metrics = Metrics(registry)
         self._config, self._api, self._clock, self._began = config, connection, clock, clock()
         self._events = events.Recorder(connection, metrics)
-        circuit = circuit_breaker.Breaker(
+        circuit = circuit_breaker.CircuitBreaker(
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
-        self._cluster = cache.Cluster(connection, config.namespace, circuit, registry, self._tell)
+        self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._tell)
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.is_synced)
         rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
@@ -173,13 +173,13 @@ class Webhook:
     def _is_needed_first(self) -> bool:
         """Whether DynaKubes may be missing because nobody converts them: those that are stored in an older version
         can only be read with the help of a webhook that is ready."""
-        return self._cluster.lacks_dynakubes and self._clock() - self._began >= _PATIENCE_SECONDS
+        return self._cluster.lacks_only_dynakubes and self._clock() - self._began >= _PATIENCE_SECONDS
 
     def _tell(self, dynakube: Object, notice: Notice) -> None:
         self._events.record(subject_of(dynakube), notice)
 
 
-def _deciders(config: Config, known: cache.Cluster) -> admission.Handlers:
+def _deciders(config: Config, known: cache.ClusterCache) -> admission.Handlers:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,
@@ -195,8 +195,8 @@ def _deciders(config: Config, known: cache.Cluster) -> admission.Handlers:
             dynakubes=known.dynakubes(),
             namespaces=known.labels() if known.is_synced else None,
             own_namespace=config.namespace,
-            csi=known.csi,
-            csi_known=known.csi_known,
+            csi=known.has_csi_driver,
+            csi_known=known.is_csi_driver_known,
         )
         return validation.validate(new, old, about)
 

@@ -30,7 +30,7 @@ async def webhook_metrics() -> CollectorRegistry:
     WebhookMetrics(registry)
     async with aiohttp.ClientSession() as session:
         server = webhook_api.Api(session, lambda: "", "dynatrace")
-        cache.Cluster(server, "dynatrace", circuit_breaker.Breaker(), registry)
+        cache.ClusterCache(server, "dynatrace", circuit_breaker.CircuitBreaker(), registry)
     return registry
 
 

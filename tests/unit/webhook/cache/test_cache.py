@@ -38,13 +38,13 @@ class Seen:
         self.clock = Clock()
         self.registry = CollectorRegistry()
         self.told: list[tuple[str, Notice]] = []
-        self.cluster: cache.Cluster
+        self.cluster: cache.ClusterCache
 
     def tell(self, kube: Any, notice: Notice) -> None:
         self.told.append((kube["metadata"]["name"], notice))
 
     async def facts(self, pod: dict[str, Any] | None = None, namespace: str = "shop") -> PodContext:
-        found = await self.cluster.facts(namespace, pod or {"metadata": {"name": "cart-0"}})
+        found = await self.cluster.pod_context(namespace, pod or {"metadata": {"name": "cart-0"}})
         assert found is not None
         return found
 
@@ -68,10 +68,10 @@ def kube() -> Iterator[kube_api.KubeApi]:
 async def seen(kube: kube_api.KubeApi, folder: Path) -> AsyncIterator[Seen]:
     found = Seen()
     async with connected(kube, folder) as server:
-        found.cluster = cache.Cluster(
+        found.cluster = cache.ClusterCache(
             server,
             "dynatrace",
-            circuit_breaker.Breaker(LIMITS, found.clock),
+            circuit_breaker.CircuitBreaker(LIMITS, found.clock),
             found.registry,
             found.tell,
             first_pause=FIRST_PAUSE,
@@ -146,16 +146,16 @@ class TestFacts:
             kube.forbidden.add("csidrivers")
             found = Seen()
             async with connected(kube, tmp_path) as server:
-                circuit = circuit_breaker.Breaker(LIMITS, found.clock)
-                known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
+                circuit = circuit_breaker.CircuitBreaker(LIMITS, found.clock)
+                known = cache.ClusterCache(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
                     await eventually(lambda: kube.open_watches == WATCHES - 1)
                     assert not known.is_synced
-                    assert not known.csi_known
-                    assert await known.facts("shop", {}) is None
+                    assert not known.is_csi_driver_known
+                    assert await known.pod_context("shop", {}) is None
                     kube.forbidden.clear()
                     await eventually(lambda: known.is_synced)
-                    assert await known.facts("shop", {}) is not None
+                    assert await known.pod_context("shop", {}) is not None
 
         asyncio.run(test())
 
@@ -165,11 +165,11 @@ class TestFacts:
             kube.forbidden.add(plural)
             found = Seen()
             async with connected(kube, tmp_path) as server:
-                circuit = circuit_breaker.Breaker(LIMITS, found.clock)
-                known = cache.Cluster(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
+                circuit = circuit_breaker.CircuitBreaker(LIMITS, found.clock)
+                known = cache.ClusterCache(server, "dynatrace", circuit, found.registry, first_pause=FIRST_PAUSE)
                 async with running(known):
                     await eventually(lambda: known.is_synced)
-                    facts = await known.facts("shop", {})
+                    facts = await known.pod_context("shop", {})
                     assert facts is not None
                     assert facts.driver_trouble == ""
 
@@ -208,7 +208,7 @@ class TestFacts:
         async def test() -> None:
             async with seen(kube, tmp_path) as found:
                 for _ in range(3):
-                    assert await found.cluster.facts(name, {}) is None
+                    assert await found.cluster.pod_context(name, {}) is None
                 assert gets(kube, name) == 1
 
         asyncio.run(test())
@@ -229,7 +229,7 @@ class TestFacts:
                 kube.delete("csidrivers", "csi.oneagent.dynatrace.com")
                 kube.put("dynakubes", dynakube("test"))
                 kube.put("namespaces", namespace("shop", "test"))
-                await eventually(lambda: not found.cluster.csi and len(found.cluster.dynakubes()) == 2)
+                await eventually(lambda: not found.cluster.has_csi_driver and len(found.cluster.dynakubes()) == 2)
                 await eventually(lambda: "test" in str(found.cluster.namespace("shop")))
                 facts = await found.facts()
                 assert facts.dynakube is not None
@@ -258,8 +258,8 @@ class TestTheBreaker:
                 await eventually(lambda: len(found.told) == 2)
                 assert (await found.facts()).driver_trouble == ""
                 assert found.gauge("prod") == 0
-            paused = Notice("Warning", "InjectionPaused", f"New pods are not injected for now: {trouble}")
-            resumed = Notice("Normal", "InjectionResumed", "New pods are injected again")
+            paused = Notice("Warning", "InjectionPaused", f"Injection of new pods is paused: {trouble}")
+            resumed = Notice("Normal", "InjectionResumed", "Injection of new pods has resumed")
             assert found.told == [("prod", paused), ("prod", resumed)]
 
         asyncio.run(test())
@@ -268,12 +268,12 @@ class TestTheBreaker:
         async def test() -> None:
             async with seen(kube, tmp_path) as found:
                 kube.put("daemonsets", daemonset(desired=3, ready=3, deletionTimestamp="2026-01-01T00:00:00Z"))
-                await eventually(lambda: found.cluster.trouble("prod"))
+                await eventually(lambda: found.cluster.pause_reason("prod"))
                 kube.put("daemonsets", daemonset(desired=3, ready=3))
-                await eventually(lambda: not found.cluster.trouble("prod"))
+                await eventually(lambda: not found.cluster.pause_reason("prod"))
                 kube.delete("daemonsets", "oneagent-csi-driver")
-                await eventually(lambda: found.cluster.trouble("prod"))
-                assert "not installed" in found.cluster.trouble("prod")
+                await eventually(lambda: found.cluster.pause_reason("prod"))
+                assert "not installed" in found.cluster.pause_reason("prod")
 
         asyncio.run(test())
 
@@ -283,10 +283,12 @@ class TestTheBreaker:
             kube.put("dynakubes", {"metadata": {"name": "broken", "namespace": "dynatrace"}, "spec": {"apiUrl": 7}})
             kube.delete("daemonsets", "oneagent-csi-driver")
             async with seen(kube, tmp_path) as found:
-                await eventually(lambda: found.cluster.trouble("prod"))
-                assert [found.cluster.trouble(name) for name in ("enriching", "broken", "unknown")] == ["", "", ""]
+                await eventually(lambda: found.cluster.pause_reason("prod"))
+                assert [found.cluster.pause_reason(name) for name in ("enriching", "broken", "unknown")] == ["", "", ""]
                 kube.delete("csidrivers", "csi.oneagent.dynatrace.com")
-                await eventually(lambda: not found.cluster.trouble("prod"))  # Pods then bring the agent themselves.
+                await eventually(
+                    lambda: not found.cluster.pause_reason("prod")
+                )  # Pods then bring the agent themselves.
 
         asyncio.run(test())
 
@@ -305,7 +307,7 @@ class TestTheBreaker:
                 kube.put("events", failure("c", now, namespace="kube-system"))
                 kube.put("events", failure("d", now, namespace="bank"))
                 await eventually(lambda: len(found.cluster._events.objects) == 4)
-                assert found.cluster.trouble("prod") == ""
+                assert found.cluster.pause_reason("prod") == ""
                 kube.put("events", failure("e", now))
                 await eventually(lambda: found.told)
                 assert "got no agent within 5 minutes" in (await found.facts()).driver_trouble
@@ -336,12 +338,12 @@ class TestTheBreaker:
         async def test() -> None:
             async with seen(kube, tmp_path) as found:
                 kube.put("daemonsets", daemonset(desired=3, ready=3))
-                await eventually(lambda: not found.cluster.trouble("prod"))
+                await eventually(lambda: not found.cluster.pause_reason("prod"))
                 for pod, node in (("a", "one"), ("b", "one"), ("c", "two")):
-                    assert found.cluster.trouble("prod") == ""
+                    assert found.cluster.pause_reason("prod") == ""
                     kube.put("events", failure(pod, time.time()) | {"source": {"host": node}})
                     await eventually(partial(found.cluster._events.objects.__contains__, f"shop/{pod}.AgentNotMounted"))
-                await eventually(lambda: found.cluster.trouble("prod"))
+                await eventually(lambda: found.cluster.pause_reason("prod"))
 
         asyncio.run(test())
 

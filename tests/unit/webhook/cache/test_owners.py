@@ -23,13 +23,11 @@ def kube() -> Iterator[kube_api.KubeApi]:
 
 
 @asynccontextmanager
-async def known(
-    kube: kube_api.KubeApi, folder: Path, *, followed: bool = True
-) -> AsyncIterator[cache_owners.Workloads]:
+async def known(kube: kube_api.KubeApi, folder: Path, *, watched: bool = True) -> AsyncIterator[cache_owners.Workloads]:
     """Not `followed`: as if the watches were behind."""
     async with connected(kube, folder) as server:
         found = cache_owners.Workloads(server, first_pause=FIRST_PAUSE)
-        if not followed:
+        if not watched:
             yield found
             return
         async with running(found):
@@ -49,12 +47,12 @@ def pod(*owners: dict[str, Any], **metadata: str) -> dict[str, Any]:
     return {"kind": "Pod", "metadata": {**metadata, "ownerReferences": list(owners)}}
 
 
-def ask(kube: kube_api.KubeApi, folder: Path, asked: dict[str, Any], *, followed: bool = True) -> Workload:
-    async def of() -> Workload:
-        async with known(kube, folder, followed=followed) as found:
-            return await found.of("shop", asked)
+def ask(kube: kube_api.KubeApi, folder: Path, asked: dict[str, Any], *, watched: bool = True) -> Workload:
+    async def find() -> Workload:
+        async with known(kube, folder, watched=watched) as found:
+            return await found.find("shop", asked)
 
-    return asyncio.run(of())
+    return asyncio.run(find())
 
 
 def single_gets(kube: kube_api.KubeApi, plural: str) -> int:
@@ -72,12 +70,12 @@ def single_gets(kube: kube_api.KubeApi, plural: str) -> int:
     ids=["Deployment", "Rollout", "CronJob"],
 )
 def test_the_controller_of_a_replicaset_or_job_is_the_workload(
-    kube: kube_api.KubeApi, tmp_path: Path, plural: str, direct: dict[str, Any], top: dict[str, Any], followed: bool
+    kube: kube_api.KubeApi, tmp_path: Path, plural: str, direct: dict[str, Any], top: dict[str, Any], watched: bool
 ) -> None:
     kube.put(plural, owned(direct["name"], owner("Thing", "by-the-way", controller=False), top))
-    found = ask(kube, tmp_path, pod(direct), followed=followed)
+    found = ask(kube, tmp_path, pod(direct), watched=watched)
     assert found == Workload(top["kind"], top["name"])
-    assert single_gets(kube, plural) == (not followed)
+    assert single_gets(kube, plural) == (not watched)
 
 
 @pytest.mark.parametrize(
@@ -97,10 +95,10 @@ def test_a_replicationcontroller_is_asked_for_and_not_followed(
 
 
 @pytest.mark.parametrize("followed", [True, False], ids=["from memory", "asked for"])
-def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp_path: Path, followed: bool) -> None:
+def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp_path: Path, watched: bool) -> None:
     kube.put("jobs", {"metadata": {"name": "once", "namespace": "shop"}})
     job = pod(owner("Job", "once", "batch/v1"))
-    assert ask(kube, tmp_path, job, followed=followed) == Workload("Job", "once")
+    assert ask(kube, tmp_path, job, watched=watched) == Workload("Job", "once")
 
 
 @pytest.mark.parametrize(
@@ -119,27 +117,27 @@ def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp
 def test_any_other_pod_tells_its_workload_itself(
     kube: kube_api.KubeApi, tmp_path: Path, asked: dict[str, Any], workload: Workload
 ) -> None:
-    assert ask(kube, tmp_path, asked, followed=False) == workload
+    assert ask(kube, tmp_path, asked, watched=False) == workload
     assert kube.requests == []
 
 
 @pytest.mark.parametrize("name", ["../../../../api/v1/secrets/x", "..", "a/b", "a?b", "A", ""])
 def test_a_name_that_no_object_can_have_is_not_asked_for(kube: kube_api.KubeApi, tmp_path: Path, name: str) -> None:
     asked = pod(owner("ReplicaSet", name))
-    assert ask(kube, tmp_path, asked, followed=False) == Workload("ReplicaSet", name)
+    assert ask(kube, tmp_path, asked, watched=False) == Workload("ReplicaSet", name)
     assert kube.requests == []
 
 
 def test_what_cannot_be_read_leaves_the_direct_controller(kube: kube_api.KubeApi, tmp_path: Path) -> None:
     kube.forbidden.add("replicasets")
-    assert ask(kube, tmp_path, pod(owner("ReplicaSet", "cart-5d")), followed=False) == Workload("ReplicaSet", "cart-5d")
+    assert ask(kube, tmp_path, pod(owner("ReplicaSet", "cart-5d")), watched=False) == Workload("ReplicaSet", "cart-5d")
 
 
 def test_many_pods_of_a_new_replicaset_cost_one_request(kube: kube_api.KubeApi, tmp_path: Path) -> None:
     async def test() -> None:
         async with known(kube, tmp_path) as found:
             kube.held.add("replicasets")
-            waiting = [asyncio.create_task(found.of("shop", pod(owner("ReplicaSet", "cart-5d")))) for _ in range(300)]
+            waiting = [asyncio.create_task(found.find("shop", pod(owner("ReplicaSet", "cart-5d")))) for _ in range(300)]
             await eventually(lambda: single_gets(kube, "replicasets"))
             waiting[0].cancel()
             kube.put("replicasets", owned("cart-5d", owner("Deployment", "cart")))
@@ -156,12 +154,12 @@ def test_an_api_server_that_does_not_answer_delays_a_pod_by_no_more_than_half_a_
     kube: kube_api.KubeApi, tmp_path: Path
 ) -> None:
     async def test() -> None:
-        async with known(kube, tmp_path, followed=False) as found:
+        async with known(kube, tmp_path, watched=False) as found:
             kube.held.add("jobs")
             began = asyncio.get_running_loop().time()
             for _ in range(3):  # The second and third get the same answer at once.
                 asked = pod(owner("Job", "once", "batch/v1"))
-                assert await found.of("shop", asked) == Workload("Job", "once")
+                assert await found.find("shop", asked) == Workload("Job", "once")
             took = asyncio.get_running_loop().time() - began
             assert fallback_lookups.WAIT_SECONDS <= took < fallback_lookups.WAIT_SECONDS + 0.4
             kube.release("jobs")
@@ -180,7 +178,7 @@ def test_an_answer_is_kept_for_seconds_and_a_failure_for_one() -> None:
 
     async def test() -> None:
         nonlocal now
-        found = fallback_lookups.Lookups(fetch, clock=lambda: now)
+        found = fallback_lookups.FallbackLookups(fetch, clock=lambda: now)
         for at, asked in ((100.0, 2), (100.9, 2), (101.1, 3), (104.9, 4), (105.1, 5)):
             now = at
             assert [await found.get(key) for key in ("cart", "lost")] == ["CART", None]
@@ -194,7 +192,7 @@ def test_replicasets_of_one_deployment_share_their_workload(kube: kube_api.KubeA
         for revision in range(3):
             kube.put("replicasets", owned(f"cart-{revision}", owner("Deployment", "cart")))
         async with known(kube, tmp_path) as found:
-            kept = found.followed["apps", "ReplicaSet"].watch.objects
+            kept = found.watched["apps", "ReplicaSet"].watch.objects
             assert len({id(workload) for workload in kept.values()}) == 1 < len(kept)
 
     asyncio.run(test())

@@ -1,11 +1,11 @@
-"""What the webhook knows of its cluster, from watches held in memory.
+"""The webhook's cache of cluster objects, filled by watches.
 
-An admission is answered from here without a request, in the normal case. What was created a moment ago may be
-missing, as a watch can be later than the pod: a namespace, or its label, or a ReplicaSet is then asked for, once
-for all pods that wait for it, and for no longer than half a second.
+Admissions are normally answered from here without a request. An object that was created a moment ago may be missing,
+because a watch can be later than the pod. A namespace, its label, or a ReplicaSet is then read: once for all pods
+that wait for it, and for half a second at most.
 
-Of a namespace its labels are kept and those annotations that have to do with us; DynaKubes are few and kept whole.
-The breaker is fed from here: by the driver's DaemonSet and by Events about pods that got an empty view.
+Of a namespace the cache holds the labels and our annotations; DynaKubes are few and stored whole. The cache also
+updates the circuit breaker: from the driver's DaemonSet, and from Events about pods that got an empty view.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _NAMESPACES: Final = list_watch.Collection("/api/v1/namespaces", metadata_only=T
 _CSI_DRIVERS: Final = list_watch.Collection(
     "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
-# The API server keeps no cache of Events: their version may be forgotten after five minutes, and each list goes
-# through all Events there are. So a watch of them stands as long as possible.
+# The API server has no cache of Events: their resource version may expire after five minutes, and each list reads
+# all Events of the cluster. So a watch of them lasts as long as possible.
 _EVENTS: Final = list_watch.Collection(
     "/api/v1/events", f"reason={identifiers.AGENT_NOT_MOUNTED}", watch_seconds=2700.0
 )
@@ -52,7 +52,7 @@ _NONE: Final[Mapping[str, str]] = {}
 class Namespace(msgspec.Struct, frozen=True, gc=False):
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
-    """Ours only"""
+    """Of our domain only."""
 
 
 class _Metadata(msgspec.Struct, frozen=True):
@@ -94,76 +94,76 @@ class _Event(_Object, frozen=True):
     last: datetime | None = msgspec.field(name="lastTimestamp", default=None)
 
 
-class _Kube(msgspec.Struct, frozen=True):
+class _DynaKube(msgspec.Struct, frozen=True):
     manifest: dict[str, Any]
     needs_driver: bool
 
 
-class Cluster:
-    """For one event loop. `told` is called with a DynaKube when the breaker opens or closes for it."""
+class ClusterCache:
+    """For one event loop. `notify` is called with a DynaKube when the breaker opens or closes for it."""
 
     def __init__(
         self,
         server: api.Api,
         own_namespace: str,
-        circuit: circuit_breaker.Breaker,
+        circuit: circuit_breaker.CircuitBreaker,
         registry: CollectorRegistry,
-        told: Callable[[Object, Notice], None] = lambda _kube, _notice: None,
+        notify: Callable[[Object, Notice], None] = lambda _dynakube, _notice: None,
         *,
         first_pause: float = list_watch.FIRST_PAUSE,
         review_seconds: float = _REVIEW_SECONDS,
     ) -> None:
-        """The last two are for tests: the first pause after a failure, and how often the breaker is looked at."""
-        self._api, self._breaker, self._told, self._review_seconds = server, circuit, told, review_seconds
+        """For tests: the first pause after a failure, and the interval of the breaker's reviews."""
+        self._api, self._breaker, self._notify, self._review_seconds = server, circuit, notify, review_seconds
         self._own = own_namespace
         self._open: set[str] = set()
         self._cluster_id = ""
         self._gauge = Gauge(
             "oneagent_webhook_breaker_open",
-            "Whether pods of a DynaKube go through unchanged for now.",
+            "1 while pods of a DynaKube are admitted without injection.",
             ["dynakube"],
             registry=registry,
         )
         own = urllib.parse.quote(own_namespace, safe="")
-        kubes = list_watch.Collection(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes")
+        collection = list_watch.Collection(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes")
         daemonset = list_watch.Collection(
             f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}"
         )
         retry = functools.partial(backoff.Backoff, first_pause, list_watch.LONGEST_PAUSE)
         self._namespaces = Watch(server, _NAMESPACES, self._read_namespace, retry=retry())
-        self._kubes = Watch(server, kubes, _read_kube, self._kubes_changed, retry=retry())
+        self._dynakubes = Watch(server, collection, _read_dynakube, self._dynakubes_changed, retry=retry())
         self._csi_drivers = Watch(server, _CSI_DRIVERS, _read_name, retry=retry())
         self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
         self._events = Watch(server, _EVENTS, self._read_event, retry=retry())
         self._workloads = owners.Workloads(server, first_pause=first_pause)
-        self._lookups = fallback_lookups.Lookups(self._fetch_namespace)
+        self._lookups = fallback_lookups.FallbackLookups(self._fetch_namespace)
 
     @property
     def is_synced(self) -> bool:
-        """Whether all is known that an admission can't do without."""
-        return self._namespaces.is_synced and self._kubes.is_synced and self._csi_drivers.is_synced
+        """Everything that an admission needs has been listed."""
+        return self._namespaces.is_synced and self._dynakubes.is_synced and self._csi_drivers.is_synced
 
     @property
-    def lacks_dynakubes(self) -> bool:
-        """Whether nothing else is missing."""
-        return self._namespaces.is_synced and self._csi_drivers.is_synced and not self._kubes.is_synced
+    def lacks_only_dynakubes(self) -> bool:
+        """Everything but the DynaKubes has been listed."""
+        return self._namespaces.is_synced and self._csi_drivers.is_synced and not self._dynakubes.is_synced
 
     @property
-    def csi(self) -> bool:
+    def has_csi_driver(self) -> bool:
         return identifiers.DRIVER_NAME in self._csi_drivers.objects
 
     @property
-    def csi_known(self) -> bool:
+    def is_csi_driver_known(self) -> bool:
         return self._csi_drivers.is_synced
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for watch in (self._namespaces, self._kubes, self._csi_drivers, self._daemonset):
+            for watch in (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset):
                 group.create_task(watch.run())
             group.create_task(self._workloads.run())
-            group.create_task(self._follow_events())
-            group.create_task(self._review_regularly())
+            group.create_task(self._watch_events())
+            group.create_task(self._review_periodically())
 
     def namespace(self, name: str) -> Object | None:
         found = self._namespaces.objects.get(name)
@@ -173,21 +173,21 @@ class Cluster:
         return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
-        """Of all namespaces, by name."""
+        """Labels of all namespaces, by name."""
         return {name: found.labels for name, found in self._namespaces.objects.items()}
 
     def dynakube(self, name: str) -> Object | None:
-        found = self._kubes.objects.get(f"{self._own}/{name}")
+        found = self._dynakubes.objects.get(f"{self._own}/{name}")
         return found.manifest if found is not None else None
 
     def dynakubes(self) -> Sequence[Object]:
-        return [kube.manifest for kube in self._kubes.objects.values()]
+        return [kube.manifest for kube in self._dynakubes.objects.values()]
 
-    async def facts(self, namespace: str, pod: Object) -> PodContext | None:
-        """None if the namespace is no DynaKube's, or cannot be known now."""
+    async def pod_context(self, namespace: str, pod: Object) -> PodContext | None:
+        """Return None if no DynaKube monitors the namespace, or the caches are not synced."""
         if not self.is_synced:
             return None
-        found = await self._labelled(namespace)
+        found = await self._get_labelled(namespace)
         if found is None:
             return None
         kube = found.labels[namespace_mapping.LABEL]
@@ -196,20 +196,20 @@ class Cluster:
             namespace_labels=found.labels,
             namespace_annotations=found.annotations,
             dynakube=self.dynakube(kube),
-            workload=await self._workloads.of(namespace, pod),
+            workload=await self._workloads.find(namespace, pod),
             cluster_id=self._cluster_id,
-            csi=self.csi,
-            driver_trouble=self.trouble(kube),
+            csi=self.has_csi_driver,
+            driver_trouble=self.pause_reason(kube),
         )
 
-    def trouble(self, dynakube: str) -> str:
-        """Why pods of a DynaKube go through unchanged for now, for people; empty if they don't."""
-        found = self._kubes.objects.get(f"{self._own}/{dynakube}")
-        needed = self.csi and found is not None and found.needs_driver
-        return self._breaker.trouble(dynakube) if needed else ""
+    def pause_reason(self, dynakube: str) -> str:
+        """Return the reason why pods of a DynaKube are admitted without injection; empty if they are not."""
+        found = self._dynakubes.objects.get(f"{self._own}/{dynakube}")
+        needed = self.has_csi_driver and found is not None and found.needs_driver
+        return self._breaker.open_reason(dynakube) if needed else ""
 
-    async def _labelled(self, name: str) -> Namespace | None:
-        """A namespace without the label is asked for as well: the API server sends only pods of labelled ones."""
+    async def _get_labelled(self, name: str) -> Namespace | None:
+        """Read a namespace also if its label is missing: the API server sends only pods of labelled ones."""
         found = self._namespaces.objects.get(name)
         if found is None or namespace_mapping.LABEL not in found.labels:
             found = await self._lookups.get(name)
@@ -230,36 +230,36 @@ class Cluster:
         return Namespace(labels, ours or _NONE)
 
     def _read_event(self, content: msgspec.Raw) -> None:
-        """Nothing is kept here: the breaker counts."""
+        """Count a failure; nothing is stored."""
         event = errors.decode(content, _Event)
         namespace = self._namespaces.objects.get(event.about.namespace)
         kube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
         if kube and at and event.about.kind == "Pod":
             pod = event.about.uid or f"{event.about.namespace}/{event.about.name}"
-            self._breaker.failed(kube, pod, at.timestamp(), event.source.host)
+            self._breaker.record_failure(kube, pod, at.timestamp(), event.source.host)
 
-    async def _follow_events(self) -> None:
-        await self._namespaces.wait_until_synced()  # They tell whose an Event's pod is.
+    async def _watch_events(self) -> None:
+        await self._namespaces.wait_until_synced()  # They name the DynaKube of an Event's pod.
         await self._events.run()
 
     def _driver_changed(self, _: object) -> None:
         driver = self._daemonset.objects.get(next(iter(self._daemonset.objects), ""))
         if driver is None or driver.metadata.deleted:
-            # An uninstall keeps its pods for as long as others need them, but not for new ones.
-            self._breaker.driver_is_gone()
+            # After an uninstall its pods serve running pods only, not new ones.
+            self._breaker.remove_driver()
         else:
-            self._breaker.driver_is(driver.status.desired, driver.status.ready)
+            self._breaker.update_driver(driver.status.desired, driver.status.ready)
 
-    def _kubes_changed(self, _: object) -> None:
+    def _dynakubes_changed(self, _: object) -> None:
         kept = {kube["metadata"]["name"] for kube in self.dynakubes()}
-        self._breaker.keep(kept)
+        self._breaker.retain(kept)
         self._open &= kept
         self._gauge.clear()
         self._review()
 
-    async def _review_regularly(self) -> None:
-        """Time alone opens and closes the breaker, so nothing else can tell when it has."""
+    async def _review_periodically(self) -> None:
+        """Time alone opens and closes the breaker, without any event."""
         while True:
             self._review()
             await asyncio.sleep(self._review_seconds)
@@ -267,20 +267,22 @@ class Cluster:
     def _review(self) -> None:
         for kube in self.dynakubes():
             name = kube["metadata"]["name"]
-            trouble = self.trouble(name)
-            self._gauge.labels(name).set(bool(trouble))
-            if bool(trouble) != (name in self._open):
-                self._turn(kube, name, trouble)
+            pause_reason = self.pause_reason(name)
+            self._gauge.labels(name).set(bool(pause_reason))
+            if bool(pause_reason) != (name in self._open):
+                self._set_open(kube, name, pause_reason)
 
-    def _turn(self, kube: Object, name: str, trouble: str) -> None:
-        if trouble:
+    def _set_open(self, kube: Object, name: str, pause_reason: str) -> None:
+        if pause_reason:
             self._open.add(name)
-            log.warning("new pods go through unchanged", extra=logs.facts(dynakube=name, reason=trouble))
-            self._told(kube, Notice("Warning", circuit_breaker.PAUSED, f"New pods are not injected for now: {trouble}"))
+            log.warning("injection paused", extra=logs.facts(dynakube=name, reason=pause_reason))
+            self._notify(
+                kube, Notice("Warning", circuit_breaker.PAUSED, f"Injection of new pods is paused: {pause_reason}")
+            )
         else:
             self._open.discard(name)
-            log.info("new pods are injected again", extra=logs.facts(dynakube=name))
-            self._told(kube, Notice("Normal", circuit_breaker.RESUMED, "New pods are injected again"))
+            log.info("injection resumed", extra=logs.facts(dynakube=name))
+            self._notify(kube, Notice("Normal", circuit_breaker.RESUMED, "Injection of new pods has resumed"))
 
 
 def _is_ours(key: str) -> bool:
@@ -289,7 +291,7 @@ def _is_ours(key: str) -> bool:
 
 
 def _read_name(content: msgspec.Raw) -> None:
-    """That it is there says it all."""
+    """Check that it is an object; only its existence matters."""
     errors.decode(content, _Object)
 
 
@@ -297,8 +299,8 @@ def _read_daemonset(content: msgspec.Raw) -> _DaemonSet:
     return errors.decode(content, _DaemonSet)
 
 
-def _read_kube(content: msgspec.Raw) -> _Kube:
-    # The items of a list may come without these two.
+def _read_dynakube(content: msgspec.Raw) -> _DynaKube:
+    # The items of a list may come without these two fields.
     manifest: dict[str, Any] = {"apiVersion": DYNAKUBE_VERSION, "kind": "DynaKube"} | errors.decode(
         content, dict[str, Any]
     )
@@ -307,4 +309,4 @@ def _read_kube(content: msgspec.Raw) -> _Kube:
         needs_driver = dynakube.from_manifest(manifest).needs_app_views
     except dynakube.DynaKubeError:
         needs_driver = False  # The driver cannot read it either.
-    return _Kube(manifest, needs_driver)
+    return _DynaKube(manifest, needs_driver)

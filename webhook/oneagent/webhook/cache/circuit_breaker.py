@@ -1,17 +1,16 @@
-"""The circuit breaker: while injected pods could not start as they should, new ones go through unchanged.
+"""Circuit breaker: while injected pods would not start as they should, new pods are admitted without injection.
 
-It opens for a reason that it can name in a sentence:
+It opens for one of two reasons:
 
-- there is no node driver, or it has been ready on no node for longer than a grace period (an update takes less);
-- pods of a DynaKube got an empty view, as many within the window as the limit says. That is told by the Events that
-  the driver leaves on such pods, each pod counted once. Where there are more nodes than one, those of a single node
-  count for half of the limit at most: what is wrong with one node must not leave thousands unmonitored.
+- The node driver does not exist, or is ready on no node for longer than a grace period, which outlasts an update.
+- Within the window as many pods of a DynaKube got an empty view as the limit allows. The driver writes an Event
+  about each such pod, and each pod counts once. On several nodes, the pods of a single node count for at most half
+  of the limit: a fault of one node must not leave thousands of pods unmonitored.
 
-The first closes as soon as the driver is back. The second closes by itself when no pod has failed for a whole
-window; as new pods go through unchanged there is nothing that could fail anew, so then the next pods are the trial.
+The first closes as soon as the driver is ready. The second closes when no pod has failed for a whole window. Pods
+without injection cannot fail, so the next injected pods are the trial.
 
-Pure state: what happens is told by methods, the time comes from a clock. No more is remembered than the limit's
-number of pods for each DynaKube, since more could not change the answer.
+Pure state, with a clock. For each DynaKube it stores as many pods as the limit, since more cannot change the result.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ RESUMED: Final = "InjectionResumed"
 @dataclass(frozen=True, slots=True)
 class Limits:
     failures: int = 10
-    """Pods without an agent that open the breaker of their DynaKube; 0: however many"""
+    """Failed pods that open the breaker of their DynaKube; 0 disables it."""
     window_seconds: float = 300.0
     grace_seconds: float = 30.0
-    """How long the driver may be ready on no node at all"""
+    """Longest time that the driver may be ready on no node."""
 
 
 @dataclass(slots=True)
@@ -42,21 +41,21 @@ class _Failures:
     """Of one DynaKube."""
 
     pods: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """When each failed, and on which node; the latest ones"""
+    """Time of failure and node of the latest ones."""
     open_until: float = 0.0
 
 
-class Breaker:
+class CircuitBreaker:
     def __init__(self, limits: Limits = Limits(), clock: Callable[[], float] = time.time) -> None:
-        """The clock tells seconds since 1970, as the times of failures are in."""
+        """The clock returns seconds since 1970, like the times of failures."""
         self._limits, self._clock = limits, clock
         self._failures: dict[str, _Failures] = {}
         self._nodes = 0
         self._down_since: float | None = None
         self._gone = False
 
-    def driver_is(self, desired: int, ready: int) -> None:
-        """On how many nodes the driver should be, and is."""
+    def update_driver(self, desired: int, ready: int) -> None:
+        """Set the number of nodes on which the driver should run, and is ready."""
         self._gone = False
         self._nodes = desired
         if ready > 0 or desired == 0:
@@ -64,12 +63,12 @@ class Breaker:
         elif self._down_since is None:
             self._down_since = self._clock()
 
-    def driver_is_gone(self) -> None:
+    def remove_driver(self) -> None:
         self._gone = True
         self._down_since = None
 
-    def failed(self, dynakube: str, pod: str, at: float, node: str = "") -> None:
-        """A pod, told by anything unique, got an empty view; the same may be told again."""
+    def record_failure(self, dynakube: str, pod: str, at: float, node: str = "") -> None:
+        """Count a pod that got an empty view, by any unique name; repeats count once."""
         limit, window = self._limits.failures, self._limits.window_seconds
         now = self._clock()
         at = min(at, now)  # Clocks differ between nodes.
@@ -88,16 +87,16 @@ class Breaker:
         if len(pods) >= limit or now < failures.open_until:
             failures.open_until = max(failures.open_until, at + window)
 
-    def keep(self, dynakubes: Collection[str]) -> None:
-        """Forget all others."""
+    def retain(self, dynakubes: Collection[str]) -> None:
+        """Forget all other DynaKubes."""
         for name in self._failures.keys() - set(dynakubes):
             del self._failures[name]
 
-    def trouble(self, dynakube: str) -> str:
-        """Why pods of a DynaKube that need the driver go through unchanged; empty if they don't."""
+    def open_reason(self, dynakube: str) -> str:
+        """Return the reason why the breaker is open for pods that need the driver; empty if it is closed."""
         now = self._clock()
         if self._gone:
-            return "the node driver is not installed, its DaemonSet is not there"
+            return "the node driver is not installed: its DaemonSet does not exist"
         if self._down_since is not None and now - self._down_since >= self._limits.grace_seconds:
             return f"the node driver is ready on none of its {self._nodes} nodes"
         failures = self._failures.get(dynakube)

@@ -1,8 +1,8 @@
-"""Single objects that a watch has not brought yet, asked for in the middle of an admission.
+"""Reads of single objects that a watch has not delivered yet, during an admission.
 
-Whoever asks for the same thing at the same time shares one request: 300 pods of a new ReplicaSet cost one. The
-request outlives those who wait for it, so that one that hangs up takes nothing from the others. Answers are kept
-for a few seconds, which is more than a watch is ever behind; that there was none for one second only.
+Concurrent reads of one object share one request: 300 pods of a new ReplicaSet cost one. A cancelled admission does
+not cancel the request for the others. Results are cached for a few seconds, longer than a watch is ever behind;
+failures for one second.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from oneagent.common.kubernetes.errors import ApiError
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 0.5
-"""The most that an admission waits for one object."""
+"""Longest wait of an admission for one object."""
 
-_FOUND_SECONDS: Final = 5.0
-_MISSED_SECONDS: Final = 1.0
-_REMEMBERED: Final = 2000
+_HIT_SECONDS: Final = 5.0
+_MISS_SECONDS: Final = 1.0
+_MAX_CACHED: Final = 2000
 
 _T = TypeVar("_T")
 
 
-class Lookups(Generic[_T]):
-    """For one kind of object; `fetch` is given a key, takes no longer than `WAIT_SECONDS` and raises `ApiError`."""
+class FallbackLookups(Generic[_T]):
+    """For one kind of object; `fetch` takes a key, lasts `WAIT_SECONDS` at most and raises `ApiError`."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[_T]], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._fetch, self._clock = fetch, clock
-        self._asked: dict[str, asyncio.Task[_T | None]] = {}
-        self._known: OrderedDict[str, tuple[float, _T | None]] = OrderedDict()
-        """Until when, and what"""
+        self._pending: dict[str, asyncio.Task[_T | None]] = {}
+        self._cached: OrderedDict[str, tuple[float, _T | None]] = OrderedDict()
+        """Expiry and result"""
 
     async def get(self, key: str) -> _T | None:
-        """None if it is not there, or not to be had in time."""
-        until, answer = self._known.get(key, (0.0, None))
+        """Return None if the object does not exist, or was not read in time."""
+        until, answer = self._cached.get(key, (0.0, None))
         if self._clock() < until:
             return answer
-        task = self._asked.get(key)
+        task = self._pending.get(key)
         if task is None:
-            task = self._asked[key] = asyncio.create_task(self._ask(key))
+            task = self._pending[key] = asyncio.create_task(self._fetch_once(key))
         return await asyncio.shield(task)
 
-    async def _ask(self, key: str) -> _T | None:
+    async def _fetch_once(self, key: str) -> _T | None:
         try:
             answer = await self._fetch(key)
         except ApiError as error:
-            log.info("an object could not be looked up", extra=logs.facts(object=key, reason=error))
+            log.info("object lookup failed", extra=logs.facts(object=key, reason=error))
             answer = None
         finally:
-            del self._asked[key]
-        kept_for = _MISSED_SECONDS if answer is None else _FOUND_SECONDS
-        self._known[key] = self._clock() + kept_for, answer
-        self._known.move_to_end(key)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            del self._pending[key]
+        lifetime = _MISS_SECONDS if answer is None else _HIT_SECONDS
+        self._cached[key] = self._clock() + lifetime, answer
+        self._cached.move_to_end(key)
+        if len(self._cached) > _MAX_CACHED:
+            self._cached.popitem(last=False)
         return answer

@@ -1,13 +1,12 @@
-"""What a pod belongs to at the top of its chain of controllers.
+"""Workload of a pod: the object at the top of its chain of controllers.
 
-Three kinds stand between a pod and what people call its workload. Two are held in memory: a ReplicaSet, whose
-controller is a Deployment, an Argo Rollout or the like, and a Job, whose controller is a CronJob or a workflow. A
-ReplicationController, which a DeploymentConfig of OpenShift may control, is rare and asked for. Any other controller
-is the top itself. A pod without one is its own workload, by the name its copies share.
+Three kinds stand between a pod and its workload. Two are watched: a ReplicaSet, whose controller is a Deployment, an
+Argo Rollout or similar, and a Job, whose controller is a CronJob or a workflow. A ReplicationController, which a
+DeploymentConfig of OpenShift may control, is rare and read on demand. Any other controller is the workload itself. A
+pod without a controller is its own workload, by the name that its copies share.
 
-Of a ReplicaSet or Job only its workload is kept, and the ReplicaSets of one Deployment share it. One that was
-created a moment ago is asked for. If it cannot be had in time, the workload is the pod's direct controller: that
-is true, if less than the whole truth, and better than none.
+Of a ReplicaSet or Job only its workload is stored, and the ReplicaSets of one Deployment share it. One that was
+created a moment ago is read. If that fails, the workload is the pod's direct controller, which is better than none.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from oneagent.webhook.injection.inputs import Object, Workload
 _ACCEPT: Final = list_watch.Collection("", metadata_only=True).accept()
 
 _shared = functools.lru_cache(4096)(Workload)
-"""One object for equal workloads. Lists come in the order of names, so few need to be remembered for it."""
+"""One object for equal workloads. Lists are sorted by name, so a small cache is enough."""
 
 
 class _Reference(msgspec.Struct, frozen=True):
@@ -70,7 +69,7 @@ class _Kind:
         return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
 
     def read(self, content: msgspec.Raw | bytes) -> Workload:
-        """The workload that an object of this kind belongs to; the object itself if it has no controller."""
+        """Return the workload of an object of this kind; the object itself if it has no controller."""
         metadata = errors.decode(content, _Owned).metadata
         for owner in metadata.owners or ():
             if owner.controller:
@@ -78,16 +77,16 @@ class _Kind:
         return Workload(self.kind, metadata.name)
 
 
-class AskedFor:
-    """The objects of one such kind."""
+class ControllerLookup:
+    """Objects of one such kind, read on demand."""
 
     def __init__(self, server: api.Api, kind: _Kind) -> None:
         self._api, self._kind = server, kind
-        self._lookups = fallback_lookups.Lookups(self._fetch)
+        self._lookups = fallback_lookups.FallbackLookups(self._fetch)
 
     async def workload(self, namespace: str, name: str) -> Workload | None:
-        """None if it is not to be had."""
-        # The name is that of a reference that nobody has checked yet, and is to become part of a path.
+        """Return None if the object cannot be read."""
+        # The name is that of an unchecked reference, and becomes part of a path.
         if not fields.is_dns_name(name):
             return None
         return await self._find(f"{namespace}/{name}")
@@ -100,8 +99,8 @@ class AskedFor:
         return self._kind.read(content)
 
 
-class Followed(AskedFor):
-    """Those that are held in memory, too."""
+class WatchedControllers(ControllerLookup):
+    """Objects of one such kind, watched as well."""
 
     def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
         super().__init__(server, kind)
@@ -116,19 +115,19 @@ class Followed(AskedFor):
 class Workloads:
     def __init__(self, server: api.Api, *, first_pause: float = list_watch.FIRST_PAUSE) -> None:
         kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
-        self.followed = {(kind.group, kind.kind): Followed(server, kind, first_pause) for kind in kinds}
+        self.watched = {(kind.group, kind.kind): WatchedControllers(server, kind, first_pause) for kind in kinds}
         rare = _Kind("ReplicationController", "", "v1", "replicationcontrollers")
-        self._known: dict[tuple[str, str], AskedFor] = {
-            **self.followed,
-            (rare.group, rare.kind): AskedFor(server, rare),
+        self._known: dict[tuple[str, str], ControllerLookup] = {
+            **self.watched,
+            (rare.group, rare.kind): ControllerLookup(server, rare),
         }
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for followed in self.followed.values():
-                group.create_task(followed.watch.run())
+            for watched in self.watched.values():
+                group.create_task(watched.watch.run())
 
-    async def of(self, namespace: str, pod: Object) -> Workload:
+    async def find(self, namespace: str, pod: Object) -> Workload:
         metadata = pod.get("metadata") or {}
         for owner in _controllers(metadata):
             kind, name = owner.get("kind", ""), owner.get("name", "")
@@ -140,5 +139,5 @@ class Workloads:
 
 
 def _controllers(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """None or one."""
+    """Yield the controller, if there is one."""
     return (owner for owner in metadata.get("ownerReferences") or () if owner.get("controller"))
