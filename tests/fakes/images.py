@@ -48,7 +48,7 @@ class Entry:
     pax: Mapping[str, str] = field(default_factory=dict)
 
 
-def folder(name: str, mode: int = 0o755) -> Entry:
+def directory(name: str, mode: int = 0o755) -> Entry:
     return Entry(name, mode=mode, kind=tarfile.DIRTYPE)
 
 
@@ -80,7 +80,7 @@ def tar(*entries: Entry, form: int = tarfile.PAX_FORMAT) -> bytes:
     return file.getvalue()
 
 
-def packed(data: bytes, how: str = "gzip") -> bytes:
+def compress(data: bytes, how: str = "gzip") -> bytes:
     if how == "gzip":
         return gzip.compress(data, 1, mtime=0)
     return zstandard.compress(data) if how == "zstd" else data
@@ -95,7 +95,7 @@ def agent(
         archive = zipfile.ZipFile(io.BytesIO(built.read_bytes()))
     with archive:
         return [
-            folder(info.filename)
+            directory(info.filename)
             if info.is_dir()
             else Entry(info.filename, archive.read(info), info.external_attr >> 16 & 0o777)
             for info in archive.infolist()
@@ -140,7 +140,7 @@ def image(
 ) -> Image:
     """An image of these layers, the lowest first; `fields` change the manifest."""
     hows = [how] * len(tars) if isinstance(how, str) else how
-    layers = [(packed(data, one), _LAYERS[docker, one]) for data, one in zip(tars, hows, strict=True)]
+    layers = [(compress(data, one), _LAYERS[docker, one]) for data, one in zip(tars, hows, strict=True)]
     config = json.dumps(
         {
             "architecture": architecture,
@@ -192,34 +192,34 @@ def push(http: httpx.Client, url: str, image: Image, tag: str) -> str:
     return image.digest
 
 
-def lay(folder: Path, *named: tuple[Image, dict[str, Any]]) -> Path:
-    """Make a folder the OCI image layout of these images, each with what else its index says of it."""
-    (folder / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+def write_layout(directory: Path, *named: tuple[Image, dict[str, Any]]) -> Path:
+    """Write an OCI image layout with these images; each dict is added to the image's entry in the index."""
+    (directory / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     for image, _ in named:
-        _lay_blobs(folder, image)
+        _write_blobs(directory, image)
     listed = [{**descriptor(image.manifest, image.media_type), **more} for image, more in named]
-    fresh = folder / "index.json.new"
+    fresh = directory / "index.json.new"
     fresh.write_text(json.dumps({"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": listed}))
-    fresh.rename(folder / "index.json")
-    return folder
+    fresh.rename(directory / "index.json")
+    return directory
 
 
-def called(name: str) -> dict[str, Any]:
-    """What an index says of an image with this name."""
+def index_entry(name: str) -> dict[str, Any]:
+    """Return the annotations of an index's entry for an image with this name."""
     return {"annotations": {"org.opencontainers.image.ref.name": name}}
 
 
-def blob(folder: Path, digest: str) -> Path:
+def blob(directory: Path, digest: str) -> Path:
     """Where a layout has a blob."""
-    return folder / "blobs" / digest.replace(":", "/")
+    return directory / "blobs" / digest.replace(":", "/")
 
 
-def _lay_blobs(folder: Path, image: Image) -> None:
+def _write_blobs(directory: Path, image: Image) -> None:
     for data in (image.manifest, *image.blobs.values()):
-        blob(folder, digest(data)).write_bytes(data)
+        blob(directory, digest(data)).write_bytes(data)
     for part in image.manifests:
-        _lay_blobs(folder, part)
+        _write_blobs(directory, part)
 
 
 MINIMAL: Final = Entry(packages.NESTED + identifiers.PRELOAD_LIBRARY, b"\x7fELF", 0o755)

@@ -24,7 +24,7 @@ _UNIX: Final = 3
 def write(
     archive: zipfile.ZipFile, name: str, content: bytes = b"", mode: int = 0o100644, level: int | None = None
 ) -> None:
-    """Add an entry with a whole unix mode (`0o120777` makes a link), deflated unless it is a folder."""
+    """Add an entry with a full unix mode (`0o120777` makes a link), deflated unless it is a directory."""
     info = zipfile.ZipInfo(name, _DATE)
     info.create_system = _UNIX
     info.external_attr = mode << 16

@@ -143,7 +143,7 @@ class Registry:
         text = (self.place / "log").read_text(errors="replace")
         return [(method, path, int(status)) for method, path, status in _REQUEST.findall(text)]
 
-    def spoil(self, digest: str) -> None:
+    def corrupt_blob(self, digest: str) -> None:
         """Have another byte in a blob than its digest says."""
         name = digest.removeprefix("sha256:")
         file = self.place / f"data/docker/registry/v2/blobs/sha256/{name[:2]}/{name}/data"
@@ -151,7 +151,7 @@ class Registry:
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
 
-    def lose(self, digest: str) -> None:
+    def delete_blob(self, digest: str) -> None:
         name = digest.removeprefix("sha256:")
         shutil.rmtree(self.place / f"data/docker/registry/v2/blobs/sha256/{name[:2]}/{name}")
 

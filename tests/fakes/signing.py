@@ -1,4 +1,4 @@
-"""Signs images as cosign does with a key, and puts the signatures where it puts them; or wrong, if told so."""
+"""Signs images with a key as cosign does, and stores the signatures where cosign does; wrongly on request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def simple(signer: Signer, signed: bytes) -> tuple[bytes, str]:
 
 
 def beside(*payloads: tuple[bytes, str]) -> images.Image:
-    """What lies at the tag `sha256-HEX.sig`."""
+    """Image for the tag `sha256-HEX.sig`."""
     layers = [{**images.descriptor(data, PAYLOAD), "annotations": {SIGNATURE: mark}} for data, mark in payloads]
     return _stored(layers, [data for data, _ in payloads])
 
@@ -96,7 +96,7 @@ def bundle(signer: Signer, signed: bytes, kind: str = STATEMENT, **fields: Any) 
 
 
 def referring(*bundles: bytes, kind: str = BUNDLE) -> images.Image:
-    """What lies at the tag `sha256-HEX` in a registry that keeps no lists of referrers: an index of bundles."""
+    """Index of bundles for the tag `sha256-HEX`, for a registry without lists of referrers."""
     stored = [
         _stored([images.descriptor(data, BUNDLE)], [data], artifactType=BUNDLE, annotations={"n": str(number)})
         for number, data in enumerate(bundles)

@@ -69,7 +69,9 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
     with provisioner.running(tmp_path) as process:
         data = Path(process.folder.root)
         several = images.index((f"linux/{HERE}", an_image()), ("linux/riscv64", an_image("riscv64")))
-        images.lay(data / "images/agent", (several, images.called("1.277")), (an_image(), images.called("1.276")))
+        images.write_layout(
+            data / "images/agent", (several, images.index_entry("1.277")), (an_image(), images.index_entry("1.276"))
+        )
         process.want(of_the_page("Images from the nodes' disks", data))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
@@ -104,7 +106,7 @@ def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: 
 def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
     with provisioner.running(tmp_path) as process:
-        folder = images.lay(tmp_path / "agent", (an_image(), {}))
+        folder = images.write_layout(tmp_path / "agent", (an_image(), {}))
         preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
         process.want(provisioner.manifest("shop", "http://localhost:1/api", image=away))

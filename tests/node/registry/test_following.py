@@ -122,7 +122,7 @@ class TestASignedImage:
 
     def test_needs_the_keys(self, plain: Registry) -> None:
         sign(plain, push(plain, "first"))
-        assert "the secret image-keys: is not there" in follow(plain, key="image-keys").problem
+        assert "the secret image-keys: does not exist" in follow(plain, key="image-keys").problem
 
 
 def test_a_pull_secret_is_shown_and_missed(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class TestASignature:
         case.sign(simple(OURS, payload(case.digest)))
         assert case.find() == public_keys.parse(OURS.pem)[0]
         case.digest = parts[0][1].digest
-        with pytest.raises(unpack.UnsignedImageError, match="is not signed: there is neither"):
+        with pytest.raises(unpack.UnsignedImageError, match="is not signed: it has neither"):
             case.find()
 
 
@@ -192,14 +192,14 @@ class TestARegistry:
     def test_that_has_lost_a_payload_cannot_tell(self, server: Registry, case: Case) -> None:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
-        server.lose(making.digest(signed[0]))
+        server.delete_blob(making.digest(signed[0]))
         with pytest.raises(errors.HttpStatusError, match="answered 404"):
             case.find()
 
     def test_with_a_changed_payload_cannot_tell(self, server: Registry, case: Case) -> None:
         signed = simple(OURS, payload(case.digest))
         case.sign(signed)
-        server.spoil(making.digest(signed[0]))
+        server.corrupt_blob(making.digest(signed[0]))
         with pytest.raises(errors.HttpError):
             case.find()
 

@@ -96,7 +96,7 @@ class TestWrongBytes:
     ) -> None:
         built = image()
         digest = plain.push(PATH, built)
-        plain.spoil(built.layers[0])
+        plain.corrupt_blob(built.layers[0])
         desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={plain.host}") as p:
             wanted = built.layers[0].removeprefix("sha256:")

@@ -18,7 +18,7 @@ from oneagent.common.oci import reference as oci_reference
 from oneagent.common.oci.reference import LayoutReference
 from tests.fakes import images as making
 from tests.fakes import signing
-from tests.fakes.images import called, lay
+from tests.fakes.images import index_entry, write_layout
 
 ONE = making.image(making.tar(making.MINIMAL), architecture=making.HERE)
 TWO = making.image(making.tar(making.MINIMAL, making.Entry("two")), how="zstd", architecture=making.HERE)
@@ -69,48 +69,50 @@ def layers(folder: Path, tag: str = "", digest: str = "") -> list[oci_image.Laye
 
 class TestTheImageThatIsMeant:
     def test_is_the_only_one(self, tmp_path: Path) -> None:
-        lay(tmp_path, (ONE, {}))
+        write_layout(tmp_path, (ONE, {}))
         assert layout.Layout(tmp_path).resolve_tag("") == ONE.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_the_one_with_the_name(self, tmp_path: Path) -> None:
-        lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (TWO, called("r.example/team/agent:2")))
+        write_layout(
+            tmp_path, (ONE, index_entry("1")), (TWO, index_entry("2")), (TWO, index_entry("r.example/team/agent:2"))
+        )
         assert [layout.Layout(tmp_path).resolve_tag(name) for name in ("1", "2", "r.example/team/agent:2")] == [
             *(ONE.digest, TWO.digest, TWO.digest)
         ]
 
     def test_is_the_one_with_the_digest_whether_it_is_listed_or_not(self, tmp_path: Path) -> None:
-        lay(tmp_path, (SEVERAL, called("1")))
+        write_layout(tmp_path, (SEVERAL, index_entry("1")))
         assert [layer.digest for layer in layers(tmp_path, digest=ONE.digest)] == ONE.layers
 
     def test_is_for_this_machine(self, tmp_path: Path) -> None:
-        lay(tmp_path, (SEVERAL, {}))
+        write_layout(tmp_path, (SEVERAL, {}))
         assert layout.Layout(tmp_path).resolve_tag("") == SEVERAL.digest
         assert [layer.digest for layer in layers(tmp_path)] == ONE.layers
 
     def test_is_not_a_signature_or_what_else_lies_beside_it(self, tmp_path: Path) -> None:
         beside = signing.beside(signing.simple(signing.signer(), signing.payload(ONE.digest)))
-        lay(
+        write_layout(
             tmp_path,
             (ONE, {}),
             (beside, {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}),
-            (beside, called(f"{signing.tag(ONE.digest)}.sig")),
+            (beside, index_entry(f"{signing.tag(ONE.digest)}.sig")),
             (beside, {"artifactType": signing.BUNDLE}),
         )
         assert layout.Layout(tmp_path).resolve_tag("") == ONE.digest
 
     def test_is_asked_for_if_there_are_several(self, tmp_path: Path) -> None:
-        lay(tmp_path, (ONE, called("1")), (TWO, {}))
+        write_layout(tmp_path, (ONE, index_entry("1")), (TWO, {}))
         with pytest.raises(
             unpack.UnsupportedPackageError, match=r"has 2 images, 1, one without a name: choose one by :NAME"
         ):
             layout.Layout(tmp_path).resolve_tag("")
         with pytest.raises(unpack.UnsupportedPackageError, match="has no image with the name '3', but 1, one without"):
             layout.Layout(tmp_path).resolve_tag("3")
-        lay(tmp_path, (ONE, called("1")), (TWO, called("1")))
+        write_layout(tmp_path, (ONE, index_entry("1")), (TWO, index_entry("1")))
         with pytest.raises(unpack.UnsupportedPackageError, match="has 2 images with the name '1'"):
             layout.Layout(tmp_path).resolve_tag("1")
-        lay(tmp_path)
+        write_layout(tmp_path)
         with pytest.raises(unpack.UnsupportedPackageError, match="has no image"):
             layout.Layout(tmp_path).resolve_tag("")
 
@@ -214,7 +216,7 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
 @pytest.mark.parametrize("what", BAD)
 def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path: Path, what: str) -> None:
     kind, said, spoilt = BAD[what]
-    folder = lay(tmp_path / "layout", (ONE, {}))
+    folder = write_layout(tmp_path / "layout", (ONE, {}))
     spoilt(folder)
     with pytest.raises(kind, match=said) as caught:
         layers(folder)
@@ -223,10 +225,10 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(tmp_path: Path, what: s
 
 def test_a_change_of_the_index_shows_in_its_stamp(tmp_path: Path) -> None:
     assert layout.index_fingerprint(tmp_path) == ""
-    lay(tmp_path, (ONE, {}))
+    write_layout(tmp_path, (ONE, {}))
     first = layout.index_fingerprint(tmp_path)
     assert first and layout.index_fingerprint(tmp_path) == first
-    lay(tmp_path, (TWO, {}))
+    write_layout(tmp_path, (TWO, {}))
     assert layout.index_fingerprint(tmp_path) != first
 
 
@@ -245,27 +247,31 @@ class TestASignature:
         bundles = signing.referring(signing.bundle(self.OURS, signing.statement(ONE.digest)))
         beside = {
             "as cosign saves it": (simple, {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}),
-            "by its name": (simple, called(f"{signing.tag(ONE.digest)}.sig")),
+            "by its name": (simple, index_entry(f"{signing.tag(ONE.digest)}.sig")),
             "as a bundle": (bundles.manifests[0], {"artifactType": signing.BUNDLE}),
-            "as a bundle by its name": (bundles, called(signing.tag(ONE.digest))),
+            "as a bundle by its name": (bundles, index_entry(signing.tag(ONE.digest))),
         }[how]
-        lay(tmp_path, (ONE, {}), beside)
+        write_layout(tmp_path, (ONE, {}), beside)
         assert self.find(tmp_path) == public_keys.parse(self.OURS.pem)[0].fingerprint
 
     def test_is_found_among_those_of_other_images(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
         other, good = (signing.beside(signing.simple(self.OURS, signing.payload(image.digest))) for image in (TWO, ONE))
-        lay(tmp_path, (ONE, called("1")), (TWO, called("2")), (other, saved), (good, saved))
+        write_layout(tmp_path, (ONE, index_entry("1")), (TWO, index_entry("2")), (other, saved), (good, saved))
         assert self.find(tmp_path)
 
     def test_that_is_not_good_is_none(self, tmp_path: Path) -> None:
         saved = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
-        lay(tmp_path, (ONE, {}))
+        write_layout(tmp_path, (ONE, {}))
         with pytest.raises(unpack.UnsignedImageError, match="is not signed: it has neither"):
             self.find(tmp_path)
-        lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved))
+        write_layout(
+            tmp_path, (ONE, {}), (signing.beside(signing.simple(self.THEIRS, signing.payload(ONE.digest))), saved)
+        )
         with pytest.raises(unpack.UnsignedImageError, match="is by none of the keys"):
             self.find(tmp_path)
-        lay(tmp_path, (ONE, {}), (signing.beside(signing.simple(self.OURS, signing.payload(TWO.digest))), saved))
+        write_layout(
+            tmp_path, (ONE, {}), (signing.beside(signing.simple(self.OURS, signing.payload(TWO.digest))), saved)
+        )
         with pytest.raises(unpack.UnsignedImageError, match="is of another image"):
             self.find(tmp_path)

@@ -137,7 +137,7 @@ class TestAnImage:
             layers.Entry(f"{NEW}/other", b"new"),
         ]
         layer = place / "layer"
-        layer.write_bytes(layers.packed(layers.tar(*entries), how))
+        layer.write_bytes(layers.compress(layers.tar(*entries), how))
         found = image.read([layer]).unpack(store.new, existing=store.present)
         assert file_manifest.verify(found.root, found.manifest) == []
         assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.images import Entry, folder, hard_link, link, opaque, tar, whiteout
+from tests.fakes.images import Entry, directory, hard_link, link, opaque, tar, whiteout
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz import judging, readings
 
@@ -38,7 +38,7 @@ def test_a_long_run_meets_packages_that_are_taken_and_each_reason_to_refuse_one(
 def test_a_second_reading_of_layers_knows_what_a_file_and_a_whiteout_are() -> None:
     """The judge is judged: by layers that are easy to read."""
     below = tar(Entry("d/a", b"1"), Entry("d/b", b"2"), link("l", "d"), Entry("gone", b"3"), form=tarfile.GNU_FORMAT)
-    above = tar(hard_link("again", "l"), opaque("d"), Entry("d/c", b"4"), whiteout("gone"), folder("e"))
+    above = tar(hard_link("again", "l"), opaque("d"), Entry("d/c", b"4"), whiteout("gone"), directory("e"))
     assert readings.of_layers((below, above)) == {
         "d": readings.FOLDER,
         "d/c": readings.Thing(b"4", 0o644),

@@ -13,7 +13,7 @@ from oneagent.common import identifiers, unpack
 from oneagent.common.unpack import agent_layout, file_manifest, image
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
-from tests.fakes.images import MINIMAL, Entry, folder, hard_link, link, opaque, whiteout
+from tests.fakes.images import MINIMAL, Entry, directory, hard_link, link, opaque, whiteout
 
 P = agents.NESTED
 
@@ -22,7 +22,7 @@ def blobs(place: Path, *layers: list[Entry], how: str = "gzip") -> list[Path]:
     paths = []
     for number, entries in enumerate(layers):
         path = place / f"layer{number}"
-        path.write_bytes(fakes.packed(fakes.tar(*entries), how))
+        path.write_bytes(fakes.compress(fakes.tar(*entries), how))
         paths.append(path)
     return paths
 
@@ -48,20 +48,28 @@ def test_an_agent_is_the_same_however_it_is_packed_and_wherever_it_lies(tmp_path
 
 
 def test_modes_are_those_of_a_zip_s_files(tmp_path: Path) -> None:
-    unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", mode=0o4777), Entry(f"{P}b", mode=0o600), folder(f"{P}c", 0o700)])
+    unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", mode=0o4777), Entry(f"{P}b", mode=0o600), directory(f"{P}c", 0o700)])
     modes = {name: (tmp_path / "tree" / name).stat().st_mode & 0o7777 for name in "abc"}
     assert modes == {"a": 0o755, "b": 0o644, "c": file_manifest.DIRECTORY_MODE}
 
 
 class TestALayer:
     def test_replaces_files_folders_and_links_of_those_below(self, tmp_path: Path) -> None:
-        below = [MINIMAL, Entry(f"{P}file", b"old"), folder(f"{P}folder"), Entry(f"{P}folder/x"), link(f"{P}l", "file")]
-        above = [Entry(f"{P}file", b"new"), Entry(f"{P}folder", b"now a file"), folder(f"{P}l"), Entry(f"{P}l/y")]
+        below = [
+            MINIMAL,
+            Entry(f"{P}file", b"old"),
+            directory(f"{P}folder"),
+            Entry(f"{P}folder/x"),
+            link(f"{P}l", "file"),
+        ]
+        above = [Entry(f"{P}file", b"new"), Entry(f"{P}folder", b"now a file"), directory(f"{P}l"), Entry(f"{P}l/y")]
         found = unpacked(tmp_path, below, above)
         assert found == {identifiers.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
 
     def test_adds_to_folders_of_those_below(self, tmp_path: Path) -> None:
-        found = unpacked(tmp_path, [MINIMAL, folder(f"{P}d"), Entry(f"{P}d/1")], [folder(f"{P}d"), Entry(f"{P}d/2")])
+        found = unpacked(
+            tmp_path, [MINIMAL, directory(f"{P}d"), Entry(f"{P}d/1")], [directory(f"{P}d"), Entry(f"{P}d/2")]
+        )
         assert {"d/1", "d/2"} < found.keys()
 
     def test_takes_away_by_whiteouts(self, tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ from oneagent.common.unpack import (
 )
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
-from tests.fakes.images import MINIMAL, Entry, folder, hard_link, link
+from tests.fakes.images import MINIMAL, Entry, directory, hard_link, link
 
 P = agents.NESTED
 
 
 def tar(*entries: Entry) -> bytes:
-    return fakes.packed(fakes.tar(MINIMAL, *entries))
+    return fakes.compress(fakes.tar(MINIMAL, *entries))
 
 
 def header(name: bytes, kind: bytes = b"0", size: bytes = b"0" * 11, content: bytes = b"") -> bytes:
@@ -90,12 +90,12 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "below a link": (UnsafePackageError, "which is no directory", tar(link(f"{P}l", "."), Entry(f"{P}l/x"))),
     "below a file": (UnsafePackageError, "which is no directory", tar(Entry(f"{P}f"), Entry(f"{P}f/x"))),
     "file twice": (UnsafePackageError, "appears twice", tar(Entry(f"{P}f"), Entry(f"{P}f"))),
-    "file and folder": (UnsafePackageError, "appears twice", tar(folder(f"{P}f"), Entry(f"{P}f"))),
+    "file and folder": (UnsafePackageError, "appears twice", tar(directory(f"{P}f"), Entry(f"{P}f"))),
     "hard link out": (UnsafePackageError, "leads out", tar(hard_link(f"{P}h", "../etc/passwd"))),
     "hard link to an absolute path": (UnsafePackageError, "leads out", tar(hard_link(f"{P}h", "/etc/passwd"))),
     "hard link forward": (UnsafePackageError, "no file before it", tar(hard_link(f"{P}h", f"{P}f"), Entry(f"{P}f"))),
     "hard link to a folder": (
-        UnsafePackageError, "no file before it", tar(folder(f"{P}d"), hard_link(f"{P}h", f"{P}d")),
+        UnsafePackageError, "no file before it", tar(directory(f"{P}d"), hard_link(f"{P}h", f"{P}d")),
     ),
     "hard link to itself": (UnsafePackageError, "no file before it", tar(hard_link(f"{P}h", f"{P}h"))),
     "device": (UnsafePackageError, "neither a file", tar(Entry(f"{P}null", kind=tarfile.CHRTYPE))),
@@ -168,9 +168,9 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a bomb of gzip in gzip": (CorruptPackageError, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
     # what is not read, or no agent
     "zstd that takes much memory": (UnsupportedPackageError, "MiB to unpack", wide()),
-    "no agent": (NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(Entry("bin/sh")))),
+    "no agent": (NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.compress(fakes.tar(Entry("bin/sh")))),
     "a link as an agent": (
-        NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.packed(fakes.tar(link(MINIMAL.name, "x"))),
+        NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.compress(fakes.tar(link(MINIMAL.name, "x"))),
     ),
     "current as a file": (NotAnAgentError, "current", tar(Entry(f"{P}agent/bin/current"))),
 }  # fmt: skip
@@ -197,9 +197,9 @@ def test_a_bad_layer(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_a_layer_that_does_not_fit_over_the_one_below(tmp_path: Path, above: list[Entry], said: str) -> None:
-    below = [MINIMAL, Entry(f"{P}file"), folder(f"{P}folder"), link(f"{P}link", "folder")]
+    below = [MINIMAL, Entry(f"{P}file"), directory(f"{P}folder"), link(f"{P}link", "folder")]
     for number, entries in enumerate((below, above)):
-        (tmp_path / f"{number}").write_bytes(fakes.packed(fakes.tar(*entries)))
+        (tmp_path / f"{number}").write_bytes(fakes.compress(fakes.tar(*entries)))
     with pytest.raises(UnsafePackageError, match=said):
         image.read([tmp_path / "0", tmp_path / "1"])
 

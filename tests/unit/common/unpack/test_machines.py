@@ -77,7 +77,7 @@ def test_a_zip_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix:
 def test_an_image_for_another_machine_leaves_nothing_behind(tmp_path: Path, prefix: str) -> None:
     """Whatever its configuration says: that is written by whoever builds the image."""
     layer = tmp_path / "layer"
-    layer.write_bytes(fakes.packed(fakes.tar(Entry(prefix + identifiers.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
+    layer.write_bytes(fakes.compress(fakes.tar(Entry(prefix + identifiers.PRELOAD_LIBRARY, elf(*MACHINES[OTHER])))))
     with pytest.raises(UnsupportedPackageError, match=f"^{identifiers.PRELOAD_LIBRARY} is for {OTHER}, this node is "):
         image.read([layer]).unpack(tmp_path / "tree")
     assert os.listdir(tmp_path / "tree") == []

@@ -169,7 +169,7 @@ class TestAnImageInAFolder:
         self, root: Path, preload: Command, tmp_path: Path, desk: Desk, server: double.Tenant
     ) -> None:
         image = an_image()
-        folder = images.lay(tmp_path / "layout", (images.index((f"linux/{HERE}", image)), {}))
+        folder = images.write_layout(tmp_path / "layout", (images.index((f"linux/{HERE}", image)), {}))
         index = json.loads((folder / "index.json").read_text())["manifests"][0]["digest"]
         version = Version(index.replace(":", "-"))
         answer = preload(folder)
@@ -182,7 +182,9 @@ class TestAnImageInAFolder:
 
     def test_is_told_by_its_name_among_several(self, preload: Command, tmp_path: Path) -> None:
         one, two = an_image("one"), an_image("two")
-        folder = images.lay(tmp_path / "layout", (one, images.called("1")), (two, images.called("2")))
+        folder = images.write_layout(
+            tmp_path / "layout", (one, images.index_entry("1")), (two, images.index_entry("2"))
+        )
         with pytest.raises(SystemExit, match=r"has 2 images, 1, 2: choose one by :NAME or @sha256:"):
             preload(folder)
         assert preload(f"oci-layout:{folder}:2")["version"] == two.digest.replace(":", "-")
@@ -192,7 +194,7 @@ class TestAnImageInAFolder:
         self, root: Path, preload: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         image = an_image()
-        folder = images.lay(tmp_path / "layout", (image, {}))
+        folder = images.write_layout(tmp_path / "layout", (image, {}))
         with pytest.raises(SystemExit, match="leave --version out"):
             preload(folder, f"--version={VERSION}")
         with pytest.raises(SystemExit, match="2"):
@@ -206,7 +208,7 @@ class TestAnImageInAFolder:
         layer.write_bytes(content)
         with pytest.raises(SystemExit, match=image.layers[0].removeprefix("sha256:")):
             preload(folder)
-        images.lay(folder, (images.image(images.tar(images.Entry("no/agent")), architecture=HERE), {}))
+        images.write_layout(folder, (images.image(images.tar(images.Entry("no/agent")), architecture=HERE), {}))
         with pytest.raises(SystemExit, match="the package has no agent/"):
             preload(folder)
         tar = tmp_path / "image.tar"
@@ -224,7 +226,7 @@ class TestAnImageInAFolder:
 
 @pytest.mark.parametrize("kind", ["zip", "image"])
 def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
-    what = package if kind == "zip" else images.lay(tmp_path / "layout", (an_image(), {}))
+    what = package if kind == "zip" else images.write_layout(tmp_path / "layout", (an_image(), {}))
     terminal, line = pty.openpty()
     command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={root}", str(what)]
     with os.fdopen(terminal, "rb", buffering=0) as seen:

@@ -10,7 +10,7 @@ import pytest
 from oneagent.common.identifiers import Version
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
-from tests.fakes.images import called, lay
+from tests.fakes.images import index_entry, write_layout
 from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
 
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -35,7 +35,7 @@ def content(folder: Path) -> list[tuple[str, bytes]]:
 
 class TestAnImageInAFolder:
     def test_is_installed_and_the_folder_is_left_as_it_is(self, tmp_path: Path, desk: Desk) -> None:
-        folder = lay(tmp_path / "layout", (images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO)), {}))
+        folder = write_layout(tmp_path / "layout", (images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO)), {}))
         before = content(folder)
         wanted = images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO))
         desk.put(manifest(image=f"oci-layout:{folder}"))
@@ -47,11 +47,11 @@ class TestAnImageInAFolder:
         assert content(folder) == before
 
     def test_whose_name_moves_is_another_version_at_once(self, tmp_path: Path, desk: Desk) -> None:
-        folder = lay(tmp_path / "layout", (ONE, called("1")), (TWO, called("2")))
+        folder = write_layout(tmp_path / "layout", (ONE, index_entry("1")), (TWO, index_entry("2")))
         desk.put(manifest(image=f"oci-layout:{folder}:1"))
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
-            lay(folder, (TWO, called("1")), (ONE, called("2")))
+            write_layout(folder, (TWO, index_entry("1")), (ONE, index_entry("2")))
             p.until(lambda: p.ready(version(TWO)), what=p.condition)
 
     def test_that_is_not_there_says_so_and_is_found_when_it_comes(self, tmp_path: Path, desk: Desk) -> None:
@@ -59,24 +59,24 @@ class TestAnImageInAFolder:
         desk.put(manifest(image=f"oci-layout:{folder}:1"))
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: f"{folder}: No such file" in p.condition(), what=p.condition)
-            lay(folder, (ONE, called("2")))
+            write_layout(folder, (ONE, index_entry("2")))
             p.until(lambda: "has no image with the name '1', but 2" in p.condition(), what=p.condition)
-            lay(folder, (ONE, called("1")))
+            write_layout(folder, (ONE, index_entry("1")))
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
 
     def test_keeps_its_version_while_its_folder_is_damaged(
         self, tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture
     ) -> None:
-        folder = lay(tmp_path / "layout", (ONE, {}))
+        folder = write_layout(tmp_path / "layout", (ONE, {}))
         desk.put(manifest(image=f"oci-layout:{folder}"))
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
-            lay(folder, (TWO, {"digest": f"sha256:{'5' * 64}"}))
+            write_layout(folder, (TWO, {"digest": f"sha256:{'5' * 64}"}))
             p.until(lambda: "the image can't be followed" in caplog.text)
             assert p.ready(version(ONE))
 
     def test_with_a_spoilt_layer_is_refused_and_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:
-        folder = lay(tmp_path / "layout", (ONE, {}))
+        folder = write_layout(tmp_path / "layout", (ONE, {}))
         layer = images.blob(folder, ONE.layers[1])
         layer.write_bytes(layer.read_bytes()[::-1])
         desk.put(manifest(image=f"oci-layout:{folder}"))
@@ -88,14 +88,14 @@ class TestAnImageInAFolder:
 
     def test_is_installed_if_it_is_signed_there_and_not_if_it_is_not(self, tmp_path: Path, desk: Desk) -> None:
         ours, theirs = signing.signer(), signing.signer()
-        folder = lay(tmp_path / "layout", (ONE, {}))
+        folder = write_layout(tmp_path / "layout", (ONE, {}))
         key = {"code-modules-image-key": ours.pem}
         desk.put(manifest(image=f"oci-layout:{folder}", annotations=key))
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: "is not signed" in p.condition(), what=p.condition)
             bad, good = (signing.beside(signing.simple(one, signing.payload(ONE.digest))) for one in (theirs, ours))
-            lay(folder, (ONE, {}), (bad, SAVED))
+            write_layout(folder, (ONE, {}), (bad, SAVED))
             p.until(lambda: "is by none of the keys" in p.condition(), what=p.condition)
             assert p.store.versions() == []
-            lay(folder, (ONE, {}), (bad, SAVED), (good, SAVED))
+            write_layout(folder, (ONE, {}), (bad, SAVED), (good, SAVED))
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
