@@ -79,7 +79,7 @@ def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
         assert not kubelet.stats("new").volume_condition.abnormal
         assert (len(list(old.rglob("*"))), library(old)[:4]) == (len(list(new.rglob("*"))), b"\x7fELF")
         kubelet.unpublish("old")
-        eventually(lambda: damage_log.noted(driver.data) == [])
+        eventually(lambda: damage_log.list_versions(driver.data) == [])
         kubelet.unpublish("new")
         eventually(lambda: not list(driver.data.trash.iterdir()))
 

@@ -138,10 +138,10 @@ class TestTheSocket:
 class TestTheDataFolder:
     def test_belongs_to_one_server_at_a_time(self, driver: Driver) -> None:
         lock = driver.data.root / "server.lock"
-        with pytest.raises(SystemExit, match=f"another process holds {lock}"), process.alone(lock, 0.2):
+        with pytest.raises(SystemExit, match=f"another process holds {lock}"), process.exclusive_lock(lock, 0.2):
             pass
         driver.stop()
-        with process.alone(lock, 0):
+        with process.exclusive_lock(lock, 0):
             pass
 
     def test_is_handed_over_to_a_server_that_waits_for_it(self, driver: Driver, kubelet: Kubelet) -> None:

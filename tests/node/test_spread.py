@@ -32,4 +32,4 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
             driver.kill()
             node.unmount_all(driver)
         assert server.count("package") == 1
-        provisioner.eventually(lambda: not demand.versions(process.folder), what="the word is forgotten")
+        provisioner.eventually(lambda: not demand.list_versions(process.folder), what="the word is forgotten")

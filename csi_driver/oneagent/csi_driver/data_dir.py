@@ -130,10 +130,10 @@ class DataDir:
     def manifest(self, version: Version) -> Path:
         return self.manifests / f"{component(version, 'agent version')}.json"
 
-    def awaiting(self, version: Version) -> str:
+    def demand_marker(self, version: Version) -> str:
         return f"{self.demand}/{component(version, 'agent version')}"
 
-    def damage(self, version: Version) -> Path:
+    def corruption_record(self, version: Version) -> Path:
         return self.corrupt / f"{component(version, 'agent version')}.json"
 
     def pin(self, version: Version) -> Path:

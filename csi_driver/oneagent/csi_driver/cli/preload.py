@@ -198,7 +198,7 @@ def _wait_until_stored(data: DataDir, store: AgentStore, version: Version, wait_
     """Wait for the version in the store while a provisioner is running; False if it is not there in time."""
     deadline = time.monotonic() + wait_seconds
     while not store.has(version):
-        if time.monotonic() > deadline or not process.is_held(data.root / "provisioner.lock"):
+        if time.monotonic() > deadline or not process.is_locked(data.root / "provisioner.lock"):
             return False
         time.sleep(_POLL_SECONDS)
     return True

@@ -22,7 +22,7 @@ def run(data: DataDir, versions: Iterable[Version], *, bytes_per_second: float |
                 sys.stdout.flush()
     except OSError as error:
         raise SystemExit(f"agent store can't be read: {error.strerror} ({error.filename})") from error
-    failed = sum(report.state != integrity.State.WHOLE for report in reports)
+    failed = sum(report.state != integrity.State.OK for report in reports)
     if json_output:
         sys.stdout.write(json.dumps(integrity.as_json(data, reports), indent=2) + "\n")
     else:

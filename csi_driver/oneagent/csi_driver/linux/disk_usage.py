@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def on_disk(*places: str | Path) -> int:
+def total_bytes(*places: str | Path) -> int:
     """Bytes on disk at or below these paths; a file with several names there counts once."""
     size, seen = 0, set[tuple[int, int]]()
     for status in _all(places):
@@ -24,7 +24,7 @@ def on_disk(*places: str | Path) -> int:
     return size
 
 
-def files(place: str | Path) -> dict[int, int]:
+def bytes_by_inode(place: str | Path) -> dict[int, int]:
     """Bytes on disk by inode, of all that is at or below a path on one file system."""
     return {status.st_ino: status.st_blocks * 512 for status in _all([place])}
 

@@ -123,7 +123,7 @@ def top_at(mounts: Iterable[Mount], target: str) -> Mount | None:
     return found
 
 
-def holding(mounts: Iterable[Mount], path: str) -> Mount | None:
+def mount_containing(mounts: Iterable[Mount], path: str) -> Mount | None:
     """The mount that a path lies on: the one with the longest target above it, of equal ones the topmost."""
     found = None
     for mount in mounts:

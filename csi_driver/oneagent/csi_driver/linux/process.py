@@ -17,7 +17,7 @@ HANDOVER_SECONDS: Final = 30.0
 
 
 @contextlib.contextmanager
-def alone(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
+def exclusive_lock(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
     """Hold a process's exclusive right to the data folder; `SystemExit` if another one keeps it."""
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -36,8 +36,8 @@ def alone(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(lock: Path) -> bool | None:
-    """Whether a process holds its exclusive right (see `alone`); None if that can't be told."""
+def is_locked(lock: Path) -> bool | None:
+    """Whether a process holds its exclusive right (see `exclusive_lock`); None if that can't be told."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def is_held(lock: Path) -> bool | None:
     return False
 
 
-def settle_memory() -> None:
+def trim_memory() -> None:
     """After the start: give back what only loading needed, and spare the collector what will never be garbage."""
     gc.collect()
     gc.freeze()

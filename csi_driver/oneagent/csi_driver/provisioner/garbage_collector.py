@@ -211,7 +211,7 @@ class GarbageCollector:
         return self._occupancy.bytes() + self._unfinished_bytes()
 
     def _unfinished_bytes(self) -> int:
-        return disk_usage.on_disk(self._folder.tmp, self._folder.preloaded)
+        return disk_usage.total_bytes(self._folder.tmp, self._folder.preloaded)
 
     def _fits(self, needed_bytes: int) -> bool:
         return self.free(self._folder.root) >= needed_bytes
@@ -253,7 +253,7 @@ class GarbageCollector:
             self._retire_layers(found)
             self._retire_hosts(found)
         self._retire_downloads(found.versions)
-        damage_log.settle(self._folder, volumes, set(stored) - set(gone), found.versions)
+        damage_log.prune(self._folder, volumes, set(stored) - set(gone), found.versions)
         for version in set(records) - set(stored) - found.versions | set(gone):
             self._records.drop_version(version)
             with contextlib.suppress(KeyError):

@@ -14,7 +14,7 @@ from oneagent.csi_driver.linux import disk_usage
 def expire(folder: DataDir, keep_seconds: float, keep_bytes: int, now: float) -> int:
     """Remove by age, then the oldest until the rest is small enough (0: whatever its size); the bytes that stay."""
     entries = sorted(folder.logs.iterdir(), key=_kept_at)
-    taken = {entry: disk_usage.on_disk(entry) for entry in entries}
+    taken = {entry: disk_usage.total_bytes(entry) for entry in entries}
     total = sum(taken.values())
     for entry in entries:
         if now - _kept_at(entry) >= keep_seconds or (keep_bytes and total > keep_bytes):

@@ -231,7 +231,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
         source = make_source(config)
     except errors.ApiError as error:
         raise SystemExit(f"--dynakube-source={config.source}: {error}") from error
-    with process.alone(config.data_dir / "provisioner.lock"):
+    with process.exclusive_lock(config.data_dir / "provisioner.lock"):
         provisioner, counted = build(config, source, failpoint)
 
         def end(*_: object) -> None:
@@ -241,7 +241,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         prometheus.serve(config.metrics_address, counted.registry)
-        process.settle_memory()
+        process.trim_memory()
         log.info("provisioning", extra=logs.facts(source=config.source, data=config.data_dir))
         asking = _watch_for_uninstall(config, source, stop)
         provisioner.run(stop)

@@ -77,7 +77,7 @@ class Scrubber:
         self._now = now
         self._failpoint = failpoint
         self._unproven: dict[Version, float] = {}
-        metrics.damaged_versions.set_function(lambda: len(damage_log.noted(folder)))
+        metrics.damaged_versions.set_function(lambda: len(damage_log.list_versions(folder)))
 
     def run(self, stop: threading.Event) -> None:
         """Check what is due, one version after the other, until stopped."""
@@ -112,10 +112,10 @@ class Scrubber:
                 return None
             if found.state == integrity.State.DAMAGED and not self._take_out(found, tree, stop):
                 return None
-            if found.state == integrity.State.UNPROVEN:
+            if found.state == integrity.State.UNVERIFIED:
                 self._unproven[version] = self._now()
                 log.warning("a version can't be checked", extra=logs.facts(version=version, reason=found.message))
-            if found.state == integrity.State.WHOLE:
+            if found.state == integrity.State.OK:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(self._folder.manifest(version))
                 log.info("version is whole", extra=logs.facts(version=version, bytes=found.bytes))
@@ -160,7 +160,7 @@ class Scrubber:
         return True
 
     def _discard(self, version: Version, message: str) -> None:
-        damage_log.note(self._folder, version, Damage(time.time(), message))
+        damage_log.record(self._folder, version, Damage(time.time(), message))
         self._failpoint("damage noted")
         self._store.remove(version)
         self._failpoint("damaged version in the trash")

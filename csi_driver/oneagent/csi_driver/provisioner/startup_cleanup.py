@@ -69,8 +69,8 @@ def reconcile(folder: DataDir, store: AgentStore, records: ProvisionerState) -> 
             os.utime(folder.manifest(version), (0, 0))  # It is checked again at once.
     for version in set(records.versions) - stored:
         records.drop_version(version)
-    for version in damage_log.noted(folder):
-        damage = damage_log.of(folder, version)
+    for version in damage_log.list_versions(folder):
+        damage = damage_log.read(folder, version)
         if damage is not None and version not in stored:
             records.put_version(version, VersionState.DAMAGED, message=damage.message)
     for version in stored:

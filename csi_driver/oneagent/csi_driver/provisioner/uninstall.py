@@ -40,7 +40,7 @@ def watch(cluster: Cluster, daemonset: str, folder: DataDir, stop: threading.Eve
     stop.wait()
     deadline = time.monotonic() + _LIMIT_SECONDS
     # Without a server nobody waits for the answer.
-    while process.is_held(folder.server_lock) is not False and time.monotonic() < deadline:
+    while process.is_locked(folder.server_lock) is not False and time.monotonic() < deadline:
         if reason := _why_gone(cluster, daemonset):
             # Empty, so it is there or not, and never half written.
             folder.uninstall_marker.touch(mode=0o600)

@@ -178,7 +178,7 @@ class Server:
         self.volumes.load()
         self.volumes.start()
         self._reconciler.at_start()
-        self.publisher.appviews.spares.start()
+        self.publisher.view_mounter.dir_pool.start()
         self._warn_of_one_mount()
         self._observe()
         prometheus.serve(self._config.metrics_address, self.metrics.registry)
@@ -198,7 +198,7 @@ class Server:
         server.start()
         self._grpc = server
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        process.settle_memory()
+        process.trim_memory()
         log.info("serving", extra=logs.facts(socket=path, node=self._config.node_id))
 
     def volumes_left(self) -> int:
@@ -224,7 +224,7 @@ class Server:
         with 5,000 (Linux 6.18), unless the views are mounted on another one."""
         mounts = mount_table.read()
         data, targets = os.path.realpath(self._config.data_dir), os.path.realpath(self._config.target_root)
-        if mount_table.holding(mounts, data) is mount_table.holding(mounts, targets):
+        if mount_table.mount_containing(mounts, data) is mount_table.mount_containing(mounts, targets):
             log.warning(
                 "data folder and target root lie on one mount, so a publish costs more with every view that is "
                 "mounted; make the data folder a mount (in Kubernetes: a hostPath volume) of its own",
@@ -232,7 +232,7 @@ class Server:
             )
 
     def _observe(self) -> None:
-        self.metrics.waiting.set_function(lambda: self.publisher.arrivals.waiting)
+        self.metrics.waiting.set_function(lambda: self.publisher.version_waiter.waiting)
         self.metrics.unwritten.set_function(lambda: self.volumes.unwritten)
         for state in ("waiting", "mounted", "empty"):
             self.metrics.volumes.labels(state).set_function(functools.partial(self._count, state))
@@ -277,11 +277,11 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     folder = DataDir(config.data_dir)
     # Before waiting for the place: one that stays after an uninstall leaves it then.
     folder.uninstall_marker.unlink(missing_ok=True)
-    with process.alone(folder.server_lock):
+    with process.exclusive_lock(folder.server_lock):
         server = Server(config, failpoint)
         server.start()
         signal.sigwait(stop)
-        shutdown.wait(server.volumes_left, folder.uninstall_marker, config.uninstall_wait_seconds, stop)
+        shutdown.wait_until_drained(server.volumes_left, folder.uninstall_marker, config.uninstall_wait_seconds, stop)
         server.stop()
     return 0
 

@@ -203,7 +203,7 @@ class MountTarget:
         finally:
             os.close(folder)
 
-    def clear(self, failpoint: Callable[[str], None], *, leftovers: bool = False) -> None:
+    def unmount_and_remove(self, failpoint: Callable[[str], None], *, leftovers: bool = False) -> None:
         """Unmount all that is mounted here and remove the folder; `InternalError` if the kernel says no.
 
         `leftovers`: remove it with what is in it. Otherwise a folder that is not empty stays.
@@ -242,7 +242,7 @@ def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
     """Write the pod's configuration into an upper layer that no pod has seen yet.
 
     One that a pod has had is never written to by us again: the pod may have put symlinks in it. The file that every
-    view has is there already (see `spares`); the mode of others is set by fchmod, since the process-wide umask
+    view has is there already (see `dir_pool`); the mode of others is set by fchmod, since the process-wide umask
     could cut it.
     """
     for name, content in files:

@@ -103,11 +103,11 @@ class Publisher:
         self._wanted = wanted
         self._now = now
         self._failpoint = failpoint
-        self.appviews = ViewMounter(
+        self.view_mounter = ViewMounter(
             settings.node_id, folder, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
-        self.arrivals = VersionWaiter(str(folder.agents), wanted.refresh)
-        self.calls = InFlightCalls(self.arrivals.wake)
+        self.version_waiter = VersionWaiter(str(folder.agents), wanted.refresh)
+        self.calls = InFlightCalls(self.version_waiter.wake)
 
     # ------------------------------------------------------------------ publish
 
@@ -144,7 +144,7 @@ class Publisher:
                 f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
                 f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
             )
-        if request.mode == "app" and self.appviews.owner(top) != request.volume:
+        if request.mode == "app" and self.view_mounter.owner(top) != request.volume:
             raise AlreadyExistsError(f"target_path: another volume's view is mounted at {request.target!r}")
         if request.mode == "host" and host_volumes.owner(self._folder, target) != request.dynakube:
             raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
@@ -178,7 +178,7 @@ class Publisher:
             host_volumes.bind(self._folder, request, target)
         except OSError as error:
             reason = f"the host agent's folder can't be mounted: {view_mounter.why(error)}"
-            self.appviews.undo(request.volume, target)
+            self.view_mounter.rollback(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
         self._failpoint("mounted")
@@ -197,7 +197,7 @@ class Publisher:
         failures = _failures(record)
         listening = False
         while True:
-            turn = self.arrivals.turn
+            turn = self.version_waiter.turn
             wanted, version, reason = self._look(record, request)
             limits = mount_policy.limits(request, wanted)
             try:
@@ -214,15 +214,15 @@ class Publisher:
                 raise UnavailableError(f"volume {request.volume}: the call was given up while it waited ({reason})")
             if left <= 0 or mount_limits.exhausted(failures, limits, self._now()):
                 break
-            if self.arrivals.waiting >= self._settings.most_waiting:
-                raise UnavailableError(f"{self.arrivals.waiting} other volumes wait already; {reason}")
+            if self.version_waiter.waiting >= self._settings.most_waiting:
+                raise UnavailableError(f"{self.version_waiter.waiting} other volumes wait already; {reason}")
             if not listening:
                 listening = True
                 if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
                     call.cancelled = True
                 continue
-            demand.say(self._folder, wanted.version if wanted is not None else Version(""))
-            self.arrivals.wait(turn, left)
+            demand.mark(self._folder, wanted.version if wanted is not None else Version(""))
+            self.version_waiter.wait(turn, left)
         spent_out = mount_limits.exhausted(failures, limits, self._now())
         if spent_out:
             return self._empty(request, failures, target, f"{spent_out}; {reason}")
@@ -266,7 +266,7 @@ class Publisher:
         *notices: Notice,
     ) -> PublishResult:
         wanted = wanted or DesiredState(request.dynakube)
-        config = self.appviews.mount(request, record, wanted, version, target)
+        config = self.view_mounter.mount(request, record, wanted, version, target)
         # Written after the answer: should we crash before, the mount table tells the same, but for the DynaKube's name.
         row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
         self._volumes.put(row, *notices, later=True)
@@ -366,11 +366,11 @@ class Publisher:
                 log.warning("leaving a mount alone that is not ours", extra=logs.facts(volume=volume, target=path))
                 return
             # Of a volume that the database lost, what its pod wrote into an empty view has to go too.
-            target.clear(self._failpoint, leftovers=known or _CSI_TARGET.search(path) is not None)
+            target.unmount_and_remove(self._failpoint, leftovers=known or _CSI_TARGET.search(path) is not None)
             self._failpoint("target removed")
             if record is not None and record.target != path:
                 return
-            self.appviews.put_away(volume)
+            self.view_mounter.discard_volume(volume)
             self._failpoint("upper discarded")
             self._volumes.drop(volume)
 
@@ -380,7 +380,7 @@ class Publisher:
         It is if it is the volume's view, or a host agent's folder that no other volume has there.
         """
         top = mount_table.top_at(mount_table.read(), target.real_path())
-        if top is not None and (owner := self.appviews.owner(top)) is not None:
+        if top is not None and (owner := self.view_mounter.owner(top)) is not None:
             return owner == volume
         return host_volumes.owner(self._folder, target) is not None and all(
             row.target != target.path for row in self._volumes.all()

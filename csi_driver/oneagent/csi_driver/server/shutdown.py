@@ -5,7 +5,7 @@ pkg/volume/csi/csi_mounter.go), and the pod hangs in Terminating. Where the driv
 after an uninstall nobody comes back, so the server stays for as long as pods have volumes of it.
 
 The server has no access to the cluster. The provisioner, which is told to end at the same moment, asks there and
-says "uninstalled" by a file in the data folder. A new server on the same folder removes that file.
+leaves the uninstall marker in the data directory. A new server on the same directory removes it.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from oneagent.common import logs
 
 log = logging.getLogger(__name__)
 
-_ASK_SECONDS: Final = 0.2
-_LOOK_SECONDS: Final = 1.0
+_MARKER_POLL_SECONDS: Final = 0.2
+_VOLUME_POLL_SECONDS: Final = 1.0
 
 
-def wait(
-    volumes_left: Callable[[], int], uninstalled: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
+def wait_until_drained(
+    volumes_left: Callable[[], int], uninstall_marker: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
 ) -> None:
     """Return when the server may end. One of the signals, which have to be blocked, ends the waiting at once."""
     signals = tuple(signals)
     deadline = time.monotonic() + verdict_seconds
     while (rest := deadline - time.monotonic()) > 0 and volumes_left():
-        if uninstalled.exists():
-            _outstay(volumes_left, uninstalled, signals)
+        if uninstall_marker.exists():
+            _wait_for_last_volume(volumes_left, uninstall_marker, signals)
             return
-        if signal.sigtimedwait(signals, min(rest, _ASK_SECONDS)):
+        if signal.sigtimedwait(signals, min(rest, _MARKER_POLL_SECONDS)):
             return
 
 
-def _outstay(volumes_left: Callable[[], int], uninstalled: Path, signals: Iterable[signal.Signals]) -> None:
+def _wait_for_last_volume(volumes_left: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]) -> None:
     log.info("the driver was uninstalled; staying until no volume is left", extra=logs.facts(volumes=volumes_left()))
-    while volumes_left() and uninstalled.exists():
-        if signal.sigtimedwait(signals, _LOOK_SECONDS):
+    while volumes_left() and uninstall_marker.exists():
+        if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):
             return

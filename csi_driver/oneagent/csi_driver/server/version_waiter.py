@@ -13,19 +13,19 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 
 
 class VersionWaiter:
     """Where publishes wait. Thread-safe."""
 
-    def __init__(self, store_folder: str, refresh_wanted: Callable[[], bool]) -> None:
-        self._store_folder = store_folder
-        self._refresh_wanted = refresh_wanted
+    def __init__(self, agents_dir: str, refresh_desired: Callable[[], bool]) -> None:
+        self._agents_dir = agents_dir
+        self._refresh_desired = refresh_desired
         self._condition = threading.Condition()
-        self._turn = 0
+        self._generation = 0
         self._waiting = 0
-        self._looking = False
+        self._polling = False
 
     @property
     def waiting(self) -> int:
@@ -33,34 +33,34 @@ class VersionWaiter:
         return self._waiting
 
     @property
-    def turn(self) -> int:
-        """To be read before the state that is waited for, and given to `wait`: nothing is missed in between."""
-        return self._turn
+    def generation(self) -> int:
+        """To be read before the state that is waited for, and given to `wait_for_change`: nothing is missed in between."""
+        return self._generation
 
     def wake(self) -> None:
         """Let every waiter look again."""
         with self._condition:
-            self._turn += 1
+            self._generation += 1
             self._condition.notify_all()
 
-    def wait(self, turn: int, seconds: float) -> None:
-        """Return when something changed since `turn`, or after `seconds`."""
+    def wait_for_change(self, generation: int, seconds: float) -> None:
+        """Return when something changed since `generation`, or after `seconds`."""
         with self._condition:
-            if self._turn != turn or seconds <= 0:
+            if self._generation != generation or seconds <= 0:
                 return
             self._waiting += 1
-            if not self._looking:
-                self._looking = True
-                threading.Thread(target=self._look, name="arrivals", daemon=True).start()
+            if not self._polling:
+                self._polling = True
+                threading.Thread(target=self._poll, name="version-waiter", daemon=True).start()
             self._condition.wait(seconds)
             self._waiting -= 1
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         seen = None
         while True:
-            changed = self._refresh_wanted()
+            changed = self._refresh_desired()
             try:
-                now = os.stat(self._store_folder).st_mtime_ns
+                now = os.stat(self._agents_dir).st_mtime_ns
             except OSError:
                 now = None
             # The first look counts as a change: something may have come before this thread did.
@@ -69,6 +69,6 @@ class VersionWaiter:
                 self.wake()
             with self._condition:
                 if not self._waiting:
-                    self._looking = False
+                    self._polling = False
                     return
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)

@@ -65,7 +65,7 @@ class ViewMounter:
         self._keep_logs = keep_logs
         self._now = now
         self._failpoint = failpoint
-        self.spares = VolumeDirPool(folder)
+        self.dir_pool = VolumeDirPool(folder)
 
     def mount(
         self, request: Publish, old: VolumeRecord | None, wanted: DesiredState, version: Version, target: MountTarget
@@ -92,18 +92,18 @@ class ViewMounter:
                 self._failpoint("upper made")
                 target.mount_view(plan, self._failpoint)
             except (OSError, UnsafeNameError) as error:
-                self.undo(request.volume, target)
+                self.rollback(request.volume, target)
                 raise MountError(f"the view can't be mounted: {why(error)}") from error
         self._failpoint("mounted")
         return config
 
-    def undo(self, volume: VolumeId, target: MountTarget) -> None:
+    def rollback(self, volume: VolumeId, target: MountTarget) -> None:
         """After this the node looks as if the publish had never begun."""
         with contextlib.suppress(InternalError):
-            target.clear(self._failpoint)
+            target.unmount_and_remove(self._failpoint)
         self._folder.discard(self._folder.volume(volume).root)
 
-    def put_away(self, volume: VolumeId) -> None:
+    def discard_volume(self, volume: VolumeId) -> None:
         """The volume's folder goes: its upper layer to the logs if they are kept, all else to the trash."""
         if self._keep_logs:
             with contextlib.suppress(FileNotFoundError):
@@ -132,12 +132,12 @@ class ViewMounter:
     def _take(self, volume: VolumeId, place: str) -> None:
         """A fresh folder for the volume. One from before a reboot is put away: its pod may have prepared it for us."""
         try:
-            self.spares.take(place)
+            self.dir_pool.acquire(place)
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
-            self.put_away(volume)
-            self.spares.take(place)
+            self.discard_volume(volume)
+            self.dir_pool.acquire(place)
 
     def _files(self, request: Publish, wanted: DesiredState) -> tuple[tuple[str, bytes], ...]:
         """The identity files: one for the pod, and one for each container that the webhook named."""

@@ -29,7 +29,7 @@ _FOLDERS: Final = (
 
 
 class VolumeDirPool:
-    """Thread-safe. Call `start` once; without it every `take` makes the folders itself."""
+    """Thread-safe. Call `start` once; without it every `acquire` makes the folders itself."""
 
     def __init__(self, folder: DataDir) -> None:
         self._folder = str(folder.volume_pool)
@@ -39,14 +39,14 @@ class VolumeDirPool:
         self._started = False
 
     def start(self) -> None:
-        """Keep some spares from now on. Those of an earlier process may be half made, so they go."""
+        """Keep some dir_pool from now on. Those of an earlier process may be half made, so they go."""
         for entry in os.scandir(self._folder):
             shutil.rmtree(entry.path, ignore_errors=True)
         self._started = True
         self._low.set()
-        threading.Thread(target=self._refill, name="spares", daemon=True).start()
+        threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()
 
-    def take(self, place: str) -> None:
+    def acquire(self, place: str) -> None:
         """Make `place` a volume folder with a fresh `upper` and `work`; `OSError` if there is one already."""
         try:
             spare = self._ready.popleft()

@@ -72,7 +72,7 @@ def _problem(record: VolumeRecord, mounted: bool, folder: DataDir) -> str:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
-        if damage := damage_log.under(folder, record.id, version):
+        if damage := damage_log.for_volume(folder, record.id, version):
             return f"version {version} was damaged under this view: {damage}; restart the pod"
         if not os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}"):
             return f"version {version} is damaged: {PRELOAD_LIBRARY} is missing in the store"

@@ -34,23 +34,23 @@ class Damage:
     message: str
 
 
-def note(folder: DataDir, version: Version, damage: Damage) -> None:
+def record(folder: DataDir, version: Version, damage: Damage) -> None:
     """Write a note, durably; an older one of the same version is covered by it."""
-    fsync.replace(folder.damage(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
+    fsync.replace(folder.corruption_record(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
 
 
-def of(folder: DataDir, version: Version) -> Damage | None:
+def read(folder: DataDir, version: Version) -> Damage | None:
     """The note of a version, None if it was never damaged. One that can't be read counts as none."""
     try:
-        found = json.loads(folder.damage(version).read_bytes())
+        found = json.loads(folder.corruption_record(version).read_bytes())
         return Damage(float(found["at"]), str(found["message"]))
     except (OSError, UnsafeNameError, ValueError, TypeError, KeyError):
         return None
 
 
-def under(folder: DataDir, volume: VolumeId, version: Version) -> str:
+def for_volume(folder: DataDir, volume: VolumeId, version: Version) -> str:
     """What is wrong with the tree that a volume's view lies on; empty if it has a whole one."""
-    found = of(folder, version)
+    found = read(folder, version)
     if found is None:
         return ""
     try:
@@ -60,31 +60,31 @@ def under(folder: DataDir, volume: VolumeId, version: Version) -> str:
     return found.message if begun < found.at else ""
 
 
-def noted(folder: DataDir) -> list[Version]:
+def list_versions(folder: DataDir) -> list[Version]:
     """The versions with a note."""
     with contextlib.suppress(OSError):
         return sorted(Version(name.removesuffix(".json")) for name in os.listdir(folder.corrupt) if name[0] != ".")
     return []
 
 
-def settle(
+def prune(
     folder: DataDir, volumes: Collection[VolumeRecord], stored: Collection[Version], needed: Collection[Version]
 ) -> None:
     """Remove the notes that have been answered: no volume has the damaged tree, and nobody waits for a whole one."""
-    for version in noted(folder):
+    for version in list_versions(folder):
         waiting = version in needed and version not in stored
-        mounted = any(under(folder, row.id, version) for row in volumes if row.version == version)
+        mounted = any(for_volume(folder, row.id, version) for row in volumes if row.version == version)
         if not waiting and not mounted:
-            folder.damage(version).unlink(missing_ok=True)
+            folder.corruption_record(version).unlink(missing_ok=True)
 
 
 def undo_unfinished(folder: DataDir, stored: Iterable[Version]) -> list[Version]:
     """Remove the notes of versions that never left, since the process ended in between; which ones these were."""
     undone = []
     for version in stored:
-        found = of(folder, version)
+        found = read(folder, version)
         # As with volumes: the version's folder has its change time from the rename into the store.
         if found is not None and os.lstat(folder.agent(version)).st_ctime < found.at:
-            folder.damage(version).unlink(missing_ok=True)
+            folder.corruption_record(version).unlink(missing_ok=True)
             undone.append(version)
     return undone

@@ -14,14 +14,14 @@ from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir
 
 
-def say(folder: DataDir, version: Version) -> None:
+def mark(folder: DataDir, version: Version) -> None:
     """A pod waits for this version; for none if it is not known yet which."""
     if version:
         with contextlib.suppress(OSError):
-            os.close(os.open(folder.awaiting(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(folder.demand_marker(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def versions(folder: DataDir) -> set[Version]:
+def list_versions(folder: DataDir) -> set[Version]:
     """The versions that somebody has waited for."""
     try:
         return {Version(name) for name in os.listdir(folder.demand)}
@@ -29,7 +29,7 @@ def versions(folder: DataDir) -> set[Version]:
         return set()
 
 
-def forget(folder: DataDir, version: Version) -> None:
+def clear(folder: DataDir, version: Version) -> None:
     """The version is there."""
     with contextlib.suppress(OSError):
-        os.unlink(folder.awaiting(version))
+        os.unlink(folder.demand_marker(version))

@@ -30,9 +30,9 @@ JSON_FORMAT: Final = 1
 
 
 class State(enum.StrEnum):
-    WHOLE = "whole"
+    OK = "ok"
     DAMAGED = "damaged"
-    UNPROVEN = "unproven"
+    UNVERIFIED = "unverified"
     """Its manifest can't be used; only its preload library was looked for."""
     MISSING = "missing"
     """It was asked for by name, and is not in the store."""
@@ -79,7 +79,7 @@ def check(
 
 def remedy(folder: DataDir, checked: IntegrityReport) -> str:
     """What to do about it; empty for what is whole. Running pods keep what is mounted for as long as they run."""
-    if checked.state == State.WHOLE:
+    if checked.state == State.OK:
         return ""
     if checked.state == State.MISSING:
         return "oneagent-csi status shows the versions that are there"
@@ -145,13 +145,13 @@ def _version(
         manifest = file_manifest.Manifest.load(folder.manifest(version))
     except file_manifest.TreeManifestError as error:
         if (tree / PRELOAD_LIBRARY).is_file():
-            return IntegrityReport("version", version, State.UNPROVEN, message=str(error))
+            return IntegrityReport("version", version, State.UNVERIFIED, message=str(error))
         return IntegrityReport("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
     findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
     return IntegrityReport(
         "version",
         version,
-        State.DAMAGED if findings else State.WHOLE,
+        State.DAMAGED if findings else State.OK,
         files=len(manifest.files),
         bytes=manifest.unpacked_bytes,
         findings=findings,
@@ -174,5 +174,5 @@ def _layer(folder: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport
         findings.append(Finding(config_layers.CONFIG_FILE, "unreadable", error.strerror or ""))
     files = sorted(path.relative_to(place) for path in place.rglob("*") if not path.is_dir())
     findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
-    state = State.DAMAGED if findings else State.WHOLE
+    state = State.DAMAGED if findings else State.OK
     return IntegrityReport("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))

@@ -44,12 +44,12 @@ class Occupancy:
             changed_at = os.stat(self._folder.agents).st_mtime_ns
             if self._counted is None or self._counted[0] != changed_at:
                 # Asked before the counting: a version that comes meanwhile is counted the next time.
-                self._counted = (changed_at, disk_usage.on_disk(*map(self._folder.agent, self._store.versions())))
+                self._counted = (changed_at, disk_usage.total_bytes(*map(self._folder.agent, self._store.versions())))
             return self._counted[1]
 
     def by_version(self) -> Mapping[Version, Mapping[int, int]]:
         """The files of each version: bytes on disk by inode."""
-        return {version: disk_usage.files(self._folder.agent(version)) for version in self._store.versions()}
+        return {version: disk_usage.bytes_by_inode(self._folder.agent(version)) for version in self._store.versions()}
 
 
 def without(versions: Mapping[Version, Mapping[int, int]], gone: Collection[Version]) -> int:

@@ -94,7 +94,7 @@ class TestWhileAProvisionerRuns:
         self, root: Path, preload: Command, package: Path, server: double.Tenant, desk: Desk
     ) -> None:
         desk.put(manifest("demo", server.api_url, version=OTHER))
-        with Provisioning(root, desk) as p, process.alone(root / "provisioner.lock"):
+        with Provisioning(root, desk) as p, process.exclusive_lock(root / "provisioner.lock"):
             p.until(lambda: "can't be installed" in p.condition())
             assert preload(package, f"--version={OTHER}")["taken"] is True
             p.until(lambda: p.ready(OTHER), what=p.condition)
@@ -113,7 +113,7 @@ class TestWhileAProvisionerRuns:
         self, root: Path, preload: Command, package: Path, other_package: Path, desk: Desk
     ) -> None:
         desk.put()
-        with Provisioning(root, desk) as p, process.alone(root / "provisioner.lock"):
+        with Provisioning(root, desk) as p, process.exclusive_lock(root / "provisioner.lock"):
             preload(package)
             assert preload(other_package)["shared_bytes"] > 0
             assert p.store.versions() == sorted([VERSION, OTHER])

@@ -294,10 +294,10 @@ class TestTheVolume:
 
     def test_of_a_version_that_was_damaged_under_the_view_says_so(self, node: Node) -> None:
         os.makedirs(node.data.volume(VolumeId("csi-cart")).upper, exist_ok=True)
-        damage_log.note(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
+        damage_log.record(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
         assert node.diagnose().reason == Reason.VERSION_DAMAGED
         assert "agent/x (content)" in node.diagnose().sentence
-        damage_log.note(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
+        damage_log.record(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
         assert node.diagnose().reason != Reason.VERSION_DAMAGED
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:

@@ -144,7 +144,7 @@ class TestThePathsMount:
             self.mount(target, number) for number, target in enumerate(["/", "/data", "/database", "/data"])
         )
         mounts = [root, data, other, over]
-        assert mount_table.holding(mounts, "/data/agents") is over
-        assert mount_table.holding(mounts, "/database") is other
-        assert mount_table.holding(mounts, "/datum") is root
-        assert mount_table.holding([], "/data") is None
+        assert mount_table.mount_containing(mounts, "/data/agents") is over
+        assert mount_table.mount_containing(mounts, "/database") is other
+        assert mount_table.mount_containing(mounts, "/datum") is root
+        assert mount_table.mount_containing([], "/data") is None

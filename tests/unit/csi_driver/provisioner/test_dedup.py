@@ -43,8 +43,8 @@ def test_a_file_of_both_is_stored_and_counted_once(tmp_path: Path, desk: Desk, s
         assert shared >= file(p, OTHER).stat().st_size
         p.collect()
         together = p.metrics.registry.get_sample_value("oneagent_csi_store_disk_bytes")
-        one_by_one = [disk_usage.on_disk(p.folder.agent(version)) for version in (VERSION, OTHER)]
-        assert together == disk_usage.on_disk(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
+        one_by_one = [disk_usage.total_bytes(p.folder.agent(version)) for version in (VERSION, OTHER)]
+        assert together == disk_usage.total_bytes(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
         assert together is not None
         assert together < sum(one_by_one)
         assert damaged(p.folder) == []

@@ -519,7 +519,7 @@ class TestTheTrash:
             os.close(where)
             where = below
         os.close(where)
-        assert disk_usage.on_disk(entry) > 0
+        assert disk_usage.total_bytes(entry) > 0
         trash.Trash(bench.folder, list, lambda _failpoint: None).empty()
         assert list(bench.folder.trash.iterdir()) == []
 

@@ -58,7 +58,7 @@ class TestADamagedVersion:
     def test_is_taken_out_said_and_installed_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
         desk.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
-            p.until(lambda: p.ready(VERSION) and count(p, "whole"))
+            p.until(lambda: p.ready(VERSION) and count(p, "ok"))
             spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
             p.until(lambda: server.count("package") == 2 and p.ready(VERSION))
             assert provisioner.damaged(p.folder) == []
@@ -94,7 +94,7 @@ class TestADamagedVersion:
         spoil(library)
         check(installed)
         assert installed.store.versions() == ["3"]
-        found = damage_log.of(installed.folder, OTHER)
+        found = damage_log.read(installed.folder, OTHER)
         assert found is not None
         assert found.message == f"shared with {VERSION}: {PRELOAD_LIBRARY} (content)"
 
@@ -117,7 +117,7 @@ class TestAWholeVersion:
         assert checks.due() is None
         os.utime(file, (0, time.time() - DAY - 1))
         assert checks.due() == VERSION
-        assert check(installed) == State.WHOLE
+        assert check(installed) == State.OK
         assert checks.due() is None
         assert abs(file.stat().st_mtime - time.time()) < 60
 
@@ -131,12 +131,12 @@ class TestAWholeVersion:
     def test_that_is_collected_meanwhile_is_not_taken_for_damaged(self, installed: Provisioning) -> None:
         installed.store.remove(VERSION)
         assert check(installed) is None
-        assert damage_log.noted(installed.folder) == []
+        assert damage_log.list_versions(installed.folder) == []
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
         installed.folder.manifest(VERSION).unlink()
         assert installed.provisioner.checks.due() == VERSION
-        assert check(installed) == State.UNPROVEN
+        assert check(installed) == State.UNVERIFIED
         assert installed.provisioner.checks.due() is None
         assert installed.store.has(VERSION)
 
@@ -145,9 +145,9 @@ class TestANote:
     def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
         self, tmp_path: Path, installed: Provisioning
     ) -> None:
-        damage_log.note(installed.folder, VERSION, Damage(time.time() + 1, "x"))
+        damage_log.record(installed.folder, VERSION, Damage(time.time() + 1, "x"))
         after = Provisioning(tmp_path, Desk())
-        assert damage_log.noted(after.folder) == []
+        assert damage_log.list_versions(after.folder) == []
         assert after.provisioner.checks.due() == VERSION
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
@@ -155,22 +155,22 @@ class TestANote:
     ) -> None:
         folder, record = installed.folder, volume()
         os.makedirs(folder.volume(record.id).upper)
-        damage_log.note(folder, VERSION, Damage(time.time() + 1, "x"))
+        damage_log.record(folder, VERSION, Damage(time.time() + 1, "x"))
         for volumes, stored, stays in (([], [], True), ([record], [VERSION], True), ([], [VERSION], False)):
-            damage_log.settle(folder, volumes, stored, {VERSION})
-            assert damage_log.noted(folder) == ([VERSION] if stays else [])
+            damage_log.prune(folder, volumes, stored, {VERSION})
+            assert damage_log.list_versions(folder) == ([VERSION] if stays else [])
 
     def test_says_nothing_of_a_volume_that_was_published_later(self, installed: Provisioning) -> None:
         folder, record = installed.folder, volume()
-        damage_log.note(folder, VERSION, Damage(time.time() - 60, "x"))
+        damage_log.record(folder, VERSION, Damage(time.time() - 60, "x"))
         os.makedirs(folder.volume(record.id).upper)
-        assert damage_log.under(folder, record.id, VERSION) == ""
+        assert damage_log.for_volume(folder, record.id, VERSION) == ""
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
     def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
-        installed.folder.damage(VERSION).write_bytes(content)
-        assert damage_log.of(installed.folder, VERSION) is None
-        assert damage_log.under(installed.folder, VolumeId("v"), VERSION) == ""
+        installed.folder.corruption_record(VERSION).write_bytes(content)
+        assert damage_log.read(installed.folder, VERSION) is None
+        assert damage_log.for_volume(installed.folder, VolumeId("v"), VERSION) == ""
 
 
 def volume() -> VolumeRecord:

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Iterator[DataDir]:
     """One that a server is at work on."""
     folder = DataDir(tmp_path / "data")
     folder.create()
-    with process.alone(folder.server_lock):
+    with process.exclusive_lock(folder.server_lock):
         yield folder
 
 

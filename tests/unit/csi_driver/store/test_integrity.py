@@ -44,22 +44,22 @@ def config(data: DataDir) -> Path:
 
 
 def damaged(data: DataDir) -> IntegrityReport:
-    (found,) = (found for found in integrity.check(data, bytes_per_second=None) if found.state != State.WHOLE)
+    (found,) = (found for found in integrity.check(data, bytes_per_second=None) if found.state != State.OK)
     return found
 
 
 class TestAStoreThatNobodyTouched:
     def test_is_whole(self, data: DataDir) -> None:
         version, layer = integrity.check(data, bytes_per_second=None)
-        assert (version.kind, version.name, version.state) == ("version", VERSION, State.WHOLE)
+        assert (version.kind, version.name, version.state) == ("version", VERSION, State.OK)
         assert version.files > 0
         assert version.bytes > 0
-        assert (layer.kind, layer.state) == ("layer", State.WHOLE)
+        assert (layer.kind, layer.state) == ("layer", State.OK)
 
     def test_may_have_folders_beside_versions_that_are_not_ours(self, data: DataDir) -> None:
         (data.agents / ".lost+found").mkdir()
         (data.agents / "a file").touch()
-        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
+        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.OK] * 2
 
 
 class TestDamage:
@@ -90,7 +90,7 @@ class TestDamage:
         if content is not None:
             manifest.write_bytes(content)
         found = damaged(data)
-        assert found.state == State.UNPROVEN
+        assert found.state == State.UNVERIFIED
         assert str(manifest) in found.message
         library.unlink()
         assert damaged(data).state == State.DAMAGED
@@ -102,7 +102,7 @@ class TestDamage:
         Path(command[1]).rename(command[2])
         assert len(list(integrity.check(data, bytes_per_second=None))) == 1
         config_layers.ensure(data, TENANT, "[general]\nname café\n")
-        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.WHOLE] * 2
+        assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.OK] * 2
 
 
 Asked = Callable[..., int]
@@ -120,7 +120,7 @@ class TestTheCommand:
     def test_ends_with_0_if_all_is_whole(self, asked: Asked, capsys: pytest.CaptureFixture[str]) -> None:
         assert asked() == 0
         out = capsys.readouterr().out
-        assert f"version {VERSION}: whole, " in out
+        assert f"version {VERSION}: ok, " in out
         assert out.endswith("2 checked, none need attention.\n")
 
     def test_ends_with_1_and_names_file_and_remedy_if_something_is_damaged(
@@ -136,7 +136,7 @@ class TestTheCommand:
         assert asked("-o", "json", VERSION, "9.9.9") == 1
         answer = json.loads(capsys.readouterr().out)
         assert answer["format"] == integrity.JSON_FORMAT
-        assert [(row["name"], row["state"]) for row in answer["checked"]] == [(VERSION, "whole"), ("9.9.9", "missing")]
+        assert [(row["name"], row["state"]) for row in answer["checked"]] == [(VERSION, "ok"), ("9.9.9", "missing")]
 
     def test_says_so_if_there_is_no_store(self, asked: Asked, data: DataDir) -> None:
         data.agents.rename(data.root / "moved")

@@ -58,7 +58,7 @@ def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_repo
         taken_at=now,
         metadata=rows.state,
         set_aside=tuple(sorted(str(path) for path in data.root.glob(f"{data.database.name}.aside-*[0-9]"))),
-        running=node_report.Running(process.is_held(data.server_lock), process.is_held(data.root / "provisioner.lock")),
+        running=node_report.Running(process.is_locked(data.server_lock), process.is_locked(data.root / "provisioner.lock")),
         versions=_versions(data, stored, rows, views.values()),
         volumes=_volumes(data, rows, mounts, views),
         failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),
@@ -115,7 +115,7 @@ def _version(
     return node_report.VersionStatus(
         version=version,
         state=state,
-        size_bytes=size or (disk_usage.on_disk(data.agent(version)) if stored else 0),
+        size_bytes=size or (disk_usage.total_bytes(data.agent(version)) if stored else 0),
         views=views,
         wanted_by=wanted_by,
         installed_at=(row.installed_at or None) if row is not None else None,
@@ -212,6 +212,6 @@ def _disk(data: DataDir) -> node_report.Disk | None:
 def _bytes_below(directory: Path) -> int:
     """Return the bytes below a directory, without the directory itself."""
     try:
-        return disk_usage.on_disk(*(entry.path for entry in os.scandir(directory)))
+        return disk_usage.total_bytes(*(entry.path for entry in os.scandir(directory)))
     except OSError:
         return 0

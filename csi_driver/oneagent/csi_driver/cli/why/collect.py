@@ -59,7 +59,7 @@ def collect_evidence(
         damage=damage,
         processes=scan.processes,
         sees_pods=scan.sees_pods,
-        server_running=process.is_held(data.server_lock),
+        server_running=process.is_locked(data.server_lock),
         unreadable=tuple(unreadable),
     )
 
@@ -88,7 +88,7 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
 def _damage(data: DataDir, row: VolumeRecord) -> str:
     """Return how the version is damaged. A removed one is intact where it is mounted; a stored one needs its library."""
     version = Version(row.version)
-    if damage := damage_log.under(data, row.id, version):
+    if damage := damage_log.for_volume(data, row.id, version):
         return f"which was damaged: {damage}"
     try:
         tree = data.agent(version)

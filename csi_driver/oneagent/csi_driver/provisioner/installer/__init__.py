@@ -117,7 +117,7 @@ class Installer:
     def want(self, requests: list[Request]) -> None:
         """Install these and no others: what runs for a version that is not among them any more is cancelled."""
         wanted = {request.version: request for request in requests}
-        in_demand = demand.versions(self._folder) if wanted else set()
+        in_demand = demand.list_versions(self._folder) if wanted else set()
         with self._guard:
             for version, install in list(self._installs.items()):
                 if version not in wanted:
@@ -199,7 +199,7 @@ class Installer:
             self.fetcher.spoilt(install.kept, package, error)
             raise
         startup_cleanup.drop_packages(self._folder, version)
-        demand.forget(self._folder, version)
+        demand.clear(self._folder, version)
         self._failpoint("renamed")
         self._done(version, package, size, time.perf_counter() - started)
 
