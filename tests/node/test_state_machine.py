@@ -38,7 +38,7 @@ from oneagent.csi_driver.server import overlay
 from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedError, InternalError
 from oneagent.csi_driver.server.publish import Publisher, Settings
 from oneagent.csi_driver.server.reconcile import Reconciler
-from oneagent.csi_driver.server.request_validation import Publish
+from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 from tests.node import invariants
@@ -149,8 +149,8 @@ class Node(RuleBasedStateMachine):
     def target(self, pod: str) -> Path:
         return self.root / "pods" / pod / "volumes/kubernetes.io~csi/oneagent-bin/mount"
 
-    def request(self, name: str, pod: Pod) -> Publish:
-        return Publish(
+    def request(self, name: str, pod: Pod) -> PublishRequest:
+        return PublishRequest(
             volume=VolumeId(f"csi-{name}"),
             target=TargetPath(str(self.target(name))),
             mode=pod.mode,

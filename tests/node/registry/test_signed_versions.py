@@ -85,7 +85,7 @@ def last_good(found: dict[str, Any]) -> dict[str, Any]:
 
 def instead(p: Provisioning) -> Version | None:
     """The version that a pod gets while the wanted one is not there."""
-    found = mount_policy.instead(p.row(), p.store)
+    found = mount_policy.fallback_version(p.row(), p.store)
     return found.version if found else None
 
 

@@ -1,35 +1,37 @@
-"""What a CSI call can fail with. Each class carries its gRPC status, and so what kubelet makes of it.
+"""Errors of CSI calls. Each class carries its gRPC status, which decides how kubelet reacts.
 
     DriverError
-    ├── InvalidRequest      INVALID_ARGUMENT     final: kubelet cleans up and does not call unpublish
-    ├── NotFound            NOT_FOUND            only for statistics: unpublish of an unknown volume is OK
-    ├── Conflict            ALREADY_EXISTS       something else is mounted at the target
-    ├── TargetElsewhere     FAILED_PRECONDITION  the volume is published at another target
-    ├── InFlight            ABORTED              another call for this volume is under way
-    ├── NotNow              UNAVAILABLE          not final: kubelet retries, and unpublishes when the pod goes
-    │   └── AttemptFailed                        counts against the volume's limit
-    └── Failed              INTERNAL             unpublish could not finish; kubelet retries any error there
+    ├── InvalidRequestError      INVALID_ARGUMENT     final: kubelet cleans up and does not call unpublish
+    ├── NotFoundError            NOT_FOUND            only for statistics: unpublish of an unknown volume is OK
+    ├── AlreadyExistsError       ALREADY_EXISTS       something else is mounted at the target
+    ├── PublishedElsewhereError  FAILED_PRECONDITION  the volume is published at another target
+    ├── CallInFlightError        ABORTED              another call for this volume is in flight
+    ├── UnavailableError         UNAVAILABLE          not final: kubelet retries, and unpublishes when the pod goes
+    │   └── AttemptFailedError                        counts against the volume's retry limit
+    └── InternalError            INTERNAL             unpublish could not finish; kubelet retries any error there
 
-Publish answers a final error only after it has undone what it did, since unpublish may never come.
+Publish returns a final error only after it has undone its work, because unpublish may never come.
 """
 
 from __future__ import annotations
 
 import grpc
 
+from oneagent.csi_driver.server.call_result import CallResult
+
 
 class DriverError(Exception):
     """The root. `str()` of it is the message of the status: for people, without secrets."""
 
     status = grpc.StatusCode.INTERNAL
-    result = "error"
+    result = CallResult.ERROR
 
 
 class InvalidRequestError(DriverError):
-    """`field` of the request can't be used as it is."""
+    """`field` of the request has an unusable value."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
-    result = "invalid"
+    result = CallResult.INVALID
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -38,27 +40,27 @@ class InvalidRequestError(DriverError):
 
 class NotFoundError(DriverError):
     status = grpc.StatusCode.NOT_FOUND
-    result = "not_found"
+    result = CallResult.NOT_FOUND
 
 
 class AlreadyExistsError(DriverError):
     status = grpc.StatusCode.ALREADY_EXISTS
-    result = "conflict"
+    result = CallResult.CONFLICT
 
 
 class PublishedElsewhereError(DriverError):
     status = grpc.StatusCode.FAILED_PRECONDITION
-    result = "conflict"
+    result = CallResult.CONFLICT
 
 
 class CallInFlightError(DriverError):
     status = grpc.StatusCode.ABORTED
-    result = "in_flight"
+    result = CallResult.IN_FLIGHT
 
 
 class UnavailableError(DriverError):
     status = grpc.StatusCode.UNAVAILABLE
-    result = "unavailable"
+    result = CallResult.UNAVAILABLE
 
 
 class AttemptFailedError(UnavailableError):
@@ -67,4 +69,4 @@ class AttemptFailedError(UnavailableError):
 
 class InternalError(DriverError):
     status = grpc.StatusCode.INTERNAL
-    result = "error"
+    result = CallResult.ERROR

@@ -1,4 +1,4 @@
-"""One place that times, counts and logs every call, hides what must not be seen, and turns errors into statuses.
+"""The interceptor that times, counts and logs every call, hides secrets, and maps errors to gRPC statuses.
 
 Of a request only named fields are ever logged: secrets and service account tokens travel in `secrets` and
 `volume_context`, so neither is written out as a whole.
@@ -16,6 +16,7 @@ import grpc
 
 from oneagent.common import logs
 from oneagent.csi_driver.server import request_validation
+from oneagent.csi_driver.server.call_result import CallResult
 from oneagent.csi_driver.server.errors import DriverError
 from oneagent.csi_driver.server.metrics import ServerMetrics
 
@@ -30,8 +31,39 @@ _CONTEXT: Final = {
 }
 
 
-class Calls(grpc.ServerInterceptor):
-    """Wraps every unary method. Handlers raise `DriverError`; nothing else they raise reaches the caller."""
+class CallContext:
+    """The context that handlers get: the caller's deadline and end, and the result that is counted and logged.
+
+    `message` makes the log line a warning.
+    """
+
+    __slots__ = ("_rpc", "message", "result", "version")
+
+    def __init__(self, rpc: grpc.ServicerContext) -> None:
+        self._rpc = rpc
+        self.result = CallResult.OK
+        self.message = ""
+        self.version = ""
+
+    def set_result(self, result: CallResult, *, message: str = "", version: str = "") -> None:
+        self.result, self.message, self.version = result, message, version
+
+    def time_remaining(self) -> float | None:
+        return self._rpc.time_remaining()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return bool(self._rpc.add_callback(callback))
+
+    # Generated servicers and the health service set these.
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self._rpc.set_code(code)
+
+    def set_details(self, details: str) -> None:
+        self._rpc.set_details(details)
+
+
+class CallInterceptor(grpc.ServerInterceptor):
+    """Wraps every unary method. Handlers raise `DriverError`; no other error of theirs reaches the caller."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
@@ -52,57 +84,45 @@ class Calls(grpc.ServerInterceptor):
         return wrapped
 
     def _wrapped(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
+        def call(request: Any, rpc: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
-            outcome = Outcome()
-            context.outcome = outcome  # type: ignore[attr-defined]
+            context = CallContext(rpc)
             try:
                 return behaviour(request, context)
             except DriverError as error:
-                outcome.result, outcome.message = error.result, str(error)
-                context.abort(error.status, str(error))
+                context.set_result(error.result, message=str(error))
+                rpc.abort(error.status, str(error))
             except NotImplementedError:
-                outcome.result = "unimplemented"
-                context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this driver")
+                context.set_result(CallResult.UNIMPLEMENTED)
+                rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this driver")
             except Exception:
-                outcome.result, outcome.message = "error", "internal error; the driver's log has the details"
+                context.set_result(CallResult.ERROR, message="internal error; the driver's log has the details")
                 log.exception("call failed", extra=logs.facts(method=method, **_facts(request)))
-                context.abort(grpc.StatusCode.INTERNAL, outcome.message)
+                rpc.abort(grpc.StatusCode.INTERNAL, context.message)
             finally:
-                # Said once the answer is on its way: kubelet waits for the mount, not for the log.
-                done = functools.partial(self._done, method, request, outcome, time.perf_counter() - started)
-                if not context.add_callback(done):
+                # Logged once the response is on its way: kubelet waits for the mount, not for the log.
+                done = functools.partial(self._report, method, request, context, time.perf_counter() - started)
+                if not rpc.add_callback(done):
                     done()
 
         return call
 
-    def _done(self, method: str, request: Any, outcome: Outcome, seconds: float) -> None:
-        self._metrics.calls.labels(method, outcome.result).observe(seconds)
-        if method in _LOGGED or outcome.message:
-            level = logging.WARNING if outcome.message else logging.INFO
+    def _report(self, method: str, request: Any, context: CallContext, seconds: float) -> None:
+        self._metrics.calls.labels(method, context.result).observe(seconds)
+        if method in _LOGGED or context.message:
+            level = logging.WARNING if context.message else logging.INFO
             log.log(
                 level,
                 "%s: %s",
                 method,
-                outcome.result,
+                context.result,
                 extra=logs.facts(
                     **_facts(request),
-                    version=outcome.version,
-                    reason=outcome.message,
+                    version=context.version,
+                    reason=context.message,
                     seconds=round(seconds, 6),
                 ),
             )
-
-
-class Outcome:
-    """How a call ended: a handler may say more than "ok". `message` makes it a warning."""
-
-    __slots__ = ("message", "result", "version")
-
-    def __init__(self) -> None:
-        self.result = "ok"
-        self.message = ""
-        self.version = ""
 
 
 def _facts(request: Any) -> dict[str, Any]:

@@ -33,7 +33,9 @@ from oneagent.csi_driver.linux import mount_table, process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
-from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, services, shutdown
+from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, shutdown
+from oneagent.csi_driver.server.identity_service import IdentityService
+from oneagent.csi_driver.server.node_service import NodeService
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.store import AgentStore
 
@@ -137,14 +139,14 @@ class Server:
     def __init__(self, config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> None:
         self._config = config
         self.metrics = metrics.ServerMetrics()
-        folder = DataDir(config.data_dir)
-        folder.create()
-        self._database = Database(folder.database, folder.database_lock)
+        data = DataDir(config.data_dir)
+        data.create()
+        self._database = Database(data.database, data.database_lock)
         self._database.on_busy = self.metrics.database.observe
         self.volumes = VolumeRepository(self._database)
         self._database.on_new_file = self.volumes.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
-        mounts = overlay.OverlayMounter(folder, config.target_root, user_namespace=user_namespace)
+        mounts = overlay.OverlayMounter(data, config.target_root, user_namespace=user_namespace)
         self.publisher = publish.Publisher(
             publish.Settings(
                 node_id=config.node_id,
@@ -153,19 +155,19 @@ class Server:
                 keep_logs=config.keep_logs,
                 host_namespace=config.namespace,
             ),
-            folder,
-            AgentStore(folder),
+            data,
+            AgentStore(data),
             mounts,
             self.volumes,
-            DesiredStateReader(self._database, folder.dynakubes),
+            DesiredStateReader(self._database, data.dynakubes),
             failpoint=failpoint,
         )
-        self._reconciler = Reconciler(folder, self.volumes, mounts, self.publisher.calls)
-        self._node = services.Node(
+        self._reconciler = Reconciler(data, self.volumes, mounts, self.publisher.calls)
+        self._node = NodeService(
             config.node_id,
             str(config.target_root),
             self.publisher,
-            folder,
+            data,
             self.volumes,
             mounts,
             self.metrics,
@@ -186,10 +188,10 @@ class Server:
         remove_stale_socket(path)
         server = grpc.server(
             ThreadPoolExecutor(_WORKERS, thread_name_prefix="call"),
-            interceptors=[interceptor.Calls(self.metrics)],
+            interceptors=[interceptor.CallInterceptor(self.metrics)],
             options=[("grpc.so_reuseport", 0)],
         )
-        csi_pb2_grpc.add_IdentityServicer_to_server(services.Identity(importlib.metadata.version(DISTRIBUTION)), server)
+        csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(importlib.metadata.version(DISTRIBUTION)), server)
         csi_pb2_grpc.add_NodeServicer_to_server(self._node, server)
         checks = health.HealthServicer()
         checks.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -274,14 +276,14 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
     stop = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
-    folder = DataDir(config.data_dir)
+    data = DataDir(config.data_dir)
     # Before waiting for the place: one that stays after an uninstall leaves it then.
-    folder.uninstall_marker.unlink(missing_ok=True)
-    with process.exclusive_lock(folder.server_lock):
+    data.uninstall_marker.unlink(missing_ok=True)
+    with process.exclusive_lock(data.server_lock):
         server = Server(config, failpoint)
         server.start()
         signal.sigwait(stop)
-        shutdown.wait_until_drained(server.volumes_left, folder.uninstall_marker, config.uninstall_wait_seconds, stop)
+        shutdown.wait_until_drained(server.volumes_left, data.uninstall_marker, config.uninstall_wait_seconds, stop)
         server.stop()
     return 0
 

@@ -1,45 +1,86 @@
-"""What a pod gets while its DynaKube's version is not there: the DynaKube's mount policy.
+"""The mount policy of a DynaKube: how long a volume retries, and what its pod gets meanwhile.
 
-    wait        it waits, and starts without an agent once its attempts are used up
-    last-good   it gets the version that the DynaKube's pods had before, at once, if that is still in the store
-    fail        it waits for as long as it takes, and never gets an empty view
+    wait        the pod waits, and starts with an empty view once the retry limit is reached
+    last-good   the pod gets the DynaKube's previous version at once, if that is still in the store
+    fail        the pod waits without limit and never gets an empty view
 
-The version before is the one that was last wanted and in the store at the same time, so it is whole and has its
-configuration; garbage collection keeps it for a DynaKube of this policy. A damaged one has left the store, and is
-waited for like any other.
+The limit, exactly: with N attempts, N calls fail and the next one succeeds with an empty view. With a timeout T,
+the first call that comes T or later after the first failure succeeds with an empty view. A call that is waiting
+when T passes does so then. The earlier of the two applies. A successful mount resets both.
+
+The last good version was desired and in the store at the same time, so it is complete and has its configuration.
+Garbage collection keeps it for a DynaKube of this policy. A corrupt one has left the store, so pods wait for it as
+for any other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from oneagent.csi_driver.metadata.desired_versions import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, DesiredState
-from oneagent.csi_driver.server.mount_limits import Limits
-from oneagent.csi_driver.server.request_validation import Publish
+from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.store import AgentStore
 
 LAST_GOOD: Final = "last-good"
 FAIL: Final = "fail"
 
 
-def limits(request: Publish, wanted: DesiredState | None) -> Limits:
-    """How long a volume waits. What the pod asks for comes before what the DynaKube says, but for `fail`."""
-    if wanted is None:
-        wanted = DesiredState(
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Failed mounts of one volume: their number and the first one's time (seconds since the epoch, 0 for none)."""
+
+    attempts: int = 0
+    first_at: float = 0.0
+
+    def increment(self, now: float) -> Failures:
+        return Failures(self.attempts + 1, self.first_at or now)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """Attempts and time until a volume gets an empty view; infinite for never."""
+
+    attempts: float
+    timeout_seconds: float
+
+    def describe_attempt(self, attempts: int) -> str:
+        """The number of an attempt, for people."""
+        return f"attempt {attempts} of {self.attempts:g}" if math.isfinite(self.attempts) else f"attempt {attempts}"
+
+    def exhausted_reason(self, failures: Failures, now: float) -> str:
+        """Return why the retry limit is reached; '' while it is not."""
+        if failures.attempts >= self.attempts:
+            return f"{failures.attempts} mount attempts failed (the limit is {self.attempts})"
+        if failures.first_at and now >= failures.first_at + self.timeout_seconds:
+            return f"mount attempts failed for {self.timeout_seconds:g} s (the mount timeout)"
+        return ""
+
+    def seconds_left(self, failures: Failures, now: float) -> float:
+        """Time until the timeout turns the volume's view into an empty one."""
+        if not failures.first_at:
+            return math.inf
+        return failures.first_at + self.timeout_seconds - now
+
+
+def retry_limits(request: PublishRequest, desired: DesiredState | None) -> RetryLimits:
+    """Return the limits of a volume. The pod's own timeout precedes the DynaKube's, except with `fail`."""
+    if desired is None:
+        desired = DesiredState(
             request.dynakube, mount_attempts=MOUNT_ATTEMPTS, mount_timeout_seconds=MOUNT_TIMEOUT_SECONDS
         )
-    if wanted.mount_policy == FAIL:
-        return Limits(math.inf, math.inf)
+    if desired.mount_policy == FAIL:
+        return RetryLimits(math.inf, math.inf)
     timeout = request.retry_timeout_seconds
-    return Limits(wanted.mount_attempts, wanted.mount_timeout_seconds if timeout is None else timeout)
+    return RetryLimits(desired.mount_attempts, desired.mount_timeout_seconds if timeout is None else timeout)
 
 
-def instead(wanted: DesiredState | None, store: AgentStore) -> DesiredState | None:
-    """What to mount while the wanted version is not there; None to wait for that."""
-    if wanted is None or wanted.mount_policy != LAST_GOOD or wanted.good_version == wanted.version:
+def fallback_version(desired: DesiredState | None, store: AgentStore) -> DesiredState | None:
+    """Return the DynaKube's state with its last good version; None if the policy or the store has none."""
+    if desired is None or desired.mount_policy != LAST_GOOD or desired.good_version == desired.version:
         return None
-    if not store.has(wanted.good_version):
+    if not store.has(desired.good_version):
         return None
-    return dataclasses.replace(wanted, version=wanted.good_version, layer=wanted.good_layer)
+    return dataclasses.replace(desired, version=desired.good_version, layer=desired.good_layer)

@@ -1,8 +1,8 @@
-"""The way of a publish and its mirror.
+"""NodePublishVolume and NodeUnpublishVolume.
 
-What is mounted is asked of the kernel, what is installed of the store, what was asked for and how often it
-failed of the volume book. Nothing here reads the whole mount table on the ordinary way, so that a publish costs
-the same on a node with five thousand mounts as on an empty one.
+The kernel is the truth about mounts, the store about installed versions, the volumes table about requests and
+their failures. The ordinary path never reads the whole mount table, so a publish costs the same on a node with five
+thousand mounts as on an empty one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from oneagent.common import logs
 from oneagent.common.identifiers import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED, Version
@@ -21,7 +20,8 @@ from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord, VolumeRepository
-from oneagent.csi_driver.server import host_volumes, mount_limits, mount_policy, view_mounter
+from oneagent.csi_driver.server import host_volumes, mount_policy, view_mounter
+from oneagent.csi_driver.server.call_result import CallResult
 from oneagent.csi_driver.server.errors import (
     AlreadyExistsError,
     AttemptFailedError,
@@ -29,10 +29,12 @@ from oneagent.csi_driver.server.errors import (
     PublishedElsewhereError,
     UnavailableError,
 )
-from oneagent.csi_driver.server.inflight import Call, InFlightCalls
-from oneagent.csi_driver.server.mount_limits import Failures
-from oneagent.csi_driver.server.overlay import MountTarget, OverlayMounter
-from oneagent.csi_driver.server.request_validation import Publish
+from oneagent.csi_driver.server.inflight import InFlightCalls
+from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
+from oneagent.csi_driver.server.mount_target import MountTarget
+from oneagent.csi_driver.server.overlay import OverlayMounter
+from oneagent.csi_driver.server.publish_attempt import Caller, PublishAttempt, PublishResult
+from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.version_waiter import VersionWaiter
 from oneagent.csi_driver.server.view_mounter import ViewMounter
 from oneagent.csi_driver.store import AgentStore, demand
@@ -40,37 +42,18 @@ from oneagent.csi_driver.store import AgentStore, demand
 log = logging.getLogger(__name__)
 
 _CSI_TARGET = re.compile(r"/volumes/kubernetes\.io~csi/[^/]+/mount$")
-"""What kubelet gives as the target path of every CSI volume."""
+"""The end of the target path that kubelet chooses for each CSI volume."""
 
 ANSWER_SECONDS = 1.0
-"""How long before its caller's deadline a waiting call answers."""
-
-
-class Context(Protocol):
-    """What a call knows of its caller."""
-
-    def time_remaining(self) -> float | None: ...
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        """Have something called when the caller is gone; False if it is gone already."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PublishResult:
-    """How a publish ended, and with which version: `mounted`, `last_good`, `already`, `empty` or `host`."""
-
-    result: str
-    version: str = ""
-    reason: str = ""
+"""A waiting call responds this long before its caller's deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`publish_wait_seconds`: how long one call waits for its version before it counts as a failed attempt.
+    """`publish_wait_seconds`: the longest wait of one call for its version before it counts as a failed attempt.
 
-    `most_waiting`: so many calls wait at once; more are told to come back, without counting against them.
-    `host_namespace`: only its pods get the host agent's folder, which is the same for all of them; empty for any pod.
+    `most_waiting`: the most calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
+    `host_namespace`: only its pods get the host agent's directory, which they share; empty for any pod.
     """
 
     node_id: str
@@ -86,58 +69,59 @@ class Publisher:
     def __init__(
         self,
         settings: Settings,
-        folder: DataDir,
+        data: DataDir,
         store: AgentStore,
         mounts: OverlayMounter,
         volumes: VolumeRepository,
-        wanted: DesiredStateReader,
+        desired: DesiredStateReader,
         *,
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         self._settings = settings
-        self._folder = folder
+        self._data = data
         self._store = store
-        self._views = mounts
+        self._mounts = mounts
         self._volumes = volumes
-        self._wanted = wanted
+        self._desired = desired
         self._now = now
         self._failpoint = failpoint
         self.view_mounter = ViewMounter(
-            settings.node_id, folder, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
+            settings.node_id, data, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
-        self.version_waiter = VersionWaiter(str(folder.agents), wanted.refresh)
+        self.version_waiter = VersionWaiter(str(data.agents), desired.refresh)
         self.calls = InFlightCalls(self.version_waiter.wake)
 
     # ------------------------------------------------------------------ publish
 
-    def publish(self, request: Publish, context: Context) -> PublishResult:
-        """Mount what the volume shall have; a `DriverError` if that is not possible now."""
+    def publish(self, request: PublishRequest, caller: Caller) -> PublishResult:
+        """Mount the volume's view or directory; `DriverError` if that is not possible now."""
         self._refuse_other_hosts(request)
         with (
             self.calls.hold(request.volume, "a publish") as call,
             self.calls.hold(request.target, "a publish"),
-            self._views.at(request.target) as target,
+            self._mounts.at(request.target) as target,
         ):
             if not target.reachable:
-                raise InvalidRequestError("target_path", f"the parent folder of {request.target!r} does not exist")
-            record = self._volumes.get(request.volume)
+                raise InvalidRequestError("target_path", f"the parent directory of {request.target!r} does not exist")
+            attempt = PublishAttempt(request, caller, call, target, self._volumes.get(request.volume))
             if target.mounted():
-                return self._already(request, record, target)
-            self._refuse_second_target(request, record)
+                return self._confirm_mounted(attempt)
+            self._refuse_second_target(attempt)
             if request.mode == "host":
-                return self._bind_host(request, target)
-            return self._view(request, record, target, call, context)
+                return self._publish_host(attempt)
+            return self._publish_view(attempt)
 
-    def _already(self, request: Publish, record: VolumeRecord | None, target: MountTarget) -> PublishResult:
-        """Mounts never stack: what is there is either this volume's, as it was asked for, or a conflict."""
+    def _confirm_mounted(self, attempt: PublishAttempt) -> PublishResult:
+        """Mounts never stack: the existing one is either this volume's, as requested, or a conflict."""
+        request, record, target = attempt.request, attempt.record, attempt.target
         top = mount_table.top_at(mount_table.read(), target.real_path())
-        if record is None and request.mode == "host" and host_volumes.owner(self._folder, target) == request.dynakube:
-            # The database was lost. At the start only views are found in the mount table again.
+        if record is None and request.mode == "host" and host_volumes.owner(self._data, target) == request.dynakube:
+            # The database was lost. Reconciliation at the start finds only views in the mount table.
             record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
         if record is None or top is None or record.target != request.target:
             raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
-        # A row that was found in the mount table after the database was lost knows no DynaKube.
+        # A row adopted from the mount table after the database was lost has no DynaKube.
         same_dynakube = record.dynakube in {"", request.dynakube}
         if not (same_dynakube and record.mode == request.mode and record.read_only == request.read_only):
             raise AlreadyExistsError(
@@ -146,15 +130,15 @@ class Publisher:
             )
         if request.mode == "app" and self.view_mounter.owner(top) != request.volume:
             raise AlreadyExistsError(f"target_path: another volume's view is mounted at {request.target!r}")
-        if request.mode == "host" and host_volumes.owner(self._folder, target) != request.dynakube:
+        if request.mode == "host" and host_volumes.owner(self._data, target) != request.dynakube:
             raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
         if not record.dynakube:
             row = (VolumeState.MOUNTED, record.tenant)
             self._volumes.put(self._record(request, *row, version=record.version, layer=record.layer))
-        return PublishResult("already", record.version)
+        return PublishResult(CallResult.ALREADY_MOUNTED, record.version)
 
-    def _refuse_other_hosts(self, request: Publish) -> None:
-        """Whoever may create a pod may ask for any mode; what host agents run from is not for everybody to write."""
+    def _refuse_other_hosts(self, request: PublishRequest) -> None:
+        """A pod's author may request any mode, but only the driver's namespace may write what host agents run from."""
         allowed = self._settings.host_namespace
         if request.mode == "host" and allowed and request.pod_namespace != allowed:
             raise InvalidRequestError(
@@ -163,153 +147,148 @@ class Publisher:
                 "use app",
             )
 
-    def _refuse_second_target(self, request: Publish, record: VolumeRecord | None) -> None:
-        if record is None or record.target == request.target:
+    def _refuse_second_target(self, attempt: PublishAttempt) -> None:
+        record = attempt.record
+        if record is None or record.target == attempt.request.target:
             return
-        with self._views.at(TargetPath(record.target)) as other:
+        with self._mounts.at(TargetPath(record.target)) as other:
             if other.mounted():
-                raise PublishedElsewhereError(f"volume {request.volume} is published at {record.target!r} already")
+                raise PublishedElsewhereError(f"volume {record.id} is published at {record.target!r} already")
 
-    def _bind_host(self, request: Publish, target: MountTarget) -> PublishResult:
-        # Written first: the mount table can't tell which volume a bind mount answers.
+    def _publish_host(self, attempt: PublishAttempt) -> PublishResult:
+        request, target = attempt.request, attempt.target
+        # Written first: the mount table can't tell to which volume a bind mount belongs.
         self._volumes.put(self._record(request, VolumeState.WAITING, reason="being mounted"))
         self._failpoint("intent recorded")
         try:
-            host_volumes.bind(self._folder, request, target)
+            host_volumes.bind(self._data, request, target)
         except OSError as error:
-            reason = f"the host agent's folder can't be mounted: {view_mounter.why(error)}"
+            reason = f"the host agent's directory can't be mounted: {view_mounter.why(error)}"
             self.view_mounter.rollback(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
         self._failpoint("mounted")
         self._volumes.put(self._record(request, VolumeState.MOUNTED))
-        return PublishResult("host")
+        return PublishResult(CallResult.HOST)
 
-    def _view(
-        self, request: Publish, record: VolumeRecord | None, target: MountTarget, call: Call, context: Context
-    ) -> PublishResult:
-        """Mount as soon as the version is there; give up in time, by a failed attempt or an empty view."""
+    def _publish_view(self, attempt: PublishAttempt) -> PublishResult:
+        """Mount as soon as the version is there; end in time, by a failed attempt or an empty view."""
+        request, failures = attempt.request, attempt.failures
         started = time.monotonic()
-        remaining = context.time_remaining()
-        patience = self._settings.publish_wait_seconds
-        if remaining is not None:
-            patience = min(patience, remaining - ANSWER_SECONDS)
-        failures = _failures(record)
-        listening = False
+        longest_wait = self._longest_wait(attempt.caller)
+        registered = False
         while True:
-            turn = self.version_waiter.turn
-            wanted, version, reason = self._look(record, request)
-            limits = mount_policy.limits(request, wanted)
+            generation = self.version_waiter.generation
+            self._resolve_version(attempt)
+            limits = mount_policy.retry_limits(request, attempt.desired)
             try:
-                if done := self._mount_present(request, record, wanted, version, reason, target, context):
+                if done := self._mount_available(attempt):
                     return done
             except view_mounter.MountError as error:
-                reason = str(error)
+                attempt.reason = str(error)
                 break
             except view_mounter.VersionGoneError as error:
-                reason = str(error)
+                attempt.reason = str(error)
             spent = time.monotonic() - started
-            left = min(patience - spent, mount_limits.seconds_left(failures, limits, self._now()))
-            if call.cancelled:
-                raise UnavailableError(f"volume {request.volume}: the call was given up while it waited ({reason})")
-            if left <= 0 or mount_limits.exhausted(failures, limits, self._now()):
+            left = min(longest_wait - spent, limits.seconds_left(failures, self._now()))
+            if attempt.call.cancelled:
+                raise UnavailableError(
+                    f"volume {request.volume}: the call was cancelled while it waited ({attempt.reason})"
+                )
+            if left <= 0 or limits.exhausted_reason(failures, self._now()):
                 break
             if self.version_waiter.waiting >= self._settings.most_waiting:
-                raise UnavailableError(f"{self.version_waiter.waiting} other volumes wait already; {reason}")
-            if not listening:
-                listening = True
-                if not context.add_callback(lambda: self.calls.cancel(request.volume, call)):
-                    call.cancelled = True
+                raise UnavailableError(f"{self.version_waiter.waiting} other volumes wait already; {attempt.reason}")
+            if not registered:
+                registered = True
+                if not attempt.caller.add_callback(lambda: self.calls.cancel(request.volume, attempt.call)):
+                    attempt.call.cancelled = True
                 continue
-            demand.mark(self._folder, wanted.version if wanted is not None else Version(""))
-            self.version_waiter.wait(turn, left)
-        spent_out = mount_limits.exhausted(failures, limits, self._now())
-        if spent_out:
-            return self._empty(request, failures, target, f"{spent_out}; {reason}")
-        failed = failures.one_more(self._now())
-        self._volumes.put(self._record(request, VolumeState.WAITING, failures=failed, reason=reason))
-        raise AttemptFailedError(f"volume {request.volume}, {limits.counted(failed.attempts)}: {reason}")
+            demand.mark(self._data, attempt.desired.version if attempt.desired is not None else Version(""))
+            self.version_waiter.wait_for_change(generation, left)
+        return self._fail_or_publish_empty(attempt, limits)
 
-    def _look(self, record: VolumeRecord | None, request: Publish) -> tuple[DesiredState | None, Version | None, str]:
-        """What is wanted; the version to mount, if it is in the store, else why not. A volume keeps what it once had.
+    def _longest_wait(self, caller: Caller) -> float:
+        remaining = caller.time_remaining()
+        longest = self._settings.publish_wait_seconds
+        return longest if remaining is None else min(longest, remaining - ANSWER_SECONDS)
 
-        The store is looked at before the rows are read. The provisioner completes the rows of a version before it
-        makes it visible, so rows that are read after the version was seen name its config layer.
+    def _fail_or_publish_empty(self, attempt: PublishAttempt, limits: RetryLimits) -> PublishResult:
+        request, failures = attempt.request, attempt.failures
+        if exhausted := limits.exhausted_reason(failures, self._now()):
+            return self._publish_empty(attempt, f"{exhausted}; {attempt.reason}")
+        failures = failures.increment(self._now())
+        self._volumes.put(self._record(request, VolumeState.WAITING, failures=failures, reason=attempt.reason))
+        raise AttemptFailedError(
+            f"volume {request.volume}, {limits.describe_attempt(failures.attempts)}: {attempt.reason}"
+        )
+
+    def _resolve_version(self, attempt: PublishAttempt) -> None:
+        """Set the desired state, and the version to mount or the reason why there is none.
+
+        A volume keeps the version that it once had. The store is read before the rows. The provisioner completes the
+        rows of a version before it makes it visible, so rows read after the version was seen name its config layer.
         """
-        before = self._wanted.known(request.dynakube)
+        request, record = attempt.request, attempt.record
+        before = self._desired.known(request.dynakube)
         seen = before.version if before is not None and self._store.has(before.version) else ""
-        wanted = self._wanted.get(request.dynakube)
-        if wanted is not None and (before is None or before.version != wanted.version):
-            seen = wanted.version if self._store.has(wanted.version) else ""
-            wanted = self._wanted.get(request.dynakube)
+        desired = self._desired.get(request.dynakube)
+        if desired is not None and (before is None or before.version != desired.version):
+            seen = desired.version if self._store.has(desired.version) else ""
+            desired = self._desired.get(request.dynakube)
+        attempt.desired, attempt.version, attempt.reason = desired, None, ""
         if record is not None and record.state == VolumeState.MOUNTED and self._store.has(Version(record.version)):
-            return wanted, Version(record.version), ""
-        if wanted is None:
-            return None, None, f"DynaKube {request.dynakube!r} is not known on this node"
-        if not wanted.version:
-            return wanted, None, wanted.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
-        if wanted.version != seen:
-            return wanted, None, wanted.condition or f"version {wanted.version} is not in the store yet"
-        if not wanted.layer:
-            copied = self._wanted.copied(request.dynakube)
-            wanted = copied if copied is not None and copied.version == wanted.version else wanted
-        return wanted, wanted.version, ""
+            attempt.version = Version(record.version)
+        elif desired is None:
+            attempt.reason = f"DynaKube {request.dynakube!r} is not known on this node"
+        elif not desired.version:
+            attempt.reason = desired.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
+        elif desired.version != seen:
+            attempt.reason = desired.condition or f"version {desired.version} is not in the store yet"
+        else:
+            if not desired.layer:
+                copied = self._desired.copied(request.dynakube)
+                if copied is not None and copied.version == desired.version:
+                    attempt.desired = copied
+            attempt.version = desired.version
 
-    def _mount(
-        self,
-        request: Publish,
-        record: VolumeRecord | None,
-        wanted: DesiredState | None,
-        version: Version,
-        target: MountTarget,
-        context: Context,
-        *notices: Notice,
-    ) -> PublishResult:
-        wanted = wanted or DesiredState(request.dynakube)
-        config = self.view_mounter.mount(request, record, wanted, version, target)
-        # Written after the answer: should we crash before, the mount table tells the same, but for the DynaKube's name.
-        row = self._record(request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
+    def _mount_available(self, attempt: PublishAttempt) -> PublishResult | None:
+        """Mount the version, else the last good one if the policy allows it; None if neither is there."""
+        if attempt.version is not None:
+            desired = attempt.desired or DesiredState(attempt.request.dynakube)
+            self._mount(attempt, desired, attempt.version)
+            return PublishResult(CallResult.MOUNTED, attempt.version)
+        fallback = mount_policy.fallback_version(attempt.desired, self._store)
+        if fallback is None:
+            return None
+        text = f"The pod starts with the last good agent version {fallback.version}: {attempt.reason}"
+        self._mount(attempt, fallback, fallback.version, self._notice(attempt.request, LAST_GOOD_MOUNTED, text))
+        return PublishResult(CallResult.LAST_GOOD, fallback.version, attempt.reason)
+
+    def _mount(self, attempt: PublishAttempt, desired: DesiredState, version: Version, *notices: Notice) -> None:
+        config = self.view_mounter.mount(attempt, desired, version)
+        # Written after the response: after a crash in between, the mount table has all but the DynaKube's name.
+        row = self._record(attempt.request, VolumeState.MOUNTED, config.tenant, version=version, layer=config.layer)
         self._volumes.put(row, *notices, later=True)
-        if not context.add_callback(self._volumes.write_soon):
+        if not attempt.caller.add_callback(self._volumes.write_soon):
             self._volumes.write_soon()
         self._failpoint("result recorded")
-        return PublishResult("mounted", version)
 
-    def _mount_present(
-        self,
-        request: Publish,
-        record: VolumeRecord | None,
-        wanted: DesiredState | None,
-        version: Version | None,
-        reason: str,
-        target: MountTarget,
-        context: Context,
-    ) -> PublishResult | None:
-        """Mount the version, else the last good one if that is the policy, and say so; None if neither is there."""
-        if version is not None:
-            return self._mount(request, record, wanted, version, target, context)
-        good = mount_policy.instead(wanted, self._store)
-        if good is None:
-            return None
-        text = f"The pod starts with the last good agent version {good.version}: {reason}"
-        notice = self._notice(request, LAST_GOOD_MOUNTED, text)
-        self._mount(request, record, good, good.version, target, context, notice)
-        return PublishResult("last_good", good.version, reason)
-
-    def _empty(self, request: Publish, failures: Failures, target: MountTarget, reason: str) -> PublishResult:
-        """Let the pod start unmonitored, and say so."""
+    def _publish_empty(self, attempt: PublishAttempt, reason: str) -> PublishResult:
+        """Let the pod start unmonitored, and record a notice for an Event."""
+        request = attempt.request
         try:
-            target.make_empty(read_only=request.read_only)
+            attempt.target.make_empty(read_only=request.read_only)
         except OSError as error:
-            raise UnavailableError(f"target {request.target} can't be made: {error.strerror}") from error
+            raise UnavailableError(f"target {request.target} can't be created: {error.strerror}") from error
         notice = self._notice(request, AGENT_NOT_MOUNTED, f"The pod starts without its agent: {reason}")
         known = self._volumes.get(request.volume)
         notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
-        record = self._record(request, VolumeState.EMPTY, failures=failures, reason=reason)
+        record = self._record(request, VolumeState.EMPTY, failures=attempt.failures, reason=reason)
         self._volumes.put(record, *notices)
-        return PublishResult("empty", reason=reason)
+        return PublishResult(CallResult.EMPTY, reason=reason)
 
-    def _notice(self, request: Publish, reason: str, message: str) -> Notice:
+    def _notice(self, request: PublishRequest, reason: str, message: str) -> Notice:
         return Notice(
             kind="Warning",
             reason=reason,
@@ -323,7 +302,7 @@ class Publisher:
 
     def _record(
         self,
-        request: Publish,
+        request: PublishRequest,
         state: VolumeState,
         tenant: str = "",
         *,
@@ -354,38 +333,34 @@ class Publisher:
     # ---------------------------------------------------------------- unpublish
 
     def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
-        """Undo a publish, whatever became of it; unknown volumes are fine. `InternalError` leaves all as it was."""
+        """Undo a publish in any state; unknown volumes are OK. `InternalError` leaves all as it was."""
         with (
             self.calls.hold(volume, "an unpublish", cancel_other=True),
             self.calls.hold(path, "an unpublish"),
-            self._views.at(path) as target,
+            self._mounts.at(path) as target,
         ):
             record = self._volumes.get(volume)
             known = record is not None and record.target == path
-            if not known and target.mounted() and not self._belongs(target, volume):
-                log.warning("leaving a mount alone that is not ours", extra=logs.facts(volume=volume, target=path))
+            if not known and target.mounted() and not self._is_own_mount(target, volume):
+                log.warning("foreign mount left in place", extra=logs.facts(volume=volume, target=path))
                 return
-            # Of a volume that the database lost, what its pod wrote into an empty view has to go too.
+            # For a volume that the database lost, the files that its pod wrote into an empty view go too.
             target.unmount_and_remove(self._failpoint, leftovers=known or _CSI_TARGET.search(path) is not None)
             self._failpoint("target removed")
             if record is not None and record.target != path:
                 return
-            self.view_mounter.discard_volume(volume)
+            self.view_mounter.discard(volume)
             self._failpoint("upper discarded")
             self._volumes.drop(volume)
 
-    def _belongs(self, target: MountTarget, volume: VolumeId) -> bool:
-        """Whether a mount that the volume's row does not tell of is its own all the same.
+    def _is_own_mount(self, target: MountTarget, volume: VolumeId) -> bool:
+        """Return whether a mount that the volume's row does not name is the volume's own.
 
-        It is if it is the volume's view, or a host agent's folder that no other volume has there.
+        It is the volume's view, or a host agent's directory that no other volume has there.
         """
         top = mount_table.top_at(mount_table.read(), target.real_path())
         if top is not None and (owner := self.view_mounter.owner(top)) is not None:
             return owner == volume
-        return host_volumes.owner(self._folder, target) is not None and all(
+        return host_volumes.owner(self._data, target) is not None and all(
             row.target != target.path for row in self._volumes.all()
         )
-
-
-def _failures(record: VolumeRecord | None) -> Failures:
-    return Failures(record.attempts, record.first_failed_at) if record is not None else Failures()

@@ -24,7 +24,8 @@ from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import CallInFlightError, DriverError
 from oneagent.csi_driver.server.inflight import InFlightCalls
-from oneagent.csi_driver.server.overlay import IDENTITY_FILE, OverlayMounter
+from oneagent.csi_driver.server.mount_target import IDENTITY_FILE
+from oneagent.csi_driver.server.overlay import OverlayMounter
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ _FLAGS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
+class PublishRequest:
     """A NodePublishVolume request. `mount_flags` and `mount_options` go to mount(2) as they are."""
 
     volume: VolumeId
@@ -90,7 +90,7 @@ def volume_path(value: str, root: str) -> TargetPath:
     return TargetPath(value if value.startswith(root + "/") else "")
 
 
-def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
+def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> PublishRequest:
     """The request as a value that can be worked with, or `InvalidRequestError`."""
     volume = volume_id(request.volume_id)
     target = target_path(request.target_path, root)
@@ -100,7 +100,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> Publish:
         raise InvalidRequestError(
             "volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true"
         )
-    return Publish(
+    return PublishRequest(
         volume=volume,
         target=target,
         pod_name=_needed(context, POD_NAME, "the CSIDriver needs podInfoOnMount: true"),

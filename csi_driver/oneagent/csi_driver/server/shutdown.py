@@ -39,7 +39,9 @@ def wait_until_drained(
             return
 
 
-def _wait_for_last_volume(volumes_left: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]) -> None:
+def _wait_for_last_volume(
+    volumes_left: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
+) -> None:
     log.info("the driver was uninstalled; staying until no volume is left", extra=logs.facts(volumes=volumes_left()))
     while volumes_left() and uninstall_marker.exists():
         if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):

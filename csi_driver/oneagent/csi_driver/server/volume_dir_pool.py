@@ -17,7 +17,7 @@ from collections import deque
 from typing import Final
 
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.server.overlay import CONFIG_FOLDER, IDENTITY_FILE
+from oneagent.csi_driver.server.mount_target import CONFIG_FOLDER, IDENTITY_FILE
 
 KEPT: Final = 32
 _FOLDERS: Final = (

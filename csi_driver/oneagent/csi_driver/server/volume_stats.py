@@ -42,7 +42,7 @@ class Usage:
 
 
 def of_volume(
-    volume: VolumeId, path: TargetPath, folder: DataDir, volumes: VolumeRepository, mounts: OverlayMounter
+    volume: VolumeId, path: TargetPath, data: DataDir, volumes: VolumeRepository, mounts: OverlayMounter
 ) -> Usage:
     """`NotFoundError` if the volume is unknown or not published at this path."""
     record = volumes.get(volume)
@@ -50,9 +50,9 @@ def of_volume(
         raise NotFoundError(f"volume {volume} is not published at {path or 'this path'!r}")
     with mounts.at(path) as target:
         mounted = target.mounted()
-    problem = _problem(record, mounted, folder)
-    written = folder.volume(volume).upper if record.mode == "app" else str(folder.root)
-    filesystem = os.statvfs(written if os.path.exists(written) else folder.root)
+    problem = _problem(record, mounted, data)
+    written = data.volume(volume).upper if record.mode == "app" else str(data.root)
+    filesystem = os.statvfs(written if os.path.exists(written) else data.root)
     size, inodes = _written(written) if record.mode == "app" else (0, 0)
     return Usage(
         size=Amount(
@@ -65,22 +65,22 @@ def of_volume(
     )
 
 
-def _problem(record: VolumeRecord, mounted: bool, folder: DataDir) -> str:
+def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
     if record.state == VolumeState.EMPTY:
         return f"the view is empty, the pod runs without its agent: {record.reason}"
     if not mounted:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
-        if damage := damage_log.for_volume(folder, record.id, version):
+        if damage := damage_log.for_volume(data, record.id, version):
             return f"version {version} was damaged under this view: {damage}; restart the pod"
-        if not os.path.isfile(f"{folder.agent(version)}/{PRELOAD_LIBRARY}"):
+        if not os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}"):
             return f"version {version} is damaged: {PRELOAD_LIBRARY} is missing in the store"
     return ""
 
 
 def _written(upper: str) -> tuple[int, int]:
-    """Bytes on disk and number of files below a folder; nothing for one that isn't there (an empty view has none)."""
+    """Bytes on disk and number of files below a directory; nothing for one that isn't there (an empty view has none)."""
     size = entries = 0
     # The pod goes on writing and deleting meanwhile.
     with contextlib.suppress(FileNotFoundError):

@@ -5,66 +5,65 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.csi_driver.server import mount_limits
-from oneagent.csi_driver.server.mount_limits import Failures, Limits
+from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
 
 FOR_EVER = 1e12
 gaps = st.lists(st.floats(min_value=0, max_value=1000), min_size=1, max_size=40)
 
 
-def calls_until_empty(limits: Limits, waits: list[float]) -> tuple[int, float, float]:
+def calls_until_empty(limits: RetryLimits, waits: list[float]) -> tuple[int, float, float]:
     """How many calls fail, when the first failed, and when the one that ends it comes. Each call fails at once."""
     now, failures = 1.0, Failures()
     for wait in [*waits, *[1000.0] * 2000]:
         now += wait
-        if mount_limits.exhausted(failures, limits, now):
+        if limits.exhausted_reason(failures, now):
             return failures.attempts, failures.first_at, now
-        failures = failures.one_more(now)
+        failures = failures.increment(now)
     raise AssertionError("it never ends")
 
 
 @given(limit=st.integers(0, 50), waits=gaps)
 def test_a_limit_of_n_lets_exactly_n_calls_fail(limit: int, waits: list[float]) -> None:
-    assert calls_until_empty(Limits(limit, FOR_EVER), waits)[0] == limit
+    assert calls_until_empty(RetryLimits(limit, FOR_EVER), waits)[0] == limit
 
 
 @given(timeout=st.floats(min_value=0, max_value=10_000), waits=gaps)
 def test_a_timeout_ends_it_with_the_first_call_that_comes_after_it(timeout: float, waits: list[float]) -> None:
-    failed, first_at, ended = calls_until_empty(Limits(10**9, timeout), waits)
+    failed, first_at, ended = calls_until_empty(RetryLimits(10**9, timeout), waits)
     assert failed >= 1, "the first call has nothing to count from"
     assert ended >= first_at + timeout
 
 
 @given(limit=st.integers(0, 20), timeout=st.floats(min_value=0, max_value=10_000), waits=gaps)
 def test_whichever_is_first_ends_it(limit: int, timeout: float, waits: list[float]) -> None:
-    failed, _, ended = calls_until_empty(Limits(limit, timeout), waits)
-    assert failed == limit or (failed < limit and ended == calls_until_empty(Limits(10**9, timeout), waits)[2])
+    failed, _, ended = calls_until_empty(RetryLimits(limit, timeout), waits)
+    assert failed == limit or (failed < limit and ended == calls_until_empty(RetryLimits(10**9, timeout), waits)[2])
 
 
 @given(
     first=st.floats(min_value=1, max_value=1e9), timeout=st.floats(min_value=0, max_value=1e6), later=st.floats(0, 1e6)
 )
 def test_a_wait_for_as_long_as_is_left_ends_in_an_empty_view(first: float, timeout: float, later: float) -> None:
-    failures, limits = Failures(1, first), Limits(10**9, timeout)
-    left = mount_limits.seconds_left(failures, limits, first + later)
-    assert (left <= 0) == bool(mount_limits.exhausted(failures, limits, first + later)) or abs(left) < 1e-3
+    failures, limits = Failures(1, first), RetryLimits(10**9, timeout)
+    left = limits.seconds_left(failures, first + later)
+    assert (left <= 0) == bool(limits.exhausted_reason(failures, first + later)) or abs(left) < 1e-3
 
 
 def test_a_volume_that_never_failed_has_all_the_time_in_the_world() -> None:
-    assert mount_limits.seconds_left(Failures(), Limits(1, 0.0), 5.0) == float("inf")
+    assert RetryLimits(1, 0.0).seconds_left(Failures(), 5.0) == float("inf")
 
 
 @given(calls=st.lists(st.floats(min_value=1, max_value=1e9), min_size=1))
 def test_failures_remember_how_many_and_when_the_first_was(calls: list[float]) -> None:
     failures = Failures()
     for now in calls:
-        failures = failures.one_more(now)
+        failures = failures.increment(now)
     assert failures == Failures(len(calls), calls[0])
 
 
 def test_the_reason_names_the_limit_that_was_reached() -> None:
-    assert mount_limits.exhausted(Failures(3, 1.0), Limits(3, 600.0), 2.0) == "3 mount attempts failed (the limit is 3)"
-    assert mount_limits.exhausted(Failures(1, 1.0), Limits(3, 600.0), 601.0) == (
+    assert RetryLimits(3, 600.0).exhausted_reason(Failures(3, 1.0), 2.0) == "3 mount attempts failed (the limit is 3)"
+    assert RetryLimits(3, 600.0).exhausted_reason(Failures(1, 1.0), 601.0) == (
         "mount attempts failed for 600 s (the mount timeout)"
     )
-    assert mount_limits.exhausted(Failures(1, 1.0), Limits(3, 600.0), 600.9) == ""
+    assert RetryLimits(3, 600.0).exhausted_reason(Failures(1, 1.0), 600.9) == ""

@@ -37,7 +37,7 @@ def good() -> Request:
     return request
 
 
-def checked(request: Request) -> request_validation.Publish:
+def checked(request: Request) -> request_validation.PublishRequest:
     return request_validation.publish(request, ROOT)
 
 
@@ -66,7 +66,7 @@ def test_a_good_request_becomes_a_value() -> None:
     request.readonly = True
     request.volume_context.update({"retryTimeout": "1m30s", "containers": "app,side-car", "unknown": "is ignored"})
     request.volume_capability.mount.mount_flags.extend(["noexec", 'context="system_u:object_r:x_t:s0:c1,c2"'])
-    assert checked(request) == request_validation.Publish(
+    assert checked(request) == request_validation.PublishRequest(
         volume=VolumeId("csi-1"),
         target=TargetPath(TARGET),
         mode="app",

@@ -58,7 +58,9 @@ def collect_status(data: DataDir, mount_table: Path, *, now: float) -> node_repo
         taken_at=now,
         metadata=rows.state,
         set_aside=tuple(sorted(str(path) for path in data.root.glob(f"{data.database.name}.aside-*[0-9]"))),
-        running=node_report.Running(process.is_locked(data.server_lock), process.is_locked(data.root / "provisioner.lock")),
+        running=node_report.Running(
+            process.is_locked(data.server_lock), process.is_locked(data.root / "provisioner.lock")
+        ),
         versions=_versions(data, stored, rows, views.values()),
         volumes=_volumes(data, rows, mounts, views),
         failures=tuple(_failure(row) for row in rows.volumes if _has_failed(row) and row.id not in views),

@@ -1,18 +1,16 @@
-"""The CSI services. Handlers hold the happy path; `interceptor.Calls` does the rest."""
+"""The CSI Node service. Handlers hold the happy path; `interceptor` counts, logs and maps errors."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import grpc
-
-from oneagent.common.identifiers import DRIVER_NAME
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import request_validation, volume_stats
+from oneagent.csi_driver.server.call_result import CallResult
 from oneagent.csi_driver.server.errors import AttemptFailedError
-from oneagent.csi_driver.server.interceptor import Outcome
+from oneagent.csi_driver.server.interceptor import CallContext
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish import Publisher
@@ -23,30 +21,7 @@ _NODE_CAPABILITIES: Final = (
 )
 
 
-class Identity(csi_pb2_grpc.IdentityServicer):
-    """Who answers, and whether it can. There is no controller, so no plugin capability is advertised."""
-
-    def __init__(self, version: str) -> None:
-        self._version = version
-
-    def GetPluginInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.GetPluginInfoResponse:
-        return csi_pb2.GetPluginInfoResponse(name=DRIVER_NAME, vendor_version=self._version)
-
-    def GetPluginCapabilities(
-        self,
-        request: Any,
-        context: grpc.ServicerContext,
-    ) -> csi_pb2.GetPluginCapabilitiesResponse:
-        return csi_pb2.GetPluginCapabilitiesResponse()
-
-    def Probe(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.ProbeResponse:
-        """Ready whenever it answers: a download under way is no reason to have the server killed."""
-        response = csi_pb2.ProbeResponse()
-        response.ready.value = True
-        return response
-
-
-class Node(csi_pb2_grpc.NodeServicer):
+class NodeService(csi_pb2_grpc.NodeServicer):
     """The volumes of this node. Staging and expansion are not advertised, so they stay unimplemented."""
 
     def __init__(
@@ -54,7 +29,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         node_id: str,
         target_root: str,
         publisher: Publisher,
-        folder: DataDir,
+        data: DataDir,
         volumes: VolumeRepository,
         mounts: OverlayMounter,
         metrics: ServerMetrics,
@@ -62,33 +37,28 @@ class Node(csi_pb2_grpc.NodeServicer):
         self._node_id = node_id
         self._target_root = target_root
         self._publisher = publisher
-        self._folder = folder
+        self._data = data
         self._volumes = volumes
-        self._views = mounts
+        self._mounts = mounts
         self._metrics = metrics
 
     def NodePublishVolume(
-        self, request: csi_pb2.NodePublishVolumeRequest, context: Any
+        self, request: csi_pb2.NodePublishVolumeRequest, context: CallContext
     ) -> csi_pb2.NodePublishVolumeResponse:
         try:
             published = self._publisher.publish(request_validation.publish(request, self._target_root), context)
         except AttemptFailedError:
             self._metrics.failed_attempts.inc()
             raise
-        outcome: Outcome = context.outcome
-        outcome.result, outcome.message, outcome.version = (
-            published.result,
-            published.reason,
-            published.version,
-        )
-        if published.result == "empty":
+        context.set_result(published.result, message=published.reason, version=published.version)
+        if published.result is CallResult.EMPTY:
             self._metrics.empty_views.inc()
         return csi_pb2.NodePublishVolumeResponse()
 
     def NodeUnpublishVolume(
         self,
         request: csi_pb2.NodeUnpublishVolumeRequest,
-        context: grpc.ServicerContext,
+        context: CallContext,
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         volume = request_validation.volume_id(request.volume_id)
         target = request_validation.target_path(request.target_path, self._target_root)
@@ -98,14 +68,14 @@ class Node(csi_pb2_grpc.NodeServicer):
     def NodeGetVolumeStats(
         self,
         request: csi_pb2.NodeGetVolumeStatsRequest,
-        context: grpc.ServicerContext,
+        context: CallContext,
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         volume = request_validation.volume_id(request.volume_id)
         path = request_validation.volume_path(request.volume_path, self._target_root)
-        found = volume_stats.of_volume(volume, path, self._folder, self._volumes, self._views)
+        stats = volume_stats.of_volume(volume, path, self._data, self._volumes, self._mounts)
         units = (
-            (csi_pb2.VolumeUsage.BYTES, found.size),
-            (csi_pb2.VolumeUsage.INODES, found.inodes),
+            (csi_pb2.VolumeUsage.BYTES, stats.size),
+            (csi_pb2.VolumeUsage.INODES, stats.inodes),
         )
         return csi_pb2.NodeGetVolumeStatsResponse(
             usage=[
@@ -113,14 +83,14 @@ class Node(csi_pb2_grpc.NodeServicer):
                 for unit, amount in units
             ],
             volume_condition=csi_pb2.VolumeCondition(
-                abnormal=bool(found.problem), message=found.problem or "the view is mounted"
+                abnormal=bool(stats.problem), message=stats.problem or "the view is mounted"
             ),
         )
 
     def NodeGetCapabilities(
         self,
         request: Any,
-        context: grpc.ServicerContext,
+        context: CallContext,
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         return csi_pb2.NodeGetCapabilitiesResponse(
             capabilities=[
@@ -129,5 +99,5 @@ class Node(csi_pb2_grpc.NodeServicer):
             ]
         )
 
-    def NodeGetInfo(self, request: Any, context: grpc.ServicerContext) -> csi_pb2.NodeGetInfoResponse:
+    def NodeGetInfo(self, request: Any, context: CallContext) -> csi_pb2.NodeGetInfoResponse:
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
