@@ -16,7 +16,7 @@ from tests.fakes.kube_api import KubeApi
 from tests.fakes.node import Driver, Kubelet
 from tests.fakes.provisioner import eventually
 
-STAYS = "the driver was uninstalled; staying until no volume is left"
+STAYS = "driver uninstalled, staying until the last volume is gone"
 WAIT_SECONDS = 3
 
 

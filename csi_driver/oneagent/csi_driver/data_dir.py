@@ -1,25 +1,24 @@
-"""The data folder: the one place that knows what lies where on the node's disk.
+"""The data directory: the one module that knows the paths on the node's disk.
 
-    metadata.db              what was asked for
-    dynakubes.json           the provisioner's last word on DynaKubes, for when the database can't be read
-    agents/<version>/        the agent store: complete, immutable versions
-    manifests/<version>.json what a version consists of, file by file; changed when that was last found to be so
-    corrupt/<version>.json    that it was not so, and when
-    preloaded/<version>/     versions that were carried in, for the provisioner to put into the store
-    pins/<version>           until when one of these stays though nobody wants it
-    signatures/<version>     fingerprints of the keys whose signatures of it were found good
-    config-layers/<tenant>/<id>/ config layers: immutable, one per merged configuration
-    host-agents/<dynakube>/   persistent folders of host agents
-    volumes/<volume id>/     upper/ and work/ of one view
-    volume-pool/              volume folders made beforehand
-    demand/                   the server's word to the provisioner: versions that pods wait for
-    logs/<volume id>@<time>/ uppers that are kept for their logs after unpublish
-    uninstall.marker          the provisioner's word to the server: stay until the last volume is gone; a starting
-                             server removes it, which tells one that stays to make way
-    tmp/  trash/             may be deleted at any start
+    metadata.db                   requests, failures and desired versions; see `metadata`
+    dynakubes.json                copy of the DynaKube rows, for when the database can't be read
+    agents/<version>/             the agent store: complete, immutable versions
+    manifests/<version>.json      file manifest of a version; its change time is that of the last good scrub
+    corrupt/<version>.json        time at which a version was found corrupt
+    preloaded/<version>/          preloaded versions, for the provisioner to put into the store
+    pins/<version>                time until which an unused preloaded version stays
+    signatures/<version>          fingerprints of the keys that signed a version
+    config-layers/<tenant>/<id>/  config layers: immutable, one per merged configuration
+    host-agents/<dynakube>/       persistent directories of host agents
+    volumes/<volume id>/          upper/ and work/ of one view
+    volume-pool/                  volume directories made in advance
+    demand/                       versions that pods wait for: marked by the server, read by the provisioner
+    logs/<volume id>@<time>/      upper layers kept for their logs after unpublish
+    uninstall.marker              tells the server to stay until the last volume is gone; a starting server removes it
+    tmp/  trash/                  may be deleted at any start
 
-Everything that becomes part of a path here is checked to be a single, plain path component first, and the
-folder's own path must hold none of the characters that overlay's options treat as special.
+Every name that becomes part of a path is checked to be a single, plain path component first. The root's own path must
+hold none of the characters that overlay's options treat as special.
 """
 
 from __future__ import annotations
@@ -43,26 +42,26 @@ _SPECIAL: Final = re.compile(r"[:,\\\s]")
 
 
 class UnsafeNameError(ValueError):
-    """A name that may not become a part of a path."""
+    """A name that must not become part of a path."""
 
 
 def is_component(name: str) -> bool:
-    """Whether it is one plain path component."""
+    """Return whether a name is one plain path component."""
     return _COMPONENT.fullmatch(name) is not None
 
 
 def component(name: str, what: str) -> str:
-    """The name itself if it is one plain path component, else `UnsafeNameError` that says what it is the name of."""
+    """Return the name if it is one plain path component; else `UnsafeNameError` with `what` it names."""
     if not is_component(name):
         raise UnsafeNameError(
-            f"{what} {name!r} is not usable as a folder name: use letters, digits, '.', '_' and '-', at most 128"
+            f"{what} {name!r} is not usable as a directory name: use letters, digits, '.', '_' and '-', at most 128"
         )
     return name
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """The folders of one volume."""
+    """The directories of one volume."""
 
     root: str
     upper: str
@@ -70,12 +69,12 @@ class Volume:
 
 
 class DataDir:
-    """The paths below one data folder. Strings, not `Path`s, where the publish path uses them."""
+    """The paths below one data directory. Strings, not `Path`s, where the publish path uses them."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_absolute() or _SPECIAL.search(str(root)):
             raise UnsafeNameError(
-                f"data folder {str(root)!r}: give an absolute path without colon, comma, backslash or white space "
+                f"data directory {str(root)!r}: give an absolute path without colon, comma, backslash or white space "
                 "(it becomes part of the options of every overlay mount)"
             )
         self.root = root
@@ -104,9 +103,9 @@ class DataDir:
         self._volumes = f"{self.volumes}/"
 
     def create(self) -> None:
-        """Make the folders that are not there yet; only root may look in."""
+        """Create the missing directories, readable by root only."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (
+        for directory in (
             self.agents,
             self.manifests,
             self.corrupt,
@@ -122,7 +121,7 @@ class DataDir:
             self.tmp,
             self.trash,
         ):
-            folder.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
 
     def agent(self, version: Version) -> str:
         return self._agents + component(version, "agent version")
@@ -156,17 +155,17 @@ class DataDir:
         return Volume(root, root + "/upper", root + "/work")
 
     def version_of_layer(self, path: str) -> Version | None:
-        """The version whose folder in the store this lower layer is, if it is one."""
+        """Return the version whose directory in the store this lower layer is; None for others."""
         name = path.removeprefix(self._agents)
         return Version(name) if name != path and "/" not in name else None
 
     def volume_of_upper(self, path: str) -> VolumeId | None:
-        """The volume whose upper layer this is, if it is one."""
+        """Return the volume whose upper layer this is; None for others."""
         name, _, last = path.removeprefix(self._volumes).partition("/")
         return VolumeId(name) if path.startswith(self._volumes) and last == "upper" else None
 
     def discard(self, path: str | Path) -> bool:
-        """Move a file or folder into the trash by one rename; False if it isn't there."""
+        """Move a file or directory to the trash by one rename; False if it isn't there."""
         name = f"{os.path.basename(path)}.{time.time_ns():x}"
         try:
             os.rename(path, self._trash + name)
@@ -175,7 +174,7 @@ class DataDir:
         return True
 
     def keep_log(self, volume: VolumeId, now: float) -> None:
-        """Move a volume's upper layer to the logs, with the time of it; `FileNotFoundError` if there is none."""
+        """Move a volume's upper layer to the logs, named with the time; `FileNotFoundError` without one."""
         kept = self.logs / f"{component(volume, 'volume id')}@{now:.0f}"
         suffix = 0
         while kept.exists():

@@ -1,6 +1,6 @@
-"""What things take on the disk; for people, budgets and metrics, so nothing here fails.
+"""Disk usage below paths, for people, budgets and metrics; it never fails.
 
-What vanishes meanwhile, or lies deeper than a path can say, counts nothing.
+Files that vanish meanwhile, or whose path is too long, do not count.
 """
 
 from __future__ import annotations

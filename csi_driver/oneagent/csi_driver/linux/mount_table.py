@@ -1,4 +1,4 @@
-"""What is mounted: the kernel's mount table, read by fields.
+"""The kernel's mount table, read by fields.
 
 Lines of `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)) have a variable middle part and octal escapes, and
 overlay options escape `:` and `,` with a backslash once more. Splitting such options on `=` or matching
@@ -124,7 +124,7 @@ def top_at(mounts: Iterable[Mount], target: str) -> Mount | None:
 
 
 def mount_containing(mounts: Iterable[Mount], path: str) -> Mount | None:
-    """The mount that a path lies on: the one with the longest target above it, of equal ones the topmost."""
+    """Return the mount that holds a path: the longest target above it, the topmost of equal ones."""
     found = None
     for mount in mounts:
         inside = path == mount.target or path.startswith(mount.target.rstrip("/") + "/")
@@ -133,7 +133,7 @@ def mount_containing(mounts: Iterable[Mount], path: str) -> Mount | None:
     return found
 
 
-def at_or_below(mounts: Iterable[Mount], folder: str) -> list[Mount]:
-    """The mounts at a folder or anywhere below it."""
-    inside = folder.rstrip("/") + "/"
+def at_or_below(mounts: Iterable[Mount], directory: str) -> list[Mount]:
+    """Return the mounts at a directory or below it."""
+    inside = directory.rstrip("/") + "/"
     return [mount for mount in mounts if f"{mount.target}/".startswith(inside)]

@@ -1,4 +1,4 @@
-"""What the driver's processes do alike: be the only one of their kind, and hold no more memory than needed."""
+"""Exclusive locks and memory of the driver's processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 HANDOVER_SECONDS: Final = 30.0
-"""How long a new process waits for the old one on the same data folder to end."""
+"""Seconds a new process waits for the old one on the same data directory to end."""
 
 
 @contextlib.contextmanager
 def exclusive_lock(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterator[None]:
-    """Hold a process's exclusive right to the data folder; `SystemExit` if another one keeps it."""
+    """Hold a process's exclusive lock on the data directory; `SystemExit` if another one keeps it."""
     lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -37,7 +37,7 @@ def exclusive_lock(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterat
 
 
 def is_locked(lock: Path) -> bool | None:
-    """Whether a process holds its exclusive right (see `exclusive_lock`); None if that can't be told."""
+    """Return whether a process holds its lock (see `exclusive_lock`); None if unknown."""
     try:
         descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def is_locked(lock: Path) -> bool | None:
 
 
 def trim_memory() -> None:
-    """After the start: give back what only loading needed, and spare the collector what will never be garbage."""
+    """Release the memory that only loading needed, and freeze the objects that stay."""
     gc.collect()
     gc.freeze()
     with contextlib.suppress(AttributeError):  # a C library other than glibc

@@ -1,7 +1,7 @@
-"""One call at a time for each volume, and for each target; the second is told so at once instead of waiting.
+"""One call at a time for each volume and each target; a second call fails at once instead of waiting.
 
-An unpublish that finds a publish waiting for its version asks it to give up: CSI knows no other way of
-cancelling a call than its opposite.
+An unpublish cancels a publish that waits for its version: CSI has no other way to cancel a call than its
+opposite.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from oneagent.csi_driver.server.errors import CallInFlightError
 
 
 class Call:
-    """A call under way, as a context manager that ends with it. `cancelled`: nobody wants its answer any more."""
+    """A call in flight, as a context manager. `cancelled`: its response is no longer needed."""
 
     __slots__ = ("_calls", "_key", "cancelled", "what")
 
@@ -30,7 +30,7 @@ class Call:
 
 
 class InFlightCalls:
-    """The calls under way, by the volume or the target that they hold. Thread-safe."""
+    """The calls in flight, by the volume or target that they hold. Thread-safe."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -39,7 +39,7 @@ class InFlightCalls:
 
     @property
     def busy(self) -> bool:
-        """Whether any call is under way."""
+        """Whether any call is in flight."""
         return bool(self._calls)
 
     def hold(self, key: str, what: str, *, cancel_other: bool = False) -> Call:
@@ -55,13 +55,13 @@ class InFlightCalls:
         return call
 
     def cancel(self, key: str, call: Call) -> None:
-        """Ask a call to give up, if it is still under way."""
+        """Cancel a call that is still in flight."""
         if self._calls.get(key) is call:
             call.cancelled = True
             self._wake()
 
     def cancel_all(self) -> None:
-        """Ask all calls to give up, and those that still come."""
+        """Cancel all calls, present and future."""
         self._closing = True
         for call in list(self._calls.values()):
             call.cancelled = True

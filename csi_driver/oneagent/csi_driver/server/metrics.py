@@ -1,4 +1,4 @@
-"""What the server counts. No label takes a value that grows without bound: no volume, pod or path is one."""
+"""The server's metrics. No label has unbounded values such as volumes, pods or paths."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class ServerMetrics:
         self.registry = CollectorRegistry()
         self.calls = Histogram(
             "oneagent_csi_call_seconds",
-            "Seconds that CSI calls took, by method and how they ended.",
+            "Duration of CSI calls in seconds, by method and result.",
             ["method", "result"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.empty_views = Counter(
             "oneagent_csi_empty_views",
-            "Pods that were let start without their agent.",
+            "Pods started with an empty view because no agent was available.",
             registry=self.registry,
         )
         self.failed_attempts = Counter(
             "oneagent_csi_failed_mount_attempts",
-            "Publish calls that were answered UNAVAILABLE and counted against the volume's limit.",
+            "Publish calls that failed with UNAVAILABLE and counted against the volume's retry limit.",
             registry=self.registry,
         )
         self.waiting = Gauge(
             "oneagent_csi_waiting_publishes",
-            "Publish calls that wait for their version just now.",
+            "Publish calls that currently wait for their version.",
             registry=self.registry,
         )
         self.volumes = Gauge(
@@ -39,12 +39,12 @@ class ServerMetrics:
         )
         self.unwritten = Gauge(
             "oneagent_csi_metadata_unwritten_volumes",
-            "Volumes whose newest state is in memory only, because the database can't be written.",
+            "Volumes whose newest state is only in memory because the database is not writable.",
             registry=self.registry,
         )
         self.database = Histogram(
             "oneagent_csi_metadata_seconds",
-            "Seconds that transactions of the metadata database took, waiting included.",
+            "Duration of metadata transactions in seconds, including lock waits.",
             buckets=_SECONDS,
             registry=self.registry,
         )

@@ -1,10 +1,10 @@
-"""When a server that was told to end may do so: at once, or after an uninstall once the last volume is gone.
+"""Shutdown of the server: at once, or after an uninstall once the last volume is gone.
 
-Kubelet takes a volume back by its driver only. Without one it tries for ever (TearDownAt in Kubernetes'
-pkg/volume/csi/csi_mounter.go), and the pod hangs in Terminating. Where the driver comes back that is soon over;
-after an uninstall nobody comes back, so the server stays for as long as pods have volumes of it.
+Kubelet unmounts a volume only through its driver. Without one it retries without end (TearDownAt in Kubernetes'
+pkg/volume/csi/csi_mounter.go), and the pod hangs in Terminating. An upgraded driver soon ends that.
+After an uninstall no driver returns, so the server stays for as long as pods have its volumes.
 
-The server has no access to the cluster. The provisioner, which is told to end at the same moment, asks there and
+The server has no access to the cluster. The provisioner, which gets SIGTERM at the same moment, asks the API server and
 leaves the uninstall marker in the data directory. A new server on the same directory removes it.
 """
 
@@ -28,7 +28,7 @@ _VOLUME_POLL_SECONDS: Final = 1.0
 def wait_until_drained(
     volumes_left: Callable[[], int], uninstall_marker: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
 ) -> None:
-    """Return when the server may end. One of the signals, which have to be blocked, ends the waiting at once."""
+    """Return when the server may exit. One of the signals, which must be blocked, ends the wait at once."""
     signals = tuple(signals)
     deadline = time.monotonic() + verdict_seconds
     while (rest := deadline - time.monotonic()) > 0 and volumes_left():
@@ -42,7 +42,7 @@ def wait_until_drained(
 def _wait_for_last_volume(
     volumes_left: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
 ) -> None:
-    log.info("the driver was uninstalled; staying until no volume is left", extra=logs.facts(volumes=volumes_left()))
+    log.info("driver uninstalled, staying until the last volume is gone", extra=logs.facts(volumes=volumes_left()))
     while volumes_left() and uninstall_marker.exists():
         if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):
             return

@@ -1,8 +1,8 @@
-"""Waiting for a version: woken as soon as the store or the wanted version is another than before.
+"""Waiting for a version: publishes wake as soon as the store or the desired versions change.
 
-While somebody waits, one thread looks every 20 ms at two things that cost microseconds: the store folder's change
-time (a version appears by one rename) and the database's change counter. While nobody waits there is no thread
-that looks. No inotify: that would be a second mechanism to fail, for 10 ms.
+While calls wait, one thread polls two cheap things every 20 ms: the change time of `agents/` (a version appears by
+one rename) and the database's change counter. Without waiting calls there is no thread. No inotify: that would be a
+second mechanism to fail, for 10 ms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ POLL_SECONDS: Final = 0.02
 
 
 class VersionWaiter:
-    """Where publishes wait. Thread-safe."""
+    """Lets publishes wait for changes. Thread-safe."""
 
     def __init__(self, agents_dir: str, refresh_desired: Callable[[], bool]) -> None:
         self._agents_dir = agents_dir
@@ -29,7 +29,7 @@ class VersionWaiter:
 
     @property
     def waiting(self) -> int:
-        """How many calls wait at the moment."""
+        """The number of waiting calls."""
         return self._waiting
 
     @property
@@ -38,7 +38,7 @@ class VersionWaiter:
         return self._generation
 
     def wake(self) -> None:
-        """Let every waiter look again."""
+        """Wake every waiting call."""
         with self._condition:
             self._generation += 1
             self._condition.notify_all()
@@ -63,7 +63,7 @@ class VersionWaiter:
                 now = os.stat(self._agents_dir).st_mtime_ns
             except OSError:
                 now = None
-            # The first look counts as a change: something may have come before this thread did.
+            # The first poll counts as a change: a version may have come before this thread started.
             if changed or now != seen or now is None:
                 seen = now
                 self.wake()

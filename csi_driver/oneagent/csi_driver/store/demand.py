@@ -1,8 +1,7 @@
-"""The server's word to the provisioner that a pod waits for a version: an empty file of the version's name.
+"""Demand markers: empty files that the server leaves for the provisioner, named by a version that a pod waits for.
 
-A version that nobody waits for yet may be downloaded a little later, when other nodes have theirs; one that a pod
-waits for may not. The word is a hint: one that is lost costs time, and one that is left over costs nothing. So
-nothing of it is synced, and what can't be written is not.
+The provisioner may delay the download of a version without demand, but not of one that a pod waits for. A marker is
+a hint: a lost one costs time, a leftover costs nothing. So markers are not synced, and write errors are ignored.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from oneagent.csi_driver.data_dir import DataDir
 
 
 def mark(folder: DataDir, version: Version) -> None:
-    """A pod waits for this version; for none if it is not known yet which."""
+    """Mark that a pod waits for this version; nothing for an empty one."""
     if version:
         with contextlib.suppress(OSError):
             os.close(os.open(folder.demand_marker(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def list_versions(folder: DataDir) -> set[Version]:
-    """The versions that somebody has waited for."""
+    """Return the versions that pods have waited for."""
     try:
         return {Version(name) for name in os.listdir(folder.demand)}
     except OSError:
@@ -30,6 +29,6 @@ def list_versions(folder: DataDir) -> set[Version]:
 
 
 def clear(folder: DataDir, version: Version) -> None:
-    """The version is there."""
+    """Remove the marker of a version that is in the store."""
     with contextlib.suppress(OSError):
         os.unlink(folder.demand_marker(version))
