@@ -59,7 +59,7 @@ def single_gets(kube: kube_api.KubeApi, plural: str) -> int:
     return sum(not request.path.endswith(plural) for request in kube.seen(plural))
 
 
-@pytest.mark.parametrize("followed", [True, False], ids=["from memory", "asked for"])
+@pytest.mark.parametrize("watched", [True, False], ids=["from memory", "asked for"])
 @pytest.mark.parametrize(
     ("plural", "direct", "top"),
     [
@@ -94,7 +94,7 @@ def test_a_replicationcontroller_is_asked_for_and_not_followed(
     assert asked.path == "/api/v1/namespaces/shop/replicationcontrollers/cart-1"
 
 
-@pytest.mark.parametrize("followed", [True, False], ids=["from memory", "asked for"])
+@pytest.mark.parametrize("watched", [True, False], ids=["from memory", "asked for"])
 def test_a_job_that_nothing_controls_is_the_workload(kube: kube_api.KubeApi, tmp_path: Path, watched: bool) -> None:
     kube.put("jobs", {"metadata": {"name": "once", "namespace": "shop"}})
     job = pod(owner("Job", "once", "batch/v1"))
