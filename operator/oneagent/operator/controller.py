@@ -90,7 +90,7 @@ class Controller:
         self._startup_taint = self._startup_taint_controller()
         self._nodes = PeriodicTask(self._startup_taint.reconcile) if self._startup_taint else None
         self._watches = Watches(
-            server, settings.namespace, self._resource, self.cache, self, csi_nodes=self._startup_taint is not None
+            server, settings.namespace, self._resource, self.cache, self, startup_taint=self._startup_taint is not None
         )
         self._is_ready = False
 

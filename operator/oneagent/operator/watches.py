@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -52,17 +52,18 @@ class Watches:
         cache: Cache,
         listener: Listener,
         *,
-        csi_nodes: bool = False,
+        startup_taint: bool = False,
         first_pause: float = list_watch.FIRST_PAUSE,
     ) -> None:
-        """`csi_nodes`: report changes of CSINodes, of which there are as many as nodes."""
+        """`startup_taint`: report changes of nodes' taints and of CSINodes as well."""
         self._client, self._namespace, self._first_pause = client, namespace, first_pause
         self._cache, self._listener = cache, listener
+        self._nodes: dict[str, _Node] = {}
         agents = ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
         self._needed: tuple[Watch[Any], ...] = (
             self._watch(dynakubes, _reader(dynakubes), self.on_dynakube),
             self._watch(api.NAMESPACES, _read_namespace, self.on_namespace, metadata_only=True),
-            self._watch(api.NODES, _read_labels, self.on_node, metadata_only=True),
+            self._watch(api.NODES, _read_node, self.on_node, metadata_only=not startup_taint),
             self._watch(api.DAEMON_SETS, _reader(api.DAEMON_SETS), self.on_daemon_set),
             self._watch(api.PODS, _reader(api.PODS), self.on_pod, label_selector=agents),
             self._watch(
@@ -71,7 +72,7 @@ class Watches:
         )
         self._others: tuple[Watch[Any], ...] = tuple(
             self._watch(resource, _read_version, self._forward(resource.kind), metadata_only=True)
-            for resource in (api.SECRETS, api.CONFIG_MAPS, *((api.CSI_NODES,) if csi_nodes else ()))
+            for resource in (api.SECRETS, api.CONFIG_MAPS, *((api.CSI_NODES,) if startup_taint else ()))
         )
 
     @property
@@ -117,14 +118,14 @@ class Watches:
                 self._cache.cluster_id = now.uid
         self._listener.namespace_changed(name)
 
-    def on_node(self, name: str, labels: Mapping[str, str] | None) -> None:
-        before = self._cache.nodes.get(name)
-        if labels is None:
+    def on_node(self, name: str, node: _Node | None) -> None:
+        before = self._nodes.pop(name, None)
+        if node is None:
             self._cache.nodes.pop(name, None)
         else:
-            self._cache.nodes[name] = labels
-        # Nodes report themselves every few minutes, with the same labels.
-        if before != labels:
+            self._nodes[name], self._cache.nodes[name] = node, node.metadata.labels
+        # Nodes report themselves every few minutes, with the same labels and taints.
+        if before != node:
             self._listener.object_changed("Node", name)
 
     def on_driver(self, name: str, manifest: api.Object | None) -> None:
@@ -191,6 +192,26 @@ class _Object(msgspec.Struct, frozen=True):
     metadata: _Metadata = _Metadata()
 
 
+class _NodeMetadata(msgspec.Struct, frozen=True):
+    labels: dict[str, str] = {}
+
+
+class _NodeSpec(msgspec.Struct, frozen=True):
+    taints: tuple[_Taint, ...] = ()
+
+
+class _Taint(msgspec.Struct, frozen=True):
+    key: str
+    effect: str
+
+
+class _Node(msgspec.Struct, frozen=True):
+    """The fields of a node whose changes are reported."""
+
+    metadata: _NodeMetadata = _NodeMetadata()
+    spec: _NodeSpec = _NodeSpec()
+
+
 def _reader(resource: api.Resource) -> Callable[[msgspec.Raw], api.Object]:
     def read(content: msgspec.Raw) -> api.Object:
         # The items of a list may come without these two.
@@ -208,8 +229,8 @@ def _read_namespace(content: msgspec.Raw) -> cache_.Namespace:
     return cache_.Namespace(metadata.labels or {}, metadata.deleted is not None, version, metadata.uid)
 
 
-def _read_labels(content: msgspec.Raw) -> Mapping[str, str]:
-    return errors.decode(content, _Object).metadata.labels or {}
+def _read_node(content: msgspec.Raw) -> _Node:
+    return errors.decode(content, _Node)
 
 
 def _read_version(content: msgspec.Raw) -> str:

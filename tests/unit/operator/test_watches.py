@@ -44,7 +44,7 @@ class World:
         self.kube, self.cache, self.changes = kube, Cache(), Changes()
         resource = api.dynakubes("v1beta6")
         self.watches = Watches(
-            server, "dynatrace", resource, self.cache, self.changes, csi_nodes=True, first_pause=0.02
+            server, "dynatrace", resource, self.cache, self.changes, startup_taint=True, first_pause=0.02
         )
 
     async def until(self, condition: Callable[[], Any]) -> None:
@@ -179,6 +179,17 @@ def test_a_node_that_only_reports_itself_is_no_change(kube: kube_api.KubeApi) ->
         await world.settle()
         assert ("Node", "one") not in world.changes.seen
         kube.put("nodes", named("one", pool="b"))
+        await world.until(lambda: ("Node", "one") in world.changes.seen)
+
+    run(kube, story)
+
+
+def test_a_taint_of_a_node_is_a_change(kube: kube_api.KubeApi) -> None:
+    kube.put("nodes", named("one", pool="a"))
+
+    async def story(world: World) -> None:
+        taint = {"key": "example.com/not-ready", "effect": "NoSchedule"}
+        kube.put("nodes", {**named("one", pool="a"), "spec": {"taints": [taint]}})
         await world.until(lambda: ("Node", "one") in world.changes.seen)
 
     run(kube, story)
