@@ -25,7 +25,7 @@ from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates.controller import CertificateController, Metrics
-from oneagent.operator.certificates.probe import SERVICES, SLICES, Endpoints
+from oneagent.operator.certificates.probe import SERVICES, SLICES, EndpointProbe
 from oneagent.operator.certificates.settings import Settings
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
@@ -77,7 +77,7 @@ class Replica:
     async def _reload(self) -> None:
         secret = await self._api.find(api.SECRETS, CERTIFICATES, self._namespace)
         served = holding.served(secret)
-        if not secret or served.fault or not served.certificate or served.certificate.fingerprint == self._loaded:
+        if not secret or served.problem or not served.certificate or served.certificate.fingerprint == self._loaded:
             return
         self._loaded = served.certificate.fingerprint
         self.certificates.append(self._loaded)
@@ -113,7 +113,13 @@ class World:
             mutating=(CONFIGURATION,),
             validating=(CONFIGURATION,),
             definition=DEFINITION,
-            **{"check_seconds": 1.0, "patience_seconds": 0.5, "settle_seconds": 1.5, "grace_seconds": 2.0, **times},  # type: ignore[arg-type]
+            **{
+                "check_seconds": 1.0,
+                "longest_retry_seconds": 0.5,
+                "settle_seconds": 1.5,
+                "grace_seconds": 2.0,
+                **times,
+            },  # type: ignore[arg-type]
         )
         self.replicas = []
         for name, poll_seconds in (("quick", 0.1), ("slow", 1.0)):
@@ -141,12 +147,12 @@ class World:
         keeper = CertificateController(
             self.api,
             self.settings,
-            Endpoints(self.api, self.settings),
+            EndpointProbe(self.api, self.settings),
             metrics=metrics,
-            tell=lambda reason, message: self.told.append(f"{time.time():.2f} {reason}: {message}"),
+            on_change=lambda reason, message: self.told.append(f"{time.time():.2f} {reason}: {message}"),
         )
         while True:  # noqa: ASYNC110 - nobody tells it of changes
-            await asyncio.sleep(await keeper.round())
+            await asyncio.sleep(await keeper.reconcile())
 
     async def record(self) -> holding.Record:
         record = holding.record(await self.api.find(api.SECRETS, self.settings.authority_secret, self.namespace))

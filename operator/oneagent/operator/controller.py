@@ -18,7 +18,7 @@ from oneagent.operator import api, asking, events
 from oneagent.operator.cache import Cache
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
-from oneagent.operator.certificates.probe import Endpoints
+from oneagent.operator.certificates.probe import EndpointProbe
 from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
@@ -168,8 +168,10 @@ class Controller:
     def _certificate_task(self) -> PeriodicTask | None:
         if (settings := self._settings.certificates) is None:
             return None
-        probe = Endpoints(self._api, settings)
-        return PeriodicTask(CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).round)
+        probe = EndpointProbe(self._api, settings)
+        return PeriodicTask(
+            CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).reconcile
+        )
 
     def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:

@@ -50,10 +50,10 @@ def test_it_does_its_work_and_has_nothing_to_complain_of(
     kubectl("-n", NAMESPACE, "delete", "dynakube", "pod", "--timeout=20s")
     cube.wait_owners("pod-", {"pod-1": ""})
 
-    wait_for(lambda: "packages are served" in kubectl(*LOG), "packages are served", every=0.5)
+    wait_for(lambda: "package server started" in kubectl(*LOG), "package server started", every=0.5)
     told = [json.loads(line) for line in kubectl(*LOG).splitlines()]
     assert "lease acquired" in {line["message"] for line in told}
-    # That packages are not served before there is a CA is a warning, and over within seconds.
+    # Until there is a CA the package server logs a warning; that takes seconds.
     assert not [line for line in told if line["level"] not in ("debug", "info", "warning")]
     (pod,) = pods(kubectl)
     assert [status["restartCount"] for status in pod["status"]["containerStatuses"]] == [0]

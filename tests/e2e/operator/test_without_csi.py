@@ -79,7 +79,7 @@ def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its
     manifest = dynakubes.dynakube("pack", tenant.api_url, "pack", useCSIDriver=False)
     apply(manifest, dynakubes.secret("pack", tenant.token))
     cube.wait_condition("pack", "CodeModulesVersion", "True")
-    wait_for(lambda: "packages are served" in operator.log.read_text(), "packages are served")
+    wait_for(lambda: "package server started" in operator.log.read_text(), "package server started")
     authority = kubectl.json("-n", NAMESPACE, "get", "secret", "oneagent-webhook-ca")["data"]["ca.crt"]
     token = kubectl("-n", "default", "create", "token", "default", f"--audience={package_client.AUDIENCE}").strip()
 

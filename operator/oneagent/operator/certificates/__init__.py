@@ -1,5 +1,6 @@
-"""Certificates of the webhook: made, renewed and published without an admission request being lost.
+"""Certificates of the webhook: issued, renewed and published without losing an admission request.
 
-`keys` makes and reads keys and certificates, `held` reads what is in the cluster, `rotation` decides what is to be
-done next, `keeper` does it. `endpoints` asks the webhook's endpoints which certificate they serve.
+`x509` creates and parses keys and certificates, `cluster_state` reads and builds the objects in the cluster,
+`rotation` decides the next step, `controller` executes it, `probe` reads which certificate the webhook's endpoints
+serve. `serving_cert` issues the package server's certificate.
 """

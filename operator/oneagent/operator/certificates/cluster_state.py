@@ -1,13 +1,13 @@
-"""What the cluster holds: two Secrets, and the configurations that tell API servers whom to trust. Read, and written.
+"""State in the cluster: two Secrets, and the configurations with the CA bundles for API servers.
 
     oneagent-webhook-ca       ca.crt, ca.key   the CA
                               ca.crt.old       CAs whose certificates may still be served
-                              annotations      since when the CA is published, and since when it is served
-    oneagent-webhook-certs    tls.crt, tls.key what the webhook serves with
-                              ca.crt           everything that verifies it
+                              annotations      times since when the CA is published and served
+    oneagent-webhook-certs    tls.crt, tls.key the webhook's certificate
+                              ca.crt           all trusted CAs
 
-Nothing about a rotation is kept anywhere else, so it can be interrupted anywhere and by anybody. What can't be
-read is not there. With cert-manager the first Secret has no key, and the second one is not ours to write.
+A rotation has no other state, so it can be interrupted at any point. Unreadable data counts as missing. With
+cert-manager the first Secret has no key, and cert-manager writes the second one.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ _LABELS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """Since when something is true of a CA."""
+    """Time since when a CA is published or served."""
 
-    about: str
+    fingerprint: str
     since: float
 
     def age(self, now: float) -> float:
-        """Less than 0 if the clock was set back."""
+        """Negative if the clock was set back."""
         return now - self.since
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The CA's Secret."""
+    """Content of the CA's Secret."""
 
     current: tuple[x509.Certificate, ...] = ()
-    """One; of cert-manager, what its issuer has."""
+    """One CA; with cert-manager, those of its issuer."""
     authority: x509.Pair | None = None
-    """With what certificates are issued; None if it is unusable, `fault` says why, or not ours."""
+    """CA that issues; None if it is unusable, with the reason in `problem`, or cert-manager's."""
     former: tuple[x509.Certificate, ...] = ()
     published: Milestone | None = None
     served: Milestone | None = None
-    fault: str = ""
+    problem: str = ""
 
     @property
     def trusted(self) -> tuple[x509.Certificate, ...]:
@@ -66,25 +66,25 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The webhook's Secret."""
+    """Content of the webhook's Secret."""
 
     exists: bool = False
     certificate: x509.Certificate | None = None
-    fault: str = ""
-    """Why nobody can serve with it."""
+    problem: str = ""
+    """Reason why it cannot be served."""
     bundle: bytes = b""
     by_cert_manager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An object with bundles for API servers; only those that are ours to write."""
+    """An object with CA bundles for API servers; only the bundles that the operator manages."""
 
     resource: api.Resource
     manifest: api.Object
     bundles: tuple[bytes, ...]
     converts: bool = True
-    """False for a CRD that does not have our webhook as its converter."""
+    """False for a CRD without conversion by the webhook."""
 
     @property
     def name(self) -> str:
@@ -100,29 +100,29 @@ class ClusterState:
     served: Served
     targets: tuple[Target, ...]
     failed: frozenset[str] = frozenset()
-    """Targets that could not be read or written in this round."""
-    unread: bool = False
-    """Whether one of them will be readable soon."""
+    """Targets that could not be read or written in this run."""
+    unavailable: bool = False
+    """One of them failed temporarily."""
 
 
 def record(secret: Mapping[str, Any] | None) -> Record:
     if secret is None:
-        return Record(fault="it is not there")
+        return Record(problem="does not exist")
     data, annotations = _data(secret), _annotations(secret)
-    current, authority, fault = x509.read_bundle(data.get("ca.crt", b"")), None, ""
+    current, authority, problem = x509.read_bundle(data.get("ca.crt", b"")), None, ""
     try:
         authority = x509.read_authority(data.get("ca.crt", b""), data.get("ca.key", b""))
     except x509.UnusableError as error:
-        fault = str(error)
+        problem = str(error)
     else:
         current = (authority.certificate,)
-    marks = {key: _mark(annotations.get(key), current) for key in (PUBLISHED, SERVED)}
+    marks = {key: _milestone(annotations.get(key), current) for key in (PUBLISHED, SERVED)}
     former = x509.read_bundle(data.get("ca.crt.old", b""))
-    return Record(current, authority, former, marks[PUBLISHED], marks[SERVED], fault)
+    return Record(current, authority, former, marks[PUBLISHED], marks[SERVED], problem)
 
 
 def record_secret(record: Record, settings: Settings, before: Mapping[str, Any] | None) -> api.Object:
-    """The CA's Secret with exactly this in it."""
+    """Build the CA's Secret from a record."""
     data = {"ca.crt": x509.bundle(record.current)}
     if record.authority:
         data["ca.key"] = record.authority.key_pem
@@ -130,27 +130,27 @@ def record_secret(record: Record, settings: Settings, before: Mapping[str, Any] 
         data["ca.crt.old"] = x509.bundle(record.former)
     marks = {PUBLISHED: record.published, SERVED: record.served}
     others = {key: value for key, value in _annotations(before or {}).items() if key not in marks}
-    annotations = others | {key: f"{mark.about} {mark.since:.3f}" for key, mark in marks.items() if mark}
+    annotations = others | {key: f"{mark.fingerprint} {mark.since:.3f}" for key, mark in marks.items() if mark}
     return _secret(settings.authority_secret, "Opaque", data, settings, before, annotations)
 
 
 def served(secret: Mapping[str, Any] | None) -> Served:
     if secret is None:
-        return Served(fault="it is not there")
-    data, certificate, fault = _data(secret), None, ""
+        return Served(problem="does not exist")
+    data, certificate, problem = _data(secret), None, ""
     try:
         certificate = x509.read_certificate(data.get("tls.crt", b""))
         x509.read_pair(data.get("tls.crt", b""), data.get("tls.key", b""))
     except x509.UnusableError as error:
-        fault = str(error)
+        problem = str(error)
     by_cert_manager = CERT_MANAGER in _annotations(secret)
-    return Served(True, certificate, fault, data.get("ca.crt", b""), by_cert_manager)
+    return Served(True, certificate, problem, data.get("ca.crt", b""), by_cert_manager)
 
 
 def served_secret(
     bundle: bytes, pair: x509.Pair | None, settings: Settings, before: Mapping[str, Any] | None
 ) -> api.Object:
-    """The webhook's Secret with a bundle, and with a new certificate if one is given. The rest stays."""
+    """Build the webhook's Secret with a bundle and, if given, a new certificate."""
     data = {**_data(before or {}), "ca.crt": bundle}
     if pair:
         data |= {"tls.crt": pair.certificate.pem, "tls.key": pair.key_pem}
@@ -158,13 +158,13 @@ def served_secret(
 
 
 def hooks(resource: api.Resource, manifest: api.Object, settings: Settings) -> Target:
-    """A webhook configuration."""
+    """Read a webhook configuration."""
     bundles = [_decoded(config.get("caBundle")) for config in _configs(manifest, settings)]
-    return Target(resource, manifest, () if _injected(manifest) else tuple(bundles))
+    return Target(resource, manifest, () if _is_injected(manifest) else tuple(bundles))
 
 
 def definition(manifest: api.Object, settings: Settings) -> Target:
-    """The CRD. A bundle is only written where our webhook converts: the rest comes with `conversion_patch`."""
+    """Read the CRD; its bundle counts only if the webhook converts, else `conversion_patch` sets it."""
     conversion = manifest["spec"].get("conversion") or {}
     webhook = conversion.get("webhook") or {}
     config = webhook.get("clientConfig") or {}
@@ -176,12 +176,12 @@ def definition(manifest: api.Object, settings: Settings) -> Target:
         and service.get("port", 443) == settings.port
         and "v1" in (webhook.get("conversionReviewVersions") or ())
     )
-    bundles = (_decoded(config.get("caBundle")),) if ours and not _injected(manifest) else ()
+    bundles = (_decoded(config.get("caBundle")),) if ours and not _is_injected(manifest) else ()
     return Target(api.DEFINITIONS, manifest, bundles, converts)
 
 
 def bundle_patch(target: Target, bundle: bytes, settings: Settings) -> api.Object:
-    """A merge patch that holds only for the version that was read: in it, lists are replaced as a whole."""
+    """Return a merge patch for the version that was read, because it replaces whole lists."""
     text, metadata = b64encode(bundle).decode(), _version(target)
     if target.resource == api.DEFINITIONS:
         return {"metadata": metadata, "spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": text}}}}}
@@ -201,14 +201,14 @@ def conversion_patch(target: Target, bundle: bytes, settings: Settings) -> api.O
         "port": settings.port,
     }
     config: dict[str, Any] = {"url": None, "service": service}
-    if not _injected(target.manifest):
+    if not _is_injected(target.manifest):
         config["caBundle"] = b64encode(bundle).decode()
     webhook = {"clientConfig": config, "conversionReviewVersions": ["v1"]}
     return {"metadata": _version(target), "spec": {"conversion": {"strategy": "Webhook", "webhook": webhook}}}
 
 
-def needs_anew(manifest: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a Secret can only be deleted and made again, since what is there takes no such change."""
+def needs_replacement(manifest: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """True if the Secret must be deleted and created again: immutable, or of another type."""
     return bool(before.get("immutable")) or before.get("type") != manifest["type"]
 
 
@@ -243,8 +243,8 @@ def _is_ours(config: Mapping[str, Any], settings: Settings) -> bool:
     return (service.get("name"), service.get("namespace")) == (settings.service, settings.namespace)
 
 
-def _injected(manifest: Mapping[str, Any]) -> bool:
-    """Whether cert-manager writes the bundle: two who write the same field would never end."""
+def _is_injected(manifest: Mapping[str, Any]) -> bool:
+    """True if cert-manager writes the bundle; two writers of one field would never end."""
     return any(key in _annotations(manifest) for key in INJECTED)
 
 
@@ -267,12 +267,12 @@ def _decoded(text: Any) -> bytes:
         return b""
 
 
-def _mark(text: str | None, current: Iterable[x509.Certificate]) -> Milestone | None:
-    """None for one that is about another CA, or was written by somebody else."""
-    about, _, since = (text or "").partition(" ")
-    if about not in {certificate.fingerprint for certificate in current}:
+def _milestone(text: str | None, current: Iterable[x509.Certificate]) -> Milestone | None:
+    """Parse a milestone; None if it is invalid or about another CA."""
+    fingerprint, _, since = (text or "").partition(" ")
+    if fingerprint not in {certificate.fingerprint for certificate in current}:
         return None
     try:
-        return Milestone(about, float(since))
+        return Milestone(fingerprint, float(since))
     except ValueError:
         return None

@@ -1,6 +1,6 @@
-"""Which certificate the webhook serves: every endpoint of its Service is asked, by a TLS handshake.
+"""Probes which certificate the webhook serves, by a TLS handshake with every endpoint of its Service.
 
-The Service's own address would only tell about one of them.
+The Service's own address would reach only one of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SERVICE_LABEL: Final = "kubernetes.io/service-name"
 _TIMEOUT_SECONDS: Final = 3.0
 
 
-class Endpoints:
-    """A `keeper.Probe`."""
+class EndpointProbe:
+    """A `controller.Probe`."""
 
     def __init__(self, client: api.Api, settings: Settings) -> None:
         self._api, self._settings = client, settings
 
     async def __call__(self, fingerprint: bytes) -> bool:
-        """Whether there are endpoints, and all of them serve the certificate with this SHA-256 fingerprint."""
+        """True if there are endpoints and all serve the certificate with this SHA-256 fingerprint."""
         service = await self._api.find(SERVICES, self._settings.service, self._settings.namespace)
         if service is None:
             return False
@@ -36,12 +36,12 @@ class Endpoints:
         labels = f"{_SERVICE_LABEL}={self._settings.service}"
         slices = self._api.list(SLICES, self._settings.namespace, labels=labels)
         addresses = {address async for one in slices for address in _addresses(one, name)}
-        found = await asyncio.gather(*(self._served(host, port) for host, port in addresses))
-        return bool(found) and all(one == fingerprint for one in found)
+        fingerprints = await asyncio.gather(*(self._read_fingerprint(host, port) for host, port in addresses))
+        return bool(fingerprints) and all(one == fingerprint for one in fingerprints)
 
-    async def _served(self, host: str, port: int) -> bytes | None:
-        """The fingerprint of what one endpoint serves; None if it does not answer."""
-        # What is asked is which certificate is served: whether it is the right one says its fingerprint.
+    async def _read_fingerprint(self, host: str, port: int) -> bytes | None:
+        """Return the fingerprint of an endpoint's certificate; None if it does not answer."""
+        # Without verification: the fingerprint tells whether it is the expected certificate.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -60,13 +60,13 @@ class Endpoints:
 
 
 def _port_name(service: Mapping[str, Any], port: int) -> str:
-    """By what name a Service's port is called in its EndpointSlices."""
+    """Return the name of a Service's port in its EndpointSlices."""
     ports = service["spec"].get("ports") or ()
     return next((one.get("name") or "" for one in ports if one["port"] == port), "")
 
 
 def _addresses(endpoint_slice: Mapping[str, Any], port_name: str) -> Iterator[tuple[str, int]]:
-    """Of the endpoints that get requests. One that is on its way out serves until it is gone."""
+    """Yield the addresses of serving endpoints; a terminating one serves until it is gone."""
     ports = [one["port"] for one in endpoint_slice.get("ports") or () if (one.get("name") or "") == port_name]
     for endpoint in endpoint_slice.get("endpoints") or ():
         conditions = endpoint.get("conditions") or {}

@@ -1,17 +1,17 @@
-"""What is to be done next about the certificates, from what the cluster holds and the time. Pure.
+"""Decides the next step of a certificate rotation from the cluster's state and the time. Pure.
 
 A new CA takes over in steps, each of which leaves every request verifiable:
 
-    1. it is made; the former one stays in the bundle                (NewAuthority)
-    2. the bundle with both is published everywhere                  (Share, Publish)
-    3. API servers have had the time to heed it                      (Remember published, Wait)
-    4. the webhook's certificate is issued by the new CA             (Issue)
-    5. every endpoint serves it, and has done so for the grace time  (Ask, Remember served, Wait)
-    6. the former CA is forgotten, then leaves the bundles           (Remember, Share, Publish)
+    1. create it; the former one stays in the bundle                 (NewAuthority)
+    2. publish the bundle with both everywhere                       (PublishBundle, Publish)
+    3. wait until API servers use the bundle                         (SaveState published, Wait)
+    4. issue the webhook's certificate by the new CA                 (Issue)
+    5. wait until every endpoint has served it for the grace time    (ProbeEndpoints, SaveState served, Wait)
+    6. remove the former CA from the record, then from the bundles   (SaveState, PublishBundle, Publish)
 
-A step is named by what is missing, never by what was done before: whoever comes after a crash goes on from there.
-Trusting one CA more never loses a request, so bundles are widened at once and narrowed late. A certificate of the
-CA that is trusted already needs none of this and is renewed at once.
+The state alone decides the step, not the steps before, so a restarted operator continues after a crash. An
+additional CA never loses a request: bundles grow at once and shrink late. A certificate of a CA that is trusted
+already is renewed at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from oneagent.operator.certificates import x509
 from oneagent.operator.certificates.cluster_state import ClusterState, Milestone, Record, Target
 from oneagent.operator.certificates.settings import Settings
 
-# Why something is made anew.
+# Reasons for a new CA or certificate.
 MISSING_OR_BROKEN: Final = "MissingOrBroken"
 OUT_OF_DATE: Final = "OutOfDate"
 RENEWAL_DUE: Final = "RenewalDue"
@@ -35,7 +35,7 @@ AUTHORITY_REPLACED: Final = "AuthorityReplaced"
 
 _LIFE_BEFORE_RENEWAL: Final = 2 / 3
 _MOST_FORMER: Final = 8
-"""A bound for what somebody who deletes the CA's Secret again and again can make of the bundles."""
+"""Bounds the bundles if a user deletes the CA's Secret repeatedly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class ProbeEndpoints:
-    """Whether every endpoint serves this certificate."""
+    """Check that every endpoint serves this certificate."""
 
     certificate: x509.Certificate
 
@@ -81,135 +81,140 @@ class Convert:
 @dataclass(frozen=True, slots=True)
 class Wait:
     seconds: float
-    in_vain: bool = False
-    """Something is missing that comes without our being told."""
+    needs_retry: bool = False
+    """Waits for something that is not watched: retry with back-off."""
 
 
 Step = NewAuthority | SaveState | PublishBundle | Publish | Issue | ProbeEndpoints | Convert | Wait
 
 
-def next_step(held: ClusterState, settings: Settings, now: float, answer: bool | None = None) -> Step:
-    """`answer` is the endpoints' to `ProbeEndpoints`, in this round."""
-    if by_cert_manager(held, settings):
-        return _adopt(held) or _trust(held, now) or _publish(held, share=False) or _rest(held, settings, now, answer)
+def next_step(state: ClusterState, settings: Settings, now: float, all_served: bool | None = None) -> Step:
+    """Return the next step; `all_served` is the result of `ProbeEndpoints` in this run."""
+    if uses_cert_manager(state, settings):
+        return (
+            _adopt(state)
+            or _trust(state, now)
+            or _publish(state, own_secret=False)
+            or _finish(state, settings, now, all_served)
+        )
     return (
-        _renew_authority(held, settings, now)
-        or _trust(held, now)
-        or _publish(held, share=True)
-        or _serve(held, settings, now)
-        or _rest(held, settings, now, answer)
+        _renew_authority(state, settings, now)
+        or _trust(state, now)
+        or _publish(state, own_secret=True)
+        or _issue_if_due(state, settings, now)
+        or _finish(state, settings, now, all_served)
     )
 
 
-def by_cert_manager(held: ClusterState, settings: Settings) -> bool:
-    return settings.issuer == "cert-manager" or held.served.by_cert_manager
+def uses_cert_manager(state: ClusterState, settings: Settings) -> bool:
+    return settings.issuer == "cert-manager" or state.served.by_cert_manager
 
 
 def renewal(certificate: x509.Certificate, settings: Settings) -> float:
-    """When it is renewed: at two thirds of its life, or the threshold before its end if that is earlier."""
+    """Return the time of renewal: two thirds of the lifetime, or the threshold before expiry if earlier."""
     made = certificate.not_before + settings.skew_seconds
     third = made + (certificate.not_after - made) * _LIFE_BEFORE_RENEWAL
     return min(third, certificate.not_after - settings.threshold_seconds)
 
 
-def _renew_authority(held: ClusterState, settings: Settings, now: float) -> Step | None:
-    record = held.record
-    if record.authority is None and held.unread:
-        return Wait(math.inf, in_vain=True)
+def _renew_authority(state: ClusterState, settings: Settings, now: float) -> Step | None:
+    record = state.record
+    if record.authority is None and state.unavailable:
+        return Wait(math.inf, needs_retry=True)
     if record.authority is None:
-        # Whoever broke the Secret may have taken the CA's certificate with it. What API servers trust by now is
-        # what the webhook serves, or has just served.
-        elsewhere = (held.served.bundle, *(bundle for target in held.targets for bundle in target.bundles))
+        # The Secret may have lost the CA's certificate. API servers trust the CA of the certificate that the webhook
+        # serves or has just served.
+        elsewhere = (state.served.bundle, *(bundle for target in state.targets for bundle in target.bundles))
         known = (*record.trusted, *(one for bundle in elsewhere for one in x509.read_bundle(bundle)))
-        return NewAuthority(MISSING_OR_BROKEN, _former(held, known, now))
-    if not record.authority.certificate.valid(now):
-        return NewAuthority(OUT_OF_DATE, _former(held, record.trusted, now))
+        return NewAuthority(MISSING_OR_BROKEN, _former(state, known, now))
+    if not record.authority.certificate.is_valid(now):
+        return NewAuthority(OUT_OF_DATE, _former(state, record.trusted, now))
     if now >= renewal(record.authority.certificate, settings):
-        return NewAuthority(RENEWAL_DUE, _former(held, record.trusted, now))
+        return NewAuthority(RENEWAL_DUE, _former(state, record.trusted, now))
     return None
 
 
-def _adopt(held: ClusterState) -> Step | None:
-    """cert-manager's CA becomes the current one as soon as it is in the Secret."""
-    issuers = x509.read_bundle(held.served.bundle)
+def _adopt(state: ClusterState) -> Step | None:
+    """Make cert-manager's CA the current one as soon as it is in the Secret."""
+    issuers = x509.read_bundle(state.served.bundle)
     if not issuers:
-        return None if held.record.current else Wait(math.inf, in_vain=True)
-    if set(issuers) == set(held.record.current) and held.record.authority is None:
+        return None if state.record.current else Wait(math.inf, needs_retry=True)
+    if set(issuers) == set(state.record.current) and state.record.authority is None:
         return None
-    former = tuple(one for one in held.record.trusted if one not in issuers)
+    former = tuple(one for one in state.record.trusted if one not in issuers)
     return SaveState(Record(issuers, former=former[:_MOST_FORMER]))
 
 
-def _trust(held: ClusterState, now: float) -> Step | None:
-    """Former CAs that have expired go. One whose certificate is served stays, even if our record is another's."""
-    record, certificate = held.record, held.served.certificate
+def _trust(state: ClusterState, now: float) -> Step | None:
+    """Drop expired former CAs; keep the issuer of the served certificate, even if it is not in the record."""
+    record, certificate = state.record, state.served.certificate
     former = tuple(one for one in record.former if now < one.not_after and one not in record.current)
-    if certificate and certificate.valid(now) and not any(map(certificate.signed_by, record.trusted)):
-        published = (one for target in held.targets for bundle in target.bundles for one in x509.read_bundle(bundle))
+    if certificate and certificate.is_valid(now) and not any(map(certificate.signed_by, record.trusted)):
+        published = (one for target in state.targets for bundle in target.bundles for one in x509.read_bundle(bundle))
         issuer = next((one for one in published if certificate.signed_by(one) and now < one.not_after), None)
         former = (issuer, *former) if issuer else former
     return None if former == record.former else SaveState(replace(record, former=former))
 
 
-def _publish(held: ClusterState, *, share: bool) -> Step | None:
-    bundle = x509.bundle(held.record.trusted)
-    if held.record.published and not _everywhere(held):
-        return SaveState(replace(held.record, published=None))
-    if share and held.served.exists and held.served.bundle != bundle:
+def _publish(state: ClusterState, *, own_secret: bool) -> Step | None:
+    bundle = x509.bundle(state.record.trusted)
+    if state.record.published and not _is_trusted_everywhere(state):
+        return SaveState(replace(state.record, published=None))
+    if own_secret and state.served.exists and state.served.bundle != bundle:
         return PublishBundle()
-    behind = (target for target in held.targets if any(one != bundle for one in target.bundles))
-    possible = tuple(target for target in behind if target.name not in held.failed)
+    behind = (target for target in state.targets if any(one != bundle for one in target.bundles))
+    possible = tuple(target for target in behind if target.name not in state.failed)
     return Publish(possible) if possible else None
 
 
-def _serve(held: ClusterState, settings: Settings, now: float) -> Step | None:
-    """A new certificate for the webhook, if one is due and API servers would take it."""
-    reason, record = _why_issue(held, settings, now), held.record
+def _issue_if_due(state: ClusterState, settings: Settings, now: float) -> Step | None:
+    """Issue a certificate for the webhook, if one is due and API servers would accept it."""
+    reason, record = _issue_reason(state, settings, now), state.record
     if not reason:
         return None
-    certificate = held.served.certificate
+    certificate = state.served.certificate
     same_issuer = certificate is not None and certificate.signed_by(record.current[0])
-    nothing_to_lose = not record.former or (certificate is not None and now >= certificate.not_after)
-    if same_issuer or nothing_to_lose:
+    no_valid_certificate = not record.former or (certificate is not None and now >= certificate.not_after)
+    if same_issuer or no_valid_certificate:
         return Issue(reason)
-    if not _everywhere(held):
+    if not _is_trusted_everywhere(state):
         return None
     if record.published is None or record.published.age(now) < 0:
         return SaveState(replace(record, published=Milestone(record.current[0].fingerprint, now), served=None))
     return Issue(reason) if record.published.age(now) >= settings.settle_seconds else None
 
 
-def _why_issue(held: ClusterState, settings: Settings, now: float) -> str:
-    certificate, (authority,) = held.served.certificate, held.record.current
-    if certificate is None or held.served.fault:
+def _issue_reason(state: ClusterState, settings: Settings, now: float) -> str:
+    certificate, (authority,) = state.served.certificate, state.record.current
+    if certificate is None or state.served.problem:
         return MISSING_OR_BROKEN
-    if not certificate.valid(now):
+    if not certificate.is_valid(now):
         return OUT_OF_DATE
     if not certificate.hosts.issuperset(settings.hosts):
         return OTHER_NAMES
     if not certificate.signed_by(authority):
-        return AUTHORITY_REPLACED if any(map(certificate.signed_by, held.record.former)) else OTHER_ISSUER
+        return AUTHORITY_REPLACED if any(map(certificate.signed_by, state.record.former)) else OTHER_ISSUER
     return RENEWAL_DUE if now >= renewal(certificate, settings) else ""
 
 
-def _rest(held: ClusterState, settings: Settings, now: float, answer: bool | None) -> Step:
-    """What takes the endpoints' word: the CRD is converted by the webhook, the former CAs go. Then there is time."""
-    record, certificate = held.record, held.served.certificate
-    narrowing = bool(record.former) and _is_new(held, settings)
-    inactive = next((one for one in held.targets if not one.converts and one.name not in held.failed), None)
+def _finish(state: ClusterState, settings: Settings, now: float, all_served: bool | None) -> Step:
+    """Take the steps that need a probe: activate the CRD's conversion, remove former CAs; else wait."""
+    record, certificate = state.record, state.served.certificate
+    narrowing = bool(record.former) and _is_issued_by_current(state, settings)
+    inactive = next((one for one in state.targets if not one.converts and one.name not in state.failed), None)
     if certificate is None or not record.current or not (narrowing or inactive):
-        return _wait(held, settings, now, in_vain=bool(held.failed))
-    if answer is None:
+        return _wait(state, settings, now, needs_retry=bool(state.failed))
+    if all_served is None:
         return ProbeEndpoints(certificate)
-    if answer and inactive:
+    if all_served and inactive:
         return Convert(inactive)
-    if narrowing and (step := _narrow(record, settings, now, answer)):
+    if narrowing and (step := _narrow(record, settings, now, all_served)):
         return step
-    return _wait(held, settings, now, in_vain=bool(held.failed) or not answer)
+    return _wait(state, settings, now, needs_retry=bool(state.failed) or not all_served)
 
 
-def _narrow(record: Record, settings: Settings, now: float, answer: bool) -> Step | None:
-    if not answer:
+def _narrow(record: Record, settings: Settings, now: float, all_served: bool) -> Step | None:
+    if not all_served:
         return SaveState(replace(record, served=None)) if record.served else None
     if record.served is None or record.served.age(now) < 0:
         return SaveState(replace(record, served=Milestone(record.current[0].fingerprint, now)))
@@ -218,17 +223,17 @@ def _narrow(record: Record, settings: Settings, now: float, answer: bool) -> Ste
     return None
 
 
-def _is_new(held: ClusterState, settings: Settings) -> bool:
-    """Whether the Secret's certificate is the current CA's. cert-manager may issue by intermediates: it is believed."""
-    certificate = held.served.certificate
-    if certificate is None or held.served.fault:
+def _is_issued_by_current(state: ClusterState, settings: Settings) -> bool:
+    """True if the current CA issued the certificate; assumed for cert-manager, which may use intermediates."""
+    certificate = state.served.certificate
+    if certificate is None or state.served.problem:
         return False
-    return by_cert_manager(held, settings) or certificate.signed_by(held.record.current[0])
+    return uses_cert_manager(state, settings) or certificate.signed_by(state.record.current[0])
 
 
-def _wait(held: ClusterState, settings: Settings, now: float, *, in_vain: bool) -> Wait:
+def _wait(state: ClusterState, settings: Settings, now: float, *, needs_retry: bool) -> Wait:
     times = [now + settings.check_seconds]
-    record, certificate = held.record, held.served.certificate
+    record, certificate = state.record, state.served.certificate
     if record.authority:
         times.append(renewal(record.authority.certificate, settings))
         if certificate and certificate.signed_by(record.authority.certificate):
@@ -238,19 +243,19 @@ def _wait(held: ClusterState, settings: Settings, now: float, *, in_vain: bool) 
     if record.served:
         times.append(record.served.since + settings.grace_seconds)
     times.extend(one.not_after for one in record.former)
-    return Wait(min((time for time in times if time > now), default=now) - now, in_vain)
+    return Wait(min((time for time in times if time > now), default=now) - now, needs_retry)
 
 
-def _everywhere(held: ClusterState) -> bool:
-    """Whether the current CA is trusted wherever API servers look. What could not be read may lack it."""
-    return not held.failed and all(
-        target.trusts(authority) for target in held.targets for authority in held.record.current
+def _is_trusted_everywhere(state: ClusterState) -> bool:
+    """True if every target trusts the current CA; an unread one may lack it."""
+    return not state.failed and all(
+        target.trusts(authority) for target in state.targets for authority in state.record.current
     )
 
 
-def _former(held: ClusterState, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
-    """The known CAs that may still be needed; first the one whose certificate is served, then the newest."""
-    served = held.served.certificate
+def _former(state: ClusterState, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
+    """Return the former CAs to keep: first the issuer of the served certificate, then the newest."""
+    served = state.served.certificate
 
     def order(authority: x509.Certificate) -> tuple[bool, float]:
         return served is None or not served.signed_by(authority), -authority.not_before

@@ -51,7 +51,7 @@ class ServingCertificates:
             return self._last(str(error))
         record = cluster_state.record(secret)
         if record.authority is None:
-            return self._last(record.fault)
+            return self._last(record.problem)
         if not self._is_usable(record, record.authority.certificate):
             self._issue(record.authority)
         return self._last("")

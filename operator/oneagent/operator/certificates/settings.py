@@ -1,4 +1,4 @@
-"""What the certificates are for, and how long everything about them lasts."""
+"""Settings of the webhook's certificates: names, lifetimes and intervals."""
 
 from __future__ import annotations
 
@@ -18,69 +18,69 @@ RANGES: Final = {
     "grace_seconds": (30.0, _DAY),
     "check_seconds": (30.0, 3 * _HOUR),
 }
-"""What a cluster's owner may choose. A week for a CA and two hours for a certificate leave time to repair things."""
+"""Allowed values. A week for a CA and two hours for a certificate leave time for repairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Names are refused by the API server if they can't be; `ValueError` for times that contradict each other."""
+    """`ValueError` for times that contradict each other; names are validated by the API server."""
 
     namespace: str
-    """Of the webhook and of both Secrets."""
+    """Namespace of the webhook and of both Secrets."""
     service: str = "oneagent-webhook"
     port: int = 443
     secret: str = "oneagent-webhook-certs"  # noqa: S105
-    """What the webhook serves with: `tls.crt`, `tls.key`, and `ca.crt` with everything that verifies it."""
+    """The webhook's Secret: `tls.crt`, `tls.key`, and `ca.crt` with all trusted CAs."""
     authority_secret: str = "oneagent-webhook-ca"  # noqa: S105
-    """The CA's key, and how far a rotation is. Nobody but the operator reads it."""
+    """The CA's key and the state of a rotation. Only the operator reads it."""
     mutating: tuple[str, ...] = ("oneagent-webhook",)
     validating: tuple[str, ...] = ("oneagent-webhook",)
     definition: str = "dynakubes.dynatrace.com"
-    """The CRD that is converted by the webhook; '' for none."""
+    """CRD that the webhook converts; empty for none."""
     conversion_path: str = "/convert"
     issuer: Issuer = "self"
-    """cert-manager also counts as chosen if the Secret says that it is cert-manager's."""
+    """Overridden by the Secret's annotation of cert-manager."""
     authority_seconds: float = 365 * _DAY
     server_seconds: float = 7 * _DAY
     threshold_seconds: float = 12 * _HOUR
-    """So long before their end certificates are renewed at the latest; normally that is at two thirds of their life."""
+    """Latest renewal before expiry; normally at two thirds of the lifetime."""
     skew_seconds: float = 600.0
-    """Certificates are valid from so long before they are made, for those whose clock is behind."""
+    """Certificates are valid from this time before their creation, for clocks that are behind."""
     settle_seconds: float = 10.0
-    """How long every API server takes at most to heed a new bundle: so long a new CA waits before it is served."""
+    """Longest time until every API server uses a new bundle; a new CA's certificate is served only after it."""
     grace_seconds: float = 300.0
-    """How long every endpoint has to have served the new CA's certificates before the old CA is no longer trusted."""
+    """Time that all endpoints must have served the new CA's certificate before the former CA is removed."""
     check_seconds: float = 300.0
-    """How often everything is looked at when nothing is due."""
-    patience_seconds: float = 30.0
-    """The longest pause between two attempts at something that does not work yet."""
+    """Interval between runs when nothing is due."""
+    longest_retry_seconds: float = 30.0
+    """Longest pause between retries."""
 
     def __post_init__(self) -> None:
-        for name in ("server_seconds", "settle_seconds", "grace_seconds", "check_seconds", "patience_seconds"):
+        for name in ("server_seconds", "settle_seconds", "grace_seconds", "check_seconds", "longest_retry_seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name):g}: it has to be more than 0")
-        # The CA is renewed when a third of its life is left: what it signs until then has to fit into that.
+                raise ValueError(f"{name} is {getattr(self, name):g}: must be greater than 0")
+        # The CA is renewed when a third of its life is left; certificates that it signs until then must fit into it.
         if self.authority_seconds < 3 * self.server_seconds:
             raise ValueError(
                 f"authority_seconds is {self.authority_seconds:.0f}: "
-                f"it has to be at least three times server_seconds ({self.server_seconds:g})"
+                f"it must be at least three times server_seconds ({self.server_seconds:g})"
             )
         if not 0 <= self.threshold_seconds <= self.server_seconds / 2:
             raise ValueError(
                 f"threshold_seconds is {self.threshold_seconds:g}: "
-                f"it has to be at most half of server_seconds ({self.server_seconds:g})"
+                f"it must be at most half of server_seconds ({self.server_seconds:g})"
             )
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The names under which the webhook is called; the API server uses the second."""
+        """Names of the webhook; the API server uses the second."""
         short = f"{self.service}.{self.namespace}"
         return short, f"{short}.svc", f"{short}.svc.cluster.local"
 
 
-def refuse_unusual(settings: Settings) -> None:
-    """`ValueError` for a time outside `RANGES`, which only a test may want."""
+def check_ranges(settings: Settings) -> None:
+    """Raise `ValueError` for a time outside `RANGES`, which only tests use."""
     for name, (least, most) in RANGES.items():
         seconds = getattr(settings, name)
         if not least <= seconds <= most:
-            raise ValueError(f"{name} is {seconds:g}: it has to be between {least:.0f} and {most:.0f} seconds")
+            raise ValueError(f"{name} is {seconds:g}: it must be between {least:.0f} and {most:.0f} seconds")

@@ -1,10 +1,10 @@
-"""Keys and certificates: made so that strict verifiers take them, and read so that garbage is only garbage.
+"""Creates and parses keys and certificates.
 
-Strict verifiers (Go, Python 3.13 with `VERIFY_X509_STRICT`) want key identifiers of subject and authority, a critical
-key usage, and names as alternative names. Every CA has a name of its own, since verifiers look an issuer up by name
-and old and new CA are trusted side by side.
+Strict verifiers (Go, Python 3.13 with `VERIFY_X509_STRICT`) require key identifiers of subject and authority, a
+critical key usage, and subject alternative names. Every CA has a unique name, because verifiers find an issuer by
+name and trust the former and the new CA at the same time.
 
-Whatever is read here may have been written by somebody else: all that is wrong with it is an `UnusableError`.
+Input is untrusted: any error in it is an `UnusableError`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ AUTHORITY_NAME: Final = "oneagent-webhook-ca"
 
 _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _LONGEST_NAME: Final = 64
-"""Of a common name, by RFC 5280."""
+"""Limit of a common name, by RFC 5280."""
 
 
 class UnusableError(Exception):
-    """A key or a certificate that can't be used; the text says why, and never what is in it."""
+    """An unusable key or certificate; the text is the reason, without any content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One that was read once as a whole, so that nothing about it can fail later."""
+    """A completely parsed certificate, so that no later access can fail."""
 
     x509: x509.Certificate
     pem: bytes
@@ -43,11 +43,11 @@ class Certificate:
     """SHA-256 of its DER form, in hex."""
     not_before: float
     not_after: float
-    """Seconds since the epoch, like everything here that is a time."""
+    """Seconds since the epoch, as all times in this module."""
     is_authority: bool
     hosts: frozenset[str]
 
-    def valid(self, now: float) -> bool:
+    def is_valid(self, now: float) -> bool:
         return self.not_before <= now < self.not_after
 
     def signed_by(self, authority: Certificate) -> bool:
@@ -86,7 +86,7 @@ def new_authority(now: float, life_seconds: float, skew_seconds: float) -> Pair:
 
 
 def issue(authority: Pair, hosts: Sequence[str], now: float, life_seconds: float, skew_seconds: float) -> Pair:
-    """A server's certificate with a new key. It does not outlive its issuer."""
+    """Issue a server certificate with a new key; it does not outlive its issuer."""
     key = ec.generate_private_key(ec.SECP256R1())
     signer = authority.certificate
     until = min(now + life_seconds, signer.not_after)
@@ -107,39 +107,39 @@ def issue(authority: Pair, hosts: Sequence[str], now: float, life_seconds: float
 
 
 def read_certificate(pem: bytes) -> Certificate:
-    """The first certificate of a chain."""
-    with _reading("certificate"):
+    """Parse the first certificate of a chain."""
+    with _parsing("certificate"):
         return _certificate(x509.load_pem_x509_certificate(pem))
 
 
 def read_pair(certificate_pem: bytes, key_pem: bytes) -> Pair:
     certificate = read_certificate(certificate_pem)
-    with _reading("key"):
+    with _parsing("key"):
         key = serialization.load_pem_private_key(key_pem, None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise UnusableError("the key is none of an elliptic curve")
+            raise UnusableError("the key is not an elliptic curve key")
         if key.public_key() != certificate.x509.public_key():
-            raise UnusableError("the key does not fit the certificate")
+            raise UnusableError("the key does not match the certificate")
     return Pair(certificate, key)
 
 
 def read_authority(certificate_pem: bytes, key_pem: bytes) -> Pair:
-    """A CA that `issue` can sign with."""
+    """Parse a CA that `issue` can sign with."""
     pair = read_pair(certificate_pem, key_pem)
     if not pair.certificate.is_authority:
-        raise UnusableError("the certificate is none of a CA")
+        raise UnusableError("the certificate is not a CA certificate")
     if not pair.certificate.signed_by(pair.certificate):
         raise UnusableError("the CA's certificate is not signed by its own key")
-    with _reading("certificate"):
+    with _parsing("certificate"):
         extensions = pair.certificate.x509.extensions
         extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
         if not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
-            raise UnusableError("the CA's certificate must not sign others")
+            raise UnusableError("the key usage of the CA's certificate does not allow signing certificates")
     return pair
 
 
 def read_bundle(pem: bytes) -> tuple[Certificate, ...]:
-    """The CAs in a bundle, each once. What is no certificate of a CA is passed over."""
+    """Return the CAs in a bundle, each once; anything else is skipped."""
     found: dict[str, Certificate] = {}
     for block in _BLOCK.findall(pem):
         try:
@@ -156,14 +156,14 @@ def bundle(certificates: Iterable[Certificate]) -> bytes:
 
 
 @contextmanager
-def _reading(what: str) -> Iterator[None]:
-    # An extension that cannot be read raises what suits it: there is no common class.
+def _parsing(what: str) -> Iterator[None]:
+    # Invalid extensions raise various exceptions without a common class.
     try:
         yield
     except UnusableError:
         raise
     except Exception as error:
-        raise UnusableError(f"the {what} can't be read: {type(error).__name__}") from error
+        raise UnusableError(f"cannot parse the {what}: {type(error).__name__}") from error
 
 
 def _certificate(read: x509.Certificate) -> Certificate:

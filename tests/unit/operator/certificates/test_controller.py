@@ -41,21 +41,21 @@ class World:
             settings,
             self._probe,
             metrics=Metrics(self.registry),
-            tell=lambda reason, message: self.told.append(reason),
+            on_change=lambda reason, message: self.told.append(reason),
             clock=self.cluster.clock,
         )
 
-    def round(self) -> float:
-        return fakes.run(self.keeper.round())
+    def reconcile(self) -> float:
+        return fakes.run(self.keeper.reconcile())
 
     def converge(self) -> None:
-        self.round()
+        self.reconcile()
         self.replica.reload(self.cluster)
-        self.round()
+        self.reconcile()
 
     def wait(self, seconds: float) -> float:
         self.cluster.now += seconds
-        return self.round()
+        return self.reconcile()
 
     @property
     def record(self) -> holding.Record:
@@ -84,7 +84,7 @@ def world() -> World:
 
 def test_a_new_cluster_gets_everything_in_one_round_but_the_conversion() -> None:
     world = World()
-    assert world.round() <= SETTINGS.patience_seconds
+    assert world.reconcile() <= SETTINGS.longest_retry_seconds
     assert world.told == [
         "WebhookAuthorityMade",
         "WebhookBundlePublished",
@@ -118,7 +118,7 @@ def test_the_crd_as_it_is_shipped_only_lacks_the_bundle_and_gets_it_before_the_w
     world = World()
     shipped = crd.manifest(crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert"))
     world.cluster.put(DEFINITION, shipped)
-    world.round()
+    world.reconcile()
     conversion = world.cluster.objects[DEFINITION]["spec"]["conversion"]
     wanted = crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert", b64encode(world.bundle()).decode())
     assert conversion == {
@@ -162,7 +162,7 @@ def test_a_new_authority_is_published_before_it_issues_and_the_former_one_goes_l
     assert certificate
     assert certificate.signed_by(before)
 
-    pause = world.round()
+    pause = world.reconcile()
     assert 0 < pause <= SETTINGS.settle_seconds
     world.wait(pause + 0.01)
     certificate = world.served.certificate
@@ -173,7 +173,7 @@ def test_a_new_authority_is_published_before_it_issues_and_the_former_one_goes_l
         world.wait(SETTINGS.grace_seconds)
         assert world.bundle() == new.pem + before.pem, "the replica serves the former CA's certificate"
     world.replica.reload(world.cluster)
-    world.wait(SETTINGS.patience_seconds)
+    world.wait(SETTINGS.longest_retry_seconds)
     assert world.bundle() == new.pem + before.pem
     world.wait(SETTINGS.grace_seconds)
     assert world.bundle() == new.pem
@@ -188,7 +188,7 @@ def test_a_bundle_that_somebody_changes_is_put_right_and_nothing_else_is_touched
     foreign = {"name": "foreign", "clientConfig": {"url": "https://example.com", "caBundle": "Zm9yZWlnbg=="}}
     configuration["webhooks"].append(foreign)
     world.cluster.put(MUTATING, configuration)
-    world.round()
+    world.reconcile()
     webhooks = world.cluster.objects[MUTATING]["webhooks"]
     assert [b64decode(webhook["clientConfig"]["caBundle"]) for webhook in webhooks] == [bundle, bundle, b"foreign"]
     assert webhooks[1]["timeoutSeconds"] == 3
@@ -199,7 +199,7 @@ def test_a_bundle_that_somebody_changes_is_put_right_and_nothing_else_is_touched
 def test_a_conversion_that_somebody_removes_is_put_right(world: World) -> None:
     after = world.cluster.objects[DEFINITION]["spec"]
     world.cluster.put(DEFINITION, fakes.definition())
-    world.round()
+    world.reconcile()
     assert world.cluster.objects[DEFINITION]["spec"] == after
 
 
@@ -208,28 +208,28 @@ def test_configurations_that_are_not_there_are_no_error_and_get_the_bundle_when_
     for target in TARGETS:
         world.cluster.remove(target)
     world.converge()
-    assert world.round() == SETTINGS.check_seconds
+    assert world.reconcile() == SETTINGS.check_seconds
     world.cluster.put(VALIDATING, fakes.configuration(VALIDATING[0]))
-    world.round()
+    world.reconcile()
     assert world.cluster.bundles(VALIDATING) == {world.record.current[0].pem}
 
 
 def test_a_target_that_is_forbidden_keeps_no_other_from_its_bundle() -> None:
     world = World()
     world.cluster.failing[MUTATING] = ForbiddenError
-    assert world.round() <= SETTINGS.patience_seconds
+    assert world.reconcile() <= SETTINGS.longest_retry_seconds
     assert world.cluster.bundles(VALIDATING) == {world.record.current[0].pem}
-    assert not world.served.fault
+    assert not world.served.problem
 
 
 def test_an_api_server_that_is_away_is_asked_again_ever_more_slowly() -> None:
     world = World()
     world.cluster.failing[CERTS] = UnavailableError
-    pauses = [world.round() for _ in range(7)]
+    pauses = [world.reconcile() for _ in range(7)]
     assert all(most / 2 <= pause <= most for pause, most in zip(pauses, [1, 2, 4, 8, 16, 30, 30], strict=True))
     world.cluster.failing.clear()
     world.converge()
-    assert world.round() == SETTINGS.check_seconds
+    assert world.reconcile() == SETTINGS.check_seconds
 
 
 OTHER = x509.new_authority(START, 365 * DAY, 600)
@@ -253,8 +253,8 @@ def test_whatever_is_in_the_secret_is_replaced_if_it_cannot_be_used(world: World
     secret = world.cluster.objects[CERTS]
     encoded = {key: b64encode(value).decode() for key, value in data.items()}
     world.cluster.put(CERTS, {**secret, "data": {**secret["data"], **encoded} if data else {}})
-    world.round()
-    assert not world.served.fault
+    world.reconcile()
+    assert not world.served.problem
     certificate = world.served.certificate
     assert certificate
     assert certificate.signed_by(world.record.current[0])
@@ -273,7 +273,7 @@ def test_a_certificate_of_ours_that_clients_refuse_is_replaced(made: float, host
     record = holding.Record((authority.certificate,), authority)
     world.cluster.put(AUTHORITY, holding.record_secret(record, SETTINGS, None))
     world.cluster.put(CERTS, holding.served_secret(authority.certificate.pem, pair, SETTINGS, None))
-    world.round()
+    world.reconcile()
     certificate = world.served.certificate
     assert certificate
     assert certificate != pair.certificate
@@ -289,7 +289,7 @@ def test_a_secret_that_takes_no_change_is_made_again(world: World, key: fakes.Ke
     world.wait(SETTINGS.settle_seconds)
     world.wait(SETTINGS.settle_seconds)
     assert world.record.authority
-    assert not world.served.fault
+    assert not world.served.problem
     assert "immutable" not in world.cluster.objects[key]
 
 
@@ -299,7 +299,7 @@ def test_what_others_keep_in_the_secrets_stays(world: World) -> None:
     world.cluster.put(
         CERTS, {**secret, "metadata": metadata, "data": {**secret["data"], "more": "YQ==", "tls.crt": ""}}
     )
-    world.round()
+    world.reconcile()
     after = world.cluster.objects[CERTS]
     assert after["data"]["more"] == "YQ=="
     assert after["metadata"]["labels"]["team"] == "a"
@@ -327,7 +327,7 @@ def test_an_error_of_the_probe_is_no_answer() -> None:
 
     world = World()
     keeper = CertificateController(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))
-    assert fakes.run(keeper.round()) <= SETTINGS.patience_seconds
+    assert fakes.run(keeper.reconcile()) <= SETTINGS.longest_retry_seconds
     assert world.cluster.objects[DEFINITION]["spec"]["conversion"] == {"strategy": "None"}
 
 
@@ -358,7 +358,7 @@ def test_of_cert_manager_the_bundle_is_published_and_nothing_is_issued(chosen: s
 
 def test_until_cert_manager_has_made_the_secret_nothing_is_made() -> None:
     world = World(Settings(namespace=fakes.NAMESPACE, issuer="cert-manager"))
-    assert world.round() <= SETTINGS.patience_seconds
+    assert world.reconcile() <= SETTINGS.longest_retry_seconds
     assert world.cluster.writes == []
 
 
@@ -396,6 +396,6 @@ def test_a_configuration_whose_bundle_cert_manager_injects_is_left_alone() -> No
 def test_a_cluster_changes_over_to_cert_manager_without_losing_trust(world: World) -> None:
     own = world.record.current[0]
     put_certificate(world, OTHER)
-    world.round()
+    world.reconcile()
     assert world.bundle() == OTHER.certificate.pem + own.pem
     assert "ca.key" not in world.cluster.objects[AUTHORITY]["data"]

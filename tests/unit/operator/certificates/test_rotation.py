@@ -98,7 +98,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def everything_is_in_reach_again(self) -> None:
         self.cluster.failing.clear()
-        self._pass(SETTINGS.patience_seconds)
+        self._pass(SETTINGS.longest_retry_seconds)
 
     # What happens to the Secrets.
 
@@ -210,7 +210,7 @@ class World(RuleBasedStateMachine):
 
     def _round(self) -> None:
         try:
-            self.due = self.cluster.now + max(fakes.run(self.keeper.round()), 0.01)
+            self.due = self.cluster.now + max(fakes.run(self.keeper.reconcile()), 0.01)
         except fakes.KilledError:
             self._start_keeper()
             self.due += self.away

@@ -84,11 +84,11 @@ def test_what_was_made_is_read_again() -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "why"),
     [
-        (AUTHORITY.certificate.pem, OTHER.key_pem, "the key does not fit the certificate"),
-        (SERVER.certificate.pem, SERVER.key_pem, "the certificate is none of a CA"),
-        (b"", AUTHORITY.key_pem, "the certificate can't be read: ValueError"),
-        (AUTHORITY.certificate.pem, b"", "the key can't be read: ValueError"),
-        (AUTHORITY.certificate.pem, SERVER.key_pem[:90], "the key can't be read: ValueError"),
+        (AUTHORITY.certificate.pem, OTHER.key_pem, "the key does not match the certificate"),
+        (SERVER.certificate.pem, SERVER.key_pem, "the certificate is not a CA certificate"),
+        (b"", AUTHORITY.key_pem, "cannot parse the certificate: ValueError"),
+        (AUTHORITY.certificate.pem, b"", "cannot parse the key: ValueError"),
+        (AUTHORITY.certificate.pem, SERVER.key_pem[:90], "cannot parse the key: ValueError"),
     ],
     ids=("another key", "no authority", "no certificate", "no key", "half a key"),
 )
@@ -140,10 +140,10 @@ def test_a_key_never_shows_in_a_text() -> None:
 @pytest.mark.parametrize(
     ("times", "why"),
     [
-        ({"server_seconds": 0.0}, "server_seconds is 0: it has to be more than 0"),
-        ({"authority_seconds": 20 * DAY}, "authority_seconds is 1728000: it has to be at least three times"),
-        ({"threshold_seconds": 4 * DAY}, "threshold_seconds is 345600: it has to be at most half"),
-        ({"grace_seconds": -1.0}, "grace_seconds is -1: it has to be more than 0"),
+        ({"server_seconds": 0.0}, "server_seconds is 0: must be greater than 0"),
+        ({"authority_seconds": 20 * DAY}, "authority_seconds is 1728000: it must be at least three times"),
+        ({"threshold_seconds": 4 * DAY}, "threshold_seconds is 345600: it must be at most half"),
+        ({"grace_seconds": -1.0}, "grace_seconds is -1: must be greater than 0"),
     ],
 )
 def test_times_that_contradict_each_other_are_refused(times: dict[str, float], why: str) -> None:
@@ -152,10 +152,10 @@ def test_times_that_contradict_each_other_are_refused(times: dict[str, float], w
 
 
 def test_unusual_times_are_refused_with_the_range() -> None:
-    settings.refuse_unusual(settings.Settings(namespace="dynatrace"))
+    settings.check_ranges(settings.Settings(namespace="dynatrace"))
     short = settings.Settings(namespace="dynatrace", server_seconds=60, threshold_seconds=10)
-    with pytest.raises(ValueError, match="server_seconds is 60: it has to be between 7200 and 34300800 seconds"):
-        settings.refuse_unusual(short)
+    with pytest.raises(ValueError, match="server_seconds is 60: it must be between 7200 and 34300800 seconds"):
+        settings.check_ranges(short)
 
 
 def handshake(folder: Path, pair: certificates_x509.Pair, bundle: bytes, host: str) -> str:

@@ -94,7 +94,7 @@ class TestAPair:
         assert world.current() == first
 
     def test_can_not_be_had_without_a_ca(self, world: World) -> None:
-        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: it is not there"):
+        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: does not exist"):
             world.current()
         world.cluster.failing[AUTHORITY] = UnavailableError
         with pytest.raises(server_tls.UnusableError, match="CA certificate not available: not now"):
@@ -143,7 +143,7 @@ def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: 
 
     def turn(seconds: float) -> None:
         cluster.now += seconds
-        fakes.run(keeper.round())
+        fakes.run(keeper.reconcile())
         replica.reload(cluster)
         if not seen or seen[-1][1] != world.bundle:
             seen.append((cluster.now, world.bundle))
