@@ -50,7 +50,7 @@ def run() -> list[Result]:
 
 
 class ProcessMemory:
-    """What a process holds, in MiB."""
+    """Memory of a process, in MiB."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()

@@ -28,7 +28,7 @@ _next = _candidates()
 
 
 def free() -> int:
-    """A port that nobody listens on just now; each call gives another one."""
+    """Return a free port; each call returns another one."""
     for port in itertools.islice(_next, _EACH):
         try:
             socket.create_server(("127.0.0.1", port)).close()
@@ -39,7 +39,7 @@ def free() -> int:
 
 
 def get(port: int, path: str = "/healthz") -> tuple[int, str]:
-    """Status and body of a page; status 0 if nobody listens."""
+    """Return status and body of a page; status 0 if nothing listens."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)

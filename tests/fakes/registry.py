@@ -35,14 +35,14 @@ _REQUEST: Final = re.compile(r'"([A-Z]+) (/v2/\S*) HTTP/[0-9.]+" (\d+) ')
 
 
 def missing(*programs: str) -> str:
-    """Why tests with these programs cannot run; empty if they can."""
+    """Return why tests with these programs cannot run; empty if they can."""
     gone = [program for program in programs if shutil.which(program, path="/usr/bin:/usr/sbin") is None]
     return f"not on this machine: {', '.join(gone)}" if gone else ""
 
 
 @dataclass(frozen=True)
 class Issuer:
-    """Where the registry sends everybody for a token, and the certificates that it trusts for them."""
+    """Token service that the registry names, and the certificates that it trusts for tokens."""
 
     realm: str
     service: str

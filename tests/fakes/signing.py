@@ -24,14 +24,14 @@ _Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Priva
 
 @dataclass(frozen=True)
 class Signer:
-    """Somebody with a private key."""
+    """Owner of a private key."""
 
     key: _Private
     hash: hashes.HashAlgorithm = field(default_factory=hashes.SHA256)
 
     @property
     def pem(self) -> str:
-        """The public key, for everybody."""
+        """The public key."""
         form = serialization.PublicFormat.SubjectPublicKeyInfo
         return self.key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
 

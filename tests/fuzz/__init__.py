@@ -1,9 +1,9 @@
-"""Packages that nobody should send, by the hundred thousand: zips and layers that are built oddly and then altered.
+"""Hostile packages by the hundred thousand: zips and layers that are built wrongly and then altered.
 
 A case is made from a source of chance. For the long run (`make fuzz`) that is a seed and the case's number, which
-say all of it again; in the unit ring it is Hypothesis, which makes a failing case small.
+reproduce it; in the unit ring it is Hypothesis, which makes a failing case small.
 
-    tars, zipfiles ─> a case: bytes, and whether they are sound
-    readings       what the standard library reads in the same bytes, layers put over each other plainly
+    tars, zipfiles ─> a case: bytes, and whether they are valid
+    readings       content by the standard library's reading of the same bytes, layers merged plainly
     judging        unpack it, and compare
 """

@@ -27,7 +27,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Thing:
-    """A folder if it has neither content nor a target."""
+    """A directory if it has neither content nor a target."""
 
     content: bytes | None = None
     mode: int = 0
@@ -62,7 +62,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Thing:
 
 
 def of_layers(blobs: tuple[bytes, ...]) -> Reading:
-    """The agent's folder in an image, or the whole of it if it has none; the innermost, should it be in itself."""
+    """The agent's directory in an image, or the whole of it if it has none; the innermost, should it be in itself."""
     whole: Reading = {}
     for blob in blobs:
         entries = list(_entries(_unpacked(blob)))
@@ -104,7 +104,7 @@ def _entries(tar: bytes) -> Iterator[tuple[str, _Entry]]:
                     assert file is not None
                     info.thing = Thing(file.read(), info.mode & 0o7777)
                 else:
-                    info.thing = Thing(b"odd", -1)  # of no consequence outside of the agent's folder only
+                    info.thing = Thing(b"odd", -1)  # of no consequence outside of the agent's directory only
                 yield path, info
     except (tarfile.TarError, ValueError, OSError) as error:
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
@@ -123,11 +123,11 @@ def _unpacked(blob: bytes) -> bytes:
 
 
 def _put(found: Reading, path: str, thing: Thing) -> None:
-    """With the folders above it."""
+    """With the directories above it."""
     parts = path.split("/")
     for depth in range(1, len(parts)):
         if found.setdefault("/".join(parts[:depth]), FOLDER) != FOLDER:
-            raise UnreadableError(f"{path!r} lies below what is no folder")
+            raise UnreadableError(f"{path!r} lies below what is no directory")
     if path:
         found[path] = thing
 

@@ -1,4 +1,4 @@
-"""Images in folders: which one is meant, what is read of it, and what is refused in one line."""
+"""Images in layouts: choice of the image, reading, and refusals in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new version has in common with one that is there is linked, and only that."""
+"""Equal files of a new version and an installed one are linked, and only those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest tells whether a tree is still what was unpacked."""
+"""A file manifest verifies that a tree is unchanged."""
 
 from __future__ import annotations
 

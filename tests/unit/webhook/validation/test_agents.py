@@ -92,7 +92,7 @@ def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) ->
 def test_images_in_folders_have_a_path_that_can_be_read(image: str, why: str) -> None:
     found = errors(kube(mode("applicationMonitoring", codeModulesImage=image)))
     if why:
-        assert f"codeModulesImage is '{image}', which is no image in a folder: {why}" in only(found)
+        assert f"codeModulesImage is '{image}', which is not an image in a directory: {why}" in only(found)
         assert "Make sure that it reads oci-layout:/absolute/path" in only(found)
     else:
         assert found == ()

@@ -78,7 +78,7 @@ def image_folder_unreadable(seen: Subject) -> Iterator[str]:
                 reference.parse_layout(value)
             except reference.InvalidLayoutError as error:
                 yield (
-                    f"{path} is {quoted(value)}, which is no image in a folder: {error.why}. Make sure that it "
+                    f"{path} is {quoted(value)}, which is not an image in a directory: {error.why}. Make sure that it "
                     "reads oci-layout:/absolute/path/of/folder, with :name or @sha256:digest if the folder has "
                     "several images."
                 )

@@ -1,4 +1,4 @@
-"""A tenant with one package, and a folder to bring it to."""
+"""A tenant with one package, and a directory to download it to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 300_000
 
 @dataclass
 class Bench:
-    """A tenant with one package, and a folder to download it to."""
+    """A tenant with one package, and a directory to download it to."""
 
     server: double.Tenant
     folder: Path

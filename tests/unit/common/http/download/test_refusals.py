@@ -1,4 +1,4 @@
-"""What a download does not accept, and what it leaves behind when it stops."""
+"""Responses that a download refuses, and the files that it leaves behind when it stops."""
 
 from __future__ import annotations
 
