@@ -22,6 +22,7 @@ from typing import Any, Final
 import yaml
 
 from oneagent.common.dynakube.api import crd, feature_flags, fields, schema, version_history
+from oneagent.common.dynakube.mode import MODES
 
 _HERE: Final = Path(__file__).parent
 CRD: Final = _HERE / "crd.yaml"
@@ -31,7 +32,7 @@ HELM: Final = _HERE.parent / "tests" / "helm" / "bin" / "helm"
 NAMESPACE: Final = "dynatrace"
 OLDEST_KUBERNETES: Final = "1.30.0"
 
-_MODE: Final = re.compile(rf"oneAgent\.({'|'.join(fields.MODES)})\.")
+_MODE: Final = re.compile(rf"oneAgent\.({'|'.join(MODES)})\.")
 _KUBERNETES: Final = re.compile(r"\[\]|\*|\.(requests|limits|matchLabels|matchExpressions)$")
 _DIGEST: Final = re.compile(r"^# Digest: .*\n", re.MULTILINE)
 _HELMS_WORDS: Final = re.compile(r"^# Source: .*\n|^ +\n|[ ]+$", re.MULTILINE)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from kubernetes.aio import client, config
 
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.mode import Mode
 from oneagent.operator import api
 from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.cluster import Cluster
@@ -93,7 +94,7 @@ async def create(kubeconfig: Path, manifests: Iterable[Manifest]) -> None:
 
 
 def dynakube(name: str, api_url: str, team: str, mode: str = "applicationMonitoring", **fields: Any) -> Manifest:
-    selector = {"namespaceSelector": {"matchLabels": {"team": team}}} if mode in namespace_mapping.INJECTING else {}
+    selector = {"namespaceSelector": {"matchLabels": {"team": team}}} if Mode(mode).injects else {}
     return {
         "apiVersion": "dynatrace.com/v1beta6",
         "kind": "DynaKube",

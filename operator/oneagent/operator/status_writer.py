@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import conditions, events, types
 from oneagent.common.kubernetes.errors import NotFoundError
 from oneagent.operator import api, reconcile_result
@@ -33,7 +33,7 @@ class StatusWriter:
         self._api, self._resource, self._namespace = server, resource, namespace
         self._cache, self._record_event, self._clock = cache, record_event, clock
 
-    async def write(self, obj: api.Object, results: Mapping[str, ReconcileResult], mode: str = "") -> None:
+    async def write(self, obj: api.Object, results: Mapping[str, ReconcileResult], mode: Mode | None = None) -> None:
         """Apply the status if it differs; without a mode, sections of the status stay as they are."""
         before = obj.get("status") or {}
         now = self._clock()
@@ -44,7 +44,7 @@ class StatusWriter:
         status["conditions"] = conditions.merge(before.get("conditions") or (), everything, generation, now)
         status["phase"] = reconcile_result.phase(summary)
         if mode:
-            status["mode"] = mode
+            status["mode"] = mode.value
         if self._cache.cluster_id:
             status["kubeSystemUUID"] = self._cache.cluster_id
         if _status_unchanged(before, status):
@@ -68,7 +68,9 @@ class StatusWriter:
                 self._record_event(obj, "Normal", result.reason, f"{condition}: {result.message}")
 
 
-def _merge_sections(before: Mapping[str, Any], results: Mapping[str, ReconcileResult], mode: str) -> dict[str, Any]:
+def _merge_sections(
+    before: Mapping[str, Any], results: Mapping[str, ReconcileResult], mode: Mode | None
+) -> dict[str, Any]:
     """Return the sections of the status: the results' values over the former ones, which outlive an outage.
 
     A value of None removes its field; so does a mode that has no use for it.
@@ -77,9 +79,9 @@ def _merge_sections(before: Mapping[str, Any], results: Mapping[str, ReconcileRe
     for result in results.values():
         for name, values in result.fields.items():
             sections[name] = {**sections.get(name, {}), **values}
-    if mode and mode not in namespace_mapping.INJECTING:
+    if mode and not mode.injects:
         sections.pop("codeModules", None)
-    if mode in ("applicationMonitoring", "none"):
+    if mode and not mode.runs_on_hosts:
         connection = sections["oneAgent"].get("connectionInfoStatus")
         sections["oneAgent"] = {"connectionInfoStatus": connection} if connection else {}
     cleaned = {

@@ -23,26 +23,18 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Final
 
 from oneagent.common import durations, identifiers
+from oneagent.common.dynakube.mode import MODES, Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import public_keys, reference
 
-Mode = Literal["applicationMonitoring", "cloudNativeFullStack", "classicFullStack", "hostMonitoring", "none"]
-
-_MODES: Final[tuple[Mode, ...]] = (
-    "applicationMonitoring",
-    "cloudNativeFullStack",
-    "classicFullStack",
-    "hostMonitoring",
-)
 _V1ALPHA1_MODES: Final[Mapping[str, Mode]] = {
-    "codeModules": "applicationMonitoring",
-    "classicFullStack": "classicFullStack",
-    "infraMonitoring": "hostMonitoring",
+    "codeModules": Mode.APPLICATION_MONITORING,
+    "classicFullStack": Mode.CLASSIC_FULL_STACK,
+    "infraMonitoring": Mode.HOST_MONITORING,
 }
-_APP_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 _FILE: Final = "file:"
@@ -119,7 +111,7 @@ class DynaKube:
 
     @property
     def needs_host_folder(self) -> bool:
-        return self.mode in ("cloudNativeFullStack", "hostMonitoring")
+        return self.mode.has_host_volume
 
     @property
     def image(self) -> reference.Reference | None:
@@ -157,7 +149,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
     mode = _mode(obj)
     own = f"spec.oneAgent.{mode}"
-    package = _package(obj, f"{own}.codeModulesImage") if mode in _APP_MODES else ""
+    package = _package(obj, f"{own}.codeModulesImage") if mode.injects else ""
     warnings: list[str] = []
     threshold = _request_threshold(obj, warnings)
     return DynaKube(
@@ -169,7 +161,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         mode=mode,
         needs_app_views=_needs_app_views(obj, mode, api_version),
         wanted_version=_wanted_version(obj),
-        pinned_version=_pinned_version(obj, own, warnings) if mode in _APP_MODES else None,
+        pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
         image_id=fields.text(obj, "status.codeModules.imageID"),
         pull_secret=fields.dns_name(obj, "spec.customPullSecret", hidden=True),
@@ -206,15 +198,15 @@ def _api_version(obj: Mapping[str, object]) -> str:
 
 
 def _mode(obj: Mapping[str, object]) -> Mode:
-    found: set[Mode] = {mode for mode in _MODES if _is_on(obj, f"spec.oneAgent.{mode}")}
+    found: set[Mode] = {mode for mode in MODES if _is_on(obj, f"spec.oneAgent.{mode}")}
     old: set[Mode] = {mode for section, mode in _V1ALPHA1_MODES.items() if _is_on(obj, f"spec.{section}")}
-    if old == {"applicationMonitoring", "hostMonitoring"}:
-        old = {"cloudNativeFullStack"}
+    if old == {Mode.APPLICATION_MONITORING, Mode.HOST_MONITORING}:
+        old = {Mode.CLOUD_NATIVE_FULL_STACK}
     found |= old
     if len(found) > 1:
         listed = ", ".join(sorted(found))
         raise DynaKubeError("spec.oneAgent", listed, "the modes exclude each other; keep one of them")
-    return found.pop() if found else "none"
+    return found.pop() if found else Mode.NONE
 
 
 def _is_on(obj: Mapping[str, object], path: str) -> bool:
@@ -222,10 +214,10 @@ def _is_on(obj: Mapping[str, object], path: str) -> bool:
 
 
 def _needs_app_views(obj: Mapping[str, object], mode: Mode, api_version: str) -> bool:
-    if mode == "applicationMonitoring":
+    if mode is Mode.APPLICATION_MONITORING:
         asked = fields.flag(obj, "spec.oneAgent.applicationMonitoring.useCSIDriver")
         return api_version != "v1beta1" if asked is None else asked
-    return mode == "cloudNativeFullStack"
+    return mode is Mode.CLOUD_NATIVE_FULL_STACK
 
 
 def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:

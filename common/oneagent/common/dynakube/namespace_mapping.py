@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from oneagent.common import identifiers, safe_regex
+from oneagent.common.dynakube.mode import MODES
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields, selectors
 
@@ -21,7 +22,6 @@ LABEL: Final = "dynakube.internal.dynatrace.com/instance"
 
 _IGNORED: Final = ("^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*")
 _FLAG: Final = identifiers.FEATURE_PREFIX + "ignored-namespaces"
-INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _MOST_PATTERNS: Final = 200
 
 
@@ -51,7 +51,8 @@ class Decision:
 
 def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
     """The claim of a DynaKube in the newest version; `FieldError` for a selector or pattern that is none."""
-    modes = [mode for mode in INJECTING if isinstance(fields.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
+    injecting = (mode for mode in MODES if mode.injects)
+    modes = [mode for mode in injecting if isinstance(fields.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
     found = [selectors.parse(manifest, f"spec.oneAgent.{mode}.namespaceSelector") for mode in modes]
     if fields.flag(manifest, "spec.metadataEnrichment.enabled"):
         found.append(selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector"))

@@ -18,6 +18,7 @@ from typing import Final
 
 from oneagent.common import dynakube, logs
 from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.dynakube.mode import Mode
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.unpack import file_manifest
@@ -180,7 +181,7 @@ class Provisioner:
             mount_timeout_seconds=kube.mount_timeout_seconds,
             mount_policy=kube.mount_policy,
             cluster_id=kube.cluster_id,
-            host_tenant=kube.mode == "cloudNativeFullStack",
+            host_tenant=kube.mode is Mode.CLOUD_NATIVE_FULL_STACK,
             condition="",
         )
         facts = self._questions.facts(kube.name)

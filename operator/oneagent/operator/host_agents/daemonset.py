@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube.mode import Mode
 from oneagent.operator.host_agents import image, node_conflicts, secrets, spec
 from oneagent.operator.host_agents.inputs import HostAgentInputs
 from oneagent.operator.host_agents.spec import HostAgent
@@ -169,7 +170,7 @@ def _container(desired: Desired) -> dict[str, Any]:
 def _args(desired: Desired) -> list[str]:
     """Put the operator's arguments first: the agent takes the last of two equal ones."""
     kube, agent = desired.kube, desired.agent
-    host_id_source = "auto" if agent.mode == "classicFullStack" else "k8s-node-name"
+    host_id_source = "auto" if agent.mode is Mode.CLASSIC_FULL_STACK else "k8s-node-name"
     has_proxy = _has_proxy(desired)
     ours = [
         # Empty values make an agent delete a former setting.
@@ -212,7 +213,7 @@ def _env(desired: Desired) -> list[dict[str, Any]]:
         ours.append(_from_secret("https_proxy", secret if desired.kube.proxy else desired.kube.proxy_secret, "proxy"))
     if desired.agent.read_only:
         ours.append({"name": "ONEAGENT_READ_ONLY_MODE", "value": "true"})
-    if desired.agent.mode != "classicFullStack":
+    if desired.agent.mode is not Mode.CLASSIC_FULL_STACK:
         ours.append({"name": "ONEAGENT_DISABLE_CONTAINER_INJECTION", "value": "true"})
     users = [dict(variable) for variable in desired.agent.env]
     named = {variable["name"] for variable in users}

@@ -48,7 +48,7 @@ def claim(obj: Mapping[str, Any]) -> Claim | None:
     """Return the claim of a DynaKube; None if it has no host agents or an invalid field."""
     try:
         kube = dynakube.from_manifest(obj)
-        if not spec.has_host_agents(kube.mode):
+        if not kube.mode.runs_on_hosts:
             return None
         selector = spec.texts(obj, f"{spec.section(kube.mode)}.nodeSelector")
         created = kubernetes_fields.text(obj, "metadata.creationTimestamp")

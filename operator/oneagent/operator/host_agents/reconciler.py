@@ -77,7 +77,7 @@ class HostAgentReconciler:
         self._applied: dict[DynaKubeName, _Applied] = {}
 
     async def reconcile(self, context: ReconcileContext) -> reconcile_result.ReconcileResult | None:
-        if not spec.has_host_agents(context.dynakube.mode):
+        if not context.dynakube.mode.runs_on_hosts:
             await self.finalize(context)
             return None
         try:
@@ -124,7 +124,7 @@ class HostAgentReconciler:
             )
         api_version = kubernetes_fields.text(context.obj, "apiVersion")
         inputs = await self._read_inputs(context, agent)
-        has_driver = spec.wants_driver(kube.mode) and context.cache.csi_installed
+        has_driver = kube.mode.has_host_volume and context.cache.csi_installed
         desired = daemonset.Desired(kube, agent, choice, inputs, api_version, has_driver)
         updated = await self._apply(context, current, desired)
         return _with_status(_result(rollout.progress(updated, _pods(context), context.now), choice), context, desired)

@@ -23,12 +23,6 @@ METADATA: Final = "deployment-metadata"
 OPERATOR_VERSION: Final = "operator-version"
 PROXY: Final = "proxy"
 
-_TECHNOLOGIES: Final[Mapping[dynakube.Mode, str]] = {
-    "classicFullStack": "classic_fullstack",
-    "hostMonitoring": "host_monitoring",
-    "cloudNativeFullStack": "cloud_native_fullstack",
-}
-
 
 def name(kube: dynakube.DynaKube) -> str:
     return f"{kube.name}-oneagent"
@@ -39,7 +33,7 @@ def pull_name(kube: dynakube.DynaKube) -> str:
 
 
 def build_contents(kube: dynakube.DynaKube, inputs: HostAgentInputs) -> dict[str, str]:
-    metadata = f"orchestration_tech=Operator-{_TECHNOLOGIES.get(kube.mode, kube.mode)}"
+    metadata = f"orchestration_tech=Operator-{kube.mode.orchestration}"
     metadata += f";script_version={inputs.operator_version};orchestrator_id={inputs.cluster_id}"
     return {
         TENANT_TOKEN: inputs.tenant_token,

@@ -14,10 +14,10 @@ from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import reference as oci_reference
 
-HOST_MODES: Final[frozenset[dynakube.Mode]] = frozenset(("classicFullStack", "hostMonitoring", "cloudNativeFullStack"))
 DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
 DEFAULT_STORAGE: Final = "/var/opt/dynatrace"
 HOST_GROUP: Final = "--set-host-group"
@@ -30,7 +30,7 @@ _OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostAgent:
-    mode: dynakube.Mode
+    mode: Mode
     image: str
     """Empty for the tenant registry's image."""
     version: str
@@ -61,15 +61,6 @@ class HostAgent:
     may_share_nodes: bool
 
 
-def has_host_agents(mode: dynakube.Mode) -> bool:
-    return mode in HOST_MODES
-
-
-def wants_driver(mode: dynakube.Mode) -> bool:
-    """True if host agents of this mode have a CSI volume, given that the driver is installed."""
-    return mode in ("hostMonitoring", "cloudNativeFullStack")
-
-
 def is_driver_installed(csi_driver: Mapping[str, Any] | None) -> bool:
     """Check the CSIDriver object: it must allow inline volumes and not be terminating."""
     if csi_driver is None:
@@ -82,11 +73,11 @@ def is_driver_installed(csi_driver: Mapping[str, Any] | None) -> bool:
     )
 
 
-def section(mode: dynakube.Mode) -> str:
+def section(mode: Mode) -> str:
     return f"spec.oneAgent.{mode}"
 
 
-def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
+def from_manifest(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
     """Parse the section of a mode that has host agents; `fields.FieldError` for an invalid value."""
     own = section(mode)
     return HostAgent(
@@ -109,7 +100,7 @@ def from_manifest(obj: Mapping[str, Any], mode: dynakube.Mode) -> HostAgent:
         storage=_storage(obj, f"{own}.storageHostPath"),
         pull_secret=fields.dns_name(obj, "spec.customPullSecret"),
         max_unavailable=_max_unavailable(obj),
-        read_only=mode != "classicFullStack" and _bool_flag(obj, "oneagent-readonly-host-fs", default=True),
+        read_only=mode is not Mode.CLASSIC_FULL_STACK and _bool_flag(obj, "oneagent-readonly-host-fs", default=True),
         privileged=_bool_flag(obj, "oneagent-privileged"),
         uses_proxy=not _bool_flag(obj, "oneagent-ignore-proxy"),
         may_share_nodes=_bool_flag(obj, "multiple-osagents-on-node"),

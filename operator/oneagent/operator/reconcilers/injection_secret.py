@@ -35,7 +35,6 @@ BY_CSI: Final = "InjectedByCSI"
 
 LABELS: Final = {"app.kubernetes.io/name": "oneagent", "app.kubernetes.io/managed-by": "oneagent-operator"}
 
-_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
 _MAX_CONCURRENT_WRITES: Final = 16
 _RETRY_SECONDS: Final = 10.0
 
@@ -55,7 +54,7 @@ class InjectionSecrets:
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
         name = context.dynakube.name
         written = self._written_for(name)
-        if context.dynakube.mode not in _INJECTING or uses_csi(context):
+        if not context.dynakube.mode.injects or uses_csi(context):
             had_secrets = any(condition.get("reason") in (READY, FAILED) for condition in _last_conditions(context))
             await self._remove(
                 context.api, name, {*written, *(self._mapper.namespaces_of(name) if had_secrets else ())}

@@ -27,9 +27,6 @@ PINNED: Final = "custom-version"
 IMAGE: Final = "custom-image"
 TENANT: Final = "tenant"
 
-_INJECTING: Final = ("applicationMonitoring", "cloudNativeFullStack")
-_ON_HOSTS: Final = ("classicFullStack", "hostMonitoring", "cloudNativeFullStack")
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -50,7 +47,7 @@ class CodeModules:
     condition = "CodeModulesVersion"
 
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
-        if context.dynakube.mode not in _INJECTING:
+        if not context.dynakube.mode.injects:
             return None
         known = context.section("codeModules")
         if context.dynakube.image is not None:
@@ -70,7 +67,7 @@ class HostAgent:
 
     async def reconcile(self, context: ReconcileContext) -> ReconcileResult | None:
         mode = context.dynakube.mode
-        if mode not in _ON_HOSTS:
+        if not mode.runs_on_hosts:
             return None
         pinned = fields.text(context.obj, f"spec.oneAgent.{mode}.version")
         image = fields.text(context.obj, f"spec.oneAgent.{mode}.image")

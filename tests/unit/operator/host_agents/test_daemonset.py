@@ -87,12 +87,6 @@ def test_the_pull_secret_is_what_kubelet_understands() -> None:
     assert base64.b64decode(entry["auth"]).decode() == "abc12345:dt0c01.PASSWORD"
 
 
-def test_only_read_only_modes_want_the_driver() -> None:
-    wanting = {"hostMonitoring", "cloudNativeFullStack"}
-    modes = ("classicFullStack", "hostMonitoring", "cloudNativeFullStack", "applicationMonitoring", "none")
-    assert {mode for mode in modes if spec.wants_driver(mode)} == wanting  # type: ignore[arg-type]
-
-
 DRIVER: dict[str, Any] = {
     "metadata": {"name": "csi.oneagent.dynatrace.com"},
     "spec": {"volumeLifecycleModes": ["Ephemeral"]},

@@ -6,11 +6,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator.host_agents import node_conflicts, spec
 from tests.unit.operator.host_agents import cases
 
-MODE: Final = "hostMonitoring"
+MODE: Final = Mode.HOST_MONITORING
 OWN = f"spec.oneAgent.{MODE}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.mode import MODES
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, SEVERAL, UNKNOWN, errors, kube, mode, only
@@ -27,7 +28,7 @@ def test_there_is_one_mode_at_most(version: str, spec: Manifest, on: bool) -> No
     assert found == () if not on else only(found).startswith(SEVERAL)
 
 
-@pytest.mark.parametrize("name", fields.MODES)
+@pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize(
     ("version", "complete"),
     [

@@ -13,10 +13,6 @@ from oneagent.common.injection import pod_annotations
 from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.injection.inputs import Object
 
-_TECHNOLOGIES: Final[Mapping[str, str]] = {
-    "applicationMonitoring": "application_monitoring",
-    "cloudNativeFullStack": "cloud_native_fullstack",
-}
 _MOST_KNOWN: Final = 64
 _known: dict[tuple[str, str, str], Kube] = {}
 
@@ -32,11 +28,6 @@ class Kube:
     enrichment_selector: selectors.Selector | None
     """None if enrichment is off."""
     init_resources: Mapping[str, Any]
-
-    @property
-    def orchestration(self) -> str:
-        """The mode, as agents report it."""
-        return _TECHNOLOGIES.get(self.common.mode, self.common.mode)
 
     @property
     def mount_timeout(self) -> str:
@@ -85,11 +76,7 @@ def _read(manifest: Object, own_namespace: str) -> Kube:
         common=common,
         annotations={key: fields.scalar(value) for key, value in found.items()} if isinstance(found, dict) else {},
         ignored=namespace_mapping.claim(manifest, own_namespace).ignored,
-        agent_selector=(
-            selectors.parse(manifest, f"{mode}.namespaceSelector")
-            if common.mode in namespace_mapping.INJECTING
-            else None
-        ),
+        agent_selector=(selectors.parse(manifest, f"{mode}.namespaceSelector") if common.mode.injects else None),
         enrichment_selector=(
             selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector") if enriches else None
         ),

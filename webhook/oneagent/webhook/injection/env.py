@@ -44,7 +44,7 @@ def field(name: str, path: str) -> Entry:
 
 def of_agents(facts: PodContext, kube: Kube, settings: Settings) -> list[Entry]:
     """What agents report about where they run."""
-    told = f"orchestration_tech=Operator-{kube.orchestration};script_version={settings.version}"
+    told = f"orchestration_tech=Operator-{kube.common.mode.orchestration};script_version={settings.version}"
     found = [plain("DT_DEPLOYMENT_METADATA", f"{told};orchestrator_id={facts.cluster_id}")]
     if kube.common.network_zone:
         found.append(plain("DT_NETWORK_ZONE", kube.common.network_zone))

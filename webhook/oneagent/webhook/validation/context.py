@@ -9,6 +9,7 @@ from typing import Final
 from oneagent.common import identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
 from oneagent.common.dynakube.api.json_path import Tree
+from oneagent.common.dynakube.mode import MODES, Mode
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
 
@@ -77,10 +78,10 @@ class Subject:
         found = json_path.look(self.new, path)
         return found.strip() if isinstance(found, str) else ""
 
-    def modes(self, among: tuple[str, ...] = fields.MODES) -> list[str]:
+    def modes(self, among: tuple[Mode, ...] = MODES) -> list[Mode]:
         return modes(self.new, among)
 
-    def each(self, field: str, among: tuple[str, ...] = fields.MODES) -> Iterator[tuple[str, str]]:
+    def each(self, field: str, among: tuple[Mode, ...] = MODES) -> Iterator[tuple[str, str]]:
         """The path and text of a field in each mode that is on and has it."""
         for mode in self.modes(among):
             path = f"spec.oneAgent.{mode}.{field}"
@@ -110,7 +111,7 @@ class Subject:
 Rule = Callable[[Subject], Iterator[str]]
 
 
-def modes(manifest: Object, among: tuple[str, ...] = fields.MODES) -> list[str]:
+def modes(manifest: Object, among: tuple[Mode, ...] = MODES) -> list[Mode]:
     """Those that are on."""
     return [mode for mode in among if json_path.section(dict(manifest), f"spec.oneAgent.{mode}") is not None]
 

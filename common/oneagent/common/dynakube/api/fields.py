@@ -25,16 +25,16 @@ from oneagent.common.dynakube.api.schema import (
     table,
     text,
 )
+from oneagent.common.dynakube.mode import MODES, Mode
 
 VERSIONS: Final = ("v1alpha1", "v1beta1", "v1beta2", "v1beta3", "v1beta4", "v1beta5", "v1beta6")
 """All that are served, oldest first."""
 NEWEST: Final = VERSIONS[-1]
 """The one that is stored."""
 
-MODES: Final = ("applicationMonitoring", "classicFullStack", "cloudNativeFullStack", "hostMonitoring")
-HOST_MODES: Final = ("classicFullStack", "cloudNativeFullStack", "hostMonitoring")
+HOST_MODES: Final = tuple(mode for mode in MODES if mode.runs_on_hosts)
 """Those with an agent on each node."""
-INJECTING_MODES: Final = ("applicationMonitoring", "cloudNativeFullStack")
+INJECTING_MODES: Final = tuple(mode for mode in MODES if mode.injects)
 """Those that put an agent into applications' pods."""
 
 OUT_OF_SCOPE: Final[Mapping[str, str]] = {
@@ -112,15 +112,17 @@ def _mode(description: str, own: Mapping[str, Schema]) -> Schema:
 _ONE_AGENT: Final = section(
     "Where agents run. At most one of the four modes.",
     {
-        "applicationMonitoring": _mode(
+        Mode.APPLICATION_MONITORING.value: _mode(
             "An agent in applications' pods, and none on the nodes.",
             {"version": text("Version of the agent, complete. The tenant's newest one if not set."), **_INJECTION},
         ),
-        "classicFullStack": _mode("An agent on each node, which looks into the containers by itself.", _HOST),
-        "cloudNativeFullStack": _mode(
+        Mode.CLASSIC_FULL_STACK.value: _mode(
+            "An agent on each node, which looks into the containers by itself.", _HOST
+        ),
+        Mode.CLOUD_NATIVE_FULL_STACK.value: _mode(
             "An agent on each node for the host, and one in applications' pods.", {**_HOST, **_INJECTION}
         ),
-        "hostMonitoring": _mode("An agent on each node for the host, and none in applications.", _HOST),
+        Mode.HOST_MONITORING.value: _mode("An agent on each node for the host, and none in applications.", _HOST),
         "hostGroup": text("Host group of all hosts. It comes before --set-host-group in a mode's arguments."),
     },
 )

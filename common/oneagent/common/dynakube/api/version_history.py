@@ -24,6 +24,7 @@ from oneagent.common.dynakube.api.field_changes import (
     Typed,
 )
 from oneagent.common.dynakube.api.schema import Schema
+from oneagent.common.dynakube.mode import MODES, Mode
 
 AUTO_UPDATE: Final = "conversion.internal.dynatrace.com/auto-update"
 """Annotation of an object of the newest version: what `autoUpdate` of older versions said, `true` or `false`."""
@@ -37,7 +38,7 @@ def _read_minutes(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535 else None
 
 
-def _each(modes: tuple[str, ...], field: str) -> tuple[str, ...]:
+def _each(modes: tuple[Mode, ...], field: str) -> tuple[str, ...]:
     return tuple(f"spec.oneAgent.{mode}.{field}" for mode in modes)
 
 
@@ -70,7 +71,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             for mode in fields.HOST_MODES
         ),
         Spread("spec.oneAgent.image", _each(fields.HOST_MODES, "image")),
-        Spread("spec.oneAgent.version", _each(fields.MODES, "version")),
+        Spread("spec.oneAgent.version", _each(MODES, "version")),
         Spread("spec.oneAgent.autoUpdate", _each(fields.HOST_MODES, "autoUpdate")),
         *(
             Dropped(path, field)

@@ -10,6 +10,7 @@ import hypothesis
 from hypothesis import strategies as st
 
 from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema, version_history
+from oneagent.common.dynakube.mode import MODES
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.common.dynakube.api.manifests import Manifest
 
@@ -101,7 +102,7 @@ def described(draw: st.DrawFn, version: str, modes: int = 2) -> Manifest:
 
 def mode_of(path: str) -> str:
     parts = path.split(".")
-    if parts[:2] == ["spec", "oneAgent"] and len(parts) > 2 and parts[2] in fields.MODES:
+    if parts[:2] == ["spec", "oneAgent"] and len(parts) > 2 and parts[2] in MODES:
         return ".".join(parts[:3])
     return (
         ".".join(parts[:2]) if parts[1:2] and parts[1] in ("classicFullStack", "infraMonitoring", "codeModules") else ""
