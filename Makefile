@@ -32,7 +32,7 @@ LABELS = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-par
 .PHONY: help setup run test unit node check mypy pyright format fuzz docs bench bench-cluster lock clean tools helm e2e e2e-packages \
 	cluster image image-arm64-check
 
-help:  ## what can be made
+help:  ## list of targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
 $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard proto/*/*/*.proto) proto/generate.py
@@ -42,40 +42,40 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(wildcard proto/*/*/*.prot
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-setup: $(VENV)/.installed  ## the virtual environment with everything in it
+setup: $(VENV)/.installed  ## virtual environment with all dependencies
 
-run: setup  ## the main job on embedded defaults; KEEP=1 leaves it running
+run: setup  ## demo with built-in defaults; KEEP=1 leaves it running
 	@$(UNSHARE) $(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
 test: setup unit node  ## unit and node rings
 
-unit: setup  ## pure logic
+unit: setup  ## unit ring: pure logic
 	$(BIN)/pytest tests/unit -n auto --dist worksteal
 
-node: setup tools  ## the real driver with real mounts
+node: setup tools  ## node ring: the real driver with real mounts
 	$(BIN)/pytest tests/node --dist worksteal --tx '$(WORKERS)*popen//python=$(UNSHARE) $(BIN)/python'
 
-tools:  ## the upstream programs that the node ring tests against (skipped where there is no Go)
+tools:  ## upstream programs for the node ring (skipped without Go)
 	@sh tests/tools/build.sh
 
 helm:  ## Helm and a linter, for the chart's tests and for deploy/generate.py
 	@sh tests/tools/build.sh tests/helm
 	@sh tests/tools/build.sh tests/linter
 
-e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails where that cannot be had
+e2e: setup  ## cluster ring: a real kubelet and API server; REQUIRED=1 fails where that is not available
 	$(BIN)/python -m tests.cluster $(if $(REQUIRED),--required) $(if $(filter-out 1,$(CLUSTERS)),--workers=$(CLUSTERS)) $(BIN)/pytest tests/e2e
 
-e2e-packages: setup  ## the packages of Debian that the cluster ring takes, besides Go
+e2e-packages: setup  ## Debian packages that the cluster ring needs, besides Go
 	@$(BIN)/python -m tests.cluster --packages
 
 cluster: setup  ## a real cluster of one node with everything installed, until Ctrl-C
 	@$(BIN)/python -m tests.cluster --required $(BIN)/python -m tests.e2e.playground
 
-image:  ## the image, by ENGINE=docker, podman or buildah; and what it is made of, in build/
+image:  ## container image, by ENGINE=docker, podman or buildah, and its SBOM in build/
 	$(ENGINE) build -f Dockerfile.csi -t $(IMAGE) $(LABELS) .
 	$(ENGINE) build -f Dockerfile.csi --target sbom --output type=local,dest=build $(LABELS) .
 
-image-arm64-check: setup  ## every package of the image is there for arm64 too, for the glibc of the image's base
+image-arm64-check: setup  ## check that every package of the image exists for arm64 and the base image's glibc
 	$(BIN)/uv pip install --quiet --dry-run --target build/none --python-platform aarch64-manylinux_2_36 \
 		--python-version 3.11 --only-binary :all: --require-hashes --no-deps -r requirements-runtime.lock
 
@@ -95,21 +95,21 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: setup  ## unpack CASES packages that nobody should send, made from SEED
+fuzz: setup  ## unpack CASES malformed packages generated from SEED
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),200000) --seed $(or $(SEED),1)
 
-docs: setup  ## the documentation as a site, in build/site; a link that leads nowhere is an error
+docs: setup  ## the documentation as a site, in build/site; a broken link is an error
 	$(BIN)/properdocs build --quiet --strict --config-file docs/site/properdocs.yml --site-dir $(CURDIR)/build/site
 
-bench: setup  ## measure; prints a table and writes build/bench.json
+bench: setup  ## benchmarks; prints a table and writes build/bench.json
 	@mkdir -p build
 	$(UNSHARE) $(BIN)/python -m benchmarks
 
-bench-cluster: setup  ## measure on a real cluster: the operator (also in build/bench-cluster.json), and how injection delays pods
+bench-cluster: setup  ## benchmarks on a real cluster: the operator (also in build/bench-cluster.json), and how injection delays pods
 	$(BIN)/python -m tests.cluster --required $(BIN)/python -m benchmarks.operating
 	$(BIN)/python -m tests.cluster --required $(BIN)/pytest -q tests/e2e/webhook/measure_pod_start.py
 
-lock: setup  ## resolve the dependencies anew; what an image runs and is built with is a part of it
+lock: setup  ## resolve the dependencies again, for development and for the image
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements.lock
 	$(COMPILE) --constraint requirements.lock --all-extras pyproject.toml -o requirements-runtime.lock
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \

@@ -19,25 +19,25 @@ CHART: Final = Path(__file__).parents[1] / "deploy" / "helm" / "oneagent-csi"
 
 USUAL: Final = {
     "affinity": "As in a pod.",
-    "certificates.certManager.duration": "How long the webhook's certificate is good for.",
-    "certificates.certManager.renewBefore": "How long before its end it is renewed.",
+    "certificates.certManager.duration": "Lifetime of the webhook's certificate.",
+    "certificates.certManager.renewBefore": "Time before its expiry when it is renewed.",
     "flags": "Flags of its command, see [configuration](configuration.md).",
-    "image.repository": "Where the image is, with its registry.",
-    "interval": "Time between two readings.",
-    "labels": "Labels of the objects, by which they are found.",
+    "image.repository": "Repository of the image, with its registry.",
+    "interval": "Scrape interval.",
+    "labels": "Labels of the objects, for selectors.",
     "limits": "As in a container.",
     "nodeSelector": "As in a pod.",
-    "podAnnotations": "More annotations of its pods.",
-    "podLabels": "More labels of its pods.",
+    "podAnnotations": "Additional annotations of its pods.",
+    "podLabels": "Additional labels of its pods.",
     "priorityClass.name": "Its name.",
     "priorityClass.value": "Its priority.",
     "priorityClassName": "As in a pod.",
     "pullPolicy": "As in a container.",
     "requests": "As in a container.",
     "tolerations": "As in a pod.",
-    "webhook.replicas": "How many there are. All of them work.",
+    "webhook.replicas": "Number of replicas. All of them serve.",
 }
-"""What is told of a value, or of all that are called so, if the chart says nothing."""
+"""Descriptions of values without a comment in the chart, by path or by last name."""
 
 _HEAD: Final = """\
 # Values of the chart

@@ -123,7 +123,7 @@ def test_what_is_broken_is_named_with_what_to_do(
     found = {finding["check"]: finding for finding in plugin.findings()}
     assert "scaled to 0" in found["Deployments"]["sentence"]
     assert "scale deployment/oneagent-webhook --replicas=2" in found["Deployments"]["remedy"]
-    assert f"the Secret {DYNAKUBE} of DynaKube {DYNAKUBE} is not there" in found["Tokens"]["sentence"]
+    assert f"the Secret {DYNAKUBE} of DynaKube {DYNAKUBE} does not exist" in found["Tokens"]["sentence"]
     assert plugin("doctor").returncode == 1
 
     applications.create(manifests.application("missed", applications.namespace))

@@ -1,15 +1,15 @@
-"""Versions that somebody carried to this node: unpacked by a person's command, put into the store by the provisioner.
+"""Preloaded versions: unpacked by `oneagent-csi preload`, put into the store by the provisioner.
 
-    preloaded/.<version>/    being unpacked, locked by the command that does it
+    preloaded/.<version>/    being unpacked, locked by the command
     preloaded/<version>/     complete and durable: the tree `agent/` and `manifest.json`
-    pins/<version>           that it is to stay, until when (seconds since the epoch), though nobody wants it yet
+    pins/<version>           time until which it stays without a DynaKube (seconds since the epoch)
 
 The command does not touch the store itself. A version that a DynaKube waits for must not become visible before its
-configuration is there, and only the provisioner can make that; so there is one writer of the store, and a command
-that is killed at any moment leaves nothing in it. While no provisioner runs the version waits for the next one.
+configuration exists, which only the provisioner makes. So the store has one writer, and a command that is killed at
+any moment leaves nothing in it. Without a running provisioner the version waits for the next one.
 
-Nobody wants a version that was carried in beforehand, so garbage collection would take it. Its pin keeps it until a
-DynaKube wants it, from when on it is a version like any other, or until the pin's time is over.
+No DynaKube requests a version that is preloaded early, so garbage collection would remove it. Its pin keeps it until
+a DynaKube requests it, and after that it is a version like any other, or until the pin expires.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MANIFEST: Final = "manifest.json"
 
 
 class NotPreloadedError(Exception):
-    """The package can't be preloaded; one line that says why."""
+    """The package can't be preloaded, with the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Preloaded:
     version: Version
     bytes: int
     shared_bytes: int
-    """What other versions have already, so that it was not stored again."""
+    """Bytes shared with other versions by hard links."""
     seconds: float
 
 
@@ -58,9 +58,10 @@ def preload(
     failpoint: Callable[[str], None] = lambda _name: None,
     begun: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
 ) -> Preloaded:
-    """Unpack a package for the provisioner to take; what `read` raises, `NotPreloadedError`, `PackageError` or `OSError`.
+    """Unpack a package for the provisioner.
 
-    `begun` is told how many bytes will be there, and gives whom to tell of them as they come.
+    `begun` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`, `PackageError`,
+    `OSError`, and the errors of `read`.
     """
     started = time.perf_counter()
     if AgentStore(folder).has(version) or (folder.preloaded / version).exists():
@@ -95,16 +96,16 @@ def preload(
 
 
 def waiting(folder: DataDir) -> list[Version]:
-    """The versions that wait for the provisioner."""
+    """Return the versions that wait for the provisioner."""
     return sorted(Version(entry.name) for entry in os.scandir(folder.preloaded) if _is_version(entry.name))
 
 
 def take(
     folder: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
 ) -> int | None:
-    """Put a version that waits into the store; its bytes, or None if it was there already.
+    """Put a waiting version into the store; its bytes, or None if it was there already.
 
-    In the order of an install, and may be begun anew after each step.
+    In the order of an install, and repeatable after each step.
     """
     place, store = folder.preloaded / version, AgentStore(folder)
     taken = None
@@ -122,7 +123,7 @@ def take(
 
 
 def pinned(folder: DataDir, wanted: Collection[Version], now: float) -> set[Version]:
-    """The versions that stay though nobody wants them. Pins that have done their work go."""
+    """Return the versions whose pin is valid. Removes expired pins, and those of requested versions."""
     found = set()
     for pin in folder.pins.glob("[!.]*"):
         version = Version(pin.name)
@@ -138,7 +139,7 @@ def pinned(folder: DataDir, wanted: Collection[Version], now: float) -> set[Vers
 
 
 def tidy(folder: DataDir) -> None:
-    """Remove what a command that was killed has left; one that is at work keeps its lock."""
+    """Remove leftovers of killed commands; a running command holds its lock."""
     for scratch in folder.preloaded.glob(".*"):
         with contextlib.suppress(FileNotFoundError), _locked(scratch) as alone:
             if alone:

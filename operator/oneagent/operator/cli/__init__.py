@@ -1,16 +1,16 @@
-"""What a person asks of a whole cluster, from wherever their `kubectl` works: `kubectl oneagent …`.
+"""Command line for a whole cluster, wherever the user's `kubectl` works: `kubectl oneagent …`.
 
-    command      the command line
-    kubectl      the way to the cluster
-    cluster      all that is read of it, as one picture
-    drivers      the driver's pods, and what they say of their nodes
-    serving      which certificates the webhook serves
-    status       the nodes and DynaKubes in two tables
-    doctor       what is wrong with the installation, and what to do
-    why          why one pod has its agent, or has none
-    terminal     what others have written, fit to be shown
-    archive      all of it in one file for those who help, without secrets
+    main             flags and subcommands
+    kubectl          access to the cluster
+    snapshot         everything that is read of the cluster
+    node_reports     reports of `oneagent-csi` in the driver's pods
+    tls_check        certificates that the webhook's pods serve
+    status           nodes and DynaKubes in two tables
+    doctor           problems of the installation, and their remedies
+    why              diagnosis of one pod
+    output           tables and text for a terminal
+    support_archive  all of it in one file for support, without secrets
 
-It reads and never writes, and it runs on people's own machines: it needs neither the operator's Kubernetes client nor
-the driver's gRPC. What can't be read is a finding like any other, and no reason to say nothing of the rest.
+It reads only and runs on users' machines, so it imports neither a Kubernetes client nor gRPC. Unreadable parts become
+findings, and the rest is still reported.
 """

@@ -1,4 +1,4 @@
-"""What is read of the API's objects, in words. Fields that are not there read as empty."""
+"""Accessors for Kubernetes objects in JSON. Absent fields read as empty."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverP
 
 @dataclass(frozen=True, slots=True)
 class ContainerProblem:
-    """A container that does not run as it should."""
+    """Reason why a container does not start."""
 
     container: str
     reason: str
     message: str
 
     @property
-    def pulling(self) -> bool:
-        """Whether its image can't be had."""
+    def is_image_pull(self) -> bool:
+        """Its image can't be pulled."""
         return self.reason in _PULLING
 
 
@@ -32,7 +32,7 @@ def name(obj: Object) -> str:
 
 
 def full_name(obj: Object) -> str:
-    """`namespace/name`, or the name of what has no namespace."""
+    """Return `namespace/name`, or the name of a cluster-wide object."""
     namespace = obj["metadata"].get("namespace")
     return f"{namespace}/{name(obj)}" if namespace else name(obj)
 
@@ -54,7 +54,7 @@ def is_deleting(obj: Object) -> bool:
 
 
 def conditions(obj: Object) -> Mapping[str, Mapping[str, Any]]:
-    """By their types."""
+    """Return the conditions by type."""
     return {str(condition.get("type")): condition for condition in status(obj).get("conditions") or ()}
 
 
@@ -63,7 +63,7 @@ def has_condition(obj: Object, condition: str) -> bool:
 
 
 def age_seconds(stamp: object, now: float) -> float:
-    """Since a time as the API server writes it; 0 for what is none."""
+    """Return seconds since an RFC 3339 time; 0 if it is none."""
     try:
         return now - datetime.datetime.fromisoformat(str(stamp)).timestamp()
     except ValueError:
@@ -71,20 +71,20 @@ def age_seconds(stamp: object, now: float) -> float:
 
 
 def containers(pod: Object) -> Iterator[str]:
-    """The names of all of them, in the order in which they start."""
+    """Return the names of all containers, in start order."""
     for part in ("initContainers", "containers"):
         yield from (container["name"] for container in pod["spec"].get(part) or ())
 
 
 def states(pod: Object) -> dict[str, Mapping[str, Any]]:
-    """What kubelet says of each container."""
+    """Return kubelet's status of each container."""
     found = status(pod)
     parts = ("initContainerStatuses", "containerStatuses")
     return {one["name"]: one for part in parts for one in found.get(part) or ()}
 
 
 def troubles(pod: Object) -> Iterator[ContainerProblem]:
-    """Containers that wait for something that does not come by itself."""
+    """Return containers that wait and need help."""
     for container, state in states(pod).items():
         waiting = (state.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
@@ -98,5 +98,5 @@ def is_ready(pod: Object) -> bool:
 
 
 def node(pod: Object) -> str:
-    """Where it is; empty as long as it has no place."""
+    """Return the pod's node; empty until it is scheduled."""
     return str(pod["spec"].get("nodeName") or "")

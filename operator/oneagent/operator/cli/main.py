@@ -1,7 +1,7 @@
-"""The command `kubectl oneagent`: what a person asks of a whole cluster. It only reads, so it may be run at any time.
+"""Command line of `kubectl oneagent`, which inspects a whole cluster and reads only.
 
-Each question is a subcommand: a function that takes the parsed flags and returns the exit code. What only one of them
-needs is imported there: `--help` is for people who wait.
+Each subcommand is a function that takes the parsed flags and returns the exit code. Imports that one of them needs are
+in it, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -27,65 +27,71 @@ _CODES: Final = """
 exit code:
   0  {well}
   1  {ill}
-  2  the command line can't be used, or the cluster can't be asked at all
+  2  invalid command line, or no access to the cluster
 """
 _STATUS: Final = (
-    "Shows all nodes in one table: driver, versions, views, failures, disk; and all DynaKubes in another. Each node is "
-    "asked in its driver's pod."
-    + _CODES.format(well="all is well", ill="a node or a DynaKube needs a person, or could not be asked")
+    "Shows a table of nodes (driver, versions, views, failures, disk) and one of DynaKubes. The state of a node is read\n"
+    "in its driver's pod."
+    + _CODES.format(well="no problems", ill="problems with a node or a DynaKube, or its state is unknown")
 )
 _WHY: Final = (
-    "Says why a pod has its agent, or has none: one verdict with what to do, and what it rests on. It joins what the\n"
-    "webhook decided, whose the namespace is, the init container, Events, and what the pod's node says of the volume,\n"
-    "the view and the processes."
+    "Shows why a pod has its agent, or has none: one diagnosis, its remedy, and the evidence. It joins the webhook's\n"
+    "decision, the namespace's DynaKube, the init container, Events, and the node's report about the volume, the view\n"
+    "and the processes."
     + _CODES.format(
         well="the agent is loaded in all processes of the pod that have its view, or was installed in it without CSI",
-        ill="it is not, or that can't be told",
+        ill="it is not loaded, or that is unknown",
     )
 )
 _DOCTOR: Final = (
     "Checks the installation: CRD, webhooks and their certificates, workloads, images, the driver on every node,\n"
-    "tokens, DynaKubes' conditions, labels of namespaces, leftovers. Each finding has what to do."
-    + _CODES.format(well="nothing was found but notes", ill="there are errors or warnings")
+    "tokens, DynaKubes' conditions, labels of namespaces, leftovers. Each finding has a remedy."
+    + _CODES.format(well="no findings, or only notes", ill="there are errors or warnings")
 )
 _ARCHIVE: Final = (
-    "Writes a .tar.gz for somebody who helps: versions, the product's objects, Events, logs, what each node says, and\n"
-    "the doctor's findings. Secrets and ConfigMaps are in it by name and keys only, and what looks like a token, a\n"
-    "password or a key is taken out wherever it stands. Look into it before you send it: it names your nodes,\n"
-    "namespaces and pods."
-    + _CODES.format(well="all of it is there", ill="some of it could not be had; problems.txt in the archive says what")
+    "Writes a .tar.gz for support: versions, the installation's objects, Events, logs, reports of the nodes, and the\n"
+    "doctor's findings. Secrets and ConfigMaps are listed by name and keys only, and text that looks like a token, a\n"
+    "password or a key is redacted everywhere. Review it before you send it: it names your nodes, namespaces and pods."
+    + _CODES.format(well="the archive is complete", ill="parts are missing, listed in problems.txt in the archive")
 )
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command line of `kubectl oneagent`."""
-    parser = flags.create_parser(PROGRAM, "Answers questions about the agents of a cluster, by the user's kubectl.")
+    """Return the parser of `kubectl oneagent`."""
+    parser = flags.create_parser(PROGRAM, "Inspects the agents of a cluster, with the user's kubectl.")
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
-    _command(commands, "status", "what each node has, and how each DynaKube does", _STATUS).set_defaults(run=_status)
-    about = _command(commands, "why", "why a pod has its agent, or has none", _WHY)
-    about.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="the pod")
-    about.set_defaults(run=_why)
-    _command(commands, "doctor", "what is wrong with the installation", _DOCTOR).set_defaults(run=_doctor)
-    about = _command(commands, "support-archive", "all of it in one file, without secrets", _ARCHIVE)
-    about.add_argument(
-        "--file", type=Path, metavar="…", help="file to write (default oneagent-support-TIME.tar.gz, in this folder)"
+    _add_command(commands, "status", "state of nodes and DynaKubes", _STATUS).set_defaults(run=_status)
+    command = _add_command(commands, "why", "why a pod has its agent, or has none", _WHY)
+    command.add_argument("pod", type=flags.checked(_pod), metavar="namespace/pod", help="pod to diagnose")
+    command.set_defaults(run=_why)
+    _add_command(commands, "doctor", "problems of the installation, and their remedies", _DOCTOR).set_defaults(
+        run=_doctor
     )
-    flags.adder(about)("log-bytes", "2Mi", "most of each container's log: its end", parse=flags.size)
-    about.add_argument(
+    command = _add_command(commands, "support-archive", "one file for support, without secrets", _ARCHIVE)
+    command.add_argument(
+        "--file",
+        type=Path,
+        metavar="…",
+        help="file to write (default oneagent-support-TIME.tar.gz in the current directory)",
+    )
+    flags.adder(command)(
+        "log-bytes", "2Mi", "limit of each container's log in bytes, of which the end is kept", parse=flags.size
+    )
+    command.add_argument(
         "--pod", type=flags.checked(_pod), action="append", default=[], metavar="namespace/pod",
-        help="a pod to look at as by why; may be repeated",
+        help="pod to diagnose as by why; repeatable",
     )  # fmt: skip
-    about.set_defaults(run=_archive)
+    command.set_defaults(run=_archive)
     return parser
 
 
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, meaning: str, description: str
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, description: str
 ) -> argparse.ArgumentParser:
-    """A subcommand with the flags that all have."""
+    """Add a subcommand with the common flags."""
     parser = commands.add_parser(
         name,
-        help=meaning,
+        help=summary,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -93,15 +99,15 @@ def _command(
     add = flags.adder(parser)
     parser.add_argument(
         "-n", "--namespace", default=os.environ.get("ONEAGENT_NAMESPACE") or dynakube.DEFAULT_NAMESPACE, metavar="…",
-        help=f"where the product is installed (default {dynakube.DEFAULT_NAMESPACE}, or $ONEAGENT_NAMESPACE)",
+        help=f"namespace of the installation (default {dynakube.DEFAULT_NAMESPACE}, or $ONEAGENT_NAMESPACE)",
     )  # fmt: skip
-    parser.add_argument("--context", default="", metavar="…", help="kubectl's: a context of the kubeconfig")
-    parser.add_argument("--kubeconfig", default="", metavar="…", help="kubectl's: the kubeconfig file")
-    parser.add_argument("--as", default="", dest="user", metavar="…", help="kubectl's: another user to be")
-    add("kubectl", "kubectl", "the program to ask with", env="ONEAGENT_KUBECTL")
-    add("timeout", 30.0, "how long one question may take", parse=flags.duration)
+    parser.add_argument("--context", default="", metavar="…", help="kubectl's: context of the kubeconfig")
+    parser.add_argument("--kubeconfig", default="", metavar="…", help="kubectl's: kubeconfig file")
+    parser.add_argument("--as", default="", dest="user", metavar="…", help="kubectl's: user to impersonate")
+    add("kubectl", "kubectl", "kubectl to run", env="ONEAGENT_KUBECTL")
+    add("timeout", 30.0, "timeout of one call of kubectl", parse=flags.duration)
     parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default="table", help="for people or for programs (default table)"
+        "-o", "--output", choices=("table", "json"), default="table", help="output format (default table)"
     )
     return parser
 
@@ -119,20 +125,20 @@ def _kubectl(args: argparse.Namespace) -> Kubectl:
     return Kubectl(args.kubectl, handed, args.namespace, args.timeout)
 
 
-def _write(answer: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+def _write_json(report: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
 
 
 def _status(args: argparse.Namespace) -> int:
     from oneagent.operator.cli import output, snapshot, status
 
     with output.progress("reading the cluster") as (report_progress, _):
-        found = status.summarize(snapshot.read(_kubectl(args), time.time(), report_progress, only=status.FIELDS))
+        summary = status.summarize(snapshot.read(_kubectl(args), time.time(), report_progress, only=status.FIELDS))
     if args.output == "json":
-        _write(status.to_json(found))
+        _write_json(status.to_json(summary))
     else:
-        output.show_status(found)
-    return 0 if found.is_healthy else 1
+        output.show_status(summary)
+    return 0 if summary.is_healthy else 1
 
 
 def _why(args: argparse.Namespace) -> int:
@@ -141,13 +147,13 @@ def _why(args: argparse.Namespace) -> int:
     from oneagent.operator.cli.why import diagnose
     from oneagent.operator.cli.why import text as why_text
 
-    found = why_collect.collect_evidence(_kubectl(args), *args.pod, now=time.time())
-    verdict = diagnose.diagnose(found)
+    evidence = why_collect.collect_evidence(_kubectl(args), *args.pod, now=time.time())
+    diagnosis = diagnose.diagnose(evidence)
     if args.output == "json":
-        _write(why.to_json(found, verdict))
+        _write_json(why.to_json(evidence, diagnosis))
     else:
-        sys.stdout.write(why_text.render(found, verdict))
-    return 0 if verdict.reason in why.AS_INTENDED else 1
+        sys.stdout.write(why_text.render(evidence, diagnosis))
+    return 0 if diagnosis.reason in why.AS_INTENDED else 1
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -155,12 +161,12 @@ def _doctor(args: argparse.Namespace) -> int:
     from oneagent.operator.cli.doctor import checks
 
     with output.progress("reading the cluster") as (report_progress, _):
-        found = checks.run_checks(snapshot.read(_kubectl(args), time.time(), report_progress))
+        report = checks.run_checks(snapshot.read(_kubectl(args), time.time(), report_progress))
     if args.output == "json":
-        _write(doctor.to_json(found))
+        _write_json(doctor.to_json(report))
     else:
-        output.print_doctor_report(found)
-    return 0 if found.healthy else 1
+        output.print_doctor_report(report)
+    return 0 if report.healthy else 1
 
 
 def _archive(args: argparse.Namespace) -> int:
@@ -170,7 +176,7 @@ def _archive(args: argparse.Namespace) -> int:
     now = time.time()
     stamp = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     target = args.file or Path(f"oneagent-support-{stamp}.tar.gz")
-    wanted = collect.ArchiveOptions(tuple(args.pod), args.log_bytes)
+    options = collect.ArchiveOptions(tuple(args.pod), args.log_bytes)
     client = _kubectl(args)
     try:
         with (
@@ -178,26 +184,26 @@ def _archive(args: argparse.Namespace) -> int:
             support_archive.written(target, now) as file,
         ):
             cluster = snapshot.read(client, now, report_progress)
-            add_steps(collect.steps(cluster, wanted))
-            collect.fill(file, client, cluster, wanted, report_progress)
+            add_steps(collect.steps(cluster, options))
+            collect.fill(file, client, cluster, options, report_progress)
     except OSError as error:
         print(f"{PROGRAM}: --file: {target} can't be written: {error.strerror}", file=sys.stderr)
         return 2
     if args.output == "json":
-        _write({"format": 1, "file": str(target), "members": file.members, "problems": file.problems})
+        _write_json({"format": 1, "file": str(target), "members": file.members, "problems": file.problems})
     else:
-        missing = f"; {len(file.problems)} things could not be had, see problems.txt in it" if file.problems else ""
-        sys.stdout.write(f"{target}: {len(file.members)} files{missing}. Look into it before you send it.\n")
+        missing = f"; {len(file.problems)} parts missing, see problems.txt in it" if file.problems else ""
+        sys.stdout.write(f"{target}: {len(file.members)} files{missing}. Review it before you send it.\n")
     return 1 if file.problems else 0
 
 
 def main() -> int:
-    """The command `kubectl oneagent`."""
+    """Run `kubectl oneagent`."""
     args = make_parser().parse_args()
     try:
         exit_code: int = args.run(args)
     except KubectlError as error:
-        print(f"{PROGRAM}: the cluster can't be asked: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: no access to the cluster: {error}", file=sys.stderr)
         return 2
     return exit_code
 

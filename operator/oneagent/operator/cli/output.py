@@ -1,4 +1,4 @@
-"""The answers for people, in a terminal. The only module here that loads rich."""
+"""Tables and text for a terminal. The only module here that imports rich."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rich.table import Table
 from oneagent.operator.cli.doctor import DoctorReport, Severity
 from oneagent.operator.cli.status import NodeRow, Status
 
-_WIDTH_OF_A_FILE: Final = 160
+_FILE_WIDTH: Final = 160
 _COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
 def show_status(status: Status, file: IO[str] | None = None) -> None:
-    """One table of all nodes, one of all DynaKubes, and what needs a person."""
+    """Print a table of nodes, one of DynaKubes, and the problems."""
     console = _console(file)
     header = ("node", "driver", "registered", "versions", "views", "failures", "free", "problems")
     console.print(_table("Nodes", header, map(_node, status.nodes)))
@@ -34,7 +34,7 @@ def show_status(status: Status, file: IO[str] | None = None) -> None:
 
 
 def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> None:
-    """Each finding with its remedy below it."""
+    """Print each finding with its remedy below."""
     console = _console(file)
     for finding in report.findings:
         colour = _COLOURS[finding.severity]
@@ -43,13 +43,13 @@ def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> No
             console.print(f"         what to do: {_shown(finding.remedy)}", soft_wrap=True)
     worse = [finding for finding in report.findings if finding.severity != Severity.NOTE]
     colour = "yellow" if worse else "green"
-    result = f"{len(worse)} with something to do" if worse else "nothing needs attention"
-    console.print(f"[{colour}]Checks: {len(report.checks)}, nodes asked: {report.nodes}; {result}.[/]")
+    result = f"{len(worse)} need attention" if worse else "nothing needs attention"
+    console.print(f"[{colour}]Checks: {len(report.checks)}, nodes with a driver: {report.nodes}; {result}.[/]")
 
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """A bar on stderr, if that is a terminal: functions that tell of a step, and of how many more there are."""
+    """Show a bar on stderr, if that is a terminal; yields functions that report a step, and add further steps."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -77,7 +77,7 @@ def _console(file: IO[str] | None) -> Console:
     console = Console(file=file, highlight=False)
     if console.is_terminal:
         return console
-    return Console(file=file, highlight=False, width=_WIDTH_OF_A_FILE, color_system=None)
+    return Console(file=file, highlight=False, width=_FILE_WIDTH, color_system=None)
 
 
 def _table(title: str, header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:

@@ -1,7 +1,7 @@
-"""All that is read of a cluster, as one picture that is then judged.
+"""Snapshot of the cluster, from which status and doctor draw their conclusions.
 
-Everything is asked for next to each other. What can't be read is in `unread`, with the reason: that is something else
-than what is not there. Of Secrets only names and keys are read: kubectl is told to print nothing else.
+Everything is read in parallel. Unreadable parts are in `unread` with the reason, which differs from an object that
+does not exist. Of Secrets only names and keys are read: kubectl prints nothing else of them.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _NAMESPACES: Final = 'go-template={{range .items}}{{.metadata.namespace}}{{"\\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSnapshot:
-    """Its fields read as empty where they are named in `unread`."""
+    """State of the cluster. Fields that `unread` names are empty."""
 
     namespace: str
-    """Where the product is installed."""
+    """Namespace of the installation."""
     taken_at: float
     version: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What `kubectl version` says."""
+    """Output of `kubectl version`."""
     definition: Object | None = None
     mutating: Object | None = None
     validating: Object | None = None
@@ -50,41 +50,41 @@ class ClusterSnapshot:
     deployments: tuple[Object, ...] = ()
     daemon_sets: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
-    """Of the product's namespace."""
+    """Pods in the installation's namespace."""
     pending: tuple[Object, ...] = ()
     """Pods of any namespace that have not started."""
     dynakubes: tuple[Object, ...] = ()
     secrets: Mapping[str, frozenset[str]] = dataclasses.field(default_factory=dict)
-    """Of the product's namespace: the keys by the name, and no values."""
+    """Keys of Secrets in the installation's namespace, by name, without values."""
     injection_secrets: tuple[str, ...] = ()
-    """The namespaces that have one for pods without CSI."""
+    """Namespaces with a Secret for pods without CSI."""
     served: tuple[ServedCertificate, ...] = ()
-    """What each ready pod of the webhook serves."""
+    """Certificates of the webhook's ready pods."""
     answers: tuple[NodeReport, ...] = ()
-    """What each node with a driver's pod says."""
+    """Reports of the nodes with a driver's pod."""
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Names of fields, and why they could not be read."""
+    """Unreadable fields, and the reasons."""
 
     def deployment(self, name: str) -> Object | None:
         return next((one for one in self.deployments if k8s_objects.name(one) == name), None)
 
     @property
     def daemon_set(self) -> Object | None:
-        """The driver's."""
+        """The DaemonSet of the driver."""
         return next((one for one in self.daemon_sets if k8s_objects.name(one) == DRIVER), None)
 
     @property
     def drivers(self) -> dict[str, Object]:
-        """The driver's pods by node."""
+        """Pods of the driver by node."""
         return node_reports.driver_pods(self.pods)
 
     def component(self, name: str) -> tuple[Object, ...]:
-        """The pods of a part of the product."""
+        """Return the pods of a component."""
         return tuple(pod for pod in self.pods if k8s_objects.labels(pod).get(k8s_objects.COMPONENT) == name)
 
     @property
     def bundles(self) -> dict[str, str]:
-        """What the API server trusts the webhook by, as PEM text, by where it is told; empty where it isn't."""
+        """CA bundles by which the API server trusts the webhook, as PEM text by place; empty where none is set."""
         found = {}
         for kind, obj in (("mutating", self.mutating), ("validating", self.validating)):
             for hook in (obj or {}).get("webhooks") or ():
@@ -97,11 +97,11 @@ class ClusterSnapshot:
 def read(
     client: Kubectl, now: float, report_progress: Callable[[str], None] = lambda _: None, only: Collection[str] = ()
 ) -> ClusterSnapshot:
-    """Everything, or `only` these fields; `KubectlUnusableError` if nothing can be asked. `told` learns what has been read."""
+    """Read everything, or `only` these fields; `KubectlUnusableError` without access to the cluster."""
     found: dict[str, Any] = {}
     unread: dict[str, str] = {}
     with kubectl.thread_pool() as pool:
-        asked = {field: pool.submit(ask) for field, ask in _questions(client).items() if not only or field in only}
+        asked = {field: pool.submit(ask) for field, ask in _readers(client).items() if not only or field in only}
         for field, asking in asked.items():
             try:
                 found[field] = asking.result()
@@ -118,8 +118,8 @@ def read(
     return dataclasses.replace(cluster, answers=answers, served=tuple(_served(client, cluster)))
 
 
-def _questions(client: Kubectl) -> dict[str, Callable[[], Any]]:
-    """How each field of the picture is asked for."""
+def _readers(client: Kubectl) -> dict[str, Callable[[], Any]]:
+    """Return the function that reads each field."""
     return {
         "version": partial(version, client),
         "definition": partial(client.get, "customresourcedefinitions", DEFINITION),
@@ -140,7 +140,7 @@ def _questions(client: Kubectl) -> dict[str, Callable[[], Any]]:
 
 
 def version(client: Kubectl) -> Mapping[str, Any]:
-    """Of kubectl and the API server; `KubectlError` if one of them does not say."""
+    """Read the versions of kubectl and the API server; any `KubectlError`."""
     found: Mapping[str, Any] = json.loads(client("version", "-o", "json"))
     return found
 
@@ -156,7 +156,7 @@ def _injection_secrets(client: Kubectl) -> tuple[str, ...]:
 
 
 def _served(client: Kubectl, cluster: ClusterSnapshot) -> Iterable[ServedCertificate]:
-    """By one bundle, of which there should be no more: checks compare them."""
+    """Probe the webhook's ready pods with the first CA bundle; checks compare the bundles."""
     bundle = next((bundle for bundle in cluster.bundles.values() if bundle), "")
     ready = [k8s_objects.name(pod) for pod in cluster.component("webhook") if k8s_objects.is_ready(pod)]
     if not bundle or not ready:

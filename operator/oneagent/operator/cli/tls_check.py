@@ -1,7 +1,7 @@
-"""Which certificate a pod of the webhook serves, and whether the API server would take it.
+"""TLS check of a webhook pod: the certificate that it serves, verified as by the API server.
 
-The pod is asked by a real TLS handshake through `kubectl port-forward`, with nothing trusted but what the API server
-was told to trust. So no Secret is read, and what is checked is what counts.
+A real handshake through `kubectl port-forward` trusts the API server's CA bundle only. So no Secret is read, and the
+check covers what the API server sees.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PIECE: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class ServedCertificate:
-    """`problem` is why the API server would refuse it; `unreachable` why that could not be found out."""
+    """Certificate of a pod. `problem`: why the API server refuses it; `unreachable`: why there was no handshake."""
 
     pod: str
     not_before: float = 0.0
@@ -32,7 +32,7 @@ class ServedCertificate:
 
 
 def probe(client: Kubectl, pod: str, bundle: str, host: str) -> ServedCertificate:
-    """`bundle` is PEM text of what is trusted, `host` the name that the API server calls."""
+    """Probe a pod; `bundle` is the CA bundle as PEM text, `host` the name that the API server calls."""
     try:
         context = create_context(bundle)
     except ssl.SSLError as error:
@@ -50,16 +50,16 @@ def probe(client: Kubectl, pod: str, bundle: str, host: str) -> ServedCertificat
 
 
 def create_context(bundle: str) -> ssl.SSLContext:
-    """As the API server verifies; `ssl.SSLError` for what is no PEM text."""
+    """Return a context that verifies as the API server does; `ssl.SSLError` if the bundle is no PEM text."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Some versions of Python ask for more of a certificate than RFC 5280's implementations in API servers do.
+    # Some versions of Python require more of a certificate than Go's verification in API servers does.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.load_verify_locations(cadata=bundle)
     return context
 
 
 def is_overdue(served: ServedCertificate, now: float) -> bool:
-    """Whether it should have been renewed: that happens at two thirds of its time."""
+    """Return True if it should have been renewed, which happens at two thirds of its lifetime."""
     return now > served.not_before + 0.75 * (served.ends - served.not_before)
 
 
@@ -79,4 +79,4 @@ def _handshake(pod: str, context: ssl.SSLContext, port: int, host: str, limit_se
 
 
 def _words(stderr: bytes) -> str:
-    return stderr.decode(errors="replace").strip() or "no answer in time"
+    return stderr.decode(errors="replace").strip() or "no response in time"

@@ -73,7 +73,7 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         (
             but(served=(ServedCertificate("y", unreachable="no way"),)),
             "Certificate",
-            "can't be told: no way",
+            "unknown: no way",
             "pods/portforward",
         ),
         (but(served=(ServedCertificate("y", NOW - 90, NOW + 10),)), "Certificate", "was not renewed in time", "log"),
@@ -116,7 +116,7 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         (
             but(answers=(NodeReport(NODE, DRIVER_POD, None, "no answer within 30 s"),)),
             "Nodes",
-            "can't be asked",
+            "gives no report",
             "pods/exec",
         ),
         (
@@ -132,7 +132,7 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
             "describe",
         ),
         (but(dynakubes=(snapshots.dynakube(Tokens="Unknown"),)), "DynaKubes", "Tokens is Unknown (for ", "log"),
-        (but(secrets={}), "Tokens", "the Secret shop of DynaKube shop is not there", "create secret generic shop"),
+        (but(secrets={}), "Tokens", "the Secret shop of DynaKube shop does not exist", "create secret generic shop"),
         (but(secrets={"shop": frozenset({"other"})}), "Tokens", "has no key apiToken", "apiToken=TOKEN"),
         (but(namespaces=(snapshots.namespace("shop", team="shop"),)), "Namespaces", "its label", "NamespaceMapping"),
         (
@@ -188,7 +188,7 @@ def test_what_has_to_be_so_is_no_finding(cluster: ClusterSnapshot) -> None:
 def test_a_dynakube_without_a_spec_is_judged_like_any_other() -> None:
     bare = snapshots.obj("DynaKube", "shop", snapshots.NAMESPACE)
     found = checks.run_checks(but(dynakubes=(bare,), namespaces=())).findings
-    assert [finding.sentence for finding in found] == ["the operator has not looked at DynaKube shop yet"]
+    assert [finding.sentence for finding in found] == ["the operator has not reconciled DynaKube shop yet"]
     (row,) = status.summarize(but(dynakubes=(bare,))).dynakubes
     assert (row.mode, row.ready) == ("", False)
 

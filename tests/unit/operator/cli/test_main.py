@@ -203,7 +203,7 @@ def test_what_a_node_calls_a_pod_becomes_neither_a_flag_nor_a_path(run: Any, fol
 def test_an_archive_names_what_it_lacks(run: Any, folder: Folder, tmp_path: Path) -> None:
     folder.refuses("services")
     target = tmp_path / "support.tar.gz"
-    assert "could not be had" in run("support-archive", f"--file={target}", code=1)
+    assert "parts missing" in run("support-archive", f"--file={target}", code=1)
     problems = archived(target)["problems.txt"]
     assert "services is forbidden" in problems
     assert "is waiting to start" in problems

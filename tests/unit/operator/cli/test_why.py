@@ -70,7 +70,7 @@ def of(found: Evidence, **changed: Any) -> Evidence:
         (
             of(PLAIN, decision=Decision(False, "NotSynced", ())),
             "NotSynced",
-            "could decide nothing",
+            "reached no decision",
             "log of oneagent-webhook",
         ),
         (
@@ -96,12 +96,12 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "0/3 nodes",
             "describe",
         ),
-        (of(GOOD, phase="Succeeded"), "Ended", "has ended (Succeeded)", "one that runs"),
+        (of(GOOD, phase="Succeeded"), "Ended", "has ended (Succeeded)", "running pod"),
         (of(GOOD, driver="", on_node=None), "NoDriver", "its node worker-1 has no pod of the driver", "doctor"),
         (
             of(GOOD, on_node=None, node_problem="no answer"),
             "NodeUnreachable",
-            "can't be asked for the rest: no answer",
+            "gives no report: no answer",
             "pods/exec",
         ),
         (
@@ -110,7 +110,12 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "it runs without, on node",
             "do it",
         ),
-        (of(GOOD, on_node=on_node("NoVolume")), "NotPublished", "kubelet on node worker-1 has not asked", "doctor"),
+        (
+            of(GOOD, on_node=on_node("NoVolume")),
+            "NotPublished",
+            "kubelet on node worker-1 has not requested its volume",
+            "doctor",
+        ),
         (
             of(GOOD, on_node=on_node("NoProcess"), troubles=("shop: ErrImagePull",)),
             "NotStarted",
@@ -124,7 +129,7 @@ def of(found: Evidence, **changed: Any) -> Evidence:
                 init=InitContainer("waiting", "CrashLoopBackOff", "the volume is empty.", ""),
             ),
             "InstallFailed",
-            "can't start yet; its init container says: the volume is empty",
+            "can't start yet; its init container reports: the volume is empty",
             "What the init container says",
         ),
         (ITSELF, "Installed", "its init container has installed it", ""),

@@ -1,11 +1,11 @@
-"""What is wrong with the installation, and what to do: the shapes of it, and the order of the checks.
+"""Problems of the installation and their remedies.
 
-    definitions    the CRD, webhook configurations, and the certificates behind them
-    workloads      operator, webhook and driver: ready, of one release, images pulled, let into their namespace
-    nodes          a driver on every node, registered, and what each node says of itself
-    dynakubes      conditions, tokens, labels of namespaces, and what was left behind
+    webhook_configuration  CRD, webhook configurations, and their certificates
+    workloads              operator, webhook and driver: ready, of one release, images pulled, admitted
+    nodes                  driver on every node, registered, and the nodes' own problems
+    dynakubes              conditions, tokens, labels of namespaces, leftovers
 
-Each check is a function of the whole picture. One whose fields could not be read is left out, and that is a finding.
+Each check is a function of the snapshot. A check whose fields are unreadable is skipped, which is a finding.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Severity(enum.StrEnum):
     ERROR = "error"
     """Something does not work."""
     WARNING = "warning"
-    """It works, or that can't be told; somebody should look."""
+    """It works, or that is unknown; an administrator should check."""
     NOTE = "note"
-    """Good to know; nothing has to be done."""
+    """For information; nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Finding:
 class DoctorReport:
     findings: tuple[Finding, ...]
     checks: tuple[str, ...]
-    """What was looked at."""
+    """Checks that were run."""
     nodes: int
 
     @property

@@ -26,7 +26,7 @@ class Check:
     name: str
     run: Callable[[ClusterSnapshot], Iterable[Finding]]
     needs: tuple[str, ...]
-    """Fields of the picture."""
+    """Fields of the snapshot."""
 
 
 CHECKS: Final = (
@@ -64,5 +64,5 @@ def _unread(cluster: ClusterSnapshot) -> Iterator[Finding]:
         yield warning(
             "Unread",
             f"{field.replace('_', ' ')} can't be read{left_out}: {why}",
-            "ask with an account that may read them; or, if there was no answer, with a longer --timeout",
+            "use an account that may read them; or, after a timeout, a longer --timeout",
         )

@@ -1,4 +1,4 @@
-"""DynaKubes: what the operator says of them, their tokens, whose the namespaces are, and what was left behind."""
+"""DynaKubes: their conditions, tokens, namespaces, and leftovers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 TOKEN_KEY: Final = "apiToken"  # noqa: S105
 _OTHER_KEY: Final = "paasToken"
-PATIENCE_SECONDS: Final = 300.0
-"""What is on its way for longer than this is worth a look."""
+GRACE_SECONDS: Final = 300.0
+"""Age from which pending work is a warning."""
 _SUMMARY: Final = "Ready"
 
 
 def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """The operator's own sentences, which have their remedies; tenants that can't be reached are among them."""
+    """Report the operator's conditions, unreachable tenants among them."""
     name = "DynaKubes"
     if not cluster.dynakubes:
         yield note(name, f"there is no DynaKube in the namespace {cluster.namespace}")
     for kube in cluster.dynakubes:
         shown, found = f"DynaKube {k8s_objects.name(kube)}", k8s_objects.conditions(kube)
         if not found:
-            yield warning(name, f"the operator has not looked at {shown} yet", "see whether the operator runs")
+            yield warning(name, f"the operator has not reconciled {shown} yet", "check that the operator runs")
         for kind, condition in found.items():
             if kind == _SUMMARY:
                 continue
@@ -35,14 +35,14 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
             said = f"{shown}: {kind}: {condition.get('message', '')}"
             if condition.get("status") == "False":
                 yield error(name, said, f"kubectl -n {cluster.namespace} describe dynakube {k8s_objects.name(kube)}")
-            elif condition.get("status") != "True" and since > PATIENCE_SECONDS:
-                yield warning(name, f"{said} (for {since / 60:.0f} min)", "the operator's log says what it waits for")
+            elif condition.get("status") != "True" and since > GRACE_SECONDS:
+                yield warning(name, f"{said} (for {since / 60:.0f} min)", "the operator's log has the reason")
             elif condition.get("status") != "True":
                 yield note(name, said)
 
 
 def tokens(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """Only whether the Secret and its key are there; whether the tenant takes the token is in a condition."""
+    """Check that the Secret and its key exist; the tenant's verdict on the token is in a condition."""
     name = "Tokens"
     for kube in cluster.dynakubes:
         spec = kube.get("spec") or {}
@@ -52,15 +52,15 @@ def tokens(cluster: ClusterSnapshot) -> Iterator[Finding]:
         create = f"kubectl -n {cluster.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
         who = f"the Secret {secret} of DynaKube {k8s_objects.name(kube)}"
         if secret not in cluster.secrets:
-            yield error(name, f"{who} is not there: no version can be fetched", create)
+            yield error(name, f"{who} does not exist: no version can be downloaded", create)
         elif not cluster.secrets[secret] & {TOKEN_KEY, _OTHER_KEY}:
             yield error(
-                name, f"{who} has no key {TOKEN_KEY}: no version can be fetched", f"delete the Secret, and {create}"
+                name, f"{who} has no key {TOKEN_KEY}: no version can be downloaded", f"delete the Secret, and {create}"
             )
 
 
 def claims(cluster: ClusterSnapshot) -> tuple[list[namespace_mapping.Claim], list[FieldError]]:
-    """What DynaKubes say of namespaces; and what of it can't be understood."""
+    """Return the DynaKubes' claims to namespaces, and the invalid ones."""
     found, wrong = [], []
     for kube in cluster.dynakubes:
         if k8s_objects.is_deleting(kube):
@@ -75,7 +75,7 @@ def claims(cluster: ClusterSnapshot) -> tuple[list[namespace_mapping.Claim], lis
 def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Namespaces"
     wanted, wrong = claims(cluster)
-    yield from (error(name, f"a selector of a DynaKube can't be used: {one}", "correct that field") for one in wrong)
+    yield from (error(name, f"invalid selector of a DynaKube: {one}", "correct that field") for one in wrong)
     if wrong:
         return
     for namespace in cluster.namespaces:
@@ -91,7 +91,7 @@ def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """What should have gone with a DynaKube."""
+    """Find objects that should have been removed with a DynaKube."""
     name = "Leftovers"
     wanted, wrong = claims(cluster)
     known = {k8s_objects.name(kube) for kube in cluster.dynakubes}
@@ -104,7 +104,7 @@ def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
         why = "no DynaKube selects it any more" if has in known else f"there is no DynaKube {has}"
         yield warning(
             name, f"namespace {shown} has the label {namespace_mapping.LABEL}={has}, but {why}",
-            "the operator takes it off: does it run? If it is uninstalled: "
+            "check that the operator runs, which removes it. After an uninstall: "
                 f"kubectl label namespace {shown} {namespace_mapping.LABEL}-",
         )  # fmt: skip
     for one in cluster.injection_secrets:
@@ -116,10 +116,12 @@ def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def _labelled(owner: str) -> str:
-    return f"the operator labels it within seconds: does it run? The condition NamespaceMapping of {owner} says more"
+    return (
+        f"check that the operator runs, which labels it within seconds, and the condition NamespaceMapping of {owner}"
+    )
 
 
 def claimants(cluster: ClusterSnapshot, namespace: Object) -> list[str]:
-    """The DynaKubes whose selectors match a namespace, whether or not it is ignored."""
+    """Return the DynaKubes whose selectors match a namespace, even if it is ignored."""
     found, _ = claims(cluster)
     return [one.dynakube for one in found if any(each.matches(k8s_objects.labels(namespace)) for each in one.selectors)]

@@ -1,4 +1,4 @@
-"""A driver on every node, registered with kubelet, and what each node says of itself."""
+"""Driver on every node, registered with kubelet, and the problems that each node reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _EXPECTED: Final[Mapping[str, Any]] = {
-    "attachRequired": (False, "pods would wait for a controller that attaches volumes, and there is none"),
+    "attachRequired": (False, "pods would wait for an attach controller, and there is none"),
     "podInfoOnMount": (True, "the driver does not learn which pod a volume is for"),
     "volumeLifecycleModes": (["Ephemeral"], "kubelet refuses the volumes of pods"),
 }
@@ -23,7 +23,7 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """The CSIDriver object and the DaemonSet: either both are there or none is."""
     name, found = "Driver", cluster.csi_driver
     if found is None and cluster.daemon_set is None:
-        yield note(name, "the node driver is not installed: pods fetch their agent by themselves")
+        yield note(name, "the node driver is not installed: pods download their agent in an init container")
         return
     if found is None:
         yield error(
@@ -46,7 +46,7 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """Nodes where a pod with a volume would wait for ever, unless the DaemonSet is not meant for them."""
+    """Find nodes where a pod with a volume would wait forever; those that the DaemonSet leaves out are notes."""
     name, daemon_set = "NodesWithoutDriver", cluster.daemon_set
     if daemon_set is None:
         return
@@ -79,7 +79,7 @@ def registration(cluster: ClusterSnapshot) -> Iterator[Finding]:
     for node, pod in cluster.drivers.items():
         if k8s_objects.is_ready(pod) and node not in listed:
             yield error(
-                "Registration", f"kubelet on node {node} does not know the driver: its CSINode does not list it",
+                "Registration", f"the driver is not registered with kubelet on node {node}: its CSINode does not list it",
                 f"kubectl -n {cluster.namespace} logs {k8s_objects.name(pod)} -c registrar. Kubelet's root directory may "
                 "be another than csidriver.kubeletPath",
             )  # fmt: skip
@@ -90,7 +90,7 @@ def answers(cluster: ClusterSnapshot) -> Iterator[Finding]:
     for answer in cluster.answers:
         if answer.status is None:
             yield warning(
-                name, f"node {answer.node} can't be asked: {answer.problem}",
+                name, f"node {answer.node} gives no report: {answer.problem}",
                 f"see pod {answer.pod} and its container server; the right to create pods/exec is needed",
             )  # fmt: skip
             continue
@@ -105,8 +105,8 @@ def _unready(name: str, node: str, pod: Object) -> Finding:
     shown = k8s_objects.name(pod)
     if k8s_objects.is_deleting(pod):
         return warning(
-            name, f"the driver's pod on node {node} is ending",
-            "it stays until no pod on the node has a volume any more, if the driver was uninstalled",
+            name, f"the driver's pod on node {node} is terminating",
+            "after an uninstall it stays until no pod on the node has a volume",
         )  # fmt: skip
     found = "; ".join(f"{one.container} {one.reason} {one.message}".strip() for one in k8s_objects.troubles(pod))
     return error(

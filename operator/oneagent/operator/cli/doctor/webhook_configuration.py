@@ -1,4 +1,4 @@
-"""The CRD, the webhook configurations, and whether the API server can trust the webhook behind both."""
+"""CRD, webhook configurations, and the API server's trust in the webhook."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from oneagent.operator.cli.doctor import Finding, error, note, warning
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _APPLY: Final = "apply the manifests or the chart again"
-_WHO_TRUSTS: Final = (
-    "the operator puts it in within seconds: see whether it runs and leads, and whether another tool takes it away; "
-    "with cert-manager see its cainjector"
+_CA_BUNDLE: Final = (
+    "the operator adds it within seconds: check that it runs and leads, and that no other tool removes it; "
+    "with cert-manager check its cainjector"
 )
 
 
@@ -50,13 +50,13 @@ def trust(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name, bundles = "Trust", cluster.bundles
     for place, bundle in bundles.items():
         if not bundle:
-            yield error(name, f"the API server can't trust the {place}: it has no caBundle", _WHO_TRUSTS)
+            yield error(name, f"the API server can't trust the {place}: it has no caBundle", _CA_BUNDLE)
     if len({bundle.strip() for bundle in bundles.values() if bundle}) > 1:
         yield warning(
             name,
             "the webhook configurations and the CRD have different caBundles: "
             f"{', '.join(place for place, bundle in bundles.items() if bundle)}",
-            f"{_WHO_TRUSTS}. It passes by itself if a CA is being renewed",
+            f"{_CA_BUNDLE}. It resolves itself while a CA is being renewed",
         )
 
 
@@ -66,18 +66,18 @@ def certificate(cluster: ClusterSnapshot) -> Iterator[Finding]:
         who = f"pod {served.pod} of the webhook"
         if served.unreachable:
             yield warning(
-                name, f"which certificate {who} serves can't be told: {served.unreachable}",
-                "the right to create pods/portforward is needed, and a way to the node",
+                name, f"certificate of {who} unknown: {served.unreachable}",
+                "it needs the permission to create pods/portforward, and a network path to the node",
             )  # fmt: skip
         elif served.problem:
             yield error(
                 name, f"the API server refuses the certificate of {who}: {served.problem}",
-                "delete the Secret oneagent-webhook-certs, which the operator then makes anew, and see its log if it "
-                "does not; with cert-manager see the Certificate",
+                "delete the Secret oneagent-webhook-certs: the operator recreates it, or logs why not; with cert-manager "
+                "check the Certificate",
             )  # fmt: skip
         elif tls_check.is_overdue(served, cluster.taken_at):
             hours = (served.ends - cluster.taken_at) / 3600
             yield warning(
-                name, f"the certificate of {who} ends in {hours:.1f} h and was not renewed in time",
-                "the operator renews it at two thirds of its time: its log and Events say what is in the way",
+                name, f"the certificate of {who} expires in {hours:.1f} h and was not renewed in time",
+                "the operator renews it at two thirds of its lifetime: its log and Events have the reason",
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Operator, webhook and driver as workloads: ready, of one release, with their images, let into their namespace."""
+"""Operator, webhook and driver as workloads: ready, of one release, images pulled, admitted to their namespace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oneagent.operator.cli.kubectl import Object
 from oneagent.operator.cli.snapshot import ClusterSnapshot
 
 _EFFECTS: Final = {
-    snapshot.OPERATOR: "DynaKubes are not looked after, and certificates are not renewed",
+    snapshot.OPERATOR: "DynaKubes are not reconciled, and certificates are not renewed",
     snapshot.WEBHOOK: "new pods start without their agent",
 }
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
-_PULL: Final = "see that the image's name is right and that the node may pull it"
+_PULL: Final = "check the image's name, and that the node may pull it"
 
 
 def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
@@ -26,7 +26,7 @@ def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
         if found is None:
             yield error(
                 name, f"the Deployment {wanted} is not in the namespace {cluster.namespace}: {effect}",
-                "install it; or name the namespace that it is in with --namespace",
+                "install it; or set --namespace to its namespace",
             )  # fmt: skip
             continue
         replicas, ready = found["spec"].get("replicas", 1), k8s_objects.status(found).get("readyReplicas", 0)
@@ -45,7 +45,7 @@ def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def release(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """All parts are of one image, but for the time of an upgrade."""
+    """Compare the images of all components, which differ only during an upgrade."""
     images: dict[str, set[str]] = {}
     for workload in (*cluster.deployments, *cluster.daemon_sets):
         if k8s_objects.name(workload) in (*_EFFECTS, snapshot.DRIVER):
@@ -53,7 +53,7 @@ def release(cluster: ClusterSnapshot) -> Iterator[Finding]:
                 images.setdefault(container["image"], set()).add(k8s_objects.name(workload))
     if len(images) > 1:
         shown = "; ".join(f"{', '.join(sorted(who))}: {image}" for image, who in sorted(images.items()))
-        yield warning("Release", f"the parts are of different images: {shown}", "bring all of them to one release")
+        yield warning("Release", f"the components have different images: {shown}", "upgrade all of them to one release")
 
 
 def pod_security(cluster: ClusterSnapshot) -> Iterator[Finding]:
@@ -67,21 +67,21 @@ def pod_security(cluster: ClusterSnapshot) -> Iterator[Finding]:
 
 
 def images(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """Of our own pods, and of the init container that we put into others."""
+    """Find images that can't be pulled, of own pods and of injected init containers."""
     name = "Images"
     for pod in cluster.pods:
         for trouble in k8s_objects.troubles(pod):
-            if trouble.pulling:
+            if trouble.is_image_pull:
                 yield error(
-                    name, f"the image of container {trouble.container} of pod {k8s_objects.full_name(pod)} can't be had: "
+                    name, f"the image of container {trouble.container} of pod {k8s_objects.full_name(pod)} can't be pulled: "
                     f"{trouble.message or trouble.reason}", _PULL,
                 )  # fmt: skip
     for pod in cluster.pending:
         for trouble in k8s_objects.troubles(pod):
-            if trouble.pulling and trouble.container == contract.INIT_CONTAINER:
+            if trouble.is_image_pull and trouble.container == contract.INIT_CONTAINER:
                 yield error(
                     name, f"pod {k8s_objects.full_name(pod)} can't start: the image of its init container "
-                    f"{trouble.container} can't be had: {trouble.message or trouble.reason}",
+                    f"{trouble.container} can't be pulled: {trouble.message or trouble.reason}",
                     f"{_PULL}, by a pull secret of the pod's service account or of the node; docs/injection.md has "
                     "the limits",
                 )  # fmt: skip

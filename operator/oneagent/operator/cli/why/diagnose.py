@@ -1,6 +1,6 @@
-"""What follows from what was seen of a pod: one sentence, and what to do. Pure.
+"""Diagnosis of a pod from its evidence: a reason, a sentence, a remedy. Pure.
 
-In the order in which things happen to a pod: the webhook decides, the scheduler finds a node, the driver mounts, the
+In the order of a pod's life: the webhook decides, the scheduler finds a node, the driver mounts, the
 init container checks or installs, the processes load.
 """
 
@@ -15,13 +15,13 @@ from oneagent.common.node_report import Diagnosis
 from oneagent.operator.cli.why import Evidence, InitContainer, NamespaceOwner, Reason
 
 _SKIPS: Final = {skip.reason: skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)}
-_RESTART: Final = "then restart its workload: a pod that runs is never changed"
+_RESTART: Final = "then restart its workload: a running pod is never changed"
 NO_VOLUME, NO_PROCESS = "NoVolume", "NoProcess"
-"""Verdicts of the node that the cluster knows more about."""
+"""Reasons of the node that the cluster's evidence refines."""
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The diagnosis on a pod."""
+    """Diagnose a pod."""
     if not evidence.exists:
         return _no_pod(evidence)
     if evidence.decision.injected is False and evidence.decision.reason:
@@ -40,7 +40,7 @@ def _who(evidence: Evidence) -> str:
 def _no_pod(evidence: Evidence) -> Diagnosis:
     if evidence.unread:
         return Diagnosis(
-            Reason.NO_POD, f"{_who(evidence)} can't be read: {evidence.unread[0]}", "ask with an account that may"
+            Reason.NO_POD, f"{_who(evidence)} can't be read: {evidence.unread[0]}", "use an account that may read it"
         )
     there = "" if evidence.owner is not None else f": there is no namespace {evidence.namespace}"
     return Diagnosis(
@@ -51,35 +51,37 @@ def _no_pod(evidence: Evidence) -> Diagnosis:
 
 
 def _skipped(evidence: Evidence) -> Diagnosis:
-    """The webhook has said why it left the pod as it is."""
+    """The webhook's annotation has the reason."""
     reason = evidence.decision.reason
     skip = _SKIPS.get(reason)
-    why = skip.why if skip is not None else "the webhook could decide nothing about it"
-    remedy = skip.remedy if skip is not None else "see the log of oneagent-webhook"
+    why = skip.why if skip is not None else "the webhook reached no decision"
+    remedy = skip.remedy if skip is not None else "check the log of oneagent-webhook"
     told = next((event.message for event in evidence.events if event.reason in (reason, "InjectionFailed")), "")
     if reason in (skip_reasons.OPTED_OUT.reason, skip_reasons.CONTAINERS_EXCLUDED.reason):
         wishes = [asked for asked in evidence.decision.asked if asked.lower().endswith('"false"')]
         why += f" ({', '.join(wishes)})" if wishes else ""
-        remedy = "if that is not wanted, take the annotation out of its workload's pod template"
+        remedy = "to inject it, remove the annotation from its workload's pod template"
     elif reason == skip_reasons.NOT_AUTOMATIC.reason:
-        remedy = 'dynatrace.com/inject: "true" on its workload\'s pod template asks for it'
+        remedy = 'dynatrace.com/inject: "true" on its workload\'s pod template requests it'
     elif reason == skip_reasons.HOST_NETWORK.reason:
-        remedy = 'oneagent.dynatrace.com/inject: "true" on its workload\'s pod template asks for it'
+        remedy = 'oneagent.dynatrace.com/inject: "true" on its workload\'s pod template requests it'
     if told:
         why += f". The webhook's Event: {told}"
     return Diagnosis(reason, f"{_who(evidence)} was not injected: {why}", f"{remedy}; {_RESTART}" if remedy else "")
 
 
 def _not_injected(evidence: Evidence) -> Diagnosis:
-    """Nothing of ours is in it, and nothing says why."""
+    """Neither injected nor annotated with a reason."""
     owner = evidence.owner
     if evidence.mirror:
         return Diagnosis(
             skip_reasons.MIRROR_POD.reason, f"{_who(evidence)} was not injected: {skip_reasons.MIRROR_POD.why}"
         )
     if owner is None:
-        reason = "; ".join(evidence.unread) or "its namespace is not there"
-        return Diagnosis(Reason.WEBHOOK_NOT_CALLED, f"{_who(evidence)} was not injected; why can't be told: {reason}")
+        reason = "; ".join(evidence.unread) or "its namespace does not exist"
+        return Diagnosis(
+            Reason.WEBHOOK_NOT_CALLED, f"{_who(evidence)} was not injected, for an unknown reason: {reason}"
+        )
     if owner.label or owner.owner:
         return _not_asked(evidence, owner)
     start = f"{_who(evidence)} was not injected: "
@@ -112,20 +114,20 @@ def _not_asked(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
     if not owner.label:
         return Diagnosis(
             Reason.WEBHOOK_NOT_CALLED,
-            f"{start}the namespace has no label {namespace_mapping.LABEL}, so the webhook is not asked",
-            "the operator labels it within seconds: does it run? kubectl oneagent doctor says more",
+            f"{start}the namespace has no label {namespace_mapping.LABEL}, so the webhook is not called",
+            "the operator labels it within seconds: run kubectl oneagent doctor to check that it runs",
         )
     if evidence.webhook_ready == 0:
         return Diagnosis(
             Reason.WEBHOOK_NOT_CALLED,
-            f"{start}the webhook was not asked when it was created, and no pod of the webhook is ready now",
-            f"kubectl oneagent doctor says what is wrong with the webhook. Put that right, {_RESTART}",
+            f"{start}the webhook was not called when it was created, and no pod of the webhook is ready now",
+            f"run kubectl oneagent doctor, solve the webhook's problem, {_RESTART}",
         )
     return Diagnosis(
         Reason.WEBHOOK_NOT_CALLED,
-        f"{start}the webhook was not asked when it was created: the pod is older than the namespace's label, or the "
-        "webhook was away then",
-        "restart its workload. If the new pod has none either, see what kubectl oneagent doctor says of the webhook",
+        f"{start}the webhook was not called when it was created: the pod is older than the namespace's label, or the "
+        "webhook was unavailable",
+        "restart its workload. If the new pod is not injected either, check the webhook with kubectl oneagent doctor",
     )
 
 
@@ -137,30 +139,30 @@ def _by_driver(evidence: Evidence) -> Diagnosis:
         return Diagnosis(
             Reason.NO_DRIVER,
             f"{who} was injected, but its node {evidence.node} has no pod of the driver",
-            "kubectl oneagent doctor names the nodes without a driver, and why",
+            "run kubectl oneagent doctor for nodes without a driver",
         )
     if evidence.on_node is None:
-        see = f"see pod {evidence.driver} and its container server; " if evidence.driver else ""
+        see = f"check pod {evidence.driver} and its container server; " if evidence.driver else ""
         right = "create pods/exec" if evidence.driver else "list the pods of the driver, and to create pods/exec,"
         return Diagnosis(
             Reason.NODE_UNREACHABLE,
-            f"{who} was injected; its node {evidence.node} can't be asked for the rest: {evidence.node_problem}",
-            f"{see}the right to {right} is needed",
+            f"{who} was injected; its node {evidence.node} gives no report: {evidence.node_problem}",
+            f"{see}it needs the permission to {right}",
         )
     return _on_node(evidence, evidence.on_node.diagnosis)
 
 
 def _on_node(evidence: Evidence, on_node: Diagnosis) -> Diagnosis:
-    """What the node says, unless the cluster knows more."""
+    """Return the node's diagnosis, unless the cluster's evidence refines it."""
     reason = on_node.reason
     if evidence.init is not None and evidence.init.state != "done" and evidence.init.message:
         return _failed(evidence, evidence.init)
     if reason == NO_VOLUME:
         return Diagnosis(
             Reason.NOT_PUBLISHED,
-            f"{_who(evidence)} was injected, and kubelet on node {evidence.node} has not asked the driver for its volume yet",
+            f"{_who(evidence)} was injected, and kubelet on node {evidence.node} has not requested its volume yet",
             f"kubectl -n {evidence.namespace} describe pod {evidence.pod} shows what kubelet waits for; kubectl oneagent "
-            "doctor says whether it knows the driver",
+            "doctor checks that the driver is registered",
         )
     if reason == NO_PROCESS and evidence.troubles:
         return _not_started(evidence)
@@ -170,7 +172,9 @@ def _on_node(evidence: Evidence, on_node: Diagnosis) -> Diagnosis:
 def _before_the_node(evidence: Evidence) -> Diagnosis | None:
     who = _who(evidence)
     if evidence.phase in ("Succeeded", "Failed"):
-        return Diagnosis(Reason.ENDED, f"{who} was injected, and has ended ({evidence.phase})", "look at one that runs")
+        return Diagnosis(
+            Reason.ENDED, f"{who} was injected, and has ended ({evidence.phase})", "diagnose a running pod"
+        )
     if not evidence.node:
         scheduling = f": {evidence.scheduling}" if evidence.scheduling else ""
         return Diagnosis(
@@ -182,13 +186,12 @@ def _before_the_node(evidence: Evidence) -> Diagnosis | None:
 
 
 def _by_itself(evidence: Evidence, init: InitContainer) -> Diagnosis:
-    """Without the driver: its init container downloads the agent."""
+    """Diagnose a pod without the driver, whose init container downloads the agent."""
     who = _who(evidence)
     if init.state == "done" and not init.message:
         return Diagnosis(
             Reason.INSTALLED,
-            f"{who} has its agent: its init container has installed it. Whether processes have loaded it is not seen "
-            "without a driver",
+            f"{who} has its agent: its init container has installed it. Without a driver its processes are not visible",
         )
     if init.message:
         return _failed(evidence, init)
@@ -203,8 +206,8 @@ def _failed(evidence: Evidence, init: InitContainer) -> Diagnosis:
     effect = "runs without its agent" if init.state == "done" else "can't start yet"
     return Diagnosis(
         Reason.INSTALL_FAILED,
-        f"{_who(evidence)} {effect}; its init container says: {init.message.rstrip('.')}",
-        'docs/injection.md, "What the init container says", has what to do for each message',
+        f"{_who(evidence)} {effect}; its init container reports: {init.message.rstrip('.')}",
+        'docs/injection.md, "What the init container says", has the remedy for each message',
     )
 
 

@@ -20,15 +20,15 @@ def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
         yield f"What to do: {diagnosis.remedy}."
     yield ""
     if evidence.exists:
-        yield f"pod        {evidence.phase or 'not known'}, {f'on node {evidence.node}' if evidence.node else 'on no node'}"
+        yield f"pod        {evidence.phase or 'not known'}, {f'on node {evidence.node}' if evidence.node else 'not scheduled'}"
     if evidence.owner is not None:
-        owner = f"{evidence.owner.owner}'s" if evidence.owner.owner else "nobody's"
-        yield f"namespace  label says {evidence.owner.label or 'nothing'}, by the selectors {owner}"
+        owner = f"{evidence.owner.owner}'s" if evidence.owner.owner else "no DynaKube's"
+        yield f"namespace  label {evidence.owner.label or 'none'}, by selectors {owner}"
     if evidence.decision.injected is not None:
         why = f" ({evidence.decision.reason})" if evidence.decision.reason else ""
         yield f"webhook    {'injected' if evidence.decision.injected else f'not injected{why}'}"
     for asked in evidence.decision.asked:
-        yield f"asked for  {asked}"
+        yield f"annotation {asked}"
     if (init := evidence.init) is not None:
         reason, message = f" ({init.reason})" if init.reason else "", f": {init.message}" if init.message else ""
         yield f"init       {init.state}{reason}{message}"
