@@ -56,7 +56,7 @@ class Settings:
     """Registries that may be contacted for images."""
     startup_taint: Taint | None = None
     """Removed from nodes that are ready for DynaKubes; None to leave nodes alone."""
-    startup_patience_seconds: float = 600.0
+    startup_taint_timeout_seconds: float = 600.0
     """Time after which an Event reports why a node still has the taint."""
 
 
@@ -176,7 +176,7 @@ class Controller:
     def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:
             return None
-        timeout = self._settings.startup_patience_seconds
+        timeout = self._settings.startup_taint_timeout_seconds
         return StartupTaintController(
             self._api, self._settings.namespace, self.cache, taint, self._events.record, timeout_seconds=timeout
         )

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The operator's flags; `--help` tells what each is."""
+    """Configuration from flags; see `--help`."""
 
     namespace: str
     identity: str
@@ -41,53 +41,65 @@ class Config:
     lease_seconds: float
     api_version: str
     package_address: str
-    package_folder: Path
+    package_directory: Path
     package_budget_bytes: int
     service: str
     certificates: str
     registries: Registries
     startup_taint: taint.Taint | None
-    startup_patience_seconds: float
+    startup_taint_timeout_seconds: float
     metrics_address: str
     log_format: logs.Format
     log_level: str
 
 
 def parse(arguments: list[str] | None = None) -> Config:
-    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.create_parser("oneagent-operator", "Keeps what DynaKubes want on the cluster.")
+    """Parse flags and environment; an invalid value ends the process with a message."""
+    parser = flags.create_parser(
+        "oneagent-operator", "Reconciles DynaKubes: agent versions, namespaces, host agents and certificates."
+    )
     add = flags.adder(parser)
-    add("namespace", "dynatrace", "namespace of the DynaKubes, and of what belongs to them", env="POD_NAMESPACE")
-    add("identity", "", "name of this process in the Lease; the host's if empty", env="POD_NAME")
-    add("lease", "oneagent-operator", "name of the Lease that one operator at a time holds")
-    add("lease-duration", 30.0, "how long after a holder's end another one waits", parse=flags.duration)
-    add("api-version", "v1beta6", "the version in which DynaKubes are read and written")
+    add("namespace", "dynatrace", "namespace of the DynaKubes and their objects", env="POD_NAMESPACE")
+    add("identity", "", "name of this process in the Lease; the host name if empty", env="POD_NAME")
+    add("lease", "oneagent-operator", "name of the Lease for leader election")
+    add(
+        "lease-duration",
+        30.0,
+        "time without renewal after which another replica takes the Lease, at least 3s",
+        parse=flags.duration,
+    )
+    add("api-version", "v1beta6", "API version in which DynaKubes are read and written")
     add(
         "package-address",
         "",
-        "host:port to serve agent packages on, for pods and nodes; none if empty",
+        "host:port of the package server, for pods and nodes; none if empty",
         parse=flags.address,
     )
-    add("package-folder", Path("/packages"), "folder for packages; this process' own", parse=flags.absolute_path)
-    add("package-budget", 4 << 30, "most bytes of packages, e.g. 10Gi", parse=flags.size)
-    add("service", "oneagent-operator", "name of the Service by which pods and nodes reach the packages")
+    add(
+        "package-directory",
+        Path("/packages"),
+        "directory of cached packages; one per replica",
+        parse=flags.absolute_path,
+    )
+    add("package-budget", 4 << 30, "size limit of cached packages, e.g. 10Gi", parse=flags.size)
+    add("service", "oneagent-operator", "name of the Service of the package server")
     add(
         "certificates",
         "self",
-        "who makes the webhook's certificates: self, cert-manager, or none to leave all of that alone",
+        "issuer of the webhook's certificates: self, cert-manager, or none to leave certificates unmanaged",
         choices=("self", "cert-manager", "none"),
     )
     hosts.add_flags(add)
     add(
         "startup-taint",
         "",
-        "KEY:EFFECT of the taint that nodes come with, removed when they have what DynaKubes want; none if empty",
+        "KEY:EFFECT of the taint on new nodes, removed when all versions for DynaKubes are there; none if empty",
         parse=flags.checked(taint.parse),
     )
     add(
-        "startup-patience",
+        "startup-taint-timeout",
         600.0,
-        "how long a node may have the startup taint before an Event tells why, and one without a driver's pod keeps it",
+        "time after which an Event reports why a node has the startup taint, and a node without a driver pod loses it",
         parse=flags.duration,
     )
     add(
@@ -107,13 +119,13 @@ def parse(arguments: list[str] | None = None) -> Config:
         lease_seconds=given.lease_duration,
         api_version=given.api_version,
         package_address=given.package_address,
-        package_folder=given.package_folder,
+        package_directory=given.package_directory,
         package_budget_bytes=given.package_budget,
         service=given.service,
         certificates=given.certificates,
         registries=hosts.from_flags(given),
         startup_taint=given.startup_taint,
-        startup_patience_seconds=given.startup_patience,
+        startup_taint_timeout_seconds=given.startup_taint_timeout,
         metrics_address=given.metrics_address,
         log_format=given.log_format,
         log_level=given.log_level,
@@ -121,7 +133,7 @@ def parse(arguments: list[str] | None = None) -> Config:
 
 
 async def run(config: Config) -> int:
-    """Wait for the Lease, work, and stop at SIGTERM or when the Lease is lost. The exit code."""
+    """Lead while the Lease is held; return the exit code after SIGTERM or when the Lease is lost."""
     server = api.Api(await api.connect())
     lease = leader_election.Settings(
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
@@ -136,7 +148,7 @@ async def run(config: Config) -> int:
         certificates=_certificates(config),
         registries=config.registries,
         startup_taint=config.startup_taint,
-        startup_patience_seconds=config.startup_patience_seconds,
+        startup_taint_timeout_seconds=config.startup_taint_timeout_seconds,
     )
     controller = Controller(server, work, Metrics(prometheus_client.REGISTRY))
     tasks = []
@@ -146,16 +158,16 @@ async def run(config: Config) -> int:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.close)
         if config.metrics_address:
-            # Whoever waits for the Lease has nothing else to do, and does that well.
+            # A replica that waits for the Lease is ready.
             host, port = _address(config.metrics_address)
             health_server = health.HealthServer(host, port, lambda: controller.problem if election.is_leader else "")
             await stack.enter_async_context(health_server)
-        log.info("operating", extra=logs.facts(namespace=config.namespace, identity=config.identity))
+        log.info("operator started", extra=logs.facts(namespace=config.namespace, identity=config.identity))
         if config.package_address:
-            packages_served = runner.PackageServerRunner(
-                server, _serving(config), PackageMetrics(prometheus_client.REGISTRY)
+            package_server = runner.PackageServerRunner(
+                server, _package_server_settings(config), PackageMetrics(prometheus_client.REGISTRY)
             )
-            tasks.append(asyncio.create_task(packages_served.run()))
+            tasks.append(asyncio.create_task(package_server.run()))
         holding = asyncio.create_task(election.run(controller.run))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((holding, stopping, *tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -165,9 +177,9 @@ async def run(config: Config) -> int:
         await asyncio.gather(holding, *tasks, return_exceptions=True)
         if stop.is_set():
             return 0
-        # Whoever has lost the Lease, or cannot go on, starts anew as a whole: nothing of the last term is left.
+        # After a lost Lease or a fatal error the process restarts: no state of the last term remains.
         if error is not None:
-            log.error("the operator ends", extra=logs.facts(reason=_reasons(error)))
+            log.error("operator stopped", extra=logs.facts(reason=_reasons(error)))
         return 1
 
 
@@ -177,14 +189,14 @@ def _package_url(config: Config) -> str:
     return f"https://{config.service}.{config.namespace}.svc:{_address(config.package_address)[1]}"
 
 
-def _serving(config: Config) -> runner.Settings:
+def _package_server_settings(config: Config) -> runner.Settings:
     host, port = _address(config.package_address)
     return runner.Settings(
         namespace=config.namespace,
         api_version=config.api_version,
         service=config.service,
         authority_secret=settings.Settings(namespace=config.namespace).authority_secret,
-        directory=config.package_folder,
+        directory=config.package_directory,
         budget_bytes=config.package_budget_bytes,
         host=host,
         port=port,
@@ -200,7 +212,7 @@ def _certificates(config: Config) -> settings.Settings | None:
 
 
 def _reasons(error: BaseException) -> str:
-    """What a group of errors says, in one line."""
+    """Return the messages of a group of errors in one line."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_reasons(inner) for inner in error.exceptions)
     return f"{type(error).__name__}: {error}"
@@ -217,7 +229,7 @@ def main() -> None:
     try:
         code = asyncio.run(run(config))
     except ApiError as error:
-        log.error("the operator ends", extra=logs.facts(reason=error))
+        log.error("operator stopped", extra=logs.facts(reason=error))
         code = 1
     # A thread may still wait for a tenant's response; it has nothing to lose.
     logging.shutdown()

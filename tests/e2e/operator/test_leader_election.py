@@ -22,7 +22,7 @@ def test_of_two_one_leads_and_the_other_takes_over_from_a_dead_one(
     with operator_process.running(first):
         wait_for(first.leads, "the first leads")
         with operator_process.running(second):
-            wait_for(lambda: "operating" in second.log.read_text(), "the second is up")
+            wait_for(lambda: "operator started" in second.log.read_text(), "the second is up")
             time.sleep(4)
             assert not second.leads()
             first.kill()

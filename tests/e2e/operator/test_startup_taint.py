@@ -65,7 +65,7 @@ def world(cluster: Cluster, wait_for: WaitFor) -> World:
 def caring(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[operator_process.Operator]:
     """An operator that takes the taint off, and is out of patience after a second."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    flags = (f"--startup-taint={KEY}:NoSchedule", "--startup-patience=1s")
+    flags = (f"--startup-taint={KEY}:NoSchedule", "--startup-taint-timeout=1s")
     with operator_process.running(operator_process.Operator(rights, log, *flags)) as operator:
         yield operator
         print(log.read_text()[-8000:])

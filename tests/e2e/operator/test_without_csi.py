@@ -32,7 +32,7 @@ def running_operator(rights: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """One that serves packages."""
     folder = tmp_path_factory.mktemp("operator")
     (folder / "packages").mkdir()
-    flags = (f"--package-address={Node.address}:{PORT}", f"--package-folder={folder / 'packages'}")
+    flags = (f"--package-address={Node.address}:{PORT}", f"--package-directory={folder / 'packages'}")
     with operator_process.running(operator_process.Operator(rights, folder / "operator.log", *flags)) as operator:
         yield operator
 

@@ -14,8 +14,11 @@ from tests.fakes import ports
 
 def test_the_startup_taint_is_off_unless_one_is_named() -> None:
     assert main.parse([]).startup_taint is None
-    given = main.parse(["--startup-taint=example.com/not-ready:NoSchedule", "--startup-patience=90s"])
-    assert (given.startup_taint, given.startup_patience_seconds) == (Taint("example.com/not-ready", "NoSchedule"), 90)
+    given = main.parse(["--startup-taint=example.com/not-ready:NoSchedule", "--startup-taint-timeout=90s"])
+    assert (given.startup_taint, given.startup_taint_timeout_seconds) == (
+        Taint("example.com/not-ready", "NoSchedule"),
+        90,
+    )
 
 
 def test_a_startup_taint_that_cannot_be_is_refused_with_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
