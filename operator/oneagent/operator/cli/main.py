@@ -181,11 +181,11 @@ def _archive(args: argparse.Namespace) -> int:
     try:
         with (
             output.progress("collecting") as (report_progress, add_steps),
-            support_archive.written(target, now) as file,
+            support_archive.create(target, now) as file,
         ):
             cluster = snapshot.read(client, now, report_progress)
-            add_steps(collect.steps(cluster, options))
-            collect.fill(file, client, cluster, options, report_progress)
+            add_steps(collect.count_steps(cluster, options))
+            collect.collect_archive(file, client, cluster, options, report_progress)
     except OSError as error:
         print(f"{PROGRAM}: --file: {target} can't be written: {error.strerror}", file=sys.stderr)
         return 2

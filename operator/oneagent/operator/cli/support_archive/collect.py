@@ -1,4 +1,4 @@
-"""What is in a support archive, and how it is come by. What can't be had is listed in it, and stops nothing."""
+"""Contents of a support archive. Unreadable parts are listed in it; the others are still collected."""
 
 from __future__ import annotations
 
@@ -26,54 +26,58 @@ PARTS: Final = (
     *("definition", "mutating", "validating", "csi_driver", "csi_nodes", "nodes"),
     *("deployments", "daemon_sets", "pods", "dynakubes"),
 )
-"""Of the picture, as they are."""
+"""Fields of the snapshot."""
 _MORE: Final = ("services", "endpointslices", "leases", "networkpolicies", "poddisruptionbudgets", "replicasets")
-"""Of the product's namespace."""
+"""Kinds in the installation's namespace."""
 _ROLES: Final = ("oneagent-operator", "oneagent-webhook", "oneagent-csi-driver")
 _LINES: Final = 20_000
 _MOST_PODS: Final = 20
-"""Pods that nodes name as failed, and that are looked at one by one."""
+"""Limit of pods that are diagnosed because a node reports them as failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveOptions:
-    """What the user says of it."""
+    """Options of the command line."""
 
     pods: tuple[tuple[str, str], ...] = ()
-    """By namespace and name: those that are looked at one by one in any case."""
+    """Pods to diagnose, by namespace and name."""
     log_bytes: int = 2 << 20
-    """The most of each log: its end."""
+    """Limit of each log, of which the end is kept."""
 
 
-def fill(
-    archive: Archive, client: Kubectl, cluster: ClusterSnapshot, wanted: ArchiveOptions, report_progress: ReportProgress
+def collect_archive(
+    archive: Archive,
+    client: Kubectl,
+    cluster: ClusterSnapshot,
+    options: ArchiveOptions,
+    report_progress: ReportProgress,
 ) -> None:
-    """All of it."""
+    """Read everything and add it to the archive."""
     archive.problems += cluster.unread.values()
-    archive.add("about.json", _json(_about(client, cluster)))
+    archive.add("about.json", _json(_environment(client, cluster)))
     archive.add("doctor.json", _json(doctor.to_json(checks.run_checks(cluster))))
     archive.add("secrets.json", _json({name: sorted(keys) for name, keys in cluster.secrets.items()}))
     for part in PARTS:
-        archive.add(f"objects/{part}.yaml", _yaml(_listed(getattr(cluster, part))))
+        archive.add(f"objects/{part}.yaml", _yaml(_as_list(getattr(cluster, part))))
     labels = [{"name": k8s_objects.name(one), "labels": k8s_objects.labels(one)} for one in cluster.namespaces]
     archive.add("objects/namespaces.yaml", _yaml(labels))
     report_progress("objects")
     _more_objects(archive, client, report_progress)
     for report in cluster.answers:
         archive.add(f"nodes/{report.node}/status.json", _json(node_reports.to_json(report)))
-    _logs(archive, client, cluster.pods, wanted.log_bytes, report_progress)
-    _pods(archive, client, cluster, wanted, report_progress)
+    _logs(archive, client, cluster.pods, options.log_bytes, report_progress)
+    _pods(archive, client, cluster, options, report_progress)
     if archive.problems:
         archive.add("problems.txt", "".join(f"{problem}\n" for problem in archive.problems))
 
 
-def steps(cluster: ClusterSnapshot, wanted: ArchiveOptions) -> int:
-    """How often `fill` is going to tell."""
-    logs = len(list(_wanted_logs(cluster.pods)))
-    return 1 + len(_MORE) + 4 + logs + len(_chosen(cluster, wanted))
+def count_steps(cluster: ClusterSnapshot, options: ArchiveOptions) -> int:
+    """Return the number of steps that `collect_archive` reports."""
+    logs = len(list(_logs_to_read(cluster.pods)))
+    return 1 + len(_MORE) + 4 + logs + len(_pods_to_diagnose(cluster, options))
 
 
-def _about(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
+def _environment(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
     try:
         own = importlib.metadata.version(identifiers.DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -85,25 +89,25 @@ def _about(client: Kubectl, cluster: ClusterSnapshot) -> dict[str, Any]:
 
 
 def _more_objects(archive: Archive, client: Kubectl, report_progress: ReportProgress) -> None:
-    asked: dict[str, Callable[[], Iterable[Any]]] = {kind: partial(client.list_own, kind) for kind in _MORE}
-    asked["configmaps"] = lambda: map(redaction.keys_only, client.list_own("configmaps"))
-    asked["clusterroles"] = lambda: filter(None, (client.get("clusterroles", role) for role in _ROLES))
-    asked["events"] = lambda: client.list_own("events")
+    readers: dict[str, Callable[[], Iterable[Any]]] = {kind: partial(client.list_own, kind) for kind in _MORE}
+    readers["configmaps"] = lambda: map(redaction.keys_only, client.list_own("configmaps"))
+    readers["clusterroles"] = lambda: filter(None, (client.get("clusterroles", role) for role in _ROLES))
+    readers["events"] = lambda: client.list_own("events")
     empty_views = f"--field-selector=reason={identifiers.AGENT_NOT_MOUNTED}"
-    asked["events-of-empty-views"] = lambda: client.list_objects("events", "--all-namespaces", empty_views)
+    readers["events-of-empty-views"] = lambda: client.list_objects("events", "--all-namespaces", empty_views)
     with kubectl.thread_pool() as pool:
-        found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in asked.items()}
-        for name, asking in found.items():
-            folder = "" if name.startswith("events") else "objects/"
+        found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in readers.items()}
+        for name, future in found.items():
+            directory = "" if name.startswith("events") else "objects/"
             try:
-                archive.add(f"{folder}{name}.yaml", _yaml(asking.result()))
+                archive.add(f"{directory}{name}.yaml", _yaml(future.result()))
             except KubectlError as error:
                 archive.problems.append(str(error))
             report_progress(name)
 
 
-def _wanted_logs(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
-    """Pod, container, and whether it is the log of the container's last run before this one."""
+def _logs_to_read(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
+    """Return pod, container, and True for the log of the container's previous run."""
     for pod in pods:
         states = k8s_objects.states(pod)
         for container in k8s_objects.containers(pod):
@@ -115,8 +119,8 @@ def _wanted_logs(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
 def _logs(
     archive: Archive, client: Kubectl, pods: Iterable[Object], limit_bytes: int, report_progress: ReportProgress
 ) -> None:
-    def read(wanted: tuple[str, str, bool]) -> tuple[str, str | KubectlError]:
-        pod, container, previous = wanted
+    def read(log: tuple[str, str, bool]) -> tuple[str, str | KubectlError]:
+        pod, container, previous = log
         arguments = ["logs", "-n", client.namespace, pod, "-c", container, f"--tail={_LINES}", "--timestamps"]
         name = f"logs/{pod}/{container}{'.previous' if previous else ''}.log"
         try:
@@ -127,7 +131,7 @@ def _logs(
             return name, error
 
     with kubectl.thread_pool() as pool:
-        for name, found in pool.map(read, _wanted_logs(pods)):
+        for name, found in pool.map(read, _logs_to_read(pods)):
             if isinstance(found, KubectlError):
                 archive.problems.append(str(found))
             else:
@@ -135,26 +139,30 @@ def _logs(
             report_progress(name)
 
 
-def _chosen(cluster: ClusterSnapshot, wanted: ArchiveOptions) -> list[tuple[str, str]]:
-    """Those that the user names, and those that nodes name as failed."""
+def _pods_to_diagnose(cluster: ClusterSnapshot, options: ArchiveOptions) -> list[tuple[str, str]]:
+    """Return the pods of the command line, and those that nodes report as failed."""
     statuses = (report.status for report in cluster.answers if report.status is not None)
     failed = [(failure.namespace, failure.pod) for status in statuses for failure in status.failures]
-    # What a node says becomes arguments of kubectl, and names in the archive: a flag or a path must not get there.
+    # Reports of nodes become arguments of kubectl and names in the archive: these must be no flags and no paths.
     failed = [pod for pod in failed if all(map(fields.is_dns_name, pod))]
-    return list(dict.fromkeys((*wanted.pods, *failed[:_MOST_PODS])))
+    return list(dict.fromkeys((*options.pods, *failed[:_MOST_PODS])))
 
 
 def _pods(
-    archive: Archive, client: Kubectl, cluster: ClusterSnapshot, wanted: ArchiveOptions, report_progress: ReportProgress
+    archive: Archive,
+    client: Kubectl,
+    cluster: ClusterSnapshot,
+    options: ArchiveOptions,
+    report_progress: ReportProgress,
 ) -> None:
-    for namespace, pod in _chosen(cluster, wanted):
+    for namespace, pod in _pods_to_diagnose(cluster, options):
         found = collect.collect_evidence(client, namespace, pod, now=cluster.taken_at)
         archive.problems += found.unread
         archive.add(f"why/{namespace}/{pod}.json", _json(why.to_json(found, diagnose.diagnose(found))))
         report_progress(f"{namespace}/{pod}")
 
 
-def _listed(part: Object | tuple[Object, ...] | None) -> list[Object]:
+def _as_list(part: Object | tuple[Object, ...] | None) -> list[Object]:
     if part is None:
         return []
     return list(part) if isinstance(part, tuple) else [part]

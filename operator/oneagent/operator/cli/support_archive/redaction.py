@@ -1,7 +1,7 @@
-"""What is taken out before anything is shown to somebody else: whatever looks like a secret, wherever it stands.
+"""Redaction of everything that looks like a secret, wherever it stands.
 
-What is looked for are forms, not known values: those would have to be read first. Where a form leaves room, rather too
-much is taken out than too little.
+It matches forms, not known values, which would have to be read first. In doubt it removes too much rather than too
+little.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ _COPIES: Final = ("kubectl.kubernetes.io/last-applied-configuration",)
 
 
 def text(of: str) -> str:
-    """The same without what looks like a secret."""
+    """Return the text without secrets."""
     for form, instead in _FORMS:
         of = form.sub(instead, of)
     return of
 
 
 def tree(obj: Any) -> Any:
-    """An object without what looks like a secret in its texts, and without copies of itself.
+    """Return an object without secrets in its texts, and without copies of itself.
 
-    Its texts are gone through before they are written as YAML or JSON: that breaks lines, and puts characters between.
+    Texts are redacted before they are written as YAML or JSON, which breaks lines and adds characters between.
     """
     if isinstance(obj, Mapping):
         return {key: _field(str(key), value, obj) for key, value in obj.items() if not _is_copy(str(key))}
@@ -59,7 +59,7 @@ def tree(obj: Any) -> Any:
 
 
 def keys_only(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """A ConfigMap or the like: which keys it has, and no values."""
+    """Return the keys of a ConfigMap or the like, without values."""
     metadata = obj["metadata"]
     return {
         "metadata": {key: metadata[key] for key in ("name", "namespace", "creationTimestamp") if key in metadata},

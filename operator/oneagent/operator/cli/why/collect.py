@@ -1,6 +1,6 @@
-"""What is seen of one pod: by the API server, and by `oneagent-csi why` on its node.
+"""Evidence about one pod, from the API server and from `oneagent-csi why` on its node.
 
-It always has an answer: what can't be read is named, and the rest is still looked at.
+Always returns something: unreadable parts are listed, the others are still read.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Collector:
         )
 
     def _driver(self, node: str) -> tuple[Object | None, str]:
-        """Its pod on a node, or why that can't be told; neither if there is none."""
+        """Return the driver's pod on a node, or the reason why it is unknown; neither if there is none."""
         chosen = (
             f"--selector={k8s_objects.COMPONENT}={node_reports.COMPONENT}",
             f"--field-selector=spec.nodeName={node}",
@@ -126,10 +126,10 @@ class _Collector:
     def _init(self, pod: Object) -> InitContainer | None:
         if contract.INIT_CONTAINER not in k8s_objects.containers(pod):
             return None
-        told = k8s_objects.states(pod).get(contract.INIT_CONTAINER, {})
-        state = told.get("state") or {}
+        status = k8s_objects.states(pod).get(contract.INIT_CONTAINER, {})
+        state = status.get("state") or {}
         ended, waits = state.get("terminated"), state.get("waiting") or {}
-        last = (told.get("lastState") or {}).get("terminated") or {}
+        last = (status.get("lastState") or {}).get("terminated") or {}
         if ended is not None:
             word = "done" if ended.get("exitCode") == 0 else "failed"
             found = (word, ended.get("reason", ""), ended.get("message", ""))
@@ -146,7 +146,7 @@ class _Collector:
         return self._read(lambda: self._client(*arguments), "").strip()
 
     def _events(self, pod: Object) -> Iterable[Event]:
-        """Ours on the pod and on its controller, which the webhook speaks of; the newest last."""
+        """Return own Events on the pod and its controller, which the webhook names; the newest last."""
         abouts = [
             self._name,
             *(one["name"] for one in pod["metadata"].get("ownerReferences") or () if one.get("controller")),
@@ -161,12 +161,12 @@ class _Collector:
 
 
 def decision(pod: Object) -> Decision:
-    told = k8s_objects.get_annotations(pod)
-    asked = [key for key in told if key in _WISHES or key.startswith(pod_annotations.INJECT_CONTAINER)]
+    annotations = k8s_objects.get_annotations(pod)
+    asked = [key for key in annotations if key in _WISHES or key.startswith(pod_annotations.INJECT_CONTAINER)]
     return Decision(
-        pod_annotations.switch(told, pod_annotations.AGENT_INJECTED),
-        told.get(pod_annotations.REASON, ""),
-        tuple(f'{key}: "{told[key]}"' for key in sorted(asked)),
+        pod_annotations.switch(annotations, pod_annotations.AGENT_INJECTED),
+        annotations.get(pod_annotations.REASON, ""),
+        tuple(f'{key}: "{annotations[key]}"' for key in sorted(asked)),
     )
 
 
