@@ -1,4 +1,4 @@
-"""A way into the cluster from outside its network: what connects to the door is connected to the API server."""
+"""TCP forward into the cluster's network, to its API server."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.cluster.node import Node
 from tests.e2e import failure_report, least_privilege, manifests
 from tests.e2e.fixture_types import Apply, Release, Running, T, WaitFor
 from tests.e2e.installation import Installed
-from tests.e2e.pod_batch import Crowd
+from tests.e2e.pod_batch import PodBatch
 from tests.fakes import packages, tenant
 
 _CLUSTER: Final = pytest.StashKey[clusters.Cluster]()
@@ -185,10 +185,10 @@ def crowd(
     release: Release,
     namespace: str,
     wait_for: WaitFor,
-) -> Crowd:
+) -> PodBatch:
     """Nobody yet, with a DynaKube whose version is in the store, and no other pod's volume on the node."""
     wait_for(lambda: not driver.traces(), "earlier tests' volumes are gone")
     version = release()
     apply(*manifests.dynakube(namespace, dynatrace.api_url, version))
     wait_for(lambda: version in driver.versions(), "the version is in the store")
-    return Crowd(driver, kubectl, namespace, wait_for)
+    return PodBatch(driver, kubectl, namespace, wait_for)

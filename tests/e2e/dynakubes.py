@@ -23,7 +23,7 @@ from tests.e2e.manifests import NAMESPACE
 _AT_ONCE: Final = 16
 
 
-class Cube:
+class DynaKubeReader:
     """What tests ask of a DynaKube and of namespaces."""
 
     def __init__(self, cluster: Cluster, wait_for: WaitFor) -> None:

@@ -1,4 +1,4 @@
-"""What the cluster has to say about a failure: pods, events, and the ends of the logs."""
+"""Report of a failed test: pods, Events, and the ends of the logs."""
 
 from __future__ import annotations
 

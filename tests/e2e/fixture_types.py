@@ -1,4 +1,4 @@
-"""What the fixtures of the cluster ring are, for those who take them."""
+"""Types of the cluster ring's fixtures."""
 
 from __future__ import annotations
 

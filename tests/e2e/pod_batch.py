@@ -11,7 +11,7 @@ from tests.e2e.fixture_types import WaitFor
 from tests.e2e.installation import Installed
 
 
-class Crowd:
+class PodBatch:
     """Pods `app-0`, `app-1`, … whose DynaKube has the name of the namespace."""
 
     def __init__(self, driver: Installed, kubectl: Kubectl, namespace: str, wait_for: WaitFor) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from tests.cluster.cluster import Cluster
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.installation import Installed
-from tests.e2e.pod_batch import Crowd
+from tests.e2e.pod_batch import PodBatch
 
 SERVER = "oneagent-csi-server"
 
 
 def test_a_driver_killed_in_the_middle_of_fifty_pod_starts_loses_none(
-    driver: Installed, crowd: Crowd, wait_for: WaitFor
+    driver: Installed, crowd: PodBatch, wait_for: WaitFor
 ) -> None:
     for wave in (range(17), range(17, 34), range(34, 50)):
         # Pods come to a driver that serves: those that wait for it would all get their views within a moment.
@@ -28,7 +28,7 @@ def test_a_driver_killed_in_the_middle_of_fifty_pod_starts_loses_none(
 
 
 def test_after_a_power_cut_every_pod_gets_its_view_again(
-    driver: Installed, cluster: Cluster, crowd: Crowd, wait_for: WaitFor
+    driver: Installed, cluster: Cluster, crowd: PodBatch, wait_for: WaitFor
 ) -> None:
     crowd.create(10)
     crowd.wait_running(10, within=120)
@@ -44,7 +44,7 @@ def test_after_a_power_cut_every_pod_gets_its_view_again(
 
 
 def test_a_kubelet_killed_during_teardown_finishes_it_after_its_restart(
-    driver: Installed, cluster: Cluster, crowd: Crowd, wait_for: WaitFor
+    driver: Installed, cluster: Cluster, crowd: PodBatch, wait_for: WaitFor
 ) -> None:
     crowd.create(20)
     crowd.wait_running(20, within=120)

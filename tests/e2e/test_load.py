@@ -8,13 +8,13 @@ from collections.abc import Callable
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.installation import Installed
 from tests.e2e.kubelet_metrics import Operations
-from tests.e2e.pod_batch import Crowd
+from tests.e2e.pod_batch import PodBatch
 
 PODS = 100
 
 
 def test_a_hundred_pods_created_at_once_run_and_go_without_a_trace(
-    driver: Installed, kubectl: Kubectl, crowd: Crowd, record_property: Callable[[str, object], None]
+    driver: Installed, kubectl: Kubectl, crowd: PodBatch, record_property: Callable[[str, object], None]
 ) -> None:
     before = Operations.read(kubectl, "NodePublishVolume")
     start = time.monotonic()

@@ -13,11 +13,11 @@ from tests.cluster.node import Node
 from tests.e2e import manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.installation import PLUGIN, Installed
-from tests.e2e.pod_batch import Crowd
+from tests.e2e.pod_batch import PodBatch
 
 
 @pytest.fixture
-def reinstalled(driver: Installed, crowd: Crowd, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Installed]:
+def reinstalled(driver: Installed, crowd: PodBatch, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Installed]:
     """The driver; installed again afterwards."""
     yield driver
     crowd.delete()
@@ -26,7 +26,7 @@ def reinstalled(driver: Installed, crowd: Crowd, kubectl: Kubectl, wait_for: Wai
 
 
 def test_pods_outlive_the_driver_and_the_last_of_them_takes_it_along(
-    reinstalled: Installed, node: Node, kubectl: Kubectl, crowd: Crowd, wait_for: WaitFor
+    reinstalled: Installed, node: Node, kubectl: Kubectl, crowd: PodBatch, wait_for: WaitFor
 ) -> None:
     crowd.create(3)
     crowd.wait_running(3, within=60)

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
 from tests.e2e import installation, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
@@ -57,5 +57,5 @@ def tenant(tmp_path: Path) -> Iterator[Tenant]:
 
 
 @pytest.fixture
-def cube(cluster: Cluster, wait_for: WaitFor) -> Cube:
-    return Cube(cluster, wait_for)
+def cube(cluster: Cluster, wait_for: WaitFor) -> DynaKubeReader:
+    return DynaKubeReader(cluster, wait_for)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import dynakubes, installation
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages
@@ -39,7 +39,7 @@ def pods(kubectl: Kubectl) -> list[dict[str, Any]]:
 
 
 def test_it_does_its_work_and_has_nothing_to_complain_of(
-    deployed: None, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl, wait_for: WaitFor
+    deployed: None, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl, wait_for: WaitFor
 ) -> None:
     apply(dynakubes.namespace("pod-1", "pod"))
     apply(dynakubes.dynakube("pod", tenant.api_url, "pod", useCSIDriver=False), dynakubes.secret("pod", tenant.token))

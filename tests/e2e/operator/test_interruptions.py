@@ -14,7 +14,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes.relay import Relay
 from tests.fakes.tenant import Tenant
@@ -41,7 +41,7 @@ def distant_operator(rights: Path, tmp_path: Path, way: Relay) -> Iterator[opera
 
 
 def test_the_api_server_restarts(
-    own_operator: operator_process.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: Cube
+    own_operator: operator_process.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     apply(dynakubes.namespace("again-1", "again"))
     apply(dynakubes.dynakube("again", tenant.api_url, "again"), dynakubes.secret("again", tenant.token))
@@ -52,7 +52,7 @@ def test_the_api_server_restarts(
 
 
 def test_connections_break_off_while_things_change(
-    distant_operator: operator_process.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    distant_operator: operator_process.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
 ) -> None:
     apply(dynakubes.namespace("cut-1", "cut"))
     apply(dynakubes.dynakube("cut", tenant.api_url, "cut"), dynakubes.secret("cut", tenant.token))
@@ -76,7 +76,7 @@ def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
     cluster: Cluster,
     tenant: Tenant,
     apply: Apply,
-    cube: Cube,
+    cube: DynaKubeReader,
     kubectl: Kubectl,
 ) -> None:
     apply(dynakubes.namespace("gone-by-1", "gone-by"), dynakubes.namespace("gone-by-2", "none"))
@@ -103,7 +103,7 @@ def restart_api_server(cluster: Cluster) -> None:
 
 
 def test_killed_at_random_during_a_hundred_changes_it_ends_where_it_would_have(
-    own_operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    own_operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
 ) -> None:
     chance = random.Random(7)
     names = [f"chaos-{number}" for number in range(10)]

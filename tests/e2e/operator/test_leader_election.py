@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes.tenant import Tenant
@@ -44,7 +44,7 @@ def test_stops_at_once_at_sigterm_and_answers_its_probes_before(
 
 
 def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
-    rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     operator = operator_process.Operator(rights, tmp_path / "operator.log")
     with operator_process.running(operator):

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
@@ -27,7 +27,7 @@ OLDER: Final = "1.276.0.20230814-094321"
     ],
 )
 def test_each_decides_the_versions_that_it_needs(
-    mode: str, conditions: set[str], operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    mode: str, conditions: set[str], operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     apply(dynakubes.dynakube("one", tenant.api_url, "m", mode), dynakubes.secret("one", tenant.token))
     for kind in conditions:
@@ -41,7 +41,7 @@ def test_each_decides_the_versions_that_it_needs(
 
 
 def test_the_tenants_latest_is_followed_up_but_never_down(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path, wait_for: WaitFor
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, tmp_path: Path, wait_for: WaitFor
 ) -> None:
     asked = {"metadata": {"annotations": {"feature.dynatrace.com/poll-interval": "5s"}}}
     manifest = dynakubes.dynakube("up", tenant.api_url, "v")
@@ -57,7 +57,7 @@ def test_the_tenants_latest_is_followed_up_but_never_down(
 
 
 def test_a_pinned_version_is_taken_even_if_it_is_older(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, wait_for: WaitFor
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
 ) -> None:
     apply(dynakubes.dynakube("pin", tenant.api_url, "v"), dynakubes.secret("pin", tenant.token))
     wait_for(lambda: cube.status("pin").get("codeModules", {}).get("version") == packages.VERSION, "the latest version")

@@ -9,7 +9,7 @@ from oneagent.common.dynakube import namespace_mapping
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages
@@ -19,7 +19,7 @@ NEWER: Final = "1.278.0.20231014-094321"
 
 
 def test_two_tenants_share_a_cluster(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, tmp_path: Path
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, tmp_path: Path
 ) -> None:
     with Tenant(host=Node.address, tenant="other123", token="dt0c01.OTHER.TOKEN") as other:
         other.release(NEWER, packages.build(tmp_path / "newer.zip", NEWER))
@@ -34,7 +34,7 @@ def test_two_tenants_share_a_cluster(
 
 
 def test_labels_follow_selectors_and_namespaces(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     apply(dynakubes.namespace("move-a", "a"), dynakubes.namespace("move-b", "b"))
     apply(dynakubes.dynakube("move", tenant.api_url, "a"), dynakubes.secret("move", tenant.token))
@@ -48,7 +48,7 @@ def test_labels_follow_selectors_and_namespaces(
 
 
 def test_of_two_that_match_the_first_keeps_the_namespace_and_both_are_told(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.namespace("both-1", "x"))
     apply(dynakubes.dynakube("old", tenant.api_url, "x"), dynakubes.secret("old", tenant.token))
@@ -62,7 +62,7 @@ def test_of_two_that_match_the_first_keeps_the_namespace_and_both_are_told(
 
 
 def test_who_removes_the_label_gets_it_back_and_ignored_namespaces_never_have_it(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.namespace("back-1", "bk"), dynakubes.namespace("kube-back-1", "bk"))
     apply(dynakubes.dynakube("back", tenant.api_url, "bk"), dynakubes.secret("back", tenant.token))

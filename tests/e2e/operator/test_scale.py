@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tests.cluster.cluster import Cluster
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.fakes.tenant import Tenant
 
@@ -18,7 +18,7 @@ def test_a_thousand_namespaces_and_five_dynakubes(
     cluster: Cluster,
     tenant: Tenant,
     apply: Apply,
-    cube: Cube,
+    cube: DynaKubeReader,
     wait_for: WaitFor,
     record_property: Callable[[str, object], None],
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages
@@ -12,7 +12,7 @@ from tests.fakes.tenant import Tenant
 
 
 def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.dynakube("tok", tenant.api_url, "t"))
     cube.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
@@ -32,7 +32,7 @@ def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
 
 
 def test_a_pinned_version_without_any_token_still_gets_its_status(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     apply(dynakubes.dynakube("bare", tenant.api_url, "bare", version=packages.VERSION))
     cube.wait_condition("bare", "Tokens", "False", "create the Secret bare")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.cluster.kubectl import Kubectl
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages
@@ -12,7 +12,7 @@ from tests.fakes.tenant import Fault, Tenant
 
 
 def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.namespace("fail-1", "f"))
     apply(dynakubes.dynakube("fail", tenant.api_url, "f"), dynakubes.secret("fail", tenant.token))
@@ -39,7 +39,7 @@ def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
 
 
 def test_a_tenant_that_does_not_answer_stops_nothing_else(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     tenant.plan("scopes", Fault(stall_after=0))
     apply(dynakubes.namespace("mute-1", "q"))
@@ -49,7 +49,7 @@ def test_a_tenant_that_does_not_answer_stops_nothing_else(
 
 
 def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.namespace("odd-1", "odd"))
     apply(dynakubes.dynakube("odd", tenant.api_url, "odd"), dynakubes.secret("odd", tenant.token))
@@ -64,7 +64,7 @@ def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(
 
 
 def test_certificates_that_are_none_are_a_problem_of_this_dynakube_alone(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: Cube
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
 ) -> None:
     authorities = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cas", "namespace": NAMESPACE}}
     apply({**authorities, "data": {"certs": "# von Jürgen"}})

@@ -18,7 +18,7 @@ from oneagent.operator.reconcilers import injection_secret
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import dynakubes, operator_process
-from tests.e2e.dynakubes import Cube
+from tests.e2e.dynakubes import DynaKubeReader
 from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.fakes import packages, ports
@@ -41,7 +41,7 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
     operator: operator_process.Operator,
     tenant: Tenant,
     apply: Apply,
-    cube: Cube,
+    cube: DynaKubeReader,
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its
     tmp_path: Path,
     tenant: Tenant,
     apply: Apply,
-    cube: Cube,
+    cube: DynaKubeReader,
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:

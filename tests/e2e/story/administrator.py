@@ -1,4 +1,4 @@
-"""Somebody who installs this by the documentation: types what it says, with values of their own for its examples."""
+"""Administrator who follows the documentation, with own values for its examples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VALUES: Final = {
 }
 
 
-class User:
+class Administrator:
     """With a terminal in the folder of this checkout, and a cluster."""
 
     def __init__(self, kubeconfig: Path, folder: Path) -> None:

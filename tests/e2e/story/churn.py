@@ -1,4 +1,4 @@
-"""Whoever goes on working while something else happens: makes pods and DynaKubes, and notes what the cluster says."""
+"""Churn during an upgrade: creates pods and DynaKubes, and records the responses."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.e2e.fixture_types import WaitFor
 from tests.e2e.helm import Helm
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.story import applications
-from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.administrator import SHOP, Administrator
 from tests.e2e.story.applications import Shop
 from tests.e2e.webhook.applications import Applications
 from tests.fakes import packages
@@ -37,9 +37,9 @@ def shop(cluster: Cluster, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Shop
 
 
 @pytest.fixture
-def user(cluster: Cluster, kubectl: Kubectl, shop: Shop, tmp_path: Path) -> Iterator[User]:
+def user(cluster: Cluster, kubectl: Kubectl, shop: Shop, tmp_path: Path) -> Iterator[Administrator]:
     """Whatever becomes of the test, others find nothing of what was installed."""
-    user = User(cluster.control_plane.admin, tmp_path)
+    user = Administrator(cluster.control_plane.admin, tmp_path)
     yield user
     kubectl("-n", SHOP, "delete", "pods", "--all")
     if kubectl("get", "crds", "-o", "name"):

@@ -1,4 +1,4 @@
-"""What the documentation tells a user to type: taken from its text, so that no test does another thing than it says."""
+"""Commands from the documentation's text, so that tests run exactly these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is on a cluster and on its node, to compare before an installation and after it is gone."""
+"""Inventory of a cluster and its node, to compare before an installation and after its removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stories have in common: chapters, each of which says what a user sees."""
+"""Steps that the stories share, with assertions on what a user sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.story import documented_commands, leftovers
-from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.administrator import SHOP, Administrator
 from tests.e2e.story.applications import Shop
 from tests.e2e.webhook.applications import Pod
 
@@ -32,7 +32,7 @@ def refuse_what_cannot_work(kubectl: Kubectl) -> None:
     assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is refused")[0].strip() in said, said
 
 
-def outlive_an_upgrade(kubectl: Kubectl, user: User, shop: Shop, *pods: Pod) -> None:
+def outlive_an_upgrade(kubectl: Kubectl, user: Administrator, shop: Shop, *pods: Pod) -> None:
     """Pods that run keep what they have."""
     before = [shop.running(pod) for pod in pods]
     parts = ("csidriver", "operator", "webhook")
@@ -42,7 +42,7 @@ def outlive_an_upgrade(kubectl: Kubectl, user: User, shop: Shop, *pods: Pod) -> 
     assert [shop.running(shop.ready(pod["metadata"]["name"])) for pod in pods] == before
 
 
-def leave_nothing(cluster: Cluster, user: User, shop: Shop, objects: set[str], node: set[str]) -> None:
+def leave_nothing(cluster: Cluster, user: Administrator, shop: Shop, objects: set[str], node: set[str]) -> None:
     """But what was there before; on the node a folder, of which the page says how it is removed."""
     shop.ends("--all")
     user.uninstalls()

@@ -6,7 +6,7 @@ import time
 
 from tests.cluster.cluster import Cluster
 from tests.e2e.story import leftovers, resource_usage, steps
-from tests.e2e.story.administrator import SHOP, User
+from tests.e2e.story.administrator import SHOP, Administrator
 from tests.e2e.story.applications import Shop
 from tests.e2e.story.conftest import Publish, Vanish
 from tests.e2e.story.steps import FIRST, NEVER, SECOND
@@ -14,7 +14,7 @@ from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
-    cluster: Cluster, user: User, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
+    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
     record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)

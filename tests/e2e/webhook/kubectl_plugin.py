@@ -1,4 +1,4 @@
-"""`kubectl oneagent`, called as people call it."""
+"""`kubectl oneagent`, called as a kubectl plugin."""
 
 from __future__ import annotations
 
