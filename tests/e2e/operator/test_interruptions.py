@@ -52,7 +52,12 @@ def test_the_api_server_restarts(
 
 
 def test_connections_break_off_while_things_change(
-    distant_operator: operator_process.Operator, way: Relay, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
+    distant_operator: operator_process.Operator,
+    way: Relay,
+    tenant: Tenant,
+    apply: Apply,
+    cube: DynaKubeReader,
+    wait_for: WaitFor,
 ) -> None:
     apply(dynakubes.namespace("cut-1", "cut"))
     apply(dynakubes.dynakube("cut", tenant.api_url, "cut"), dynakubes.secret("cut", tenant.token))

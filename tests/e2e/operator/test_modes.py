@@ -27,7 +27,12 @@ OLDER: Final = "1.276.0.20230814-094321"
     ],
 )
 def test_each_decides_the_versions_that_it_needs(
-    mode: str, conditions: set[str], operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
+    mode: str,
+    conditions: set[str],
+    operator: operator_process.Operator,
+    tenant: Tenant,
+    apply: Apply,
+    cube: DynaKubeReader,
 ) -> None:
     apply(dynakubes.dynakube("one", tenant.api_url, "m", mode), dynakubes.secret("one", tenant.token))
     for kind in conditions:
@@ -41,7 +46,12 @@ def test_each_decides_the_versions_that_it_needs(
 
 
 def test_the_tenants_latest_is_followed_up_but_never_down(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, tmp_path: Path, wait_for: WaitFor
+    operator: operator_process.Operator,
+    tenant: Tenant,
+    apply: Apply,
+    cube: DynaKubeReader,
+    tmp_path: Path,
+    wait_for: WaitFor,
 ) -> None:
     asked = {"metadata": {"annotations": {"feature.dynatrace.com/poll-interval": "5s"}}}
     manifest = dynakubes.dynakube("up", tenant.api_url, "v")
