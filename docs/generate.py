@@ -21,7 +21,7 @@ from oneagent.csi_driver.server import main as server
 from oneagent.operator import main as operator
 from oneagent.operator.cli import main as cluster
 from oneagent.sidecars import livenessprobe, registrar
-from oneagent.sidecars.init_container import usage
+from oneagent.sidecars.init_container import settings as init_settings
 from oneagent.webhook import main as webhook
 
 FILE: Final = Path(__file__).with_name("configuration.md")
@@ -114,7 +114,11 @@ def table(parser: argparse.ArgumentParser) -> str:
 
 def variables() -> str:
     """What the webhook tells the init container."""
-    lines = [("variable", "meaning"), ("---", "---"), *((f"`{name}`", meaning) for name, meaning in usage.VARIABLES)]
+    lines = [
+        ("variable", "meaning"),
+        ("---", "---"),
+        *((f"`{name}`", meaning) for name, meaning in init_settings.VARIABLES),
+    ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -148,14 +148,14 @@ class Serving:
     async def _start(self) -> None:
         said = events.Recorder(self.journal, self._metrics, pause_seconds=0.0)
         self._writing = asyncio.create_task(said.run())
-        deciders = admission.Handlers(
+        handlers = admission.Handlers(
             self.decisions.inject,
             self.decisions.validate,
             "\n".join,
         )
-        ruling = admission.Admission(self.cluster, deciders, said, NAMESPACE)
+        answers = admission.Admission(self.cluster, handlers, said, NAMESPACE)
         self.tls.take(lambda: pair(self.authority))
-        self.server = Server(self._settings, self.tls.context, ruling, self._metrics)
+        self.server = Server(self._settings, self.tls.context, answers, self._metrics)
         await self.server.start()
 
     def begin_to_stop(self) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
+from oneagent.common.dynakube.api.fields import NEWEST
 from oneagent.common.http import health
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.oci import hosts
@@ -68,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         "time without renewal after which another replica takes the Lease, at least 3s",
         parse=flags.duration,
     )
-    add("api-version", "v1beta6", "API version in which DynaKubes are read and written")
+    add("api-version", NEWEST, "API version in which DynaKubes are read and written")
     add(
         "package-address",
         "",

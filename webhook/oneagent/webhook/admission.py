@@ -80,15 +80,15 @@ class AdmissionDecision:
 class Admission:
     """For one event loop."""
 
-    def __init__(self, cluster: Cluster, deciders: Handlers, recorder: events.Recorder, own_namespace: str) -> None:
-        self._cluster, self._deciders, self._events, self._own = cluster, deciders, recorder, own_namespace
+    def __init__(self, cluster: Cluster, handlers: Handlers, recorder: events.Recorder, own_namespace: str) -> None:
+        self._cluster, self._handlers, self._events, self._own = cluster, handlers, recorder, own_namespace
         self._rules: Mapping[str, tuple[_Rule, _Fallback]] = {
             "/inject": (self._inject, self._not_injected),
             "/label-ns": (self._label, _unchanged),
             "/validate": (self._validate, _unvalidated),
         }
 
-    async def rule(self, path: str, request: Request, seconds: float) -> AdmissionDecision:
+    async def decide(self, path: str, request: Request, seconds: float) -> AdmissionDecision:
         """The answer, within so many seconds and whatever happens."""
         decide, fallback = self._rules[path]
         try:
@@ -109,8 +109,8 @@ class Admission:
         facts = await self._cluster.pod_context(request.namespace or "", pod)
         if facts is None:
             return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
-        outcome = self._deciders.inject(pod, facts)
-        self._say(request, pod, outcome.notices)
+        outcome = self._handlers.inject(pod, facts)
+        self._record_events(request, pod, outcome.notices)
         return AdmissionDecision(
             "injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings
         )
@@ -129,11 +129,11 @@ class Admission:
         new = admission_review.decoded(request.object)
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
-        verdict = self._deciders.validate(new, admission_review.decoded(request.old_object))
+        verdict = self._handlers.validate(new, admission_review.decoded(request.old_object))
         if not verdict.errors:
             return AdmissionDecision("allowed", warnings=verdict.warnings)
         # Not 422 with `Invalid`: `kubectl apply --force` deletes the object to create it anew when it is told that.
-        status = Status("Failure", self._deciders.message(verdict.errors), "Forbidden", 403)
+        status = Status("Failure", self._handlers.message(verdict.errors), "Forbidden", 403)
         return AdmissionDecision("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
 
     def _not_injected(self, request: Request, reason: str) -> AdmissionDecision:
@@ -145,12 +145,12 @@ class Admission:
         try:
             pod = admission_review.decoded(request.object) or {}
             patch = json_patch.metadata(pod, "annotations", wanted) if pod.get("metadata") else []
-            self._say(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
+            self._record_events(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
         except Exception:  # noqa: BLE001 - what failed before may be that this is no pod
             patch = []
         return AdmissionDecision("error", reason, patch, (warning,))
 
-    def _say(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
+    def _record_events(self, request: Request, pod: Object, notices: Sequence[Notice]) -> None:
         for notice in () if request.dry_run else notices:
             self._events.record(events.subject_of_pod(pod, request.namespace or ""), notice)
 

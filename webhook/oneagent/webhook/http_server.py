@@ -37,7 +37,7 @@ _BACKLOG: Final = 1024
 
 
 class Admission(Protocol):
-    async def rule(self, path: str, request: Request, seconds: float) -> AdmissionDecision: ...
+    async def decide(self, path: str, request: Request, seconds: float) -> AdmissionDecision: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ class Server:
             asked = admission_review.admission(await _read(request, seconds))
         except ReviewError as error:
             return self._refused(request.path, error)
-        ruling = await self._admission.rule(request.path, asked, seconds)
+        decision = await self._admission.decide(request.path, asked, seconds)
         answer = admission_review.admitted(
-            asked.uid, patch=ruling.patch, warnings=ruling.warnings, denied=ruling.denied
+            asked.uid, patch=decision.patch, warnings=decision.warnings, denied=decision.denied
         )
-        _tell(request.path, asked, ruling)
-        return self._answered(request.path, ruling.outcome, ruling.reason, answer, started)
+        _tell(request.path, asked, decision)
+        return self._answered(request.path, decision.outcome, decision.reason, answer, started)
 
     async def _convert(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
@@ -146,8 +146,8 @@ def _seconds(request: web.Request) -> float:
     return max(0.1, min(given, _LONGEST_SECONDS) * 0.9 - 0.1)
 
 
-def _tell(path: str, asked: Request, ruling: AdmissionDecision) -> None:
-    level = logging.INFO if ruling.outcome in ("denied", "error") else logging.DEBUG
+def _tell(path: str, asked: Request, decision: AdmissionDecision) -> None:
+    level = logging.INFO if decision.outcome in ("denied", "error") else logging.DEBUG
     if not log.isEnabledFor(level):
         return
     fields = logs.facts(
@@ -155,9 +155,9 @@ def _tell(path: str, asked: Request, ruling: AdmissionDecision) -> None:
         namespace=asked.namespace,
         name=asked.name,
         operation=asked.operation,
-        outcome=ruling.outcome,
-        reason=ruling.reason,
-        denied=ruling.denied.message if ruling.denied else None,
+        outcome=decision.outcome,
+        reason=decision.reason,
+        denied=decision.denied.message if decision.denied else None,
         uid=asked.uid,
     )
     log.log(level, "decided", extra=fields)

@@ -137,9 +137,9 @@ class Webhook:
         self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._tell)
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.is_synced)
-        rules = admission.Admission(self._cluster, _deciders(config, self._cluster), self._events, config.namespace)
+        answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
-        self._server = http_server.Server(settings, self._tls.context, rules, metrics)
+        self._server = http_server.Server(settings, self._tls.context, answers, metrics)
         self.health = HealthServer(*_address(config.metrics_address), self._trouble, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
@@ -179,7 +179,7 @@ class Webhook:
         self._events.record(subject_of(dynakube), notice)
 
 
-def _deciders(config: Config, known: cache.ClusterCache) -> admission.Handlers:
+def _handlers(config: Config, known: cache.ClusterCache) -> admission.Handlers:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,

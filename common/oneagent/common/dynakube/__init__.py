@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from oneagent.common import durations, identifiers
+from oneagent.common.dynakube.api.fields import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES, Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import public_keys, reference
@@ -193,7 +194,7 @@ def _api_version(obj: Mapping[str, object]) -> str:
     if kind not in ("", "DynaKube"):
         raise DynaKubeError("kind", kind, "must be DynaKube")
     if api_version and not _API_VERSION.fullmatch(api_version):
-        raise DynaKubeError("apiVersion", api_version, "must be dynatrace.com/v1alpha1 to v1beta6")
+        raise DynaKubeError("apiVersion", api_version, f"must be {identifiers.API_GROUP}/{VERSIONS[0]} to {NEWEST}")
     return api_version.rpartition("/")[2]
 
 

@@ -1,6 +1,7 @@
-"""Why a pod is left as it is: each reason, how it is told, and what is said of it.
+"""Reasons for which a pod is not injected: name, visibility, explanation and remedy of each.
 
-The reason stands in the pod's annotation and in a metric, so it is one of these and never changes its meaning.
+A reason is an annotation's value and a metric's label, so it never changes its meaning. A new one is an entry here and
+a rule in `oneagent.webhook.injection.exclusions`.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from typing import Final
 
 class Visibility(Enum):
     SILENT = auto()
-    """The pod is none of ours: not even an annotation."""
+    """No trace on the pod: no DynaKube covers it."""
     ANNOTATE = auto()
-    """Somebody wanted it so."""
+    """Annotations with the reason: the pod is excluded on purpose, by a user or by a rule."""
     WARN = auto()
-    """The pod should have got something: an annotation, a warning and an Event."""
+    """Annotations, a warning and an Event: the pod should have been injected."""
 
 
 @dataclass(frozen=True, slots=True)
 class SkipReason:
     reason: str
-    telling: Visibility
+    visibility: Visibility
     why: str
-    """For people; what a sentence ends with that begins with the pod's name and `is left as it is:`."""
+    """End of a sentence that begins with `pod NAME is left as it is:`."""
     remedy: str = ""
     detail: str = ""
 
@@ -39,7 +40,7 @@ NAMESPACE_NOT_MONITORED: Final = SkipReason("NamespaceNotMonitored", _SILENT, "i
 NAMESPACE_IGNORED: Final = SkipReason("NamespaceIgnored", _SILENT, "its namespace is never monitored")
 MIRROR_POD: Final = SkipReason("MirrorPod", _SILENT, "it mirrors a pod that the node runs by itself")
 
-OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "an annotation of it says so")
+OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "its annotation turns injection off")
 CONTAINERS_EXCLUDED: Final = SkipReason("AllContainersExcluded", _ANNOTATE, "annotations exclude all of its containers")
 NOT_AUTOMATIC: Final = SkipReason("AutomaticInjectionOff", _ANNOTATE, "the DynaKube injects only pods that ask for it")
 NOT_SELECTED: Final = SkipReason("NamespaceNotSelected", _ANNOTATE, "the DynaKube's mode does not select its namespace")
@@ -47,10 +48,10 @@ MODE_INJECTS_NOTHING: Final = SkipReason("ModeWithoutInjection", _ANNOTATE, "the
 WINDOWS: Final = SkipReason("Windows", _ANNOTATE, "it runs on Windows")
 HOST_NETWORK: Final = SkipReason("HostNetwork", _ANNOTATE, "it has its node's network and does not ask to be injected")
 DEBUG_POD: Final = SkipReason("DebugPod", _ANNOTATE, "it is a copy for debugging")
-OWN_POD: Final = SkipReason("OwnPod", _ANNOTATE, "it is part of the monitoring itself")
-CRITICAL: Final = SkipReason("CriticalPod", _ANNOTATE, "its priority class says that the cluster hangs on it")
+OWN_POD: Final = SkipReason("OwnPod", _ANNOTATE, "it belongs to the monitoring itself")
+CRITICAL: Final = SkipReason("CriticalPod", _ANNOTATE, "it has a system-critical priority class")
 INFRASTRUCTURE: Final = SkipReason("Infrastructure", _ANNOTATE, "it gives other pods network, names or volumes")
-VIRTUAL_NODE: Final = SkipReason("VirtualNode", _ANNOTATE, "it runs where there is no node that a driver could run on")
+VIRTUAL_NODE: Final = SkipReason("VirtualNode", _ANNOTATE, "it runs on a virtual node, which has no CSI driver")
 
 DYNAKUBE_MISSING: Final = SkipReason(
     "DynaKubeMissing",

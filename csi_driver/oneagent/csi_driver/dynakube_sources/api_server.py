@@ -30,6 +30,7 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
 from oneagent.common import backoff, dynakube, identifiers, logs
+from oneagent.common.dynakube.api.fields import NEWEST
 from oneagent.common.kubernetes import client, errors, events, fields, kubeconfig, list_watch
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import dynakube_watch
@@ -221,7 +222,7 @@ def _subject(about: dynakube.DynaKube | dynakube_sources.PodReference) -> events
     if isinstance(about, dynakube_sources.PodReference):
         return events.Subject("v1", "Pod", about.namespace, about.name, about.uid)
     # Any version names the same object; Events are found by its uid.
-    return events.Subject(f"{identifiers.API_GROUP}/v1beta6", "DynaKube", about.namespace, about.name, about.uid)
+    return events.Subject(f"{identifiers.API_GROUP}/{NEWEST}", "DynaKube", about.namespace, about.name, about.uid)
 
 
 def _call(

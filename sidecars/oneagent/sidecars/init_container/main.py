@@ -5,8 +5,7 @@ of them: with the policy `silent` it ends with 0 whatever happens, and the pod s
 `fail` it ends with 1 until everything is in place, and the pod waits. Either way one line and the termination
 message, which `kubectl describe pod` shows, say what is wrong and what to do.
 
-It stands in the way of every pod, mostly with a tenth of a core, so an HTTP client and a parser of flags are only
-imported by those who need them.
+Every pod waits for it, mostly on a tenth of a core, so the HTTP client and the flag parser are imported only when needed.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
-from oneagent.common import logs
-from oneagent.sidecars.init_container import InstallError, container_files, settings, views
+from oneagent.common import identifiers, logs
+from oneagent.common.injection import contract
+from oneagent.sidecars.init_container import InstallError, NoAgentError, container_files, settings
 from oneagent.sidecars.init_container.settings import Places, Settings
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ class _Stopped(BaseException):
 def main() -> NoReturn:
     places = Places()
     if sys.argv[1:]:
-        from oneagent.sidecars.init_container import usage
-
-        places = usage.read(sys.argv[1:])
+        places = settings.read_places(sys.argv[1:])
     # An orderly end of Python's is one with 120 where its last words can't be written, as on a full disk.
     os._exit(_install(os.environ, places))
 
@@ -97,11 +95,37 @@ def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: lis
 
 def _agent(wanted: Settings, places: Places, silent: bool) -> None:
     if wanted.mode == settings.PROVISIONED:
-        views.check(places.bin, wanted.pod.node_name)
+        check_view(places.bin, wanted.pod.node_name)
     elif wanted.mode == settings.INSTALLER:
         from oneagent.sidecars.init_container import installer
 
         installer.install(wanted, places, silent=silent)
+
+
+def check_view(directory: str, node: str) -> None:
+    """Raise `NoAgentError` unless the view has the library that `LD_PRELOAD` names.
+
+    The driver publishes the agent before this container starts, or an empty view. An application would only see that
+    its library can't be preloaded; the error says why.
+    """
+    volume, where = f"the volume {contract.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
+    if os.path.isfile(os.path.join(directory, identifiers.PRELOAD_LIBRARY)):
+        return
+    try:
+        empty = "agent" not in os.listdir(directory)
+    except OSError as error:
+        raise NoAgentError(
+            f"{volume} can't be read: {error.strerror} ({directory}): see the log of the CSI driver {where}"
+        ) from error
+    if empty:
+        raise NoAgentError(
+            f"{volume} is empty: the CSI driver had no agent for this pod {where}; the pod's Events and the DynaKube's "
+            "conditions say why. Put that right and delete the pod to have it monitored"
+        )
+    raise NoAgentError(
+        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of machine; "
+        "name another version in the DynaKube and delete the pod to have it monitored"
+    )
 
 
 def _catch_signals(longest_seconds: float) -> None:

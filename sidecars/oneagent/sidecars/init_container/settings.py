@@ -1,13 +1,13 @@
-"""What the webhook has written into the init container's variables; see `injected` for what each of them means.
+"""Settings of the init container, from the variables that the webhook sets; `contract.Variable` describes them.
 
-All that is missing is named at once. Who creates a pod may set any of this, so a container's name is checked before
-it becomes the name of a file.
+An error names all missing variables at once. Pod authors may set any of them, so a container's name is checked before
+it becomes a file's name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,33 @@ from oneagent.sidecars.init_container import SettingsError
 
 PROVISIONED: Final = "provisioned"
 INSTALLER: Final = "installer"
+
+VARIABLES: Final = (
+    (Variable.FAILURE_POLICY, "silent: always end with 0; fail: end with 1 if not all is in place"),
+    (Variable.MODE, "provisioned: a CSI volume has the agent; installer: download it"),
+    (Variable.ONEAGENT_INJECTED, "true if the pod gets an agent"),
+    (Variable.ENRICHMENT_INJECTED, "true if the pod gets files of metadata"),
+    (Variable.DYNAKUBE, "the DynaKube that the pod belongs to"),
+    (Variable.VERSION, "of the agent, if this pod has one of its own (installer)"),
+    (Variable.FLAVOR, "default or multidistro (installer)"),
+    (Variable.TECHNOLOGIES, "such as java,nodejs, or all; the DynaKube's if empty (installer)"),
+    (Variable.INSTALL_PATH, "where the application's containers see the agent"),
+    (Variable.VIEW_READ_ONLY, "true if the application's containers can't write to the agent's volume"),
+    (Variable.HOST_TENANT, "the host agents' tenant, if the pod is monitored by it too"),
+    (Variable.CONNECT_RETRY, "milliseconds; the agent retries its first connection for so long"),
+    (Variable.POD_NAME, "the pod's name"),
+    (Variable.POD_UID, "the pod's UID"),
+    (Variable.BASE_POD_NAME, "the pod's name without what is random in it"),
+    (Variable.NAMESPACE, "the pod's namespace"),
+    (Variable.NODE_NAME, "the pod's node"),
+    (Variable.CLUSTER_ID, "UID of the namespace kube-system"),
+    (Variable.WORKLOAD_KIND, "kind of what the pod belongs to"),
+    (Variable.WORKLOAD_NAME, "name of what the pod belongs to"),
+    (Variable.CONTAINERS, "how many containers get the agent"),
+    (Variable.CONTAINER_NAME.format(number="<n>"), "each one's name, from 1 on"),
+    (Variable.CONTAINER_IMAGE.format(number="<n>"), "each one's image"),
+)
+"""Each variable and its meaning, for `--help`."""
 
 _CONTAINER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _COUNT: Final = re.compile(r"\d{1,3}", re.ASCII)
@@ -60,7 +87,7 @@ def is_silent(environ: Mapping[str, str]) -> bool:
 
 
 def is_by_hand(environ: Mapping[str, str]) -> bool:
-    """Whether nobody has set anything, so that this is no init container."""
+    """Whether no variable is set, so that this is no init container."""
     return not any(name in environ for name in (Variable.FAILURE_POLICY, Variable.MODE, Variable.POD_NAME))
 
 
@@ -84,6 +111,28 @@ def read(environ: Mapping[str, str]) -> Settings:
         flavor=environ.get(Variable.FLAVOR, "") or "default",
         technologies=tuple(filter(None, environ.get(Variable.TECHNOLOGIES, "").replace(" ", "").split(","))),
     )
+
+
+def read_places(words: Sequence[str]) -> Places:
+    """Parse `install-oneagent`'s flags, which a pod never has; `--help` lists the variables."""
+    import argparse  # Costs time at the start of every pod, and only this needs it.
+
+    width = max(len(name) for name, _ in VARIABLES)
+    parser = argparse.ArgumentParser(
+        prog="install-oneagent",
+        description="Gets the agent of a pod ready before its containers start. The webhook puts it into pods as the "
+        f"init container {contract.INIT_CONTAINER}, and sets everything by variables.",
+        epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in VARIABLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    usual = Places()
+    parser.add_argument("--bin", default=usual.bin, help="folder of the agent (default %(default)s)")
+    parser.add_argument("--share", default=usual.share, help="folder of the containers' files (default %(default)s)")
+    parser.add_argument("--config", default=usual.config, help="folder of Secret and token (default %(default)s)")
+    parser.add_argument("--termination-log", default=usual.termination_log, help="file (default %(default)s)")
+    given = parser.parse_args(words)
+    return Places(given.bin, given.share, given.config, given.termination_log)
 
 
 def _missing(environ: Mapping[str, str], *, agent: bool) -> Iterator[str]:
@@ -137,4 +186,4 @@ def _switch(environ: Mapping[str, str], name: str) -> bool:
 
 
 def _unusable(name: str, value: str, why: str) -> SettingsError:
-    return SettingsError(f"{name}: {value[:_VALUE_SHOWN]!r} is {why}: the webhook sets it, nobody else should")
+    return SettingsError(f"{name}: {value[:_VALUE_SHOWN]!r} is {why}: leave it to the webhook")

@@ -19,8 +19,8 @@ from oneagent.sidecars.init_container import (
     SettingsError,
     ShareError,
     container_files,
+    main,
     settings,
-    views,
 )
 from tests.unit.sidecars.init_container.pod_environment import Pod, variables, wanted
 
@@ -124,7 +124,7 @@ class TestFiles:
 class TestView:
     def test_a_whole_one_is_fine(self, pod: Pod) -> None:
         pod.view()
-        views.check(str(pod.bin), "node-1")
+        main.check_view(str(pod.bin), "node-1")
 
     @pytest.mark.parametrize(
         ("prepare", "said"),
@@ -139,7 +139,7 @@ class TestView:
         assert callable(prepare)
         prepare(pod)
         with pytest.raises(NoAgentError, match=said):
-            views.check(str(pod.bin), "node-1")
+            main.check_view(str(pod.bin), "node-1")
 
 
 class TestVariables:

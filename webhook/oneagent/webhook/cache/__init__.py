@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.api.fields import NEWEST
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api
@@ -32,7 +33,7 @@ from oneagent.webhook.injection.inputs import Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
 
-DYNAKUBE_VERSION: Final = f"{identifiers.API_GROUP}/v1beta6"
+DYNAKUBE_VERSION: Final = f"{identifiers.API_GROUP}/{NEWEST}"
 DRIVER_DAEMONSET: Final = "oneagent-csi-driver"
 
 _NAMESPACES: Final = list_watch.Collection("/api/v1/namespaces", metadata_only=True)

@@ -49,7 +49,7 @@ def inject(pod: Object, facts: PodContext, settings: Settings) -> InjectionResul
     try:
         read = pod_model.read(pod)
     except msgspec.ValidationError as error:
-        return _said(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
+        return _notify(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
     if skip := exclusions.none_of_ours(read, facts, settings.own_namespace):
         return InjectionResult(injected=False, reason=skip.reason)
     found = existing.find(read)
@@ -57,27 +57,29 @@ def inject(pod: Object, facts: PodContext, settings: Settings) -> InjectionResul
         return InjectionResult(injected=True, reason="")
     kube = _kube(facts, settings)
     if found is not None:
-        return _again(pod, read, facts, settings, kube, found)
-    return _first(pod, read, facts, settings, kube)
+        return _reinvoke(pod, read, facts, settings, kube, found)
+    return _inject_new(pod, read, facts, settings, kube)
 
 
-def _first(pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason) -> InjectionResult:
+def _inject_new(
+    pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason
+) -> InjectionResult:
     if isinstance(kube, Kube) and exclusions.is_ignored(facts.namespace, kube):
         return InjectionResult(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
     if skip := exclusions.never_injected(read):
         return _skipped(pod, read, skip)
     if isinstance(kube, SkipReason):
         return _skipped(pod, read, kube)
-    return _Work(pod, read, facts, kube, settings).done()
+    return PatchBuilder(pod, read, facts, kube, settings).build()
 
 
-def _again(
+def _reinvoke(
     pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason, found: Present
 ) -> InjectionResult:
     planned = plan.again(found)
     if planned is None or isinstance(kube, SkipReason) or not kube.is_on("webhook-reinvocation-policy"):
         return InjectionResult(injected=True, reason="")
-    return _Work(pod, read, facts, kube, settings).completed(found, planned)
+    return PatchBuilder(pod, read, facts, kube, settings).extend(found, planned)
 
 
 def _kube(facts: PodContext, settings: Settings) -> Kube | SkipReason:
@@ -97,13 +99,13 @@ def _skipped(pod: Object, read: Pod, skip: SkipReason) -> InjectionResult:
         pod_annotations.ENRICHMENT_INJECTED: None,
         pod_annotations.HANDLED: None,
     }
-    return _said(
+    return _notify(
         skip, read.name, json_patch.metadata(pod, "annotations", told), pod_annotations.unclear(read.annotations)
     )
 
 
-def _said(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> InjectionResult:
-    if skip.telling is not Visibility.WARN:
+def _notify(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> InjectionResult:
+    if skip.visibility is not Visibility.WARN:
         return InjectionResult(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
     text = f"pod {name} is left as it is: {skip}"
     notice = Notice("Warning", skip.reason, text)
@@ -121,7 +123,7 @@ class _Target:
 
 
 @dataclass(slots=True)
-class _Work:
+class PatchBuilder:
     """One pod under work; the operations come together in an order in which their places are right."""
 
     pod: Object
@@ -133,15 +135,15 @@ class _Work:
     conflicts: dict[str, str] = field(default_factory=dict)
     """By container, the place of the mount that keeps it out."""
 
-    def done(self) -> InjectionResult:
+    def build(self) -> InjectionResult:
         planned = plan.fresh(self.read, self.facts, self.kube)
         if isinstance(planned, SkipReason):
             return _skipped(self.pod, self.read, planned)
-        if skip := self._in_the_way(planned):
+        if skip := self._conflict(planned):
             return _skipped(self.pod, self.read, skip)
         included = list(self._included(planned, after=-1))
         if not included:
-            return self._nobody()
+            return self._no_container()
         containers = [target.container for target in included]
         made = volumes.of_pod(self.read, planned, self.kube, [container.name for container in containers])
         self._annotate(planned, [volume["name"] for volume in made if "emptyDir" in volume])
@@ -149,20 +151,20 @@ class _Work:
         self._append("/spec/volumes", self.read.spec.volumes, made)
         ours = init_container.make(self.read, self.facts, self.kube, self.settings, planned, containers)
         self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
-        return self._outcome(self._warnings())
+        return self._result(self._warnings())
 
-    def completed(self, found: Present, planned: Plan) -> InjectionResult:
+    def extend(self, found: Present, planned: Plan) -> InjectionResult:
         told = {pod_annotations.HANDLED: existing.seen(self.read)}
         self.operations += json_patch.metadata(self.pod, "annotations", told)
         included = list(self._included(planned, after=found.index))
         self._change(included, planned)
         new = [target.container for target in included if target.container.name not in found.numbered]
         if planned.agent and new:
-            self._tell_init_container(found, new)
-            self._tell_driver(found, new)
-        return self._outcome([])
+            self._extend_init_container(found, new)
+            self._extend_driver_attributes(found, new)
+        return self._result([])
 
-    def _in_the_way(self, planned: Plan) -> SkipReason | None:
+    def _conflict(self, planned: Plan) -> SkipReason | None:
         if taken := volumes.reserved(planned) & {volume.name for volume in self.read.spec.volumes or ()}:
             return replace(skip_reasons.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
         if any(container.name == contract.INIT_CONTAINER for container in self.read.everything()):
@@ -180,7 +182,7 @@ class _Work:
             else:
                 yield target
 
-    def _nobody(self) -> InjectionResult:
+    def _no_container(self) -> InjectionResult:
         if not self.conflicts:
             return _skipped(self.pod, self.read, skip_reasons.CONTAINERS_EXCLUDED)
         return _skipped(self.pod, self.read, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
@@ -216,7 +218,7 @@ class _Work:
             new.insert(0, injection_env.plain(ld_preload.NAME, library))
         self._append(place, env, new)
 
-    def _tell_init_container(self, found: Present, new: Sequence[Container]) -> None:
+    def _extend_init_container(self, found: Present, new: Sequence[Container]) -> None:
         place = f"/spec/initContainers/{found.index}/env"
         env = found.container.env or []
         last = max(found.numbered.values(), default=0)
@@ -230,7 +232,7 @@ class _Work:
             told.append(count)
         self._append(place, env, told)
 
-    def _tell_driver(self, found: Present, new: Sequence[Container]) -> None:
+    def _extend_driver_attributes(self, found: Present, new: Sequence[Container]) -> None:
         if not found.csi:
             return
         index = found.volumes[contract.BIN_VOLUME]
@@ -263,7 +265,7 @@ class _Work:
         ]
         return [*filter(None, found), *pod_annotations.unclear(self.read.annotations)]
 
-    def _outcome(self, warnings: Sequence[str]) -> InjectionResult:
+    def _result(self, warnings: Sequence[str]) -> InjectionResult:
         if not self.conflicts:
             return InjectionResult(injected=True, reason="", patch=self.operations, warnings=warnings)
         text = f"pod {self.read.name}: containers are left out that have mounts of their own where something is to be "
