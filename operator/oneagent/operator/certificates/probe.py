@@ -41,7 +41,7 @@ class EndpointProbe:
 
     async def _read_fingerprint(self, host: str, port: int) -> bytes | None:
         """Return the fingerprint of an endpoint's certificate; None if it does not answer."""
-        # Without verification: the fingerprint tells whether it is the expected certificate.
+        # Not verified here: the caller compares the fingerprint.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

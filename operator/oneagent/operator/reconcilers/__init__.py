@@ -1,1 +1,1 @@
-"""What an operator sees to, one concern a module; see `worker.Reconciler`."""
+"""Reconcilers of a DynaKube, one condition a module; `context` has their interface."""
