@@ -17,7 +17,8 @@ from kubernetes.aio import client, config
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
-from oneagent.operator import api, asking
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
 from oneagent.operator.reconcile_result import ReconcileResult
@@ -100,8 +101,8 @@ async def look(
         await watches.wait_until_synced()
         watching.cancel()
         await asyncio.wait((watching,))
-        facts = asking.TenantState(
-            asked_at=1.0,
+        facts = TenantState(
+            polled_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="token",
             endpoints=("https://ag.example",),

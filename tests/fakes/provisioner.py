@@ -125,6 +125,8 @@ class Desk:
         return self.secrets[name]
 
     def config_map(self, name: str) -> Mapping[str, str]:
+        if name not in self.config_maps:
+            raise errors.NotFoundError(f"no ConfigMap {name}")
         return self.config_maps[name]
 
     def event(

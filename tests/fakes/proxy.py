@@ -39,13 +39,19 @@ class Proxy:
                 self.close_connection = True
 
             def do_GET(self) -> None:
+                self._forward("GET")
+
+            def do_POST(self) -> None:
+                self._forward("POST", self.rfile.read(int(self.headers["Content-Length"])))
+
+            def _forward(self, method: str, content: bytes | None = None) -> None:
                 if not proxy._admits(self):
                     return
-                proxy.seen.append(f"GET {self.path.partition('?')[0]}")
+                proxy.seen.append(f"{method} {self.path.partition('?')[0]}")
                 url = urllib.parse.urlsplit(self.path)
                 upstream = http.client.HTTPConnection(url.hostname or "", url.port or 80, timeout=5)
                 headers = {name: value for name, value in self.headers.items() if not name.startswith("Proxy-")}
-                upstream.request("GET", f"{url.path}?{url.query}", headers=headers)
+                upstream.request(method, f"{url.path}?{url.query}", content, headers)
                 answer = upstream.getresponse()
                 body = answer.read()
                 self.send_response(answer.status)

@@ -14,7 +14,7 @@ from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, asking, events
+from oneagent.operator import api, events
 from oneagent.operator.cache import Cache
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
@@ -23,6 +23,7 @@ from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.periodic import PeriodicTask
+from oneagent.operator.rate_limit import RateLimiter
 from oneagent.operator.reconcilers import (
     injection_secret,
     namespaces,
@@ -68,7 +69,7 @@ class Controller:
         self._resource = api.dynakubes(settings.api_version)
         self.cache = Cache()
         self._events = events.Recorder(server)
-        self._limit = asking.Limit()
+        self._limit = RateLimiter()
         self._threads = ThreadPoolExecutor(_TENANT_THREADS, thread_name_prefix="tenant")
         self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
         # The package server's certificate is signed by the webhook's CA.

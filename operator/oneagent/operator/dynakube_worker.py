@@ -19,8 +19,9 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, asking, reconcile_result
+from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
+from oneagent.operator.rate_limit import RateLimiter
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext, Reconciler
 from oneagent.operator.status_writer import RecordEvent, StatusWriter
@@ -45,7 +46,7 @@ class DynaKubeWorker:
         server: api.Api,
         cache: Cache,
         reconcilers: Sequence[Reconciler],
-        limit: asking.Limit,
+        limit: RateLimiter,
         threads: Executor,
         record_event: RecordEvent,
         registries: Registries,
@@ -122,7 +123,7 @@ class DynaKubeWorker:
             if result := await self._run(reconciler, context):
                 results[reconciler.condition] = result
         # Before the first poll has ended, the status that an earlier operator wrote is better.
-        if self._poller.state.asked_at or not context.status.get("conditions"):
+        if self._poller.state.polled_at or not context.status.get("conditions"):
             await self._status.write(obj, results, kube.mode)
         times = [next_poll, *(result.requeue_seconds for result in results.values())]
         return min((seconds for seconds in times if seconds is not None), default=None)

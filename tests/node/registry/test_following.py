@@ -11,10 +11,11 @@ import pytest
 import trustme
 
 from oneagent.common import dynakube
-from oneagent.common.http import client as http_client
+from oneagent.common.oci import reference
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import images
-from oneagent.operator.images import Followed, Secrets
+from oneagent.common.tenant import image_resolver
+from oneagent.common.tenant.image_resolver import ImageState, MemorySignatures
+from oneagent.common.tenant.inputs import Inputs, ObjectName
 from tests.fakes import images as making
 from tests.fakes import provisioner, registry
 from tests.fakes.registry import Registry
@@ -44,14 +45,15 @@ def sign(server: Registry, digest: str) -> None:
 
 def follow(
     server: Registry,
-    before: Followed | None = None,
+    before: ImageState | None = None,
     *,
     key: str = "",
     name: str = ":1",
     spec: Mapping[str, Any] | None = None,
-    secrets: Secrets | None = None,
+    secrets: Mapping[str, Mapping[str, str]] | None = None,
+    signatures: MemorySignatures | None = None,
     authority: str = "",
-) -> Followed:
+) -> ImageState:
     annotations = {"code-modules-image-key": key} if key else {}
     kube = dynakube.from_manifest(
         provisioner.manifest(
@@ -59,11 +61,21 @@ def follow(
             image=f"{server.host}/{PATH}{name}",
             annotations=annotations,
             **(spec or {}),
+            **({"trustedCAs": "authorities"} if authority else {}),
         )
     )
     rules = Registries(plain_http=frozenset((server.host,) if server.url.startswith("http:") else ()))
-    http = http_client.HttpSettings(trusted_cas=authority)
-    return images.follow(kube, http, "token", secrets or Secrets(), rules, before or Followed())
+    contents: dict[ObjectName, Mapping[str, str] | None] = {("Secret", "demo"): {"apiToken": "token"}}
+    contents |= {("Secret", name): content for name, content in (secrets or {}).items()}
+    contents["ConfigMap", "authorities"] = {"certs": authority}
+    return image_resolver.resolve(
+        kube,
+        reference.parse(kube.package),
+        Inputs(contents),
+        before or ImageState(),
+        rules,
+        signatures or MemorySignatures(),
+    )
 
 
 def test_a_tag_is_followed_where_it_moves_to(plain: Registry) -> None:
@@ -95,8 +107,9 @@ class TestASignedImage:
     def test_is_followed_and_its_signature_asked_for_once(self, plain: Registry) -> None:
         digest = push(plain, "first")
         sign(plain, digest)
-        found = follow(plain, key=OURS.pem)
-        again = follow(plain, found, key=OURS.pem)
+        signatures = MemorySignatures()
+        found = follow(plain, key=OURS.pem, signatures=signatures)
+        again = follow(plain, found, key=OURS.pem, signatures=signatures)
         assert found == again
         assert found.image is not None and found.image.digest == digest
         assert len([path for method, path, _ in plain.requests() if path.endswith(".sig") and method == "GET"]) == 1
@@ -114,10 +127,10 @@ class TestASignedImage:
 
     def test_is_judged_anew_by_another_key(self, plain: Registry) -> None:
         sign(plain, push(plain, "first"))
-        keys = Secrets(keys={"cosign.pub": OURS.pem})
+        keys = {"image-keys": {"cosign.pub": OURS.pem}}
         found = follow(plain, key="image-keys", secrets=keys)
         assert found.problem == ""
-        keys = Secrets(keys={"cosign.pub": THEIRS.pem})
+        keys = {"image-keys": {"cosign.pub": THEIRS.pem}}
         assert "by none of the keys" in follow(plain, found, key="image-keys", secrets=keys).problem
 
     def test_needs_the_keys(self, plain: Registry) -> None:
@@ -131,7 +144,7 @@ def test_a_pull_secret_is_shown_and_missed(tmp_path: Path) -> None:
     with Registry(tmp_path / "locked", authority=authority, password=True) as locked:
         digest = push(locked, "first")
         spec = {"customPullSecret": "pull"}
-        found = follow(locked, authority=pem, spec=spec, secrets=Secrets(pull=registry.pull_secret(locked.host)))
+        found = follow(locked, authority=pem, spec=spec, secrets={"pull": registry.pull_secret(locked.host)})
         assert found.image is not None and found.image.digest == digest
         missed = follow(locked, found, authority=pem, spec=spec)
         assert missed == dataclasses.replace(

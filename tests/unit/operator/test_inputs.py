@@ -9,14 +9,16 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.operator import api, asking, images, tenant_poller
+from oneagent.common.tenant import inputs
+from oneagent.common.tenant.inputs import Inputs
+from oneagent.operator import api, tenant_poller
 from tests.fakes import provisioner
 from tests.fakes.object_api import Objects
 
 PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
 
 
-def read(key: str, image: str = "registry.example/agent:1") -> tuple[asking.Inputs, frozenset[tuple[str, str]]]:
+def read(key: str, image: str = "registry.example/agent:1") -> Inputs:
     server = Objects()
     for name, content in {"pull": "login", "image-keys": "keys", "demo": "token"}.items():
         data = {"content": base64.b64encode(content.encode()).decode()}
@@ -31,35 +33,31 @@ def read(key: str, image: str = "registry.example/agent:1") -> tuple[asking.Inpu
 
 
 def test_the_secrets_of_an_image_are_read_and_watched() -> None:
-    inputs, used = read("image-keys")
-    assert inputs.image == images.Secrets({"content": "login"}, {"content": "keys"})
-    assert used == {("Secret", "demo"), ("Secret", "pull"), ("Secret", "image-keys")}
+    found = read("image-keys")
+    assert (found.secret("pull"), found.secret("image-keys")) == ({"content": "login"}, {"content": "keys"})
+    assert set(found.contents) == {("Secret", "demo"), ("Secret", "pull"), ("Secret", "image-keys")}
 
 
 def test_a_key_in_the_dynakube_is_no_secret_s_name() -> None:
-    inputs, used = read(PEM)
-    assert inputs.image == images.Secrets({"content": "login"}, None)
-    assert used == {("Secret", "demo"), ("Secret", "pull")}
+    found = read(PEM)
+    assert found.secret("pull") == {"content": "login"}
+    assert set(found.contents) == {("Secret", "demo"), ("Secret", "pull")}
 
 
 def test_a_secret_that_is_not_there_is_watched_for() -> None:
-    inputs, used = read("other-keys")
-    assert inputs.image.keys is None
-    assert ("Secret", "other-keys") in used
+    found = read("other-keys")
+    assert found.contents["Secret", "other-keys"] is None
 
 
 @pytest.mark.parametrize("image", ["", "file:///a.zip", "oci-layout:/a:1"])
 def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
-    inputs, used = read("image-keys", image)
-    assert inputs.image == images.Secrets()
-    assert used == {("Secret", "demo")}
+    found = read("image-keys", image)
+    assert set(found.contents) == {("Secret", "demo")}
 
 
 def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
     def settings(**spec: Any) -> tuple[object, ...]:
-        return tenant_poller.poll_settings(
-            dynakube.from_manifest(provisioner.manifest(api_url="https://a.b/api", **spec))
-        )
+        return inputs.poll_settings(dynakube.from_manifest(provisioner.manifest(api_url="https://a.b/api", **spec)))
 
     found = [
         settings(),

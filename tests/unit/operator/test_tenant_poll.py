@@ -11,13 +11,18 @@ from typing import Any, cast
 
 import pytest
 
+from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, asking
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.dynakube_worker import FINALIZER, DynaKubeWorker
+from oneagent.operator.rate_limit import RateLimiter
+from oneagent.operator.tenant_poller import TenantPoller
 from tests.fakes import packages
 from tests.fakes.object_api import Objects
+from tests.fakes.proxy import Proxy
 from tests.fakes.tenant import Tenant
 
 NAMESPACE = "dynatrace"
@@ -52,7 +57,7 @@ async def _shorten(tenant: Tenant) -> None:
     cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
     with ThreadPoolExecutor(1) as threads:
         worker = DynaKubeWorker(
-            NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), asking.Limit(), threads,
+            NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), RateLimiter(), threads,
             lambda *_: None, Registries(), lambda: now[0],
         )  # fmt: skip
 
@@ -81,3 +86,72 @@ def dynakube(api_url: str, interval: str) -> dict[str, Any]:
     metadata = {**METADATA, "uid": "1", "finalizers": [FINALIZER], "annotations": annotations}
     spec = {"apiUrl": api_url, "oneAgent": {"applicationMonitoring": {}}}
     return {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": metadata, "spec": spec}
+
+
+PROXY = "spec.proxy.valueFrom: the Secret corporate"
+CERTIFICATES = "spec.trustedCAs: the ConfigMap authorities"
+
+
+@pytest.mark.parametrize(
+    ("spec", "contents", "problem"),
+    [
+        (
+            {"proxy": {"valueFrom": "corporate"}},
+            {},
+            f"{PROXY} does not exist: create it with the proxy's URL at the key proxy",
+        ),
+        (
+            {"proxy": {"valueFrom": "corporate"}},
+            {("Secret", "corporate"): {"url": "http://127.0.0.1:1"}},
+            f"{PROXY} has nothing at the key proxy: put the proxy's URL there",
+        ),
+        (
+            {"trustedCAs": "authorities"},
+            {},
+            f"{CERTIFICATES} does not exist: create it with PEM certificates at the key certs",
+        ),
+        (
+            {"trustedCAs": "authorities"},
+            {("ConfigMap", "authorities"): {"ca.crt": "PEM"}},
+            f"{CERTIFICATES} has nothing at the key certs: put PEM certificates there",
+        ),
+    ],
+)
+def test_a_proxy_or_certificates_that_are_missing_are_refused(
+    tenant: Tenant, spec: dict[str, Any], contents: dict[tuple[str, str], dict[str, str]], problem: str
+) -> None:
+    state = asyncio.run(_poll_once(tenant, spec, contents))
+    assert state.problem == problem
+    assert tenant.requests == []
+
+
+def test_the_proxy_s_value_comes_before_its_secret(tenant: Tenant) -> None:
+    with Proxy() as proxy:
+        spec = {"proxy": {"value": f"http://{proxy.address}", "valueFrom": "corporate"}}
+        secret = {"proxy": "http://127.0.0.1:1"}
+        state = asyncio.run(_poll_once(tenant, spec, {("Secret", "corporate"): secret}))
+        assert state.problem == ""
+        assert proxy.seen
+
+
+async def _poll_once(
+    tenant: Tenant, spec: Mapping[str, Any], contents: Mapping[tuple[str, str], Mapping[str, str]]
+) -> TenantState:
+    """The state after one poll as the operator makes it."""
+    cluster = Cluster()
+    token = base64.b64encode(tenant.token.encode()).decode()
+    cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
+    for (kind, name), content in contents.items():
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in content.items()}
+        metadata = {"name": name, "namespace": NAMESPACE}
+        cluster.put(kind, {"kind": kind, "metadata": metadata, "data": encoded if kind == "Secret" else dict(content)})
+    obj = dynakube(tenant.api_url, "15m")
+    obj["spec"].update(spec)
+    kube = dynakubes.from_manifest(obj)
+    ended = asyncio.Event()
+    with ThreadPoolExecutor(1) as threads:
+        poller = TenantPoller(cast("api.Api", cluster), NAMESPACE, RateLimiter(), threads, Registries(), ended.set)
+        assert await poller.poll_if_due(kube) is None
+        await ended.wait()
+        await poller.poll_if_due(kube)
+    return poller.state

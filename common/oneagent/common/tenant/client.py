@@ -35,6 +35,10 @@ _FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _T = TypeVar("_T")
 
 
+class InvalidTokenError(http_client.InvalidSettingsError):
+    """The Secret with the tokens is missing, or a token in it is malformed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantAccess:
     """Where a tenant is and what lets us in. Neither token is in the `repr`."""
@@ -58,9 +62,9 @@ class TenantAccess:
         if url.query or url.fragment or not self.api_url.endswith("/api"):
             raise http_client.InvalidSettingsError(f"apiUrl: {shown}: must end in /api")
         if not self.token:
-            raise http_client.InvalidSettingsError("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
+            raise InvalidTokenError("apiToken: empty: the DynaKube's secret needs apiToken or paasToken")
         if not re.fullmatch(r"[\x21-\x7e]+", self.token):
-            raise http_client.InvalidSettingsError(
+            raise InvalidTokenError(
                 f"{self.token_name}: holds white space or what no token has: is there a line break in it?"
             )
 

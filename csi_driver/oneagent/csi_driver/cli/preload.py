@@ -30,7 +30,7 @@ from oneagent.common.unpack import AgentPackage, agent_layout, zip
 from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
-from oneagent.csi_driver.provisioner.package_sources import origins
+from oneagent.csi_driver.provisioner.package_sources import image as image_source
 from oneagent.csi_driver.store import AgentStore, usage
 from oneagent.csi_driver.store import preload as store_preload
 from oneagent.csi_driver.store.preload import NotPreloadedError
@@ -71,7 +71,7 @@ class ImagePackage:
 
     @property
     def version(self) -> Version:
-        return origins.version_of(self.image.digest)
+        return image_source.version_of(self.image.digest)
 
     def read(self, report_progress: ReportProgress) -> AgentPackage:
         with oci_image.Image(self.image, oci_image.Access()) as opened:

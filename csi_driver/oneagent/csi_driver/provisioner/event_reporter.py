@@ -17,37 +17,37 @@ from oneagent.csi_driver.metadata.states import VersionState
 
 log = logging.getLogger(__name__)
 
-_OLD_NEWS = f"{VersionState.READY} "
+_READY = f"{VersionState.READY} "
 """What is there at the start is no news."""
 
 
 class EventReporter:
     """Its methods belong to the loop's thread unless they say otherwise, and none of them waits."""
 
-    def __init__(self, source: dynakube_sources.DynaKubeSource, records: ProvisionerState) -> None:
+    def __init__(self, source: dynakube_sources.DynaKubeSource, state: ProvisionerState) -> None:
         self._source = source
-        self._records = records
+        self._state = state
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="events")
         self._notices: Future[None] | None = None
-        self._told: dict[tuple[str, Version], str] = {}
+        self._reported: dict[tuple[str, Version], str] = {}
         self._refused: dict[str, str] = {}
 
     def pass_on_notices(self) -> None:
         """Say what the server has written since the last time, unless that is being done still."""
         if self._notices is None or self._notices.done():
-            self._notices = self._thread.submit(self._say_notices)
+            self._notices = self._thread.submit(self._report_notices)
 
     def expect(self, kube: dynakube.DynaKube, version: Version) -> None:
         """A version is not in the store: its arrival will be news, however quick it is."""
-        if self._told.get((kube.name, version), _OLD_NEWS) == _OLD_NEWS:
-            self._told[kube.name, version] = ""
+        if self._reported.get((kube.name, version), _READY) == _READY:
+            self._reported[kube.name, version] = ""
 
-    def tell(self, kube: dynakube.DynaKube, record: VersionRecord) -> None:
+    def report_version(self, kube: dynakube.DynaKube, record: VersionRecord) -> None:
         """An Event on the DynaKube when its version has arrived, or can't."""
         key, news = (kube.name, record.version), f"{record.state} {record.message}"
-        if self._told.get(key, _OLD_NEWS) == news:
+        if self._reported.get(key, _READY) == news:
             return
-        self._told[key] = news
+        self._reported[key] = news
         if record.state == VersionState.READY:
             message = f"Installed agent version {record.version}"
             self._thread.submit(self._source.event, kube, "Normal", "InstallAgentVersion", message)
@@ -55,7 +55,7 @@ class EventReporter:
             message = f"Agent version {record.version}: {record.message}"
             self._thread.submit(self._source.event, kube, "Warning", "FailedInstallAgentVersion", message)
 
-    def damaged(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
+    def report_corrupt(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
         """An Event on a DynaKube that wants a version which had to leave the store. May be called from any thread."""
         text = (
             f"Agent version {version} was damaged on this node: {message}. It is installed again; pods that were "
@@ -63,7 +63,7 @@ class EventReporter:
         )
         self._thread.submit(self._source.event, kube, "Warning", "DamagedAgentVersion", text)
 
-    def refused(self, kube: dynakube.DynaKube, why: str) -> None:
+    def report_refusal(self, kube: dynakube.DynaKube, why: str) -> None:
         """An Event on the DynaKube when its image is not used for want of a signature; none if `why` is empty."""
         if self._refused.get(kube.name, "") == why:
             return
@@ -74,9 +74,9 @@ class EventReporter:
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _say_notices(self) -> None:
+    def _report_notices(self) -> None:
         try:
-            with self._records.notices() as notices:
+            with self._state.notices() as notices:
                 for notice in notices:
                     pod = dynakube_sources.PodReference(notice.pod_namespace, notice.pod_name, notice.pod_uid)
                     kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"

@@ -31,9 +31,8 @@ from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.provisioner import log_retention, startup_cleanup
+from oneagent.csi_driver.provisioner import download_files, log_retention
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.room import NoSpaceError
 from oneagent.csi_driver.provisioner.trash import Trash
 from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, preload, usage
 from oneagent.csi_driver.store.usage import Occupancy
@@ -42,6 +41,10 @@ log = logging.getLogger(__name__)
 
 _CANNOT_TELL: Final = (database.DatabaseUnavailableError, StoreBusyError, ValueError, OSError)
 """The database, the lease, the mount table, the disk: without a word of each of them nothing is removed."""
+
+
+class NoSpaceError(Exception):
+    """A version does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class References:
     """Names of DynaKubes whose host agent's folder is in use."""
 
 
-def needs(
+def find_references(
     folder: DataDir,
     mounts: Iterable[Mount],
     volumes: Iterable[VolumeRecord],
@@ -139,14 +142,14 @@ class GarbageCollector:
         *,
         installing: Callable[[], Iterable[Version]],
         known: Callable[[], Iterable[str] | None],
-        deciding: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - has no state
+        decision_lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - has no state
         mounts: Callable[[], list[Mount]] = mount_table.read,
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """`known` gives the names of all DynaKubes, None as long as nobody has told yet.
 
-        `deciding` is held during the decision; whoever changes what is wanted, and makes config layers for it, holds
+        `decision_lock` is held during the decision; whoever changes what is wanted, and makes config layers for it, holds
         the same.
         """
         self._folder = folder
@@ -157,7 +160,7 @@ class GarbageCollector:
         self._installing = installing
         self._known = known
         self._mounts = mounts
-        self._deciding = deciding
+        self._decision_lock = decision_lock
         self._now = now
         self._failpoint = failpoint
         self._occupancy = Occupancy(folder, store)
@@ -167,7 +170,7 @@ class GarbageCollector:
         """One run; the versions that went."""
         result, gone = "ok", []
         try:
-            gone = self._retire(self._policy)
+            gone = self._collect(self._policy)
         except _CANNOT_TELL as error:
             result = "skipped"
             log.warning("nothing is collected for now", extra=logs.facts(reason=error))
@@ -182,14 +185,14 @@ class GarbageCollector:
         self._measure()
         return gone
 
-    def make(self, needed_bytes: int) -> None:
-        """See `room.Room`."""
+    def make_room(self, needed_bytes: int) -> None:
+        """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         if self._fits(needed_bytes):
             return
         # As if nothing were kept without need, until there is room.
         strict = Policy(keep_unused_seconds=float("-inf"))
         with contextlib.suppress(*_CANNOT_TELL):
-            while not self._fits(needed_bytes) and self._retire(strict, at_most=1):
+            while not self._fits(needed_bytes) and self._collect(strict, at_most=1):
                 self.empty_trash()
         if not self._fits(needed_bytes):
             free = self.free(self._folder.root)
@@ -199,9 +202,9 @@ class GarbageCollector:
                 f"reserve {_mib(self._policy.reserve_bytes)}); every version in the store is in use or wanted"
             )
 
-    def free(self, folder: Path) -> int:
-        """See `room.Room`."""
-        free = download.free_bytes(folder) - self._policy.reserve_bytes
+    def free(self, directory: Path) -> int:
+        """Return the bytes that may still be used: of the disk, and of the budget."""
+        free = download.free_bytes(directory) - self._policy.reserve_bytes
         if self._policy.budget_bytes:
             free = min(free, self._policy.budget_bytes - self.used_bytes())
         return free
@@ -216,20 +219,20 @@ class GarbageCollector:
     def _fits(self, needed_bytes: int) -> bool:
         return self.free(self._folder.root) >= needed_bytes
 
-    def _retire(self, policy: Policy, at_most: int = 1 << 30) -> list[Version]:
+    def _collect(self, policy: Policy, at_most: int = 1 << 30) -> list[Version]:
         """Move what may go into the trash, under the store's exclusive lease.
 
         Rows are read before it and mounts under it: a publish that comes in between shows in the mount table.
         """
-        with self._deciding:
+        with self._decision_lock:
             known = self._known()
             if known is None:
                 return []
-            gone = self._retire_now(policy, known, at_most)
+            gone = self._collect_locked(policy, known, at_most)
         self._records.flush()
         return gone
 
-    def _retire_now(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
+    def _collect_locked(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
         # Only a budget needs to know; asked before the lease, which holds up publishes.
         taken = self._occupancy.by_version() if policy.budget_bytes else {}
         other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
@@ -240,7 +243,9 @@ class GarbageCollector:
         volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
         pinned = preload.pinned(self._folder, {row.version for row in wanted}, self._now())
         with self._store.removal():
-            found = needs(self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known)
+            found = find_references(
+                self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known
+            )
             stored = self._store.versions()
             self._records.used(version for version in stored if version in found.versions)
             unused = [version for version in stored if version not in found.versions]
@@ -250,9 +255,9 @@ class GarbageCollector:
                 self._store.remove(version)
                 self._failpoint("version in the trash")
                 log.info("version removed", extra=logs.facts(version=version))
-            self._retire_layers(found)
-            self._retire_hosts(found)
-        self._retire_downloads(found.versions)
+            self._discard_layers(found)
+            self._discard_host_agents(found)
+        self._delete_downloads(found.versions)
         damage_log.prune(self._folder, volumes, set(stored) - set(gone), found.versions)
         for version in set(records) - set(stored) - found.versions | set(gone):
             self._records.drop_version(version)
@@ -260,7 +265,7 @@ class GarbageCollector:
                 self._metrics.store_bytes.remove(version)
         return gone
 
-    def _retire_layers(self, found: References) -> None:
+    def _discard_layers(self, found: References) -> None:
         for tenant in [entry for entry in self._folder.config_layers.iterdir() if entry.is_dir()]:
             for layer in tenant.iterdir():
                 if str(layer) not in found.layers:
@@ -268,16 +273,16 @@ class GarbageCollector:
             with contextlib.suppress(OSError):
                 tenant.rmdir()
 
-    def _retire_hosts(self, found: References) -> None:
+    def _discard_host_agents(self, found: References) -> None:
         for host in self._folder.host_agents.iterdir():
             if host.name not in found.hosts:
                 self._folder.discard(host)
                 log.info("host agent's folder removed", extra=logs.facts(dynakube=host.name))
 
-    def _retire_downloads(self, needed: frozenset[Version]) -> None:
+    def _delete_downloads(self, needed: frozenset[Version]) -> None:
         """Packages, parts of them, and manifests that belong to no version any more."""
         for file in self._folder.tmp.iterdir():
-            version = startup_cleanup.version_of_package(file.name)
+            version = download_files.parse_version(file.name)
             if version is not None and version not in needed:
                 file.unlink(missing_ok=True)
         kept = {*needed, *self._store.versions()}

@@ -13,6 +13,7 @@ from typing import Final
 
 from oneagent.common import flags, logs, package_client, prometheus
 from oneagent.common.http import client as http_client
+from oneagent.common.identifiers import Version
 from oneagent.common.kubernetes import errors
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
@@ -21,24 +22,29 @@ from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
-from oneagent.csi_driver.provisioner import garbage_collector, scrubber, startup_cleanup, uninstall
-from oneagent.csi_driver.provisioner.installer import Installer
+from oneagent.csi_driver.provisioner import garbage_collector, startup_cleanup, uninstall
+from oneagent.csi_driver.provisioner.event_reporter import EventReporter
+from oneagent.csi_driver.provisioner.installer import Installer, InstallQueue
+from oneagent.csi_driver.provisioner.installer.fetch import Fetcher
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.package_sources import PackageSources
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
+from oneagent.csi_driver.provisioner.planner import Planner
 from oneagent.csi_driver.provisioner.reconciler import Provisioner
-from oneagent.csi_driver.provisioner.scrubber import Scrubber
+from oneagent.csi_driver.provisioner.scrubber import Scrubber, ScrubSettings
 from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
+from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
 
 MIRROR_TOKEN: Final = Path("/var/run/secrets/oneagent-packages/token")
-"""Where a projected volume is expected: nothing else gets a token of this audience into a container."""
+"""In a projected volume: nothing else gets a token of this audience into a container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The provisioner's flags; `--help` tells what each is."""
+    """The provisioner's flags; `--help` describes each."""
 
     data_dir: Path
     source: str
@@ -47,10 +53,10 @@ class Config:
     kubeconfig: Path | None
     node_id: str
     daemonset: str
-    collect_seconds: float
+    gc_seconds: float
     policy: garbage_collector.Policy
-    spread_seconds: float
-    checks: scrubber.ScrubSettings
+    jitter_seconds: float
+    scrub: ScrubSettings
     unpack_threads: int | None
     mirror: package_client.Endpoint | None
     registries: Registries
@@ -60,57 +66,66 @@ class Config:
 
 
 def parse(arguments: list[str] | None = None) -> Config:
-    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
+    """Parse flags and environment; exit with a message on an invalid value."""
     parser = flags.create_parser(
-        "oneagent-csi-provisioner", "Keeps the agent versions that DynaKubes want on this node."
+        "oneagent-csi-provisioner", "Keep the agent versions that DynaKubes want on this node."
     )
     add = flags.adder(parser)
-    add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
+    add("data-dir", Path("/data"), "directory for agents, views and metadata", parse=flags.absolute_path)
     add(
         "dynakube-source",
         "kubernetes",
-        "where DynaKubes come from: kubernetes or directory",
+        "source of DynaKubes: kubernetes or directory",
         choices=("kubernetes", "directory"),
     )
     add(
         "dynakubes",
         Path("/etc/dynakubes"),
-        "with --dynakube-source=directory: the folder of YAML files",
+        "directory of YAML files, with --dynakube-source=directory",
         parse=flags.absolute_path,
     )
-    add("namespace", "", "namespace of the DynaKubes; the own one if empty", env="POD_NAMESPACE")
-    add("kubeconfig", "", "kubeconfig file; in-cluster configuration if empty", env="KUBECONFIG")
-    add("node-id", "", "this node's name, for Events", env="KUBE_NODE_NAME")
-    add("daemonset", "", "the DaemonSet that this process runs in, so that the server can be told of an uninstall")
-    add("gc-interval", 300.0, "time between runs of the garbage collector", parse=flags.duration)
-    usual = garbage_collector.DEFAULT
-    add("disk-budget", usual.budget_bytes, "most bytes for agents, e.g. 10Gi; 0 for no limit", parse=flags.size)
-    add("disk-reserve", usual.reserve_bytes, "free bytes of the disk that stay free", parse=flags.size)
+    add("namespace", "", "namespace of the DynaKubes; empty: the pod's own", env="POD_NAMESPACE")
+    add("kubeconfig", "", "kubeconfig file; empty: in-cluster configuration", env="KUBECONFIG")
+    add("node-id", "", "name of this node, for Events", env="KUBE_NODE_NAME")
+    add("daemonset", "", "DaemonSet of this process, to detect an uninstall for the server; empty: no detection")
+    add("gc-interval", 300.0, "interval of the garbage collector", parse=flags.duration)
+    default = garbage_collector.DEFAULT
     add(
-        "gc-keep-unused", usual.keep_unused_seconds, "how long a version that nobody uses is kept", parse=flags.duration
+        "disk-budget", default.budget_bytes, "maximum size of the agent store, e.g. 10Gi; 0: no limit", parse=flags.size
     )
-    add("log-retention", usual.keep_logs_seconds, "how long kept logs of pods stay", parse=flags.duration)
-    add("log-budget", usual.keep_logs_bytes, "most bytes of kept logs; 0 for no limit", parse=flags.size)
+    add("disk-reserve", default.reserve_bytes, "bytes of the disk that stay free", parse=flags.size)
+    add(
+        "gc-keep-unused",
+        default.keep_unused_seconds,
+        "retention time of unused versions; 0: remove at once",
+        parse=flags.duration,
+    )
+    add("log-retention", default.keep_logs_seconds, "retention time of logs of deleted pods", parse=flags.duration)
+    add("log-budget", default.keep_logs_bytes, "maximum size of logs of deleted pods; 0: no limit", parse=flags.size)
     add(
         "download-jitter",
         60.0,
-        "a download begins some time within this, another on each node; at once if a pod waits for it",
+        "maximum random delay before a download, so that nodes do not all download at once; none while a pod waits",
         parse=flags.duration,
     )
-    usual_pace = scrubber.ScrubSettings()
+    default_scrub = ScrubSettings()
     add(
         "scrub-rate",
-        usual_pace.bytes_per_second,
-        "most bytes a second to read versions with, to see whether they are whole; 0 for no checks",
+        default_scrub.bytes_per_second,
+        "bytes per second that the integrity scrub reads; 0: no scrub",
         parse=flags.size,
     )
-    add("scrub-interval", usual_pace.every_seconds, "time between checks of a version", parse=flags.duration)
-    add("unpack-threads", 0, "threads that unpack a package; 0 for one a core", parse=flags.count)
-    add("package-mirror", "", "the operator's package endpoint, https://host:port, asked before the tenant")
-    add("package-mirror-ca", "", "file of certificates to trust there, besides the system's")
-    add("package-mirror-token", MIRROR_TOKEN, "file of the token to show there", parse=flags.absolute_path)
+    add("scrub-interval", default_scrub.interval_seconds, "interval between scrubs of a version", parse=flags.duration)
+    add("unpack-threads", 0, "threads that unpack a package; 0: one per core", parse=flags.count)
+    add(
+        "package-mirror",
+        "",
+        "URL of the operator's package server, https://host:port, asked before the tenant; empty: none",
+    )
+    add("package-mirror-ca", "", "file of CA certificates for the package mirror, besides the system's")
+    add("package-mirror-token", MIRROR_TOKEN, "file of the token for the package mirror", parse=flags.absolute_path)
     hosts.add_flags(add)
-    add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; none if empty", parse=flags.address)
+    add("metrics-address", "", "host:port for Prometheus metrics, e.g. :8090; empty: none", parse=flags.address)
     flags.add_logging(add)
     given = parser.parse_args(arguments)
     return Config(
@@ -121,7 +136,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         kubeconfig=Path(given.kubeconfig) if given.kubeconfig else None,
         node_id=given.node_id,
         daemonset=given.daemonset,
-        collect_seconds=given.gc_interval,
+        gc_seconds=given.gc_interval,
         policy=garbage_collector.Policy(
             budget_bytes=given.disk_budget,
             reserve_bytes=given.disk_reserve,
@@ -129,8 +144,8 @@ def parse(arguments: list[str] | None = None) -> Config:
             keep_logs_seconds=given.log_retention,
             keep_logs_bytes=given.log_budget,
         ),
-        spread_seconds=given.download_jitter,
-        checks=scrubber.ScrubSettings(given.scrub_rate, given.scrub_interval),
+        jitter_seconds=given.download_jitter,
+        scrub=ScrubSettings(given.scrub_rate, given.scrub_interval),
         unpack_threads=given.unpack_threads or None,
         mirror=_mirror(parser, given),
         registries=hosts.from_flags(given),
@@ -150,8 +165,8 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
         parser.error(f"--package-mirror: {error}")
 
 
-def make_source(config: Config) -> dynakube_sources.DynaKubeSource:
-    """The source that the flags name. Only this decides whether a Kubernetes client is loaded."""
+def create_source(config: Config) -> dynakube_sources.DynaKubeSource:
+    """Create the source. Only `kubernetes` loads a Kubernetes client."""
     if config.source == "directory":
         from oneagent.csi_driver.dynakube_sources.directory import FolderSource
 
@@ -164,103 +179,124 @@ def make_source(config: Config) -> dynakube_sources.DynaKubeSource:
 def build(
     config: Config, source: dynakube_sources.DynaKubeSource, failpoint: Callable[[str], None] = lambda _name: None
 ) -> tuple[Provisioner, ProvisionerMetrics]:
-    """Everything that runs in the provisioner's process, put together."""
-    folder = DataDir(config.data_dir)
-    folder.create()
-    startup_cleanup.tidy(folder)
-    counted = ProvisionerMetrics()
-    metadata = Database(folder.database, folder.database_lock)
-    metadata.on_busy = counted.database.observe
-    records = ProvisionerState(metadata, folder.dynakubes)
-    records.load()
-    store = AgentStore(folder)
-    startup_cleanup.reconcile(folder, store, records)
+    """Construct the provisioner and everything that it uses, each part after those that it needs."""
+    data = DataDir(config.data_dir)
+    data.create()
+    startup_cleanup.clean_tmp(data)
+    metrics = ProvisionerMetrics()
+    metadata = Database(data.database, data.database_lock)
+    metadata.on_busy = metrics.database.observe
+    state = ProvisionerState(metadata, data.dynakubes)
+    state.load()
+    store = AgentStore(data)
+    startup_cleanup.reconcile(data, store, state)
+    signatures = SignatureCache(data, {*store.versions(), *(row.version for row in state.wanted.values())})
+    changed = threading.Event()
+    poller = TenantPoller(source, config.registries, signatures, changed.set)
+    planner = Planner(data, store, state, poller, signatures)
+    queue = InstallQueue()
+    collector = garbage_collector.GarbageCollector(
+        data,
+        store,
+        state,
+        config.policy,
+        metrics,
+        installing=queue.versions,
+        known=planner.known_names,
+        decision_lock=planner.decision_lock,
+        failpoint=failpoint,
+    )
+    mirror = Mirror(config.mirror, metrics) if config.mirror else None
+    sources = PackageSources(source, config.registries, mirror)
+    fetcher = Fetcher(data, state, collector, sources, metrics, changed.set, failpoint)
+    installer = Installer(
+        data,
+        store,
+        state,
+        queue,
+        fetcher,
+        collector,
+        planner,
+        metrics,
+        changed.set,
+        threads=config.unpack_threads,
+        jitter_seconds=config.jitter_seconds,
+        failpoint=failpoint,
+    )
+    reporter = EventReporter(source, state)
+
+    def on_corrupt(version: Version, message: str) -> None:
+        for dynakube in planner.find_users(version):
+            reporter.report_corrupt(dynakube, version, message)
+        changed.set()
+
+    scrubber = Scrubber(
+        data,
+        store,
+        state,
+        metrics,
+        config.scrub,
+        decision_lock=planner.decision_lock,
+        on_corrupt=on_corrupt,
+        failpoint=failpoint,
+    )
     provisioner = Provisioner(
         source,
-        folder,
-        store,
-        records,
-        counted,
-        registries=config.registries,
-        approved=SignatureCache(folder, {*store.versions(), *(row.version for row in records.wanted.values())}),
-        collect_seconds=config.collect_seconds,
-        failpoint=failpoint,
-    )
-    collector = garbage_collector.GarbageCollector(
-        folder,
-        store,
-        records,
-        config.policy,
-        counted,
-        installing=lambda: provisioner.installer.busy,
-        known=provisioner.known,
-        deciding=provisioner.deciding,
-        failpoint=failpoint,
-    )
-    provisioner.collector = collector
-    provisioner.installer = Installer(
-        folder,
-        store,
-        records,
+        data,
+        state,
+        poller,
+        planner,
+        queue,
+        installer,
         collector,
-        counted,
-        provisioner.wake,
-        threads=config.unpack_threads,
-        mirror=Mirror(config.mirror, counted) if config.mirror else None,
-        spread_seconds=config.spread_seconds,
+        scrubber,
+        reporter,
+        metrics,
+        changed=changed,
+        gc_seconds=config.gc_seconds,
         failpoint=failpoint,
     )
-    provisioner.checks = Scrubber(
-        folder,
-        store,
-        records,
-        counted,
-        config.checks,
-        deciding=provisioner.deciding,
-        damaged=provisioner.damaged,
-        failpoint=failpoint,
-    )
-    return provisioner, counted
+    return provisioner, metrics
 
 
 def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
-    """Work until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT."""
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
     try:
-        source = make_source(config)
+        source = create_source(config)
     except errors.ApiError as error:
         raise SystemExit(f"--dynakube-source={config.source}: {error}") from error
     with process.exclusive_lock(config.data_dir / "provisioner.lock"):
-        provisioner, counted = build(config, source, failpoint)
+        provisioner, metrics = build(config, source, failpoint)
 
-        def end(*_: object) -> None:
+        def on_signal(*_: object) -> None:
             stop.set()
             provisioner.wake()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
-        prometheus.serve(config.metrics_address, counted.registry)
+            signal.signal(number, on_signal)
+        prometheus.serve(config.metrics_address, metrics.registry)
         process.trim_memory()
-        log.info("provisioning", extra=logs.facts(source=config.source, data=config.data_dir))
-        asking = _watch_for_uninstall(config, source, stop)
+        log.info("provisioner started", extra=logs.facts(source=config.source, data=config.data_dir))
+        uninstall_thread = _watch_for_uninstall(config, source, stop)
         provisioner.run(stop)
-    if asking is not None:
-        asking.join()
-    log.info("stopped")
+    if uninstall_thread is not None:
+        uninstall_thread.join()
+    log.info("provisioner stopped")
     return 0
 
 
 def _watch_for_uninstall(
     config: Config, source: dynakube_sources.DynaKubeSource, stop: threading.Event
 ) -> threading.Thread | None:
-    """The thread that asks after `stop`, if there is somebody to ask."""
+    """Start the thread that detects an uninstall after `stop`, if the API server can be asked."""
     if not (config.daemonset and isinstance(source, uninstall.Cluster)):
         return None
     arguments = (source, config.daemonset, DataDir(config.data_dir), stop)
-    asking = threading.Thread(target=uninstall.watch, args=arguments, name="uninstall", daemon=True)
-    asking.start()
-    return asking
+    uninstall_thread = threading.Thread(target=uninstall.watch, args=arguments, name="uninstall", daemon=True)
+    uninstall_thread.start()
+    return uninstall_thread
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The slow check: each version in the store is read again now and then, and leaves the store if it is damaged.
 
-It may take hours, at a rate that no disk notices, and gives back the page cache. When a version was last found
+It may take hours, at a rate that no disk notices, and gives back the page cache. When a version was last report
 whole is its manifest's change time, so a restart begins no round anew. What can't be compared, for want of a
 manifest, is only looked at.
 
@@ -36,10 +36,10 @@ from oneagent.csi_driver.store.integrity import IntegrityReport
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 60.0
+_MAX_DELAY_SECONDS: Final = 60.0
 """At most so long after it is due a check begins."""
-_BUSY_SECONDS: Final = 0.1
-_OF_THE_FILE: Final = {"content", "size", "mode", "unreadable"}
+_RETRY_SECONDS: Final = 0.1
+_FILE_PROBLEMS: Final = {"content", "size", "mode", "unreadable"}
 """Damage that is of a file itself, so of all its names."""
 
 
@@ -48,7 +48,7 @@ class ScrubSettings:
     """How much is read in a second, and how long after one check of a version the next is due; 0 for no checks."""
 
     bytes_per_second: int = 5 << 20
-    every_seconds: float = 86400.0
+    interval_seconds: float = 86400.0
 
 
 class Scrubber:
@@ -56,76 +56,76 @@ class Scrubber:
 
     def __init__(
         self,
-        folder: DataDir,
+        data: DataDir,
         store: AgentStore,
-        records: ProvisionerState,
+        state: ProvisionerState,
         metrics: ProvisionerMetrics,
-        pace: ScrubSettings,
+        settings: ScrubSettings,
         *,
-        deciding: contextlib.AbstractContextManager[object],
-        damaged: Callable[[Version, str], None],
+        decision_lock: contextlib.AbstractContextManager[object],
+        on_corrupt: Callable[[Version, str], None],
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        self._folder = folder
+        self._data = data
         self._store = store
-        self._records = records
+        self._state = state
         self._metrics = metrics
-        self._pace = pace
-        self._deciding = deciding
-        self._damaged = damaged
+        self._settings = settings
+        self._decision_lock = decision_lock
+        self._on_corrupt = on_corrupt
         self._now = now
         self._failpoint = failpoint
         self._unproven: dict[Version, float] = {}
-        metrics.damaged_versions.set_function(lambda: len(damage_log.list_versions(folder)))
+        metrics.damaged_versions.set_function(lambda: len(damage_log.list_versions(data)))
 
     def run(self, stop: threading.Event) -> None:
         """Check what is due, one version after the other, until stopped."""
-        if not self._pace.bytes_per_second:
+        if not self._settings.bytes_per_second:
             return
         while not stop.is_set():
             try:
                 if (version := self.due()) is not None:
-                    self.check(version, stop)
+                    self.scrub(version, stop)
             except Exception:
-                log.exception("check failed")
-            stop.wait(min(_LOOK_SECONDS, max(_BUSY_SECONDS, self._pace.every_seconds)))
+                log.exception("scrub failed")
+            stop.wait(min(_MAX_DELAY_SECONDS, max(_RETRY_SECONDS, self._settings.interval_seconds)))
 
     def due(self) -> Version | None:
         """The version whose last check is longest ago, if that is too long."""
         checked = {version: self._checked_at(version) for version in self._store.versions()}
         version = min(checked, key=lambda version: checked[version], default=None)
-        if version is None or self._now() - checked[version] < self._pace.every_seconds:
+        if version is None or self._now() - checked[version] < self._settings.interval_seconds:
             return None
         return version
 
-    def check(self, version: Version, stop: threading.Event) -> IntegrityReport | None:
+    def scrub(self, version: Version, stop: threading.Event) -> IntegrityReport | None:
         """Read a version; None if that was cut short, or it left the store meanwhile."""
         tree = self._identity(version)
 
         def cancelled() -> bool:
             return stop.is_set() or self._identity(version) != tree
 
-        rate = self._pace.bytes_per_second or None
-        for found in integrity.check(self._folder, [version], bytes_per_second=rate, cancelled=cancelled):
-            if cancelled() or found.state == integrity.State.MISSING:
+        rate = self._settings.bytes_per_second or None
+        for report in integrity.check(self._data, [version], bytes_per_second=rate, cancelled=cancelled):
+            if cancelled() or report.state == integrity.State.MISSING:
                 return None
-            if found.state == integrity.State.DAMAGED and not self._take_out(found, tree, stop):
+            if report.state == integrity.State.DAMAGED and not self._remove_corrupt(report, tree, stop):
                 return None
-            if found.state == integrity.State.UNVERIFIED:
+            if report.state == integrity.State.UNVERIFIED:
                 self._unproven[version] = self._now()
-                log.warning("a version can't be checked", extra=logs.facts(version=version, reason=found.message))
-            if found.state == integrity.State.OK:
+                log.warning("a version can't be checked", extra=logs.facts(version=version, reason=report.message))
+            if report.state == integrity.State.OK:
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._folder.manifest(version))
-                log.info("version is whole", extra=logs.facts(version=version, bytes=found.bytes))
-            self._metrics.checks.labels(found.state.value).inc()
-            return found
+                    os.utime(self._data.manifest(version))
+                log.info("version is whole", extra=logs.facts(version=version, bytes=report.bytes))
+            self._metrics.checks.labels(report.state.value).inc()
+            return report
         return None
 
     def _checked_at(self, version: Version) -> float:
         try:
-            proven = self._folder.manifest(version).stat().st_mtime
+            proven = self._data.manifest(version).stat().st_mtime
         except OSError:
             proven = 0.0
         return max(proven, self._unproven.get(version, 0.0))
@@ -133,60 +133,60 @@ class Scrubber:
     def _identity(self, version: Version) -> int | None:
         """Tells a tree from another of the same name; None if there is none."""
         try:
-            return os.stat(self._folder.agent(version)).st_ino
+            return os.stat(self._data.agent(version)).st_ino
         except OSError:
             return None
 
-    def _take_out(self, found: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
+    def _remove_corrupt(self, report: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
         """Remove the version, and those that share its damage, from the store; whether it was still there."""
-        version, why = Version(found.name), integrity.summary(found)
+        version, why = Version(report.name), integrity.summary(report)
         while not stop.is_set():
             try:
-                with self._deciding, self._store.removal():
+                with self._decision_lock, self._store.removal():
                     if self._identity(version) != tree:
                         return False
-                    gone = {version: why} | dict.fromkeys(self._sharing(found), f"shared with {version}: {why}")
-                    for damaged, message in gone.items():
+                    removed = {version: why} | dict.fromkeys(self._sharing(report), f"shared with {version}: {why}")
+                    for damaged, message in removed.items():
                         self._discard(damaged, message)
                 break
             except StoreBusyError:
-                stop.wait(_BUSY_SECONDS)
+                stop.wait(_RETRY_SECONDS)
         else:
             return False
-        for damaged, message in gone.items():
-            self._records.put_version(damaged, VersionState.DAMAGED, message=message)
+        for damaged, message in removed.items():
+            self._state.put_version(damaged, VersionState.DAMAGED, message=message)
             log.error("a version was damaged", extra=logs.facts(version=damaged, reason=message))
-            self._damaged(damaged, message)
+            self._on_corrupt(damaged, message)
         return True
 
     def _discard(self, version: Version, message: str) -> None:
-        damage_log.record(self._folder, version, Damage(time.time(), message))
+        damage_log.record(self._data, version, Damage(time.time(), message))
         self._failpoint("damage noted")
         self._store.remove(version)
         self._failpoint("damaged version in the trash")
 
-    def _sharing(self, found: IntegrityReport) -> list[Version]:
+    def _sharing(self, report: IntegrityReport) -> list[Version]:
         """The other versions that have a damaged file too: the same one, by its inode."""
-        own = Version(found.name)
-        changed = [finding.path for finding in found.findings if finding.problem in _OF_THE_FILE]
-        files = _linked(Path(self._folder.agent(own), path) for path in changed)
+        own = Version(report.name)
+        changed = [finding.path for finding in report.findings if finding.problem in _FILE_PROBLEMS]
+        files = _linked(Path(self._data.agent(own), path) for path in changed)
         if not files:
             return []
         others = [version for version in self._store.versions() if version != own]
         return [version for version in others if not files.isdisjoint(_linked(self._files(version)))]
 
     def _files(self, version: Version) -> Iterable[Path]:
-        for above, _, names in os.walk(self._folder.agent(version)):
+        for above, _, names in os.walk(self._data.agent(version)):
             for name in names:
                 yield Path(above, name)
 
 
 def _linked(paths: Iterable[Path]) -> set[tuple[int, int]]:
     """The files among these that have more than one name."""
-    found = set()
+    report = set()
     for path in paths:
         with contextlib.suppress(OSError):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-                found.add((status.st_dev, status.st_ino))
-    return found
+                report.add((status.st_dev, status.st_ino))
+    return report

@@ -1,9 +1,8 @@
-"""Which versions are signed, and with which keys: learned from registries once, and kept on the disk.
+"""Signers of images, learned from registries once and kept on the disk.
 
-That a key has signed a digest stays true, so a registry that is away, or one that is asked by thousands of nodes,
-stops nothing that was found good before. What may be used is decided each time from the keys that a DynaKube wants
-at that moment: a key that it no longer has approves nothing any more. It is decided for each DynaKube, as a version
-may be in the store for another one that asks for no signature.
+A signature stays true. So a registry that is down, or that thousands of nodes poll, stops no image that was verified
+before. The keys that count are those of the DynaKube at that moment: a key that it no longer has approves nothing. Each
+DynaKube decides for itself, because a version may be in the store for one that requires no signature.
 """
 
 from __future__ import annotations
@@ -14,45 +13,43 @@ from collections.abc import Collection, Sequence
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
-from oneagent.common.oci import reference as oci_reference
 from oneagent.common.oci.public_keys import PublicKey
+from oneagent.common.oci.reference import ImageName
+from oneagent.common.tenant import image_resolver
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.provisioner.package_sources import image as image_source
 
 log = logging.getLogger(__name__)
 
 
 class SignatureCache:
-    """Thread-safe. `kept` are the versions that are in the store or wanted; what is known of others is forgotten."""
+    """A `SignatureStore` on the disk. Thread-safe."""
 
-    def __init__(self, folder: DataDir, kept: Collection[Version]) -> None:
-        self._folder = folder
+    def __init__(self, data: DataDir, retained: Collection[Version]) -> None:
+        """`retained` are the stored and the desired versions; files of others are deleted."""
+        self._data = data
         self._signers: dict[Version, frozenset[str]] = {}
-        for file in folder.signatures.iterdir():
-            if file.name in kept:
+        for file in data.signatures.iterdir():
+            if file.name in retained:
                 self._signers[Version(file.name)] = frozenset(file.read_text(errors="replace").split())
             else:
                 file.unlink()
 
-    def good(self, version: Version, wanted: Collection[str]) -> bool:
-        """Whether a version was found to be signed with one of the keys of these fingerprints."""
-        return not self._signers.get(version, frozenset()).isdisjoint(wanted)
+    def is_signed(self, digest: str, fingerprints: Collection[str]) -> bool:
+        version = image_source.version_of(digest)
+        return not self._signers.get(version, frozenset()).isdisjoint(fingerprints)
 
-    def ask(
-        self, version: Version, image: oci_reference.ImageName, access: oci_image.Access, wanted: Sequence[PublicKey]
-    ) -> None:
-        """Ask the registry; `packages.UnsignedImageError`, `HttpError` or `InvalidSettingsError` if the version is not good then."""
-        # The only place that needs cryptography, which costs some 8 MiB: most nodes never come here.
-        from oneagent.common.oci import signatures
-
-        signer = signatures.find_signer(image, access, wanted).fingerprint
-        known = self._signers.get(version, frozenset()) | {signer}
-        self._signers[version] = known
-        log.info("an image's signature is good", extra=logs.facts(image=image, key=signer))
-        file = self._folder.signature(version)
-        fresh = file.with_name(f".{file.name}")
+    def verify(self, image: ImageName, access: oci_image.Access, keys: Sequence[PublicKey]) -> None:
+        signer = image_resolver.find_signer(image, access, keys)
+        version = image_source.version_of(image.digest)
+        signers = self._signers.get(version, frozenset()) | {signer}
+        self._signers[version] = signers
+        log.info("image signature verified", extra=logs.facts(image=image, key=signer))
+        file = self._data.signature(version)
+        scratch = file.with_name(f".{file.name}")
         try:
-            fresh.write_text("".join(f"{fingerprint}\n" for fingerprint in sorted(known)))
-            fresh.replace(file)
+            scratch.write_text("".join(f"{fingerprint}\n" for fingerprint in sorted(signers)))
+            scratch.replace(file)
         except OSError as error:
-            # It is asked for again after the next start, no more.
-            log.warning("a signature can't be noted", extra=logs.facts(version=version, reason=error))
+            # The next start verifies it again, no more.
+            log.warning("image signature not saved", extra=logs.facts(version=version, reason=error))

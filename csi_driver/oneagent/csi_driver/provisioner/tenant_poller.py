@@ -1,7 +1,7 @@
-"""When tenants and registries are asked what is wanted: seldom, each DynaKube in a task of its own.
+"""The schedule of polls: each DynaKube's tenant and registry, rarely, in a task of its own.
 
-A question is repeated at the DynaKube's own interval, sooner after a failure, and at once when the DynaKube says
-something else about whom to ask. Until the first answer there are no facts.
+A poll is repeated at the DynaKube's own interval, sooner after a failure, and at once when the DynaKube names another
+tenant, registry or image. A tenant that hangs delays no other.
 """
 
 from __future__ import annotations
@@ -11,122 +11,136 @@ import time
 from collections.abc import Callable, Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
-from oneagent.common import backoff, dynakube
-from oneagent.common.identifiers import DynaKubeName
+from oneagent.common import backoff
+from oneagent.common.dynakube import DynaKube
+from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.oci import layout
 from oneagent.common.oci.hosts import Registries
-from oneagent.csi_driver import dynakube_sources
-from oneagent.csi_driver.provisioner import tenants
-from oneagent.csi_driver.provisioner.package_sources import origins
-from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
-from oneagent.csi_driver.provisioner.tenants import TenantState
+from oneagent.common.tenant import image_resolver, inputs, poll
+from oneagent.common.tenant.image_resolver import ImageState, SignatureStore
+from oneagent.common.tenant.inputs import ObjectReader
+from oneagent.common.tenant.poll import TenantState
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE: Final = 5.0
+_FIRST_PAUSE_SECONDS: Final = 5.0
+_TENANTS_AT_ONCE: Final = 4
 
 
 @dataclass(slots=True)
 class _PollState:
-    """One DynaKube's questions."""
+    """The polls of one DynaKube."""
 
-    facts: TenantState | None = None
-    about: tuple[object, ...] = ()
+    tenant: TenantState | None = None
+    settings: tuple[object, ...] = ()
     image: str = ""
-    """What showed of the image without asking, when it was asked about."""
+    """The image's `_fingerprint` at the last poll."""
     running: bool = False
-    failures: int = 0
     next_at: float = 0.0
 
 
 class TenantPoller:
-    """To be used under the caller's lock; `wake` is called without it whenever there is an answer."""
+    """Call it under the caller's lock. `on_state` is called without it after each poll."""
 
     def __init__(
         self,
-        source: dynakube_sources.DynaKubeSource,
+        objects: ObjectReader,
         registries: Registries,
-        approved: SignatureCache,
-        wake: Callable[[], None],
-        now: Callable[[], float],
+        signatures: SignatureStore,
+        on_state: Callable[[], None],
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._source = source
+        self._objects = objects
         self._registries = registries
-        self._approved = approved
-        self._wake = wake
+        self._signatures = signatures
+        self._on_state = on_state
         self._now = now
-        self._asking: dict[DynaKubeName, _PollState] = {}
-        self._tasks = ThreadPoolExecutor(4, thread_name_prefix="ask")
+        self._polls: dict[DynaKubeName, _PollState] = {}
+        self._tasks = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
 
-    def facts(self, name: DynaKubeName) -> TenantState | None:
-        """The last answers; None before the first."""
-        asking = self._asking.get(name)
-        return asking.facts if asking else None
+    def state(self, name: DynaKubeName) -> TenantState | None:
+        """Return the last answers; None before the first poll has ended."""
+        polled = self._polls.get(name)
+        return polled.tenant if polled else None
 
-    def keep(self, names: Container[DynaKubeName]) -> None:
-        """Forget all others."""
-        for name in [name for name in self._asking if name not in names]:
-            del self._asking[name]
+    def retain(self, names: Container[DynaKubeName]) -> None:
+        """Drop the state of all other DynaKubes."""
+        for name in [name for name in self._polls if name not in names]:
+            del self._polls[name]
 
     def stop(self) -> None:
         self._tasks.shutdown(wait=False, cancel_futures=True)
 
-    def ask_if_due(self, kube: dynakube.DynaKube) -> None:
-        asking = self._asking.setdefault(kube.name, _PollState())
-        about, image = origins.settings(kube), _image_now(kube)
-        due = about != asking.about or time.monotonic() >= asking.next_at
-        if asking.running or not (due or image != asking.image):
+    def poll_if_due(self, dynakube: DynaKube) -> None:
+        """Start a poll in the background if one is due."""
+        polled = self._polls.setdefault(dynakube.name, _PollState())
+        settings = (*inputs.poll_settings(dynakube), dynakube.tenant, dynakube.technologies)
+        image = _fingerprint(dynakube)
+        due = settings != polled.settings or time.monotonic() >= polled.next_at
+        if polled.running or not (due or image != polled.image):
             return
-        if about != asking.about:
-            asking.about, asking.failures = about, 0
-            # Another tenant, or host group, numbers its revisions anew; till it answers the row stays as it is.
-            asking.facts = None
-        asking.image = image
-        asking.running = True
-        self._tasks.submit(self._ask, kube, asking, due)
+        if settings != polled.settings:
+            polled.settings = settings
+            # Another tenant or host group counts its revisions from the start. Until it answers, the row stays.
+            polled.tenant = None
+        polled.image = image
+        polled.running = True
+        self._tasks.submit(self._run, dynakube, polled, due)
 
-    def _ask(self, kube: dynakube.DynaKube, asking: _PollState, due: bool) -> None:
+    def _run(self, dynakube: DynaKube, polled: _PollState, due: bool) -> None:
         try:
-            if due or asking.facts is None:
-                self._take(kube, asking, self._image(kube, tenants.ask(kube, self._source, asking.facts, self._now)))
+            if due or polled.tenant is None:
+                polled.tenant = self._poll(dynakube, polled.tenant or TenantState())
+                self._schedule(dynakube, polled, polled.tenant)
                 return
-            # Another image alone is no reason to ask the tenant, on all nodes at once.
-            facts = self._image(kube, replace(asking.facts, problem="", retry_after=None))
-            if facts.problem:
-                self._take(kube, asking, facts)
+            # A new image alone is no reason to poll the tenant, from all nodes at once.
+            before = polled.tenant
+            image = self._resolve_image(dynakube, before.image)
+            if image.problem:
+                polled.tenant = poll.with_image(before, image, before.failures)
+                self._schedule(dynakube, polled, polled.tenant)
             else:
-                asking.facts = replace(facts, problem=asking.facts.problem, retry_after=asking.facts.retry_after)
+                polled.tenant = replace(before, image=image)
         except Exception:
-            log.exception("asking the tenant failed")
-            asking.next_at = time.monotonic() + kube.poll_seconds
+            log.exception("poll failed")
+            polled.next_at = time.monotonic() + dynakube.poll_seconds
         finally:
-            asking.running = False
-            self._wake()
+            polled.running = False
+            self._on_state()
 
-    def _image(self, kube: dynakube.DynaKube, facts: TenantState) -> TenantState:
-        image = kube.image or kube.image_folder
-        if image is None or (image.digest and not kube.image_key):
-            return facts
-        return origins.resolved(kube, image, facts, self._source, self._registries, self._approved)
+    def _poll(self, dynakube: DynaKube, before: TenantState) -> TenantState:
+        state = poll.poll(
+            dynakube,
+            self._objects,
+            before,
+            requests=poll.Requests(latest=not (dynakube.wanted_version or dynakube.pinned_version or dynakube.package)),
+            now=self._now,
+            resolve_image=partial(self._resolve_image, dynakube),
+        )
+        if not dynakube.api_url:
+            # Without a tenant, the DynaKube's name separates its config layers from those of others.
+            return replace(state, tenant=dynakube.tenant or TenantId(dynakube.name))
+        return state
 
-    def _take(self, kube: dynakube.DynaKube, asking: _PollState, facts: TenantState) -> None:
-        """Keep an answer, and when to ask again."""
-        asking.facts = facts
-        asking.failures = asking.failures + 1 if facts.problem else 0
-        pause = backoff.jittered(kube.poll_seconds)
-        if facts.problem:
-            pause = backoff.exponential(asking.failures, _FIRST_PAUSE, kube.poll_seconds)
-        asking.next_at = time.monotonic() + backoff.at_least(pause, facts.retry_after)
+    def _resolve_image(self, dynakube: DynaKube, before: ImageState) -> ImageState:
+        image = dynakube.image or dynakube.image_folder
+        if image is None or (image.digest and not dynakube.image_key):
+            return ImageState()
+        return image_resolver.resolve(dynakube, image, self._objects, before, self._registries, self._signatures)
+
+    def _schedule(self, dynakube: DynaKube, polled: _PollState, state: TenantState) -> None:
+        interval = dynakube.poll_seconds if state.failures else backoff.jittered(dynakube.poll_seconds)
+        polled.next_at = time.monotonic() + poll.next_poll_seconds(state, interval, _FIRST_PAUSE_SECONDS)
 
 
-def _image_now(kube: dynakube.DynaKube) -> str:
-    """What is another one as soon as the image has to be looked at again.
+def _fingerprint(dynakube: DynaKube) -> str:
+    """Return a text that changes as soon as the image must be resolved again.
 
-    Of a folder, whether its index has changed; else whose signature is to be asked for, if the DynaKube wants signed
-    images and says which.
+    For a layout, its index changes. For a signed image, the DynaKube names another digest.
     """
-    if kube.image_folder is not None:
-        return layout.index_fingerprint(kube.image_folder.path)
-    return kube.image.digest if kube.image_key and kube.image is not None else ""
+    if dynakube.image_folder is not None:
+        return layout.index_fingerprint(dynakube.image_folder.path)
+    return dynakube.image.digest if dynakube.image_key and dynakube.image is not None else ""

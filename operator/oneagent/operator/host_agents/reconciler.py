@@ -172,7 +172,7 @@ class HostAgentReconciler:
 
     async def _read_user_secrets(self, context: ReconcileContext, *, uses_proxy: bool) -> _UserSecrets:
         kube, applied = context.dynakube, self._applied.setdefault(context.dynakube.name, _Applied())
-        key = (context.tenant_state.asked_at, kube.tokens_secret, kube.proxy, kube.proxy_secret, uses_proxy)
+        key = (context.tenant_state.polled_at, kube.tokens_secret, kube.proxy, kube.proxy_secret, uses_proxy)
         if applied.user_secrets is None or applied.user_secrets.key != key:
             tokens = await self._read_content(context, kube.tokens_secret)
             proxy = kube.proxy

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import dynakube, logs, package_client
-from oneagent.common.http import client as http_client
 from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.tenant import client as tenant_client
-from oneagent.operator import api, asking, package_server, tenant_poller
+from oneagent.common.tenant import inputs
+from oneagent.operator import api, package_server, tenant_poller
 from oneagent.operator.certificates.serving_cert import ServingCertificates
 from oneagent.operator.package_server.cache import CacheError
 
@@ -123,11 +123,9 @@ class _Origin:
     kube: dynakube.DynaKube
 
     async def __call__(self, package: package_client.Package) -> Source:
-        inputs, _ = await tenant_poller.read_inputs(self.api, self.namespace, self.kube)
-        if inputs.missing:
-            raise http_client.InvalidSettingsError(inputs.missing)
+        objects = await tenant_poller.read_inputs(self.api, self.namespace, self.kube)
         return tenant_client.package(
-            asking.access(self.kube, inputs),
+            inputs.tenant_access(self.kube, objects),
             package.version,
             flavor=package.flavor,
             technologies=package.technologies,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from oneagent.common.dynakube import DynaKube
-from oneagent.operator import api, asking
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.reconcile_result import ReconcileResult
 
@@ -23,7 +24,7 @@ class ReconcileContext:
     """The operator's own, which is the DynaKubes'."""
     api: api.Api
     cache: Cache
-    tenant_state: asking.TenantState
+    tenant_state: TenantState
     now: float
     """Seconds since the epoch."""
     results: Mapping[str, ReconcileResult]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from oneagent.common.kubernetes import types
-from oneagent.operator import asking, reconcile_result
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import reconcile_result
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -31,7 +32,7 @@ class Connection:
         """Only the status holds it."""
 
 
-def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantState) -> ReconcileResult:
+def decide(network_zone: str, known: Mapping[str, Any], facts: TenantState) -> ReconcileResult:
     """`known` is what the status holds from earlier."""
     if facts.no_endpoint:
         remedy = "correct the zone, or give it an ActiveGate"
@@ -42,7 +43,7 @@ def decide(network_zone: str, known: Mapping[str, Any], facts: asking.TenantStat
         info = {"tenantUUID": facts.tenant, "endpoints": ";".join(facts.endpoints)}
         changed = {key: known.get(key) for key in info} != info
         last = None if changed else known.get("lastRequest")
-        info["lastRequest"] = last or types.timestamp(facts.asked_at)
+        info["lastRequest"] = last or types.timestamp(facts.polled_at)
         if facts.problem:
             return reconcile_result.failed(
                 UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from oneagent.operator import asking, reconcile_result
+from oneagent.common.tenant import poll
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import reconcile_result
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -23,11 +25,11 @@ class Tokens:
         """Tokens are the user's."""
 
 
-def decide(api_url: str, secret: str, facts: asking.TenantState) -> ReconcileResult | None:
+def decide(api_url: str, secret: str, facts: TenantState) -> ReconcileResult | None:
     """Of a problem only what is one of tokens; the rest is the connection's."""
     if not api_url:
         return None
-    if not facts.asked_at:
+    if not facts.polled_at:
         return reconcile_result.pending(NOT_ASKED, "the tenant has not been asked yet")
     if wrong := _wrong(f"the Secret {secret}", facts):
         return reconcile_result.failed(ERROR, wrong)
@@ -38,16 +40,12 @@ def decide(api_url: str, secret: str, facts: asking.TenantState) -> ReconcileRes
     return reconcile_result.ok(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
 
 
-def _wrong(where: str, facts: asking.TenantState) -> str:
-    if facts.refused:
+def _wrong(where: str, facts: TenantState) -> str:
+    if facts.token_rejected:
         return f"the tenant refuses the token: {facts.problem}; put a valid one into {where}"
-    if _of_tokens(facts.problem):
+    if facts.token_invalid:
         return f"{facts.problem}; correct {where}"
-    if facts.scopes is not None and asking.NEEDED_SCOPE not in facts.scopes:
+    if facts.scopes is not None and poll.REQUIRED_SCOPE not in facts.scopes:
         has = ", ".join(sorted(facts.scopes)) or "none"
-        return f"the token lacks the scope {asking.NEEDED_SCOPE} (it has: {has}); add it, or renew the token in {where}"
+        return f"the token lacks the scope {poll.REQUIRED_SCOPE} (it has: {has}); add it, or renew the token in {where}"
     return ""
-
-
-def _of_tokens(problem: str) -> bool:
-    return problem.startswith((*asking.TOKEN_KEYS, asking.NO_TOKENS))

@@ -7,14 +7,16 @@ decision is kept in the status, so it survives the operator, and a tenant that i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from oneagent.common.dynakube import desired_version
 from oneagent.common.dynakube.api import version_history
+from oneagent.common.dynakube.desired_version import Follow, Origin
 from oneagent.common.kubernetes import fields, types
-from oneagent.operator import asking, reconcile_result
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import reconcile_result
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -81,33 +83,37 @@ class HostAgent:
         """Only the status holds it."""
 
 
-def choose(
-    pinned: str, image: str, known: Mapping[str, Any], facts: asking.TenantState, *, follow: bool = True
-) -> Choice:
-    """`known` is the status' section from earlier; without `follow` a version of the tenant stays once it is chosen."""
-    if pinned:
-        return Choice(pinned, image, PINNED, DECIDED, f"version {pinned} is pinned")
-    if image:
-        return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
+def choose(pinned: str, image: str, known: Mapping[str, Any], facts: TenantState, *, follow: bool = True) -> Choice:
+    """Choose a version; `known` is the status section of the last decision."""
     current = str(known.get("version") or "") if known.get("source") == TENANT else ""
     latest = str(facts.latest or "")
-    if not latest and not current:
-        why = facts.problem or "the tenant has not been asked yet"
-        return Choice("", "", TENANT, NOT_KNOWN, f"which version is the latest is not known: {why}")
-    if current and (not follow or not latest):
-        return Choice(current, "", TENANT, DECIDED, f"version {current} stays")
-    if current and _order(latest) < _order(current):
-        message = (
-            f"the tenant offers {latest}, which is older than {current}: that stays; pin the older one if it is wanted"
-        )
-        return Choice(current, "", TENANT, OLDER_OFFERED, message)
-    return Choice(latest, "", TENANT, DECIDED, f"version {latest} is the tenant's latest")
+    chosen = desired_version.choose(
+        pinned=pinned,
+        package=image,
+        latest=latest,
+        current=current,
+        follow=Follow.UPWARDS if follow else Follow.NEVER,
+    )
+    version = chosen.version
+    if chosen.origin is Origin.PINNED:
+        return Choice(version, image, PINNED, DECIDED, f"version {version} is pinned")
+    if chosen.origin is Origin.PACKAGE:
+        return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
+    if not version:
+        reason = facts.problem or "the tenant has not been polled yet"
+        return Choice("", "", TENANT, NOT_KNOWN, f"the tenant's latest version is not known: {reason}")
+    if chosen.older_offered:
+        message = f"the tenant offers {latest}, older than {version}, which stays; pin the older one to use it"
+        return Choice(version, "", TENANT, OLDER_OFFERED, message)
+    if version == latest:
+        return Choice(version, "", TENANT, DECIDED, f"version {version} is the tenant's latest")
+    return Choice(version, "", TENANT, DECIDED, f"version {version} stays")
 
 
 def _of_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
     """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
     kube, facts = context.dynakube, context.tenant_state.image
-    if facts.named != kube.package:
+    if facts.name != kube.package:
         return reconcile_result.pending(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
     # What an earlier operator has decided holds for the name that it was decided for.
     image = facts.image or (kube.image if kube.image and kube.image.digest else None)
@@ -118,11 +124,6 @@ def _of_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileR
         stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
         return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
     return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """What versions are compared by: all their numbers, the build's time among them."""
-    return tuple(int(number) for number in re.findall(r"[0-9]+", version))
 
 
 def _verdict(choice: Choice, known: Mapping[str, Any], context: ReconcileContext, section: str) -> ReconcileResult:
@@ -138,7 +139,7 @@ def _section(choice: Choice, known: Mapping[str, Any], context: ReconcileContext
         "source": choice.source,
     }
     state = context.tenant_state
-    asked = types.timestamp(state.asked_at) if state.asked_at and not state.problem else None
+    asked = types.timestamp(state.polled_at) if state.polled_at and not state.problem else None
     same = all(known.get(key) == value for key, value in decided.items())
     # The time of the last look alone is no news: it would write every status at every poll.
     decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked

@@ -76,7 +76,7 @@ class TestALayer:
             hanging.plan("connection", double.Fault(stall_after=1))
             desk.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
             p = Provisioning(tmp_path, desk)
-            p.provisioner._records.want([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
+            p.provisioner.state.want([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
             with p:
                 p.until(lambda: hanging.count("connection"))
                 time.sleep(0.3)
@@ -111,7 +111,7 @@ class TestANewRevision:
             put_volume(p, pod)
             p.collect()
             assert layers(p) == {old.layer, new.layer}
-            with p.provisioner._records._database.transaction() as connection:
+            with p.provisioner.state._database.transaction() as connection:
                 connection.execute("DELETE FROM volumes")
             p.collect()
             assert layers(p) == {new.layer}
@@ -153,5 +153,5 @@ def put_volume(p: Provisioning, row: VolumeRecord) -> None:
     """As the server would."""
     fields = {name: getattr(row, name) for name in row.__slots__}
     names = ", ".join(fields)
-    with p.provisioner._records._database.transaction() as connection:
+    with p.provisioner.state._database.transaction() as connection:
         connection.execute(f"INSERT INTO volumes ({names}) VALUES ({', '.join(f':{name}' for name in fields)})", fields)

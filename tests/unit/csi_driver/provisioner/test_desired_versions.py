@@ -46,7 +46,7 @@ class TestPrecedence:
             server.release(OTHER, other_package)
             p.until(lambda: p.ready(OTHER))
             assert p.collect() == [packages.VERSION]
-            assert [row.version for row in p.provisioner._records.versions.values()] == [OTHER]
+            assert [row.version for row in p.provisioner.state.versions.values()] == [OTHER]
 
 
 class TestATenantThatIsDownAtTheStart:
@@ -141,7 +141,7 @@ class TestADynaKube:
         broken = Desk()
         broken.spoil("all.yaml:3", "is not YAML")
         with Provisioning(tmp_path, broken) as p:
-            p.until(lambda: p.provisioner.known() is not None)
+            p.until(lambda: p.provisioner.planner.known_names() is not None)
             assert p.collect() == []
             assert p.ready(packages.VERSION)
             assert p.folder.host(DEMO).exists()

@@ -25,8 +25,8 @@ from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, Ver
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import garbage_collector, log_retention, trash
+from oneagent.csi_driver.provisioner.garbage_collector import NoSpaceError
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.room import NoSpaceError
 from oneagent.csi_driver.store import AgentStore, usage
 
 ONE, TWO, THREE = Version("1"), Version("2"), Version("3")
@@ -73,7 +73,7 @@ class TestNeeds:
         known: tuple[str, ...] = (),
     ) -> garbage_collector.References:
         # As iterators, since none of them may be gone through twice in secret.
-        return garbage_collector.needs(
+        return garbage_collector.find_references(
             self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known)
         )
 
@@ -377,7 +377,7 @@ class TestNothingGoesWhen:
 
     def test_what_is_wanted_is_being_decided(self, bench: Bench) -> None:
         deciding = threading.RLock()
-        bench.collector._deciding = deciding
+        bench.collector._decision_lock = deciding
         bench.install("1")
         with deciding:
             collecting = threading.Thread(target=bench.collector.collect)
@@ -393,9 +393,9 @@ class TestRoom:
         bench = Bench(tmp_path / "data", budget_bytes=10 * MIB, keep_unused_seconds=1e9)
         for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
             bench.install(version, 3 * MIB, last)
-        bench.collector.make(3 * MIB)
+        bench.collector.make_room(3 * MIB)
         assert bench.left() == ["1", "3"]
-        bench.collector.make(3 * MIB)
+        bench.collector.make_room(3 * MIB)
         assert bench.left() == ["1", "3"]
 
     def test_is_never_made_by_what_is_used(self, tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ class TestRoom:
         row(bench, "2")
         bench.mounts = [overlay(f"{bench.folder.agents}/3", upper="/x/upper")]
         with pytest.raises(NoSpaceError, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
-            bench.collector.make(3 * MIB)
+            bench.collector.make_room(3 * MIB)
         assert bench.left() == ["1", "2", "3"]
 
     def test_is_made_by_versions_whose_size_nobody_knows(self, tmp_path: Path) -> None:
@@ -414,12 +414,12 @@ class TestRoom:
         bench.install("1")
         bench.records.drop_version(ONE)
         with pytest.raises(NoSpaceError):
-            bench.collector.make(1 << 60)
+            bench.collector.make_room(1 << 60)
         assert bench.left() == []
 
     def test_that_is_there_costs_nothing(self, bench: Bench) -> None:
         bench.install("1")
-        bench.collector.make(1)
+        bench.collector.make_room(1)
         assert bench.left() == ["1"]
 
     def test_over_budget_the_unused_go_at_the_next_collection(self, tmp_path: Path) -> None:

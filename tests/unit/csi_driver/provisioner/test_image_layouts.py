@@ -72,7 +72,7 @@ class TestAnImageInAFolder:
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
             write_layout(folder, (TWO, {"digest": f"sha256:{'5' * 64}"}))
-            p.until(lambda: "the image can't be followed" in caplog.text)
+            p.until(lambda: "image not resolved" in caplog.text)
             assert p.ready(version(ONE))
 
     def test_with_a_spoilt_layer_is_refused_and_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:

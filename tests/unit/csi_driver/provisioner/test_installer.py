@@ -80,8 +80,8 @@ class TestOneVersion:
             go_on.set()
             p.until(lambda: p.ready(VERSION))
             p.collect()
-            p.until(lambda: p.provisioner.installer.busy == set())
-            assert [version for version in p.provisioner._records.versions] == [VERSION]
+            p.until(lambda: p.provisioner._queue.versions() == set())
+            assert [version for version in p.provisioner.state.versions] == [VERSION]
             assert list(p.folder.tmp.iterdir()) == []
 
 

@@ -67,7 +67,7 @@ def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: do
             api.__exit__()
             p.until(lambda: p.ready(VERSION))
             started = time.monotonic()
-            p.provisioner.turn()
+            p.provisioner.reconcile()
             assert time.monotonic() - started < 0.5
             assert p.collect() == []
             assert server.count("package") == 1

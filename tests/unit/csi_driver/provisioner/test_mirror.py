@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import zipfile
@@ -49,10 +50,11 @@ def flags(serving: fakes.Serving) -> tuple[str, ...]:
 
 def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
     """Have the provisioner give its mirror up sooner."""
-    mirror = p.provisioner.installer.fetcher.mirror
+    fetcher = p.provisioner.installer.fetcher
+    mirror = fetcher.sources.mirror
     assert mirror is not None
-    patience = package_client.WaitLimits(away_seconds=away, pending_seconds=pending)
-    p.provisioner.installer.fetcher.mirror = type(mirror)(mirror.endpoint, mirror.metrics, patience)
+    limits = package_client.WaitLimits(away_seconds=away, pending_seconds=pending)
+    fetcher.sources = dataclasses.replace(fetcher.sources, mirror=dataclasses.replace(mirror, wait=limits))
 
 
 def results(p: Provisioning) -> dict[str, float]:
@@ -134,7 +136,7 @@ class TestAMirrorOfNoUse:
             assert results(p) == {"away": 1}
         assert server.count("package") == 1
         (line,) = [each for each in caplog.records if "mirror" in each.getMessage()]
-        assert line.getMessage() == "the mirror is of no use, the tenant is asked"
+        assert line.getMessage() == "mirror failed, trying the tenant"
         assert "cannot connect" in str(line.__dict__["facts"]["reason"])
 
     def test_because_it_does_not_know_the_version(

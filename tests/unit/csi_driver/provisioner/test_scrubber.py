@@ -50,7 +50,7 @@ def library(installed: Provisioning) -> Path:
 
 
 def check(p: Provisioning, version: Version = VERSION) -> State | None:
-    found = p.provisioner.checks.check(version, threading.Event())
+    found = p.provisioner.scrubber.scrub(version, threading.Event())
     return found.state if found else None
 
 
@@ -113,7 +113,7 @@ class TestADamagedVersion:
 
 class TestAWholeVersion:
     def test_is_due_again_a_period_after_its_last_check(self, installed: Provisioning) -> None:
-        checks, file = installed.provisioner.checks, installed.folder.manifest(VERSION)
+        checks, file = installed.provisioner.scrubber, installed.folder.manifest(VERSION)
         assert checks.due() is None
         os.utime(file, (0, time.time() - DAY - 1))
         assert checks.due() == VERSION
@@ -125,7 +125,7 @@ class TestAWholeVersion:
         spoil(library)
         stop = threading.Event()
         stop.set()
-        assert installed.provisioner.checks.check(VERSION, stop) is None
+        assert installed.provisioner.scrubber.scrub(VERSION, stop) is None
         assert installed.store.has(VERSION)
 
     def test_that_is_collected_meanwhile_is_not_taken_for_damaged(self, installed: Provisioning) -> None:
@@ -135,9 +135,9 @@ class TestAWholeVersion:
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
         installed.folder.manifest(VERSION).unlink()
-        assert installed.provisioner.checks.due() == VERSION
+        assert installed.provisioner.scrubber.due() == VERSION
         assert check(installed) == State.UNVERIFIED
-        assert installed.provisioner.checks.due() is None
+        assert installed.provisioner.scrubber.due() is None
         assert installed.store.has(VERSION)
 
 
@@ -148,7 +148,7 @@ class TestANote:
         damage_log.record(installed.folder, VERSION, Damage(time.time() + 1, "x"))
         after = Provisioning(tmp_path, Desk())
         assert damage_log.list_versions(after.folder) == []
-        assert after.provisioner.checks.due() == VERSION
+        assert after.provisioner.scrubber.due() == VERSION
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
         self, installed: Provisioning

@@ -20,7 +20,7 @@ class TestATenant:
         with Provisioning(tmp_path, desk) as p:
             p.until(lambda: p.ready(packages.VERSION))
             for _ in range(100):
-                p.provisioner.turn()
+                p.provisioner.reconcile()
             time.sleep(0.3)
         asked = {name: server.count(name) for name in ("latest", "connection", "config", "package")}
         assert asked == {"latest": 1, "connection": 1, "config": 1, "package": 1}
@@ -68,6 +68,51 @@ class TestATenant:
                 p.until(lambda: "not trusted" in p.condition("untrusting"), what=lambda: p.condition("untrusting"))
             assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
             assert len(proxy.seen) >= 2, "one for the questions and one for the package"
+
+    def test_is_not_polled_past_a_proxy_that_is_missing(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        where = "spec.proxy.valueFrom: the Secret proxy"
+        desk.put(manifest("demo", server.api_url, proxy={"valueFrom": "proxy"}, annotations={"poll-interval": "100ms"}))
+        with Provisioning(tmp_path, desk) as p:
+            missing = f"{where} does not exist: create it with the proxy's URL at the key proxy"
+            p.until(lambda: p.condition() == missing, what=p.condition)
+            desk.secrets["proxy"] = {"url": "http://127.0.0.1:1"}
+            no_key = f"{where} has nothing at the key proxy: put the proxy's URL there"
+            p.until(lambda: p.condition() == no_key, what=p.condition)
+        assert server.requests == []
+
+    def test_is_not_polled_without_the_certificates_that_the_dynakube_names(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        where = "spec.trustedCAs: the ConfigMap authorities"
+        desk.put(manifest("demo", server.api_url, trustedCAs="authorities", annotations={"poll-interval": "100ms"}))
+        with Provisioning(tmp_path, desk) as p:
+            missing = f"{where} does not exist: create it with PEM certificates at the key certs"
+            p.until(lambda: p.condition() == missing, what=p.condition)
+            desk.config_maps["authorities"] = {"ca.crt": "PEM"}
+            no_key = f"{where} has nothing at the key certs: put PEM certificates there"
+            p.until(lambda: p.condition() == no_key, what=p.condition)
+        assert server.requests == []
+
+    def test_gives_no_package_past_a_proxy_that_is_missing(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        desk.put(manifest("demo", server.api_url, version=packages.VERSION, proxy={"valueFrom": "proxy"}))
+        with Provisioning(tmp_path, desk) as p:
+            p.until(lambda: "can't be installed: spec.proxy.valueFrom: the Secret proxy" in p.condition())
+        assert server.requests == []
+
+    def test_is_reached_by_the_proxy_s_value_if_both_are_given(
+        self, tmp_path: Path, server: double.Tenant, desk: Desk
+    ) -> None:
+        with Proxy() as proxy:
+            desk.secrets["proxy"] = {"proxy": "http://127.0.0.1:1"}
+            both = {"value": f"http://{proxy.address}", "valueFrom": "proxy"}
+            desk.put(manifest("demo", server.api_url, proxy=both))
+            with Provisioning(tmp_path, desk) as p:
+                p.until(lambda: p.ready(packages.VERSION), what=p.condition)
+            assert proxy.seen
 
     def test_that_hangs_delays_no_other(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
         with double.Tenant() as hanging:

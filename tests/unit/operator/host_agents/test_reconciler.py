@@ -14,7 +14,8 @@ import pytest
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.common.kubernetes.errors import InvalidError
-from oneagent.operator import api, asking, reconcile_result
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
 from oneagent.operator.reconcilers.context import ReconcileContext
@@ -59,8 +60,8 @@ class Place:
     def __init__(self) -> None:
         self.server, self.agents = Server(), reconciler.HostAgentReconciler("0.1.0")
         self.observed = Cache(cluster_id="c0ffee", csi_installed=True)
-        self.facts = asking.TenantState(
-            asked_at=1.0,
+        self.facts = TenantState(
+            polled_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="token",
             endpoints=("https://ag.example",),
@@ -162,7 +163,7 @@ def test_new_endpoints_reach_the_secret_and_not_the_daemon_set(place: Place) -> 
 def test_a_new_api_token_reaches_the_pull_secret_once_the_tenant_was_polled_with_it(place: Place) -> None:
     place.reconcile(HOSTS)
     place.server.objects["Secret", "prod"] = {**TOKENS, "data": {"paasToken": base64.b64encode(b"new").decode()}}
-    place.facts = dataclasses.replace(place.facts, asked_at=2.0)
+    place.facts = dataclasses.replace(place.facts, polled_at=2.0)
     place.reconcile(HOSTS)
     assert place.written == ["apply Secret prod-pull-secret"]
 
@@ -199,7 +200,7 @@ def test_a_proxy_secret_that_is_not_there_restarts_no_agent(place: Place) -> Non
 
 
 def test_nothing_is_made_before_tenant_and_version_are_known(place: Place) -> None:
-    facts, place.facts = place.facts, asking.TenantState()
+    facts, place.facts = place.facts, TenantState()
     assert place.reason(HOSTS) == reconciler.TENANT_UNKNOWN
     place.facts, place.decided = facts, ""
     assert place.reason(HOSTS) == reconciler.VERSION_UNKNOWN

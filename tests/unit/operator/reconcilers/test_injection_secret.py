@@ -15,7 +15,8 @@ from oneagent.common.agent_config.ruxitagentproc import Property
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.injection import secret
-from oneagent.operator import api, asking, cache, reconcile_result
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api, cache, reconcile_result
 from oneagent.operator.certificates import x509
 from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.reconcilers import injection_secret
@@ -68,8 +69,8 @@ class Place:
             },
         }
         self.mapper.load({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
-        self.facts = asking.TenantState(
-            asked_at=1.0,
+        self.facts = TenantState(
+            polled_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="dt0a01.agents",
             endpoints=("https://ag.example",),

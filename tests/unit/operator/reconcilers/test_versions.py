@@ -11,7 +11,9 @@ from oneagent.common import dynakube
 from oneagent.common.dynakube.api import conversion, fields
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
-from oneagent.operator import api, asking, images, reconcile_result
+from oneagent.common.tenant.image_resolver import ImageState
+from oneagent.common.tenant.poll import TenantState
+from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.reconcilers import versions
 from oneagent.operator.reconcilers.context import ReconcileContext
@@ -36,7 +38,7 @@ def reconciled(
         # No version is decided by what is in the cluster.
         api=cast("api.Api", None),
         cache=Cache(),
-        tenant_state=asking.TenantState(latest=Version(latest)),
+        tenant_state=TenantState(latest=Version(latest)),
         now=0.0,
         results={},
     )
@@ -89,7 +91,7 @@ ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
 
 
 class TestAnImage:
-    def verdict(self, found: images.Followed, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
+    def verdict(self, found: ImageState, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
         manifest: dict[str, Any] = {
             "apiVersion": f"dynatrace.com/{fields.NEWEST}",
             "kind": "DynaKube",
@@ -101,14 +103,14 @@ class TestAnImage:
             "status": {"codeModules": {"imageID": decided, "source": versions.IMAGE}} if decided else {},
         }
         kube = dynakube.from_manifest(manifest)
-        facts = asking.TenantState(latest=Version(NEW), image=found)
+        facts = TenantState(latest=Version(NEW), image=found)
         context = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
         said = asyncio.run(versions.CodeModules().reconcile(context))
         assert said is not None
         return said
 
-    def followed(self, text: str = "", problem: str = "", name: str = NAME) -> images.Followed:
-        return images.Followed(name, reference.parse(text) if text else None, problem=problem)
+    def followed(self, text: str = "", problem: str = "", name: str = NAME) -> ImageState:
+        return ImageState(name, reference.parse(text) if text else None, problem=problem)
 
     def test_is_decided_by_its_digest(self) -> None:
         said = self.verdict(self.followed(ONE), decided=TWO)

@@ -1,7 +1,7 @@
-"""The package of a version, from the mirror if that has it, else from the DynaKube whose turn it is.
+"""The package of a version: from the mirror if it has one, otherwise from the next DynaKube that wants the version.
 
-What has been fetched is kept while it is not unpacked, so that a full disk does not cost a second download. It is
-of use only as long as it would be fetched from the same place.
+A package is kept until it is unpacked, so that a full disk costs no second download. It is reused only while the
+source is the same.
 """
 
 from __future__ import annotations
@@ -10,45 +10,61 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from oneagent.common import package_client, unpack
+from oneagent.common import unpack
+from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.provisioner import package_sources
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror
-from oneagent.csi_driver.provisioner.package_sources.supplies import Mirrored, Package, PackageSource
-from oneagent.csi_driver.provisioner.room import Room
+from oneagent.csi_driver.provisioner.package_sources import PackageSources
+from oneagent.csi_driver.provisioner.package_sources.mirror import MirrorZip
+from oneagent.csi_driver.provisioner.package_sources.package import Package, PackageSource
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A version to install; `prepare` sees the finished tree before anybody else does.
-
-    `origins` tell where its package is, one for each DynaKube that wants it. They may ask the API server and raise
-    `ApiError` or `InvalidSettingsError`. A failed request that comes with other `settings` is tried again at once.
-    """
+class InstallRequest:
+    """A version to install, and the DynaKubes that want it. Each attempt uses the source of the next one."""
 
     version: Version
-    origins: tuple[Callable[[], PackageSource], ...]
-    prepare: Callable[[Version, Path], None]
-    settings: tuple[object, ...] = ()
-    mirrored: tuple[package_client.Package | None, ...] = ()
-    """What a mirror has of it, for each of `origins`; None for what no mirror has."""
-    fixed: bool = False
-    """The version is named by what is in it: if that is no agent, it never will be."""
+    dynakubes: tuple[DynaKube, ...]
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """After a change of these, a failed install is retried at once."""
+        return tuple(package_sources.fetch_settings(dynakube) for dynakube in self.dynakubes)
+
+    @property
+    def is_content_addressed(self) -> bool:
+        return all(package_sources.find_kind(dynakube).IS_CONTENT_ADDRESSED for dynakube in self.dynakubes)
 
 
 @dataclass(slots=True)
-class Kept:
-    """What earlier tries of an install have left."""
+class RetryState:
+    """Results of earlier attempts."""
 
-    package: tuple[PackageSource, Package] | None = None
-    """The package, and where it came from, if all but its unpacking has worked."""
-    mirror_spoilt: bool = False
-    """The mirror has sent what is no agent."""
+    package: Package | None = None
+    """A package that was downloaded and is not unpacked yet."""
+    source: PackageSource | None = None
+    """The source of `package`."""
+    mirror_rejected: bool = False
+    """The mirror's package is no agent."""
+
+
+class SpaceMaker(Protocol):
+    """Space on the disk."""
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
+        ...
+
+    def free(self, directory: Path) -> int:
+        """Return the bytes that may still be used: of the disk, and of the budget."""
+        ...
 
 
 class Fetcher:
@@ -56,71 +72,66 @@ class Fetcher:
 
     def __init__(
         self,
-        folder: DataDir,
-        records: ProvisionerState,
-        room: Room,
+        data: DataDir,
+        state: ProvisionerState,
+        space: SpaceMaker,
+        sources: PackageSources,
         metrics: ProvisionerMetrics,
-        mirror: Mirror | None,
-        changed: Callable[[], None],
-        failpoint: Callable[[str], None],
+        on_change: Callable[[], None],
+        failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        self._folder = folder
-        self._records = records
-        self._room = room
+        self._data = data
+        self._state = state
+        self._space = space
+        self.sources = sources
         self._metrics = metrics
-        self.mirror = mirror
-        self._changed = changed
+        self._on_change = on_change
         self._failpoint = failpoint
 
-    def fetch(self, request: Request, tries: int, kept: Kept, cancelled: threading.Event) -> Package:
-        """The package; `tries` have failed, and each asks the next origin."""
-        number = tries % len(request.origins)
-        wanted = request.mirrored[number] if request.mirrored else None
-        if self.mirror is not None and wanted is not None and not kept.mirror_spoilt:
-            supply = Mirrored(self.mirror, wanted)
-            usable = kept.package is None or kept.package[0] == supply
-            if usable and (package := self._fetched(request.version, supply, kept, cancelled)):
+    def fetch(self, request: InstallRequest, failures: int, retry: RetryState, cancelled: threading.Event) -> Package:
+        """Return the package; `failures` is the number of failed attempts before this one."""
+        version = request.version
+        dynakube = request.dynakubes[failures % len(request.dynakubes)]
+        if not retry.mirror_rejected and (mirror := self.sources.open_mirror(dynakube, version)):
+            usable = retry.package is None or retry.source == mirror
+            if usable and (package := self._fetch_from(mirror, version, retry, cancelled)):
                 return package
-        package = self._fetched(request.version, request.origins[number](), kept, cancelled)
-        assert package is not None, "an origin has the package or raises"
+        package = self._fetch_from(self.sources.open(dynakube, version), version, retry, cancelled)
+        assert package is not None, "only a mirror sends on to another source"
         return package
 
-    def spoilt(self, kept: Kept, package: Package, error: unpack.PackageError) -> None:
-        """The package is no agent: it would be damaged again, so the next try fetches it anew.
+    def reject(self, retry: RetryState, package: Package, error: unpack.PackageError) -> None:
+        """Discard a package that is no agent; if it is the mirror's, the next attempt goes to the tenant."""
+        if isinstance(retry.source, MirrorZip):
+            retry.mirror_rejected = True
+            retry.source.reject(error)
+        self.discard(retry, package)
 
-        If it is the mirror's, the next try asks the tenant.
-        """
-        supply = kept.package[0] if kept.package else None
-        if isinstance(supply, Mirrored):
-            kept.mirror_spoilt = True
-            supply.mirror.pass_over(supply.package, "wrong_content", error)
-        self.forget(kept, package)
+    def discard(self, retry: RetryState, package: Package) -> None:
+        """Delete a package, so that the next attempt downloads it again."""
+        retry.package = retry.source = None
+        package.delete()
 
-    def forget(self, kept: Kept, package: Package) -> None:
-        """The next try fetches the package anew."""
-        kept.package = None
-        package.remove()
-
-    def _fetched(
-        self, version: Version, supply: PackageSource, kept: Kept, cancelled: threading.Event
+    def _fetch_from(
+        self, source: PackageSource, version: Version, retry: RetryState, cancelled: threading.Event
     ) -> Package | None:
-        """What a supply brings, with room made for it; what an earlier try has brought, if that is from there."""
-        self._records.put_version(version, VersionState.DOWNLOADING, source=supply.place)
-        self._changed()
-        if kept.package is not None and kept.package[0] == supply:
-            return kept.package[1]
-        self._room.make(0)
+        """Return the package of an earlier attempt if it is from this source; otherwise download it."""
+        self._state.put_version(version, VersionState.DOWNLOADING, source=source.location)
+        self._on_change()
+        if retry.package is not None and retry.source == source:
+            return retry.package
+        self._space.make_room(0)
         self._failpoint("download begun")
-        stem = self._folder.tmp / version
+        stem = self._data.tmp / version
         try:
-            package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)
+            package = source.fetch(stem, cancelled=cancelled, free=self._space.free)
         except download.DiskFullError as error:
             if not error.needed:
                 raise
-            self._room.make(error.needed)
-            package = supply.fetch(stem, cancelled=cancelled, free=self._room.free)
+            self._space.make_room(error.needed)
+            package = source.fetch(stem, cancelled=cancelled, free=self._space.free)
         if package is not None and package.is_temporary:
             self._metrics.download_seconds.observe(sum(file.seconds for file in package.files))
             self._metrics.downloaded_bytes.inc(sum(file.size - file.resumed_at for file in package.files))
-            kept.package = supply, package
+            retry.package, retry.source = package, source
         return package

@@ -1,1 +1,69 @@
-"""Where packages come from: one module for each kind of source."""
+"""Package sources: one module for each kind. A new kind is a new module and one line in `_KINDS`.
+
+Secrets and ConfigMaps are read when a source is opened, possibly over the network. So sources are opened in the
+thread of an install, never in the reconcile loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from oneagent.common.dynakube import DynaKube
+from oneagent.common.identifiers import Version
+from oneagent.common.oci.hosts import Registries
+from oneagent.common.tenant import inputs
+from oneagent.common.tenant.inputs import ObjectReader
+from oneagent.csi_driver.provisioner.package_sources import image, local_zip, tenant_zip
+from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror, MirrorZip
+from oneagent.csi_driver.provisioner.package_sources.package import PackageSource
+
+
+class SourceKind(Protocol):
+    """The interface of a module in this directory."""
+
+    @property
+    def IS_CONTENT_ADDRESSED(self) -> bool:
+        """The version is named by its content: if that is no agent, it never will be."""
+        ...
+
+    def is_source_of(self, dynakube: DynaKube, /) -> bool:
+        """Return True if the DynaKube's package comes from this kind of source."""
+        ...
+
+    def open_source(
+        self, dynakube: DynaKube, version: Version, objects: ObjectReader, registries: Registries, /
+    ) -> PackageSource:
+        """Return the source of a version; `InvalidSettingsError`, or `ApiError`."""
+        ...
+
+
+_KINDS: Final[Sequence[SourceKind]] = (local_zip, image, tenant_zip)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSources:
+    """The sources that DynaKubes name, and the mirror in the cluster."""
+
+    objects: ObjectReader
+    registries: Registries
+    mirror: Mirror | None = None
+
+    def open(self, dynakube: DynaKube, version: Version) -> PackageSource:
+        """Return the DynaKube's own source; `InvalidSettingsError`, or `ApiError`."""
+        return find_kind(dynakube).open_source(dynakube, version, self.objects, self.registries)
+
+    def open_mirror(self, dynakube: DynaKube, version: Version) -> MirrorZip | None:
+        """Return the mirror; None if there is none, or if it serves no package of this DynaKube."""
+        return self.mirror.open_source(dynakube, version) if self.mirror else None
+
+
+def find_kind(dynakube: DynaKube) -> SourceKind:
+    """Return the kind of source that a DynaKube's package comes from."""
+    return next(kind for kind in _KINDS if kind.is_source_of(dynakube))
+
+
+def fetch_settings(dynakube: DynaKube) -> tuple[object, ...]:
+    """Return the fields of a DynaKube that change how a package is fetched: after a change a retry makes sense."""
+    return (*inputs.poll_settings(dynakube), dynakube.tenant, dynakube.technologies)

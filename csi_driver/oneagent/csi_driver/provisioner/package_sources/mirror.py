@@ -1,23 +1,27 @@
-"""The mirror: a package endpoint in the cluster, asked before the tenant, so that a cluster downloads a version once.
+"""The mirror: a package server in the cluster that is asked before the tenant, so that a cluster downloads once.
 
-It is a convenience and nothing waits for it long: whatever is wrong with it is said in one line and a metric, and
-the node goes to the tenant as if there were none. Only what is wrong with the node itself (its disk, a request to
-stop) is an error of the install. Its bytes lie in a file of their own and have to be what it said beforehand, so
-they are never mixed with the tenant's.
+The mirror is optional, and no install waits for it long. Each failure is one log line and a metric, and the node goes
+on to the tenant. Only faults of the node itself (its disk, a request to stop) fail the install. The mirror announces
+the digest of its bytes and they have a file of their own, so they are never mixed with the tenant's.
 """
 
 from __future__ import annotations
 
 import logging
+import platform
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from oneagent.common import logs, package_client
+from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
+from oneagent.common.identifiers import Version
+from oneagent.common.unpack import zip
+from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
+from oneagent.csi_driver.provisioner.package_sources.package import FreeBytes, Package
 
 log = logging.getLogger(__name__)
 
@@ -30,44 +34,65 @@ class Mirror:
     metrics: ProvisionerMetrics
     wait: package_client.WaitLimits = package_client.DEFAULT_WAIT
 
-    def place(self, package: package_client.Package) -> str:
-        """Where a package is, for people."""
-        return self.endpoint.url.rstrip("/") + package.path
-
-    def fetch(
-        self,
-        package: package_client.Package,
-        into: Path,
-        *,
-        cancelled: threading.Event,
-        free: Callable[[Path], int],
-    ) -> download.Downloaded | None:
-        """Bring a package to `into`; None, once that has been said, if it is to be fetched from the tenant."""
+    def open_source(self, dynakube: DynaKube, version: Version) -> MirrorZip | None:
+        """Return the source of a version; None for a package that only the DynaKube's own source has."""
+        if dynakube.package:
+            return None
+        technologies = tuple(dynakube.technologies)
         try:
-            got = package_client.download_package(
-                self.endpoint, package, into, cancelled=cancelled, wait=self.wait, free=free
+            package = package_client.Package(dynakube.name, version, platform.machine(), technologies=technologies)
+        except http_client.InvalidSettingsError:
+            return None
+        return MirrorZip(self, package)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorZip:
+    """The zip of a version, from the mirror."""
+
+    mirror: Mirror
+    package: package_client.Package
+
+    @property
+    def location(self) -> str:
+        return self.mirror.endpoint.url.rstrip("/") + self.package.path
+
+    def fetch(self, stem: Path, *, cancelled: threading.Event, free: FreeBytes) -> Package | None:
+        """Download the package; None, after a log line, if the tenant must be asked."""
+        mirror = self.mirror
+        try:
+            file = package_client.download_package(
+                mirror.endpoint,
+                self.package,
+                download_files.mirror_zip_file(stem),
+                cancelled=cancelled,
+                wait=mirror.wait,
+                free=free,
             )
         except (download.DiskFullError, download.DiskFailedError, download.DownloadCancelledError):
             raise
         except (download.DownloadError, errors.HttpError, http_client.InvalidSettingsError) as error:
-            self.pass_over(package, _result(error), error)
+            self._report_failure(_result(error), error)
             return None
-        self.metrics.mirror.labels("ok").inc()
-        return got
+        mirror.metrics.mirror.labels("ok").inc()
+        return Package((file,), file.sha256, lambda _cancelled: zip.read(file.path))
 
-    def pass_over(self, package: package_client.Package, result: str, reason: Exception) -> None:
-        """Say that the mirror is of no use for a version."""
-        self.metrics.mirror.labels(result).inc()
+    def reject(self, reason: Exception) -> None:
+        """Report that the mirror's package is no agent."""
+        self._report_failure("wrong_content", reason)
+
+    def _report_failure(self, result: str, reason: Exception) -> None:
+        self.mirror.metrics.mirror.labels(result).inc()
         log.warning(
-            "the mirror is of no use, the tenant is asked",
-            extra=logs.facts(version=package.version, result=result, reason=reason),
+            "mirror failed, trying the tenant",
+            extra=logs.facts(version=self.package.version, result=result, reason=reason),
         )
 
 
 def _result(error: Exception) -> str:
-    """The metric's label."""
-    fault = error.cause if isinstance(error, download.DownloadSourceError) else error
-    match fault:
+    """Return the value of the metric's label `result`."""
+    cause = error.cause if isinstance(error, download.DownloadSourceError) else error
+    match cause:
         case errors.UnreachableError():
             return "away"
         case errors.RateLimitedError():

@@ -1,0 +1,181 @@
+"""The desired state of a node: from DynaKubes, tenant states and the store's contents to rows and install requests.
+
+Pure, except for the config layers, which a `LayerWriter` makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from oneagent.common.agent_config import ruxitagentproc
+from oneagent.common.dynakube import DynaKube, desired_version
+from oneagent.common.dynakube.desired_version import Origin
+from oneagent.common.dynakube.mode import Mode
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.tenant.image_resolver import SignatureStore
+from oneagent.common.tenant.poll import TenantState
+from oneagent.csi_driver.data_dir import LayerId
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
+from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
+from oneagent.csi_driver.provisioner.package_sources import image
+
+LayerWriter = Callable[[DynaKube, TenantState, DesiredState, Path], LayerId]
+"""Makes the config layer of a DynaKube for a version's tree; `OSError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that decides the desired state, at one moment."""
+
+    rows: Mapping[DynaKubeName, DesiredState]
+    """The desired state until now."""
+    tenants: Mapping[DynaKubeName, TenantState]
+    """By DynaKube; none before its first poll has ended."""
+    trees: Mapping[Version, Path]
+    """Stored versions."""
+    records: Mapping[Version, VersionRecord]
+    archives: Mapping[Path, Version]
+    """Versions of local zips, by their content."""
+    signatures: SignatureStore
+    arriving: Mapping[Version, Path] = field(default_factory=dict)
+    """Trees that will be in the store in a moment."""
+
+
+def find_desired(dynakubes: Iterable[DynaKube], inputs: Inputs, layer: LayerWriter) -> dict[DynaKubeName, DesiredState]:
+    """Return the row of each DynaKube."""
+    return {dynakube.name: _row(dynakube, inputs, layer) for dynakube in dynakubes}
+
+
+def find_missing(
+    dynakubes: Iterable[DynaKube], rows: Mapping[DynaKubeName, DesiredState], inputs: Inputs
+) -> list[InstallRequest]:
+    """Return the versions to install, each once however many DynaKubes want it."""
+    wanting: dict[Version, list[DynaKube]] = {}
+    for dynakube in dynakubes:
+        version = rows[dynakube.name].version
+        # Before the first poll there is no configuration for a version.
+        if version and dynakube.name in inputs.tenants and version not in inputs.trees:
+            wanting.setdefault(version, []).append(dynakube)
+    return [InstallRequest(version, tuple(dynakubes)) for version, dynakubes in wanting.items()]
+
+
+def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc.Property]:
+    """Return the agent settings of the DynaKube and the connection; they win over the tenant's configuration."""
+    endpoints = tenant.endpoints or tuple(part for part in dynakube.endpoints.split(",") if part)
+    return ruxitagentproc.general_properties(
+        host_group=dynakube.host_group or None,
+        tenant=tenant.tenant or dynakube.tenant,
+        tenant_token=tenant.tenant_token or None,
+        endpoints=endpoints or None,
+        proxy=dynakube.proxy or None,
+    )
+
+
+def refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
+    """Return why the image that must be signed is not used; empty if it is."""
+    return tenant.image.problem if tenant is not None and dynakube.image_key else ""
+
+
+def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState:
+    before = inputs.rows.get(dynakube.name) or DesiredState(dynakube.name)
+    row = dataclasses.replace(
+        before,
+        mount_attempts=dynakube.mount_attempts,
+        mount_timeout_seconds=dynakube.mount_timeout_seconds,
+        mount_policy=dynakube.mount_policy,
+        cluster_id=dynakube.cluster_id,
+        host_tenant=dynakube.mode is Mode.CLOUD_NATIVE_FULL_STACK,
+        condition="",
+    )
+    if not dynakube.needs_app_views:
+        return dataclasses.replace(_without_fallback(row), version=Version(""), layer=LayerId(""))
+    state = inputs.tenants.get(dynakube.name)
+    if state is None:
+        # The row of an earlier process stands until the first poll has ended.
+        return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
+    tenant = state.tenant or dynakube.tenant or row.tenant or TenantId(dynakube.name)
+    # Agents of another tenant report to that tenant: none of them is a fallback.
+    usable = tenant == row.tenant and _may_fall_back(dynakube, state, row.good_version, inputs.signatures)
+    row = dataclasses.replace(row if usable else _without_fallback(row), tenant=tenant)
+    version = _version(dynakube, state, before.version, inputs)
+    if not version:
+        condition = state.any_problem or "the tenant names no version"
+        return dataclasses.replace(row, version=Version(""), condition=condition)
+    return _with_layer(dynakube, dataclasses.replace(row, version=version), state, inputs, layer)
+
+
+def _with_layer(
+    dynakube: DynaKube, row: DesiredState, state: TenantState, inputs: Inputs, layer: LayerWriter
+) -> DesiredState:
+    """Return the row with the config layer for its version, or with the reason why there is none yet."""
+    version = row.version
+    tree = inputs.arriving.get(version) or inputs.trees.get(version)
+    if tree is None:
+        return dataclasses.replace(row, condition=_explain_missing(version, state, inputs.records.get(version)))
+    try:
+        row = dataclasses.replace(row, layer=layer(dynakube, state, row, tree), condition=refusal(dynakube, state))
+    except OSError as error:
+        if version in inputs.arriving:
+            raise
+        # A full disk must stop neither other DynaKubes nor the garbage collector, which runs after this.
+        return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
+    # Only a stored version is a fallback, not one that will be stored in a moment.
+    if version in inputs.arriving:
+        return row
+    return dataclasses.replace(row, good_version=version, good_layer=row.layer)
+
+
+def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
+    """Return the desired version; while it is not known, the one before."""
+    choice = desired_version.choose(
+        image=str(dynakube.image or dynakube.image_folder or ""),
+        pinned=dynakube.wanted_version or dynakube.pinned_version or "",
+        package=dynakube.package,
+        latest=state.latest or "",
+        current=before,
+    )
+    if choice.origin is Origin.IMAGE:
+        return _image_version(dynakube, state, before, inputs)
+    if choice.origin is Origin.PACKAGE:
+        archive = dynakube.package_file
+        return (inputs.archives.get(archive) if archive else None) or before
+    return Version(choice.version) if choice.version else None
+
+
+def _image_version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
+    named = dynakube.image or dynakube.image_folder
+    stored = before if before in inputs.trees else None
+    if not dynakube.image_key:
+        digest = (named.digest if named else "") or state.image.digest
+        return image.version_of(digest) if digest else stored
+    if state.image.keys is None:
+        # Until the keys can be read, nothing changes.
+        return stored
+    for version in (image.version_of(state.image.digest), before):
+        if inputs.signatures.is_signed(image.digest_of(version), state.image.keys):
+            return version
+    return None
+
+
+def _may_fall_back(dynakube: DynaKube, state: TenantState, version: Version, signatures: SignatureStore) -> bool:
+    """Return True if a version may be mounted instead of the desired one: it needs the same signature."""
+    if dynakube.image is None or not dynakube.image_key or state.image.keys is None:
+        return True
+    return signatures.is_signed(image.digest_of(version), state.image.keys)
+
+
+def _explain_missing(version: Version, state: TenantState, record: VersionRecord | None) -> str:
+    if record is not None and record.state == VersionState.FAILED:
+        return f"version {version} can't be installed: {record.message}"
+    progress = record.state if record is not None else VersionState.WANTED
+    problem = f"; {state.any_problem}" if state.any_problem else ""
+    return f"version {version} is not in the store yet ({progress}){problem}"
+
+
+def _without_fallback(row: DesiredState) -> DesiredState:
+    return dataclasses.replace(row, good_version=Version(""), good_layer=LayerId(""))

@@ -1,0 +1,79 @@
+"""A zip on the node: `codeModulesImage: file:///path/to/archive.zip`. Without a pinned version its digest names it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from oneagent.common import page_cache
+from oneagent.common.dynakube import DynaKube
+from oneagent.common.http import download
+from oneagent.common.identifiers import Version
+from oneagent.common.oci.hosts import Registries
+from oneagent.common.tenant.inputs import ObjectReader
+from oneagent.common.unpack import zip
+from oneagent.csi_driver.provisioner import download_files
+from oneagent.csi_driver.provisioner.package_sources.package import DOWNLOAD_LIMITS, FreeBytes, Package
+
+IS_CONTENT_ADDRESSED: Final = False
+"""The user may replace the file."""
+
+_DIGEST: Final = "sha256-"
+
+
+def is_source_of(dynakube: DynaKube) -> bool:
+    return dynakube.package_file is not None
+
+
+def open_source(dynakube: DynaKube, version: Version, _objects: ObjectReader, _registries: Registries) -> LocalZip:
+    assert dynakube.package_file is not None
+    # The file may have changed since its digest became the version.
+    digest = version.removeprefix(_DIGEST) if version.startswith(_DIGEST) else ""
+    return LocalZip(download.LocalFile(dynakube.package_file), digest)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalZip:
+    source: download.LocalFile
+    sha256: str = ""
+    """The expected digest; empty if the version is none."""
+
+    @property
+    def location(self) -> str:
+        return f"file://{self.source.path}"
+
+    def fetch(self, stem: Path, *, cancelled: threading.Event, free: FreeBytes) -> Package:
+        file = download.download(
+            self.source,
+            download_files.zip_file(stem),
+            cancelled=cancelled,
+            expected_sha256=self.sha256,
+            limits=DOWNLOAD_LIMITS,
+            free=free,
+        )
+        return Package((file,), file.sha256, lambda _cancelled: zip.read(file.path))
+
+
+class ContentVersions:
+    """Versions of local zips without a pinned version: the digests of their content."""
+
+    def __init__(self) -> None:
+        self._versions: dict[Path, tuple[tuple[int, ...], Version]] = {}
+
+    def version_of(self, archive: Path) -> Version | None:
+        """Return the version, hashed once for each change of the file; None if it cannot be read."""
+        try:
+            status = archive.stat()
+            stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+            entry = self._versions.get(archive)
+            if entry is None or entry[0] != stamp:
+                with archive.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    page_cache.drop_read(file.fileno())
+                entry = self._versions[archive] = (stamp, Version(_DIGEST + digest))
+        except OSError:
+            return None
+        return entry[1]

@@ -1,0 +1,128 @@
+"""Decisions about the node's desired state, one at a time.
+
+The planner holds the DynaKubes as the source reported them last. It computes the rows, writes them, and prepares them
+for a version that is about to be stored. `decision_lock` is held during each decision about what is desired, and by the
+garbage collector during each decision about what may be removed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneagent.common.dynakube import DynaKube
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.tenant.image_resolver import SignatureStore
+from oneagent.common.tenant.poll import TenantState
+from oneagent.csi_driver.data_dir import DataDir, LayerId
+from oneagent.csi_driver.dynakube_sources import Snapshot
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
+from oneagent.csi_driver.provisioner import desired_state
+from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
+from oneagent.csi_driver.provisioner.package_sources import local_zip
+from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
+from oneagent.csi_driver.store import AgentStore, config_layers
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The result of one decision."""
+
+    dynakubes: tuple[DynaKube, ...]
+    """Those that need something on this node."""
+    rows: Mapping[DynaKubeName, DesiredState]
+    requests: tuple[InstallRequest, ...]
+
+
+class Planner:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        data: DataDir,
+        store: AgentStore,
+        state: ProvisionerState,
+        poller: TenantPoller,
+        signatures: SignatureStore,
+    ) -> None:
+        self._data = data
+        self._store = store
+        self._state = state
+        self._poller = poller
+        self._signatures = signatures
+        self._archives = local_zip.ContentVersions()
+        self.decision_lock = threading.RLock()
+        self.snapshot: Snapshot | None = None
+        """The last report of the source; None before the first."""
+
+    def known_names(self) -> Iterable[str] | None:
+        """Return the names of all existing DynaKubes, valid or not; None before the first report."""
+        snapshot = self.snapshot
+        return None if snapshot is None else {*snapshot.dynakubes, *snapshot.invalid}
+
+    def find_users(self, version: Version) -> list[DynaKube]:
+        """Return the DynaKubes that want a version. May be called from any thread."""
+        dynakubes = self.snapshot.dynakubes.values() if self.snapshot else ()
+        rows = self._state.wanted
+        return [dynakube for dynakube in dynakubes if (row := rows.get(dynakube.name)) and row.version == version]
+
+    def plan(self, snapshot: Snapshot) -> Plan:
+        """Start the polls that are due, compute the rows, write them, and find the missing versions."""
+        dynakubes = [each for each in snapshot.dynakubes.values() if each.needs_app_views or each.needs_host_folder]
+        for dynakube in dynakubes:
+            if dynakube.needs_app_views:
+                self._poller.poll_if_due(dynakube)
+        self._poller.retain(snapshot.dynakubes)
+        inputs = self._inputs(dynakubes)
+        rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
+        self._state.want([*rows.values(), *self._rows_of_invalid(snapshot)])
+        return Plan(tuple(dynakubes), rows, tuple(desired_state.find_missing(dynakubes, rows, inputs)))
+
+    def prepare(self, version: Version, tree: Path) -> None:
+        """Write rows and config layers for a version whose tree is complete and not visible yet."""
+        with self.decision_lock:
+            if self.snapshot is None:
+                return
+            dynakubes = [dynakube for dynakube in self.snapshot.dynakubes.values() if dynakube.needs_app_views]
+            inputs = self._inputs(dynakubes, {version: tree})
+            rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
+            self._state.want((dict(self._state.wanted) | rows).values())
+
+    def _inputs(
+        self, dynakubes: Iterable[DynaKube], arriving: Mapping[Version, Path] | None = None
+    ) -> desired_state.Inputs:
+        tenants: dict[DynaKubeName, TenantState] = {}
+        archives: dict[Path, Version] = {}
+        for dynakube in dynakubes:
+            if (tenant := self._poller.state(dynakube.name)) is not None:
+                tenants[dynakube.name] = tenant
+            archive = dynakube.package_file
+            if archive is None or dynakube.wanted_version or dynakube.pinned_version:
+                continue
+            if version := self._archives.version_of(archive):
+                archives[archive] = version
+        return desired_state.Inputs(
+            rows=self._state.wanted,
+            tenants=tenants,
+            trees={version: Path(self._data.agent(version)) for version in self._store.versions()},
+            records=self._state.versions,
+            archives=archives,
+            signatures=self._signatures,
+            arriving=arriving or {},
+        )
+
+    def _write_layer(self, dynakube: DynaKube, tenant: TenantState, row: DesiredState, tree: Path) -> LayerId:
+        """Make the config layer; before the first complete poll, keep the one of an earlier process."""
+        if not tenant.complete and row.layer and self._data.config_layer(row.tenant, row.layer).exists():
+            return row.layer
+        text = config_layers.merge_config(tree, tenant.properties, desired_state.own_settings(dynakube, tenant))
+        return config_layers.ensure(self._data, row.tenant, text)
+
+    def _rows_of_invalid(self, snapshot: Snapshot) -> list[DesiredState]:
+        """Return the rows of DynaKubes that exist and are invalid. An invalid file may hold any, so all rows stay."""
+        is_any = any(":" in name for name in snapshot.invalid)
+        rows = [row for name, row in self._state.wanted.items() if name not in snapshot.dynakubes]
+        return [row for row in rows if is_any or row.name in snapshot.invalid]
