@@ -2,15 +2,15 @@
 
 WAL mode and short transactions let both processes go on at once. What can still go wrong is answered here:
 
-* locked, read-only, disk full: `DatabaseUnavailableError` after `BUSY_MILLISECONDS`. The caller keeps what it wanted to write
-  in memory and writes it later.
+* locked, read-only, disk full: `DatabaseUnavailableError` after `BUSY_MILLISECONDS`. The caller keeps its rows in
+  memory and writes them later.
 * corrupt, no database at all, or of a newer release: the file is put aside (`metadata.db.aside-…`) and an empty
-  one takes its place. Each writer then writes again what it knows (see `on_new_file`), the server from its memory
+  one takes its place. Each writer then writes its rows again (see `on_new_file`), the server from its memory
   and, after a start, from the mount table.
 * put aside by the other process: noticed by the file's inode before each transaction.
 
     DatabaseError
-    └── Unavailable     not now; nothing was written
+    └── DatabaseUnavailableError     not available now; nothing was written
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS: Final = 250
 AWAY_SECONDS: Final = 0.4
-"""After a failure nobody tries again for so long."""
+"""Time without a new attempt after a failure."""
 HEAD: Final = "0003"
 """The newest migration; a test compares it with the scripts."""
 
@@ -90,11 +90,11 @@ class Database:
         self.on_new_file: Callable[[], None] = lambda: None
         """Called when the file is another than before, so that the writer writes its rows again."""
         self.on_busy: Callable[[float], None] = lambda _seconds: None
-        """Told how long each transaction took, waiting included."""
+        """Called with the duration of each transaction, lock waits included."""
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end of the block; `DatabaseUnavailableError` if it can't be had."""
+        """A write transaction, committed at the end of the block; `DatabaseUnavailableError` otherwise."""
         with self._alone():
             connection = self._current()
             connection.execute("BEGIN IMMEDIATE")
@@ -178,7 +178,7 @@ class Database:
     def _alone(self) -> Iterator[None]:
         """One thread at a time, with every error as `DatabaseUnavailableError`.
 
-        Who finds the database away says so for all who queue behind: of a hundred publishes one waits, not each.
+        The first caller that finds it unavailable fails for all queued behind: of a hundred publishes one waits, not each.
         """
         with self._guard:
             started = time.perf_counter()

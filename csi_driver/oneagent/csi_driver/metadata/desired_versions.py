@@ -1,6 +1,6 @@
-"""What each DynaKube wants of this node: written by the provisioner, read by the server.
+"""Desired version and settings of each DynaKube: written by the provisioner, read by the server.
 
-The server keeps the last answer in memory. While the database is away, or empty because it was lost, it reads the
+The server keeps the last rows in memory. While the database is away, or empty because it was lost, it reads the
 copy that the provisioner leaves in `dynakubes.json`, so that pods can start on a node whose database can't be read.
 """
 
@@ -28,7 +28,7 @@ MOUNT_TIMEOUT_SECONDS: Final = 600.0
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """One row of the dynakubes table. `version` and `layer` are empty while they are not known yet."""
+    """One row of the dynakubes table. `version` and `layer` are empty until they are known."""
 
     name: DynaKubeName
     tenant: TenantId = TenantId("")
@@ -38,12 +38,12 @@ class DesiredState:
     mount_timeout_seconds: float = MOUNT_TIMEOUT_SECONDS
     mount_policy: str = "wait"
     good_version: Version = Version("")
-    """What was last wanted and in the store; with `good_layer`, its configuration."""
+    """The version that was last desired and in the store; `good_layer` is its configuration."""
     good_layer: LayerId = LayerId("")
     cluster_id: str = ""
     host_tenant: bool = False
     condition: str = ""
-    """Why the version is not there, for people; empty when all is well."""
+    """Why the version is not in the store, for people; empty if it is."""
     changed_at: float = 0.0
 
 
@@ -59,7 +59,7 @@ class DesiredStateReader:
         self._away = False
 
     def refresh(self) -> bool:
-        """Look whether the provisioner has written since the last look; whether anything is different."""
+        """Read the rows again if the provisioner has written; return whether they differ."""
         with self._guard:
             try:
                 # A change that could not be read is still one the next time.
@@ -78,7 +78,7 @@ class DesiredStateReader:
             return different
 
     def known(self, name: DynaKubeName) -> DesiredState | None:
-        """The row as of the last look."""
+        """Return the row as of the last refresh."""
         return self._wanted.get(name)
 
     def copied(self, name: DynaKubeName) -> DesiredState | None:
@@ -98,7 +98,7 @@ class DesiredStateReader:
 
 
 def read_copy(copy: Path) -> dict[DynaKubeName, DesiredState]:
-    """The rows as the copy has them; none if it can't be read."""
+    """Return the rows of the copy; none if it is unreadable."""
     try:
         rows = json.loads(copy.read_text())
         return {DynaKubeName(row["name"]): DesiredState(**row) for row in rows}

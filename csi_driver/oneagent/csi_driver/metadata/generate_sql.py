@@ -1,6 +1,6 @@
 """Compiles the statements of the running processes from the typed models, into `statements.py`.
 
-    python -m oneagent.csi_driver.metadata.generate_sql        writes the file anew
+    python -m oneagent.csi_driver.metadata.generate_sql        writes the file again
 
 Why ahead of time: SQLAlchemy costs 22 MiB of resident memory in each process on each node, and its statement
 cache alone costs more on the publish path than SQLite's commit. So models, migrations and this module use it, and
@@ -21,7 +21,7 @@ from oneagent.csi_driver.metadata.models import Base, CursorRow, DynaKubeRow, No
 
 _DIALECT: Final = sqlite.dialect(paramstyle="named")
 _WIDTH: Final = 120
-_HEAD: Final = '''"""The SQL of running processes. Written by `metadata.compile` from the typed models; not by hand."""
+_HEAD: Final = '''"""The SQL of running processes. Written by `metadata.generate_sql` from the typed models; not by hand."""
 
 from typing import Final
 '''

@@ -1,7 +1,7 @@
 """The tables. Each has exactly one writing process, named with it; the other one only reads.
 
-Times are seconds since the epoch. Folder names (version, tenant, layer, volume id) are checked by `paths` before
-they come here.
+Times are seconds since the epoch. Directory names (version, tenant, layer, volume id) are checked by `data_dir`
+first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class VolumeRow(Base):
 
 
 class NoticeRow(Base):
-    """Something the server has to tell the cluster; the provisioner, which has API access, says it.
+    """A message of the server for the cluster; the provisioner, which has API access, creates the Event.
 
     Written by the server, which also removes old ones.
     """
@@ -61,7 +61,7 @@ class NoticeRow(Base):
 
 
 class DynaKubeRow(Base):
-    """What one DynaKube wants of this node. Written by the provisioner."""
+    """Desired version and settings of one DynaKube. Written by the provisioner."""
 
     __tablename__ = "dynakubes"
 
@@ -96,7 +96,7 @@ class VersionRow(Base):
 
 
 class CursorRow(Base):
-    """How far a reader of notices has come. Written by the provisioner."""
+    """The last notice that a reader has processed. Written by the provisioner."""
 
     __tablename__ = "cursors"
 

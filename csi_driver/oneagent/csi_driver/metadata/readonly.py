@@ -35,16 +35,16 @@ class Recorded:
     dynakubes: tuple[DesiredState, ...] = ()
 
 
-def read(folder: DataDir) -> Recorded:
+def read(data: DataDir) -> Recorded:
     """The rows of all tables at one moment. Never raises for what may be wrong with the file."""
     try:
-        if not folder.database.exists():
-            return Recorded("missing", "there is no metadata database", dynakubes=_copied(folder))
-        with contextlib.closing(_connect(folder.database)) as connection:
+        if not data.database.exists():
+            return Recorded("missing", "there is no metadata database", dynakubes=_copied(data))
+        with contextlib.closing(_connect(data.database)) as connection:
             return _rows(connection)
     except (sqlite3.Error, OSError) as error:
         problem = f"the metadata database can't be read: {error}"
-        return Recorded("unreadable", problem, dynakubes=_copied(folder))
+        return Recorded("unreadable", problem, dynakubes=_copied(data))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -74,5 +74,5 @@ def _rows(connection: sqlite3.Connection) -> Recorded:
         raise sqlite3.OperationalError(f"{error} (its schema is {schema}, ours {database.HEAD})") from error
 
 
-def _copied(folder: DataDir) -> tuple[DesiredState, ...]:
-    return tuple(desired_versions.read_copy(folder.dynakubes).values())
+def _copied(data: DataDir) -> tuple[DesiredState, ...]:
+    return tuple(desired_versions.read_copy(data.dynakubes).values())

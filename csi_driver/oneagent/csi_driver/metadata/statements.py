@@ -1,4 +1,4 @@
-"""The SQL of running processes. Written by `metadata.compile` from the typed models; not by hand."""
+"""The SQL of running processes. Written by `metadata.generate_sql` from the typed models; not by hand."""
 
 from typing import Final
 

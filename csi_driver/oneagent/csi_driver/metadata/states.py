@@ -7,10 +7,10 @@ import enum
 
 class VolumeState(enum.StrEnum):
     WAITING = "waiting"
-    """Asked for; every call has failed so far."""
+    """Requested; every call has failed so far."""
     MOUNTED = "mounted"
     EMPTY = "empty"
-    """Attempts used up: the pod runs with an empty folder, unmonitored."""
+    """Attempts used up: the pod runs with an empty view, unmonitored."""
 
 
 class VersionState(enum.StrEnum):

@@ -51,7 +51,7 @@ class VolumeRecord:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should see on the pod's events. `kind` is Kubernetes': Normal or Warning."""
+    """A message for an Event of the pod. `kind` is Kubernetes' type: Normal or Warning."""
 
     kind: str
     reason: str
@@ -86,7 +86,7 @@ class VolumeRepository:
         self._writer: threading.Thread | None = None
 
     def load(self) -> None:
-        """Fill the memory from the table; with a database that can't be read it starts empty."""
+        """Load the table into memory; with an unreadable database it starts empty."""
         self._unread = True
         try:
             self._read()
@@ -96,7 +96,7 @@ class VolumeRepository:
             self._pending.set()
 
     def _read(self) -> None:
-        """Take over what the table tells of volumes that nobody has asked for since the start."""
+        """Load the rows of volumes without a request since the start."""
         with self._database.reading() as connection:
             rows = [VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES)]
         with self._guard:
@@ -111,12 +111,12 @@ class VolumeRepository:
             self._unread = False
 
     def start(self) -> None:
-        """Begin to write in the background what is not written at once."""
+        """Start the background writer."""
         self._writer = threading.Thread(target=self._write_later, name="metadata", daemon=True)
         self._writer.start()
 
     def close(self) -> None:
-        """Write what is left, if the database lets us."""
+        """Write the unwritten rows, if the database is available."""
         self._closing.set()
         self._pending.set()
         if self._writer is not None:
@@ -131,7 +131,7 @@ class VolumeRepository:
             return list(self._records.values())
 
     def put(self, record: VolumeRecord, *notices: Notice, later: bool = False) -> VolumeRecord:
-        """Remember a volume and write it, at once if possible.
+        """Store a volume and write it, at once if possible.
 
         `later` is for what could be found out again after a crash: it is written by the next write, or `write_soon`.
         """
@@ -148,7 +148,7 @@ class VolumeRepository:
         self._pending.set()
 
     def drop(self, volume: VolumeId) -> None:
-        """Forget a volume."""
+        """Remove a volume."""
         with self._guard:
             if self._records.pop(volume, None) is None and not self._unread:
                 return
@@ -164,11 +164,11 @@ class VolumeRepository:
 
     @property
     def unwritten(self) -> int:
-        """How many volumes the table does not show as they are; 0 in a healthy system."""
+        """The number of volumes whose row is out of date; 0 in a healthy system."""
         return len(self._unwritten)
 
     def flush(self) -> bool:
-        """Try to write everything that is unwritten; whether it worked."""
+        """Write all unwritten rows; return whether that succeeded."""
         taken: list[VolumeId] = []
         notices: list[Notice] = []
 
@@ -208,7 +208,7 @@ class VolumeRepository:
         return True
 
     def _write(self) -> None:
-        # While the database is known to be away, only the background thread tries: nobody waits twice.
+        # While the database is known to be away, only the background thread tries, so that no call waits twice.
         if not self._away:
             self.flush()
 

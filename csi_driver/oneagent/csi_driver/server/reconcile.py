@@ -1,8 +1,10 @@
-"""What a crash, a reboot or a lost database left behind, put right before the first request.
+"""Reconciliation of mounts, directories and rows after a crash, a reboot or a lost database.
+
+It runs before the first request.
 
 The mount table says what is mounted, and mounts of running pods are never touched: what is mounted and unknown
 is adopted. A volume's folder that is neither mounted nor named by a row goes; kubelet will ask again. A row whose
-pod is gone, which shows in kubelet's folder for the volume being gone, is dropped: nobody would ever unpublish it.
+pod is gone, which shows in kubelet's folder for the volume being gone, is dropped: kubelet would never unpublish it.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ class Reconciler:
         return folders
 
     def _named(self, record: VolumeRecord) -> VolumeRecord:
-        """With the pod's name, if its view still tells. For people only: the pod may have changed that file."""
+        """Add the pod's name from its view. For people only: the pod may have changed that file."""
         if record.pod_name or record.mode != "app":
             return record
         try:
@@ -172,7 +174,7 @@ class Reconciler:
         )
 
     def sweep(self) -> int:
-        """While running: drop the rows of pods that went away without an unpublish. How many there were."""
+        """Drop the rows of pods that went away without an unpublish; return their number."""
         dropped = 0
         for record in self._volumes.all():
             try:

@@ -1,4 +1,4 @@
-"""What kubelet asks for, checked: nothing of a request is trusted before it has passed here.
+"""Validation of CSI requests: no field is trusted before it has passed here.
 
 The order of the checks is the one that csi-sanity and callers rely on: identifiers first, then the capability,
 then the volume context. Every refusal names the field, its value and the remedy.

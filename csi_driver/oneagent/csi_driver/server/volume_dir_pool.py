@@ -1,7 +1,7 @@
-"""Volume folders made beforehand, so that a publish takes one by a rename.
+"""Volume directories made in advance, so that a publish acquires one by a rename.
 
-Making the five folders of a view costs as much as the mount itself (measured on ext4: 45 % of a publish). A few
-are therefore made while nobody waits; when they run out, a publish makes its own. A spare lies outside `volumes/`,
+Making the five directories of a view costs as much as the mount itself (measured on ext4: 45 % of a publish). A few
+are therefore made while nobody waits; when they run out, a publish makes its own. A directory lies outside `volumes/`,
 so a crash leaves nothing there that looks like a volume.
 """
 
@@ -31,8 +31,8 @@ _FOLDERS: Final = (
 class VolumeDirPool:
     """Thread-safe. Call `start` once; without it every `acquire` makes the folders itself."""
 
-    def __init__(self, folder: DataDir) -> None:
-        self._folder = str(folder.volume_pool)
+    def __init__(self, data: DataDir) -> None:
+        self._pool_dir = str(data.volume_pool)
         self._ready: deque[str] = deque()
         self._low = threading.Event()
         self._names = itertools.count(time.time_ns())
@@ -40,44 +40,44 @@ class VolumeDirPool:
 
     def start(self) -> None:
         """Keep some dir_pool from now on. Those of an earlier process may be half made, so they go."""
-        for entry in os.scandir(self._folder):
+        for entry in os.scandir(self._pool_dir):
             shutil.rmtree(entry.path, ignore_errors=True)
         self._started = True
         self._low.set()
         threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()
 
     def acquire(self, place: str) -> None:
-        """Make `place` a volume folder with a fresh `upper` and `work`; `OSError` if there is one already."""
+        """Make `place` a volume directory with a fresh `upper` and `work`; `OSError` if it exists."""
         try:
-            spare = self._ready.popleft()
+            directory = self._ready.popleft()
         except IndexError:
-            spare = self._make()
-        os.rename(spare, place)
+            directory = self._make()
+        os.rename(directory, place)
         if self._started and len(self._ready) < KEPT // 2:
             self._low.set()
 
     def _make(self) -> str:
         """Modes are set by chmod, since the process-wide umask would cut them: any user id in a pod may write."""
-        spare = f"{self._folder}/{next(self._names):x}"
-        os.mkdir(spare, 0o700)
+        directory = f"{self._pool_dir}/{next(self._names):x}"
+        os.mkdir(directory, 0o700)
         for name, mode in _FOLDERS:
-            os.mkdir(f"{spare}/{name}", 0o700)
+            os.mkdir(f"{directory}/{name}", 0o700)
             if mode != 0o700:
-                os.chmod(f"{spare}/{name}", mode)
+                os.chmod(f"{directory}/{name}", mode)
         descriptor = os.open(
-            f"{spare}/upper/{IDENTITY_FILE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            f"{directory}/upper/{IDENTITY_FILE}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
         )
         try:
             os.fchmod(descriptor, 0o644)
         finally:
             os.close(descriptor)
-        return spare
+        return directory
 
     def _refill(self) -> None:
         while True:
             self._low.wait()
             self._low.clear()
-            # A full or read-only disk: the publish that finds no spare says so.
+            # A full or read-only disk: the publish that finds no directory says so.
             with contextlib.suppress(OSError):
                 while len(self._ready) < KEPT:
                     self._ready.append(self._make())

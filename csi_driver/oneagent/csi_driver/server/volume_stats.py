@@ -1,4 +1,4 @@
-"""What a volume uses, and whether it is all right: the answer to NodeGetVolumeStats.
+"""Usage and condition of a volume: the response to NodeGetVolumeStats.
 
 `used` counts what the pod itself wrote (its upper layer), since the agent below is shared by all pods; `total`
 and `available` are those of the file system that holds it, because that is what the pod would fill.

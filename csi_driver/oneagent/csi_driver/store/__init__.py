@@ -1,6 +1,6 @@
-"""The agent store: what is installed is a folder here, complete and immutable.
+"""The agent store: a complete, immutable directory for each installed version.
 
-A version appears by one rename of a finished, synced folder and goes by one rename into the trash. Between
+A version appears by one rename of a finished, synced directory and goes by one rename into the trash. Between
 "the version is there" and "it is mounted" a publish holds a shared lease on the store; removal needs the
 exclusive one, so a version can't go while a mount of it is being made, and afterwards the mount table shows it.
 The lease is a flock(2): it ends with the process that held it.
@@ -18,7 +18,7 @@ from oneagent.csi_driver.data_dir import DataDir
 
 
 class StoreBusyError(Exception):
-    """A mount is being made just now; removal has to come back later."""
+    """A mount is in progress; retry the removal later."""
 
 
 class Lease:
@@ -42,28 +42,28 @@ class Lease:
 
 
 class AgentStore:
-    """The versions on this node. Needs no state of its own: the folder is the truth."""
+    """The versions on this node. Stateless: the directory is the truth."""
 
-    def __init__(self, folder: DataDir) -> None:
-        self._folder = folder
-        self._lock_path = str(folder.agents)
+    def __init__(self, data: DataDir) -> None:
+        self._data = data
+        self._lock_path = str(data.agents)
 
     def has(self, version: Version) -> bool:
-        return bool(version) and os.path.isdir(self._folder.agent(version))
+        return bool(version) and os.path.isdir(self._data.agent(version))
 
     def versions(self) -> list[Version]:
-        """Folders whose names no version can have are somebody else's."""
-        with os.scandir(self._folder.agents) as entries:
+        """List the versions; other directories are ignored."""
+        with os.scandir(self._data.agents) as entries:
             return sorted(
                 Version(entry.name) for entry in entries if entry.is_dir() and data_dir.is_component(entry.name)
             )
 
     def lease(self) -> Lease:
-        """While held, nothing is removed from the store. Shared: any number of publishes at once."""
+        """Keep versions from being removed. Shared: any number of publishes at once."""
         return Lease(self._lock_path, fcntl.LOCK_SH)
 
     def removal(self) -> Lease:
-        """While held, no mount is being made; `StoreBusyError` if one is."""
+        """Keep mounts from being made; `StoreBusyError` if one is in progress."""
         try:
             return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -71,23 +71,23 @@ class AgentStore:
 
     def add(self, version: Version, tree: Path) -> None:
         """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""
-        place = Path(self._folder.agent(version))
+        place = Path(self._data.agent(version))
         if place.exists():
             raise FileExistsError(f"version {version} is in the store already")
         tree.rename(place)
-        sync_folder(place.parent)
+        sync_directory(place.parent)
 
     def remove(self, version: Version) -> bool:
-        """Take a version out of the store. Call it with `removal` held, after asking whether it is in use."""
-        removed = self._folder.discard(self._folder.agent(version))
+        """Remove a version from the store. Call it with `removal` held, after checking that it is unused."""
+        removed = self._data.discard(self._data.agent(version))
         # After the version: a version in the store always has its manifest.
-        self._folder.discard(self._folder.manifest(version))
+        self._data.discard(self._data.manifest(version))
         return removed
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_directory(directory: Path) -> None:
+    """Make a rename in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

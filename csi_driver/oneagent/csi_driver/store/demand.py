@@ -13,22 +13,22 @@ from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir
 
 
-def mark(folder: DataDir, version: Version) -> None:
+def mark(data: DataDir, version: Version) -> None:
     """Mark that a pod waits for this version; nothing for an empty one."""
     if version:
         with contextlib.suppress(OSError):
-            os.close(os.open(folder.demand_marker(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(data.demand_marker(version), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def list_versions(folder: DataDir) -> set[Version]:
+def list_versions(data: DataDir) -> set[Version]:
     """Return the versions that pods have waited for."""
     try:
-        return {Version(name) for name in os.listdir(folder.demand)}
+        return {Version(name) for name in os.listdir(data.demand)}
     except OSError:
         return set()
 
 
-def clear(folder: DataDir, version: Version) -> None:
+def clear(data: DataDir, version: Version) -> None:
     """Remove the marker of a version that is in the store."""
     with contextlib.suppress(OSError):
-        os.unlink(folder.demand_marker(version))
+        os.unlink(data.demand_marker(version))

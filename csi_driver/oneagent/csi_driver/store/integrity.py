@@ -1,9 +1,9 @@
-"""Whether what lies in the agent store is still what was put there: it is read again, and compared.
+"""Integrity of the agent store: versions and config layers are read again and compared.
 
-A version has a manifest from when it was unpacked: each file's content, size and permissions, each link and folder.
+A version has a file manifest from when it was unpacked: content, size and permissions of files, links, directories.
 A config layer is named by a digest of the one file that is in it. Owners and extended attributes are not compared,
-and manifests lie beside the store: this finds what a disk or a hand has damaged, and not somebody who changes both.
-What pods wrote is no part of it. It only reads, and gives back the page cache that reading versions takes.
+and manifests lie beside the store: this finds corruption by a disk or a mistake, not an attacker who changes both.
+It excludes what pods wrote, changes nothing, and releases the page cache that it fills.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class State(enum.StrEnum):
     OK = "ok"
     DAMAGED = "damaged"
     UNVERIFIED = "unverified"
-    """Its manifest can't be used; only its preload library was looked for."""
+    """Its file manifest is unusable; only its preload library was checked."""
     MISSING = "missing"
-    """It was asked for by name, and is not in the store."""
+    """It was requested by name and is not in the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntegrityReport:
-    """A version, or a config layer as `tenant/layer`. `message` says why a manifest can't be used."""
+    """A version, or a config layer as `tenant/layer`. `message`: why a file manifest is unusable."""
 
     kind: Literal["version", "layer"]
     name: str
@@ -52,81 +52,81 @@ class IntegrityReport:
 
 
 def check(
-    folder: DataDir,
+    data: DataDir,
     wanted: Iterable[Version] = (),
     *,
     bytes_per_second: float | None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Iterator[IntegrityReport]:
-    """Check these versions, or else all versions and config layers; one at a time, as it is taken from here.
+    """Check these versions, or all versions and config layers, one per iteration.
 
-    `OSError` if the store can't be listed. What is collected meanwhile is left out. Once `cancelled()`, what was found
+    `OSError` if the store can't be listed. Versions removed meanwhile are left out. Once `cancelled()`, the findings
     so far.
     """
     named = list(wanted)
-    for version in named or _versions(folder):
-        here = os.path.isdir(folder.agent(version))
-        found = _version(folder, version, bytes_per_second, cancelled) if here else None
-        if found is not None and os.path.isdir(folder.agent(version)):
+    for version in named or _versions(data):
+        here = os.path.isdir(data.agent(version))
+        found = _version(data, version, bytes_per_second, cancelled) if here else None
+        if found is not None and os.path.isdir(data.agent(version)):
             yield found
         elif version in named:
             yield IntegrityReport("version", version, State.MISSING)
-    for tenant, layer in [] if named else _layers(folder):
-        checked = _layer(folder, tenant, layer)
-        if os.path.isdir(folder.layer(tenant, layer)):
+    for tenant, layer in [] if named else _layers(data):
+        checked = _layer(data, tenant, layer)
+        if os.path.isdir(data.layer(tenant, layer)):
             yield checked
 
 
-def remedy(folder: DataDir, checked: IntegrityReport) -> str:
-    """What to do about it; empty for what is whole. Running pods keep what is mounted for as long as they run."""
+def remedy(data: DataDir, checked: IntegrityReport) -> str:
+    """Return the remedy; empty if intact. Running pods keep their mounts for as long as they run."""
     if checked.state == State.OK:
         return ""
     if checked.state == State.MISSING:
         return "oneagent-csi status shows the versions that are there"
     if checked.kind == "version":
-        place, name = folder.agent(Version(checked.name)), checked.name
+        place, name = data.agent(Version(checked.name)), checked.name
     else:
         tenant, _, name = checked.name.partition("/")
-        place = folder.layer(TenantId(tenant), LayerId(name))
-    away = f"mv {place} {folder.trash}/{name}.damaged"
+        place = data.layer(TenantId(tenant), LayerId(name))
+    away = f"mv {place} {data.trash}/{name}.damaged"
     return f"{away}; the provisioner makes it anew if it is wanted, then restart its pods"
 
 
 def summary(checked: IntegrityReport) -> str:
     """What is wrong with it, in some words."""
-    shown = [f"{finding.path or 'the whole folder'} ({finding.problem})" for finding in checked.findings[:3]]
+    shown = [f"{finding.path or 'the whole directory'} ({finding.problem})" for finding in checked.findings[:3]]
     more = len(checked.findings) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def as_json(folder: DataDir, found: Iterable[IntegrityReport]) -> dict[str, Any]:
+def as_json(data: DataDir, found: Iterable[IntegrityReport]) -> dict[str, Any]:
     """The form for programs."""
-    rows = [dataclasses.asdict(checked) | {"remedy": remedy(folder, checked)} for checked in found]
+    rows = [dataclasses.asdict(checked) | {"remedy": remedy(data, checked)} for checked in found]
     plain: dict[str, Any] = msgspec.to_builtins({"format": JSON_FORMAT, "checked": rows})
     return plain
 
 
-def lines(folder: DataDir, checked: IntegrityReport) -> Iterator[str]:
+def lines(data: DataDir, checked: IntegrityReport) -> Iterator[str]:
     """The form for people."""
     read = f", {checked.files} files, {checked.bytes >> 20} MiB" if checked.files else ""
     yield f"{checked.kind} {checked.name}: {checked.state}{read}{f' ({checked.message})' if checked.message else ''}"
     for finding in checked.findings:
         detail = f" ({finding.detail})" if finding.detail else ""
-        yield f"  {finding.path or 'the whole folder'}: {finding.problem}{detail}"
-    if what := remedy(folder, checked):
+        yield f"  {finding.path or 'the whole directory'}: {finding.problem}{detail}"
+    if what := remedy(data, checked):
         yield f"  what to do: {what}"
 
 
-def _versions(folder: DataDir) -> list[Version]:
-    """What is in the store by a version's name; other folders are not ours."""
-    return sorted(Version(name) for name in _folders(folder.agents))
+def _versions(data: DataDir) -> list[Version]:
+    """List the versions in the store; other directories are ignored."""
+    return sorted(Version(name) for name in _folders(data.agents))
 
 
-def _layers(folder: DataDir) -> list[tuple[TenantId, LayerId]]:
+def _layers(data: DataDir) -> list[tuple[TenantId, LayerId]]:
     return sorted(
         (TenantId(tenant), LayerId(layer))
-        for tenant in _folders(folder.config_layers)
-        for layer in _folders(folder.config_layers / tenant)
+        for tenant in _folders(data.config_layers)
+        for layer in _folders(data.config_layers / tenant)
     )
 
 
@@ -138,11 +138,11 @@ def _folders(above: Path) -> Iterator[str]:
 
 
 def _version(
-    folder: DataDir, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
+    data: DataDir, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
 ) -> IntegrityReport:
-    tree = Path(folder.agent(version))
+    tree = Path(data.agent(version))
     try:
-        manifest = file_manifest.Manifest.load(folder.manifest(version))
+        manifest = file_manifest.Manifest.load(data.manifest(version))
     except file_manifest.TreeManifestError as error:
         if (tree / PRELOAD_LIBRARY).is_file():
             return IntegrityReport("version", version, State.UNVERIFIED, message=str(error))
@@ -158,8 +158,8 @@ def _version(
     )
 
 
-def _layer(folder: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
-    place = folder.config_layer(tenant, layer)
+def _layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
+    place = data.config_layer(tenant, layer)
     findings: list[Finding] = []
     content = b""
     try:

@@ -30,7 +30,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.store import AgentStore, sync_folder
+from oneagent.csi_driver.store import AgentStore, sync_directory
 
 TREE: Final = "agent"
 MANIFEST: Final = "manifest.json"
@@ -50,7 +50,7 @@ class Preloaded:
 
 
 def preload(
-    folder: DataDir,
+    data: DataDir,
     read: Callable[[], AgentPackage],
     version: Version,
     keep_seconds: float,
@@ -64,13 +64,13 @@ def preload(
     `OSError`, and the errors of `read`.
     """
     started = time.perf_counter()
-    if AgentStore(folder).has(version) or (folder.preloaded / version).exists():
+    if AgentStore(data).has(version) or (data.preloaded / version).exists():
         raise NotPreloadedError(f"version {version} is on this node already")
     package = read()
-    needed, free = package.unpacked_size, download.free_bytes(folder.root)
+    needed, free = package.unpacked_size, download.free_bytes(data.root)
     if needed > free:
         raise NotPreloadedError(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
-    scratch = folder.preloaded / f".{version}"
+    scratch = data.preloaded / f".{version}"
     scratch.mkdir(exist_ok=True)
     with _locked(scratch) as alone:
         if not alone:
@@ -83,10 +83,10 @@ def preload(
             failpoint("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
             fsync.sync_tree(scratch)
-            fsync.replace(folder.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
+            fsync.replace(data.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
             failpoint("pinned")
-            scratch.rename(folder.preloaded / version)
-            sync_folder(folder.preloaded)
+            scratch.rename(data.preloaded / version)
+            sync_directory(data.preloaded)
             failpoint("preloaded")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -95,37 +95,37 @@ def preload(
     return Preloaded(version, unpacked.unpacked_bytes, present.shared_bytes, seconds)
 
 
-def waiting(folder: DataDir) -> list[Version]:
+def waiting(data: DataDir) -> list[Version]:
     """Return the versions that wait for the provisioner."""
-    return sorted(Version(entry.name) for entry in os.scandir(folder.preloaded) if _is_version(entry.name))
+    return sorted(Version(entry.name) for entry in os.scandir(data.preloaded) if _is_version(entry.name))
 
 
 def take(
-    folder: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
+    data: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
 ) -> int | None:
     """Put a waiting version into the store; its bytes, or None if it was there already.
 
     In the order of an install, and repeatable after each step.
     """
-    place, store = folder.preloaded / version, AgentStore(folder)
+    place, store = data.preloaded / version, AgentStore(data)
     taken = None
     if not store.has(version):
         manifest = file_manifest.Manifest.load(place / MANIFEST)
-        manifest.dump(folder.manifest(version))
+        manifest.dump(data.manifest(version))
         failpoint("preload's manifest written")
         prepare(version, place / TREE)
         failpoint("prepared")
         store.add(version, place / TREE)
         failpoint("preload in the store")
         taken = manifest.unpacked_bytes
-    folder.discard(place)
+    data.discard(place)
     return taken
 
 
-def pinned(folder: DataDir, wanted: Collection[Version], now: float) -> set[Version]:
+def pinned(data: DataDir, wanted: Collection[Version], now: float) -> set[Version]:
     """Return the versions whose pin is valid. Removes expired pins, and those of requested versions."""
     found = set()
-    for pin in folder.pins.glob("[!.]*"):
+    for pin in data.pins.glob("[!.]*"):
         version = Version(pin.name)
         try:
             until = float(pin.read_text())
@@ -138,9 +138,9 @@ def pinned(folder: DataDir, wanted: Collection[Version], now: float) -> set[Vers
     return found
 
 
-def tidy(folder: DataDir) -> None:
+def tidy(data: DataDir) -> None:
     """Remove leftovers of killed commands; a running command holds its lock."""
-    for scratch in folder.preloaded.glob(".*"):
+    for scratch in data.preloaded.glob(".*"):
         with contextlib.suppress(FileNotFoundError), _locked(scratch) as alone:
             if alone:
                 shutil.rmtree(scratch, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What the store takes on the disk, each file counted once however many versions have it.
+"""Disk usage of the store; a file that several versions share counts once.
 
-A file that versions share (see `packages.sharing`) is freed by the last of them only. So what a removal gives back is
-not the version's size, and a sum of sizes would be more than the disk holds.
+A file that versions share (see `unpack.dedup`) is freed by the last of them only. So a removal frees less than
+the version's size, and a sum of sizes would exceed the disk usage.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import AgentStore
 
 
-def present(folder: DataDir, store: AgentStore) -> dedup.ExistingFiles:
-    """The files that a new version can share. Of a version whose manifest can't be read it shares none."""
+def present(data: DataDir, store: AgentStore) -> dedup.ExistingFiles:
+    """Return the files that a new version can share; none of versions with an unreadable manifest."""
     found = []
     for version in store.versions():
         try:
-            found.append((Path(folder.agent(version)), file_manifest.Manifest.load(folder.manifest(version))))
+            found.append((Path(data.agent(version)), file_manifest.Manifest.load(data.manifest(version))))
         except file_manifest.TreeManifestError:
             continue
     return dedup.ExistingFiles(found)
@@ -32,28 +32,28 @@ def present(folder: DataDir, store: AgentStore) -> dedup.ExistingFiles:
 class Occupancy:
     """Thread-safe. Versions never change, so the total is counted again only after one came or went."""
 
-    def __init__(self, folder: DataDir, store: AgentStore) -> None:
-        self._folder = folder
+    def __init__(self, data: DataDir, store: AgentStore) -> None:
+        self._data = data
         self._store = store
         self._guard = threading.Lock()
         self._counted: tuple[int, int] | None = None
 
     def bytes(self) -> int:
-        """What all versions take together."""
+        """Bytes of all versions together."""
         with self._guard:
-            changed_at = os.stat(self._folder.agents).st_mtime_ns
+            changed_at = os.stat(self._data.agents).st_mtime_ns
             if self._counted is None or self._counted[0] != changed_at:
-                # Asked before the counting: a version that comes meanwhile is counted the next time.
-                self._counted = (changed_at, disk_usage.total_bytes(*map(self._folder.agent, self._store.versions())))
+                # Read before the count: a version that comes meanwhile counts the next time.
+                self._counted = (changed_at, disk_usage.total_bytes(*map(self._data.agent, self._store.versions())))
             return self._counted[1]
 
     def by_version(self) -> Mapping[Version, Mapping[int, int]]:
         """The files of each version: bytes on disk by inode."""
-        return {version: disk_usage.bytes_by_inode(self._folder.agent(version)) for version in self._store.versions()}
+        return {version: disk_usage.bytes_by_inode(self._data.agent(version)) for version in self._store.versions()}
 
 
 def without(versions: Mapping[Version, Mapping[int, int]], gone: Collection[Version]) -> int:
-    """What all but these versions take together."""
+    """Return the bytes of all versions but these."""
     left: dict[int, int] = {}
     for version, files in versions.items():
         if version not in gone:
