@@ -1,7 +1,7 @@
 """Volume directories made in advance, so that a publish acquires one by a rename.
 
 Making the five directories of a view costs as much as the mount itself (measured on ext4: 45 % of a publish). A few
-are therefore made while nobody waits; when they run out, a publish makes its own. A directory lies outside `volumes/`,
+are therefore made while no call waits; when they run out, a publish makes its own. The pool lies outside `volumes/`,
 so a crash leaves nothing there that looks like a volume.
 """
 
