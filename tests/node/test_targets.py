@@ -208,7 +208,7 @@ class TestATargetThatIsNotToBeTrusted:
 
     def test_whose_parent_kubelet_has_not_made_is_refused(self, driver: Driver, kubelet: Kubelet) -> None:
         request = kubelet.request("parentless")
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "parent folder"):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "parent directory"):
             send(kubelet, request)
         assert "csi-parentless" not in driver.rows()
 
