@@ -1,1 +1,1 @@
-"""Small programs that stand next to the driver: registrar and livenessprobe."""
+"""Containers beside the driver and in pods: registrar, livenessprobe, init container."""

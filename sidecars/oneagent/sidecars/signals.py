@@ -1,7 +1,7 @@
-"""How a sidecar's main thread learns that it has to end, and with which code.
+"""Exit codes of a sidecar, delivered to its main thread through a queue.
 
-The signals are waited for by a thread of their own, not handled: what a handler does goes unnoticed if the signal
-comes just before the main thread begins to wait. Process 1 of a container would ignore them otherwise.
+A thread waits for SIGTERM and SIGINT instead of a handler: a handler's effect goes unnoticed if the signal comes just
+before the main thread begins to wait. Without either, process 1 of a container ignores both signals.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What is answered to each kind of request: collaborators decide, and whatever fails lets the object through.
+"""Answers to admission requests; any failure admits the object.
 
     /inject     pods that are created       never denied; an error: unchanged, but for annotations that say so
     /label-ns   namespaces                  never denied; an error: unchanged
-    /validate   DynaKubes                   denied with all that is wrong; an error: allowed, with a warning
+    /validate   DynaKubes                   denied with all errors found; an error of ours: allowed, with a warning
 
-So a bug of ours, an API server that does not answer, or a pod that nobody has thought of costs monitoring, and
-never a pod. Every answer is a `AdmissionDecision`, which says what is counted and logged of it as well.
+So a bug, an API server that does not answer, or an unexpected pod costs monitoring and never a pod. Every answer is
+an `AdmissionDecision`, which also has the fields for log and metrics.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, P
 log = logging.getLogger(__name__)
 
 NOT_INJECTED: Final = "InjectionFailed"
-"""Reason of the Event about a pod that nothing could be decided about."""
+"""Reason of the Event about a pod whose admission failed."""
 
 
 class Reason:
-    """Why nothing was decided. The other reasons are those of pods: see `oneagent.webhook.injection`."""
+    """Reasons for answers without a decision; `skip_reasons` has those of pods."""
 
     INTERNAL_ERROR: Final = "InternalError"
     TIMEOUT: Final = "Timeout"
     NOT_ASKED_FOR: Final = "NotAPodCreation"
-    """The webhook configuration sends what it should not."""
+    """The webhook configuration sends other requests than it should."""
     NOT_SYNCED: Final = "NotSynced"
-    """The webhook has just been started, and not all objects are known yet."""
+    """The webhook has just started, and its cache is not filled yet."""
     INVALID: Final = "Invalid"
 
 
@@ -63,12 +63,12 @@ class Handlers:
     inject: Callable[[Object, PodContext], InjectionResult]
     validate: Callable[[Object, Object | None], Verdict]
     message: Callable[[Sequence[str]], str]
-    """Of what is wrong with a DynaKube, for people."""
+    """Format a DynaKube's validation errors for users."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionDecision:
-    """An answer. `outcome` and `reason` are constants: they are counted."""
+    """An answer. `outcome` and `reason` are constants, as they are labels of a metric."""
 
     outcome: str
     reason: str = ""
@@ -78,26 +78,26 @@ class AdmissionDecision:
 
 
 class Admission:
-    """For one event loop."""
+    """Admission handlers by path, for one event loop."""
 
     def __init__(self, cluster: Cluster, handlers: Handlers, recorder: events.Recorder, own_namespace: str) -> None:
         self._cluster, self._handlers, self._events, self._own = cluster, handlers, recorder, own_namespace
-        self._rules: Mapping[str, tuple[_Rule, _Fallback]] = {
+        self._handlers_by_path: Mapping[str, tuple[_Rule, _Fallback]] = {
             "/inject": (self._inject, self._not_injected),
             "/label-ns": (self._label, _unchanged),
             "/validate": (self._validate, _unvalidated),
         }
 
     async def decide(self, path: str, request: Request, seconds: float) -> AdmissionDecision:
-        """The answer, within so many seconds and whatever happens."""
-        decide, fallback = self._rules[path]
+        """Decide a request within `seconds`; never raises."""
+        decide, fallback = self._handlers_by_path[path]
         try:
             async with asyncio.timeout(seconds):
                 return await decide(request)
         except Exception as error:
             reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.INTERNAL_ERROR
             about = logs.facts(path=path, namespace=request.namespace, name=request.name, uid=request.uid)
-            log.exception("a request was let through undecided", extra=about)
+            log.exception("admission failed, object admitted unchanged", extra=about)
             return fallback(request, reason)
 
     async def _inject(self, request: Request) -> AdmissionDecision:
@@ -120,7 +120,7 @@ class Admission:
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("unchanged", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
-            # Without all DynaKubes a label that is right would be taken off.
+            # Without all DynaKubes a valid label would be removed.
             return AdmissionDecision("unchanged", Reason.NOT_SYNCED)
         patch = namespace_label.patch(namespace, self._cluster.dynakubes(), self._own)
         return AdmissionDecision("changed" if patch else "unchanged", patch=patch)
@@ -132,7 +132,7 @@ class Admission:
         verdict = self._handlers.validate(new, admission_review.decoded(request.old_object))
         if not verdict.errors:
             return AdmissionDecision("allowed", warnings=verdict.warnings)
-        # Not 422 with `Invalid`: `kubectl apply --force` deletes the object to create it anew when it is told that.
+        # Not 422 with `Invalid`: `kubectl apply --force` then deletes the object and creates it again.
         status = Status("Failure", self._handlers.message(verdict.errors), "Forbidden", 403)
         return AdmissionDecision("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
 
@@ -146,7 +146,7 @@ class Admission:
             pod = admission_review.decoded(request.object) or {}
             patch = json_patch.metadata(pod, "annotations", wanted) if pod.get("metadata") else []
             self._record_events(request, pod, [Notice("Warning", NOT_INJECTED, warning)])
-        except Exception:  # noqa: BLE001 - what failed before may be that this is no pod
+        except Exception:  # noqa: BLE001 - the object may be no pod, which is why it failed before
             patch = []
         return AdmissionDecision("error", reason, patch, (warning,))
 

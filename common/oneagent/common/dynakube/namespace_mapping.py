@@ -1,8 +1,8 @@
-"""Which namespace belongs to which DynaKube: decided here, for the operator and the webhook alike.
+"""Ownership of namespaces by DynaKubes, decided alike for the operator and the webhook.
 
-A DynaKube claims namespaces by its selectors. What is ignored is nobody's. Of several that claim a namespace,
-the one that has it keeps it, so that a second one changes nothing for running applications; of those that do not
-have it the oldest gets it.
+A DynaKube claims namespaces by its selectors. Ignored namespaces have no owner. Of several that claim a
+namespace, its current owner keeps it, so that a second DynaKube changes nothing for running applications. Without a
+current owner the oldest gets it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _MOST_PATTERNS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What decides whether a DynaKube claims a namespace."""
+    """Criteria by which a DynaKube claims namespaces."""
 
     dynakube: DynaKubeName
     created: str
-    """As the API server writes it, so that the order of the texts is that of the times."""
+    """Timestamp as the API server writes it: texts sort like times."""
     selectors: tuple[selectors.Selector, ...]
     """One that matches is enough."""
     ignored: tuple[safe_regex.Pattern, ...]
@@ -46,7 +46,7 @@ class Claim:
 class Decision:
     owner: DynaKubeName | None
     refused: tuple[DynaKubeName, ...] = ()
-    """Those that claim the namespace as well."""
+    """Other DynaKubes that claim the namespace."""
 
 
 def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
@@ -62,7 +62,7 @@ def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
 
 
 def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -> Decision:
-    """Whose a namespace is, from its labels as they are now."""
+    """Return the DynaKube that owns a namespace, from its current labels."""
     claiming = sorted((claim.created, claim.dynakube) for claim in claims if claim.covers(namespace, labels))
     wanting = [dynakube for _, dynakube in claiming]
     if not wanting:

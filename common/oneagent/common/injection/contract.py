@@ -1,4 +1,4 @@
-"""What the webhook puts into a pod and the init container `install-oneagent` finds there: both spell it from here."""
+"""Names shared by the webhook and the init container `install-oneagent` that it puts into pods."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Final
 
 INIT_CONTAINER: Final = "install-oneagent"
 BIN_VOLUME: Final = "oneagent-bin"
-"""The agent: a view by the CSI driver, or an empty folder that the init container fills."""
+"""The agent: a view by the CSI driver, or an empty directory that the init container fills."""
 SHARE_VOLUME: Final = "oneagent-share"
-"""An empty folder for what the init container writes for each container: see the folders below."""
+"""An empty directory for the files that the init container writes for each container."""
 DATA_VOLUME: Final = "oneagent-data"
-"""With a read-only view: an empty folder for what agents write, see `names.WRITTEN_FOLDERS`."""
+"""With a read-only view: an empty directory for the files that agents write."""
 CONFIG_VOLUME: Final = "oneagent-config"
 """Without CSI: the namespace's Secret of injection, and a token for the package endpoint, projected."""
 
@@ -19,12 +19,12 @@ BIN_FOLDER: Final = "/mnt/bin"
 SHARE_FOLDER: Final = "/mnt/share"
 CONFIG_FOLDER: Final = "/mnt/config"
 INJECTION_FILE: Final = "injection.json"
-"""In the config folder: what `INJECTION_SECRET` has by this key, an `injectionsecret.Injection`."""
+"""In the config directory: the value of this key in `INJECTION_SECRET`, an `injection.secret.Injection`."""
 TOKEN_FILE: Final = "token"  # noqa: S105
-"""In the config folder: a service account's token for the package endpoint's audience."""
+"""In the config directory: a service account's token for the package endpoint's audience."""
 INJECTION_SECRET: Final = "oneagent-injection"  # noqa: S105
 
-# In the share folder, by container: mounted by subPath, so each container sees its own only.
+# In the share directory, by container: mounted by subPath, so each container sees only its own.
 CONTAINER_CONF: Final = "container_{container}.conf"
 ENRICHMENT_FOLDER: Final = "enrichment"
 CURL_OPTIONS: Final = "curl_options.conf"
@@ -43,7 +43,7 @@ class Variable:
     FAILURE_POLICY: Final = "FAILURE_POLICY"
     """`silent` or `fail`; what is neither counts as `silent`"""
     MODE: Final = "MODE"
-    """`provisioned` (a CSI view) or `installer` (to be downloaded); unset if no agent is wanted"""
+    """`provisioned` (a CSI view) or `installer` (to be downloaded); unset if the pod gets no agent"""
     ONEAGENT_INJECTED: Final = "ONEAGENT_INJECTED"
     ENRICHMENT_INJECTED: Final = "DATA_INGEST_INJECTED"
     DYNAKUBE: Final = "DYNAKUBE"

@@ -1,11 +1,11 @@
-"""The annotations by which pods and namespaces say what they want, and by which a pod tells what it got."""
+"""Annotations of pods and namespaces that control injection, and those that record its result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-# Read. Of the names of one thing the first that is there counts.
+# Read. If a setting has several names, the first that is present counts.
 INJECT: Final = "dynatrace.com/inject"
 INJECT_AGENT: Final = "oneagent.dynatrace.com/inject"
 INJECT_ENRICHMENT: Final = ("metadata-enrichment.dynatrace.com/inject", "data-ingest.dynatrace.com/inject")
@@ -17,7 +17,7 @@ TECHNOLOGIES: Final = "oneagent.dynatrace.com/technologies"
 FLAVOR: Final = "oneagent.dynatrace.com/flavor"
 VERSION: Final = "oneagent.dynatrace.com/version"
 BIN_SIZE: Final = "volume.dynatrace.com/oneagent-bin"
-"""The most that the agent's folder may take where there is no CSI."""
+"""Size limit of the agent's directory without CSI."""
 RELEASE: Final = "mapping.release.dynatrace.com/"
 """Followed by `version`, `product`, `stage` or `build-version`; on a namespace."""
 
@@ -27,11 +27,11 @@ REASON: Final = "oneagent.dynatrace.com/reason"
 ENRICHMENT_INJECTED: Final = "metadata-enrichment.dynatrace.com/injected"
 DYNAKUBE_INJECTED: Final = "dynakube.dynatrace.com/injected"
 HANDLED: Final = "oneagent.dynatrace.com/handled-containers"
-"""A digest of the names of all containers that have been looked at."""
+"""Digest of the names of all containers that the webhook has considered."""
 
 # Of others.
 EVICTABLE: Final = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
-"""Names of empty folders, with commas: a node with a pod that has others is not scaled down."""
+"""Names of emptyDir volumes, comma-separated: other ones keep the autoscaler from removing the node."""
 MIRROR: Final = "kubernetes.io/config.mirror"
 DEBUG: Final = ("debug.openshift.io/source-container", "debug.openshift.io/source-resource")
 
@@ -39,7 +39,7 @@ _SWITCHES: Final = {"true": True, "false": False}
 
 
 def switch(annotations: Mapping[str, str], *keys: str) -> bool | None:
-    """What the first of them says that is there; None if none is, or if it says neither."""
+    """Value of the first key that is present; None if there is none, or if it is neither true nor false."""
     for key in keys:
         if key in annotations:
             return _SWITCHES.get(annotations[key].strip().lower())
@@ -47,7 +47,7 @@ def switch(annotations: Mapping[str, str], *keys: str) -> bool | None:
 
 
 def unclear(annotations: Mapping[str, str]) -> list[str]:
-    """What is said of switches that are neither on nor off: somebody wanted something by them."""
+    """Warnings about switches that are neither true nor false."""
     switches = (INJECT, INJECT_AGENT, *INJECT_ENRICHMENT)
     return [
         f'annotation {key} is {annotations[key][:80]!r} and does nothing: it must be "true" or "false"'

@@ -1,9 +1,9 @@
-"""`injection.json`: what the operator puts into a namespace's Secret for the init containers of pods without CSI.
+"""`injection.json`: settings in a namespace's Secret, for init containers of pods without CSI.
 
-Operator and init container may be of different releases for a while: a field that is not known is no error, and one
-that came later has a default.
+Operator and init container may be of different releases for a while: unknown fields are ignored, and newer fields
+have a default.
 
-    InjectionSecretError    what was read is no such document; the text names the field, and shows no value
+    InjectionSecretError    the document is invalid; the text names the field and shows no value
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ class InjectionSecretError(ValueError):
 
 
 class Injection(msgspec.Struct, frozen=True, rename="camel"):
-    """One DynaKube's. No API token is ever in it; what agents themselves report with is."""
+    """Settings of one DynaKube: the agents' own token is in it, an API token never."""
 
     dynakube: str
     tenant: str
     tenant_token: str
     endpoints: tuple[str, ...]
-    """Where agents report to."""
+    """Communication endpoints of the tenant."""
     version: str
     package_url: str
-    """Of the operator's package endpoint; empty if it has none."""
+    """URL of the operator's package server; empty without one."""
     package_ca: str = ""
-    """PEM text of what verifies the endpoint's certificate."""
+    """CA certificates of the package server, PEM."""
     technologies: tuple[str, ...] = ()
     network_zone: str = ""
     host_group: str = ""
@@ -40,7 +40,7 @@ class Injection(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def encode(injection: Injection) -> str:
-    """The same document gives the same text."""
+    """Encode a document; equal documents give equal text."""
     return msgspec.json.encode(injection).decode()
 
 

@@ -14,20 +14,20 @@ from __future__ import annotations
 
 
 class InstallError(Exception):
-    """Something that keeps a container from its agent, or the agent from its facts."""
+    """A container stays without its agent, or the agent without its files."""
 
 
 class SettingsError(InstallError):
-    """A variable is missing, or can't be what it is."""
+    """A variable is missing or invalid."""
 
 
 class ShareError(InstallError):
-    """The share folder refused a file."""
+    """A file could not be written to the share directory."""
 
 
 class NoAgentError(InstallError):
-    """The view is empty, or holds something else."""
+    """The view is empty or has no agent."""
 
 
 class DownloadError(InstallError):
-    """No agent came."""
+    """The agent could not be downloaded, unpacked or configured."""

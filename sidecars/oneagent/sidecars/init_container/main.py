@@ -1,4 +1,4 @@
-"""`install-oneagent`: gets a pod's agent and the facts about its containers ready, then ends.
+"""`install-oneagent`: prepares a pod's agent and the files about its containers, then ends.
 
 The webhook puts it into pods as an init container and tells it everything by variables. Its promise depends on one
 of them: with the policy `silent` it ends with 0 whatever happens, and the pod starts, if need be unmonitored; with
@@ -29,7 +29,7 @@ from oneagent.sidecars.init_container.settings import Places, Settings
 log = logging.getLogger(__name__)
 
 LONGEST_SECONDS: Final = 300.0
-"""With `silent`: so long an application waits for its agent at most."""
+"""With `silent`: the longest time that an application waits for its agent."""
 
 _MAX_MESSAGE_LENGTH: Final = 4096
 """Bytes of a termination message; kubelet shows no more."""
