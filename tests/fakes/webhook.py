@@ -154,7 +154,7 @@ class Serving:
             "\n".join,
         )
         answers = admission.Admission(self.cluster, handlers, said, NAMESPACE)
-        self.tls.take(lambda: pair(self.authority))
+        self.tls.load(lambda: pair(self.authority))
         self.server = Server(self._settings, self.tls.context, answers, self._metrics)
         await self.server.start()
 
@@ -182,7 +182,7 @@ class Serving:
         """As the watch of the Secret does."""
 
         async def take() -> None:
-            self.tls.take(lambda: new)
+            self.tls.load(lambda: new)
 
         self.do(take())
 

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from oneagent.common.http import server_tls
-from oneagent.common.http.server_tls import Pair, ServerTls, UnusableError
+from oneagent.common.http.server_tls import Pair, ServerTls, UnusableCertificateError
 from oneagent.webhook import api, certificates
 from tests.fakes import kube_api
 from tests.fakes import webhook as fakes
@@ -136,8 +136,8 @@ class TestABadPair:
         serving.serve(bad)
         serving.serve(bad)
         assert served(serving) == before
-        assert serving.tls.trouble(time.time()) == ""
-        refusals = [record for record in caplog.records if record.message == "the certificate is not taken"]
+        assert serving.tls.problem(time.time()) == ""
+        refusals = [record for record in caplog.records if record.message == "certificate rejected"]
         assert len(refusals) == 1
         assert bad.key.decode(errors="ignore")[40:80] not in str(refusals[0].__dict__) or not bad.key[40:80]
 
@@ -147,7 +147,7 @@ class TestASecret:
         "data", [None, {}, {"tls.crt": ""}, {"tls.crt": "!", "tls.key": "!"}, {"tls.crt": "YQ==", "tls.key": "a"}]
     )
     def test_without_a_pair_can_not_be_used(self, data: dict[str, str] | None) -> None:
-        with pytest.raises(UnusableError, match=r"tls.crt or tls.key"):
+        with pytest.raises(UnusableCertificateError, match=r"tls.crt or tls.key"):
             certificates.from_secret(certificates.Secret(data))
 
     def test_is_followed_by_a_watch(self, tmp_path: Path, authority: trustme.CA) -> None:
@@ -158,17 +158,17 @@ class TestASecret:
             watch = certificates.watch(server, "dynatrace", "certs", tls)
             following = asyncio.create_task(watch.run())
             await asyncio.wait_for(watch.wait_until_synced(), 10)
-            troubles = [tls.trouble(time.time())]
+            troubles = [tls.problem(time.time())]
             for kind in (ECDSA, RSA):
                 changed.clear()
                 kube.put("secrets", secret("certs", fakes.pair(authority, kind)))
                 await asyncio.wait_for(changed.wait(), 10)
-                troubles.append(tls.trouble(time.time()))
+                troubles.append(tls.problem(time.time()))
             kube.delete("secrets", "certs")
             await asyncio.sleep(0.05)
             following.cancel()
             await server.close()
-            return [*troubles, tls.trouble(time.time())]
+            return [*troubles, tls.problem(time.time())]
 
         with kube_api.KubeApi() as kube:
             missing, *taken = asyncio.run(follow())
@@ -194,12 +194,12 @@ class TestAFolder:
             tls = ServerTls(lambda _: changed.set())
             following = asyncio.create_task(certificates.follow(tmp_path, tls, 0.01))
             await asyncio.sleep(0)
-            troubles = [tls.trouble(time.time())]
+            troubles = [tls.problem(time.time())]
             for pair in (fakes.pair(authority), fakes.pair(authority, RSA)):
                 changed.clear()
                 write(pair)
                 await asyncio.wait_for(changed.wait(), 10)
-                troubles.append(tls.trouble(time.time()))
+                troubles.append(tls.problem(time.time()))
             following.cancel()
             return troubles
 
@@ -211,11 +211,11 @@ class TestAFolder:
 class TestTrouble:
     def test_is_a_certificate_that_is_not_valid_now(self, authority: trustme.CA) -> None:
         tls = ServerTls()
-        assert tls.trouble(time.time()) == "there is no certificate: none was found yet"
-        tls.take(lambda: ended(authority, 3600))
-        assert tls.trouble(time.time()) == ""
-        assert tls.trouble(time.time() + 3700) == "the certificate is not valid at this time"
-        assert tls.trouble(time.time() - 2 * 86400) == "the certificate is not valid at this time"
+        assert tls.problem(time.time()) == "there is no certificate: none has been read yet"
+        tls.load(lambda: ended(authority, 3600))
+        assert tls.problem(time.time()) == ""
+        assert tls.problem(time.time() + 3700) == "the certificate is not valid at this time"
+        assert tls.problem(time.time() - 2 * 86400) == "the certificate is not valid at this time"
 
     def test_ends_every_handshake_while_there_is_no_certificate(self) -> None:
         client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ServerTls().context

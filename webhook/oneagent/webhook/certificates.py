@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from oneagent.common.http.server_tls import Pair, ServerTls, UnusableError
+from oneagent.common.http.server_tls import Pair, ServerTls, UnusableCertificateError
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Client, Watch
 
@@ -21,22 +21,22 @@ class Secret(msgspec.Struct, frozen=True):
 
 
 def from_secret(secret: Secret | None) -> Pair:
-    """`UnusableError` if it is not there or holds no pair."""
+    """`UnusableCertificateError` if it is not there or holds no pair."""
     if secret is None:
-        raise UnusableError("the Secret is not there")
+        raise UnusableCertificateError("the Secret is not there")
     data = secret.data or {}
     try:
         return Pair(*(base64.b64decode(data[key], validate=True) for key in ("tls.crt", "tls.key")))
     except (KeyError, binascii.Error) as error:
-        raise UnusableError("tls.crt or tls.key of the Secret is missing or no base64") from error
+        raise UnusableCertificateError("tls.crt or tls.key of the Secret is missing or no base64") from error
 
 
 def from_folder(folder: Path) -> Pair:
-    """The files `tls.crt` and `tls.key`; `UnusableError`."""
+    """The files `tls.crt` and `tls.key`; `UnusableCertificateError`."""
     try:
         return Pair((folder / "tls.crt").read_bytes(), (folder / "tls.key").read_bytes())
     except OSError as error:
-        raise UnusableError(f"{error.filename}: {error.strerror}") from error
+        raise UnusableCertificateError(f"{error.filename}: {error.strerror}") from error
 
 
 def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Secret]:
@@ -45,7 +45,7 @@ def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Se
     secrets = list_watch.Collection(path, field_selector=f"metadata.name={name}")
 
     def changed(_: object) -> None:
-        tls.take(lambda: from_secret(next(iter(watched.objects.values()), None)))
+        tls.load(lambda: from_secret(next(iter(watched.objects.values()), None)))
 
     watched = Watch(server, secrets, lambda content: errors.decode(content, Secret), changed)
     return watched
@@ -54,5 +54,5 @@ def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Se
 async def follow(folder: Path, tls: ServerTls, seconds: float) -> None:
     """Take every new pair in a folder, until cancelled."""
     while True:
-        tls.take(lambda: from_folder(folder))
+        tls.load(lambda: from_folder(folder))
         await asyncio.sleep(seconds)

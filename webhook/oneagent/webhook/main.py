@@ -168,7 +168,7 @@ class Webhook:
             return "not serving, or not for long"
         if not self._cluster.is_synced and not self._is_needed_first():
             return _UNSYNCED
-        return self._tls.trouble(time.time())
+        return self._tls.problem(time.time())
 
     def _is_needed_first(self) -> bool:
         """Whether DynaKubes may be missing because nobody converts them: those that are stored in an older version

@@ -1,12 +1,11 @@
-"""The certificate of a server, and its change while connections are open.
+"""TLS of a server, with a certificate that can be replaced while connections are open.
 
-    UnusableError   a pair that can't be served with; its text says why and holds nothing of the key
+    UnusableCertificateError   a pair that cannot be served; the text contains nothing of the key
 
-Each pair gets a context of its own, which is proven by a handshake in memory and then given to every connection
-that begins, by the hook for server names. Connections that exist keep what they have agreed on, and a pair that is
-refused leaves the one before in use. A new pair in the old context would not do: a context keeps one certificate
-for each type of key, so after a change from ECDSA to RSA, as from our own certificates to those of cert-manager, it
-would go on serving the old one.
+Each pair has its own context, which is tested by a handshake in memory. The hook for server names then gives it to
+every new connection. Open connections keep their certificate, and a rejected pair leaves the one before in use. A
+new pair in the old context would not do, because a context holds one certificate for each type of key. After a change
+from ECDSA to RSA, as from our own certificates to cert-manager's, it would still serve the old one.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from oneagent.common import logs
 log = logging.getLogger(__name__)
 
 _NO_CHECK_TIME: Final = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python has no name for."""
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, missing in Python."""
 _FLIGHTS: Final = 8
-"""More than any handshake takes."""
+"""More than any handshake needs."""
 
 
-class UnusableError(Exception):
-    """Nobody can serve with it."""
+class UnusableCertificateError(Exception):
+    """No server can use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,50 +42,50 @@ class Pair:
 
 
 class ServerTls:
-    """The context of a server, TLS 1.2 or newer, and what it serves with."""
+    """The context of a server, TLS 1.2 or newer, and its certificate."""
 
     def __init__(self, changed: Callable[[float], None] = lambda _: None) -> None:
         self.context = _context()
-        """What a server listens with; without a certificate every handshake fails."""
+        """For the listener; without a certificate every handshake fails."""
         self.context.sni_callback = self._choose
         self.expires_at = 0.0
         """In seconds since 1970; 0 while there is no certificate."""
         self._valid_from = 0.0
         self._changed = changed
-        self._used: Pair | None = None
+        self._pair: Pair | None = None
         self._serving: ssl.SSLContext | None = None
-        self._refused = ""
+        self._rejection = ""
 
-    def trouble(self, now: float) -> str:
-        """Why clients would not take the certificate; empty if they would."""
-        if self._used is None:
-            return f"there is no certificate: {self._refused or 'none was found yet'}"
+    def problem(self, now: float) -> str:
+        """Return the reason why clients reject the certificate; empty if they accept it."""
+        if self._pair is None:
+            return f"there is no certificate: {self._rejection or 'none has been read yet'}"
         if not self._valid_from <= now < self.expires_at:
             return "the certificate is not valid at this time"
         return ""
 
-    def take(self, read: Callable[[], Pair]) -> None:
-        """Serve with the pair that is read from now on, if it can be; say once why not."""
+    def load(self, read: Callable[[], Pair]) -> None:
+        """Serve the pair that is read, or log once why it cannot be used."""
         try:
             pair = read()
-            if pair == self._used:
+            if pair == self._pair:
                 return
-            context, valid_from, expires_at = _proven(pair)
+            context, valid_from, expires_at = _test_context(pair)
             if expires_at <= time.time():
-                raise UnusableError("the certificate has ended")
-        except UnusableError as error:
-            self.refuse(str(error))
+                raise UnusableCertificateError("the certificate has expired")
+        except UnusableCertificateError as error:
+            self.reject(str(error))
             return
-        self._used, self._serving, self._refused = pair, context, ""
+        self._pair, self._serving, self._rejection = pair, context, ""
         self._valid_from, self.expires_at = valid_from, expires_at
         self._changed(expires_at)
-        log.info("certificate in use", extra=logs.facts(expires_at=round(expires_at)))
+        log.info("certificate loaded", extra=logs.facts(expires_at=round(expires_at)))
 
-    def refuse(self, why: str) -> None:
-        """There is none to take; that is said once."""
-        if why != self._refused:
-            self._refused = why
-            log.warning("the certificate is not taken", extra=logs.facts(reason=why, serving=self._used is not None))
+    def reject(self, why: str) -> None:
+        """Log once why there is no new certificate."""
+        if why != self._rejection:
+            self._rejection = why
+            log.warning("certificate rejected", extra=logs.facts(reason=why, serving=self._pair is not None))
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
         if self._serving is None:
@@ -102,8 +101,8 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _proven(pair: Pair) -> tuple[ssl.SSLContext, float, float]:
-    """A context with which a client that trusts exactly this certificate gets through; its first and last second."""
+def _test_context(pair: Pair) -> tuple[ssl.SSLContext, float, float]:
+    """Return a context that a client with this certificate as CA accepts, and the times of the validity."""
     server = _context()
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -111,16 +110,16 @@ def _proven(pair: Pair) -> tuple[ssl.SSLContext, float, float]:
     try:
         _load(server, pair)
         client.load_verify_locations(cadata=pair.chain.decode("ascii"))
-        found = _handshake(client, server)
-        start, end = (ssl.cert_time_to_seconds(str(found[key])) for key in ("notBefore", "notAfter"))
+        peer = _handshake(client, server)
+        start, end = (ssl.cert_time_to_seconds(str(peer[key])) for key in ("notBefore", "notAfter"))
     except (ssl.SSLError, ValueError, OSError, KeyError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
-        raise UnusableError(f"certificate and key can't be served with: {reason}") from error
+        raise UnusableCertificateError(f"certificate and key cannot be used: {reason}") from error
     return server, start, end
 
 
 def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
-    """What the client sees of the server's certificate, after a handshake without a network."""
+    """Return the server's certificate as the client sees it, after a handshake in memory."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)
     for _ in range(_FLIGHTS):
@@ -138,7 +137,7 @@ def _load(context: ssl.SSLContext, pair: Pair) -> None:
 
 @contextlib.contextmanager
 def _in_memory(content: bytes) -> Iterator[str]:
-    """A path for what OpenSSL reads from files only, so that no key is written to a disk."""
+    """A path for OpenSSL, which reads files only; no key is written to a disk."""
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, content)

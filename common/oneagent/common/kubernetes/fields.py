@@ -1,11 +1,10 @@
-"""Fields of a manifest, read by their dotted path, with errors that name it.
+"""Typed access to fields of an object by their dotted path, with errors that name the field.
 
     FieldError   a field that cannot be used: names the field, its value and the remedy
 
-A manifest is whatever YAML or JSON made of somebody's text, so nothing of its types can be relied on. A field
-that is absent, null or empty text reads as empty; a field of the wrong type is an error. Where a token or a
-password is easily put by mistake, the caller hides the value; of a value that is not plain text only the type
-is shown.
+Objects come from users' YAML or JSON, so no type can be relied on. A field that is absent, null or empty text reads
+as empty; a field of the wrong type is an error. Where users may put a token or a password by mistake, the caller
+hides the value. Of values other than plain text only the type is shown.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ class FieldError(Exception):
 
 
 def at(obj: object, path: str) -> object:
-    """What lies at a dotted path; `None` where any part of the way is absent or null."""
-    here, way = obj, ""
+    """Return the value at a dotted path; `None` if any part of the path is absent or null."""
+    value, reached = obj, ""
     for key in path.split("."):
-        if here is None:
+        if value is None:
             return None
-        if not isinstance(here, Mapping):
-            raise FieldError(way or "the document", here, "must be a mapping of fields", hidden=True)
-        here, way = here.get(key), f"{way}.{key}" if way else key
-    return here
+        if not isinstance(value, Mapping):
+            raise FieldError(reached or "the document", value, "must be a mapping of fields", hidden=True)
+        value, reached = value.get(key), f"{reached}.{key}" if reached else key
+    return value
 
 
 def text(obj: object, *paths: str, hidden: bool = False) -> str:
-    """The first of some places that holds text, stripped; empty if none does."""
+    """Return the first of these fields that has text, stripped; empty if none has."""
     for path in paths:
         value = at(obj, path)
         if value is None:
@@ -51,7 +50,7 @@ def text(obj: object, *paths: str, hidden: bool = False) -> str:
 
 
 def printable(path: str, value: str, *, hidden: bool = False) -> str:
-    """Line breaks and control characters would add lines of their own to the agent's configuration."""
+    """Refuse line breaks and control characters, which would add lines to the agent's configuration."""
     if not value.isprintable():
         remedy = "must not contain line breaks or control characters"
         raise FieldError(path, value, remedy, hidden=hidden)
@@ -74,7 +73,7 @@ def dns_name(obj: object, path: str, *, hidden: bool = False) -> str:
 
 
 def is_dns_name(name: str) -> bool:
-    """Whether Kubernetes would take it for a secret's or ConfigMap's name; never a path out of a folder."""
+    """Check for a name that a Secret or ConfigMap may have; never a path out of a directory."""
     return bool(_DNS_1123.fullmatch(name)) and ".." not in name
 
 
@@ -90,14 +89,14 @@ def annotation(obj: object, key: str) -> str:
 
 
 def lines(obj: object, key: str) -> str:
-    """An annotation's text, which may have several lines."""
+    """Return an annotation's text, which may have several lines."""
     annotations = at(obj, "metadata.annotations")
     value = annotations.get(key) if isinstance(annotations, Mapping) else None
     return scalar(value).strip()
 
 
 def scalar(value: object) -> str:
-    """Text of what should have been text: YAML makes numbers and truth values of what is not in quotes."""
+    """Return text for a value that should be text: without quotes, YAML reads numbers and booleans."""
     if value is None:
         return ""
     if isinstance(value, bool):

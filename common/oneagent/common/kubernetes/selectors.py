@@ -1,9 +1,9 @@
-"""Label selectors, as the API server understands them.
+"""Label selectors by the rules of the API server.
 
     FieldError   a selector that the API server would refuse: names the field, its value and the remedy
 
-Source of the rules: the Kubernetes API reference for LabelSelector; all requirements have to be met, and an
-empty selector matches everything.
+Source of the rules: the Kubernetes API reference for LabelSelector. All requirements must be met; an empty selector
+matches everything.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ EVERYTHING: Final = Selector()
 
 
 def parse(obj: object, path: str) -> Selector:
-    """The selector at a dotted path of a manifest; one that is absent matches everything."""
-    found = []
+    """Parse the selector at a dotted path of an object; an absent one matches everything."""
+    requirements = []
     labels = fields.at(obj, f"{path}.matchLabels")
     if labels is not None and not isinstance(labels, Mapping):
         raise fields.FieldError(f"{path}.matchLabels", labels, "must be a mapping of labels")
     for key, value in (labels or {}).items():
         if not isinstance(value, str):
             raise fields.FieldError(f"{path}.matchLabels[{key}]", value, "must be text; put it in quotes")
-        found.append(Requirement(str(key), "In", frozenset((value,))))
+        requirements.append(Requirement(str(key), "In", frozenset((value,))))
     expressions = fields.at(obj, f"{path}.matchExpressions")
     if expressions is not None and not isinstance(expressions, Sequence):
         raise fields.FieldError(f"{path}.matchExpressions", expressions, "must be a list")
     for number, expression in enumerate(expressions or ()):
-        found.append(_requirement(expression, f"{path}.matchExpressions[{number}]"))
-    return Selector(tuple(found))
+        requirements.append(_requirement(expression, f"{path}.matchExpressions[{number}]"))
+    return Selector(tuple(requirements))
 
 
 def _requirement(expression: object, path: str) -> Requirement:
@@ -75,7 +75,7 @@ def _requirement(expression: object, path: str) -> Requirement:
         raise fields.FieldError(f"{path}.operator", operator, f"must be one of {', '.join(_OPERATORS)}")
     values = expression.get("values") or ()
     if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise fields.FieldError(f"{path}.values", values, "must be a list of texts")
+        raise fields.FieldError(f"{path}.values", values, "must be a list of strings")
     if bool(values) != (operator in _VALUES_NEEDED):
         remedy = "must not be empty" if operator in _VALUES_NEEDED else f"must be left out with {operator}"
         raise fields.FieldError(f"{path}.values", list(values), remedy)

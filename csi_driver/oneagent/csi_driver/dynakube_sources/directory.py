@@ -1,15 +1,13 @@
-"""DynaKubes, secrets and ConfigMaps from YAML files in a folder: for a node without an API server.
+"""DynaKubes, Secrets and ConfigMaps from YAML files in a directory, for a node without an API server.
 
-`*.yaml` and `*.yml`, several documents in each, read in the order of their names; `<secret>.token` is a
-secret with nothing but an `apiToken`. A file counts whole or not at all: while it cannot be used (half
-written, empty, garbage, a DynaKube with an impossible field) its last good state holds, and the error is
-reported with file and line. A file that is gone takes its DynaKubes with it; a folder that is gone or cannot
-be read says nothing, so the last state holds. Of two documents that define the same DynaKube the first counts
-and the second is reported.
+Files match `*.yaml` or `*.yml`, hold any number of documents each, and are read in the order of their names.
+`<secret>.token` is a Secret with only an `apiToken`. A file counts as a whole or not at all. While it cannot be used
+(half written, empty, not YAML, a DynaKube with an impossible field) its last-good state holds, and the error is
+reported with file and line. A deleted file deletes its DynaKubes. While the directory is missing or unreadable the
+last state holds. If two documents define the same DynaKube, the first counts and the second is reported.
 
-watchfiles tells at once that something happened, but it is only asked to wake up: what counts is a look at
-the files, taken at least once a second. So nothing depends on which events an editor's rename, a ConfigMap's
-`..data` switch, a network file system or a folder that is replaced as a whole makes.
+watchfiles only shortens the wait: the files are polled at least once a second. So nothing depends on the events of
+an editor's rename, a ConfigMap's `..data` switch, a network file system, or a replaced directory.
 """
 
 from __future__ import annotations
@@ -31,15 +29,15 @@ from oneagent.csi_driver.dynakube_sources import yaml_documents
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 1.0
 _SETTLED_SECONDS: Final = 0.02
-"""A file that was written to more recently may be written to still, and within one tick of its time stamp."""
+"""A file that was written more recently may still change, even within one tick of its time stamp."""
 _ALIVE_SECONDS: Final = 60.0
 _LONGEST_FILE: Final = 4 * 1024 * 1024
 _LONGEST_TOKEN: Final = 64 * 1024
 
 _Stamp = tuple[int, int, int, int]
-"""Device, inode, size, modification time: equal as long as a file is the same one, untouched."""
+"""Device, inode, size, modification time: equal while a file is the same and unchanged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,68 +47,68 @@ class _File:
     error: yaml_documents.DocumentError | None = None
 
 
-class FolderSource:
+class DirectorySource:
     """A `DynaKubeSource`; `run` belongs to one thread, the rest may be called from any."""
 
-    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
         self._clock = clock
-        self._turned = clock()
+        self._polled_at = clock()
         self._files: Mapping[str, _File] = {}
         self._reported: dynakube_sources.Snapshot | None = None
 
     def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
         missing = False
         while not stop.is_set():
-            before = _stamp(self._folder)
+            before = _stamp(self._directory)
             if before is None:
                 if not missing:
-                    log.warning("folder of DynaKubes is missing", extra=logs.facts(folder=self._folder))
-                self._turned = self._clock()
-                stop.wait(_LOOK_SECONDS / 2)
+                    log.warning("directory of DynaKubes missing", extra=logs.facts(directory=self._directory))
+                self._polled_at = self._clock()
+                stop.wait(_POLL_SECONDS / 2)
             else:
-                self._look(changed)
-                self._follow(before, changed, stop)
+                self._poll(changed)
+                self._watch(before, changed, stop)
             missing = before is None
 
-    def _follow(
-        self, folder: _Stamp, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event
+    def _watch(
+        self, directory: _Stamp, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event
     ) -> None:
-        """Look whenever something happens, for as long as the path leads to this very folder."""
+        """Poll after each change, while the path leads to the same directory."""
         try:
             for _ in watchfiles.watch(
-                self._folder,
+                self._directory,
                 watch_filter=None,
                 debounce=500,
                 step=100,
-                rust_timeout=int(_LOOK_SECONDS * 1000),
+                rust_timeout=int(_POLL_SECONDS * 1000),
                 yield_on_timeout=True,
                 stop_event=stop,
                 recursive=False,
                 raise_interrupt=False,
             ):
-                self._look(changed)
-                now = _stamp(self._folder)
-                if now is None or now[:2] != folder[:2] or stop.is_set():
+                self._poll(changed)
+                now = _stamp(self._directory)
+                if now is None or now[:2] != directory[:2] or stop.is_set():
                     return
         except (OSError, RuntimeError) as error:
-            # Gone between two looks, or no inotify watches left on this node.
-            log.warning("folder cannot be watched", extra=logs.facts(folder=self._folder, error=error))
-            stop.wait(_LOOK_SECONDS)
+            # The directory was deleted, or this node has no inotify watches left.
+            log.warning("directory watch failed", extra=logs.facts(directory=self._directory, error=error))
+            stop.wait(_POLL_SECONDS)
 
     def secret(self, name: str) -> Mapping[str, str]:
-        self._look_if_never()
+        self._poll_once()
         for file in self._files.values():
             if name in file.content.secrets:
                 return file.content.secrets[name]
         if not fields.is_dns_name(name):
             raise errors.NotFoundError(f"{name[:80]!r} cannot be the name of a secret")
-        path = self._folder / f"{name}.token"
+        path = self._directory / f"{name}.token"
         try:
             token = _read(path, _LONGEST_TOKEN).decode("ascii").strip()
         except FileNotFoundError:
             raise errors.NotFoundError(
-                f"no secret {name} in {self._folder}: add a Secret document or the file {path.name}"
+                f"no secret {name} in {self._directory}: add a Secret document or the file {path.name}"
             ) from None
         except PermissionError as error:
             raise errors.ForbiddenError(f"{path} cannot be read: {error.strerror}") from error
@@ -121,11 +119,11 @@ class FolderSource:
         return {"apiToken": token}
 
     def config_map(self, name: str) -> Mapping[str, str]:
-        self._look_if_never()
+        self._poll_once()
         for file in self._files.values():
             if name in file.content.config_maps:
                 return file.content.config_maps[name]
-        raise errors.NotFoundError(f"no ConfigMap {name[:80]} in {self._folder}: add a ConfigMap document")
+        raise errors.NotFoundError(f"no ConfigMap {name[:80]} in {self._directory}: add a ConfigMap document")
 
     def event(
         self,
@@ -134,22 +132,22 @@ class FolderSource:
         reason: str,
         message: str,
     ) -> None:
-        facts = logs.facts(about=f"{about.namespace}/{about.name}", reason=reason, said=message)
+        facts = logs.facts(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=facts)
 
     def alive(self) -> bool:
-        return self._clock() - self._turned < _ALIVE_SECONDS
+        return self._clock() - self._polled_at < _ALIVE_SECONDS
 
-    def _look_if_never(self) -> None:
+    def _poll_once(self) -> None:
         if not self._files:
-            self._files = _load(self._folder, {}) or {}
+            self._files = _read_files(self._directory, {}) or {}
 
-    def _look(self, changed: Callable[[dynakube_sources.Snapshot], None]) -> None:
-        self._turned = self._clock()
-        files = _load(self._folder, self._files)
+    def _poll(self, changed: Callable[[dynakube_sources.Snapshot], None]) -> None:
+        self._polled_at = self._clock()
+        files = _read_files(self._directory, self._files)
         if files is None:
             return
-        self._files = files  # Replaced as a whole, so that other threads see one state or the next.
+        self._files = files  # Replaced as a whole: other threads see one state or the next.
         snapshot = _snapshot(files)
         if snapshot != self._reported:
             for name, error in snapshot.newly_invalid(self._reported):
@@ -158,15 +156,15 @@ class FolderSource:
             changed(snapshot)
 
 
-def _load(folder: Path, known: Mapping[str, _File]) -> Mapping[str, _File] | None:
-    """The YAML files by name; `None` if the folder cannot be read.
+def _read_files(directory: Path, known: Mapping[str, _File]) -> Mapping[str, _File] | None:
+    """Read the YAML files, by name; `None` if the directory cannot be read.
 
-    Hidden ones are an editor's, or the machinery of a mounted ConfigMap.
+    Hidden ones belong to an editor, or to a mounted ConfigMap.
     """
     try:
-        paths = sorted(folder.iterdir())
+        paths = sorted(directory.iterdir())
     except OSError as error:
-        log.warning("folder cannot be read", extra=logs.facts(folder=folder, error=error))
+        log.warning("directory read failed", extra=logs.facts(directory=directory, error=error))
         return None
     wanted = (p for p in paths if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
     files = ((path.name, _file(path, known.get(path.name))) for path in wanted)
@@ -174,31 +172,31 @@ def _load(folder: Path, known: Mapping[str, _File]) -> Mapping[str, _File] | Non
 
 
 def _file(path: Path, known: _File | None) -> _File | None:
-    """What a file says now; `None` if it is gone."""
+    """Read a file if it has changed; `None` if it does not exist."""
     stamp = _stamp(path)
     if known is not None and stamp is not None and (stamp == known.stamp or _is_young(stamp)):
         return known
-    good = known.content if known else yaml_documents.Content()
-    kept = None if stamp is None or _is_young(stamp) else stamp
+    usable = known.content if known else yaml_documents.Content()
+    stored_stamp = None if stamp is None or _is_young(stamp) else stamp
     try:
-        return _File(kept, yaml_documents.parse(_read(path, _LONGEST_FILE)))
+        return _File(stored_stamp, yaml_documents.parse(_read(path, _LONGEST_FILE)))
     except yaml_documents.DocumentError as error:
-        return _File(kept, good, error)
+        return _File(stored_stamp, usable, error)
     except FileNotFoundError:
         return None
     except OSError as error:
-        return _File(None, good, yaml_documents.DocumentError(1, f"cannot be read: {error.strerror}"))
+        return _File(None, usable, yaml_documents.DocumentError(1, f"cannot be read: {error.strerror}"))
 
 
 def _is_young(stamp: _Stamp) -> bool:
     return abs(time.time() - stamp[3] / 1e9) < _SETTLED_SECONDS
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(0, f"is larger than {most} bytes", str(path))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(0, f"is larger than {limit} bytes", str(path))
     return data
 
 
@@ -211,17 +209,19 @@ def _stamp(path: Path) -> _Stamp | None:
 
 
 def _snapshot(files: Mapping[str, _File]) -> dynakube_sources.Snapshot:
-    good: dict[identifiers.DynaKubeName, dynakube.DynaKube] = {}
-    bad: dict[str, str] = {}
-    where: dict[str, str] = {}
+    usable: dict[identifiers.DynaKubeName, dynakube.DynaKube] = {}
+    invalid: dict[str, str] = {}
+    defined_at: dict[str, str] = {}
     for name, file in files.items():
         if file.error is not None:
             place = f"{name}:{file.error.line}"
-            bad[file.error.about or place] = f"{place}: {file.error}"
+            invalid[file.error.about or place] = f"{place}: {file.error}"
         for line, found in file.content.dynakubes:
             place = f"{name}:{line}"
-            if found.name in good:
-                bad[place] = f"{place}: DynaKube {found.name} is already defined in {where[found.name]}; remove one"
+            if found.name in usable:
+                invalid[place] = (
+                    f"{place}: DynaKube {found.name} is already defined in {defined_at[found.name]}; remove one"
+                )
             else:
-                good[found.name], where[found.name] = found, place
-    return dynakube_sources.Snapshot(good, bad)
+                usable[found.name], defined_at[found.name] = found, place
+    return dynakube_sources.Snapshot(usable, invalid)

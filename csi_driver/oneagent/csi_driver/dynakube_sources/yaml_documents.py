@@ -1,13 +1,12 @@
-"""The documents of one YAML file that concern a node: DynaKubes, Secrets, ConfigMaps.
+"""DynaKubes, Secrets and ConfigMaps of one YAML file.
 
-    DocumentError   the file cannot be used: the line, and the DynaKube it is about where that can be told
+    DocumentError   the file cannot be used: the line, and the DynaKube if its name is known
 
-Anything else in the file is passed over, so that a whole deployment may be given. Errors name the line of the
-field that they are about and never show what a Secret holds.
+Other documents are ignored, so the file may be a whole deployment. Errors name the line of the field and never show
+the content of a Secret.
 
-libyaml is used for its speed, but what PyYAML has around it recurses in C: a file with some ten thousand
-opening brackets would end the process. So the depth is looked at first, in the stream of events, which does
-not recurse.
+libyaml is used for its speed, but PyYAML's wrapper recurses in C: a file with some ten thousand opening brackets
+would end the process. So the depth is checked first, in the stream of events, which does not recurse.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import yaml
 from oneagent.common import dynakube
 from oneagent.common.kubernetes import fields
 
-_DEEPEST: Final = 100
+_MAX_DEPTH: Final = 100
 
 
 class DocumentError(Exception):
@@ -35,18 +34,18 @@ class DocumentError(Exception):
 @dataclasses.dataclass(frozen=True, slots=True)
 class Content:
     dynakubes: tuple[tuple[int, dynakube.DynaKube], ...] = ()
-    """With the line where each begins."""
+    """Each with its first line."""
     secrets: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, repr=False)
     config_maps: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
 def parse(data: bytes) -> Content:
-    """Everything that a file says; `DocumentError` if any of it cannot be used."""
+    """Parse a file; `DocumentError` if any part of it cannot be used."""
     dynakubes: list[tuple[int, dynakube.DynaKube]] = []
     secrets: dict[str, Mapping[str, str]] = {}
     config_maps: dict[str, Mapping[str, str]] = {}
     if not data.strip():
-        # Most likely just truncated by an editor that is about to write it.
+        # Probably truncated by an editor that is about to write it.
         raise DocumentError(1, "is empty: remove the file to remove what it defined")
     for node, obj in _documents(data):
         kind = obj.get("kind")
@@ -54,9 +53,9 @@ def parse(data: bytes) -> Content:
             if kind == "DynaKube":
                 dynakubes.append((_line(node), dynakube.from_manifest(obj)))
             elif kind == "Secret" and (name := fields.text(obj, "metadata.name")):
-                secrets.setdefault(name, _secret(obj))
+                secrets.setdefault(name, _read_secret(obj))
             elif kind == "ConfigMap" and (name := fields.text(obj, "metadata.name")):
-                config_maps.setdefault(name, _strings(obj, "data"))
+                config_maps.setdefault(name, _read_strings(obj, "data"))
         except fields.FieldError as error:
             about = _name(obj) if kind == "DynaKube" else ""
             raise DocumentError(_line_of_field(node, error.field), str(error), about) from error
@@ -92,7 +91,7 @@ def _documents(data: bytes) -> Iterator[tuple[yaml.Node, dict[str, object]]]:
     except yaml.YAMLError as error:
         raise _yaml_error(error, line) from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        # What PyYAML lets through of its own on nonsense such as `!!timestamp x` or an impossible date.
+        # PyYAML's own errors about nonsense such as `!!timestamp x` or an impossible date.
         raise DocumentError(line, f"holds a value that cannot be read ({type(error).__name__})") from error
     finally:
         loader.dispose()
@@ -105,32 +104,32 @@ def _check_depth(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             line = event.start_mark.line + 1 if event.start_mark else 1
-            raise DocumentError(line, f"is nested more than {_DEEPEST} deep")
+            raise DocumentError(line, f"is nested more than {_MAX_DEPTH} deep")
 
 
 def _yaml_error(error: yaml.YAMLError, line: int) -> DocumentError:
-    """Its own text is left out: it quotes the lines around, which may be those of a Secret."""
+    """Omit PyYAML's text: it quotes the lines around, which may be those of a Secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         line = error.problem_mark.line + 1
     problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else "unreadable characters"
     return DocumentError(line, f"is not YAML: {problem}")
 
 
-def _secret(obj: Mapping[str, object]) -> Mapping[str, str]:
+def _read_secret(obj: Mapping[str, object]) -> Mapping[str, str]:
     decoded: dict[str, str] = {}
-    for key, value in _strings(obj, "data").items():
+    for key, value in _read_strings(obj, "data").items():
         try:
             decoded[key] = base64.b64decode("".join(value.split()), validate=True).decode()
         except ValueError:
             raise fields.FieldError(
                 f"data.{key}", value, "must be base64; plain text goes to stringData", hidden=True
             ) from None
-    return decoded | _strings(obj, "stringData")
+    return decoded | _read_strings(obj, "stringData")
 
 
-def _strings(obj: Mapping[str, object], field: str) -> dict[str, str]:
+def _read_strings(obj: Mapping[str, object], field: str) -> dict[str, str]:
     found = fields.at(obj, field)
     if found is None:
         return {}
@@ -156,7 +155,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _line_of_field(node: yaml.Node, path: str) -> int:
-    """The line of a field, or of the innermost part of the way to it that there is."""
+    """Return the line of a field, or of its innermost parent that exists."""
     line = _line(node)
     for key in path.split("."):
         children = node.value if isinstance(node, yaml.MappingNode) else []

@@ -168,9 +168,9 @@ def _mirror(parser: argparse.ArgumentParser, given: argparse.Namespace) -> packa
 def create_source(config: Config) -> dynakube_sources.DynaKubeSource:
     """Create the source. Only `kubernetes` loads a Kubernetes client."""
     if config.source == "directory":
-        from oneagent.csi_driver.dynakube_sources.directory import FolderSource
+        from oneagent.csi_driver.dynakube_sources.directory import DirectorySource
 
-        return FolderSource(config.dynakubes)
+        return DirectorySource(config.dynakubes)
     from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
 
     return KubernetesSource(namespace=config.namespace, kubeconfig=config.kubeconfig, node=config.node_id)

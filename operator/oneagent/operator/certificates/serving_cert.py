@@ -58,7 +58,7 @@ class ServingCertificates:
 
     def _last(self, reason: str) -> server_tls.Pair:
         if self._pair is None:
-            raise server_tls.UnusableError(f"CA certificate not available: {reason}")
+            raise server_tls.UnusableCertificateError(f"CA certificate not available: {reason}")
         return server_tls.Pair(self._pair.certificate.pem, self._pair.key_pem)
 
     def _is_usable(self, record: cluster_state.Record, authority: x509.Certificate) -> bool:

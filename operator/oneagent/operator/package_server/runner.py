@@ -90,7 +90,7 @@ class PackageServerRunner:
             try:
                 await self._server.start()
                 return
-            except (server_tls.UnusableError, CacheError) as error:
+            except (server_tls.UnusableCertificateError, CacheError) as error:
                 if str(error) != last_reason:
                     last_reason = str(error)
                     log.warning("package server not started, retrying", extra=logs.facts(reason=error))

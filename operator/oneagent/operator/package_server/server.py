@@ -94,8 +94,8 @@ class PackageServer:
     async def start(self) -> None:
         """Listen; `CacheError`, `UnusableError`, or `OSError` if the port is in use."""
         await self._renew()
-        if trouble := self._tls.trouble(time.time()):
-            raise server_tls.UnusableError(trouble)
+        if trouble := self._tls.problem(time.time()):
+            raise server_tls.UnusableCertificateError(trouble)
         await asyncio.to_thread(self._cache.open)
         try:
             self._protocols = web.Server(
@@ -153,15 +153,15 @@ class PackageServer:
 
     async def _renew(self) -> None:
         newest = await self._certificates.current()
-        self._tls.take(lambda: newest)
+        self._tls.load(lambda: newest)
 
     async def _renew_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._settings.renew_seconds)
             try:
                 await self._renew()
-            except server_tls.UnusableError as error:
-                self._tls.refuse(str(error))
+            except server_tls.UnusableCertificateError as error:
+                self._tls.reject(str(error))
             except Exception:
                 log.exception("certificate renewal failed")
 

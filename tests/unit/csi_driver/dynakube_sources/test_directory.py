@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def found(place: Path) -> Iterator[Following]:
     write(place / "prod.yaml", manifest("prod"))
-    with following(directory.FolderSource(place)) as running:
+    with following(directory.DirectorySource(place)) as running:
         running.until_names("prod")
         yield running
 
@@ -49,12 +49,12 @@ class TestFollowing:
         write(place / "one.yml", manifest("c"))
         (place / "notes.txt").write_text("not: [yaml")
         (place / ".hidden.yaml").write_text("not: [yaml")
-        with following(directory.FolderSource(place)) as running:
+        with following(directory.DirectorySource(place)) as running:
             assert not running.until_names("a", "b", "c").invalid
         assert len(running.reports) == 1
 
-    def test_an_empty_folder_is_reported(self, place: Path) -> None:
-        with following(directory.FolderSource(place)) as running:
+    def test_an_empty_directory_is_reported(self, place: Path) -> None:
+        with following(directory.DirectorySource(place)) as running:
             running.until_names()
 
     def test_a_file_that_is_added_counts(self, found: Following, place: Path) -> None:
@@ -171,19 +171,19 @@ class TestUnusableFiles:
 
 
 class TestFolder:
-    def test_a_folder_that_is_not_there_yet_is_waited_for(self, tmp_path: Path) -> None:
+    def test_a_directory_that_is_not_there_yet_is_waited_for(self, tmp_path: Path) -> None:
         place = tmp_path / "later" / "dynakubes"
-        with following(directory.FolderSource(place)) as running:
+        with following(directory.DirectorySource(place)) as running:
             place.mkdir(parents=True)
             write(place / "prod.yaml", manifest("prod"))
             running.until_names("prod")
 
-    def test_waiting_for_a_folder_stops_within_a_second(self, tmp_path: Path) -> None:
-        with following(directory.FolderSource(tmp_path / "nothing")) as running:
+    def test_waiting_for_a_directory_stops_within_a_second(self, tmp_path: Path) -> None:
+        with following(directory.DirectorySource(tmp_path / "nothing")) as running:
             assert running.stopped_after() < 1.0
         assert running.reports == []
 
-    def test_a_folder_that_is_gone_says_nothing_until_it_is_back(self, found: Following, place: Path) -> None:
+    def test_a_directory_that_is_gone_says_nothing_until_it_is_back(self, found: Following, place: Path) -> None:
         place.rename(place.with_name("old"))
         place.mkdir()
         write(place / "test.yaml", manifest("test"))
@@ -192,25 +192,25 @@ class TestFolder:
         found.until_names("test", "more")
         assert set() not in [set(report.dynakubes) for report in found.reports]
 
-    def test_a_folder_behind_a_link_may_be_switched(self, tmp_path: Path) -> None:
+    def test_a_directory_behind_a_link_may_be_switched(self, tmp_path: Path) -> None:
         for version in ("1", "2"):
             (tmp_path / version).mkdir()
             write(tmp_path / version / "a.yaml", manifest(f"dk-{version}"))
         link = tmp_path / "link"
         link.symlink_to("1")
-        with following(directory.FolderSource(link)) as running:
+        with following(directory.DirectorySource(link)) as running:
             running.until_names("dk-1")
             (tmp_path / "new").symlink_to("2")
             (tmp_path / "new").rename(link)
             running.until_names("dk-2")
 
     def test_a_mounted_config_map_is_followed_through_its_switch(self, place: Path) -> None:
-        """kubelet makes a new folder of its own, and switches the link `..data` to it."""
+        """kubelet makes a new directory, and switches the link `..data` to it."""
         (place / "..2026_1").mkdir()
         write(place / "..2026_1" / "prod.yaml", manifest("prod"))
         (place / "..data").symlink_to("..2026_1")
         (place / "prod.yaml").symlink_to("..data/prod.yaml")
-        with following(directory.FolderSource(place)) as running:
+        with following(directory.DirectorySource(place)) as running:
             running.until_names("prod")
             (place / "..2026_2").mkdir()
             write(place / "..2026_2" / "prod.yaml", manifest("next"))
@@ -231,19 +231,19 @@ class TestSecrets:
         }
         config_map = {"kind": "ConfigMap", "metadata": {"name": "cas"}, "data": {"certs": "PEM"}}
         write(place / "all.yaml", manifest("prod"), secret, config_map)
-        source = directory.FolderSource(place)
+        source = directory.DirectorySource(place)
         assert source.secret("prod") == {"apiToken": "one", "paasToken": "two"}
         assert source.config_map("cas") == {"certs": "PEM"}
 
     def test_a_token_file_is_a_secret(self, place: Path) -> None:
         (place / "prod.token").write_text("dt0c01.x\n")
-        assert directory.FolderSource(place).secret("prod") == {"apiToken": "dt0c01.x"}
+        assert directory.DirectorySource(place).secret("prod") == {"apiToken": "dt0c01.x"}
 
     def test_a_secret_document_is_used_in_place_of_a_token_file(self, place: Path) -> None:
         (place / "prod.token").write_text("file")
         secret = {"kind": "Secret", "metadata": {"name": "prod"}, "stringData": {"apiToken": "document"}}
         write(place / "secret.yaml", secret)
-        assert directory.FolderSource(place).secret("prod") == {"apiToken": "document"}
+        assert directory.DirectorySource(place).secret("prod") == {"apiToken": "document"}
 
     def test_a_changed_secret_is_served(self, found: Following, place: Path) -> None:
         with pytest.raises(errors.NotFoundError, match=r"prod\.token"):
@@ -253,19 +253,19 @@ class TestSecrets:
 
     def test_what_is_not_there_says_what_to_add(self, place: Path) -> None:
         with pytest.raises(errors.NotFoundError, match="add a ConfigMap document"):
-            directory.FolderSource(place).config_map("cas")
+            directory.DirectorySource(place).config_map("cas")
 
     @pytest.mark.parametrize("name", ["../prod", "", "/etc/passwd", "..", "x/y"])
-    def test_a_name_leads_out_of_the_folder_nowhere(self, place: Path, name: str) -> None:
+    def test_a_name_leads_out_of_the_directory_nowhere(self, place: Path, name: str) -> None:
         (place.parent / "prod.token").write_text("x")
         with pytest.raises(errors.NotFoundError):
-            directory.FolderSource(place).secret(name)
+            directory.DirectorySource(place).secret(name)
 
     @pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"x" * 100_000])
     def test_a_token_file_without_a_token_is_an_error(self, place: Path, content: bytes) -> None:
         (place / "prod.token").write_bytes(content)
         with pytest.raises(errors.UnavailableError, match=r"prod\.token"):
-            directory.FolderSource(place).secret("prod")
+            directory.DirectorySource(place).secret("prod")
 
     @pytest.mark.parametrize(
         "text",
@@ -291,10 +291,10 @@ class TestSecrets:
 def test_events_go_to_the_log(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     pod = dynakube_sources.PodReference("shop", "cart-0", "uid")
-    directory.FolderSource(place).event(pod, "Warning", "NoAgentMounted", "no agent")
+    directory.DirectorySource(place).event(pod, "Warning", "NoAgentMounted", "no agent")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.__dict__["facts"] == {"about": "shop/cart-0", "reason": "NoAgentMounted", "said": "no agent"}
+    assert record.__dict__["facts"] == {"object": "shop/cart-0", "reason": "NoAgentMounted", "text": "no agent"}
 
 
 _TAGS = st.sampled_from(

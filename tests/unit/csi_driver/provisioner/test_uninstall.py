@@ -13,7 +13,7 @@ import pytest
 from oneagent.common.kubernetes import errors
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.dynakube_sources.api_server import KubernetesSource
-from oneagent.csi_driver.dynakube_sources.directory import FolderSource
+from oneagent.csi_driver.dynakube_sources.directory import DirectorySource
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.provisioner import uninstall
 from tests.fakes.kube_api import KubeApi
@@ -155,7 +155,7 @@ def test_nobody_is_asked_for_once_the_server_has_ended(api: KubeApi, source: Kub
 
 def test_only_a_source_that_knows_a_cluster_is_asked(source: KubernetesSource, tmp_path: Path) -> None:
     assert isinstance(source, uninstall.Cluster)
-    assert not isinstance(FolderSource(tmp_path), uninstall.Cluster)
+    assert not isinstance(DirectorySource(tmp_path), uninstall.Cluster)
 
 
 def test_the_api_servers_refusals_are_told_apart(api: KubeApi, source: KubernetesSource) -> None:

@@ -177,15 +177,15 @@ class TestACertificate:
             good = serving.pair.pair
             serving.pair.renew(serving.authority)
             serving.pair.pair = server_tls.Pair(serving.pair.pair.chain, good.key)
-            eventually(lambda: [each for each in caplog.records if "is not taken" in each.getMessage()])
+            eventually(lambda: [each for each in caplog.records if "certificate rejected" in each.getMessage()])
             time.sleep(0.3)
             connect(serving).close()
-            assert len([each for each in caplog.records if "is not taken" in each.getMessage()]) == 1
+            assert len([each for each in caplog.records if "certificate rejected" in each.getMessage()]) == 1
 
     def test_that_can_never_be_used_is_an_error_of_the_start(self, tmp_path: Path) -> None:
         serving = fakes.Serving(tmp_path / "endpoint")
         serving.pair.pair = server_tls.Pair(b"no", b"pem")
-        with pytest.raises(server_tls.UnusableError), serving:
+        with pytest.raises(server_tls.UnusableCertificateError), serving:
             pass
 
 

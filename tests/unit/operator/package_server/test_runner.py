@@ -94,10 +94,10 @@ class TestAPair:
         assert world.current() == first
 
     def test_can_not_be_had_without_a_ca(self, world: World) -> None:
-        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: does not exist"):
+        with pytest.raises(server_tls.UnusableCertificateError, match="CA certificate not available: does not exist"):
             world.current()
         world.cluster.failing[AUTHORITY] = UnavailableError
-        with pytest.raises(server_tls.UnusableError, match="CA certificate not available: not now"):
+        with pytest.raises(server_tls.UnusableCertificateError, match="CA certificate not available: not now"):
             world.current()
 
 
