@@ -1,8 +1,8 @@
-"""Pods that nothing is done to, whatever a DynaKube wants: one rule, one function.
+"""Pods that are never injected, whatever their DynaKube says: one function a rule.
 
-How infrastructure is told: by the names of DNS and network programs in the labels that these bring along, and by
-what a program has to have on its node to do this work. Who serves volumes has to reach kubelet's plugin folders, who
-serves networks the folders of the CNI. That is true whatever a program is called, and no application needs either.
+Infrastructure is recognised by the names of DNS and network programs in its labels, and by the host paths that its
+work requires. A volume driver mounts kubelet's plugin directories, a network plugin those of the CNI. That holds for
+programs of any name, and no application needs either.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The patch of a pod, and what is said of it.
+"""The patch of a pod, with its warnings and Events.
 
-A pod is done the first time, or completed when the API server asks again because another webhook has changed it.
+The first call injects a pod. A reinvocation, after another webhook has changed the pod, extends the injection.
 Application containers get the agent, and so do sidecars (init containers with `restartPolicy: Always`), which run
-beside them; other init containers are left alone, since they end before anybody would look at them. Our own comes
-first, so that it is through when the others start. If another webhook puts its own before, that is not fought, and
-a sidecar that starts before ours gets nothing it would have to wait for. Ephemeral containers come later than this.
+beside them. Other init containers do not, since they end too early to be monitored. Our init container comes first, so
+that it has ended when the others start. If another webhook puts its own before it, the order stays, and a sidecar that
+starts before ours gets nothing that it would have to wait for. Ephemeral containers are added after admission.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, Variable
 
 LEFT_OUT = "ContainerLeftOut"
-"""The reason of an Event about a container whose own mounts are where the agent goes."""
+"""Reason of the Event about a container whose own mounts are at the agent's paths."""
 
 Operation = dict[str, Any]
 
@@ -116,7 +116,7 @@ def _notify(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: S
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A container that may get something, and where it is."""
+    """A container that may be injected, and its JSON pointer."""
 
     place: str
     container: Container
@@ -124,7 +124,7 @@ class _Target:
 
 @dataclass(slots=True)
 class PatchBuilder:
-    """One pod under work; the operations come together in an order in which their places are right."""
+    """Builds the JSON patch of one pod; the order of its operations keeps their indexes right."""
 
     pod: Object
     read: Pod
@@ -133,7 +133,7 @@ class PatchBuilder:
     settings: Settings
     operations: list[Operation] = field(default_factory=list)
     conflicts: dict[str, str] = field(default_factory=dict)
-    """By container, the place of the mount that keeps it out."""
+    """By container, the path of the mount that excludes it."""
 
     def build(self) -> InjectionResult:
         planned = plan.fresh(self.read, self.facts, self.kube)
@@ -200,7 +200,7 @@ class PatchBuilder:
         self.operations += json_patch.metadata(self.pod, "annotations", told)
 
     def _change(self, targets: Sequence[_Target], planned: Plan) -> None:
-        """What containers have not got yet: `LD_PRELOAD`, variables of agents, mounts."""
+        """Add to containers what they lack: `LD_PRELOAD`, agents' variables, mounts."""
         told = injection_env.of_agents(self.facts, self.kube, self.settings) if planned.agent else []
         for target in targets:
             container = target.container

@@ -1,18 +1,17 @@
-"""Whether a DynaKube makes sense, and what its author should know: an object in, sentences out.
+"""Validation of DynaKubes: errors and warnings as sentences.
 
-    subject      the DynaKube as rules look at it, and what else is known
-    addresses    rules about the ways to the tenant: API URL and proxy
-    agents       rules about what runs where: name, modes, versions, images, arguments, resources, the CSI driver
-    flags        rules about feature flags
-    selections   rules about selectors, and about what two DynaKubes must not both select
-    notes        what is allowed, but better said: warnings
+    context         the DynaKube as rules read it, and the state of the cluster
+    network         rules about the connection to the tenant: API URL and proxy
+    agents          rules about agents: name, modes, versions, images, arguments, resources, the CSI driver
+    feature_flags   rules about feature flags
+    selectors       rules about selectors, and about overlaps between DynaKubes
+    warnings        warnings about fields that are allowed
 
-A rule is a function that yields a sentence for each thing that it finds. All rules run, so that everything is said
-at once, always in the same order. What the API server finds by itself (types, names, a tenant that changes, old
-API versions) it says before anybody is asked here.
+A rule is a function that yields a sentence for each fault. All rules run, in a fixed order, so that one answer lists
+all faults. The API server itself checks types, names and changes of the tenant, and warns of old API versions.
 
 A change that leaves `spec` and the feature flags as they are is never refused: labels and finalizers must be
-writable also on a DynaKube that was made before a rule was, or while nobody validated.
+writable also on a DynaKube that is older than a rule, or was created while no webhook validated.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def _newest(obj: Object) -> dict[str, object]:
 
 
 def _last(seen: Subject) -> list[str]:
-    """What no rule has found, but a node would stumble over."""
+    """Faults that no rule found, but a node would report."""
     try:
         dynakube.from_manifest(seen.new)
     except kubernetes_fields.FieldError as error:

@@ -1,4 +1,4 @@
-"""The DynaKube as rules look at it: in the newest version, whatever version it was written in."""
+"""The DynaKube as rules read it: converted to the newest version."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Subject:
         return json_path.same(self.old.get("spec"), self.new.get("spec")) and _flags(self.old) == _flags(self.new)
 
     def text(self, path: str) -> str:
-        """What is there, stripped; empty for what is no text."""
+        """Text of a field, stripped; empty if it is absent or no text."""
         found = json_path.look(self.new, path)
         return found.strip() if isinstance(found, str) else ""
 
@@ -117,7 +117,7 @@ def modes(manifest: Object, among: tuple[Mode, ...] = MODES) -> list[Mode]:
 
 
 def quoted(value: str) -> str:
-    """On one line, and no longer than a message can bear."""
+    """Quote a value on one line, shortened."""
     return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
 
 

@@ -1,4 +1,4 @@
-"""What is allowed, but better said: warnings about fields. The API server warns of old API versions by itself."""
+"""Warnings about fields. The API server itself warns of old API versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oneagent.webhook.validation.context import Subject, quoted
 _MOST: Final = 10
 """The API server passes on a few kilobytes of warnings in all."""
 _DEPRECATED: Final = ("Deprecated.", "Without effect")
-"""How descriptions of such fields begin."""
+"""Beginnings of such fields' descriptions."""
 
 
 def unknown_fields(seen: Subject) -> Iterator[str]:
@@ -57,5 +57,5 @@ def proxy_password_readable(seen: Subject) -> Iterator[str]:
 
 
 def _shown(path: str) -> str:
-    """A warning goes as an HTTP header, whatever somebody calls a field."""
+    """Quote a path that an HTTP header, which carries the warning, can't hold."""
     return path if path.isprintable() else quoted(path)
