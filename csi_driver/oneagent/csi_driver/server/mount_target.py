@@ -54,7 +54,7 @@ class MountTarget:
 
     @property
     def reachable(self) -> bool:
-        """Whether the parent folder, which kubelet makes, is there."""
+        """Whether the parent directory, which kubelet makes, is there."""
         return self._parent >= 0
 
     def mounted(self) -> bool:
@@ -78,7 +78,7 @@ class MountTarget:
         return status.st_dev, status.st_ino
 
     def make(self) -> None:
-        """Create the target folder, unless it is there."""
+        """Create the target directory, unless it is there."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._name, 0o755, dir_fd=self._parent)
 
@@ -86,10 +86,10 @@ class MountTarget:
         """What a pod gets instead of a view; it may be there already."""
         self.make()
         if read_only:
-            with self._opened() as folder:
+            with self._opened() as directory:
                 for name in WRITABLE_DIRECTORIES:
                     with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=folder)
+                        os.mkdir(name, 0o755, dir_fd=directory)
 
     def mount_view(self, plan: ViewPlan, failpoint: Callable[[str], None]) -> None:
         """Write the pod's files into the upper layer and mount; `OSError` if it can't be done."""
@@ -102,7 +102,7 @@ class MountTarget:
         self._mount("overlay", "overlay", plan.flags, plan.options)
 
     def bind(self, source: Path, flags: int) -> None:
-        """Mount a folder here as it is. The kernel takes a bind mount's flags by a second call only."""
+        """Mount a directory here as it is. The kernel takes a bind mount's flags by a second call only."""
         self.make()
         self._mount(str(source), "", syscalls.MS_BIND)
         try:
@@ -112,26 +112,26 @@ class MountTarget:
             raise
 
     def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
-        """mount(2) on the folder itself: it would follow a symlink that has taken the folder's place."""
+        """mount(2) on the directory itself: it would follow a symlink that has taken the directory's place."""
         try:
-            with self._opened() as folder:
-                syscalls.mount(source, f"/proc/self/fd/{folder}", fs_type, flags, options)
+            with self._opened() as directory:
+                syscalls.mount(source, f"/proc/self/fd/{directory}", fs_type, flags, options)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path) from error
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
         how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        folder = os.open(self._name, how, dir_fd=self._parent)
+        directory = os.open(self._name, how, dir_fd=self._parent)
         try:
-            yield folder
+            yield directory
         finally:
-            os.close(folder)
+            os.close(directory)
 
     def unmount_and_remove(self, failpoint: Callable[[str], None], *, leftovers: bool = False) -> None:
-        """Unmount all that is mounted here and remove the folder; `InternalError` if the kernel says no.
+        """Unmount all that is mounted here and remove the directory; `InternalError` if the kernel refuses.
 
-        `leftovers`: remove it with what is in it. Otherwise a folder that is not empty stays.
+        `leftovers`: remove its contents too. Otherwise a directory that is not empty stays.
         """
         if not self.reachable:
             return
