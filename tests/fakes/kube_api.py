@@ -1,8 +1,8 @@
-"""A small API server: the documented list/watch protocol for a few kinds, over real HTTP.
+"""A small API server: the documented list and watch protocol for a few kinds, over real HTTP.
 
-It keeps every change since its last `compact()`, so a watch from an older version is answered with 410, as an
-API server does whose etcd was compacted. List pages are cut by `limit` and go on from the version they began
-with. What a test wants to go wrong it says by `fail_next`, `cut`, `send_to_watches`, `forbidden`, `held`, `served`.
+It stores every change since its last `compact()`. A watch from an older version is answered with 410, as by an API
+server whose etcd was compacted. Lists are paged by `limit`, from the version of their first page. Tests cause
+failures by `fail_next`, `cut`, `send_to_watches`, `forbidden`, `held`, `served`.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class Desk:
     ) -> None:
         self.events.append((about.name, kind, reason, message))
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return True
 
 

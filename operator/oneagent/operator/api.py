@@ -32,7 +32,7 @@ _AUTHENTICATION: Final = ("BearerToken",)
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of object, and where the API server has it."""
+    """A kind of object and its path on the API server."""
 
     api_version: str
     kind: str
@@ -78,7 +78,7 @@ def dynakubes(version: str) -> Resource:
 
 
 def content(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """The data of a Secret or ConfigMap as text; what is no text is left out, and reads as missing."""
+    """Return the data of a Secret or ConfigMap as text, without values that are no text."""
     data = manifest.get("data") or {}
     if manifest.get("kind") == "ConfigMap":
         return {str(key): str(value) for key, value in data.items()}
@@ -128,14 +128,14 @@ class Api:
         return await self._call("GET", resource.path(namespace, name))
 
     async def find(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
-        """None if it is not there."""
+        """Return None if the object does not exist."""
         try:
             return await self.get(resource, name, namespace)
         except NotFoundError:
             return None
 
     async def list(self, resource: Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[Object]:
-        """All of a kind, page by page; `labels` is a selector."""
+        """Yield all objects of a kind, page by page; `labels` is a selector."""
         query = {"limit": str(PAGE_SIZE), "labelSelector": labels}
         while True:
             page = await self._call("GET", resource.path(namespace), query)
@@ -153,7 +153,7 @@ class Api:
         return await self._call("POST", path, body=body)
 
     async def apply(self, resource: Resource, manifest: Mapping[str, Any], *, subresource: str = "") -> Object:
-        """Server-side apply: the fields given are ours from now on, fields that we no longer give go."""
+        """Server-side apply: own the given fields, and remove fields that were given before."""
         metadata = manifest["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
         whole = {"apiVersion": resource.api_version, "kind": resource.kind, **manifest}
@@ -161,7 +161,7 @@ class Api:
         return await self._call("PATCH", path, query, whole, "application/apply-patch+yaml")
 
     async def replace(self, resource: Resource, manifest: Mapping[str, Any]) -> Object:
-        """Put; with the `resourceVersion` that it was read with, `ConflictError` if it has changed since."""
+        """Update; with the `resourceVersion` that was read, `ConflictError` if the object has changed since."""
         metadata = manifest["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"])
         return await self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
@@ -169,13 +169,13 @@ class Api:
     async def merge(
         self, resource: Resource, name: str, patch: Mapping[str, Any], namespace: str = "", *, subresource: str = ""
     ) -> Object:
-        """Merge patch: None removes a field. With `metadata.resourceVersion` in it only if nothing has changed."""
+        """Merge patch: None removes a field; `metadata.resourceVersion` makes it conditional."""
         path = resource.path(namespace, name, subresource)
         query = {"fieldManager": FIELD_MANAGER}
         return await self._call("PATCH", path, query, patch, "application/merge-patch+json")
 
     async def delete(self, resource: Resource, name: str, namespace: str = "") -> None:
-        """What is not there is no error. What the object owns goes after it, in the background."""
+        """Delete an object if it exists; its dependents are deleted in the background."""
         with contextlib.suppress(NotFoundError):
             await self._call("DELETE", resource.path(namespace, name), {"propagationPolicy": "Background"})
 

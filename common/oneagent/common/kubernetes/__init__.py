@@ -1,1 +1,1 @@
-"""What every client of an API server shares."""
+"""Code that all clients of an API server share."""

@@ -1,7 +1,7 @@
 """A queue of Events and the task that writes them, for components on asyncio.
 
-Whoever adds an Event neither waits for it nor fails because of it. The writer pauses between two, and Events that do
-not fit into its queue are dropped.
+Adding an Event neither waits nor fails. The writer pauses between two, and Events that do not fit into its queue are
+dropped.
 """
 
 from __future__ import annotations

@@ -58,6 +58,6 @@ class DynaKubeSource(Protocol):
         """Write an Event, at best effort: repeats are counted, and nothing is raised."""
         ...
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """False if `run` hangs. An unreachable API server does not count: no restart would help."""
         ...

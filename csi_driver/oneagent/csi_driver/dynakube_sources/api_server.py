@@ -123,7 +123,7 @@ class KubernetesSource:
         obj = _decode_object(_call(self._http, "GET", path, timeout=_DAEMONSET_TIMEOUT))
         return not (obj.get("metadata") or {}).get("deletionTimestamp")
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._watch.is_alive()
 
     def close(self) -> None:

@@ -135,7 +135,7 @@ class DirectorySource:
         facts = logs.facts(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=facts)
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._clock() - self._polled_at < _ALIVE_SECONDS
 
     def _poll_once(self) -> None:

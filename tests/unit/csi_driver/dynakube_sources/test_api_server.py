@@ -141,7 +141,7 @@ class TestFollowing:
         with following(source) as found:
             found.until_names("a")
             eventually(lambda: api.open_watches)
-            assert source.alive()
+            assert source.is_alive()
 
     def test_retry_after_is_honoured(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
         api.fail_next(429, watch=False, Retry_After="1")
