@@ -222,7 +222,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         node.unmount_all(driver)
 
 
-@pytest.mark.parametrize("step", ["preload's manifest written", "prepared", "preload in the store"])
+@pytest.mark.parametrize("step", ["manifest of preload written", "prepared", "preload in the store"])
 def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process(
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:

@@ -104,7 +104,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """State of a node. `metadata` is ok, missing or unreadable; `set_aside` are corrupt databases that were moved away."""
+    """State of a node. `metadata` is ok, missing or unreadable; `set_aside` are corrupt databases, moved away."""
 
     data_dir: str
     taken_at: float

@@ -115,7 +115,7 @@ def run(
                 version,
                 keep_seconds,
                 usage.present(data, store),
-                begun=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
+                on_begin=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
             )
         with console.status("waiting for the provisioner"):
             is_stored = _wait_until_stored(data, store, version, wait_seconds)

@@ -241,7 +241,7 @@ class GarbageCollector:
             return usage.without(taken, gone) + other_bytes
 
         volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
-        pinned = preload.pinned(self._folder, {row.version for row in wanted}, self._now())
+        pinned = preload.list_pinned(self._folder, {row.version for row in wanted}, self._now())
         with self._store.removal():
             found = find_references(
                 self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known

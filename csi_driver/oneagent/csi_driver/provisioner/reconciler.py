@@ -115,7 +115,7 @@ class Provisioner:
             for request in plan.requests:
                 for dynakube in request.dynakubes:
                     self._reporter.expect(dynakube, request.version)
-            preloaded = preload.waiting(self._data)
+            preloaded = preload.list_waiting(self._data)
             self.installer.set_requests(request for request in plan.requests if request.version not in preloaded)
             self._import_preloaded(preloaded, plan)
             self._report(plan)
@@ -143,7 +143,7 @@ class Provisioner:
             if version in unpolled or version in self._queue.versions():
                 continue
             try:
-                size = preload.take(self._data, version, self.planner.prepare, self._failpoint)
+                size = preload.store_preloaded(self._data, version, self.planner.prepare, self._failpoint)
             except file_manifest.TreeManifestError as error:
                 log.error("preloaded version discarded", extra=logs.facts(version=version, reason=error))
                 self._data.discard(self._data.preloaded / version)

@@ -139,7 +139,7 @@ class Scrubber:
 
     def _remove_corrupt(self, report: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
         """Remove the version, and those that share its damage, from the store; whether it was still there."""
-        version, why = Version(report.name), integrity.summary(report)
+        version, why = Version(report.name), integrity.summarize(report)
         while not stop.is_set():
             try:
                 with self._decision_lock, self._store.removal():

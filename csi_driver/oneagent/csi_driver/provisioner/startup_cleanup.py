@@ -31,7 +31,7 @@ def clean_tmp(data: DataDir) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         elif not download_files.is_resumable(entry):
             entry.unlink(missing_ok=True)
-    preload.tidy(data)
+    preload.remove_leftovers(data)
     for unfinished in (*data.pins.glob(".*"), *data.manifests.glob(".*"), *data.corrupt.glob(".*")):
         unfinished.unlink(missing_ok=True)
 

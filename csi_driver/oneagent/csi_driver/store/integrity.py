@@ -8,15 +8,12 @@ It excludes what pods wrote, changes nothing, and releases the page cache that i
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-import msgspec
+from typing import Literal
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
 from oneagent.common.unpack import file_manifest
@@ -24,9 +21,6 @@ from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.store import config_layers
-
-JSON_FORMAT: Final = 1
-"""Fields of the JSON form are only ever added; this changes if one has to go."""
 
 
 class State(enum.StrEnum):
@@ -53,7 +47,7 @@ class IntegrityReport:
 
 def check(
     data: DataDir,
-    wanted: Iterable[Version] = (),
+    versions: Iterable[Version] = (),
     *,
     bytes_per_second: float | None,
     cancelled: Callable[[], bool] | None = None,
@@ -63,81 +57,48 @@ def check(
     `OSError` if the store can't be listed. Versions removed meanwhile are left out. Once `cancelled()`, the findings
     so far.
     """
-    named = list(wanted)
-    for version in named or _versions(data):
-        here = os.path.isdir(data.agent(version))
-        found = _version(data, version, bytes_per_second, cancelled) if here else None
-        if found is not None and os.path.isdir(data.agent(version)):
-            yield found
+    named = list(versions)
+    for version in named or _list_versions(data):
+        exists = os.path.isdir(data.agent(version))
+        report = _check_version(data, version, bytes_per_second, cancelled) if exists else None
+        if report is not None and os.path.isdir(data.agent(version)):
+            yield report
         elif version in named:
             yield IntegrityReport("version", version, State.MISSING)
-    for tenant, layer in [] if named else _layers(data):
-        checked = _layer(data, tenant, layer)
+    for tenant, layer in [] if named else _list_layers(data):
+        report = _check_layer(data, tenant, layer)
         if os.path.isdir(data.layer(tenant, layer)):
-            yield checked
+            yield report
 
 
-def remedy(data: DataDir, checked: IntegrityReport) -> str:
-    """Return the remedy; empty if intact. Running pods keep their mounts for as long as they run."""
-    if checked.state == State.OK:
-        return ""
-    if checked.state == State.MISSING:
-        return "oneagent-csi status shows the versions that are there"
-    if checked.kind == "version":
-        place, name = data.agent(Version(checked.name)), checked.name
-    else:
-        tenant, _, name = checked.name.partition("/")
-        place = data.layer(TenantId(tenant), LayerId(name))
-    away = f"mv {place} {data.trash}/{name}.damaged"
-    return f"{away}; the provisioner makes it anew if it is wanted, then restart its pods"
-
-
-def summary(checked: IntegrityReport) -> str:
-    """What is wrong with it, in some words."""
-    shown = [f"{finding.path or 'the whole directory'} ({finding.problem})" for finding in checked.findings[:3]]
-    more = len(checked.findings) - len(shown)
+def summarize(report: IntegrityReport) -> str:
+    """Return the first findings in one line."""
+    shown = [f"{finding.path or 'the whole directory'} ({finding.problem})" for finding in report.findings[:3]]
+    more = len(report.findings) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def as_json(data: DataDir, found: Iterable[IntegrityReport]) -> dict[str, Any]:
-    """The form for programs."""
-    rows = [dataclasses.asdict(checked) | {"remedy": remedy(data, checked)} for checked in found]
-    plain: dict[str, Any] = msgspec.to_builtins({"format": JSON_FORMAT, "checked": rows})
-    return plain
-
-
-def lines(data: DataDir, checked: IntegrityReport) -> Iterator[str]:
-    """The form for people."""
-    read = f", {checked.files} files, {checked.bytes >> 20} MiB" if checked.files else ""
-    yield f"{checked.kind} {checked.name}: {checked.state}{read}{f' ({checked.message})' if checked.message else ''}"
-    for finding in checked.findings:
-        detail = f" ({finding.detail})" if finding.detail else ""
-        yield f"  {finding.path or 'the whole directory'}: {finding.problem}{detail}"
-    if what := remedy(data, checked):
-        yield f"  what to do: {what}"
-
-
-def _versions(data: DataDir) -> list[Version]:
+def _list_versions(data: DataDir) -> list[Version]:
     """List the versions in the store; other directories are ignored."""
-    return sorted(Version(name) for name in _folders(data.agents))
+    return sorted(Version(name) for name in _subdirectories(data.agents))
 
 
-def _layers(data: DataDir) -> list[tuple[TenantId, LayerId]]:
+def _list_layers(data: DataDir) -> list[tuple[TenantId, LayerId]]:
     return sorted(
         (TenantId(tenant), LayerId(layer))
-        for tenant in _folders(data.config_layers)
-        for layer in _folders(data.config_layers / tenant)
+        for tenant in _subdirectories(data.config_layers)
+        for layer in _subdirectories(data.config_layers / tenant)
     )
 
 
-def _folders(above: Path) -> Iterator[str]:
-    with os.scandir(above) as entries:
+def _subdirectories(parent: Path) -> Iterator[str]:
+    with os.scandir(parent) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False) and data_dir.is_component(entry.name):
                 yield entry.name
 
 
-def _version(
+def _check_version(
     data: DataDir, version: Version, bytes_per_second: float | None, cancelled: Callable[[], bool] | None
 ) -> IntegrityReport:
     tree = Path(data.agent(version))
@@ -158,12 +119,12 @@ def _version(
     )
 
 
-def _layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
-    place = data.config_layer(tenant, layer)
+def _check_layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
+    root = data.config_layer(tenant, layer)
     findings: list[Finding] = []
     content = b""
     try:
-        content = (place / config_layers.CONFIG_FILE).read_bytes()
+        content = (root / config_layers.CONFIG_FILE).read_bytes()
         if config_layers.layer_id(content) != layer:
             findings.append(
                 Finding(config_layers.CONFIG_FILE, "content", f"its digest is {config_layers.layer_id(content)}")
@@ -172,7 +133,7 @@ def _layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityReport:
         findings.append(Finding(config_layers.CONFIG_FILE, "missing"))
     except OSError as error:
         findings.append(Finding(config_layers.CONFIG_FILE, "unreadable", error.strerror or ""))
-    files = sorted(path.relative_to(place) for path in place.rglob("*") if not path.is_dir())
+    files = sorted(path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
     findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
     state = State.DAMAGED if findings else State.OK
     return IntegrityReport("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))

@@ -37,7 +37,7 @@ MANIFEST: Final = "manifest.json"
 
 
 class NotPreloadedError(Exception):
-    """The package can't be preloaded, with the reason in one line."""
+    """The package can't be preloaded; the reason in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +51,33 @@ class Preloaded:
 
 def preload(
     data: DataDir,
-    read: Callable[[], AgentPackage],
+    read_package: Callable[[], AgentPackage],
     version: Version,
     keep_seconds: float,
-    present: dedup.ExistingFiles,
+    existing: dedup.ExistingFiles,
     failpoint: Callable[[str], None] = lambda _name: None,
-    begun: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
+    on_begin: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
 ) -> Preloaded:
     """Unpack a package for the provisioner.
 
-    `begun` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`, `PackageError`,
-    `OSError`, and the errors of `read`.
+    `on_begin` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`, `PackageError`,
+    `OSError`, and the errors of `read_package`.
     """
     started = time.perf_counter()
     if AgentStore(data).has(version) or (data.preloaded / version).exists():
         raise NotPreloadedError(f"version {version} is on this node already")
-    package = read()
+    package = read_package()
     needed, free = package.unpacked_size, download.free_bytes(data.root)
     if needed > free:
         raise NotPreloadedError(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
     scratch = data.preloaded / f".{version}"
     scratch.mkdir(exist_ok=True)
-    with _locked(scratch) as alone:
-        if not alone:
+    with _locked(scratch) as is_locked:
+        if not is_locked:
             raise NotPreloadedError(f"version {version} is being preloaded by another command")
         try:
             _clear(scratch)
-            unpacked = package.unpack(scratch / "package", existing=present, on_written=begun(needed))
+            unpacked = package.unpack(scratch / "package", existing=existing, on_written=on_begin(needed))
             unpacked.root.rename(scratch / TREE)
             shutil.rmtree(scratch / "package", ignore_errors=True)
             failpoint("unpacked")
@@ -92,57 +92,57 @@ def preload(
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     seconds = time.perf_counter() - started
-    return Preloaded(version, unpacked.unpacked_bytes, present.shared_bytes, seconds)
+    return Preloaded(version, unpacked.unpacked_bytes, existing.shared_bytes, seconds)
 
 
-def waiting(data: DataDir) -> list[Version]:
+def list_waiting(data: DataDir) -> list[Version]:
     """Return the versions that wait for the provisioner."""
     return sorted(Version(entry.name) for entry in os.scandir(data.preloaded) if _is_version(entry.name))
 
 
-def take(
+def store_preloaded(
     data: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
 ) -> int | None:
-    """Put a waiting version into the store; its bytes, or None if it was there already.
+    """Put a waiting version into the store; returns its bytes, or None if it was there already.
 
-    In the order of an install, and repeatable after each step.
+    The steps are in the order of an install, and can be repeated after each of them.
     """
-    place, store = data.preloaded / version, AgentStore(data)
-    taken = None
+    preloaded, store = data.preloaded / version, AgentStore(data)
+    size = None
     if not store.has(version):
-        manifest = file_manifest.Manifest.load(place / MANIFEST)
+        manifest = file_manifest.Manifest.load(preloaded / MANIFEST)
         manifest.dump(data.manifest(version))
-        failpoint("preload's manifest written")
-        prepare(version, place / TREE)
+        failpoint("manifest of preload written")
+        prepare(version, preloaded / TREE)
         failpoint("prepared")
-        store.add(version, place / TREE)
+        store.add(version, preloaded / TREE)
         failpoint("preload in the store")
-        taken = manifest.unpacked_bytes
-    data.discard(place)
-    return taken
+        size = manifest.unpacked_bytes
+    data.discard(preloaded)
+    return size
 
 
-def pinned(data: DataDir, wanted: Collection[Version], now: float) -> set[Version]:
+def list_pinned(data: DataDir, requested: Collection[Version], now: float) -> set[Version]:
     """Return the versions whose pin is valid. Removes expired pins, and those of requested versions."""
-    found = set()
+    pinned = set()
     for pin in data.pins.glob("[!.]*"):
         version = Version(pin.name)
         try:
             until = float(pin.read_text())
         except ValueError:
             until = 0.0
-        if version in wanted or until <= now:
+        if version in requested or until <= now:
             pin.unlink(missing_ok=True)
         else:
-            found.add(version)
-    return found
+            pinned.add(version)
+    return pinned
 
 
-def tidy(data: DataDir) -> None:
+def remove_leftovers(data: DataDir) -> None:
     """Remove leftovers of killed commands; a running command holds its lock."""
     for scratch in data.preloaded.glob(".*"):
-        with contextlib.suppress(FileNotFoundError), _locked(scratch) as alone:
-            if alone:
+        with contextlib.suppress(FileNotFoundError), _locked(scratch) as is_locked:
+            if is_locked:
                 shutil.rmtree(scratch, ignore_errors=True)
 
 

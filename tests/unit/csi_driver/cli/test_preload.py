@@ -277,10 +277,10 @@ class TestAPackageThatIsRefused:
         )
         at_work.start()
         assert reached.wait(10)
-        store_preload.tidy(folder)
+        store_preload.remove_leftovers(folder)
         assert os.listdir(folder.preloaded) == [f".{VERSION}"]
         with pytest.raises(store_preload.NotPreloadedError, match="by another command"):
             store_preload.preload(folder, read, VERSION, 60.0, dedup.ExistingFiles())
         go_on.set()
         at_work.join(10)
-        assert store_preload.waiting(folder) == [VERSION]
+        assert store_preload.list_waiting(folder) == [VERSION]

@@ -90,7 +90,7 @@ class TestTheVerdict:
             (found(damaged=True, damage="which lacks x"), Reason.VERSION_DAMAGED, "which lacks x"),
             (unmounted(), Reason.NOT_MOUNTED, "nothing is mounted at /pods/cart"),
             (found(view=None), Reason.NOT_MOUNTED, "another mount than its view is mounted"),
-            (found(view=None, mounted=None, unreadable=("no table",)), Reason.NOT_KNOWN, "unknown: no table"),
+            (found(view=None, mounted=None, unreadable=("no table",)), Reason.UNKNOWN, "unknown: no table"),
             (unmounted(state=VolumeState.EMPTY, reason="10 failed"), Reason.NO_AGENT_MOUNTED, "without its agent"),
             (
                 unmounted(state=VolumeState.WAITING, attempts=2, reason="no room"),
@@ -102,10 +102,14 @@ class TestTheVerdict:
                 Reason.WAITING,
                 "can't start yet: the tenant is being asked",
             ),
-            (found({"mode": "host"}, view=None), Reason.HOST_FOLDER, "has the persistent directory of DynaKube demo"),
+            (
+                found({"mode": "host"}, view=None),
+                Reason.HOST_DIRECTORY,
+                "has the persistent directory of DynaKube demo",
+            ),
             (unmounted(mode="host"), Reason.NOT_MOUNTED, "nothing is mounted"),
             (dataclasses.replace(FOUND, volume=None), Reason.NO_VOLUME, "has no volume of the driver on this node"),
-            (dataclasses.replace(FOUND, volume=None, unreadable=("no db",)), Reason.NOT_KNOWN, "unknown: no db"),
+            (dataclasses.replace(FOUND, volume=None, unreadable=("no db",)), Reason.UNKNOWN, "unknown: no db"),
         ],
     )
     def test_names_what_is_so(self, seen: PodEvidence, reason: Reason, says: str) -> None:
@@ -302,9 +306,9 @@ class TestTheVolume:
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:
         node.mount_table.write_text("no table")
-        assert node.diagnose().reason == Reason.NOT_KNOWN
+        assert node.diagnose().reason == Reason.UNKNOWN
         node.data.database.unlink()
-        assert node.diagnose().reason == Reason.NOT_KNOWN
+        assert node.diagnose().reason == Reason.UNKNOWN
 
 
 Asked = Callable[..., int]

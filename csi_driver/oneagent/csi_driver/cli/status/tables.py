@@ -39,7 +39,7 @@ def print_status(status: NodeStatus, file: IO[str] | None = None) -> None:
         _table(console, title, header, rows)
     _disk(console, status)
     running = ((name, getattr(status.running, name)) for name in ("server", "provisioner"))
-    words = {True: "running", False: "[red]not running[/]", None: "not known"}
+    words = {True: "running", False: "[red]not running[/]", None: "unknown"}
     console.print("[bold]Processes[/]  " + ", ".join(f"{name} {words[held]}" for name, held in running))
     moved = f"; corrupt ones were moved away: {escape(', '.join(status.set_aside))}" if status.set_aside else ""
     console.print(f"[bold]Database[/]   {status.metadata}{moved}")

@@ -19,9 +19,9 @@ class Reason(enum.StrEnum):
     NO_AGENT_MOUNTED = "NoAgentMounted"
     WAITING = "Waiting"
     NO_VOLUME = "NoVolume"
-    NOT_KNOWN = "NotKnown"
-    HOST_FOLDER = "HostFolder"
+    UNKNOWN = "Unknown"
+    HOST_DIRECTORY = "HostDirectory"
 
 
-AS_INTENDED: Final = frozenset({Reason.MONITORED, Reason.HOST_FOLDER})
+AS_INTENDED: Final = frozenset({Reason.MONITORED, Reason.HOST_DIRECTORY})
 """Diagnoses that need no remedy: exit code 0."""

@@ -86,7 +86,7 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
 
 
 def _damage(data: DataDir, row: VolumeRecord) -> str:
-    """Return how the version is damaged. A removed one is intact where it is mounted; a stored one needs its library."""
+    """Return how the version is damaged. A removed one is intact where mounted; a stored one needs its library."""
     version = Version(row.version)
     if damage := damage_log.for_volume(data, row.id, version):
         return f"which was damaged: {damage}"

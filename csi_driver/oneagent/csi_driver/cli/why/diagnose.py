@@ -25,27 +25,27 @@ def diagnose(evidence: PodEvidence) -> Diagnosis:
     if evidence.damaged:
         return Diagnosis(
             Reason.VERSION_DAMAGED,
-            f"{_who(evidence)} has a view of version {evidence.volume.version}, {evidence.damage}",
-            f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has not done "
-            "so, wait until it is installed again, and restart the pod",
+            f"{_pod(evidence)} has a view of version {evidence.volume.version}, {evidence.damage}",
+            f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has not "
+            "done so, wait until it is installed again, and restart the pod",
         )
     return _of_processes(evidence, evidence.volume)
 
 
-def _who(evidence: PodEvidence) -> str:
+def _pod(evidence: PodEvidence) -> str:
     return f"pod {evidence.namespace}/{evidence.pod}"
 
 
 def _without_volume(evidence: PodEvidence) -> Diagnosis:
     if evidence.unreadable:
         return Diagnosis(
-            Reason.NOT_KNOWN,
-            f"volume of {_who(evidence)} unknown: {'; '.join(evidence.unreadable)}",
+            Reason.UNKNOWN,
+            f"volume of {_pod(evidence)} unknown: {'; '.join(evidence.unreadable)}",
             "run this as root on a node, with its --data-dir",
         )
     return Diagnosis(
         Reason.NO_VOLUME,
-        f"{_who(evidence)} has no volume of the driver on this node",
+        f"{_pod(evidence)} has no volume of the driver on this node",
         "check the pod's node (kubectl get pod -o wide). On this node it was either not injected, see its annotation "
         "oneagent.dynatrace.com/reason, or its init container downloads the agent",
     )
@@ -54,44 +54,44 @@ def _without_volume(evidence: PodEvidence) -> Diagnosis:
 def _host(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     if evidence.mounted:
         return Diagnosis(
-            Reason.HOST_FOLDER,
-            f"{_who(evidence)} is a host agent and has the persistent directory of DynaKube {volume.dynakube}",
+            Reason.HOST_DIRECTORY,
+            f"{_pod(evidence)} is a host agent and has the persistent directory of DynaKube {volume.dynakube}",
         )
     return _without_view(evidence, volume)
 
 
 def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
-    who = _who(evidence)
+    pod = _pod(evidence)
     if volume.state == VolumeState.EMPTY:
         return Diagnosis(
-            Reason.NO_AGENT_MOUNTED, f"{who} runs without its agent, with an empty view: {volume.reason}", _RESTART_POD
+            Reason.NO_AGENT_MOUNTED, f"{pod} runs without its agent, with an empty view: {volume.reason}", _RESTART_POD
         )
     if volume.state == VolumeState.WAITING:
         why = volume.reason or volume.condition or "its view is being mounted"
         return Diagnosis(
             Reason.WAITING,
-            f"{who} can't start yet: {f'attempt {volume.attempts} failed: ' if volume.attempts else ''}{why}",
+            f"{pod} can't start yet: {f'attempt {volume.attempts} failed: ' if volume.attempts else ''}{why}",
             "the server is not running on this node: see the log of its container"
             if evidence.server_running is False
             else "wait while the version is being installed; else see oneagent-csi status for the problem",
         )
     if evidence.mounted is None:
         return Diagnosis(
-            Reason.NOT_KNOWN,
-            f"view of {who} unknown: {'; '.join(evidence.unreadable)}",
+            Reason.UNKNOWN,
+            f"view of {pod} unknown: {'; '.join(evidence.unreadable)}",
             "set --mount-table to a readable mount table",
         )
     here = "another mount than its view" if evidence.mounted else "nothing"
     return Diagnosis(
         Reason.NOT_MOUNTED,
-        f"{who} has a volume, but {here} is mounted at {volume.target}",
+        f"{pod} has a volume, but {here} is mounted at {volume.target}",
         "restart the pod; or run this where the driver's mounts are visible: in the server's container, or on the "
         "node with --mount-table=/proc/1/mountinfo",
     )
 
 
 def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
-    who, version = _who(evidence), volume.version or "not known"
+    pod, version = _pod(evidence), volume.version or "unknown"
     if not evidence.processes:
         return _no_process(evidence)
     mapped = [process for process in evidence.processes if process.mapped]
@@ -99,29 +99,29 @@ def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
     unread = [process for process in evidence.processes if process.mapped is None]
     if not absent and not unread:
         count = "its process" if len(mapped) == 1 else f"its {len(mapped)} processes"
-        return Diagnosis(Reason.MONITORED, f"{who} is monitored: {count} loaded the agent, version {version}")
+        return Diagnosis(Reason.MONITORED, f"{pod} is monitored: {count} loaded the agent, version {version}")
     if mapped and absent:
         return Diagnosis(
             Reason.PARTLY_MONITORED,
-            f"{who} is partly monitored: of {len(mapped) + len(absent)} processes {len(mapped)} loaded the agent, "
+            f"{pod} is partly monitored: of {len(mapped) + len(absent)} processes {len(mapped)} loaded the agent, "
             f"version {version}; not {_named(absent)}",
             _remedy(absent),
         )
     if absent:
         return Diagnosis(
             Reason.NOT_LOADED,
-            f"{who} has its view of version {version}, but {_named(absent)} did not load the agent",
+            f"{pod} has its view of version {version}, but {_named(absent)} did not load the agent",
             _remedy(absent),
         )
     return Diagnosis(
         Reason.PROCESSES_NOT_SEEN,
-        f"{who} has its view of version {version}, but the maps of {_named(unread)} can't be read",
+        f"{pod} has its view of version {version}, but the maps of {_named(unread)} can't be read",
         "run this as root on the node",
     )
 
 
 def _no_process(evidence: PodEvidence) -> Diagnosis:
-    start = f"{_who(evidence)} has its view"
+    start = f"{_pod(evidence)} has its view"
     if not evidence.sees_pods:
         return Diagnosis(
             Reason.PROCESSES_NOT_SEEN,
@@ -132,8 +132,8 @@ def _no_process(evidence: PodEvidence) -> Diagnosis:
     return Diagnosis(
         Reason.NO_PROCESS,
         f"{start}, but no process has it mounted",
-        "wait if the pod's containers are starting or have ended; else kubelet's directory is mounted into the server's "
-        "container without mount propagation Bidirectional, or the containers don't mount the volume",
+        "wait if the pod's containers are starting or have ended; else kubelet's directory is mounted into the "
+        "server's container without mount propagation Bidirectional, or the containers don't mount the volume",
     )
 
 
@@ -153,8 +153,8 @@ def _cause(process: PodProcess) -> str:
         return "a statically linked program loads no library: link it dynamically, or run it unmonitored"
     if process.preload is False:
         return (
-            "LD_PRELOAD was not set when the program started: check the container's manifest, image and start script, and "
-            "annotations that exclude the container from injection"
+            "LD_PRELOAD was not set when the program started: check the container's spec, image and start script, "
+            "and annotations that exclude the container from injection"
         )
     return (
         "LD_PRELOAD was set and ignored: by a set-uid program, or one for another architecture or C library than "

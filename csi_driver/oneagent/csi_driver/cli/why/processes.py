@@ -6,8 +6,8 @@ mount table has the view too, at the volume's target; processes there are not th
 
 A process that ends meanwhile is left out. Of its environment only `LD_PRELOAD` is read.
 
-psutil has neither namespaces nor mount tables of processes, and its `memory_maps` reads smaps, which took 9 ms a process
-against 0.3 ms for maps. So `proc` is read here.
+psutil has neither namespaces nor mount tables of processes, and its `memory_maps` reads smaps, which took 9 ms a
+process against 0.3 ms for maps. So `proc` is read here.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ProcessScan:
 
 def find_processes(proc: Path, view: Mount, target: str) -> ProcessScan:
     """Find the processes that have the view mounted; `OSError` if `proc` is no proc file system."""
-    found = []
-    tables: dict[str, tuple[str, ...]] = {}
+    processes = []
+    places: dict[str, tuple[str, ...]] = {}
     namespaces = set()
     is_refused = False
     for process in sorted(
@@ -50,15 +50,15 @@ def find_processes(proc: Path, view: Mount, target: str) -> ProcessScan:
         try:
             namespaces.add(os.readlink(process / "ns/pid"))
             namespace = os.readlink(process / "ns/mnt")
-            if namespace not in tables:
-                tables[namespace] = _places(mount_table.read(process / "mountinfo"), view, target)
-            if tables[namespace]:
-                found.append(_process(process, tables[namespace]))
+            if namespace not in places:
+                places[namespace] = _places(mount_table.read(process / "mountinfo"), view, target)
+            if places[namespace]:
+                processes.append(_process(process, places[namespace]))
         except PermissionError:
             is_refused = True
         except OSError:
             continue
-    return ProcessScan(tuple(found), len(namespaces) > 1 and not is_refused)
+    return ProcessScan(tuple(processes), len(namespaces) > 1 and not is_refused)
 
 
 def _places(table: Iterable[Mount], view: Mount, target: str) -> tuple[str, ...]:

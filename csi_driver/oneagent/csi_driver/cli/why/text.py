@@ -20,7 +20,7 @@ def _lines(evidence: PodEvidence, diagnosis: Diagnosis) -> Iterator[str]:
     volume = evidence.volume
     if volume is not None:
         yield f"volume     {volume.id}, mode {volume.mode}, {volume.state}"
-        yield f"DynaKube   {volume.dynakube or 'not known'}{f' ({volume.condition})' if volume.condition else ''}"
+        yield f"DynaKube   {volume.dynakube or 'unknown'}{f' ({volume.condition})' if volume.condition else ''}"
         yield f"version    {volume.version or 'none yet'}"
         yield f"target     {volume.target}"
     for layer in (evidence.view.upper, *evidence.view.lower) if evidence.view is not None else ():

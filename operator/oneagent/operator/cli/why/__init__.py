@@ -17,7 +17,7 @@ JSON_FORMAT: Final = 1
 
 
 class Reason:
-    """Reasons of the cluster. Others are the webhook's (`injection.skip_reasons`) and the node's, by their own names."""
+    """Reasons of the cluster; those of the webhook (`injection.skip_reasons`) and of the node keep their names."""
 
     NO_POD: Final = "NoPod"
     NOT_SCHEDULED: Final = "NotScheduled"
@@ -32,7 +32,7 @@ class Reason:
     INSTALLED: Final = "Installed"
 
 
-AS_INTENDED: Final = frozenset({"Monitored", "HostFolder", Reason.INSTALLED})
+AS_INTENDED: Final = frozenset({"Monitored", "HostDirectory", Reason.INSTALLED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
         yield f"What to do: {diagnosis.remedy}."
     yield ""
     if evidence.exists:
-        yield f"pod        {evidence.phase or 'not known'}, {f'on node {evidence.node}' if evidence.node else 'not scheduled'}"
+        yield f"pod        {evidence.phase or 'unknown'}, {f'on node {evidence.node}' if evidence.node else 'not scheduled'}"
     if evidence.owner is not None:
         owner = f"{evidence.owner.owner}'s" if evidence.owner.owner else "no DynaKube's"
         yield f"namespace  label {evidence.owner.label or 'none'}, by selectors {owner}"

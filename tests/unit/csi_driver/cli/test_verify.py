@@ -1,0 +1,105 @@
+"""`oneagent-csi verify` prints a report and a remedy for each version and config layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.unpack import zip
+from oneagent.csi_driver.cli import main
+from oneagent.csi_driver.cli import verify as cli_verify
+from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.store import config_layers, integrity
+from oneagent.csi_driver.store.integrity import State
+from tests.fakes import packages
+
+VERSION = Version("1.277.0.20230914-094321")
+TENANT = TenantId("abc12345")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    """A store with one version and one config layer, made as the provisioner makes them."""
+    data = DataDir(tmp_path / "data")
+    data.create()
+    unpacked = zip.unpack_agent(packages.build(tmp_path / "package.zip"), data.tmp / "tree")
+    unpacked.manifest.dump(data.manifest(VERSION))
+    unpacked.root.rename(data.agent(VERSION))
+    config_layers.ensure(data, TENANT, "[general]\nname café\n")
+    return data
+
+
+@pytest.fixture
+def library(data: DataDir) -> Path:
+    return Path(data.agent(VERSION), PRELOAD_LIBRARY)
+
+
+@pytest.fixture
+def config(data: DataDir) -> Path:
+    (file,) = data.config_layers.glob(f"*/*/{config_layers.CONFIG_FILE}")
+    return file
+
+
+class TestTheRemedy:
+    def test_removes_the_damage(self, data: DataDir, config: Path) -> None:
+        config.write_text("damage")
+        (damaged,) = (report for report in integrity.check(data, bytes_per_second=None) if report.state != State.OK)
+        command = cli_verify.remedy(data, damaged).partition(";")[0].split()
+        assert command[0] == "mv"
+        Path(command[1]).rename(command[2])
+        assert len(list(integrity.check(data, bytes_per_second=None))) == 1
+        config_layers.ensure(data, TENANT, "[general]\nname café\n")
+        assert [report.state for report in integrity.check(data, bytes_per_second=None)] == [State.OK] * 2
+
+
+Verify = Callable[..., int]
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def verify(self, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> Verify:
+        def run(*arguments: str) -> int:
+            monkeypatch.setattr(
+                "sys.argv", ["oneagent-csi", "verify", f"--data-dir={data.root}", "--rate=0", *arguments]
+            )
+            return main.main()
+
+        return run
+
+    def test_exits_with_0_if_everything_is_intact(self, verify: Verify, capsys: pytest.CaptureFixture[str]) -> None:
+        assert verify() == 0
+        out = capsys.readouterr().out
+        assert f"version {VERSION}: ok, " in out
+        assert out.endswith("2 checked, none need attention.\n")
+
+    def test_exits_with_1_and_names_file_and_remedy_of_damage(
+        self, verify: Verify, library: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        library.unlink()
+        assert verify() == 1
+        out = capsys.readouterr().out
+        assert f"  {PRELOAD_LIBRARY}: missing\n" in out
+        assert "what to do: mv " in out
+
+    def test_checks_only_the_versions_of_the_command_line(
+        self, verify: Verify, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert verify("-o", "json", VERSION, "9.9.9") == 1
+        report = json.loads(capsys.readouterr().out)
+        assert report["format"] == cli_verify.JSON_FORMAT
+        assert [(row["name"], row["state"]) for row in report["checked"]] == [(VERSION, "ok"), ("9.9.9", "missing")]
+
+    def test_reports_a_missing_store(self, verify: Verify, data: DataDir) -> None:
+        data.agents.rename(data.root / "moved")
+        with pytest.raises(SystemExit, match="agent store can't be read: No such file"):
+            verify()
+
+    @pytest.mark.parametrize("arguments", [["../etc"], ["--rate=fast"]])
+    def test_exits_with_2_for_an_invalid_command_line(self, verify: Verify, arguments: list[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            verify(*arguments)
+        assert ended.value.code == 2
