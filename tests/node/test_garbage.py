@@ -34,7 +34,7 @@ def records(driver: node.Driver) -> Iterator[ProvisionerState]:
 @pytest.fixture
 def collector(driver: node.Driver, records: ProvisionerState) -> garbage_collector.GarbageCollector:
     return garbage_collector.GarbageCollector(
-        driver.data, AgentStore(driver.data), records, garbage_collector.Policy(reserve_bytes=0), ProvisionerMetrics(),
+        driver.data, AgentStore(driver.data), records, garbage_collector.RetentionPolicy(reserve_bytes=0), ProvisionerMetrics(),
         installing=set, known=set,
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ class TestAViewThatIsMounted:
     ) -> None:
         view = kubelet.publish("pod1", read_only=read_only)
         driver.kill()
-        records.want([])
+        records.set_desired([])
         with records._database.transaction() as connection:
             connection.execute("DELETE FROM volumes")
         assert collector.collect() == []
@@ -74,7 +74,7 @@ class TestAViewThatIsMounted:
         subprocess.run(["mount", "--bind", view, container], check=True)
         try:
             kubelet.unpublish("pod1")
-            records.want([])
+            records.set_desired([])
             assert collector.collect() == []
             (held,) = driver.data.trash.iterdir()
             assert (held / "upper").exists(), "the upper layer is still mounted, so it is not deleted"
@@ -98,7 +98,7 @@ class TestAVolumesRow:
         eventually_written(driver)
         driver.kill()
         subprocess.run(["umount", view], check=True)
-        records.want([])
+        records.set_desired([])
         assert collector.collect() == []
         kubelet = driver.start()
         kubelet.unpublish("pod1")
@@ -119,7 +119,7 @@ class TestARemoval:
         while time.monotonic() < deadline:
             calls = {pod: kubelet.begin(pod) for pod in ("a", "b", "c")}
             node.want(driver.data, node.demo(version=Version("")))
-            records._wanted = {}
+            records._desired = {}
             removed += len(collector.collect())
             if not AgentStore(driver.data).has(node.VERSION):
                 node.install(driver.data)

@@ -112,7 +112,7 @@ class Node(RuleBasedStateMachine):
         self.provisioner = database.Database(self.data.database, self.data.database_lock)
         self.records = ProvisionerState(self.provisioner, self.data.dynakubes)
         self.wanted = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
-        self.records.want(self.wanted.values())
+        self.records.set_desired(self.wanted.values())
         self.pods: dict[str, Pod] = {}
         self.rebooted: set[str] = set()
         self.unknown_hosts: set[str] = set()
@@ -271,7 +271,7 @@ class Node(RuleBasedStateMachine):
         layer = node.torn_layer(self.data) if torn else LayerId("")
         fresh = dataclasses.replace(self.wanted[dynakube], version=version, layer=layer)
         self.wanted[dynakube] = fresh
-        assert self.records.want(self.wanted.values())
+        assert self.records.set_desired(self.wanted.values())
 
     @rule()
     def collect_garbage(self) -> None:
@@ -279,7 +279,7 @@ class Node(RuleBasedStateMachine):
             self.data,
             self.store,
             self.records,
-            garbage_collector.Policy(reserve_bytes=0),
+            garbage_collector.RetentionPolicy(reserve_bytes=0),
             ProvisionerMetrics(),
             installing=lambda: (),
             known=lambda: DYNAKUBES,

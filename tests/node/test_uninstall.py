@@ -174,7 +174,7 @@ class TestTheProvisioner:
             assert process.stop() == 0
         finally:
             process.kill()
-        assert "the driver was uninstalled  daemonset=oneagent-csi-driver" in process.log.read_text()
+        assert "driver uninstalled  daemonset=oneagent-csi-driver" in process.log.read_text()
         eventually(lambda: STAYS in driver.log.read_text())
         time.sleep(WAIT_SECONDS)
         assert server.poll() is None

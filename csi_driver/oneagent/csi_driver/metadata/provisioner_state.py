@@ -50,7 +50,7 @@ class ProvisionerState:
         self._copy = copy
         self._now = now
         self._guard = threading.RLock()
-        self._wanted: dict[DynaKubeName, DesiredState] = {}
+        self._desired: dict[DynaKubeName, DesiredState] = {}
         self._versions: dict[Version, VersionRecord] = {}
         self._dropped: set[Version] = set()
         self._cursor = 0
@@ -64,12 +64,12 @@ class ProvisionerState:
             wanted = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
             cursor = connection.execute(statements.SELECT_CURSOR, {"name": _READER}).fetchone()
-            self._wanted = {DynaKubeName(row["name"]): DesiredState(**row) for row in wanted}
+            self._desired = {DynaKubeName(row["name"]): DesiredState(**row) for row in wanted}
             self._versions = {Version(row["version"]): VersionRecord(**row) for row in versions}
             self._cursor = cursor[0] if cursor else 0
-        if not self._wanted:
-            self._wanted = desired_versions.read_copy(self._copy)
-            self._dirty = bool(self._wanted)
+        if not self._desired:
+            self._desired = desired_versions.read_copy(self._copy)
+            self._dirty = bool(self._desired)
 
     def rewrite(self) -> None:
         """Called with the database's lock held, which `flush` takes after ours: so this must not take ours."""
@@ -77,24 +77,24 @@ class ProvisionerState:
         self._cursor = 0
 
     @property
-    def wanted(self) -> Mapping[DynaKubeName, DesiredState]:
-        return self._wanted
+    def desired(self) -> Mapping[DynaKubeName, DesiredState]:
+        return self._desired
 
     @property
     def versions(self) -> Mapping[Version, VersionRecord]:
         with self._guard:
             return dict(self._versions)
 
-    def want(self, rows: Iterable[DesiredState]) -> bool:
+    def set_desired(self, rows: Iterable[DesiredState]) -> bool:
         """Replace what is wanted; whether the table now says so."""
         fresh = {row.name: row for row in rows}
         with self._guard:
             same = {name: dataclasses.replace(row, changed_at=0) for name, row in fresh.items()} == {
-                name: dataclasses.replace(row, changed_at=0) for name, row in self._wanted.items()
+                name: dataclasses.replace(row, changed_at=0) for name, row in self._desired.items()
             }
             if not same:
-                self._wanted = {
-                    name: row if _unchanged(row, self._wanted.get(name)) else _stamped(row, self._now())
+                self._desired = {
+                    name: row if _unchanged(row, self._desired.get(name)) else _stamped(row, self._now())
                     for name, row in fresh.items()
                 }
                 self._dirty = True
@@ -115,7 +115,7 @@ class ProvisionerState:
             self._dirty = True
         self.flush()
 
-    def used(self, versions: Iterable[Version]) -> None:
+    def mark_used(self, versions: Iterable[Version]) -> None:
         """These versions are in use now: budget evictions begin with the one whose use is longest ago."""
         with self._guard:
             for version in versions:
@@ -137,7 +137,7 @@ class ProvisionerState:
             # Before the writing: should the file be another one in the middle of it, all is written again.
             self._dirty = False
             try:
-                desired_versions.replace_all(self._database, self._copy, self._wanted.values())
+                desired_versions.replace_all(self._database, self._copy, self._desired.values())
                 with self._database.transaction() as connection:
                     for version in self._dropped:
                         connection.execute(statements.DROP_VERSION, {"gone": version})
@@ -154,11 +154,11 @@ class ProvisionerState:
             self._away = False
             return True
 
-    def wanted_anywhere(self) -> list[DesiredState]:
+    def desired_anywhere(self) -> list[DesiredState]:
         """What is wanted, and what the server may still take for wanted, since it is not overwritten yet."""
         with self._database.reading() as connection:
             written = [DesiredState(**row) for row in connection.execute(statements.SELECT_DYNAKUBES).fetchall()]
-        return [*self._wanted.values(), *written]
+        return [*self._desired.values(), *written]
 
     def volumes(self) -> list[VolumeRecord]:
         """The server's rows; `database.DatabaseUnavailableError` if they can't be read, and then nothing may be removed."""

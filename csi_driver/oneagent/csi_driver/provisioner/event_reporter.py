@@ -1,6 +1,6 @@
-"""What the cluster is told, in Events: how versions arrive on this node, and what the server has left as notices.
+"""Events of this node: installed and failed versions, and the notices that the server has left in the metadata.
 
-Events go over the network, and there may be as many as pods on the node, so a thread of its own sends them.
+Events go over the network, and there may be as many as pods on the node, so a thread of their own sends them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from oneagent.csi_driver.metadata.states import VersionState
 log = logging.getLogger(__name__)
 
 _READY = f"{VersionState.READY} "
-"""What is there at the start is no news."""
+"""A version that is stored at the start gets no Event."""
 
 
 class EventReporter:
-    """Its methods belong to the loop's thread unless they say otherwise, and none of them waits."""
+    """Call it from the loop's thread, unless a method says otherwise. No method blocks."""
 
     def __init__(self, source: dynakube_sources.DynaKubeSource, state: ProvisionerState) -> None:
         self._source = source
@@ -33,17 +33,17 @@ class EventReporter:
         self._refused: dict[str, str] = {}
 
     def pass_on_notices(self) -> None:
-        """Say what the server has written since the last time, unless that is being done still."""
+        """Send the server's new notices, unless the last ones are still being sent."""
         if self._notices is None or self._notices.done():
             self._notices = self._thread.submit(self._report_notices)
 
     def expect(self, kube: dynakube.DynaKube, version: Version) -> None:
-        """A version is not in the store: its arrival will be news, however quick it is."""
+        """Expect a version that is not in the store: its arrival gets an Event, however quick it is."""
         if self._reported.get((kube.name, version), _READY) == _READY:
             self._reported[kube.name, version] = ""
 
     def report_version(self, kube: dynakube.DynaKube, record: VersionRecord) -> None:
-        """An Event on the DynaKube when its version has arrived, or can't."""
+        """Send an Event when a DynaKube's version was installed, or failed."""
         key, news = (kube.name, record.version), f"{record.state} {record.message}"
         if self._reported.get(key, _READY) == news:
             return
@@ -56,7 +56,7 @@ class EventReporter:
             self._thread.submit(self._source.event, kube, "Warning", "FailedInstallAgentVersion", message)
 
     def report_corrupt(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
-        """An Event on a DynaKube that wants a version which had to leave the store. May be called from any thread."""
+        """Send an Event when a DynaKube's version was corrupt and removed. May be called from any thread."""
         text = (
             f"Agent version {version} was damaged on this node: {message}. It is installed again; pods that were "
             "started before have the damaged files until they are restarted"
@@ -64,7 +64,7 @@ class EventReporter:
         self._thread.submit(self._source.event, kube, "Warning", "DamagedAgentVersion", text)
 
     def report_refusal(self, kube: dynakube.DynaKube, why: str) -> None:
-        """An Event on the DynaKube when its image is not used for want of a signature; none if `why` is empty."""
+        """Send an Event when a DynaKube's image is refused because of its signature; none if `why` is empty."""
         if self._refused.get(kube.name, "") == why:
             return
         self._refused[kube.name] = why
@@ -82,6 +82,6 @@ class EventReporter:
                     kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"
                     self._source.event(pod, kind, notice.reason, notice.message)
         except database.DatabaseUnavailableError as error:
-            log.debug("notices can't be read", extra=logs.facts(error=error))
+            log.debug("notices not read", extra=logs.facts(error=error))
         except Exception:
-            log.exception("notices can't be passed on")
+            log.exception("notices not sent")

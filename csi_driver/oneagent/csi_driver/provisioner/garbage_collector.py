@@ -1,14 +1,14 @@
-"""Garbage collection: what nobody needs goes, what anybody may need stays.
+"""Garbage collection: removes versions, config layers and files that nothing references.
 
-A version may go when no DynaKube wants it, no volume row names it, no overlay in the mount table has it as a lower
-layer, and it is not being installed. Config layers go by the same four conditions. If any of these can't be read,
-nothing goes. The decision is a pure function of one look at everything; it is taken, and carried out by renames into
-the trash, while the store's exclusive lease keeps new mounts from being made and nothing new becomes wanted. Deleting
-the trash comes later and may take its time (see `trash`).
+A version is garbage when no DynaKube wants it, no volume row names it, no overlay in the mount table has it as a lower
+layer, and it is not being installed. The same four conditions hold for config layers. If one of these cannot be read,
+nothing is removed. The decision is a pure function of one look at everything. It is made, and carried out by renames
+into the trash, under the store's exclusive lease, which stops new mounts, and under the lock of decisions about what
+is desired. The trash is deleted later (see `trash`).
 
-Disk budget: over it, unused versions that are kept for a while (`keep_unused_seconds`) go first, the one whose last
-use is longest ago before the others. What is used is never removed; a version that would not fit is refused. What
-versions share counts once. Room for a new version is made for all of it, since what it shares is known afterwards.
+Over the disk budget, unused versions in retention (`keep_unused_seconds`) are removed, the least recently used first.
+Used versions are never removed; a version that does not fit is refused. Files that versions share count once. Space
+for a new version is made for all of it, because its shared files are known only afterwards.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from oneagent.csi_driver.store.usage import Occupancy
 
 log = logging.getLogger(__name__)
 
-_CANNOT_TELL: Final = (database.DatabaseUnavailableError, StoreBusyError, ValueError, OSError)
-"""The database, the lease, the mount table, the disk: without a word of each of them nothing is removed."""
+_UNREADABLE: Final = (database.DatabaseUnavailableError, StoreBusyError, ValueError, OSError)
+"""The database, the lease, the mount table or the disk cannot be read: nothing is removed."""
 
 
 class NoSpaceError(Exception):
@@ -48,8 +48,8 @@ class NoSpaceError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """0 bytes means no limit. Kept logs are those of pods that are gone (see the server's `--keep-logs`)."""
+class RetentionPolicy:
+    """0 bytes: no limit. Kept logs are those of deleted pods (see the server's `--keep-logs`)."""
 
     budget_bytes: int = 0
     reserve_bytes: int = 256 << 20
@@ -60,13 +60,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Who may need what: the four conditions, from one look."""
+    """Everything that is in use or may be used: the four conditions."""
 
     versions: frozenset[Version]
     layers: frozenset[str]
     """Paths of config layers."""
     hosts: frozenset[str]
-    """Names of DynaKubes whose host agent's folder is in use."""
+    """Names of DynaKubes whose host agent's directory is in use."""
 
 
 def find_references(
@@ -108,13 +108,13 @@ def find_references(
 def expired(
     unused: Iterable[Version],
     records: Mapping[Version, VersionRecord],
-    policy: Policy,
+    policy: RetentionPolicy,
     used_without: Callable[[Collection[Version]], int],
     now: float,
 ) -> list[Version]:
-    """Which unused versions go now: those kept long enough, and as many as bring the disk below its budget.
+    """Return the unused versions to remove: past their retention, or over the budget.
 
-    `used_without` tells how many bytes would be used without some versions.
+    `used_without` returns the bytes in use without some versions.
     """
     by_last_use = sorted(unused, key=lambda version: _last_use(records, version))
     gone: list[Version] = []
@@ -130,14 +130,14 @@ def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> flo
 
 
 class GarbageCollector:
-    """Removes what may be removed, and makes room for what is to come (`room.Room`)."""
+    """Removes garbage, and makes room for installs."""
 
     def __init__(
         self,
         folder: DataDir,
         store: AgentStore,
-        records: ProvisionerState,
-        policy: Policy,
+        state: ProvisionerState,
+        policy: RetentionPolicy,
         metrics: ProvisionerMetrics,
         *,
         installing: Callable[[], Iterable[Version]],
@@ -147,14 +147,13 @@ class GarbageCollector:
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`known` gives the names of all DynaKubes, None as long as nobody has told yet.
+        """`known` returns the names of all DynaKubes, None before the source's first report.
 
-        `decision_lock` is held during the decision; whoever changes what is wanted, and makes config layers for it, holds
-        the same.
+        `decision_lock` is held during each decision, here and where the desired state changes.
         """
-        self._folder = folder
+        self._data = folder
         self._store = store
-        self._records = records
+        self._state = state
         self._policy = policy
         self._metrics = metrics
         self._installing = installing
@@ -167,20 +166,20 @@ class GarbageCollector:
         self._trash = Trash(folder, mounts, failpoint)
 
     def collect(self) -> list[Version]:
-        """One run; the versions that went."""
+        """Run once; return the removed versions."""
         result, gone = "ok", []
         try:
             gone = self._collect(self._policy)
-        except _CANNOT_TELL as error:
+        except _UNREADABLE as error:
             result = "skipped"
-            log.warning("nothing is collected for now", extra=logs.facts(reason=error))
+            log.warning("garbage collection skipped", extra=logs.facts(reason=error))
         try:
             policy = self._policy
-            left = log_retention.expire(self._folder, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
+            left = log_retention.expire(self._data, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
             self._metrics.log_bytes.set(left)
             self.empty_trash()
-        except _CANNOT_TELL as error:
-            log.warning("the trash stays for now", extra=logs.facts(reason=error))
+        except _UNREADABLE as error:
+            log.warning("trash not emptied", extra=logs.facts(reason=error))
         self._metrics.collections.labels(result).inc()
         self._measure()
         return gone
@@ -189,13 +188,13 @@ class GarbageCollector:
         """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         if self._fits(needed_bytes):
             return
-        # As if nothing were kept without need, until there is room.
-        strict = Policy(keep_unused_seconds=float("-inf"))
-        with contextlib.suppress(*_CANNOT_TELL):
+        # Without retention, until there is room.
+        strict = RetentionPolicy(keep_unused_seconds=float("-inf"))
+        with contextlib.suppress(*_UNREADABLE):
             while not self._fits(needed_bytes) and self._collect(strict, at_most=1):
                 self.empty_trash()
         if not self._fits(needed_bytes):
-            free = self.free(self._folder.root)
+            free = self.free(self._data.root)
             raise NoSpaceError(
                 f"{_mib(needed_bytes)} are needed and {_mib(max(free, 0))} are free "
                 f"(disk budget {_mib(self._policy.budget_bytes) if self._policy.budget_bytes else 'none'}, "
@@ -210,17 +209,17 @@ class GarbageCollector:
         return free
 
     def used_bytes(self) -> int:
-        """What counts against the budget: the store, and downloads and trees under way."""
+        """Return the bytes that count against the budget: the store, downloads and trees in progress."""
         return self._occupancy.bytes() + self._unfinished_bytes()
 
     def _unfinished_bytes(self) -> int:
-        return disk_usage.total_bytes(self._folder.tmp, self._folder.preloaded)
+        return disk_usage.total_bytes(self._data.tmp, self._data.preloaded)
 
     def _fits(self, needed_bytes: int) -> bool:
-        return self.free(self._folder.root) >= needed_bytes
+        return self.free(self._data.root) >= needed_bytes
 
-    def _collect(self, policy: Policy, at_most: int = 1 << 30) -> list[Version]:
-        """Move what may go into the trash, under the store's exclusive lease.
+    def _collect(self, policy: RetentionPolicy, at_most: int = 1 << 30) -> list[Version]:
+        """Move garbage into the trash, under the store's exclusive lease.
 
         Rows are read before it and mounts under it: a publish that comes in between shows in the mount table.
         """
@@ -229,75 +228,75 @@ class GarbageCollector:
             if known is None:
                 return []
             gone = self._collect_locked(policy, known, at_most)
-        self._records.flush()
+        self._state.flush()
         return gone
 
-    def _collect_locked(self, policy: Policy, known: Iterable[str], at_most: int) -> list[Version]:
-        # Only a budget needs to know; asked before the lease, which holds up publishes.
+    def _collect_locked(self, policy: RetentionPolicy, known: Iterable[str], at_most: int) -> list[Version]:
+        # Only for a budget, and before the lease, which blocks publishes.
         taken = self._occupancy.by_version() if policy.budget_bytes else {}
         other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
 
         def used_without(gone: Collection[Version]) -> int:
             return usage.without(taken, gone) + other_bytes
 
-        volumes, wanted = self._records.volumes(), self._records.wanted_anywhere()
-        pinned = preload.list_pinned(self._folder, {row.version for row in wanted}, self._now())
+        volumes, wanted = self._state.volumes(), self._state.desired_anywhere()
+        pinned = preload.list_pinned(self._data, {row.version for row in wanted}, self._now())
         with self._store.removal():
-            found = find_references(
-                self._folder, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known
+            references = find_references(
+                self._data, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known
             )
             stored = self._store.versions()
-            self._records.used(version for version in stored if version in found.versions)
-            unused = [version for version in stored if version not in found.versions]
-            records = self._records.versions
+            self._state.mark_used(version for version in stored if version in references.versions)
+            unused = [version for version in stored if version not in references.versions]
+            records = self._state.versions
             gone = expired(unused, records, policy, used_without, self._now())[:at_most]
             for version in gone:
                 self._store.remove(version)
                 self._failpoint("version in the trash")
                 log.info("version removed", extra=logs.facts(version=version))
-            self._discard_layers(found)
-            self._discard_host_agents(found)
-        self._delete_downloads(found.versions)
-        damage_log.prune(self._folder, volumes, set(stored) - set(gone), found.versions)
-        for version in set(records) - set(stored) - found.versions | set(gone):
-            self._records.drop_version(version)
+            self._discard_layers(references)
+            self._discard_host_agents(references)
+        self._delete_downloads(references.versions)
+        damage_log.prune(self._data, volumes, set(stored) - set(gone), references.versions)
+        for version in set(records) - set(stored) - references.versions | set(gone):
+            self._state.drop_version(version)
             with contextlib.suppress(KeyError):
                 self._metrics.store_bytes.remove(version)
         return gone
 
-    def _discard_layers(self, found: References) -> None:
-        for tenant in [entry for entry in self._folder.config_layers.iterdir() if entry.is_dir()]:
+    def _discard_layers(self, references: References) -> None:
+        for tenant in [entry for entry in self._data.config_layers.iterdir() if entry.is_dir()]:
             for layer in tenant.iterdir():
-                if str(layer) not in found.layers:
-                    self._folder.discard(layer)
+                if str(layer) not in references.layers:
+                    self._data.discard(layer)
             with contextlib.suppress(OSError):
                 tenant.rmdir()
 
-    def _discard_host_agents(self, found: References) -> None:
-        for host in self._folder.host_agents.iterdir():
-            if host.name not in found.hosts:
-                self._folder.discard(host)
-                log.info("host agent's folder removed", extra=logs.facts(dynakube=host.name))
+    def _discard_host_agents(self, references: References) -> None:
+        for host in self._data.host_agents.iterdir():
+            if host.name not in references.hosts:
+                self._data.discard(host)
+                log.info("host agent's directory removed", extra=logs.facts(dynakube=host.name))
 
     def _delete_downloads(self, needed: frozenset[Version]) -> None:
-        """Packages, parts of them, and manifests that belong to no version any more."""
-        for file in self._folder.tmp.iterdir():
+        """Delete download files and file manifests without a version."""
+        for file in self._data.tmp.iterdir():
             version = download_files.parse_version(file.name)
             if version is not None and version not in needed:
                 file.unlink(missing_ok=True)
         kept = {*needed, *self._store.versions()}
-        for manifest in self._folder.manifests.glob("[!.]*.json"):
+        for manifest in self._data.manifests.glob("[!.]*.json"):
             if manifest.stem not in kept:
-                self._folder.discard(manifest)
+                self._data.discard(manifest)
 
     def empty_trash(self) -> None:
-        """Delete what was thrown away, unless somebody still has it."""
+        """Delete the trash, except for entries that a mount still uses."""
         self._metrics.reclaimed_bytes.labels("trash").inc(self._trash.empty())
 
     def _measure(self) -> None:
         with contextlib.suppress(OSError):
             self._metrics.disk_bytes.set(self._occupancy.bytes())
-        for version, record in self._records.versions.items():
+        for version, record in self._state.versions.items():
             if record.size_bytes:
                 self._metrics.store_bytes.labels(version).set(record.size_bytes)
 
@@ -306,4 +305,4 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
 
 
-DEFAULT: Final = Policy()
+DEFAULT: Final = RetentionPolicy()

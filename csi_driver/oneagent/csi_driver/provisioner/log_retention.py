@@ -1,6 +1,6 @@
-"""Kept logs: the upper layers of pods that are gone, for as long and as much as is allowed.
+"""Kept logs: the upper layers of deleted pods, up to an age and a size.
 
-The server moves them to `logs/<volume id>@<seconds>`; what goes from there goes into the trash.
+The server moves them to `logs/<volume id>@<seconds>`. Expired ones go into the trash.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import disk_usage
 
 
-def expire(folder: DataDir, keep_seconds: float, keep_bytes: int, now: float) -> int:
-    """Remove by age, then the oldest until the rest is small enough (0: whatever its size); the bytes that stay."""
-    entries = sorted(folder.logs.iterdir(), key=_kept_at)
+def expire(data: DataDir, keep_seconds: float, keep_bytes: int, now: float) -> int:
+    """Remove logs by age, then the oldest until the rest fits (0: no limit); return the bytes that stay."""
+    entries = sorted(data.logs.iterdir(), key=_kept_at)
     taken = {entry: disk_usage.total_bytes(entry) for entry in entries}
     total = sum(taken.values())
     for entry in entries:
         if now - _kept_at(entry) >= keep_seconds or (keep_bytes and total > keep_bytes):
-            folder.discard(entry)
+            data.discard(entry)
             total -= taken[entry]
     return total
 
 
 def _kept_at(entry: Path) -> float:
-    """The time in `<volume id>@<seconds>`; 0 for anything else, which is then the first to go."""
+    """Return the time in `<volume id>@<seconds>`; 0 for anything else, which is removed first."""
     try:
         return float(entry.name.rpartition("@")[2].partition(".")[0])
     except ValueError:

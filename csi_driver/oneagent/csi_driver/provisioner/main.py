@@ -54,7 +54,7 @@ class Config:
     node_id: str
     daemonset: str
     gc_seconds: float
-    policy: garbage_collector.Policy
+    policy: garbage_collector.RetentionPolicy
     jitter_seconds: float
     scrub: ScrubSettings
     unpack_threads: int | None
@@ -137,7 +137,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         node_id=given.node_id,
         daemonset=given.daemonset,
         gc_seconds=given.gc_interval,
-        policy=garbage_collector.Policy(
+        policy=garbage_collector.RetentionPolicy(
             budget_bytes=given.disk_budget,
             reserve_bytes=given.disk_reserve,
             keep_unused_seconds=given.gc_keep_unused,
@@ -190,7 +190,7 @@ def build(
     state.load()
     store = AgentStore(data)
     startup_cleanup.reconcile(data, store, state)
-    signatures = SignatureCache(data, {*store.versions(), *(row.version for row in state.wanted.values())})
+    signatures = SignatureCache(data, {*store.versions(), *(row.version for row in state.desired.values())})
     changed = threading.Event()
     poller = TenantPoller(source, config.registries, signatures, changed.set)
     planner = Planner(data, store, state, poller, signatures)

@@ -1,4 +1,4 @@
-"""What the provisioner counts. `version` labels go when the version goes, so they can't grow without bound."""
+"""Metrics of the provisioner. The label `version` is dropped with the version, so its values stay bounded."""
 
 from __future__ import annotations
 
@@ -17,62 +17,60 @@ class ProvisionerMetrics:
         )
         self.disk_bytes = Gauge(
             "oneagent_csi_store_disk_bytes",
-            "What all versions take on the disk; files that versions share count once.",
+            "Size of all versions on the disk; files that versions share count once.",
             registry=registry,
         )
-        self.installs = Counter("oneagent_csi_installs", "Installs by how they ended.", ["result"], registry=registry)
+        self.installs = Counter("oneagent_csi_installs", "Installs, by result.", ["result"], registry=registry)
         self.mirror = Counter(
             "oneagent_csi_mirror_downloads",
-            "Downloads that the mirror was asked for, by how they ended.",
+            "Downloads from the mirror, by result.",
             ["result"],
             registry=registry,
         )
         self.download_seconds = Histogram(
-            "oneagent_csi_download_seconds", "Seconds that downloads took.", buckets=_SECONDS, registry=registry
+            "oneagent_csi_download_seconds", "Duration of downloads.", buckets=_SECONDS, registry=registry
         )
         self.downloaded_bytes = Counter(
-            "oneagent_csi_downloaded_bytes", "Bytes of packages that came over the network.", registry=registry
+            "oneagent_csi_downloaded_bytes", "Bytes of packages downloaded over the network.", registry=registry
         )
         self.unpack_seconds = Histogram(
-            "oneagent_csi_unpack_seconds", "Seconds that unpacking took.", buckets=_SECONDS, registry=registry
+            "oneagent_csi_unpack_seconds", "Duration of unpacking.", buckets=_SECONDS, registry=registry
         )
         self.shared_bytes = Counter(
             "oneagent_csi_shared_bytes",
-            "Bytes of new versions that were not stored again, since another version has them.",
+            "Bytes of new versions that were hard-linked to equal files of other versions.",
             registry=registry,
         )
         self.reclaimed_bytes = Counter(
             "oneagent_csi_gc_reclaimed_bytes",
-            "Bytes that garbage collection gave back, by what they were.",
+            "Bytes that garbage collection freed, by kind.",
             ["kind"],
             registry=registry,
         )
         self.collections = Counter(
-            "oneagent_csi_gc_runs", "Runs of the garbage collector, by how they ended.", ["result"], registry=registry
+            "oneagent_csi_gc_runs", "Runs of the garbage collector, by result.", ["result"], registry=registry
         )
         self.checks = Counter(
             "oneagent_csi_version_checks",
-            "Versions that were read again, by what was found of them.",
+            "Scrubs of versions, by result.",
             ["result"],
             registry=registry,
         )
         self.damaged_versions = Gauge(
             "oneagent_csi_damaged_versions",
-            "Versions that were damaged and are not installed again yet, or are still mounted in a pod.",
+            "Corrupt versions that are not installed again yet, or are still mounted in a pod.",
             registry=registry,
         )
-        self.log_bytes = Gauge(
-            "oneagent_csi_log_bytes", "Size of the kept logs of pods that are gone.", registry=registry
-        )
+        self.log_bytes = Gauge("oneagent_csi_log_bytes", "Size of the kept logs of deleted pods.", registry=registry)
         self.database = Histogram(
             "oneagent_csi_metadata_seconds",
-            "Seconds that transactions of the metadata database took, waiting included.",
+            "Duration of metadata transactions, including waiting.",
             buckets=(0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1),
             registry=registry,
         )
         self.dynakubes = Gauge(
             "oneagent_csi_dynakubes",
-            "DynaKubes by whether their version is in the store.",
+            "DynaKubes, by state of their version in the store.",
             ["state"],
             registry=registry,
         )

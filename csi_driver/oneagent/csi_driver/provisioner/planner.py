@@ -66,7 +66,7 @@ class Planner:
     def find_users(self, version: Version) -> list[DynaKube]:
         """Return the DynaKubes that want a version. May be called from any thread."""
         dynakubes = self.snapshot.dynakubes.values() if self.snapshot else ()
-        rows = self._state.wanted
+        rows = self._state.desired
         return [dynakube for dynakube in dynakubes if (row := rows.get(dynakube.name)) and row.version == version]
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -78,7 +78,7 @@ class Planner:
         self._poller.retain(snapshot.dynakubes)
         inputs = self._inputs(dynakubes)
         rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
-        self._state.want([*rows.values(), *self._rows_of_invalid(snapshot)])
+        self._state.set_desired([*rows.values(), *self._rows_of_invalid(snapshot)])
         return Plan(tuple(dynakubes), rows, tuple(desired_state.find_missing(dynakubes, rows, inputs)))
 
     def prepare(self, version: Version, tree: Path) -> None:
@@ -89,7 +89,7 @@ class Planner:
             dynakubes = [dynakube for dynakube in self.snapshot.dynakubes.values() if dynakube.needs_app_views]
             inputs = self._inputs(dynakubes, {version: tree})
             rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
-            self._state.want((dict(self._state.wanted) | rows).values())
+            self._state.set_desired((dict(self._state.desired) | rows).values())
 
     def _inputs(
         self, dynakubes: Iterable[DynaKube], arriving: Mapping[Version, Path] | None = None
@@ -105,7 +105,7 @@ class Planner:
             if version := self._archives.version_of(archive):
                 archives[archive] = version
         return desired_state.Inputs(
-            rows=self._state.wanted,
+            rows=self._state.desired,
             tenants=tenants,
             trees={version: Path(self._data.agent(version)) for version in self._store.versions()},
             records=self._state.versions,
@@ -124,5 +124,5 @@ class Planner:
     def _rows_of_invalid(self, snapshot: Snapshot) -> list[DesiredState]:
         """Return the rows of DynaKubes that exist and are invalid. An invalid file may hold any, so all rows stay."""
         is_any = any(":" in name for name in snapshot.invalid)
-        rows = [row for name, row in self._state.wanted.items() if name not in snapshot.dynakubes]
+        rows = [row for name, row in self._state.desired.items() if name not in snapshot.dynakubes]
         return [row for row in rows if is_any or row.name in snapshot.invalid]

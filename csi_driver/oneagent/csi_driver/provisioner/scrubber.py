@@ -1,14 +1,14 @@
-"""The slow check: each version in the store is read again now and then, and leaves the store if it is damaged.
+"""The scrubber: reads each stored version again from time to time, and removes it from the store if it is corrupt.
 
-It may take hours, at a rate that no disk notices, and gives back the page cache. When a version was last report
-whole is its manifest's change time, so a restart begins no round anew. What can't be compared, for want of a
-manifest, is only looked at.
+A scrub may take hours, at a rate that no disk notices, and gives back the page cache. A version's last successful scrub
+is its file manifest's modification time, so a restart begins no scrub again. A version without a manifest cannot be
+verified and stays.
 
-A damaged version is taken out under the same locks as garbage (see `damages` for what that does to running pods).
-Whoever wants it then finds it missing, and it is installed again from where it came. Versions that share a damaged
-file with it, by a hard link, go with it: so that the new one can't be linked to the damaged file either.
+A corrupt version is removed under the same locks as garbage (see `damage_log` for running pods). It is then missing,
+and is installed again from its source. Versions that share a corrupt file with it, by a hard link, are removed too, so
+that the new one is not linked to the corrupt file.
 
-    read → note of the damage → version into the trash → row
+    read → damage log → version into the trash → row
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from oneagent.csi_driver.store.integrity import IntegrityReport
 log = logging.getLogger(__name__)
 
 _MAX_DELAY_SECONDS: Final = 60.0
-"""At most so long after it is due a check begins."""
+"""Longest delay of a scrub that is due."""
 _RETRY_SECONDS: Final = 0.1
 _FILE_PROBLEMS: Final = {"content", "size", "mode", "unreadable"}
-"""Damage that is of a file itself, so of all its names."""
+"""Problems of a file itself, so of all its hard links."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubSettings:
-    """How much is read in a second, and how long after one check of a version the next is due; 0 for no checks."""
+    """The read rate, 0 for no scrubs, and the interval between two scrubs of a version."""
 
     bytes_per_second: int = 5 << 20
     interval_seconds: float = 86400.0
 
 
 class Scrubber:
-    """`run` belongs to a thread of its own. `damaged` is told of each version that was taken out, and why."""
+    """`run` needs a thread of its own. `on_corrupt` is called with each removed version and the reason."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Scrubber:
         self._on_corrupt = on_corrupt
         self._now = now
         self._failpoint = failpoint
-        self._unproven: dict[Version, float] = {}
+        self._unverified: dict[Version, float] = {}
         metrics.damaged_versions.set_function(lambda: len(damage_log.list_versions(data)))
 
     def run(self, stop: threading.Event) -> None:
-        """Check what is due, one version after the other, until stopped."""
+        """Scrub the versions that are due, one after the other, until stopped."""
         if not self._settings.bytes_per_second:
             return
         while not stop.is_set():
@@ -92,15 +92,15 @@ class Scrubber:
             stop.wait(min(_MAX_DELAY_SECONDS, max(_RETRY_SECONDS, self._settings.interval_seconds)))
 
     def due(self) -> Version | None:
-        """The version whose last check is longest ago, if that is too long."""
-        checked = {version: self._checked_at(version) for version in self._store.versions()}
-        version = min(checked, key=lambda version: checked[version], default=None)
-        if version is None or self._now() - checked[version] < self._settings.interval_seconds:
+        """Return the version with the oldest scrub, if it is due; otherwise None."""
+        scrubbed = {version: self._scrubbed_at(version) for version in self._store.versions()}
+        version = min(scrubbed, key=lambda version: scrubbed[version], default=None)
+        if version is None or self._now() - scrubbed[version] < self._settings.interval_seconds:
             return None
         return version
 
     def scrub(self, version: Version, stop: threading.Event) -> IntegrityReport | None:
-        """Read a version; None if that was cut short, or it left the store meanwhile."""
+        """Verify a version; None if it was stopped, or if the version left the store meanwhile."""
         tree = self._identity(version)
 
         def cancelled() -> bool:
@@ -113,39 +113,43 @@ class Scrubber:
             if report.state == integrity.State.DAMAGED and not self._remove_corrupt(report, tree, stop):
                 return None
             if report.state == integrity.State.UNVERIFIED:
-                self._unproven[version] = self._now()
-                log.warning("a version can't be checked", extra=logs.facts(version=version, reason=report.message))
+                self._unverified[version] = self._now()
+                log.warning(
+                    "version not verified, it has no manifest", extra=logs.facts(version=version, reason=report.message)
+                )
             if report.state == integrity.State.OK:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(self._data.manifest(version))
-                log.info("version is whole", extra=logs.facts(version=version, bytes=report.bytes))
+                log.info("version verified", extra=logs.facts(version=version, bytes=report.bytes))
             self._metrics.checks.labels(report.state.value).inc()
             return report
         return None
 
-    def _checked_at(self, version: Version) -> float:
+    def _scrubbed_at(self, version: Version) -> float:
         try:
-            proven = self._data.manifest(version).stat().st_mtime
+            verified = self._data.manifest(version).stat().st_mtime
         except OSError:
-            proven = 0.0
-        return max(proven, self._unproven.get(version, 0.0))
+            verified = 0.0
+        return max(verified, self._unverified.get(version, 0.0))
 
     def _identity(self, version: Version) -> int | None:
-        """Tells a tree from another of the same name; None if there is none."""
+        """Return a tree's inode, to tell it from a later one of the same name; None without a tree."""
         try:
             return os.stat(self._data.agent(version)).st_ino
         except OSError:
             return None
 
     def _remove_corrupt(self, report: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
-        """Remove the version, and those that share its damage, from the store; whether it was still there."""
+        """Remove the version, and those that share its corrupt files, from the store; False if it was gone."""
         version, why = Version(report.name), integrity.summarize(report)
         while not stop.is_set():
             try:
                 with self._decision_lock, self._store.removal():
                     if self._identity(version) != tree:
                         return False
-                    removed = {version: why} | dict.fromkeys(self._sharing(report), f"shared with {version}: {why}")
+                    removed = {version: why} | dict.fromkeys(
+                        self._find_sharing(report), f"shared with {version}: {why}"
+                    )
                     for damaged, message in removed.items():
                         self._discard(damaged, message)
                 break
@@ -155,7 +159,7 @@ class Scrubber:
             return False
         for damaged, message in removed.items():
             self._state.put_version(damaged, VersionState.DAMAGED, message=message)
-            log.error("a version was damaged", extra=logs.facts(version=damaged, reason=message))
+            log.error("corrupt version removed", extra=logs.facts(version=damaged, reason=message))
             self._on_corrupt(damaged, message)
         return True
 
@@ -165,15 +169,15 @@ class Scrubber:
         self._store.remove(version)
         self._failpoint("damaged version in the trash")
 
-    def _sharing(self, report: IntegrityReport) -> list[Version]:
-        """The other versions that have a damaged file too: the same one, by its inode."""
+    def _find_sharing(self, report: IntegrityReport) -> list[Version]:
+        """Return the other versions that contain one of its corrupt files, by inode."""
         own = Version(report.name)
         changed = [finding.path for finding in report.findings if finding.problem in _FILE_PROBLEMS]
-        files = _linked(Path(self._data.agent(own), path) for path in changed)
+        files = _find_hard_links(Path(self._data.agent(own), path) for path in changed)
         if not files:
             return []
         others = [version for version in self._store.versions() if version != own]
-        return [version for version in others if not files.isdisjoint(_linked(self._files(version)))]
+        return [version for version in others if not files.isdisjoint(_find_hard_links(self._files(version)))]
 
     def _files(self, version: Version) -> Iterable[Path]:
         for above, _, names in os.walk(self._data.agent(version)):
@@ -181,8 +185,8 @@ class Scrubber:
                 yield Path(above, name)
 
 
-def _linked(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """The files among these that have more than one name."""
+def _find_hard_links(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Return the files with more than one hard link."""
     report = set()
     for path in paths:
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""The trash: what was moved there is deleted here, unless the mount table shows that somebody still has it.
+"""The trash: deletes what was moved there, unless the mount table shows that a mount still uses it.
 
-What pods wrote is in it, so it is deleted like something hostile: no link is followed, one entry that can't be
-deleted holds up no other, and a tree that is deeper than any stack or path is flattened on the way: its folders
-are moved up before they are emptied.
+Pods wrote some of it, so it is deleted like hostile input: no link is followed, and an entry that cannot be deleted
+stops no other. A tree that is deeper than any stack or path is flattened on the way: its directories are moved up
+before they are emptied.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from oneagent.csi_driver.linux.mount_table import Mount
 
 log = logging.getLogger(__name__)
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What mounts may still need: `names` that entries had before, and `entries` of the trash itself."""
+class MountReferences:
+    """Entries that mounts may use: by their former `names`, and as `entries` of the trash."""
 
     names: frozenset[str]
     entries: frozenset[str]
 
-    def holds(self, entry: str) -> bool:
+    def is_used(self, entry: str) -> bool:
         return entry in self.entries or entry.rpartition(".")[0] in self.names
 
 
-def held(mounts: Iterable[Mount], trash: str) -> Held:
+def find_references(mounts: Iterable[Mount], trash: str) -> MountReferences:
     """Layers by the names of versions, config layers and volumes; entries as targets and as sources of bind mounts.
 
-    A source shows as a path within its file system, which may begin elsewhere than ours; so whatever looks like a
-    path through the trash counts.
+    A source shows as a path within its file system, which may begin elsewhere than ours; so anything that looks
+    like a path through the trash counts.
     """
     names, entries = set[str](), set[str]()
     for mount in mounts:
@@ -51,43 +51,43 @@ def held(mounts: Iterable[Mount], trash: str) -> Held:
             for layer in (*overlay.lower, overlay.upper or ""):
                 above, _, name = layer.rpartition("/")
                 names |= {name, above.rpartition("/")[2]}
-    return Held(frozenset(names), frozenset(entries))
+    return MountReferences(frozenset(names), frozenset(entries))
 
 
 class Trash:
-    """Thread-safe: one at a time empties it."""
+    """Thread-safe: one thread at a time empties it."""
 
-    def __init__(self, folder: DataDir, mounts: Callable[[], list[Mount]], failpoint: Callable[[str], None]) -> None:
-        self._folder = folder
+    def __init__(self, data: DataDir, mounts: Callable[[], list[Mount]], failpoint: Callable[[str], None]) -> None:
+        self._data = data
         self._mounts = mounts
         self._failpoint = failpoint
         self._emptying = threading.Lock()
 
     def empty(self) -> int:
-        """Delete what nobody has; the bytes that gave back. `OSError`, `ValueError` if nobody can tell who has what."""
+        """Delete unused entries; return the freed bytes. `OSError`, `ValueError` if the mounts cannot be read."""
         with self._emptying:
-            entries = list(self._folder.trash.iterdir())
+            entries = list(self._data.trash.iterdir())
             if not entries:
                 return 0
-            used = held(self._mounts(), self._folder.trash.name)
+            used = find_references(self._mounts(), self._data.trash.name)
             freed = 0
             for entry in entries:
-                if used.holds(entry.name):
+                if used.is_used(entry.name):
                     continue
                 try:
                     freed += self._delete(entry)
                 except OSError as error:
-                    log.warning("trash can't be deleted", extra=logs.facts(entry=entry.name, reason=error))
+                    log.warning("trash entry not deleted", extra=logs.facts(entry=entry.name, reason=error))
             return freed
 
     def _delete(self, entry: Path) -> int:
-        """Delete a file or a folder with all that is in it; the bytes it took."""
+        """Delete a file or a directory tree; return its bytes."""
         status = entry.lstat()
         freed = status.st_blocks * 512
         if not stat.S_ISDIR(status.st_mode):
             entry.unlink()
             return _freed(status)
-        top = os.open(entry, _FOLDER)
+        top = os.open(entry, _DIRECTORY)
         try:
             freed += self._delete_below(top)
         finally:
@@ -100,11 +100,11 @@ class Trash:
         taken = set(pending)
         while pending:
             name = pending.pop()
-            inner = os.open(name, _FOLDER, dir_fd=top)
+            inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
-                size, folders = self._delete_files(inner)
+                size, directories = self._delete_files(inner)
                 freed += size
-                for found in folders:
+                for found in directories:
                     moved = str(len(taken))
                     while moved in taken:
                         moved += "_"
@@ -116,20 +116,20 @@ class Trash:
             os.rmdir(name, dir_fd=top)
         return freed
 
-    def _delete_files(self, folder: int) -> tuple[int, list[str]]:
-        """Delete everything but folders: the bytes it took, and the folders."""
-        freed, folders = 0, []
-        for name in os.listdir(folder):
-            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    def _delete_files(self, directory: int) -> tuple[int, list[str]]:
+        """Delete everything but directories; return the freed bytes and the directories."""
+        freed, directories = 0, []
+        for name in os.listdir(directory):
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                folders.append(name)
+                directories.append(name)
                 continue
-            os.unlink(name, dir_fd=folder)
+            os.unlink(name, dir_fd=directory)
             freed += _freed(status)
             self._failpoint("deleting")
-        return freed, folders
+        return freed, directories
 
 
 def _freed(status: os.stat_result) -> int:
-    """What a file gives back: nothing while it has other names, as one that versions share."""
+    """Return the freed bytes of a file: 0 while it has other hard links, like a file that versions share."""
     return status.st_blocks * 512 if status.st_nlink == 1 else 0

@@ -1,8 +1,8 @@
-"""Whether this process ends because the driver was uninstalled: found out for the server, which can't ask.
+"""Detection of an uninstall, for the server, which has no access to the API server.
 
-The DaemonSet is asked for again and again, since a namespace that is deleted may lose its pods before its
-DaemonSets. It counts as uninstalled when it is gone, when it is being deleted, and when it may not be seen any more:
-role and service account are removed as well. For what the server makes of it see `oneagent.csi_driver.server.shutdown`.
+The DaemonSet is polled, because a namespace that is deleted may lose its pods before its DaemonSets. The driver counts
+as uninstalled when the DaemonSet is gone, is being deleted, or is forbidden: role and service account are removed as
+well. `oneagent.csi_driver.server.shutdown` describes what the server does then.
 """
 
 from __future__ import annotations
@@ -19,38 +19,38 @@ from oneagent.csi_driver.linux import process
 
 log = logging.getLogger(__name__)
 
-_ASK_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.5
 _LIMIT_SECONDS: Final = 4.0
 
 
 @runtime_checkable
 class Cluster(Protocol):
     def has_daemonset(self, name: str) -> bool:
-        """Whether a DaemonSet is there to stay, in the namespace of this process; `ApiError`."""
+        """Return True if a DaemonSet of this namespace exists and is not being deleted; `ApiError`."""
         ...
 
 
-def watch(cluster: Cluster, daemonset: str, folder: DataDir, stop: threading.Event) -> None:
-    """Wait for `stop`; leave word in the data folder if it means an uninstall. For a thread of its own."""
-    # A wrong name or role looks like an uninstall, and the server would hold up each update of the driver for it.
-    if not stop.is_set() and (reason := _why_gone(cluster, daemonset)):
+def watch(cluster: Cluster, daemonset: str, data: DataDir, stop: threading.Event) -> None:
+    """Wait for `stop`; write a marker into the data directory if it is an uninstall. For a thread of its own."""
+    # A wrong name or role looks like an uninstall, and would delay the server at each update of the driver.
+    if not stop.is_set() and (reason := _find_reason(cluster, daemonset)):
         facts = logs.facts(daemonset=daemonset, reason=reason)
-        log.error("an uninstall will go unnoticed: check --daemonset, and that the role may get it", extra=facts)
+        log.error("uninstall detection disabled: check --daemonset and that the role allows get", extra=facts)
         return
     stop.wait()
     deadline = time.monotonic() + _LIMIT_SECONDS
-    # Without a server nobody waits for the answer.
-    while process.is_locked(folder.server_lock) is not False and time.monotonic() < deadline:
-        if reason := _why_gone(cluster, daemonset):
-            # Empty, so it is there or not, and never half written.
-            folder.uninstall_marker.touch(mode=0o600)
-            log.info("the driver was uninstalled", extra=logs.facts(daemonset=daemonset, reason=reason))
+    # Without a server, no process waits for the marker.
+    while process.is_locked(data.server_lock) is not False and time.monotonic() < deadline:
+        if reason := _find_reason(cluster, daemonset):
+            # Empty, so it is never half written.
+            data.uninstall_marker.touch(mode=0o600)
+            log.info("driver uninstalled", extra=logs.facts(daemonset=daemonset, reason=reason))
             return
-        time.sleep(_ASK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
-def _why_gone(cluster: Cluster, daemonset: str) -> str:
-    """Why it counts as uninstalled; empty if it is there, or that can't be told."""
+def _find_reason(cluster: Cluster, daemonset: str) -> str:
+    """Return why it counts as uninstalled; empty if it exists, or if the API server does not answer."""
     try:
         return "" if cluster.has_daemonset(daemonset) else "it is being deleted"
     except (errors.NotFoundError, errors.ForbiddenError) as error:

@@ -58,7 +58,7 @@ class Node:
     def want(self, version: Version = VERSION, **fields: Any) -> None:
         row = desired_versions.DesiredState(DynaKubeName("demo"), TenantId("abc12345"), version, **fields)
         with self.records() as records:
-            records.want([row])
+            records.set_desired([row])
 
     @contextlib.contextmanager
     def records(self) -> Iterator[ProvisionerState]:

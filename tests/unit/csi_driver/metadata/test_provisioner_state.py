@@ -45,7 +45,7 @@ def lose(folder: DataDir) -> None:
 class TestADatabaseThatIsLost:
     def test_while_running_is_written_again(self, folder: DataDir) -> None:
         known = records(folder)
-        known.want([DEMO])
+        known.set_desired([DEMO])
         known.put_version(Version("1"), VersionState.READY, size_bytes=5)
         lose(folder)
         with known.notices():
@@ -55,16 +55,16 @@ class TestADatabaseThatIsLost:
         assert [row["size_bytes"] for row in provisioner.table(folder, "versions")] == [5]
 
     def test_between_two_processes_leaves_what_is_wanted(self, folder: DataDir) -> None:
-        records(folder).want([DEMO])
+        records(folder).set_desired([DEMO])
         lose(folder)
         known = records(folder)
-        assert known.wanted["demo"].version == "1"  # type: ignore[index]
+        assert known.desired["demo"].version == "1"  # type: ignore[index]
         known.flush()
         assert [row["version"] for row in provisioner.table(folder, "dynakubes")] == ["1"]
 
     def test_between_two_writes_of_one_flush_is_written_again(self, folder: DataDir) -> None:
         known = records(folder)
-        known.want([DEMO])
+        known.set_desired([DEMO])
         original = known._database.transaction
         calls = 0
 
@@ -82,7 +82,7 @@ class TestADatabaseThatIsLost:
 
     def test_does_not_bring_the_threads_to_wait_for_each_other(self, folder: DataDir) -> None:
         known = records(folder)
-        known.want([DEMO])
+        known.set_desired([DEMO])
         stop = threading.Event()
 
         def write() -> None:
@@ -109,24 +109,24 @@ class TestADatabaseThatIsLost:
 class TestADatabaseThatCannotBeWritten:
     def test_still_tells_what_the_server_takes_for_wanted(self, folder: DataDir) -> None:
         known = records(folder)
-        known.want([DEMO])
+        known.set_desired([DEMO])
         writer = database.connect(folder.database)
         writer.execute("BEGIN IMMEDIATE")
-        assert not known.want([dataclasses.replace(DEMO, version=Version("2"))])
+        assert not known.set_desired([dataclasses.replace(DEMO, version=Version("2"))])
         writer.execute("ROLLBACK")
         writer.close()
         time.sleep(database.AWAY_SECONDS)
-        assert {row.version for row in known.wanted_anywhere()} == {"1", "2"}
+        assert {row.version for row in known.desired_anywhere()} == {"1", "2"}
         assert known.flush()
-        assert {row.version for row in known.wanted_anywhere()} == {"2"}
+        assert {row.version for row in known.desired_anywhere()} == {"2"}
 
     def test_is_complained_about_once(self, folder: DataDir, caplog: pytest.LogCaptureFixture) -> None:
         known = records(folder)
-        known.want([DEMO])
+        known.set_desired([DEMO])
         writer = database.connect(folder.database)
         writer.execute("BEGIN IMMEDIATE")
         for version in ("2", "3", "4"):
-            known.want([dataclasses.replace(DEMO, version=Version(version))])
+            known.set_desired([dataclasses.replace(DEMO, version=Version(version))])
         writer.close()
         assert caplog.text.count("kept in memory") == 1
 

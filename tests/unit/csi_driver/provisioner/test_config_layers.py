@@ -76,7 +76,7 @@ class TestALayer:
             hanging.plan("connection", double.Fault(stall_after=1))
             desk.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
             p = Provisioning(tmp_path, desk)
-            p.provisioner.state.want([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
+            p.provisioner.state.set_desired([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
             with p:
                 p.until(lambda: hanging.count("connection"))
                 time.sleep(0.3)

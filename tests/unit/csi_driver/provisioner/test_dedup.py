@@ -78,4 +78,4 @@ def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, des
     found = integrity.IntegrityReport("version", OTHER, integrity.State.DAMAGED, findings=(lost,))
     with Provisioning(tmp_path, desk) as p:
         install_both(p, desk, server)
-        assert p.provisioner.scrubber._sharing(found) == [VERSION]
+        assert p.provisioner.scrubber._find_sharing(found) == [VERSION]

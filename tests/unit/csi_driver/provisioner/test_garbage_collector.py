@@ -164,16 +164,16 @@ class TestExpired:
         ],
     )
     def test_by_age_and_by_budget_the_longest_unused_first(self, keep: float, budget: int, gone: list[Version]) -> None:
-        policy = garbage_collector.Policy(budget_bytes=budget, keep_unused_seconds=keep)
+        policy = garbage_collector.RetentionPolicy(budget_bytes=budget, keep_unused_seconds=keep)
         assert garbage_collector.expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
 
     def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
-        policy = garbage_collector.Policy(budget_bytes=250, keep_unused_seconds=1000.0)
+        policy = garbage_collector.RetentionPolicy(budget_bytes=250, keep_unused_seconds=1000.0)
         assert garbage_collector.expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
 
     def test_what_others_still_have_gives_nothing_back(self) -> None:
         files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
-        policy = garbage_collector.Policy(budget_bytes=120, keep_unused_seconds=1000.0)
+        policy = garbage_collector.RetentionPolicy(budget_bytes=120, keep_unused_seconds=1000.0)
         gone = garbage_collector.expired(
             [TWO, THREE], self.RECORDS, policy, lambda gone: usage.without(files, gone), 100.0
         )
@@ -190,7 +190,7 @@ class TestExpired:
     def test_no_more_goes_than_the_budget_asks_for(self, found: dict[Version, tuple[int, float]], budget: int) -> None:
         records = {version: record(version, size, last) for version, (size, last) in found.items()}
         used = sum(size for size, _ in found.values())
-        policy = garbage_collector.Policy(budget_bytes=budget, keep_unused_seconds=1000.0)
+        policy = garbage_collector.RetentionPolicy(budget_bytes=budget, keep_unused_seconds=1000.0)
 
         def used_without(gone: Collection[Version]) -> int:
             return used - sum(found[version][0] for version in gone)
@@ -220,7 +220,7 @@ class Bench:
         self.metrics = ProvisionerMetrics()
         self.collector = garbage_collector.GarbageCollector(
             self.folder, self.store, self.records,
-            garbage_collector.Policy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
+            garbage_collector.RetentionPolicy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
             installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
             failpoint=self.steps.append,
         )  # fmt: skip
@@ -287,7 +287,7 @@ class TestACollection:
         [
             lambda bench: bench.mounts.append(overlay(f"{bench.folder.agents}/1", upper="/x/upper")),
             lambda bench: row(bench, "1"),
-            lambda bench: bench.records.want([wanted("1")]),
+            lambda bench: bench.records.set_desired([wanted("1")]),
             lambda bench: bench.installing.add(ONE),
         ],
         ids=["a live view", "a volume's row", "a DynaKube", "an install"],
@@ -303,10 +303,10 @@ class TestACollection:
     def test_leaves_a_version_that_the_table_wants_still(self, bench: Bench) -> None:
         bench.install("1")
         bench.install("3")
-        bench.records.want([wanted("1")])
+        bench.records.set_desired([wanted("1")])
         writer = database.connect(bench.folder.database)
         writer.execute("BEGIN IMMEDIATE")
-        bench.records.want([wanted("2")])
+        bench.records.set_desired([wanted("2")])
         time.sleep(database.AWAY_SECONDS)
         assert bench.collector.collect() == [THREE]
         writer.close()
@@ -317,7 +317,7 @@ class TestACollection:
             bench.layer(digest)
         bench.mounts = [overlay(f"{bench.folder.config_layers}/t/aa", f"{bench.folder.agents}/1")]
         row(bench, "1", layer="bb")
-        bench.records.want([wanted("1", "cc")])
+        bench.records.set_desired([wanted("1", "cc")])
         bench.collector.collect()
         assert sorted(layer.name for layer in (bench.folder.config_layers / "t").iterdir()) == ["aa", "bb", "cc"]
 
@@ -383,7 +383,7 @@ class TestNothingGoesWhen:
             collecting = threading.Thread(target=bench.collector.collect)
             collecting.start()
             collecting.join(0.2)
-            bench.records.want([wanted("1")])
+            bench.records.set_desired([wanted("1")])
         collecting.join(5)
         assert bench.left() == ["1"]
 
@@ -402,7 +402,7 @@ class TestRoom:
         bench = Bench(tmp_path / "data", budget_bytes=10 * MIB)
         for version in ("1", "2", "3"):
             bench.install(version, 3 * MIB)
-        bench.records.want([wanted("1")])
+        bench.records.set_desired([wanted("1")])
         row(bench, "2")
         bench.mounts = [overlay(f"{bench.folder.agents}/3", upper="/x/upper")]
         with pytest.raises(NoSpaceError, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
@@ -426,7 +426,7 @@ class TestRoom:
         bench = Bench(tmp_path / "data", budget_bytes=7 * MIB, keep_unused_seconds=1e9)
         for version, last in (("1", 10.0), ("2", 20.0), ("3", 30.0)):
             bench.install(version, 3 * MIB, last)
-        bench.records.want([wanted("1")])
+        bench.records.set_desired([wanted("1")])
         assert bench.collector.collect() == [TWO]
 
 
