@@ -113,7 +113,7 @@ def wanted(
 ) -> DesiredVersion:
     async def origin(package: package_client.Package) -> download.Source:
         access = tenant_client.TenantAccess(api_url, token)
-        return tenant_client.package(
+        return tenant_client.package_source(
             access,
             package.version,
             flavor=package.flavor,

@@ -64,7 +64,7 @@ class Package:
         if not _DYNAKUBE.fullmatch(self.dynakube):
             raise http_client.InvalidSettingsError(f"dynakube: {self.dynakube[:80]!r} is not the name of a DynaKube")
         try:
-            tenant_client.version(self.version, "version")
+            tenant_client.parse_version(self.version, "version")
         except errors.UnexpectedResponseError as error:
             raise http_client.InvalidSettingsError(str(error)) from None
         tenant_client.architecture(self.machine[:40] or "none")

@@ -17,7 +17,7 @@ def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
     apply(dynakubes.dynakube("tok", tenant.api_url, "t"))
     cube.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
     apply(dynakubes.secret("tok", "dt0c01.WRONG.TOKEN"))
-    cube.wait_condition("tok", "Tokens", "False", "refuses the token")
+    cube.wait_condition("tok", "Tokens", "False", "rejects the token")
     apply(dynakubes.secret("tok", f"{tenant.token} \n"))
     cube.wait_condition("tok", "Tokens", "False", "white space")
     tenant.scopes = ["DataExport"]

@@ -45,7 +45,7 @@ def test_a_tenant_that_does_not_answer_stops_nothing_else(
     apply(dynakubes.namespace("mute-1", "q"))
     apply(dynakubes.dynakube("mute", tenant.api_url, "q"), dynakubes.secret("mute", tenant.token))
     cube.wait_owners("mute-", {"mute-1": "mute"}, within=10)
-    cube.wait_condition("mute", "Tokens", "Unknown", "not been asked yet", within=5)
+    cube.wait_condition("mute", "Tokens", "Unknown", "not been polled yet", within=5)
 
 
 def test_one_that_cannot_be_read_says_so_keeps_what_was_decided_and_can_go(

@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
         access = tenant_client.TenantAccess(server.api_url, server.token)
         with pytest.raises(download.DiskFullError, match="the disk is full"):
             download.download(
-                tenant_client.package(access, VERSION, machine="x86_64"),
+                tenant_client.package_source(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
                 free=lambda _: 1 << 40,  # another writer was faster than the look at the free space
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_is_cleaned_again(tmp_path: Path, small_disk: Path)
         assert list(small_disk.iterdir()) == []
         with pytest.raises(download.DiskFullError, match="more are needed"):
             download.download(
-                tenant_client.package(access, VERSION, machine="x86_64"),
+                tenant_client.package_source(access, VERSION, machine="x86_64"),
                 small_disk / "package.zip",
                 cancelled=threading.Event(),
             )

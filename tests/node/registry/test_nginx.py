@@ -59,7 +59,9 @@ def left(p: Provisioning) -> list[str]:
 
 
 def zip_source(server: double.Tenant, port: int) -> download.HttpSource:
-    return tenant_client.package(tenant_client.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION)
+    return tenant_client.package_source(
+        tenant_client.TenantAccess(f"http://localhost:{port}/api", server.token), VERSION
+    )
 
 
 def layer_source(digest: str, port: int) -> download.HttpSource:

@@ -1,10 +1,10 @@
-"""The tenant's deployment API: which agent version is the latest, where agents report to, what to configure.
+"""The tenant's deployment API: the latest agent version, the agents' endpoints, the agents' configuration.
 
-One client, one connection pool, one token. Every answer is bounded in size, decoded into a typed struct and
-checked before anybody sees it: a version and a tenant's UUID become folder names on the node, so nothing but
-letters, digits, `.`, `_` and `-` is let through.
+One client, one connection pool, one token. Every response is bounded in size, decoded into a typed struct and checked
+before it is used. A version and a tenant's UUID become directory names on the node, so only letters, digits, `.`, `_`
+and `-` are accepted.
 
-Errors are those of `httpfaults`; settings that cannot work are `httpclient.InvalidSettingsError`, at construction.
+Errors are those of `http.errors`. Impossible settings are `http.client.InvalidSettingsError`, raised at construction.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 
-LARGEST_ANSWER: Final = 8 * 1024 * 1024
+MAX_RESPONSE_BYTES: Final = 8 * 1024 * 1024
 """Bytes; the module configuration of a large tenant has some hundred kilobytes."""
 
 _AGENT: Final = "/v1/deployment/installer/agent"
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
-_FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _T = TypeVar("_T")
 
 
@@ -41,7 +41,7 @@ class InvalidTokenError(http_client.InvalidSettingsError):
 
 @dataclass(frozen=True, slots=True)
 class TenantAccess:
-    """Where a tenant is and what lets us in. Neither token is in the `repr`."""
+    """Address and credentials of a tenant. Neither token is in the `repr`."""
 
     api_url: str
     """As in the DynaKube, ending in `/api`."""
@@ -80,12 +80,12 @@ class TenantAccess:
 
     @property
     def remedy(self) -> str:
-        """What to do when the tenant refuses the token."""
+        """Remedy if the tenant rejects the token."""
         return f"check {self.token_name} of the DynaKube's secret: it needs the scope InstallerDownload"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries. Holds the token: never log it."""
+        """Headers of every request. They contain the token: never log them."""
         return {
             "Authorization": f"Api-Token {self.token}",
             "User-Agent": f"{identifiers.DISTRIBUTION}/{_own_version()}",
@@ -94,7 +94,7 @@ class TenantAccess:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where agents report to, and as whom."""
+    """Endpoints that agents report to, and their credentials."""
 
     tenant: identifiers.TenantId
     tenant_token: str = field(repr=False)
@@ -103,14 +103,14 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class ModuleConfig:
-    """What the tenant wants in `ruxitagentproc.conf`, and the number of this state."""
+    """The tenant's settings for `ruxitagentproc.conf`, and their revision."""
 
     revision: int
     properties: tuple[ruxitagentproc.Property, ...] = field(repr=False)
 
 
 class Tenant:
-    """One tenant's deployment API. Safe to share between threads; close it after use."""
+    """One tenant's deployment API. Thread-safe; close it after use."""
 
     def __init__(self, access: TenantAccess) -> None:
         self._access = access
@@ -130,73 +130,73 @@ class Tenant:
         self._http.close()
 
     def latest_version(self, *, flavor: str = "default", machine: str | None = None) -> identifiers.Version:
-        """The agent version that the tenant would install today."""
+        """Return the latest agent version."""
         params = {"flavor": flavor, "arch": architecture(machine), "bitness": "64"}
         path = f"{_AGENT}/unix/paas/latest/metainfo"
-        _, body = self._ask(path, params)
-        return version(_decoded(body, _Latest, path).latestAgentVersion, "latestAgentVersion")
+        _, body = self._request(path, params)
+        return parse_version(_decode(body, _Latest, path).latestAgentVersion, "latestAgentVersion")
 
     def available_versions(self, *, flavor: str = "default", machine: str | None = None) -> list[identifiers.Version]:
-        """All versions that can be downloaded, in the tenant's order."""
+        """Return all versions that can be downloaded, in the tenant's order."""
         path = f"{_AGENT}/versions/unix/paas"
-        _, body = self._ask(path, {"flavor": flavor, "arch": architecture(machine)})
-        return [version(text, "availableVersions") for text in _decoded(body, _Available, path).availableVersions]
+        _, body = self._request(path, {"flavor": flavor, "arch": architecture(machine)})
+        return [parse_version(text, "availableVersions") for text in _decode(body, _Available, path).availableVersions]
 
     def connection(self) -> Connection | None:
-        """Where agents report to; `None` if the tenant answers 400: no endpoint for the network zone."""
+        """Return the agents' endpoints; None if the tenant answers 400: no endpoint for the network zone."""
         params = {"defaultZoneFallback": "true"}
         if self._access.network_zone:
             params["networkZone"] = self._access.network_zone
         path = f"{_AGENT}/connectioninfo"
-        status, body = self._ask(path, params, tolerated=(400,))
+        status, body = self._request(path, params, tolerated=(400,))
         if status == 400:
             return None
-        answer = _decoded(body, _Connection, path)
-        if not _FOLDER_NAME.fullmatch(answer.tenantUUID):
-            raise errors.UnexpectedResponseError(_not_a_folder_name("tenantUUID", answer.tenantUUID))
+        answer = _decode(body, _Connection, path)
+        if not _DIRECTORY_NAME.fullmatch(answer.tenantUUID):
+            raise errors.UnexpectedResponseError(_invalid_name("tenantUUID", answer.tenantUUID))
         return Connection(
             identifiers.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
         )
 
     def module_config(self, revision: int = 0, *, host_group: str = "") -> ModuleConfig | None:
-        """The tenant's settings for agents, `None` if nothing changed since `revision`."""
+        """Return the tenant's settings for agents; None if nothing changed since `revision`."""
         params = {"revision": str(revision), "sections": "general,agentType"}
         if host_group:
             params["hostgroup"] = host_group
         path = f"{_AGENT}/processmoduleconfig"
-        status, body = self._ask(path, params, tolerated=(304, 404))
+        status, body = self._request(path, params, tolerated=(304, 404))
         if status in (304, 404):
             return None
-        answer = _decoded(body, _ModuleConfig, path)
+        answer = _decode(body, _ModuleConfig, path)
         return ModuleConfig(answer.revision, tuple(answer.properties))
 
     def scopes(self) -> frozenset[str] | None:
-        """What the token in use may do; `None` if the tenant does not tell."""
+        """Return the token's scopes; None if the tenant does not report them."""
         for path in ("/v2/apiTokens/lookup", "/v1/tokens/lookup"):
-            status, body = self._ask(path, {}, tolerated=(400, 403, 404, 405), json={"token": self._access.token})
+            status, body = self._request(path, {}, tolerated=(400, 403, 404, 405), json={"token": self._access.token})
             if status == 200:
-                return frozenset(_decoded(body, _Scopes, path).scopes)
+                return frozenset(_decode(body, _Scopes, path).scopes)
         return None
 
-    def _ask(
+    def _request(
         self,
         path: str,
         params: dict[str, str],
         tolerated: tuple[int, ...] = (),
         json: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of an answer with status 200 or a tolerated one; with `json` it is posted."""
+        """Return status and body, for status 200 or a tolerated one. With `json`, the request is a POST."""
         url = self._access.api_url + path
         try:
             with self._http.stream("GET" if json is None else "POST", url, params=params, json=json) as response:
-                body = self._bounded(response)
+                body = self._read_body(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise errors.from_transport_error(error, url) from error
         if response.status_code != 200 and response.status_code not in tolerated:
             raise errors.from_response(response, body, secret=self._access.token, remedy=self._access.remedy)
         return response.status_code, body
 
-    def _bounded(self, response: httpx.Response) -> bytes:
+    def _read_body(self, response: httpx.Response) -> bytes:
         """The body, if it comes whole within twice the time limit and is not too large to be true."""
         where, deadline = (
             errors.redact_url(str(response.url)),
@@ -205,14 +205,14 @@ class Tenant:
         body = bytearray()
         for chunk in response.iter_raw():
             body += chunk
-            if len(body) > LARGEST_ANSWER:
-                raise errors.UnexpectedResponseError(f"{where}: a response of more than {LARGEST_ANSWER} bytes")
+            if len(body) > MAX_RESPONSE_BYTES:
+                raise errors.UnexpectedResponseError(f"{where}: a response of more than {MAX_RESPONSE_BYTES} bytes")
             if time.monotonic() > deadline:
                 raise errors.UnreachableError(f"{where}: the response is too slow", errors.Stage.TIMEOUT)
         return bytes(body)
 
 
-def package(
+def package_source(
     access: TenantAccess,
     wanted: identifiers.Version,
     *,
@@ -220,9 +220,9 @@ def package(
     technologies: Sequence[str] = ("all",),
     machine: str | None = None,
 ) -> download.HttpSource:
-    """Where the package of a version is fetched from; `machine` as `platform.machine()` says it."""
-    if not _FOLDER_NAME.fullmatch(wanted):
-        raise http_client.InvalidSettingsError(_not_a_folder_name("version", wanted))
+    """Return the download of a version's package; `machine` as in `platform.machine()`."""
+    if not _DIRECTORY_NAME.fullmatch(wanted):
+        raise http_client.InvalidSettingsError(_invalid_name("version", wanted))
     params: list[tuple[str, str | int | float | bool | None]] = [
         ("flavor", flavor),
         ("arch", architecture(machine)),
@@ -237,7 +237,7 @@ def package(
 
 
 def architecture(machine: str | None = None) -> str:
-    """The API's name for a kernel's machine name, by default this one's."""
+    """Return the API's name for a machine name of the kernel, by default this machine's."""
     machine = machine or platform.machine()
     try:
         return _ARCHITECTURES[machine]
@@ -246,19 +246,19 @@ def architecture(machine: str | None = None) -> str:
         raise http_client.InvalidSettingsError(f"machine: {machine}: there are agents for {known} only") from None
 
 
-def version(text: str, source: str) -> identifiers.Version:
-    """A version as checked for use as a folder name; `source` is the field it came from."""
-    if not _FOLDER_NAME.fullmatch(text):
-        raise errors.UnexpectedResponseError(_not_a_folder_name(source, text))
+def parse_version(text: str, source: str) -> identifiers.Version:
+    """Check that a version is usable as a directory name; `source` is its field, for the error."""
+    if not _DIRECTORY_NAME.fullmatch(text):
+        raise errors.UnexpectedResponseError(_invalid_name(source, text))
     return identifiers.Version(text)
 
 
-def _not_a_folder_name(source: str, text: str) -> str:
+def _invalid_name(source: str, text: str) -> str:
     rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
     return f"{source}: {text[:140]!r}: {rule}"
 
 
-def _decoded(body: bytes, wanted: type[_T], path: str) -> _T:
+def _decode(body: bytes, wanted: type[_T], path: str) -> _T:
     try:
         return msgspec.json.decode(body, type=wanted)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -97,7 +97,7 @@ def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState
     state = inputs.tenants.get(dynakube.name)
     if state is None:
         # The row of an earlier process stands until the first poll has ended.
-        return row if row.version else dataclasses.replace(row, condition="the tenant is being asked")
+        return row if row.version else dataclasses.replace(row, condition="the tenant is being polled")
     tenant = state.tenant or dynakube.tenant or row.tenant or TenantId(dynakube.name)
     # Agents of another tenant report to that tenant: none of them is a fallback.
     usable = tenant == row.tenant and _may_fall_back(dynakube, state, row.good_version, inputs.signatures)

@@ -124,7 +124,7 @@ class _Origin:
 
     async def __call__(self, package: package_client.Package) -> Source:
         objects = await tenant_poller.read_inputs(self.api, self.namespace, self.kube)
-        return tenant_client.package(
+        return tenant_client.package_source(
             inputs.tenant_access(self.kube, objects),
             package.version,
             flavor=package.flavor,

@@ -1,4 +1,4 @@
-"""Where agents report to, kept as the tenant said it last: an agent that starts while it is away still reports."""
+"""Endpoints that agents report to, as the tenant reported them last: agents can also start while it is down."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oneagent.operator.reconcilers.context import ReconcileContext
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"
 UNREACHABLE: Final = "TenantUnreachable"
-NOT_ASKED: Final = "TenantNotContacted"
+NOT_POLLED: Final = "TenantNotContacted"
 
 _FIELD: Final = "connectionInfoStatus"
 
@@ -32,26 +32,24 @@ class Connection:
         """Only the status holds it."""
 
 
-def decide(network_zone: str, known: Mapping[str, Any], facts: TenantState) -> ReconcileResult:
-    """`known` is what the status holds from earlier."""
-    if facts.no_endpoint:
+def decide(network_zone: str, known: Mapping[str, Any], state: TenantState) -> ReconcileResult:
+    """`known` is the section of the current status."""
+    if state.no_endpoint:
         remedy = "correct the zone, or give it an ActiveGate"
         return reconcile_result.failed(
             NO_ENDPOINT, f"the tenant has no endpoint for spec.networkZone {network_zone!r}: {remedy}"
         )
-    if facts.tenant is not None:
-        info = {"tenantUUID": facts.tenant, "endpoints": ";".join(facts.endpoints)}
+    if state.tenant is not None:
+        info = {"tenantUUID": state.tenant, "endpoints": ";".join(state.endpoints)}
         changed = {key: known.get(key) for key in info} != info
         last = None if changed else known.get("lastRequest")
-        info["lastRequest"] = last or types.timestamp(facts.polled_at)
-        if facts.problem:
-            return reconcile_result.failed(
-                UNREACHABLE, f"{facts.problem}; what the tenant said last stays", **_fields(info)
-            )
-        return reconcile_result.ok(READY, f"agents report to the tenant {facts.tenant}", **_fields(info))
-    if facts.problem:
-        return reconcile_result.failed(UNREACHABLE, facts.problem, **_fields(known))
-    return reconcile_result.pending(NOT_ASKED, "the tenant has not been asked yet", **_fields(known))
+        info["lastRequest"] = last or types.timestamp(state.polled_at)
+        if state.problem:
+            return reconcile_result.failed(UNREACHABLE, f"{state.problem}; its last answer stays", **_fields(info))
+        return reconcile_result.ok(READY, f"agents report to the tenant {state.tenant}", **_fields(info))
+    if state.problem:
+        return reconcile_result.failed(UNREACHABLE, state.problem, **_fields(known))
+    return reconcile_result.pending(NOT_POLLED, "the tenant has not been polled yet", **_fields(known))
 
 
 def _fields(info: Mapping[str, Any]) -> dict[str, Any]:

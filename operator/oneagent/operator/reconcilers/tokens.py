@@ -1,4 +1,4 @@
-"""The tokens: there, without white space, known to the tenant, and with the scope that downloads need."""
+"""Condition of the tokens: present, well-formed, accepted by the tenant, with the scope for downloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oneagent.operator.reconcilers.context import ReconcileContext
 
 READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
-NOT_ASKED: Final = "TenantNotContacted"
+NOT_POLLED: Final = "TenantNotContacted"
 
 
 class Tokens:
@@ -25,27 +25,27 @@ class Tokens:
         """Tokens are the user's."""
 
 
-def decide(api_url: str, secret: str, facts: TenantState) -> ReconcileResult | None:
-    """Of a problem only what is one of tokens; the rest is the connection's."""
+def decide(api_url: str, secret: str, state: TenantState) -> ReconcileResult | None:
+    """Report problems of the tokens only; `tenant_connection` reports the rest."""
     if not api_url:
         return None
-    if not facts.polled_at:
-        return reconcile_result.pending(NOT_ASKED, "the tenant has not been asked yet")
-    if wrong := _wrong(f"the Secret {secret}", facts):
-        return reconcile_result.failed(ERROR, wrong)
-    if facts.scopes is not None:
-        return reconcile_result.ok(READY, "the tenant takes the token, and it has the scopes that are needed")
-    if facts.problem:
-        return reconcile_result.pending(NOT_ASKED, f"the tenant does not answer: {facts.problem}")
-    return reconcile_result.ok(READY, "the tenant takes the token; which scopes it has, the tenant does not tell")
+    if not state.polled_at:
+        return reconcile_result.pending(NOT_POLLED, "the tenant has not been polled yet")
+    if problem := _find_problem(f"the Secret {secret}", state):
+        return reconcile_result.failed(ERROR, problem)
+    if state.scopes is not None:
+        return reconcile_result.ok(READY, "the tenant accepts the token, and it has the required scopes")
+    if state.problem:
+        return reconcile_result.pending(NOT_POLLED, f"the tenant poll fails: {state.problem}")
+    return reconcile_result.ok(READY, "the tenant accepts the token; it does not report the token's scopes")
 
 
-def _wrong(where: str, facts: TenantState) -> str:
-    if facts.token_rejected:
-        return f"the tenant refuses the token: {facts.problem}; put a valid one into {where}"
-    if facts.token_invalid:
-        return f"{facts.problem}; correct {where}"
-    if facts.scopes is not None and poll.REQUIRED_SCOPE not in facts.scopes:
-        has = ", ".join(sorted(facts.scopes)) or "none"
+def _find_problem(where: str, state: TenantState) -> str:
+    if state.token_rejected:
+        return f"the tenant rejects the token: {state.problem}; put a valid one into {where}"
+    if state.token_invalid:
+        return f"{state.problem}; correct {where}"
+    if state.scopes is not None and poll.REQUIRED_SCOPE not in state.scopes:
+        has = ", ".join(sorted(state.scopes)) or "none"
         return f"the token lacks the scope {poll.REQUIRED_SCOPE} (it has: {has}); add it, or renew the token in {where}"
     return ""

@@ -1,8 +1,7 @@
-"""Which agent version a DynaKube wants: the pinned one, else the image's, else the tenant's latest.
+"""The agent versions that a DynaKube wants, in its status (see `desired_version`).
 
-The tenant's latest is followed up, never down: a tenant that offers an older version than the one in use (a
-rollback there, a mistake, another answer of a mirror) changes nothing here; who wants the older one pins it. The
-decision is kept in the status, so it survives the operator, and a tenant that is away.
+The tenant's latest is followed up, never down. The decision is kept in the status, so it survives a restart of the
+operator and an outage of the tenant.
 """
 
 from __future__ import annotations
@@ -53,10 +52,10 @@ class CodeModules:
             return None
         known = context.section("codeModules")
         if context.dynakube.image is not None:
-            return _of_image(context, known)
+            return _follow_image(context, known)
         pinned = "" if context.dynakube.image_folder else context.dynakube.pinned_version or ""
         choice = choose(pinned, context.dynakube.package, known, context.tenant_state)
-        return _verdict(choice, known, context, "codeModules")
+        return _result(choice, known, context, "codeModules")
 
     async def finalize(self, context: ReconcileContext) -> None:
         """Only the status holds it."""
@@ -73,20 +72,20 @@ class HostAgent:
             return None
         pinned = fields.text(context.obj, f"spec.oneAgent.{mode}.version")
         image = fields.text(context.obj, f"spec.oneAgent.{mode}.image")
-        # The newest version has no field for it: what an older one said came along in this annotation.
+        # The newest API version has no field for it: conversion keeps the older field in this annotation.
         follow = fields.annotation(context.obj, version_history.AUTO_UPDATE) != "false"
         known = context.section("oneAgent")
         choice = choose(pinned, image, known, context.tenant_state, follow=follow)
-        return _verdict(choice, known, context, "oneAgent")
+        return _result(choice, known, context, "oneAgent")
 
     async def finalize(self, context: ReconcileContext) -> None:
         """Only the status holds it."""
 
 
-def choose(pinned: str, image: str, known: Mapping[str, Any], facts: TenantState, *, follow: bool = True) -> Choice:
+def choose(pinned: str, image: str, known: Mapping[str, Any], state: TenantState, *, follow: bool = True) -> Choice:
     """Choose a version; `known` is the status section of the last decision."""
     current = str(known.get("version") or "") if known.get("source") == TENANT else ""
-    latest = str(facts.latest or "")
+    latest = str(state.latest or "")
     chosen = desired_version.choose(
         pinned=pinned,
         package=image,
@@ -100,7 +99,7 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], facts: TenantState
     if chosen.origin is Origin.PACKAGE:
         return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
     if not version:
-        reason = facts.problem or "the tenant has not been polled yet"
+        reason = state.problem or "the tenant has not been polled yet"
         return Choice("", "", TENANT, NOT_KNOWN, f"the tenant's latest version is not known: {reason}")
     if chosen.older_offered:
         message = f"the tenant offers {latest}, older than {version}, which stays; pin the older one to use it"
@@ -110,37 +109,37 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], facts: TenantState
     return Choice(version, "", TENANT, DECIDED, f"version {version} stays")
 
 
-def _of_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
-    """By digest, as far as the registry has told it; what it fails to tell stays as it was."""
-    kube, facts = context.dynakube, context.tenant_state.image
-    if facts.name != kube.package:
-        return reconcile_result.pending(NOT_KNOWN, f"the registry has not been asked yet for the image {kube.package}")
-    # What an earlier operator has decided holds for the name that it was decided for.
-    image = facts.image or (kube.image if kube.image and kube.image.digest else None)
+def _follow_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
+    """Decide by the image's digest; while the registry fails to answer, the last digest stays."""
+    kube, state = context.dynakube, context.tenant_state.image
+    if state.name != kube.package:
+        return reconcile_result.pending(NOT_KNOWN, f"the registry has not been polled yet for the image {kube.package}")
+    # A decision in the status holds for the image name that it was made for.
+    image = state.image or (kube.image if kube.image and kube.image.digest else None)
     message = f"the image {image} decides the version"
     choice = Choice(kube.pinned_version or "", str(image or ""), IMAGE, DECIDED, message)
-    section = _section(choice, known, context)
-    if facts.problem:
+    section = _status_section(choice, known, context)
+    if state.problem:
         stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
-        return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{facts.problem}", codeModules=section)
+        return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{state.problem}", codeModules=section)
     return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
 
 
-def _verdict(choice: Choice, known: Mapping[str, Any], context: ReconcileContext, section: str) -> ReconcileResult:
+def _result(choice: Choice, known: Mapping[str, Any], context: ReconcileContext, section: str) -> ReconcileResult:
     if not choice.known:
         return reconcile_result.pending(choice.reason, choice.message)
-    return reconcile_result.ok(choice.reason, choice.message, **{section: _section(choice, known, context)})
+    return reconcile_result.ok(choice.reason, choice.message, **{section: _status_section(choice, known, context)})
 
 
-def _section(choice: Choice, known: Mapping[str, Any], context: ReconcileContext) -> dict[str, str | None]:
+def _status_section(choice: Choice, known: Mapping[str, Any], context: ReconcileContext) -> dict[str, str | None]:
     decided: dict[str, str | None] = {
         "version": choice.version or None,
         "imageID": choice.image or None,
         "source": choice.source,
     }
     state = context.tenant_state
-    asked = types.timestamp(state.polled_at) if state.polled_at and not state.problem else None
+    polled_at = types.timestamp(state.polled_at) if state.polled_at and not state.problem else None
     same = all(known.get(key) == value for key, value in decided.items())
-    # The time of the last look alone is no news: it would write every status at every poll.
-    decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or asked
+    # A new time alone is no change: it would write every status at every poll.
+    decided["lastProbeTimestamp"] = (known.get("lastProbeTimestamp") if same else None) or polled_at
     return decided

@@ -92,7 +92,7 @@ def test_module_configuration_is_only_given_when_it_changed(
     ("machine", "arch"), [("x86_64", "x86"), ("aarch64", "arm"), ("ppc64le", "ppcle"), ("s390x", "s390")]
 )
 def test_a_package_is_fetched_for_this_kind_of_machine(server: double.Tenant, machine: str, arch: str) -> None:
-    source = tenant_client.package(
+    source = tenant_client.package_source(
         access(server, paas_token="paas"), identifiers.Version("1.2.3"), technologies=("java", "nginx"), machine=machine
     )
     url = urllib.parse.urlsplit(source.url)
@@ -110,13 +110,13 @@ def test_a_package_is_fetched_for_this_kind_of_machine(server: double.Tenant, ma
 
 def test_there_is_no_agent_for_other_machines(server: double.Tenant) -> None:
     with pytest.raises(http_client.InvalidSettingsError, match=r"riscv64.*x86_64"):
-        tenant_client.package(access(server), identifiers.Version("1.2.3"), machine="riscv64")
+        tenant_client.package_source(access(server), identifiers.Version("1.2.3"), machine="riscv64")
 
 
 @pytest.mark.parametrize("version", ["../../etc", ".hidden", "a/b", "", "x" * 129, "a\n", "a b"])
 def test_what_cannot_be_a_folder_name_is_no_version(server: double.Tenant, version: str) -> None:
     with pytest.raises(http_client.InvalidSettingsError, match="version"):
-        tenant_client.package(access(server), identifiers.Version(version), machine="x86_64")
+        tenant_client.package_source(access(server), identifiers.Version(version), machine="x86_64")
     server.plan("latest", Fault(body=json.dumps({"latestAgentVersion": version}).encode()))
     with (
         tenant_client.Tenant(access(server)) as client,
@@ -139,7 +139,7 @@ def test_garbage_is_called_garbage(server: double.Tenant, client: tenant_client.
 
 
 def test_an_answer_without_an_end_is_not_read_to_the_end(server: double.Tenant, client: tenant_client.Tenant) -> None:
-    server.plan("config", Fault(body=b" " * (tenant_client.LARGEST_ANSWER + 1)))
+    server.plan("config", Fault(body=b" " * (tenant_client.MAX_RESPONSE_BYTES + 1)))
     with pytest.raises(errors.UnexpectedResponseError, match="more than"):
         client.module_config()
 

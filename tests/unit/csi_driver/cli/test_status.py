@@ -211,7 +211,7 @@ class TestWhatNeedsAPerson:
         assert healthy.status().problems == ()
 
     def test_not_a_tenant_that_was_asked_a_moment_ago(self, healthy: Node) -> None:
-        healthy.want(Version(""), condition="the tenant is being asked")
+        healthy.want(Version(""), condition="the tenant is being polled")
         assert healthy.status().problems == ()
 
 

@@ -98,9 +98,9 @@ class TestTheVerdict:
                 "can't start yet: attempt 2 failed: no room",
             ),
             (
-                unmounted(state=VolumeState.WAITING, condition="the tenant is being asked"),
+                unmounted(state=VolumeState.WAITING, condition="the tenant is being polled"),
                 Reason.WAITING,
-                "can't start yet: the tenant is being asked",
+                "can't start yet: the tenant is being polled",
             ),
             (
                 found({"mode": "host"}, view=None),
@@ -285,8 +285,8 @@ class TestTheVolume:
     def test_tells_what_keeps_its_dynakube_from_its_version(self, node: Node) -> None:
         node.volume(state=VolumeState.WAITING)
         node.mount_table.write_text("")
-        node.want("the tenant is being asked")
-        assert "the tenant is being asked" in node.diagnose().sentence
+        node.want("the tenant is being polled")
+        assert "the tenant is being polled" in node.diagnose().sentence
 
     def test_of_a_version_without_its_library_is_damaged(self, node: Node) -> None:
         Path(node.data.agent(VERSION), PRELOAD_LIBRARY).unlink()

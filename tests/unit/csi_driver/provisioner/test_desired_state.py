@@ -63,7 +63,7 @@ STORED = DesiredState(
 class TestARow:
     def test_before_the_first_poll_stays_as_it_was(self) -> None:
         assert desired(dynakube(), inputs(None, row=STORED)) == STORED
-        assert desired(dynakube(), inputs(None)).condition == "the tenant is being asked"
+        assert desired(dynakube(), inputs(None)).condition == "the tenant is being polled"
 
     def test_says_why_there_is_no_version(self) -> None:
         failed = TenantState(polled_at=1.0, problem="cannot connect", failures=1)

@@ -120,7 +120,7 @@ class TestATenant:
             desk.put(manifest("a", hanging.api_url), manifest("b", server.api_url))
             with Provisioning(tmp_path, desk) as p:
                 p.until(lambda: p.ready(packages.VERSION, "b"), 3)
-                assert "being asked" in p.condition("a")
+                assert "being polled" in p.condition("a")
                 hanging.closing.set()
 
 

@@ -29,7 +29,7 @@ def is_source_of(dynakube: DynaKube) -> bool:
 def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, _registries: Registries) -> TenantZip:
     """Return the source; `InvalidSettingsError`, or `ApiError` while Secrets cannot be read."""
     access = inputs.tenant_access(dynakube, objects)
-    return TenantZip(client.package(access, version, technologies=dynakube.technologies))
+    return TenantZip(client.package_source(access, version, technologies=dynakube.technologies))
 
 
 @dataclass(frozen=True, slots=True)

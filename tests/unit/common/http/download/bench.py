@@ -38,7 +38,7 @@ class Bench:
         access = tenant_client.TenantAccess(
             self.server.api_url, self.server.token, http=http or http_client.HttpSettings(timeout_seconds=5)
         )
-        return tenant_client.package(access, VERSION, machine="x86_64")
+        return tenant_client.package_source(access, VERSION, machine="x86_64")
 
     def download(
         self,
