@@ -139,7 +139,7 @@ class TestItIsNone:
         api.forbidden.add("daemonsets")
         watch = Watch(source, folder)
         assert watch.has_ended()
-        assert "an uninstall will go unnoticed: check --daemonset" in caplog.text
+        assert "uninstall detection disabled: check --daemonset" in caplog.text
         assert not folder.uninstall_marker.exists()
 
 
