@@ -1,1 +1,1 @@
-"""The provisioner: keeps the wanted versions in the agent store, and removes the ones that nobody uses."""
+"""The provisioner: keeps the desired versions in the agent store and removes unused ones."""

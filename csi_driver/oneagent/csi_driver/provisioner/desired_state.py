@@ -131,7 +131,7 @@ def _with_layer(
 
 
 def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
-    """Return the desired version; while it is not known, the one before."""
+    """Return the desired version; the one before until it is known."""
     choice = desired_version.choose(
         image=str(dynakube.image or dynakube.image_folder or ""),
         pinned=dynakube.wanted_version or dynakube.pinned_version or "",

@@ -82,7 +82,7 @@ def find_references(
     layers: set[str] = set()
     hosts = set(known)
     for mount in mounts:
-        # The server may know the data folder by another path, and a bind mount's source shows as a path within its
+        # The server may know the data directory by another path, and a bind mount's source shows as a path within its
         # file system. So the last parts of a path count: a foreign one that looks like ours only keeps too much.
         for layer in overlay.lower if (overlay := mount_table.as_overlay(mount)) else ():
             match layer.split("/"):
