@@ -22,7 +22,7 @@ def test_what_is_said_of_a_dynakube_again_after_a_while_is_counted(
     cluster: Cluster, driver: Installed, kubectl: Kubectl, apply: Apply, tmp_path: Path
 ) -> None:
     apply(*manifests.dynakube(NAME, "https://abc12345.live.dynatrace.com/api", "1.298.0.20261001-120000"))
-    found = dynakube.from_manifest(kubectl.json("-n", NAMESPACE, "get", "dynakube", NAME))
+    found = dynakube.from_object(kubectl.json("-n", NAMESPACE, "get", "dynakube", NAME))
     rights = operator_process.kubeconfig(cluster, tmp_path / "kubeconfig", "oneagent-csi-driver")
     minutes = [0]
     source = KubernetesSource(namespace=NAMESPACE, kubeconfig=rights, clock=lambda: minutes[0] * 61.0)

@@ -110,7 +110,7 @@ async def look(
         )
         found = next(item for item in observed.dynakubes.values() if item["metadata"]["name"] == name)
         decided = {"OneAgentVersion": ReconcileResult("True", "", "", fields={"oneAgent": {"version": version}})}
-        kube = dynakubes.from_manifest(found)
+        kube = dynakubes.from_object(found)
         verdict = await agents.reconcile(
             ReconcileContext(found, kube, NAMESPACE, server, observed, facts, now, decided)
         )

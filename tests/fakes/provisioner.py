@@ -92,7 +92,7 @@ class Desk:
         for obj in objects:
             name = obj["metadata"]["name"]
             self.secrets.setdefault(name, {"apiToken": token})
-            self._found[name] = dynakube.from_manifest(obj)
+            self._found[name] = dynakube.from_object(obj)
         self._report()
 
     def spoil(self, name: str, problem: str = "spec.x: wrong") -> None:

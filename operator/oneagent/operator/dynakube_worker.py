@@ -110,7 +110,7 @@ class DynaKubeWorker:
         if FINALIZER not in finalizers and not await self._set_finalizers(obj, [*finalizers, FINALIZER]):
             return None
         try:
-            kube = dynakube.from_manifest(obj)
+            kube = dynakube.from_object(obj)
         except fields.FieldError as error:
             await self._status.write(obj, {"Spec": reconcile_result.failed("FieldUnusable", str(error))})
             return None
@@ -175,10 +175,10 @@ class DynaKubeWorker:
 def _minimal_dynakube(obj: api.Object) -> dynakube.DynaKube | None:
     """Parse a DynaKube for clean-up, which needs only its name, even if its spec is invalid."""
     try:
-        return dynakube.from_manifest(obj)
+        return dynakube.from_object(obj)
     except fields.FieldError:
         bare = {key: obj[key] for key in ("apiVersion", "kind", "metadata")}
     try:
-        return dynakube.from_manifest({**bare, "spec": {"apiUrl": "https://none.invalid/api"}})
+        return dynakube.from_object({**bare, "spec": {"apiUrl": "https://none.invalid/api"}})
     except fields.FieldError:
         return None

@@ -55,7 +55,7 @@ def follow(
     authority: str = "",
 ) -> ImageState:
     annotations = {"code-modules-image-key": key} if key else {}
-    kube = dynakube.from_manifest(
+    kube = dynakube.from_object(
         provisioner.manifest(
             api_url="https://abc12345.live.dynatrace.com/api",
             image=f"{server.host}/{PATH}{name}",

@@ -29,7 +29,7 @@ def read(key: str, image: str = "registry.example/agent:1") -> Inputs:
         annotations={"code-modules-image-key": key},
         customPullSecret="pull",
     )
-    return asyncio.run(tenant_poller.read_inputs(cast("api.Api", server), "dynatrace", dynakube.from_manifest(obj)))
+    return asyncio.run(tenant_poller.read_inputs(cast("api.Api", server), "dynatrace", dynakube.from_object(obj)))
 
 
 def test_the_secrets_of_an_image_are_read_and_watched() -> None:
@@ -57,7 +57,7 @@ def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
 
 def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
     def settings(**spec: Any) -> tuple[object, ...]:
-        return inputs.poll_settings(dynakube.from_manifest(provisioner.manifest(api_url="https://a.b/api", **spec)))
+        return inputs.poll_settings(dynakube.from_object(provisioner.manifest(api_url="https://a.b/api", **spec)))
 
     found = [
         settings(),

@@ -147,7 +147,7 @@ async def _poll_once(
         cluster.put(kind, {"kind": kind, "metadata": metadata, "data": encoded if kind == "Secret" else dict(content)})
     obj = dynakube(tenant.api_url, "15m")
     obj["spec"].update(spec)
-    kube = dynakubes.from_manifest(obj)
+    kube = dynakubes.from_object(obj)
     ended = asyncio.Event()
     with ThreadPoolExecutor(1) as threads:
         poller = TenantPoller(cast("api.Api", cluster), NAMESPACE, RateLimiter(), threads, Registries(), ended.set)

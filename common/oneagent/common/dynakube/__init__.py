@@ -2,7 +2,7 @@
 
     DynaKubeError   a field that cannot be used: names the field, its value and the remedy
 
-`from_manifest` is pure and lenient: a field that a version has moved is looked for in all its places, unknown
+`from_object` is pure and lenient: a field that a version has moved is looked for in all its places, unknown
 fields are ignored, and a tuning value that makes no sense falls back to its default with a warning that is
 carried along. It is strict where a wrong value would do harm: names that become paths or URLs, and text that
 is later written into configuration files. Whatever it is given, it raises nothing but `DynaKubeError`.
@@ -71,8 +71,8 @@ class DynaKube:
     api_url: str
     """Ends in `/api`; empty only where the package is a local file."""
     mode: Mode
-    needs_app_views: bool
-    wanted_version: identifiers.Version | None
+    needs_views: bool
+    decided_version: identifiers.Version | None
     """What the operator decided (`status.codeModules.version`)."""
     pinned_version: identifiers.Version | None
     """What the user asked for; complete, as `1.277.0.20230914-094321`."""
@@ -111,7 +111,7 @@ class DynaKube:
     warnings: tuple[str, ...]
 
     @property
-    def needs_host_folder(self) -> bool:
+    def needs_host_directory(self) -> bool:
         return self.mode.has_host_volume
 
     @property
@@ -132,7 +132,7 @@ class DynaKube:
         return _local_file(self.package)
 
     @property
-    def image_folder(self) -> reference.LayoutReference | None:
+    def image_layout(self) -> reference.LayoutReference | None:
         """The image on the node that `package` names, if it names one."""
         return reference.parse_layout(self.package) if self.package.startswith(reference.LAYOUT_PREFIX) else None
 
@@ -142,7 +142,7 @@ class DynaKube:
         return is_local(self.package)
 
 
-def from_manifest(obj: Mapping[str, object]) -> DynaKube:
+def from_object(obj: Mapping[str, object]) -> DynaKube:
     """Read a DynaKube object of any API version; `DynaKubeError` if it cannot be used."""
     api_version = _api_version(obj)
     name = fields.matching(obj, _DNS_1035, "a DNS-1035 label such as my-dynakube", "metadata.name")
@@ -160,8 +160,8 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
         generation=_generation(obj),
         api_url=_api_url(obj, optional=is_local(package)),
         mode=mode,
-        needs_app_views=_needs_app_views(obj, mode, api_version),
-        wanted_version=_wanted_version(obj),
+        needs_views=_needs_views(obj, mode, api_version),
+        decided_version=_decided_version(obj),
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
         image_id=fields.text(obj, "status.codeModules.imageID"),
@@ -189,7 +189,7 @@ def from_manifest(obj: Mapping[str, object]) -> DynaKube:
 
 
 def _api_version(obj: Mapping[str, object]) -> str:
-    """`v1beta6` and the like. The items of a list answer may lack it, then the newest is meant."""
+    """`v1beta5` and the like. The items of a list answer may lack it, then the newest is meant."""
     kind, api_version = fields.text(obj, "kind"), fields.text(obj, "apiVersion")
     if kind not in ("", "DynaKube"):
         raise DynaKubeError("kind", kind, "must be DynaKube")
@@ -214,7 +214,7 @@ def _is_on(obj: Mapping[str, object], path: str) -> bool:
     return fields.at(obj, path) is not None and fields.flag(obj, f"{path}.enabled") is not False
 
 
-def _needs_app_views(obj: Mapping[str, object], mode: Mode, api_version: str) -> bool:
+def _needs_views(obj: Mapping[str, object], mode: Mode, api_version: str) -> bool:
     if mode is Mode.APPLICATION_MONITORING:
         asked = fields.flag(obj, "spec.oneAgent.applicationMonitoring.useCSIDriver")
         return api_version != "v1beta1" if asked is None else asked
@@ -242,7 +242,7 @@ def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:
     return text
 
 
-def _wanted_version(obj: Mapping[str, object]) -> identifiers.Version | None:
+def _decided_version(obj: Mapping[str, object]) -> identifiers.Version | None:
     form = "a version such as 1.277.0.20230914-094321"
     text = fields.matching(obj, _FOLDER_NAME, form, "status.codeModules.version")
     return identifiers.Version(text) if text else None
@@ -318,13 +318,13 @@ def _image_key(obj: Mapping[str, object]) -> str:
     for key in keys:
         if isinstance(annotations, Mapping) and key in annotations:
             text = fields.lines(obj, key)
-            if why := image_key_fault(text):
+            if why := find_image_key_fault(text):
                 raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
             return text
     return ""
 
 
-def image_key_fault(text: str) -> str:
+def find_image_key_fault(text: str) -> str:
     """Why this cannot be the keys of images; empty if it can. Shows nothing of it, as it could be a private key."""
     if not public_keys.is_pem(text):
         remedy = f"has to be public keys in PEM form, or the name of a Secret whose entry {IMAGE_KEY_ENTRY} has them"

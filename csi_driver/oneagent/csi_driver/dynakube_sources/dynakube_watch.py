@@ -97,6 +97,6 @@ class DynaKubeWatch:
 def _read(content: msgspec.Raw) -> dynakube.DynaKube | str:
     """A DynaKube, or the reason why it cannot be used."""
     try:
-        return dynakube.from_manifest(errors.decode(content, dict[str, Any]))
+        return dynakube.from_object(errors.decode(content, dict[str, Any]))
     except dynakube.DynaKubeError as error:
         return str(error)

@@ -51,7 +51,7 @@ def parse(data: bytes) -> Content:
         kind = obj.get("kind")
         try:
             if kind == "DynaKube":
-                dynakubes.append((_line(node), dynakube.from_manifest(obj)))
+                dynakubes.append((_line(node), dynakube.from_object(obj)))
             elif kind == "Secret" and (name := fields.text(obj, "metadata.name")):
                 secrets.setdefault(name, _read_secret(obj))
             elif kind == "ConfigMap" and (name := fields.text(obj, "metadata.name")):

@@ -92,7 +92,7 @@ def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState
         host_tenant=dynakube.mode is Mode.CLOUD_NATIVE_FULL_STACK,
         condition="",
     )
-    if not dynakube.needs_app_views:
+    if not dynakube.needs_views:
         return dataclasses.replace(_without_fallback(row), version=Version(""), layer=LayerId(""))
     state = inputs.tenants.get(dynakube.name)
     if state is None:
@@ -133,8 +133,8 @@ def _with_layer(
 def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
     """Return the desired version; the one before until it is known."""
     choice = desired_version.choose(
-        image=str(dynakube.image or dynakube.image_folder or ""),
-        pinned=dynakube.wanted_version or dynakube.pinned_version or "",
+        image=str(dynakube.image or dynakube.image_layout or ""),
+        pinned=dynakube.decided_version or dynakube.pinned_version or "",
         package=dynakube.package,
         latest=state.latest or "",
         current=before,
@@ -148,7 +148,7 @@ def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: In
 
 
 def _image_version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
-    named = dynakube.image or dynakube.image_folder
+    named = dynakube.image or dynakube.image_layout
     stored = before if before in inputs.trees else None
     if not dynakube.image_key:
         digest = (named.digest if named else "") or state.image.digest

@@ -71,9 +71,9 @@ class Planner:
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """Start the polls that are due, compute the rows, write them, and find the missing versions."""
-        dynakubes = [each for each in snapshot.dynakubes.values() if each.needs_app_views or each.needs_host_folder]
+        dynakubes = [each for each in snapshot.dynakubes.values() if each.needs_views or each.needs_host_directory]
         for dynakube in dynakubes:
-            if dynakube.needs_app_views:
+            if dynakube.needs_views:
                 self._poller.poll_if_due(dynakube)
         self._poller.retain(snapshot.dynakubes)
         inputs = self._inputs(dynakubes)
@@ -86,7 +86,7 @@ class Planner:
         with self.decision_lock:
             if self.snapshot is None:
                 return
-            dynakubes = [dynakube for dynakube in self.snapshot.dynakubes.values() if dynakube.needs_app_views]
+            dynakubes = [dynakube for dynakube in self.snapshot.dynakubes.values() if dynakube.needs_views]
             inputs = self._inputs(dynakubes, {version: tree})
             rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
             self._state.set_desired((dict(self._state.desired) | rows).values())
@@ -100,7 +100,7 @@ class Planner:
             if (tenant := self._poller.state(dynakube.name)) is not None:
                 tenants[dynakube.name] = tenant
             archive = dynakube.package_file
-            if archive is None or dynakube.wanted_version or dynakube.pinned_version:
+            if archive is None or dynakube.decided_version or dynakube.pinned_version:
                 continue
             if version := self._archives.version_of(archive):
                 archives[archive] = version

@@ -175,8 +175,8 @@ class Provisioner:
             record = versions.get(plan.rows[dynakube.name].version)
             is_ready = record is not None and record.state == VersionState.READY
             # A DynaKube whose pods get no views waits for nothing.
-            ready += is_ready and dynakube.needs_app_views
-            waiting += not is_ready and dynakube.needs_app_views
+            ready += is_ready and dynakube.needs_views
+            waiting += not is_ready and dynakube.needs_views
             if record is not None:
                 self._reporter.report_version(dynakube, record)
         self._metrics.dynakubes.labels("ready").set(ready)

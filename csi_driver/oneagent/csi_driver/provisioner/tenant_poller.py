@@ -116,7 +116,9 @@ class TenantPoller:
             dynakube,
             self._objects,
             before,
-            requests=poll.Requests(latest=not (dynakube.wanted_version or dynakube.pinned_version or dynakube.package)),
+            requests=poll.Requests(
+                latest=not (dynakube.decided_version or dynakube.pinned_version or dynakube.package)
+            ),
             now=self._now,
             resolve_image=partial(self._resolve_image, dynakube),
         )
@@ -126,7 +128,7 @@ class TenantPoller:
         return state
 
     def _resolve_image(self, dynakube: DynaKube, before: ImageState) -> ImageState:
-        image = dynakube.image or dynakube.image_folder
+        image = dynakube.image or dynakube.image_layout
         if image is None or (image.digest and not dynakube.image_key):
             return ImageState()
         return image_resolver.resolve(dynakube, image, self._objects, before, self._registries, self._signatures)
@@ -141,6 +143,6 @@ def _fingerprint(dynakube: DynaKube) -> str:
 
     For a layout, its index changes. For a signed image, the DynaKube names another digest.
     """
-    if dynakube.image_folder is not None:
-        return layout.index_fingerprint(dynakube.image_folder.path)
+    if dynakube.image_layout is not None:
+        return layout.index_fingerprint(dynakube.image_layout.path)
     return dynakube.image.digest if dynakube.image_key and dynakube.image is not None else ""

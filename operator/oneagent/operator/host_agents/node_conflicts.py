@@ -47,7 +47,7 @@ class Overlap:
 def claim(obj: Mapping[str, Any]) -> Claim | None:
     """Return the claim of a DynaKube; None if it has no host agents or an invalid field."""
     try:
-        kube = dynakube.from_manifest(obj)
+        kube = dynakube.from_object(obj)
         if not kube.mode.runs_on_hosts:
             return None
         selector = spec.texts(obj, f"{spec.section(kube.mode)}.nodeSelector")

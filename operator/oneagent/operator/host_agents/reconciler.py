@@ -104,7 +104,7 @@ class HostAgentReconciler:
 
     async def _reconcile(self, context: ReconcileContext) -> reconcile_result.ReconcileResult:
         kube, current = context.dynakube, _daemon_set(context)
-        agent = spec.from_manifest(context.obj, kube.mode)
+        agent = spec.from_object(context.obj, kube.mode)
         if current is not None and not _is_ours(current, context):
             message = f"the DaemonSet {secrets.name(kube)} belongs to another owner: rename it, or the DynaKube"
             return reconcile_result.failed(NOT_OURS, message)

@@ -77,7 +77,7 @@ def section(mode: Mode) -> str:
     return f"spec.oneAgent.{mode}"
 
 
-def from_manifest(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
+def from_object(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
     """Parse the section of a mode that has host agents; `fields.FieldError` for an invalid value."""
     own = section(mode)
     return HostAgent(

@@ -102,14 +102,14 @@ class PackageServerRunner:
         async for item in self._api.list(resource, self._settings.namespace):
             obj = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
             try:
-                kube = dynakube.from_manifest(obj)
+                kube = dynakube.from_object(obj)
             except fields.FieldError:
                 continue  # Reported by the DynaKube's own condition.
-            if kube.wanted_version and kube.api_url and not kube.package:
+            if kube.decided_version and kube.api_url and not kube.package:
                 origin = _Origin(self._api, self._settings.namespace, kube)
                 technologies = kube.technologies or ("all",)
                 versions.append(
-                    package_server.DesiredVersion(kube.name, kube.wanted_version, origin, kube.api_url, technologies)
+                    package_server.DesiredVersion(kube.name, kube.decided_version, origin, kube.api_url, technologies)
                 )
         return versions
 

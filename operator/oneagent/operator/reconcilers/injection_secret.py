@@ -166,7 +166,7 @@ def _last_conditions(context: ReconcileContext) -> list[Mapping[str, Any]]:
 
 def uses_csi(context: ReconcileContext) -> bool:
     """True if pods get their agent from a CSI volume: the DynaKube wants views and the driver is installed."""
-    return context.dynakube.needs_app_views and context.cache.csi_installed
+    return context.dynakube.needs_views and context.cache.csi_installed
 
 
 def secret(namespace: str, content: str) -> dict[str, Any]:

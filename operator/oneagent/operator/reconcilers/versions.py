@@ -53,7 +53,7 @@ class CodeModules:
         known = context.section("codeModules")
         if context.dynakube.image is not None:
             return _follow_image(context, known)
-        pinned = "" if context.dynakube.image_folder else context.dynakube.pinned_version or ""
+        pinned = "" if context.dynakube.image_layout else context.dynakube.pinned_version or ""
         choice = choose(pinned, context.dynakube.package, known, context.tenant_state)
         return _result(choice, known, context, "codeModules")
 

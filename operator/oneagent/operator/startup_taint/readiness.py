@@ -65,12 +65,12 @@ def desired_contents(objects: Iterable[Mapping[str, Any]]) -> DesiredContents:
     count, versions = 0, set[str]()
     for obj in objects:
         try:
-            kube = dynakube.from_manifest(obj)
+            kube = dynakube.from_object(obj)
         except dynakube.DynaKubeError:
             continue
-        if kube.needs_app_views:
+        if kube.needs_views:
             count += 1
-            if version := kube.wanted_version or kube.pinned_version:
+            if version := kube.decided_version or kube.pinned_version:
                 versions.add(version)
     return DesiredContents(count, frozenset(versions))
 

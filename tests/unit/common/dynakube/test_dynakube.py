@@ -35,12 +35,12 @@ def annotated(**flags: Any) -> dict[str, Any]:
 
 
 def test_a_short_dynakube_gets_the_documented_defaults() -> None:
-    found = dynakube.from_manifest(manifest())
+    found = dynakube.from_object(manifest())
     assert (found.name, found.namespace, found.uid, found.generation) == ("prod", "dynatrace", "u-1", 3)
     assert found.mode == "cloudNativeFullStack"
-    assert found.needs_app_views
-    assert found.needs_host_folder
-    assert {found.wanted_version, found.pinned_version, found.tenant, found.package_file} == {None}
+    assert found.needs_views
+    assert found.needs_host_directory
+    assert {found.decided_version, found.pinned_version, found.tenant, found.package_file} == {None}
     assert found.technologies == ("all",)
     assert found.tokens_secret == "prod"
     assert (found.mount_attempts, found.mount_timeout_seconds) == (10, 600.0)
@@ -76,11 +76,11 @@ def test_every_field_that_concerns_a_node_is_read() -> None:
         "codeModules": {"version": VERSION, "imageID": "registry.local/agent@sha256:00"},
         "oneAgent": {"connectionInfoStatus": {"tenantUUID": "abc12345", "endpoints": "https://a:443;https://b"}},
     }
-    found = dynakube.from_manifest(obj)
+    found = dynakube.from_object(obj)
     assert found.mode == "applicationMonitoring"
-    assert found.needs_app_views
-    assert not found.needs_host_folder
-    assert found.wanted_version == found.pinned_version == VERSION
+    assert found.needs_views
+    assert not found.needs_host_directory
+    assert found.decided_version == found.pinned_version == VERSION
     assert (found.package, found.image_id) == ("registry.local/agent:1", "registry.local/agent@sha256:00")
     assert found.technologies == ("java", "nginx")
     assert (found.network_zone, found.host_group) == ("zone-1", "group-1")
@@ -102,25 +102,25 @@ def test_every_field_that_concerns_a_node_is_read() -> None:
     ],
 )
 def test_the_mode_says_what_the_node_has_to_offer(mode: str, views: bool, host: bool) -> None:
-    found = dynakube.from_manifest(manifest(oneAgent={mode: {}}))
-    assert (found.mode, found.needs_app_views, found.needs_host_folder) == (mode, views, host)
+    found = dynakube.from_object(manifest(oneAgent={mode: {}}))
+    assert (found.mode, found.needs_views, found.needs_host_directory) == (mode, views, host)
 
 
 def test_a_dynakube_without_agent_has_no_mode() -> None:
-    found = dynakube.from_manifest(manifest(oneAgent=None))
-    assert (found.mode, found.needs_app_views, found.needs_host_folder) == ("none", False, False)
+    found = dynakube.from_object(manifest(oneAgent=None))
+    assert (found.mode, found.needs_views, found.needs_host_directory) == ("none", False, False)
 
 
 @pytest.mark.parametrize("version", [f"v1beta{number}" for number in range(2, 7)])
 def test_newer_versions_ask_for_csi_by_their_mode_alone(version: str) -> None:
     obj = manifest(oneAgent={"applicationMonitoring": {}}) | {"apiVersion": f"dynatrace.com/{version}"}
-    assert dynakube.from_manifest(obj).needs_app_views
+    assert dynakube.from_object(obj).needs_views
 
 
 @pytest.mark.parametrize(("asked", "views"), [({}, False), ({"useCSIDriver": True}, True)])
 def test_v1beta1_asks_for_csi_explicitly(asked: dict[str, bool], views: bool) -> None:
     obj = manifest(oneAgent={"applicationMonitoring": asked}) | {"apiVersion": "dynatrace.com/v1beta1"}
-    assert dynakube.from_manifest(obj).needs_app_views is views
+    assert dynakube.from_object(obj).needs_views is views
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_v1beta1_asks_for_csi_explicitly(asked: dict[str, bool], views: bool) ->
 def test_v1alpha1_has_its_modes_below_spec(sections: dict[str, Any], mode: str) -> None:
     obj = manifest(oneAgent={"version": VERSION}, **sections) | {"apiVersion": "dynatrace.com/v1alpha1"}
     obj["status"] = {"connectionInfo": {"tenantUUID": "abc12345"}}
-    found = dynakube.from_manifest(obj)
+    found = dynakube.from_object(obj)
     assert found.mode == mode
-    assert found.pinned_version == (VERSION if found.needs_app_views else None)
+    assert found.pinned_version == (VERSION if found.needs_views else None)
     assert found.tenant == "abc12345"
 
 
@@ -149,19 +149,19 @@ def test_flags_are_found_under_their_old_names_too() -> None:
         old + "max-csi-mount-attempts": "4",
         "feature.dynatrace.com/dynatrace-api-request-threshold": "20",
     }
-    found = dynakube.from_manifest(obj)
+    found = dynakube.from_object(obj)
     assert (found.mount_attempts, found.request_threshold_minutes) == (4, 20)
 
 
 def test_the_host_group_of_an_older_manifest_is_found_among_the_arguments() -> None:
     arguments = ["--set-proxy=x", "--set-host-group=old-group"]
-    found = dynakube.from_manifest(manifest(oneAgent={"cloudNativeFullStack": {"args": arguments}}))
+    found = dynakube.from_object(manifest(oneAgent={"cloudNativeFullStack": {"args": arguments}}))
     assert found.host_group == "old-group"
 
 
 @pytest.mark.parametrize("value", ["-1", "ten", "1.5", "", "99999999999999999999", "1e3", "٣"])
 def test_impossible_mount_attempts_fall_back_with_a_warning(value: str) -> None:
-    found = dynakube.from_manifest(annotated(max_csi_mount_attempts=value))
+    found = dynakube.from_object(annotated(max_csi_mount_attempts=value))
     assert found.mount_attempts == 10
     assert len(found.warnings) == bool(value)
     assert all("max-csi-mount-attempts" in warning and "10 is used" in warning for warning in found.warnings)
@@ -169,14 +169,14 @@ def test_impossible_mount_attempts_fall_back_with_a_warning(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["-1m", "soon", "10", "9" * 400 + "h", "0s" * 100_000])
 def test_an_impossible_mount_timeout_falls_back_with_a_warning(value: str) -> None:
-    found = dynakube.from_manifest(annotated(max_csi_mount_timeout=value))
+    found = dynakube.from_object(annotated(max_csi_mount_timeout=value))
     assert found.mount_timeout_seconds == 600.0
     assert "max-csi-mount-timeout" in found.warnings[0]
 
 
 @pytest.mark.parametrize("value", [-1, "often", 10**30, True, 1.5])
 def test_an_impossible_request_threshold_falls_back_with_a_warning(value: object) -> None:
-    found = dynakube.from_manifest(manifest(dynatraceApiRequestThreshold=value))
+    found = dynakube.from_object(manifest(dynatraceApiRequestThreshold=value))
     assert (found.request_threshold_minutes, len(found.warnings)) == (15, 1)
 
 
@@ -184,22 +184,22 @@ def test_an_impossible_request_threshold_falls_back_with_a_warning(value: object
     ("value", "policy"), [("", "wait"), ("wait", "wait"), ("last-good", "last-good"), ("fail", "fail")]
 )
 def test_the_mount_policy_is_to_wait_unless_another_is_named(value: str, policy: str) -> None:
-    found = dynakube.from_manifest(annotated(mount_policy=value))
+    found = dynakube.from_object(annotated(mount_policy=value))
     assert (found.mount_policy, found.warnings) == (policy, ())
 
 
 def test_an_unknown_mount_policy_is_to_wait_with_a_warning() -> None:
-    found = dynakube.from_manifest(annotated(mount_policy="best"))
+    found = dynakube.from_object(annotated(mount_policy="best"))
     assert found.mount_policy == "wait"
     assert found.warnings == ("mount-policy is 'best': not one of wait, last-good, fail; wait is used",)
 
 
 def test_zero_mount_attempts_are_a_number_like_any_other() -> None:
-    assert dynakube.from_manifest(annotated(max_csi_mount_attempts="0")).mount_attempts == 0
+    assert dynakube.from_object(annotated(max_csi_mount_attempts="0")).mount_attempts == 0
 
 
 def test_a_version_without_build_time_pins_nothing_and_is_warned_about() -> None:
-    found = dynakube.from_manifest(manifest(oneAgent={"applicationMonitoring": {"version": "1.277.0"}}))
+    found = dynakube.from_object(manifest(oneAgent={"applicationMonitoring": {"version": "1.277.0"}}))
     assert found.pinned_version is None
     assert "spec.oneAgent.applicationMonitoring.version" in found.warnings[0]
 
@@ -207,13 +207,13 @@ def test_a_version_without_build_time_pins_nothing_and_is_warned_about() -> None
 def test_a_package_may_be_a_local_file_and_then_needs_no_tenant() -> None:
     package = {"codeModulesImage": "file:///srv/agents/agent%20x.zip"}
     obj = manifest(apiUrl="", oneAgent={"applicationMonitoring": package})
-    assert dynakube.from_manifest(obj).package_file == Path("/srv/agents/agent x.zip")
+    assert dynakube.from_object(obj).package_file == Path("/srv/agents/agent x.zip")
 
 
 def test_a_package_may_be_an_image_in_a_folder_and_then_needs_neither_tenant_nor_registry() -> None:
     package = {"codeModulesImage": "oci-layout:/srv/agents:1.2"}
-    found = dynakube.from_manifest(manifest(apiUrl="", oneAgent={"applicationMonitoring": package}))
-    assert found.image_folder == oci_reference.LayoutReference(Path("/srv/agents"), "1.2")
+    found = dynakube.from_object(manifest(apiUrl="", oneAgent={"applicationMonitoring": package}))
+    assert found.image_layout == oci_reference.LayoutReference(Path("/srv/agents"), "1.2")
     assert (found.is_local, found.image, found.package_file) == (True, None, None)
 
 
@@ -232,7 +232,7 @@ def test_a_package_may_be_an_image_in_a_folder_and_then_needs_neither_tenant_nor
 )
 def test_an_error_names_the_field_the_value_and_the_remedy(change: dict[str, Any], names: list[str]) -> None:
     with pytest.raises(dynakube.DynaKubeError) as caught:
-        dynakube.from_manifest(manifest() | change)
+        dynakube.from_object(manifest() | change)
     assert all(name in str(caught.value) for name in names)
 
 
@@ -270,13 +270,13 @@ def test_an_error_names_the_field_the_value_and_the_remedy(change: dict[str, Any
 )
 def test_a_field_that_would_do_harm_is_refused(spec: dict[str, Any], field: str) -> None:
     with pytest.raises(dynakube.DynaKubeError, match=field.replace(".", r"\.")):
-        dynakube.from_manifest(manifest(**spec))
+        dynakube.from_object(manifest(**spec))
 
 
 @pytest.mark.parametrize("version", ["../../etc", ".", "..", "a/b", "a\x00b", "-rf"])
 def test_a_wanted_version_that_is_no_folder_name_is_refused(version: str) -> None:
     with pytest.raises(dynakube.DynaKubeError, match=r"status\.codeModules\.version"):
-        dynakube.from_manifest(manifest() | {"status": {"codeModules": {"version": version}}})
+        dynakube.from_object(manifest() | {"status": {"codeModules": {"version": version}}})
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_a_wanted_version_that_is_no_folder_name_is_refused(version: str) -> Non
 )
 def test_a_secret_that_was_put_into_the_wrong_field_is_not_repeated(spec: dict[str, Any]) -> None:
     try:
-        shown = repr(dynakube.from_manifest(manifest(**spec)))
+        shown = repr(dynakube.from_object(manifest(**spec)))
     except dynakube.DynaKubeError as error:
         shown = str(error)
     assert "HUNTER2" not in shown
@@ -337,7 +337,7 @@ def _set(obj: dict[str, Any], path: str, value: object) -> None:
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_nothing_but_a_dynakube_error_comes_of_any_object(obj: dict[str, Any]) -> None:
     with pytest.raises(dynakube.DynaKubeError):
-        dynakube.from_manifest(obj)
+        dynakube.from_object(obj)
 
 
 @hypothesis.given(
@@ -353,7 +353,7 @@ def test_whatever_a_field_holds_the_result_is_safe_or_a_dynakube_error(
     for path, value in changes.items():
         _set(obj, path, value)
     try:
-        found = dynakube.from_manifest(obj)
+        found = dynakube.from_object(obj)
     except dynakube.DynaKubeError as error:
         assert str(error)
         return
@@ -378,10 +378,10 @@ class TestTheKeyOfImages:
     @pytest.mark.parametrize("value", [PEM, f"{PEM}\n{PEM}", "image-keys"])
     @pytest.mark.parametrize("flag", [FLAG, "alpha.operator.dynatrace.com/feature-code-modules-image-key"])
     def test_is_pem_or_the_name_of_a_secret(self, value: str, flag: str) -> None:
-        assert dynakube.from_manifest(self.obj(f"{value}\n", flag)).image_key == value
+        assert dynakube.from_object(self.obj(f"{value}\n", flag)).image_key == value
 
     def test_is_asked_for_only_where_it_is_given(self) -> None:
-        assert dynakube.from_manifest(manifest()).image_key == ""
+        assert dynakube.from_object(manifest()).image_key == ""
 
     @pytest.mark.parametrize(
         ("value", "said"),
@@ -396,7 +396,7 @@ class TestTheKeyOfImages:
     )
     def test_never_passes_for_none_if_it_is_wrong(self, value: Any, said: str) -> None:
         with pytest.raises(dynakube.DynaKubeError) as caught:
-            dynakube.from_manifest(self.obj(value))
+            dynakube.from_object(self.obj(value))
         assert said in str(caught.value)
         assert f"metadata.annotations[{self.FLAG}]" in str(caught.value)
         assert "c2VjcmV0" not in str(caught.value)

@@ -59,7 +59,7 @@ class TestFollowing:
             api.put("dynakubes", manifest("a"))
             found.until_names("a")
             api.put("dynakubes", manifest("a", version="1.2.3"))
-            found.until(lambda snapshot: snapshot.dynakubes[next(iter(snapshot.dynakubes))].wanted_version)
+            found.until(lambda snapshot: snapshot.dynakubes[next(iter(snapshot.dynakubes))].decided_version)
             api.delete("dynakubes", "a")
             found.until_names()
         assert len(api.seen("dynakubes")) == 1
@@ -319,7 +319,7 @@ class TestEvents:
         assert event["source"] == {"component": "oneagent-csi", "host": "node-1"}
 
     def test_an_event_may_be_about_a_dynakube(self, api: kube_api.KubeApi, source: api_server.KubernetesSource) -> None:
-        source.event(dynakube.from_manifest(manifest("prod")), "Normal", "Installed", "1.2.3")
+        source.event(dynakube.from_object(manifest("prod")), "Normal", "Installed", "1.2.3")
         assert api.objects("events")[0]["involvedObject"]["kind"] == "DynaKube"
 
     def test_a_repeated_event_is_counted_and_said_once_a_minute(self, api: kube_api.KubeApi, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class TestFollowing:
 
     def test_a_file_that_is_renamed_over_counts(self, found: Following, place: Path) -> None:
         write(place / "prod.yaml", manifest("prod", version="1.2.3"))
-        found.until(lambda snapshot: [dk.wanted_version for dk in snapshot.dynakubes.values()] == ["1.2.3"])
+        found.until(lambda snapshot: [dk.decided_version for dk in snapshot.dynakubes.values()] == ["1.2.3"])
 
     def test_a_file_that_is_written_in_place_counts(self, found: Following, place: Path) -> None:
         (place / "prod.yaml").write_text(json.dumps(manifest("other")))
@@ -146,7 +146,7 @@ class TestUnusableFiles:
     def test_one_name_in_two_files_is_an_error_and_the_first_file_wins(self, found: Following, place: Path) -> None:
         write(place / "a.yaml", manifest("prod", version="1.2.3"))
         snapshot = found.until(lambda snapshot: snapshot.invalid)
-        assert snapshot.dynakubes[next(iter(snapshot.dynakubes))].wanted_version == "1.2.3"
+        assert snapshot.dynakubes[next(iter(snapshot.dynakubes))].decided_version == "1.2.3"
         assert snapshot.invalid == {
             "prod.yaml:1": "prod.yaml:1: DynaKube prod is already defined in a.yaml:1; remove one"
         }

@@ -32,7 +32,7 @@ IMAGE = "registry.example/agent:1"
 
 
 def dynakube(name: str = DEMO, **fields: Any) -> DynaKube:
-    return dynakubes.from_manifest(provisioner.manifest(name, "https://abc12345.example/api", **fields))
+    return dynakubes.from_object(provisioner.manifest(name, "https://abc12345.example/api", **fields))
 
 
 def inputs(state: TenantState | None, *, stored: tuple[Version, ...] = (), row: DesiredState | None = None) -> Inputs:

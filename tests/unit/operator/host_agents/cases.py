@@ -63,8 +63,8 @@ def obj(case: dict[str, Any]) -> dict[str, Any]:
 
 def desired(case: dict[str, Any]) -> daemonset.Desired:
     read = obj(case)
-    kube = dynakube.from_manifest(read)
-    agent = spec.from_manifest(read, kube.mode)
+    kube = dynakube.from_object(read)
+    agent = spec.from_object(read, kube.mode)
     choice = image.choose(agent, kube, case.get("decided", VERSION), "")
     assert choice is not None
     inputs = dataclasses.replace(INPUTS, proxy=case.get("proxy", kube.proxy))

@@ -80,7 +80,7 @@ class Place:
         self.observed.daemon_sets = copy.deepcopy(sets)
         self.server.requests.clear()
         found = {"OneAgentVersion": reconcile_result.ok("", "", oneAgent={"version": self.decided})}
-        kube, server = dynakube.from_manifest(obj), cast("api.Api", self.server)
+        kube, server = dynakube.from_object(obj), cast("api.Api", self.server)
         context = ReconcileContext(obj, kube, "dynatrace", server, self.observed, self.facts, self.now, found)
         if finalize:
             asyncio.run(self.agents.finalize(context))

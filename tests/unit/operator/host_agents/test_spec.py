@@ -16,7 +16,7 @@ OWN = f"spec.oneAgent.{MODE}"
 
 
 def read(obj: dict[str, Any]) -> spec.HostAgent:
-    return spec.from_manifest(obj, MODE)
+    return spec.from_object(obj, MODE)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ class Place:
 
     def look(self) -> reconcile_result.ReconcileResult | None:
         found = {"CodeModulesVersion": reconcile_result.ok("", "", codeModules={"version": "1.277.0.20230914-094321"})}
-        kube, client = dynakube.from_manifest(self.manifest), cast("api.Api", self.server)
+        kube, client = dynakube.from_object(self.manifest), cast("api.Api", self.server)
         context = ReconcileContext(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
         return asyncio.run(self.concern.reconcile(context))
 

@@ -33,7 +33,7 @@ def reconciled(
 ) -> reconcile_result.ReconcileResult:
     context = ReconcileContext(
         obj=manifest,
-        dynakube=dynakube.from_manifest(manifest),
+        dynakube=dynakube.from_object(manifest),
         namespace="dynatrace",
         # No version is decided by what is in the cluster.
         api=cast("api.Api", None),
@@ -102,7 +102,7 @@ class TestAnImage:
             },
             "status": {"codeModules": {"imageID": decided, "source": versions.IMAGE}} if decided else {},
         }
-        kube = dynakube.from_manifest(manifest)
+        kube = dynakube.from_object(manifest)
         facts = TenantState(latest=Version(NEW), image=found)
         context = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
         said = asyncio.run(versions.CodeModules().reconcile(context))

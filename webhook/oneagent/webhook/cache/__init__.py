@@ -307,7 +307,7 @@ def _read_dynakube(content: msgspec.Raw) -> _DynaKube:
     )
     manifest["metadata"].pop("managedFields", None)
     try:
-        needs_driver = dynakube.from_manifest(manifest).needs_app_views
+        needs_driver = dynakube.from_object(manifest).needs_views
     except dynakube.DynaKubeError:
         needs_driver = False  # The driver cannot read it either.
     return _DynaKube(manifest, needs_driver)

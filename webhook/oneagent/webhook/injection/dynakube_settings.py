@@ -67,7 +67,7 @@ def read(manifest: Object, own_namespace: str) -> Kube:
 
 
 def _read(manifest: Object, own_namespace: str) -> Kube:
-    common = dynakube.from_manifest(manifest)
+    common = dynakube.from_object(manifest)
     found = fields.at(manifest, "metadata.annotations")
     mode = f"spec.oneAgent.{common.mode}"
     resources = fields.at(manifest, f"{mode}.initResources")

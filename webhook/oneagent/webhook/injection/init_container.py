@@ -75,7 +75,7 @@ def _about_agent(pod: Pod, kube: Kube, planned: Plan) -> list[Entry]:
         Variable.MODE: "provisioned" if planned.csi else "installer",
         Variable.INSTALL_PATH: planned.install_path,
         Variable.VIEW_READ_ONLY: "true" if planned.read_only else "",
-        Variable.HOST_TENANT: (kube.common.tenant or "") if kube.common.needs_host_folder else "",
+        Variable.HOST_TENANT: (kube.common.tenant or "") if kube.common.needs_host_directory else "",
         Variable.CONNECT_RETRY: planned.connect_retry,
     }
     if not planned.csi:

@@ -65,7 +65,7 @@ def fresh(pod: Pod, facts: PodContext, kube: Kube) -> Plan | SkipReason:
     enrichment = _enriches(pod, facts, kube)
     if agent_off and not enrichment:
         return agent_off
-    csi = kube.common.needs_app_views and facts.csi
+    csi = kube.common.needs_views and facts.csi
     install_path = _install_path(pod)
     if agent_off is None:
         if not _is_ready(kube, csi):
@@ -149,10 +149,10 @@ def _off(pod: Pod, facts: PodContext, kube: Kube, selector: Selector, *switches:
 def _is_ready(kube: Kube, csi: bool) -> bool:
     common = kube.common
     if not csi:
-        return bool(common.tenant and common.wanted_version)
+        return bool(common.tenant and common.decided_version)
     if common.is_local:
         return True
-    return bool(common.tenant and (common.wanted_version or common.pinned_version or common.image_id))
+    return bool(common.tenant and (common.decided_version or common.pinned_version or common.image_id))
 
 
 def _install_path(pod: Pod) -> str:

@@ -96,7 +96,7 @@ def _newest(obj: Object) -> dict[str, object]:
 def _last(seen: Subject) -> list[str]:
     """Faults that no rule found, but a node would report."""
     try:
-        dynakube.from_manifest(seen.new)
+        dynakube.from_object(seen.new)
     except kubernetes_fields.FieldError as error:
         return [context.unusable(error)]
     return []

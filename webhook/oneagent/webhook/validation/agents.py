@@ -159,7 +159,7 @@ def image_key_unusable(seen: Subject) -> Iterator[str]:
     """Without its value, which may be a private key by mistake."""
     place = f"{identifiers.FEATURE_PREFIX}{dynakube.IMAGE_KEY}"
     annotations = json_path.section(seen.new, "metadata.annotations") or {}
-    if place in annotations and (why := dynakube.image_key_fault(seen.flag(dynakube.IMAGE_KEY))):
+    if place in annotations and (why := dynakube.find_image_key_fault(seen.flag(dynakube.IMAGE_KEY))):
         yield (
             f"{feature_flags.annotation(dynakube.IMAGE_KEY)} (not shown) {why}. Make sure that it is right; leave it out "
             "only if images need not be signed."

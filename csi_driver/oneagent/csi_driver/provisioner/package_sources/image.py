@@ -41,14 +41,14 @@ def digest_of(version: Version) -> str:
 
 
 def is_source_of(dynakube: DynaKube) -> bool:
-    return dynakube.image is not None or dynakube.image_folder is not None
+    return dynakube.image is not None or dynakube.image_layout is not None
 
 
 def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, registries: Registries) -> Image:
     """Return the source; `InvalidSettingsError`, or `ApiError` while Secrets cannot be read."""
     digest = digest_of(version)
-    if dynakube.image_folder is not None:
-        return Image(dynakube.image_folder.at(digest), oci_image.Access())
+    if dynakube.image_layout is not None:
+        return Image(dynakube.image_layout.at(digest), oci_image.Access())
     assert dynakube.image is not None
     return Image(dynakube.image.at(digest), image_resolver.registry_access(dynakube, objects, registries))
 

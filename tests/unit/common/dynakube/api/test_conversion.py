@@ -51,7 +51,7 @@ def test_a_manifest_and_its_newest_form_have_no_field_that_is_unknown(path: Path
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_a_node_reads_the_same_from_a_manifest_and_from_its_newest_form(path: Path) -> None:
-    written, newest = map(dynakube.from_manifest, case(path))
+    written, newest = map(dynakube.from_object, case(path))
     for name in ("mode", "api_url", "pinned_version", "package", "host_group", "request_threshold_minutes", "tenant"):
         assert getattr(written, name) == getattr(newest, name)
 
