@@ -1,11 +1,11 @@
-"""A `kubectl` that answers from a folder: `Folder` writes it, and the program in it is this file.
+"""A `kubectl` that reads a directory: `FakeCluster` writes it, and the program in it is this file.
 
     objects.json             all objects of the cluster
     refused.json             kinds that the user may not read
-    exec/POD                 what a command in the pod prints; a pod without such a file has no container to run it in
-    logs/POD/CONTAINER       its log; with `.previous` that of its last run
-    ports/POD                a port of this machine, for what is forwarded to the pod
-    calls.jsonl              every command line, as it came
+    exec/POD                 output of a command in the pod; without this file the pod has no such container
+    logs/POD/CONTAINER       log of the container; with `.previous` of its previous run
+    ports/POD                local port to which a port-forward of the pod connects
+    calls.jsonl              all command lines
 
 It is a program of its own, so it imports nothing but the standard library.
 """
@@ -21,44 +21,44 @@ from pathlib import Path
 from typing import Any, Final
 
 HANGING: Final = "hangs"
-"""What `exec/POD` says if the command never ends."""
+"""Content of `exec/POD` for a command that never ends."""
 _KINDS: Final = {"ingresses": "Ingress", "networkpolicies": "NetworkPolicy"}
 
 Object = Mapping[str, Any]
 
 
-class Folder:
-    """A cluster, written by a test."""
+class FakeCluster:
+    """A cluster that a test describes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.program = folder / "kubectl"
-        self.program.write_text(f'#!/bin/sh\nexec {sys.executable} -SE {__file__} {folder} "$@"\n')
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.program = directory / "kubectl"
+        self.program.write_text(f'#!/bin/sh\nexec {sys.executable} -SE {__file__} {directory} "$@"\n')
         self.program.chmod(0o755)
-        self.has()
+        self.set_objects()
 
-    def has(self, *objects: Object) -> None:
-        (self._folder / "objects.json").write_text(json.dumps(objects))
+    def set_objects(self, *objects: Object) -> None:
+        (self._directory / "objects.json").write_text(json.dumps(objects))
 
-    def refuses(self, *kinds: str) -> None:
-        """By their names in the plural."""
-        (self._folder / "refused.json").write_text(json.dumps(kinds))
+    def forbid(self, *kinds: str) -> None:
+        """Forbid reading these kinds, named in the plural."""
+        (self._directory / "refused.json").write_text(json.dumps(kinds))
 
-    def answers(self, pod: str, answer: Any) -> None:
-        self._write(f"exec/{pod}", answer if answer == HANGING else json.dumps(answer))
+    def set_exec_output(self, pod: str, output: Any) -> None:
+        self._write(f"exec/{pod}", output if output == HANGING else json.dumps(output))
 
-    def logs(self, pod: str, container: str, text: str) -> None:
+    def set_log(self, pod: str, container: str, text: str) -> None:
         self._write(f"logs/{pod}/{container}", text)
 
-    def forwards(self, pod: str, port: int) -> None:
+    def set_port(self, pod: str, port: int) -> None:
         self._write(f"ports/{pod}", str(port))
 
     @property
     def calls(self) -> list[list[str]]:
-        return [json.loads(line) for line in (self._folder / "calls.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self._directory / "calls.jsonl").read_text().splitlines()]
 
     def _write(self, name: str, text: str) -> None:
-        path = self._folder / name
+        path = self._directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -119,14 +119,14 @@ def _templated(template: str, found: Iterable[Object]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _get(folder: Path, words: list[str], flags: Mapping[str, str]) -> int:
+def _get(directory: Path, words: list[str], flags: Mapping[str, str]) -> int:
     kind, name = words[1], words[2] if len(words) > 2 else ""
-    refused = folder / "refused.json"
+    refused = directory / "refused.json"
     if refused.exists() and kind.partition(".")[0] in json.loads(refused.read_text()):
         return _fail(
             f'Error from server (Forbidden): {kind} is forbidden: User "somebody" cannot get resource "{kind}"'
         )
-    objects = json.loads((folder / "objects.json").read_text())
+    objects = json.loads((directory / "objects.json").read_text())
     found = [obj for obj in objects if obj["kind"].lower() == _kind(kind) and _chosen(obj, name, flags)]
     if "go-template" in flags["-o"]:
         print(_templated(flags["-o"], found), end="")
@@ -139,8 +139,8 @@ def _get(folder: Path, words: list[str], flags: Mapping[str, str]) -> int:
     return 0
 
 
-def _exec(folder: Path, words: list[str]) -> int:
-    path = folder / "exec" / words[1]
+def _exec(directory: Path, words: list[str]) -> int:
+    path = directory / "exec" / words[1]
     if not path.exists():
         return _fail("error: Internal error occurred: unable to upgrade connection: container not found")
     if path.read_text() == HANGING:
@@ -149,8 +149,8 @@ def _exec(folder: Path, words: list[str]) -> int:
     return _fail("command terminated with exit code 1")
 
 
-def _logs(folder: Path, words: list[str], flags: Mapping[str, str]) -> int:
-    path = folder / "logs" / words[1] / (flags["-c"] + (".previous" if "--previous" in flags else ""))
+def _logs(directory: Path, words: list[str], flags: Mapping[str, str]) -> int:
+    path = directory / "logs" / words[1] / (flags["-c"] + (".previous" if "--previous" in flags else ""))
     if not path.exists():
         return _fail(
             f'Error from server (BadRequest): container "{flags["-c"]}" in pod "{words[1]}" is waiting to start'
@@ -159,8 +159,8 @@ def _logs(folder: Path, words: list[str], flags: Mapping[str, str]) -> int:
     return 0
 
 
-def _forward(folder: Path, words: list[str]) -> int:
-    path = folder / "ports" / words[1].removeprefix("pod/")
+def _forward(directory: Path, words: list[str]) -> int:
+    path = directory / "ports" / words[1].removeprefix("pod/")
     if not path.exists():
         return _fail("error: unable to forward port because pod is not running")
     print(f"Forwarding from 127.0.0.1:{path.read_text()} -> 8443", flush=True)
@@ -169,19 +169,19 @@ def _forward(folder: Path, words: list[str]) -> int:
 
 
 def main() -> int:
-    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
-    with (folder / "calls.jsonl").open("a") as calls:
+    directory, arguments = Path(sys.argv[1]), sys.argv[2:]
+    with (directory / "calls.jsonl").open("a") as calls:
         os.write(calls.fileno(), f"{json.dumps(arguments)}\n".encode())
     words, flags = _split(arguments)
     match words[0]:
         case "get":
-            return _get(folder, words, flags)
+            return _get(directory, words, flags)
         case "exec":
-            return _exec(folder, words)
+            return _exec(directory, words)
         case "logs":
-            return _logs(folder, words, flags)
+            return _logs(directory, words, flags)
         case "port-forward":
-            return _forward(folder, words)
+            return _forward(directory, words)
         case "version":
             print(json.dumps({"serverVersion": {"gitVersion": "v1.35.0"}}))
             return 0

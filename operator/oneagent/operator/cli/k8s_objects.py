@@ -76,16 +76,15 @@ def containers(pod: Object) -> Iterator[str]:
         yield from (container["name"] for container in pod["spec"].get(part) or ())
 
 
-def states(pod: Object) -> dict[str, Mapping[str, Any]]:
-    """Return kubelet's status of each container."""
-    found = status(pod)
+def container_statuses(pod: Object) -> dict[str, Mapping[str, Any]]:
+    """Return the status of each container, by its name."""
     parts = ("initContainerStatuses", "containerStatuses")
-    return {one["name"]: one for part in parts for one in found.get(part) or ()}
+    return {container["name"]: container for part in parts for container in status(pod).get(part) or ()}
 
 
-def troubles(pod: Object) -> Iterator[ContainerProblem]:
-    """Return containers that wait and need help."""
-    for container, state in states(pod).items():
+def container_problems(pod: Object) -> Iterator[ContainerProblem]:
+    """Yield the containers that can't start."""
+    for container, state in container_statuses(pod).items():
         waiting = (state.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason", "")
         if reason and reason not in ("ContainerCreating", "PodInitializing"):

@@ -26,11 +26,11 @@ from typing import Any, Final
 Object = Mapping[str, Any]
 """A Kubernetes object, as in JSON."""
 
-AT_ONCE: Final = 8
+MAX_PARALLEL: Final = 8
 """Calls in parallel: each is a process, and a connection to the API server."""
-_PIECE: Final = 1 << 16
-_LONGEST_ERROR: Final = 500
-_NO_WAY: Final = (
+_CHUNK_BYTES: Final = 1 << 16
+_MAX_ERROR_CHARACTERS: Final = 500
+_UNUSABLE_MESSAGES: Final = (
     "connection to the server",
     "Unable to connect to the server",
     "Error in configuration",
@@ -80,8 +80,8 @@ class Kubectl:
     def get(self, kind: str, name: str, *flags: str) -> Object | None:
         """Return one object; None if it does not exist."""
         text = self("get", kind, name, *flags, "--ignore-not-found", "-o", "json")
-        found: Object | None = json.loads(text) if text.strip() else None
-        return found
+        obj: Object | None = json.loads(text) if text.strip() else None
+        return obj
 
     def list_objects(self, kind: str, *flags: str) -> tuple[Object, ...]:
         """List objects of a kind in the default namespace, or in that of the flags."""
@@ -105,8 +105,8 @@ class Kubectl:
         kept = b""
         with self.running(*arguments) as process:
             assert process.stdout is not None
-            while piece := process.stdout.read(_PIECE):
-                kept = (kept + piece)[-limit_bytes:] if limit_bytes else b""
+            while chunk := process.stdout.read(_CHUNK_BYTES):
+                kept = (kept + chunk)[-limit_bytes:] if limit_bytes else b""
             _, stderr = process.communicate()
         if process.returncode == -signal.SIGKILL:
             raise KubectlTimeoutError(f"{_named(arguments)}: not done within {self.timeout_seconds:g} s")
@@ -116,7 +116,7 @@ class Kubectl:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """It, for as long as the block takes, but no longer than the limit; then it is killed."""
+        """Run it during the block; it is killed at the end, and after the timeout."""
         try:
             process = subprocess.Popen(
                 self._command(arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -148,7 +148,7 @@ class Kubectl:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise KubectlTimeoutError(f"{_named(arguments)}: no answer within {limit:g} s") from error
+            raise KubectlTimeoutError(f"{_named(arguments)}: no response within {limit:g} s") from error
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -158,13 +158,13 @@ class Kubectl:
         )
 
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
-        """With its flags first: behind `--` they would be another command's."""
+        """Return the command line, flags first: after `--` they would be arguments of another command."""
         return [self.program, *self.flags, *arguments]
 
 
 def thread_pool() -> ThreadPoolExecutor:
-    """Who makes calls next to each other."""
-    return ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kubectl")
+    """Return a pool of threads for parallel calls."""
+    return ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="kubectl")
 
 
 def _named(arguments: tuple[str, ...]) -> str:
@@ -174,12 +174,12 @@ def _named(arguments: tuple[str, ...]) -> str:
 
 def _error(arguments: tuple[str, ...], stderr: str) -> KubectlError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _LOG_LINE.match(line)]
-    said = "; ".join(lines)[-_LONGEST_ERROR:] or "it failed without a word"
-    text = f"{_named(arguments)}: {said}"
-    if "(NotFound)" in said or "the server doesn't have a resource type" in said:
+    message = "; ".join(lines)[-_MAX_ERROR_CHARACTERS:] or "it failed without a message"
+    text = f"{_named(arguments)}: {message}"
+    if "(NotFound)" in message or "the server doesn't have a resource type" in message:
         return KubectlNotFoundError(text)
-    if "(Forbidden)" in said:
+    if "(Forbidden)" in message:
         return KubectlForbiddenError(text)
-    if any(sign in said for sign in _NO_WAY):
+    if any(sign in message for sign in _UNUSABLE_MESSAGES):
         return KubectlUnusableError(text)
     return KubectlError(text)

@@ -30,8 +30,8 @@ exit code:
   2  invalid command line, or no access to the cluster
 """
 _STATUS: Final = (
-    "Shows a table of nodes (driver, versions, views, failures, disk) and one of DynaKubes. The state of a node is read\n"
-    "in its driver's pod."
+    "Shows a table of nodes (driver, versions, views, failures, disk) and one of DynaKubes. The report of a node is\n"
+    "read in its driver's pod."
     + _CODES.format(well="no problems", ill="problems with a node or a DynaKube, or its state is unknown")
 )
 _WHY: Final = (
@@ -121,8 +121,8 @@ def _pod(text: str) -> tuple[str, str]:
 
 def _kubectl(args: argparse.Namespace) -> Kubectl:
     passed = {"--context": args.context, "--kubeconfig": args.kubeconfig, "--as": args.user}
-    handed = tuple(f"{flag}={value}" for flag, value in passed.items() if value)
-    return Kubectl(args.kubectl, handed, args.namespace, args.timeout)
+    kubectl_flags = tuple(f"{flag}={value}" for flag, value in passed.items() if value)
+    return Kubectl(args.kubectl, kubectl_flags, args.namespace, args.timeout)
 
 
 def _write_json(report: Mapping[str, Any]) -> None:
@@ -137,7 +137,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.output == "json":
         _write_json(status.to_json(summary))
     else:
-        output.show_status(summary)
+        output.print_status(summary)
     return 0 if summary.is_healthy else 1
 
 

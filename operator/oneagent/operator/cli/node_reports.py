@@ -5,7 +5,6 @@ A node that can't be reached has a report too, with the reason.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,12 +20,14 @@ _CONTAINER: Final = "server"
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """Status of a node, or the problem that prevents it."""
+    """Status of a node, or the reason why there is none."""
 
     node: str
     pod: str
     status: NodeStatus | None
     problem: str = ""
+    status_json: Mapping[str, Any] | None = None
+    """The status as the node sent it, with the fields that only a newer driver has."""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -34,10 +35,17 @@ class NodeReport:
         return self.status.problems if self.status is not None else ()
 
 
+@dataclass(frozen=True, slots=True)
+class NodeDiagnosis:
+    """Diagnosis of a pod by its node, and its JSON as the node sent it."""
+
+    report: PodReport
+    json: Mapping[str, Any]
+
+
 def to_json(report: NodeReport) -> dict[str, Any]:
-    """Return the JSON form, with the status in the node's own."""
-    status = node_report.status_to_json(report.status) if report.status is not None else None
-    return dataclasses.asdict(report) | {"status": status}
+    """Return the JSON form, with the status as the node sent it."""
+    return {"node": report.node, "pod": report.pod, "status": report.status_json, "problem": report.problem}
 
 
 def driver_pods(pods: Iterable[Object]) -> dict[str, Object]:
@@ -65,11 +73,11 @@ def read_statuses(
         return list(pool.map(read, sorted(pods)))
 
 
-def diagnose_pod(client: Kubectl, driver: Object, pod: str) -> PodReport:
+def diagnose_pod(client: Kubectl, driver: Object, pod: str) -> NodeDiagnosis:
     """Run `oneagent-csi why` for a pod `namespace/name`; any `KubectlError`."""
     report = client.exec_json(k8s_objects.name(driver), _CONTAINER, "oneagent-csi", "why", pod)
     try:
-        return node_report.pod_from_json(report)
+        return NodeDiagnosis(node_report.pod_from_json(report), report)
     except node_report.FormatError as error:
         raise _other_release(error) from error
 
@@ -78,7 +86,7 @@ def _read_status(client: Kubectl, node: str, driver: Object) -> NodeReport:
     pod = k8s_objects.name(driver)
     try:
         report = client.exec_json(pod, _CONTAINER, "oneagent-csi", "status")
-        return NodeReport(node, pod, node_report.status_from_json(report))
+        return NodeReport(node, pod, node_report.status_from_json(report), status_json=report)
     except node_report.FormatError as error:
         return NodeReport(node, pod, None, str(_other_release(error)))
     except KubectlError as error:

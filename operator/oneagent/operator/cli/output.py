@@ -1,4 +1,4 @@
-"""Tables and text for a terminal. The only module here that imports rich."""
+"""Tables and progress bars. The only module here that imports rich."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from oneagent.operator.cli import terminal
 from oneagent.operator.cli.doctor import DoctorReport, Severity
 from oneagent.operator.cli.status import NodeRow, Status
 
@@ -19,7 +20,7 @@ _FILE_WIDTH: Final = 160
 _COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
-def show_status(status: Status, file: IO[str] | None = None) -> None:
+def print_status(status: Status, file: IO[str] | None = None) -> None:
     """Print a table of nodes, one of DynaKubes, and the problems."""
     console = _console(file)
     header = ("node", "driver", "registered", "versions", "views", "failures", "free", "problems")
@@ -28,7 +29,7 @@ def show_status(status: Status, file: IO[str] | None = None) -> None:
     console.print(_table("DynaKubes", ("name", "mode", "version", "ready", "message"), kubes))
     problems = [f"node {row.node}: {problem}" for row in status.nodes for problem in row.problems]
     for problem in (*problems, *status.unread):
-        console.print(f"  - {_shown(problem)}", soft_wrap=True)
+        console.print(f"  - {_escape(problem)}", soft_wrap=True)
     if status.is_healthy:
         console.print("[green]Nothing needs attention.[/]")
 
@@ -38,9 +39,9 @@ def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> No
     console = _console(file)
     for finding in report.findings:
         colour = _COLOURS[finding.severity]
-        console.print(f"[{colour}]{finding.severity:<8}[/] {_shown(finding.sentence)}", soft_wrap=True)
+        console.print(f"[{colour}]{finding.severity:<8}[/] {_escape(finding.sentence)}", soft_wrap=True)
         if finding.remedy:
-            console.print(f"         what to do: {_shown(finding.remedy)}", soft_wrap=True)
+            console.print(f"         what to do: {_escape(finding.remedy)}", soft_wrap=True)
     worse = [finding for finding in report.findings if finding.severity != Severity.NOTE]
     colour = "yellow" if worse else "green"
     result = f"{len(worse)} need attention" if worse else "nothing needs attention"
@@ -48,15 +49,15 @@ def print_doctor_report(report: DoctorReport, file: IO[str] | None = None) -> No
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """Show a bar on stderr, if that is a terminal; yields functions that report a step, and add further steps."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
 
         def report_progress(step: str) -> None:
-            bar.update(task, advance=1, description=f"{what}: {_shown(step)}")
+            bar.update(task, advance=1, description=f"{title}: {_escape(step)}")
 
         def add_steps(steps: int) -> None:
             bar.update(task, total=(bar.tasks[0].total or bar.tasks[0].completed) + steps)
@@ -64,13 +65,8 @@ def progress(what: str) -> Iterator[tuple[Callable[[str], None], Callable[[int],
         yield report_progress, add_steps
 
 
-def strip_control(text: str) -> str:
-    """Replace control characters in texts of other users, which could change what a terminal shows."""
-    return "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
-
-
-def _shown(text: str) -> str:
-    return escape(strip_control(text))
+def _escape(text: str) -> str:
+    return escape(terminal.strip_control(text))
 
 
 def _console(file: IO[str] | None) -> Console:
@@ -83,7 +79,7 @@ def _console(file: IO[str] | None) -> Console:
 def _table(title: str, header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
     table = Table(*header, box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*map(_shown, row))
+        table.add_row(*map(_escape, row))
     return table
 
 

@@ -60,18 +60,18 @@ class ClusterSnapshot:
     """Namespaces with a Secret for pods without CSI."""
     served: tuple[ServedCertificate, ...] = ()
     """Certificates of the webhook's ready pods."""
-    answers: tuple[NodeReport, ...] = ()
+    reports: tuple[NodeReport, ...] = ()
     """Reports of the nodes with a driver's pod."""
     unread: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Unreadable fields, and the reasons."""
 
     def deployment(self, name: str) -> Object | None:
-        return next((one for one in self.deployments if k8s_objects.name(one) == name), None)
+        return next((deployment for deployment in self.deployments if k8s_objects.name(deployment) == name), None)
 
     @property
     def daemon_set(self) -> Object | None:
         """The DaemonSet of the driver."""
-        return next((one for one in self.daemon_sets if k8s_objects.name(one) == DRIVER), None)
+        return next((daemon_set for daemon_set in self.daemon_sets if k8s_objects.name(daemon_set) == DRIVER), None)
 
     @property
     def drivers(self) -> dict[str, Object]:
@@ -85,43 +85,43 @@ class ClusterSnapshot:
     @property
     def bundles(self) -> dict[str, str]:
         """CA bundles by which the API server trusts the webhook, as PEM text by place; empty where none is set."""
-        found = {}
+        bundles = {}
         for kind, obj in (("mutating", self.mutating), ("validating", self.validating)):
             for hook in (obj or {}).get("webhooks") or ():
-                found[f"{kind} webhook {hook['name']}"] = _pem(hook.get("clientConfig") or {})
+                bundles[f"{kind} webhook {hook['name']}"] = _pem(hook.get("clientConfig") or {})
         if (conversion := (self.definition or {}).get("spec", {}).get("conversion")) is not None:
-            found[f"conversion of {DEFINITION}"] = _pem((conversion.get("webhook") or {}).get("clientConfig") or {})
-        return found
+            bundles[f"conversion of {DEFINITION}"] = _pem((conversion.get("webhook") or {}).get("clientConfig") or {})
+        return bundles
 
 
 def read(
     client: Kubectl, now: float, report_progress: Callable[[str], None] = lambda _: None, only: Collection[str] = ()
 ) -> ClusterSnapshot:
     """Read everything, or `only` these fields; `KubectlUnusableError` without access to the cluster."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     unread: dict[str, str] = {}
     with kubectl.thread_pool() as pool:
-        asked = {field: pool.submit(ask) for field, ask in _readers(client).items() if not only or field in only}
-        for field, asking in asked.items():
+        readers = {field: read for field, read in _readers(client).items() if not only or field in only}
+        for field, future in {field: pool.submit(read) for field, read in readers.items()}.items():
             try:
-                found[field] = asking.result()
+                fields[field] = future.result()
             except KubectlUnusableError:
                 pool.shutdown(cancel_futures=True)
                 raise
             except KubectlError as error:
                 unread[field] = str(error)
             report_progress(field)
-    if not found:
+    if not fields:
         raise KubectlUnusableError(next(iter(unread.values())))
-    cluster = ClusterSnapshot(namespace=client.namespace, taken_at=now, unread=unread, **found)
-    answers = tuple(node_reports.read_statuses(client, cluster.drivers, report_progress))
-    return dataclasses.replace(cluster, answers=answers, served=tuple(_served(client, cluster)))
+    cluster = ClusterSnapshot(namespace=client.namespace, taken_at=now, unread=unread, **fields)
+    reports = tuple(node_reports.read_statuses(client, cluster.drivers, report_progress))
+    return dataclasses.replace(cluster, reports=reports, served=tuple(_probe_webhooks(client, cluster)))
 
 
 def _readers(client: Kubectl) -> dict[str, Callable[[], Any]]:
     """Return the function that reads each field."""
     return {
-        "version": partial(version, client),
+        "version": partial(_read_version, client),
         "definition": partial(client.get, "customresourcedefinitions", DEFINITION),
         "mutating": partial(client.get, "mutatingwebhookconfigurations", WEBHOOK),
         "validating": partial(client.get, "validatingwebhookconfigurations", WEBHOOK),
@@ -134,28 +134,28 @@ def _readers(client: Kubectl) -> dict[str, Callable[[], Any]]:
         "pods": partial(client.list_own, "pods"),
         "pending": partial(client.list_objects, "pods", "--all-namespaces", "--field-selector=status.phase=Pending"),
         "dynakubes": partial(client.list_own, DEFINITION),
-        "secrets": partial(secrets, client),
-        "injection_secrets": partial(_injection_secrets, client),
+        "secrets": partial(_read_secret_keys, client),
+        "injection_secrets": partial(_read_injection_secrets, client),
     }
 
 
-def version(client: Kubectl) -> Mapping[str, Any]:
+def _read_version(client: Kubectl) -> Mapping[str, Any]:
     """Read the versions of kubectl and the API server; any `KubectlError`."""
-    found: Mapping[str, Any] = json.loads(client("version", "-o", "json"))
-    return found
+    versions: Mapping[str, Any] = json.loads(client("version", "-o", "json"))
+    return versions
 
 
-def secrets(client: Kubectl) -> dict[str, frozenset[str]]:
+def _read_secret_keys(client: Kubectl) -> dict[str, frozenset[str]]:
     lines = (line.split() for line in client("get", "secrets", "-n", client.namespace, "-o", _SECRETS).splitlines())
     return {line[0]: frozenset(line[1:]) for line in lines if line}
 
 
-def _injection_secrets(client: Kubectl) -> tuple[str, ...]:
-    chosen = f"--field-selector=metadata.name={contract.INJECTION_SECRET}"
-    return tuple(client("get", "secrets", "--all-namespaces", chosen, "-o", _NAMESPACES).split())
+def _read_injection_secrets(client: Kubectl) -> tuple[str, ...]:
+    selector = f"--field-selector=metadata.name={contract.INJECTION_SECRET}"
+    return tuple(client("get", "secrets", "--all-namespaces", selector, "-o", _NAMESPACES).split())
 
 
-def _served(client: Kubectl, cluster: ClusterSnapshot) -> Iterable[ServedCertificate]:
+def _probe_webhooks(client: Kubectl, cluster: ClusterSnapshot) -> Iterable[ServedCertificate]:
     """Probe the webhook's ready pods with the first CA bundle; checks compare the bundles."""
     bundle = next((bundle for bundle in cluster.bundles.values() if bundle), "")
     ready = [k8s_objects.name(pod) for pod in cluster.component("webhook") if k8s_objects.is_ready(pod)]

@@ -1,6 +1,6 @@
 """Status of the cluster: one row a node, one row a DynaKube.
 
-A node's part is read in its driver's pod. A node without one, or without a response, has its row too.
+A node's report is read in its driver's pod. A node without a driver, or without a report, has its row too.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Status:
     nodes: tuple[NodeRow, ...]
     dynakubes: tuple[DynaKubeRow, ...]
     unread: tuple[str, ...]
-    answers: tuple[NodeReport, ...]
+    reports: tuple[NodeReport, ...]
     """Full report of each node."""
 
     @property
@@ -66,50 +66,50 @@ def summarize(cluster: ClusterSnapshot) -> Status:
         tuple(_nodes(cluster)),
         tuple(map(_dynakube, cluster.dynakubes)),
         tuple(cluster.unread.values()),
-        cluster.answers,
+        cluster.reports,
     )
 
 
 def to_json(status: Status) -> dict[str, Any]:
     """Return the JSON form."""
-    answers = [node_reports.to_json(report) for report in status.answers]
-    return {"format": JSON_FORMAT} | dataclasses.asdict(status) | {"answers": answers}
+    reports = [node_reports.to_json(report) for report in status.reports]
+    return {"format": JSON_FORMAT} | dataclasses.asdict(status) | {"reports": reports}
 
 
 def _nodes(cluster: ClusterSnapshot) -> Iterator[NodeRow]:
     registered = {
         k8s_objects.name(node)
         for node in cluster.csi_nodes
-        if any(one["name"] == identifiers.DRIVER_NAME for one in node["spec"].get("drivers") or ())
+        if any(driver["name"] == identifiers.DRIVER_NAME for driver in node["spec"].get("drivers") or ())
     }
-    pods, answers = cluster.drivers, {answer.node: answer for answer in cluster.answers}
+    pods, reports = cluster.drivers, {report.node: report for report in cluster.reports}
     eligible = _eligible_nodes(cluster)
     for node in sorted({k8s_objects.name(node) for node in cluster.nodes} | pods.keys()):
-        pod, answer = pods.get(node), answers.get(node)
+        pod, report = pods.get(node), reports.get(node)
         state = "none" if pod is None else "ready" if k8s_objects.is_ready(pod) else "not ready"
-        problems = list(_problems(state, node in registered, answer, is_eligible=node in eligible))
-        yield _row(node, state, node in registered, answer, tuple(problems))
+        problems = list(_problems(state, node in registered, report, is_eligible=node in eligible))
+        yield _row(node, state, node in registered, report, tuple(problems))
 
 
 def _eligible_nodes(cluster: ClusterSnapshot) -> frozenset[str]:
     """Return the nodes that the DaemonSet selects: not those of Windows, for example."""
     if cluster.csi_driver is None:
         return frozenset()
-    chosen = (cluster.daemon_set or {}).get("spec", {}).get("template", {}).get("spec", {}).get("nodeSelector") or {}
+    selector = (cluster.daemon_set or {}).get("spec", {}).get("template", {}).get("spec", {}).get("nodeSelector") or {}
     return frozenset(
-        k8s_objects.name(node) for node in cluster.nodes if chosen.items() <= k8s_objects.labels(node).items()
+        k8s_objects.name(node) for node in cluster.nodes if selector.items() <= k8s_objects.labels(node).items()
     )
 
 
-def _problems(state: str, registered: bool, answer: NodeReport | None, *, is_eligible: bool) -> Iterator[str]:
+def _problems(state: str, registered: bool, report: NodeReport | None, *, is_eligible: bool) -> Iterator[str]:
     if state == "none":
         if is_eligible:
             yield "no pod of the driver"
         return
     if state == "ready" and not registered:
         yield "the driver is not registered with kubelet"
-    if answer is not None:
-        yield from [answer.problem] if answer.status is None else answer.problems
+    if report is not None:
+        yield from [report.problem] if report.status is None else report.problems
 
 
 def _row(node: str, state: str, registered: bool, report: NodeReport | None, problems: tuple[str, ...]) -> NodeRow:

@@ -104,7 +104,8 @@ def status_json(**more: Any) -> Object:
 
 
 def report(**more: Any) -> NodeReport:
-    return NodeReport(NODE, DRIVER_POD, node_report.status_from_json(status_json(**more)))
+    status = status_json(**more)
+    return NodeReport(NODE, DRIVER_POD, node_report.status_from_json(status), status_json=status)
 
 
 def healthy() -> ClusterSnapshot:
@@ -123,7 +124,7 @@ def healthy() -> ClusterSnapshot:
         pods=(pod(DRIVER_POD, component="csi-driver"), pod("oneagent-webhook-y", component="webhook")),
         dynakubes=(dynakube(),),
         secrets=SECRET,
-        answers=(report(),),
+        reports=(report(),),
     )
 
 

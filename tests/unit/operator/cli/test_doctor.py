@@ -114,13 +114,13 @@ def test_nothing_is_found_in_a_cluster_that_is_well() -> None:
         ),
         (but(csi_nodes=(snapshots.csi_node(driver="other"),)), "Registration", f"kubelet on node {NODE}", "registrar"),
         (
-            but(answers=(NodeReport(NODE, DRIVER_POD, None, "no answer within 30 s"),)),
+            but(reports=(NodeReport(NODE, DRIVER_POD, None, "no response within 30 s"),)),
             "Nodes",
             "gives no report",
             "pods/exec",
         ),
         (
-            but(answers=(snapshots.report(problems=["the disk is full"]),)),
+            but(reports=(snapshots.report(problems=["the disk is full"]),)),
             "Nodes",
             f"node {NODE}: the disk is full",
             "oneagent-csi status",
@@ -163,7 +163,7 @@ def test_what_is_wrong_is_found_with_what_to_do(
 @pytest.mark.parametrize(
     "cluster",
     [
-        but(csi_driver=None, daemon_sets=(), pods=(), answers=()),
+        but(csi_driver=None, daemon_sets=(), pods=(), reports=()),
         but(nodes=(snapshots.node(), snapshots.node("windows", **{"kubernetes.io/os": "windows"}))),
         but(injection_secrets=("shop",)),
         but(served=(ServedCertificate("y", NOW - 10, NOW + 90),)),

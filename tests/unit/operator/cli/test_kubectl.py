@@ -1,4 +1,4 @@
-"""What kubectl answers, or fails to, is told apart; and none of it takes longer than it may."""
+"""Errors of kubectl are told apart, and every call has a timeout."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from oneagent.operator.cli.kubectl import (
     KubectlTimeoutError,
     KubectlUnusableError,
 )
-from tests.fakes.kubectl import HANGING, Folder
+from tests.fakes.kubectl import HANGING, FakeCluster
 from tests.unit.operator.cli import snapshots
 from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def fake_cluster(tmp_path: Path) -> FakeCluster:
+    return FakeCluster(tmp_path)
 
 
-def asking(folder: Folder, seconds: float = 30) -> Kubectl:
-    return Kubectl(str(folder.program), (), "dynatrace", seconds)
+def create_client(fake_cluster: FakeCluster, seconds: float = 30) -> Kubectl:
+    return Kubectl(str(fake_cluster.program), (), "dynatrace", seconds)
 
 
-def program(folder: Path, script: str) -> Kubectl:
-    path = folder / "other"
+def create_program(directory: Path, script: str) -> Kubectl:
+    path = directory / "other"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return Kubectl(str(path), (), "dynatrace", 30)
@@ -55,7 +55,7 @@ def program(folder: Path, script: str) -> Kubectl:
 def test_errors_are_told_apart_and_keep_kubectls_words(tmp_path: Path, said: str, kind: type[KubectlError]) -> None:
     (tmp_path / "said").write_text(said)
     with pytest.raises(KubectlError) as raised:
-        program(tmp_path, f"cat {tmp_path}/said >&2; exit 1")("get", "pods")
+        create_program(tmp_path, f"cat {tmp_path}/said >&2; exit 1")("get", "pods")
     assert type(raised.value) is kind
     assert str(raised.value) == f"kubectl get pods: {said}"
 
@@ -63,37 +63,44 @@ def test_errors_are_told_apart_and_keep_kubectls_words(tmp_path: Path, said: str
 def test_what_kubectls_libraries_log_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "said").write_text('E1123 15:10:48.3 1 memcache.go:265] "Unhandled Error" err="x"\nerror: no way\n')
     with pytest.raises(KubectlError, match=r"^kubectl get pods: error: no way$"):
-        program(tmp_path, f"cat {tmp_path}/said >&2; exit 1")("get", "pods")
+        create_program(tmp_path, f"cat {tmp_path}/said >&2; exit 1")("get", "pods")
 
 
-def test_a_node_that_does_not_answer_has_that_for_an_answer(folder: Folder) -> None:
-    folder.answers(DRIVER_POD, HANGING)
+def test_a_node_without_a_response_has_a_report_with_the_reason(fake_cluster: FakeCluster) -> None:
+    fake_cluster.set_exec_output(DRIVER_POD, HANGING)
     began = time.monotonic()
-    (answer,) = node_reports.read_statuses(asking(folder, 0.5), {NODE: snapshots.pod(DRIVER_POD)})
+    (report,) = node_reports.read_statuses(create_client(fake_cluster, 0.5), {NODE: snapshots.pod(DRIVER_POD)})
     assert time.monotonic() - began < 30
-    assert answer.status is None
-    assert "no answer within 0.5 s" in answer.problem
+    assert report.status is None
+    assert "no response within 0.5 s" in report.problem
 
 
-def test_a_driver_of_another_release_is_no_crash(folder: Folder) -> None:
-    folder.answers(DRIVER_POD, ["something", "else"])
-    (answer,) = node_reports.read_statuses(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
-    assert "of another release" in answer.problem
+def test_a_driver_of_another_release_is_no_crash(fake_cluster: FakeCluster) -> None:
+    fake_cluster.set_exec_output(DRIVER_POD, ["something", "else"])
+    (report,) = node_reports.read_statuses(create_client(fake_cluster), {NODE: snapshots.pod(DRIVER_POD)})
+    assert "of another release" in report.problem
 
 
-def test_an_answer_in_json_counts_whatever_the_exit_code(folder: Folder) -> None:
-    folder.answers(DRIVER_POD, snapshots.status_json(problems=["the disk is full"]))
-    (answer,) = node_reports.read_statuses(asking(folder), {NODE: snapshots.pod(DRIVER_POD)})
-    assert (answer.problem, answer.problems) == ("", ("the disk is full",))
+def test_json_output_counts_whatever_the_exit_code(fake_cluster: FakeCluster) -> None:
+    fake_cluster.set_exec_output(DRIVER_POD, snapshots.status_json(problems=["the disk is full"]))
+    (report,) = node_reports.read_statuses(create_client(fake_cluster), {NODE: snapshots.pod(DRIVER_POD)})
+    assert (report.problem, report.problems) == ("", ("the disk is full",))
+
+
+def test_a_status_of_a_newer_driver_keeps_its_new_fields_in_json(fake_cluster: FakeCluster) -> None:
+    output = snapshots.status_json(new=1, versions=[{"version": "1.2", "state": "ready", "new": {"deeper": 2}}])
+    fake_cluster.set_exec_output(DRIVER_POD, output)
+    (report,) = node_reports.read_statuses(create_client(fake_cluster), {NODE: snapshots.pod(DRIVER_POD)})
+    assert node_reports.to_json(report) == {"node": NODE, "pod": DRIVER_POD, "status": output, "problem": ""}
 
 
 def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
-    endless = program(tmp_path, "seq 1 100000")
+    endless = create_program(tmp_path, "seq 1 100000")
     assert endless.tail(12, "logs") == b"99999\n100000\n"[-12:]
     assert endless.tail(0, "logs") == b""
 
 
-def test_a_log_that_does_not_end_is_given_up(tmp_path: Path) -> None:
-    following = Kubectl(program(tmp_path, "echo one; exec sleep 60").program, (), "dynatrace", 0.5)
+def test_a_log_that_does_not_end_is_a_timeout(tmp_path: Path) -> None:
+    following = Kubectl(create_program(tmp_path, "echo one; exec sleep 60").program, (), "dynatrace", 0.5)
     with pytest.raises(KubectlTimeoutError, match=r"not done within 0\.5 s"):
         following.tail(100, "logs")

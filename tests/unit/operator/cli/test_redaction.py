@@ -32,7 +32,7 @@ AROUND = st.text(st.characters(codec="utf-8", exclude_categories=("Lu", "Nd"), e
 @given(form=st.sampled_from(FORMS), secret=SECRETS, before=AROUND, after=AROUND)
 @settings(max_examples=300)
 def test_a_secret_is_taken_out_wherever_it_stands(form: str, secret: str, before: str, after: str) -> None:
-    shown = redaction.text(f"{before} {form.format(secret=secret)} {after}")
+    shown = redaction.redact_text(f"{before} {form.format(secret=secret)} {after}")
     assert secret not in shown
     assert redaction.HIDDEN in shown
 
@@ -48,11 +48,11 @@ def test_a_secret_is_taken_out_wherever_it_stands(form: str, secret: str, before
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
-    assert redaction.text(text) == text
+    assert redaction.redact_text(text) == text
 
 
 def test_variables_that_are_named_like_secrets_and_sign_ins_of_proxies_go() -> None:
-    found = redaction.tree(
+    found = redaction.redact(
         {
             "env": [{"name": "DB_PASSWORD", "value": "hunter22"}, {"name": "LEVEL", "value": "debug"}],
             "proxy": {"value": "user:hunter22@proxy.example.com:3128"},
@@ -66,8 +66,8 @@ def test_variables_that_are_named_like_secrets_and_sign_ins_of_proxies_go() -> N
 @given(form=st.sampled_from(FORMS), secret=SECRETS)
 def test_texts_within_an_object_are_gone_through_and_it_stays_an_object(form: str, secret: str) -> None:
     told = f'it said \\ "{form.format(secret=secret)}\\" and so on'
-    content = json.dumps(redaction.tree({"conditions": [{"message": told}]}))
-    shown = redaction.text(content)
+    content = json.dumps(redaction.redact({"conditions": [{"message": told}]}))
+    shown = redaction.redact_text(content)
     assert secret not in shown
     assert json.loads(shown)["conditions"][0]["message"].startswith('it said \\ "')
 
@@ -76,7 +76,7 @@ def test_texts_within_an_object_are_gone_through_and_it_stays_an_object(form: st
 def test_a_long_line_takes_no_more_time_than_its_length(line: str) -> None:
     def seconds(of: str) -> float:
         began = time.process_time()
-        redaction.text(of)
+        redaction.redact_text(of)
         return time.process_time() - began
 
     assert seconds(line) < 100 * max(seconds(line[: len(line) // 10]), 0.01)
@@ -84,13 +84,13 @@ def test_a_long_line_takes_no_more_time_than_its_length(line: str) -> None:
 
 def test_annotations_that_are_called_like_a_secret_go_and_names_of_secrets_stay() -> None:
     told = {"example.com/join-token": "hunter22", "dbPassword": "hunter22", "tokens": "shop", "secretName": "certs"}
-    found = redaction.tree({"metadata": {"annotations": told}})["metadata"]["annotations"]
+    found = redaction.redact({"metadata": {"annotations": told}})["metadata"]["annotations"]
     assert found == {**told, "example.com/join-token": "***", "dbPassword": "***"}
 
 
 def test_copies_of_an_object_in_itself_go() -> None:
     copy = "kubectl.kubernetes.io/last-applied-configuration"
-    found = redaction.tree({"metadata": {"annotations": {copy: "{}", "team": "shop"}, "managedFields": [1]}})
+    found = redaction.redact({"metadata": {"annotations": {copy: "{}", "team": "shop"}, "managedFields": [1]}})
     assert found == {"metadata": {"annotations": {"team": "shop"}}}
 
 

@@ -16,17 +16,17 @@ from tests.unit.operator.cli.snapshots import DRIVER_POD, NODE, but
 LEAVING = {"deletionTimestamp": "2023-11-14T00:00:00Z"}
 
 
-def answering(**told: Any) -> ClusterSnapshot:
-    return but(answers=(snapshots.report(**told),))
+def reporting(**fields: Any) -> ClusterSnapshot:
+    return but(reports=(snapshots.report(**fields),))
 
 
 @pytest.mark.parametrize(
     ("cluster", "driver", "problem"),
     [
-        (but(pods=(), answers=()), "none", "no pod of the driver"),
+        (but(pods=(), reports=()), "none", "no pod of the driver"),
         (but(csi_nodes=()), "ready", "the driver is not registered with kubelet"),
-        (answering(problems=["the disk is full"]), "ready", "the disk is full"),
-        (but(answers=(NodeReport(NODE, DRIVER_POD, None, "no answer"),)), "ready", "no answer"),
+        (reporting(problems=["the disk is full"]), "ready", "the disk is full"),
+        (but(reports=(NodeReport(NODE, DRIVER_POD, None, "no answer"),)), "ready", "no answer"),
     ],
 )
 def test_what_is_wrong_with_a_node_stands_in_its_row(cluster: ClusterSnapshot, driver: str, problem: str) -> None:
@@ -38,7 +38,7 @@ def test_what_is_wrong_with_a_node_stands_in_its_row(cluster: ClusterSnapshot, d
 
 def test_a_cluster_that_is_well_is_told_so_without_a_driver_too() -> None:
     assert status.summarize(snapshots.healthy()).is_healthy
-    assert status.summarize(but(csi_driver=None, csi_nodes=(), pods=(), answers=())).is_healthy
+    assert status.summarize(but(csi_driver=None, csi_nodes=(), pods=(), reports=())).is_healthy
 
 
 def test_a_node_that_the_driver_is_not_for_needs_nobody() -> None:
@@ -72,6 +72,6 @@ def test_of_two_pods_on_a_node_the_one_that_stays_is_asked() -> None:
 
 def test_the_tables_hold_what_people_ask_for() -> None:
     shown = io.StringIO()
-    output.show_status(status.summarize(answering(problems=["[red]the \x1b[31mdisk"])), shown)
+    output.print_status(status.summarize(reporting(problems=["[red]the \x1b[31mdisk"])), shown)
     for part in (NODE, "1.290.0.20261001-120000", "applicationMonitoring", "[red]the ?[31mdisk"):
         assert part in shown.getvalue()

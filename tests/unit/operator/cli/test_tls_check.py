@@ -14,7 +14,7 @@ import trustme
 
 from oneagent.operator.cli import tls_check
 from oneagent.operator.cli.kubectl import Kubectl
-from tests.fakes.kubectl import Folder
+from tests.fakes.kubectl import FakeCluster
 
 HOST = "oneagent-webhook.dynatrace.svc"
 NOW = datetime.datetime.now(datetime.UTC)
@@ -55,24 +55,24 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def fake_cluster(tmp_path: Path) -> FakeCluster:
+    return FakeCluster(tmp_path)
 
 
 @pytest.fixture
-def asking(folder: Folder) -> Kubectl:
-    return Kubectl(str(folder.program), (), "dynatrace", 20)
+def client(fake_cluster: FakeCluster) -> Kubectl:
+    return Kubectl(str(fake_cluster.program), (), "dynatrace", 20)
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, authority: trustme.CA, folder: Folder) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, authority: trustme.CA, fake_cluster: FakeCluster) -> Iterator[Server]:
     """With a certificate for the host and the end that the test names."""
     host, end = getattr(request, "param", (HOST, NOW + datetime.timedelta(hours=1)))
     begin = NOW - datetime.timedelta(days=1)
-    serving_it = Server(authority.issue_cert(host, not_before=begin, not_after=end, key_type=trustme.KeyType.ECDSA))
-    folder.forwards("webhook-1", serving_it.port)
-    yield serving_it
-    serving_it.close()
+    server_process = Server(authority.issue_cert(host, not_before=begin, not_after=end, key_type=trustme.KeyType.ECDSA))
+    fake_cluster.set_port("webhook-1", server_process.port)
+    yield server_process
+    server_process.close()
 
 
 def pem(authority: trustme.CA) -> str:
@@ -80,9 +80,9 @@ def pem(authority: trustme.CA) -> str:
 
 
 def test_a_certificate_that_is_trusted_is_told_with_its_times(
-    server: Server, authority: trustme.CA, asking: Kubectl
+    server: Server, authority: trustme.CA, client: Kubectl
 ) -> None:
-    served = tls_check.probe(asking, "webhook-1", pem(authority), HOST)
+    served = tls_check.probe(client, "webhook-1", pem(authority), HOST)
     assert (served.problem, served.unreachable) == ("", "")
     assert served.ends - served.not_before == pytest.approx(25 * 3600, abs=2)
     assert tls_check.is_overdue(served, NOW.timestamp())
@@ -98,21 +98,21 @@ def test_a_certificate_that_is_trusted_is_told_with_its_times(
     indirect=["server"],
 )
 def test_a_certificate_that_is_not_good_is_told_with_the_reason(
-    server: Server, authority: trustme.CA, asking: Kubectl, problem: str
+    server: Server, authority: trustme.CA, client: Kubectl, problem: str
 ) -> None:
-    assert problem in tls_check.probe(asking, "webhook-1", pem(authority), HOST).problem
+    assert problem in tls_check.probe(client, "webhook-1", pem(authority), HOST).problem
 
 
-def test_a_certificate_of_another_authority_is_refused(server: Server, asking: Kubectl) -> None:
+def test_a_certificate_of_another_authority_is_refused(server: Server, client: Kubectl) -> None:
     other = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    assert tls_check.probe(asking, "webhook-1", pem(other), HOST).problem
+    assert tls_check.probe(client, "webhook-1", pem(other), HOST).problem
 
 
-def test_a_bundle_that_is_none_is_the_problem(asking: Kubectl) -> None:
-    assert "caBundle holds no certificates" in tls_check.probe(asking, "webhook-1", "hello", HOST).problem
+def test_a_bundle_that_is_none_is_the_problem(client: Kubectl) -> None:
+    assert "caBundle holds no certificates" in tls_check.probe(client, "webhook-1", "hello", HOST).problem
 
 
-def test_a_pod_that_can_not_be_reached_leaves_it_open(authority: trustme.CA, asking: Kubectl) -> None:
-    served = tls_check.probe(asking, "webhook-1", pem(authority), HOST)
+def test_a_pod_that_can_not_be_reached_leaves_it_open(authority: trustme.CA, client: Kubectl) -> None:
+    served = tls_check.probe(client, "webhook-1", pem(authority), HOST)
     assert served.problem == ""
     assert "pod is not running" in served.unreachable

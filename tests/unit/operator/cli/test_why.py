@@ -1,4 +1,4 @@
-"""One verdict on a pod, whoever knows the reason: the webhook, the scheduler, the init container, or the node."""
+"""A pod has one diagnosis, by the webhook, the scheduler, the init container, or its node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MONITORED = node_report.pod_from_json(
     }
 )
 DONE = InitContainer("done", "Completed", "", "")
-GOOD = Evidence(
+MONITORED_POD = Evidence(
     namespace="shop",
     pod="cart",
     taken_at=1.0,
@@ -37,8 +37,10 @@ GOOD = Evidence(
     driver="oneagent-csi-driver-x",
     on_node=MONITORED,
 )
-PLAIN = dataclasses.replace(GOOD, decision=Decision(None, "", ()), by_driver=False, init=None, driver="", on_node=None)
-ITSELF = dataclasses.replace(GOOD, by_driver=False, driver="", on_node=None)
+NOT_INJECTED = dataclasses.replace(
+    MONITORED_POD, decision=Decision(None, "", ()), by_driver=False, init=None, driver="", on_node=None
+)
+BY_INIT_CONTAINER = dataclasses.replace(MONITORED_POD, by_driver=False, driver="", on_node=None)
 OPTED_OUT = Decision(False, "OptedOut", ('dynatrace.com/inject: "false"', 'oneagent.dynatrace.com/install-path: "/x"'))
 
 
@@ -46,20 +48,20 @@ def on_node(reason: str, sentence: str = "so it is", remedy: str = "do it") -> P
     return node_report.pod_from_json({"verdict": {"reason": reason, "sentence": sentence, "remedy": remedy}})
 
 
-def of(found: Evidence, **changed: Any) -> Evidence:
-    return dataclasses.replace(found, **changed)
+def replaced(evidence: Evidence, **changed: Any) -> Evidence:
+    return dataclasses.replace(evidence, **changed)
 
 
 @pytest.mark.parametrize(
-    ("found", "reason", "sentence", "remedy"),
+    ("evidence", "reason", "sentence", "remedy"),
     [
-        (GOOD, "Monitored", "pod shop/cart is monitored, on node worker-1", ""),
-        (of(GOOD, exists=False, owner=None), "NoPod", "there is no namespace shop", "get pods"),
-        (of(GOOD, exists=False, unread=("Forbidden",)), "NoPod", "can't be read: Forbidden", "account"),
-        (of(PLAIN, decision=OPTED_OUT), "OptedOut", '(dynatrace.com/inject: "false")', "pod template"),
+        (MONITORED_POD, "Monitored", "pod shop/cart is monitored, on node worker-1", ""),
+        (replaced(MONITORED_POD, exists=False, owner=None), "NoPod", "there is no namespace shop", "get pods"),
+        (replaced(MONITORED_POD, exists=False, unread=("Forbidden",)), "NoPod", "can't be read: Forbidden", "account"),
+        (replaced(NOT_INJECTED, decision=OPTED_OUT), "OptedOut", '(dynatrace.com/inject: "false")', "pod template"),
         (
-            of(
-                PLAIN,
+            replaced(
+                NOT_INJECTED,
                 decision=Decision(False, "DynaKubeNotReady", ()),
                 events=(Event("cart-1", "DynaKubeNotReady", "no tenant"),),
             ),
@@ -68,63 +70,78 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "restart its workload",
         ),
         (
-            of(PLAIN, decision=Decision(False, "NotSynced", ())),
+            replaced(NOT_INJECTED, decision=Decision(False, "NotSynced", ())),
             "NotSynced",
             "reached no decision",
             "log of oneagent-webhook",
         ),
         (
-            of(PLAIN, owner=NamespaceOwner("", "", (), 0)),
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 0)),
             "NamespaceNotMonitored",
             "there is no DynaKube",
             "namespaceSelector",
         ),
         (
-            of(PLAIN, owner=NamespaceOwner("", "", (), 2)),
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", (), 2)),
             "NamespaceNotMonitored",
             "no DynaKube selects it, of 2",
             "--show-labels",
         ),
-        (of(PLAIN, owner=NamespaceOwner("", "", ("shop",), 1)), "NamespaceIgnored", "ignores it", "ignored-namespaces"),
-        (of(PLAIN, owner=NamespaceOwner("", "shop", ("shop",), 1)), "WebhookNotCalled", "has no label", "operator"),
-        (PLAIN, "WebhookNotCalled", "older than the namespace's label", "restart its workload"),
-        (of(PLAIN, webhook_ready=0), "WebhookNotCalled", "no pod of the webhook is ready", "doctor"),
-        (of(PLAIN, mirror=True), "MirrorPod", "mirrors a pod", ""),
         (
-            of(GOOD, node="", scheduling="0/3 nodes are available", on_node=None),
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "", ("shop",), 1)),
+            "NamespaceIgnored",
+            "ignores it",
+            "ignored-namespaces",
+        ),
+        (
+            replaced(NOT_INJECTED, owner=NamespaceOwner("", "shop", ("shop",), 1)),
+            "WebhookNotCalled",
+            "has no label",
+            "operator",
+        ),
+        (NOT_INJECTED, "WebhookNotCalled", "older than the namespace's label", "restart its workload"),
+        (replaced(NOT_INJECTED, webhook_ready=0), "WebhookNotCalled", "no pod of the webhook is ready", "doctor"),
+        (replaced(NOT_INJECTED, mirror=True), "MirrorPod", "mirrors a pod", ""),
+        (
+            replaced(MONITORED_POD, node="", scheduling="0/3 nodes are available", on_node=None),
             "NotScheduled",
             "0/3 nodes",
             "describe",
         ),
-        (of(GOOD, phase="Succeeded"), "Ended", "has ended (Succeeded)", "running pod"),
-        (of(GOOD, driver="", on_node=None), "NoDriver", "its node worker-1 has no pod of the driver", "doctor"),
+        (replaced(MONITORED_POD, phase="Succeeded"), "Ended", "has ended (Succeeded)", "running pod"),
         (
-            of(GOOD, on_node=None, node_problem="no answer"),
+            replaced(MONITORED_POD, driver="", on_node=None),
+            "NoDriver",
+            "its node worker-1 has no pod of the driver",
+            "doctor",
+        ),
+        (
+            replaced(MONITORED_POD, on_node=None, node_problem="no answer"),
             "NodeUnreachable",
             "gives no report: no answer",
             "pods/exec",
         ),
         (
-            of(GOOD, on_node=on_node("NoAgentMounted", "it runs without")),
+            replaced(MONITORED_POD, on_node=on_node("NoAgentMounted", "it runs without")),
             "NoAgentMounted",
             "it runs without, on node",
             "do it",
         ),
         (
-            of(GOOD, on_node=on_node("NoVolume")),
+            replaced(MONITORED_POD, on_node=on_node("NoVolume")),
             "NotPublished",
             "kubelet on node worker-1 has not requested its volume",
             "doctor",
         ),
         (
-            of(GOOD, on_node=on_node("NoProcess"), troubles=("shop: ErrImagePull",)),
+            replaced(MONITORED_POD, on_node=on_node("NoProcess"), container_problems=("shop: ErrImagePull",)),
             "NotStarted",
             "can't start: shop: ErrImagePull",
             "describe",
         ),
         (
-            of(
-                GOOD,
+            replaced(
+                MONITORED_POD,
                 on_node=on_node("NoProcess"),
                 init=InitContainer("waiting", "CrashLoopBackOff", "the volume is empty.", ""),
             ),
@@ -132,19 +149,19 @@ def of(found: Evidence, **changed: Any) -> Evidence:
             "can't start yet; its init container reports: the volume is empty",
             "What the init container says",
         ),
-        (ITSELF, "Installed", "its init container has installed it", ""),
+        (BY_INIT_CONTAINER, "Installed", "its init container has installed it", ""),
         (
-            of(ITSELF, init=InitContainer("done", "", "not downloaded.", "")),
+            replaced(BY_INIT_CONTAINER, init=InitContainer("done", "", "not downloaded.", "")),
             "InstallFailed",
             "runs without its agent",
             "docs/",
         ),
-        (of(ITSELF, init=InitContainer("running", "", "", "")), "Installing", "is running", "wait"),
+        (replaced(BY_INIT_CONTAINER, init=InitContainer("running", "", "", "")), "Installing", "is running", "wait"),
         (
-            of(
-                ITSELF,
+            replaced(
+                BY_INIT_CONTAINER,
                 init=InitContainer("waiting", "ImagePullBackOff", "", ""),
-                troubles=("install-oneagent: ImagePullBackOff",),
+                container_problems=("install-oneagent: ImagePullBackOff",),
             ),
             "NotStarted",
             "install-oneagent: ImagePullBackOff",
@@ -152,42 +169,44 @@ def of(found: Evidence, **changed: Any) -> Evidence:
         ),
     ],
 )
-def test_each_cause_has_its_verdict(found: Evidence, reason: str, sentence: str, remedy: str) -> None:
-    verdict = diagnose.diagnose(found)
+def test_each_cause_has_its_diagnosis(evidence: Evidence, reason: str, sentence: str, remedy: str) -> None:
+    verdict = diagnose.diagnose(evidence)
     assert verdict.reason == reason
     assert sentence in verdict.sentence
     assert remedy in verdict.remedy
     assert bool(verdict.remedy) is bool(remedy)
-    assert text.render(found, verdict).startswith(verdict.sentence[0].upper())
+    assert text.render(evidence, verdict).startswith(verdict.sentence[0].upper())
 
 
 @pytest.mark.parametrize(
     "skip", [skip for skip in vars(skip_reasons).values() if isinstance(skip, SkipReason)], ids=lambda skip: skip.reason
 )
 def test_every_reason_that_the_webhook_writes_is_explained(skip: SkipReason) -> None:
-    verdict = diagnose.diagnose(of(PLAIN, decision=Decision(False, skip.reason, ())))
+    verdict = diagnose.diagnose(replaced(NOT_INJECTED, decision=Decision(False, skip.reason, ())))
     assert verdict.reason == skip.reason
     assert skip.why in verdict.sentence
 
 
-def test_only_a_pod_with_its_agent_is_good() -> None:
-    assert diagnose.diagnose(GOOD).reason in why.AS_INTENDED
-    assert diagnose.diagnose(ITSELF).reason in why.AS_INTENDED
-    assert diagnose.diagnose(PLAIN).reason not in why.AS_INTENDED
+def test_only_a_pod_with_its_agent_is_as_intended() -> None:
+    assert diagnose.diagnose(MONITORED_POD).reason in why.AS_INTENDED
+    assert diagnose.diagnose(BY_INIT_CONTAINER).reason in why.AS_INTENDED
+    assert diagnose.diagnose(NOT_INJECTED).reason not in why.AS_INTENDED
 
 
-def test_a_pod_can_not_write_on_the_terminal_of_who_asks_about_it() -> None:
-    found = of(ITSELF, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
-    shown = text.render(found, diagnose.diagnose(found))
+def test_control_characters_of_a_pod_do_not_reach_the_terminal() -> None:
+    evidence = replaced(BY_INIT_CONTAINER, init=InitContainer("done", "", "a\x1b[2Jb\x07", "c\x1b]0;d"))
+    shown = text.render(evidence, diagnose.diagnose(evidence))
     assert "a?[2Jb?" in shown
     assert shown.replace("\n", "").isprintable()
 
 
-def test_people_see_what_the_verdict_rests_on() -> None:
-    found = of(
-        GOOD, decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)), unread=("events: Forbidden",)
+def test_the_text_has_the_evidence() -> None:
+    evidence = replaced(
+        MONITORED_POD,
+        decision=Decision(True, "", ('oneagent.dynatrace.com/install-path: "/x"',)),
+        unread=("events: Forbidden",),
     )
-    shown = text.render(found, diagnose.diagnose(found))
+    shown = text.render(evidence, diagnose.diagnose(evidence))
     for part in (
         "on node worker-1",
         "install-path",

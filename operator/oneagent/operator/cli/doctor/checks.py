@@ -41,7 +41,7 @@ CHECKS: Final = (
     Check("Driver", nodes.driver, ("csi_driver", "daemon_sets")),
     Check("NodesWithoutDriver", nodes.without_driver, ("daemon_sets", "nodes", "pods")),
     Check("Registration", nodes.registration, ("csi_nodes", "pods")),
-    Check("Nodes", nodes.answers, ("pods",)),
+    Check("Nodes", nodes.reports, ("pods",)),
     Check("DynaKubes", dynakubes.conditions, ("dynakubes",)),
     Check("Tokens", dynakubes.tokens, ("dynakubes", "secrets")),
     Check("Namespaces", dynakubes.namespaces, ("dynakubes", "namespaces")),
@@ -51,10 +51,10 @@ CHECKS: Final = (
 
 def run_checks(cluster: ClusterSnapshot) -> DoctorReport:
     """Run all checks; findings by severity, then in the order of the checks."""
-    done = tuple(check for check in CHECKS if not set(check.needs) & cluster.unread.keys())
-    found = [*_unread(cluster), *(finding for check in done for finding in check.run(cluster))]
-    found.sort(key=lambda finding: _SEVEREST.index(finding.severity))
-    return DoctorReport(tuple(found), tuple(check.name for check in done), len(cluster.answers))
+    runnable = tuple(check for check in CHECKS if not set(check.needs) & cluster.unread.keys())
+    findings = [*_unread(cluster), *(finding for check in runnable for finding in check.run(cluster))]
+    findings.sort(key=lambda finding: _SEVEREST.index(finding.severity))
+    return DoctorReport(tuple(findings), tuple(check.name for check in runnable), len(cluster.reports))
 
 
 def _unread(cluster: ClusterSnapshot) -> Iterator[Finding]:

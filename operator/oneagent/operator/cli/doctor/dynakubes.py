@@ -25,24 +25,26 @@ def conditions(cluster: ClusterSnapshot) -> Iterator[Finding]:
     if not cluster.dynakubes:
         yield note(name, f"there is no DynaKube in the namespace {cluster.namespace}")
     for kube in cluster.dynakubes:
-        shown, found = f"DynaKube {k8s_objects.name(kube)}", k8s_objects.conditions(kube)
-        if not found:
-            yield warning(name, f"the operator has not reconciled {shown} yet", "check that the operator runs")
-        for kind, condition in found.items():
+        dynakube, kube_conditions = f"DynaKube {k8s_objects.name(kube)}", k8s_objects.conditions(kube)
+        if not kube_conditions:
+            yield warning(name, f"the operator has not reconciled {dynakube} yet", "check that the operator runs")
+        for kind, condition in kube_conditions.items():
             if kind == _SUMMARY:
                 continue
             since = k8s_objects.age_seconds(condition.get("lastTransitionTime"), cluster.taken_at)
-            said = f"{shown}: {kind}: {condition.get('message', '')}"
+            sentence = f"{dynakube}: {kind}: {condition.get('message', '')}"
             if condition.get("status") == "False":
-                yield error(name, said, f"kubectl -n {cluster.namespace} describe dynakube {k8s_objects.name(kube)}")
+                yield error(
+                    name, sentence, f"kubectl -n {cluster.namespace} describe dynakube {k8s_objects.name(kube)}"
+                )
             elif condition.get("status") != "True" and since > GRACE_SECONDS:
-                yield warning(name, f"{said} (for {since / 60:.0f} min)", "the operator's log has the reason")
+                yield warning(name, f"{sentence} (for {since / 60:.0f} min)", "the operator's log has the reason")
             elif condition.get("status") != "True":
-                yield note(name, said)
+                yield note(name, sentence)
 
 
 def tokens(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """Check that the Secret and its key exist; the tenant's verdict on the token is in a condition."""
+    """Check that the Secret and its key exist; a condition reports if the tenant accepts the token."""
     name = "Tokens"
     for kube in cluster.dynakubes:
         spec = kube.get("spec") or {}
@@ -50,78 +52,81 @@ def tokens(cluster: ClusterSnapshot) -> Iterator[Finding]:
             continue
         secret = spec.get("tokens") or k8s_objects.name(kube)
         create = f"kubectl -n {cluster.namespace} create secret generic {secret} --from-literal={TOKEN_KEY}=TOKEN"
-        who = f"the Secret {secret} of DynaKube {k8s_objects.name(kube)}"
+        secret_name = f"the Secret {secret} of DynaKube {k8s_objects.name(kube)}"
         if secret not in cluster.secrets:
-            yield error(name, f"{who} does not exist: no version can be downloaded", create)
+            yield error(name, f"{secret_name} does not exist: no version can be downloaded", create)
         elif not cluster.secrets[secret] & {TOKEN_KEY, _OTHER_KEY}:
             yield error(
-                name, f"{who} has no key {TOKEN_KEY}: no version can be downloaded", f"delete the Secret, and {create}"
+                name,
+                f"{secret_name} has no key {TOKEN_KEY}: no version can be downloaded",
+                f"delete the Secret, and {create}",
             )
 
 
-def claims(cluster: ClusterSnapshot) -> tuple[list[namespace_mapping.Claim], list[FieldError]]:
+def read_claims(cluster: ClusterSnapshot) -> tuple[list[namespace_mapping.Claim], list[FieldError]]:
     """Return the DynaKubes' claims to namespaces, and the invalid ones."""
-    found, wrong = [], []
+    claims, invalid = [], []
     for kube in cluster.dynakubes:
         if k8s_objects.is_deleting(kube):
             continue
         try:
-            found.append(namespace_mapping.claim(kube, cluster.namespace))
+            claims.append(namespace_mapping.claim(kube, cluster.namespace))
         except FieldError as problem:
-            wrong.append(problem)
-    return found, wrong
+            invalid.append(problem)
+    return claims, invalid
 
 
 def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Namespaces"
-    wanted, wrong = claims(cluster)
-    yield from (error(name, f"invalid selector of a DynaKube: {one}", "correct that field") for one in wrong)
-    if wrong:
+    claims, invalid = read_claims(cluster)
+    yield from (error(name, f"invalid selector of a DynaKube: {field}", "correct that field") for field in invalid)
+    if invalid:
         return
     for namespace in cluster.namespaces:
         if k8s_objects.is_deleting(namespace):
             continue
-        shown, has = k8s_objects.name(namespace), k8s_objects.labels(namespace).get(namespace_mapping.LABEL)
-        owner = namespace_mapping.decide(shown, k8s_objects.labels(namespace), wanted).owner
-        if owner != has and owner is not None:
+        namespace_name, label = k8s_objects.name(namespace), k8s_objects.labels(namespace).get(namespace_mapping.LABEL)
+        owner = namespace_mapping.decide(namespace_name, k8s_objects.labels(namespace), claims).owner
+        if owner != label and owner is not None:
             yield error(
-                name, f"namespace {shown} belongs to DynaKube {owner}, and its label {namespace_mapping.LABEL} says "
-                f"{has or 'nothing'}: its pods get no agent, or another one's", _labelled(owner),
+                name, f"namespace {namespace_name} belongs to DynaKube {owner}, and its label "
+                f"{namespace_mapping.LABEL} {f'is {label}' if label else 'is missing'}: its pods get no agent, or that of another DynaKube",
+                f"check that the operator runs, which labels it within seconds, and the condition "
+                f"NamespaceMapping of {owner}",
             )  # fmt: skip
 
 
 def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Find objects that should have been removed with a DynaKube."""
     name = "Leftovers"
-    wanted, wrong = claims(cluster)
-    known = {k8s_objects.name(kube) for kube in cluster.dynakubes}
-    staying = [namespace for namespace in cluster.namespaces if not k8s_objects.is_deleting(namespace)]
-    labels = {k8s_objects.name(one): k8s_objects.labels(one).get(namespace_mapping.LABEL) for one in staying}
-    for namespace in staying:
-        shown, has = k8s_objects.name(namespace), k8s_objects.labels(namespace).get(namespace_mapping.LABEL)
-        if not has or wrong or namespace_mapping.decide(shown, k8s_objects.labels(namespace), wanted).owner is not None:
+    claims, invalid = read_claims(cluster)
+    existing = {k8s_objects.name(kube) for kube in cluster.dynakubes}
+    remaining = [namespace for namespace in cluster.namespaces if not k8s_objects.is_deleting(namespace)]
+    labels = {k8s_objects.name(obj): k8s_objects.labels(obj).get(namespace_mapping.LABEL) for obj in remaining}
+    for namespace in remaining:
+        namespace_name, label = k8s_objects.name(namespace), k8s_objects.labels(namespace).get(namespace_mapping.LABEL)
+        if (
+            not label
+            or invalid
+            or namespace_mapping.decide(namespace_name, k8s_objects.labels(namespace), claims).owner is not None
+        ):
             continue
-        why = "no DynaKube selects it any more" if has in known else f"there is no DynaKube {has}"
+        why = "no DynaKube selects it any more" if label in existing else f"there is no DynaKube {label}"
         yield warning(
-            name, f"namespace {shown} has the label {namespace_mapping.LABEL}={has}, but {why}",
+            name, f"namespace {namespace_name} has the label {namespace_mapping.LABEL}={label}, but {why}",
             "check that the operator runs, which removes it. After an uninstall: "
-                f"kubectl label namespace {shown} {namespace_mapping.LABEL}-",
+                f"kubectl label namespace {namespace_name} {namespace_mapping.LABEL}-",
         )  # fmt: skip
-    for one in cluster.injection_secrets:
-        if one in labels and not labels[one]:
+    for namespace_name in cluster.injection_secrets:
+        if namespace_name in labels and not labels[namespace_name]:
             yield warning(
-                name, f"namespace {one} has a Secret oneagent-injection, and no DynaKube",
-                f"kubectl -n {one} delete secret oneagent-injection",
+                name, f"namespace {namespace_name} has a Secret oneagent-injection, and no DynaKube",
+                f"kubectl -n {namespace_name} delete secret oneagent-injection",
             )  # fmt: skip
 
 
-def _labelled(owner: str) -> str:
-    return (
-        f"check that the operator runs, which labels it within seconds, and the condition NamespaceMapping of {owner}"
-    )
-
-
-def claimants(cluster: ClusterSnapshot, namespace: Object) -> list[str]:
+def list_claimants(cluster: ClusterSnapshot, namespace: Object) -> list[str]:
     """Return the DynaKubes whose selectors match a namespace, even if it is ignored."""
-    found, _ = claims(cluster)
-    return [one.dynakube for one in found if any(each.matches(k8s_objects.labels(namespace)) for each in one.selectors)]
+    claims, _ = read_claims(cluster)
+    labels = k8s_objects.labels(namespace)
+    return [claim.dynakube for claim in claims if any(selector.matches(labels) for selector in claim.selectors)]

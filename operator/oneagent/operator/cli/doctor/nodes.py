@@ -16,23 +16,23 @@ _EXPECTED: Final[Mapping[str, Any]] = {
     "podInfoOnMount": (True, "the driver does not learn which pod a volume is for"),
     "volumeLifecycleModes": (["Ephemeral"], "kubelet refuses the volumes of pods"),
 }
-_MOST_NAMED: Final = 5
+_MAX_NAMED: Final = 5
 
 
 def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    """The CSIDriver object and the DaemonSet: either both are there or none is."""
-    name, found = "Driver", cluster.csi_driver
-    if found is None and cluster.daemon_set is None:
+    """Check that the CSIDriver object and the DaemonSet are both there, or both absent."""
+    name, csi_driver = "Driver", cluster.csi_driver
+    if csi_driver is None and cluster.daemon_set is None:
         yield note(name, "the node driver is not installed: pods download their agent in an init container")
         return
-    if found is None:
+    if csi_driver is None:
         yield error(
-            name, f"the CSIDriver {identifiers.DRIVER_NAME} is not there, and the DaemonSet {snapshot.DRIVER} is: kubelet "
-            "treats its volumes as another driver's", "apply the manifests or the chart again",
+            name, f"the CSIDriver {identifiers.DRIVER_NAME} is not there, and the DaemonSet {snapshot.DRIVER} is: "
+            "kubelet treats its volumes as another driver's", "apply the manifests or the chart again",
         )  # fmt: skip
         return
     for field, (expected, effect) in _EXPECTED.items():
-        value = found["spec"].get(field)
+        value = csi_driver["spec"].get(field)
         if value != expected:
             yield error(
                 name, f"the CSIDriver {identifiers.DRIVER_NAME} has {field}: {value}, and not {expected}: {effect}",
@@ -40,8 +40,8 @@ def driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
             )  # fmt: skip
     if cluster.daemon_set is None:
         yield error(
-            name, f"the CSIDriver {identifiers.DRIVER_NAME} is there, and the DaemonSet {snapshot.DRIVER} is not: new pods "
-            "start without their agent", f"install the driver, or delete the CSIDriver {identifiers.DRIVER_NAME}",
+            name, f"the CSIDriver {identifiers.DRIVER_NAME} is there, and the DaemonSet {snapshot.DRIVER} is not: new "
+            "pods start without their agent", f"install the driver, or delete the CSIDriver {identifiers.DRIVER_NAME}",
         )  # fmt: skip
 
 
@@ -50,66 +50,70 @@ def without_driver(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name, daemon_set = "NodesWithoutDriver", cluster.daemon_set
     if daemon_set is None:
         return
-    wanted = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
+    selector = daemon_set["spec"]["template"]["spec"].get("nodeSelector") or {}
     running = cluster.drivers
     for node in cluster.nodes:
-        shown = k8s_objects.name(node)
+        node_name = k8s_objects.name(node)
         if k8s_objects.labels(node).get("kubernetes.io/os", "linux") != "linux":
             continue
-        if not wanted.items() <= k8s_objects.labels(node).items():
-            yield note(name, f"node {shown} has no driver: the DaemonSet's nodeSelector leaves it out")
+        if not selector.items() <= k8s_objects.labels(node).items():
+            yield note(name, f"node {node_name} has no driver: the DaemonSet's nodeSelector leaves it out")
         elif not k8s_objects.has_condition(node, "Ready"):
-            yield warning(name, f"node {shown} is not ready", f"kubectl describe node {shown}")
-        elif shown not in running:
+            yield warning(name, f"node {node_name} is not ready", f"kubectl describe node {node_name}")
+        elif node_name not in running:
             yield error(
-                name, f"node {shown} has no pod of the driver: pods with an agent's volume can't start there",
+                name, f"node {node_name} has no pod of the driver: pods with an agent's volume can't start there",
                 f"kubectl -n {cluster.namespace} describe daemonset/{snapshot.DRIVER}; its tolerations and affinity "
                 "have to allow for the node",
             )  # fmt: skip
-        elif not k8s_objects.is_ready(running[shown]):
-            yield _unready(name, shown, running[shown])
+        elif not k8s_objects.is_ready(running[node_name]):
+            yield _unready(name, node_name, running[node_name])
 
 
 def registration(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    listed = {
+    registered = {
         k8s_objects.name(node)
         for node in cluster.csi_nodes
-        if any(one["name"] == identifiers.DRIVER_NAME for one in node["spec"].get("drivers") or ())
+        if any(driver["name"] == identifiers.DRIVER_NAME for driver in node["spec"].get("drivers") or ())
     }
     for node, pod in cluster.drivers.items():
-        if k8s_objects.is_ready(pod) and node not in listed:
+        if k8s_objects.is_ready(pod) and node not in registered:
             yield error(
-                "Registration", f"the driver is not registered with kubelet on node {node}: its CSINode does not list it",
-                f"kubectl -n {cluster.namespace} logs {k8s_objects.name(pod)} -c registrar. Kubelet's root directory may "
-                "be another than csidriver.kubeletPath",
+                "Registration",
+                f"the driver is not registered with kubelet on node {node}: its CSINode does not list it",
+                f"kubectl -n {cluster.namespace} logs {k8s_objects.name(pod)} -c registrar. Kubelet's root directory "
+                "may be another than csidriver.kubeletPath",
             )  # fmt: skip
 
 
-def answers(cluster: ClusterSnapshot) -> Iterator[Finding]:
+def reports(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Nodes"
-    for answer in cluster.answers:
-        if answer.status is None:
+    for report in cluster.reports:
+        if report.status is None:
             yield warning(
-                name, f"node {answer.node} gives no report: {answer.problem}",
-                f"see pod {answer.pod} and its container server; the right to create pods/exec is needed",
+                name, f"node {report.node} gives no report: {report.problem}",
+                f"see pod {report.pod} and its container server; the right to create pods/exec is needed",
             )  # fmt: skip
             continue
-        remedy = f"kubectl -n {cluster.namespace} exec {answer.pod} -c server -- oneagent-csi status"
-        for problem in answer.problems[:_MOST_NAMED]:
-            yield error(name, f"node {answer.node}: {problem}", remedy)
-        if (more := len(answer.problems) - _MOST_NAMED) > 0:
-            yield error(name, f"node {answer.node}: and {more} more problems", remedy)
+        remedy = f"kubectl -n {cluster.namespace} exec {report.pod} -c server -- oneagent-csi status"
+        for problem in report.problems[:_MAX_NAMED]:
+            yield error(name, f"node {report.node}: {problem}", remedy)
+        if (more := len(report.problems) - _MAX_NAMED) > 0:
+            yield error(name, f"node {report.node}: and {more} more problems", remedy)
 
 
 def _unready(name: str, node: str, pod: Object) -> Finding:
-    shown = k8s_objects.name(pod)
+    pod_name = k8s_objects.name(pod)
     if k8s_objects.is_deleting(pod):
         return warning(
             name, f"the driver's pod on node {node} is terminating",
             "after an uninstall it stays until no pod on the node has a volume",
         )  # fmt: skip
-    found = "; ".join(f"{one.container} {one.reason} {one.message}".strip() for one in k8s_objects.troubles(pod))
+    problems = "; ".join(
+        f"{problem.container} {problem.reason} {problem.message}".strip()
+        for problem in k8s_objects.container_problems(pod)
+    )
     return error(
-        name, f"the driver's pod {shown} on node {node} is not ready{f': {found}' if found else ''}",
-        f"kubectl -n {pod['metadata']['namespace']} describe pod {shown}",
+        name, f"the driver's pod {pod_name} on node {node} is not ready{f': {problems}' if problems else ''}",
+        f"kubectl -n {pod['metadata']['namespace']} describe pod {pod_name}",
     )  # fmt: skip

@@ -17,15 +17,15 @@ _CA_BUNDLE: Final = (
 
 
 def definition(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    name, found = "Definition", cluster.definition
-    if found is None:
+    name, crd = "Definition", cluster.definition
+    if crd is None:
         yield error(name, f"the CRD {snapshot.DEFINITION} is not there", "apply deploy/crd.yaml, or crd.install=true")
         return
-    if not k8s_objects.has_condition(found, "Established"):
-        said = k8s_objects.conditions(found).get("NamesAccepted", {}).get("message", "")
-        yield error(name, f"the CRD {snapshot.DEFINITION} is not established: {said}", "another CRD has its names")
-    storage = [version["name"] for version in found["spec"]["versions"] if version["storage"]]
-    stored = k8s_objects.status(found).get("storedVersions") or []
+    if not k8s_objects.has_condition(crd, "Established"):
+        message = k8s_objects.conditions(crd).get("NamesAccepted", {}).get("message", "")
+        yield error(name, f"the CRD {snapshot.DEFINITION} is not established: {message}", "another CRD has its names")
+    storage = [version["name"] for version in crd["spec"]["versions"] if version["storage"]]
+    stored = k8s_objects.status(crd).get("storedVersions") or []
     if old := [version for version in stored if version not in storage]:
         yield note(
             name, f"DynaKubes may still be stored as {', '.join(old)}; the operator writes them again as {storage[0]}"
@@ -35,14 +35,14 @@ def definition(cluster: ClusterSnapshot) -> Iterator[Finding]:
 def configurations(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "WebhookConfigurations"
     deployed = cluster.deployment(snapshot.WEBHOOK) is not None
-    for kind, found in (("Mutating", cluster.mutating), ("Validating", cluster.validating)):
-        shown = f"the {kind}WebhookConfiguration {snapshot.WEBHOOK}"
-        if found is None and deployed:
+    for kind, configuration in (("Mutating", cluster.mutating), ("Validating", cluster.validating)):
+        title = f"the {kind}WebhookConfiguration {snapshot.WEBHOOK}"
+        if configuration is None and deployed:
             effect = "no pod gets an agent" if kind == "Mutating" else "no DynaKube is checked as it is applied"
-            yield error(name, f"{shown} is not there: {effect}", _APPLY)
-        elif found is not None and not deployed:
+            yield error(name, f"{title} is not there: {effect}", _APPLY)
+        elif configuration is not None and not deployed:
             yield error(
-                name, f"{shown} is there, and the Deployment {snapshot.WEBHOOK} is not", f"delete {shown}, or {_APPLY}"
+                name, f"{title} is there, and the Deployment {snapshot.WEBHOOK} is not", f"delete {title}, or {_APPLY}"
             )
 
 
@@ -63,21 +63,21 @@ def trust(cluster: ClusterSnapshot) -> Iterator[Finding]:
 def certificate(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Certificate"
     for served in cluster.served:
-        who = f"pod {served.pod} of the webhook"
+        pod = f"pod {served.pod} of the webhook"
         if served.unreachable:
             yield warning(
-                name, f"certificate of {who} unknown: {served.unreachable}",
+                name, f"certificate of {pod} unknown: {served.unreachable}",
                 "it needs the permission to create pods/portforward, and a network path to the node",
             )  # fmt: skip
         elif served.problem:
             yield error(
-                name, f"the API server refuses the certificate of {who}: {served.problem}",
-                "delete the Secret oneagent-webhook-certs: the operator recreates it, or logs why not; with cert-manager "
-                "check the Certificate",
+                name, f"the API server refuses the certificate of {pod}: {served.problem}",
+                "delete the Secret oneagent-webhook-certs: the operator recreates it, or logs why not; with "
+                "cert-manager check the Certificate",
             )  # fmt: skip
         elif tls_check.is_overdue(served, cluster.taken_at):
             hours = (served.ends - cluster.taken_at) / 3600
             yield warning(
-                name, f"the certificate of {who} expires in {hours:.1f} h and was not renewed in time",
+                name, f"the certificate of {pod} expires in {hours:.1f} h and was not renewed in time",
                 "the operator renews it at two thirds of its lifetime: its log and Events have the reason",
             )  # fmt: skip

@@ -21,26 +21,27 @@ _PULL: Final = "check the image's name, and that the node may pull it"
 
 def deployments(cluster: ClusterSnapshot) -> Iterator[Finding]:
     name = "Deployments"
-    for wanted, effect in _EFFECTS.items():
-        found = cluster.deployment(wanted)
-        if found is None:
+    for deployment_name, effect in _EFFECTS.items():
+        deployment = cluster.deployment(deployment_name)
+        if deployment is None:
             yield error(
-                name, f"the Deployment {wanted} is not in the namespace {cluster.namespace}: {effect}",
+                name, f"the Deployment {deployment_name} is not in the namespace {cluster.namespace}: {effect}",
                 "install it; or set --namespace to its namespace",
             )  # fmt: skip
             continue
-        replicas, ready = found["spec"].get("replicas", 1), k8s_objects.status(found).get("readyReplicas", 0)
+        replicas, ready = deployment["spec"].get("replicas", 1), k8s_objects.status(deployment).get("readyReplicas", 0)
         if ready >= max(1, replicas):
             continue
         if not replicas:
             yield error(
-                name, f"the Deployment {wanted} is scaled to 0: {effect}",
-                f"kubectl -n {cluster.namespace} scale deployment/{wanted} --replicas=2",
+                name, f"the Deployment {deployment_name} is scaled to 0: {effect}",
+                f"kubectl -n {cluster.namespace} scale deployment/{deployment_name} --replicas=2",
             )  # fmt: skip
             continue
-        why = "; ".join(_why(cluster.component(wanted.removeprefix("oneagent-"))))
-        sentence = f"of {replicas} pods of {wanted} {ready} are ready{f': {why}' if why else ''}"
-        remedy = f"kubectl -n {cluster.namespace} describe pods -l {k8s_objects.COMPONENT}={wanted.removeprefix('oneagent-')}"
+        component = deployment_name.removeprefix("oneagent-")
+        why = "; ".join(_pod_problems(cluster.component(component)))
+        sentence = f"of {replicas} pods of {deployment_name} {ready} are ready{f': {why}' if why else ''}"
+        remedy = f"kubectl -n {cluster.namespace} describe pods -l {k8s_objects.COMPONENT}={component}"
         yield warning(name, sentence, remedy) if ready else error(name, f"{sentence}: {effect}", remedy)
 
 
@@ -52,12 +53,12 @@ def release(cluster: ClusterSnapshot) -> Iterator[Finding]:
             for container in workload["spec"]["template"]["spec"]["containers"]:
                 images.setdefault(container["image"], set()).add(k8s_objects.name(workload))
     if len(images) > 1:
-        shown = "; ".join(f"{', '.join(sorted(who))}: {image}" for image, who in sorted(images.items()))
-        yield warning("Release", f"the components have different images: {shown}", "upgrade all of them to one release")
+        uses = "; ".join(f"{', '.join(sorted(users))}: {image}" for image, users in sorted(images.items()))
+        yield warning("Release", f"the components have different images: {uses}", "upgrade all of them to one release")
 
 
 def pod_security(cluster: ClusterSnapshot) -> Iterator[Finding]:
-    own = next((one for one in cluster.namespaces if k8s_objects.name(one) == cluster.namespace), None)
+    own = next((obj for obj in cluster.namespaces if k8s_objects.name(obj) == cluster.namespace), None)
     level = k8s_objects.labels(own).get(_ENFORCE, "") if own is not None else ""
     if level in ("baseline", "restricted"):
         yield error(
@@ -70,28 +71,28 @@ def images(cluster: ClusterSnapshot) -> Iterator[Finding]:
     """Find images that can't be pulled, of own pods and of injected init containers."""
     name = "Images"
     for pod in cluster.pods:
-        for trouble in k8s_objects.troubles(pod):
-            if trouble.is_image_pull:
+        for problem in k8s_objects.container_problems(pod):
+            if problem.is_image_pull:
                 yield error(
-                    name, f"the image of container {trouble.container} of pod {k8s_objects.full_name(pod)} can't be pulled: "
-                    f"{trouble.message or trouble.reason}", _PULL,
+                    name, f"the image of container {problem.container} of pod {k8s_objects.full_name(pod)} can't be "
+                    f"pulled: {problem.message or problem.reason}", _PULL,
                 )  # fmt: skip
     for pod in cluster.pending:
-        for trouble in k8s_objects.troubles(pod):
-            if trouble.is_image_pull and trouble.container == contract.INIT_CONTAINER:
+        for problem in k8s_objects.container_problems(pod):
+            if problem.is_image_pull and problem.container == contract.INIT_CONTAINER:
                 yield error(
                     name, f"pod {k8s_objects.full_name(pod)} can't start: the image of its init container "
-                    f"{trouble.container} can't be pulled: {trouble.message or trouble.reason}",
+                    f"{problem.container} can't be pulled: {problem.message or problem.reason}",
                     f"{_PULL}, by a pull secret of the pod's service account or of the node; docs/injection.md has "
                     "the limits",
                 )  # fmt: skip
 
 
-def _why(pods: Iterable[Object]) -> Iterator[str]:
+def _pod_problems(pods: Iterable[Object]) -> Iterator[str]:
     for pod in pods:
-        for trouble in k8s_objects.troubles(pod):
-            message = f" ({trouble.message})" if trouble.message else ""
-            yield f"{k8s_objects.name(pod)}: {trouble.container} {trouble.reason}{message}"
+        for problem in k8s_objects.container_problems(pod):
+            message = f" ({problem.message})" if problem.message else ""
+            yield f"{k8s_objects.name(pod)}: {problem.container} {problem.reason}{message}"
         scheduled = k8s_objects.conditions(pod).get("PodScheduled", {})
         if scheduled.get("status") == "False":
             yield f"{k8s_objects.name(pod)}: {scheduled.get('message', 'not scheduled')}"

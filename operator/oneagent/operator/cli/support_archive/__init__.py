@@ -34,7 +34,7 @@ class Archive:
         """Parts that could not be read."""
 
     def add(self, name: str, text: str) -> None:
-        content = redaction.text(text).encode(errors="replace")
+        content = redaction.redact_text(text).encode(errors="replace")
         member = tarfile.TarInfo(f"{self._directory}/{name.translate(_NAME)}")
         member.size, member.mtime, member.mode = len(content), int(self._now), 0o600
         self._file.addfile(member, io.BytesIO(content))

@@ -63,7 +63,7 @@ def collect_archive(
     archive.add("objects/namespaces.yaml", _yaml(labels))
     report_progress("objects")
     _more_objects(archive, client, report_progress)
-    for report in cluster.answers:
+    for report in cluster.reports:
         archive.add(f"nodes/{report.node}/status.json", _json(node_reports.to_json(report)))
     _logs(archive, client, cluster.pods, options.log_bytes, report_progress)
     _pods(archive, client, cluster, options, report_progress)
@@ -109,10 +109,10 @@ def _more_objects(archive: Archive, client: Kubectl, report_progress: ReportProg
 def _logs_to_read(pods: Iterable[Object]) -> Iterator[tuple[str, str, bool]]:
     """Return pod, container, and True for the log of the container's previous run."""
     for pod in pods:
-        states = k8s_objects.states(pod)
+        container_statuses = k8s_objects.container_statuses(pod)
         for container in k8s_objects.containers(pod):
             yield k8s_objects.name(pod), container, False
-            if states.get(container, {}).get("restartCount"):
+            if container_statuses.get(container, {}).get("restartCount"):
                 yield k8s_objects.name(pod), container, True
 
 
@@ -141,7 +141,7 @@ def _logs(
 
 def _pods_to_diagnose(cluster: ClusterSnapshot, options: ArchiveOptions) -> list[tuple[str, str]]:
     """Return the pods of the command line, and those that nodes report as failed."""
-    statuses = (report.status for report in cluster.answers if report.status is not None)
+    statuses = (report.status for report in cluster.reports if report.status is not None)
     failed = [(failure.namespace, failure.pod) for status in statuses for failure in status.failures]
     # Reports of nodes become arguments of kubectl and names in the archive: these must be no flags and no paths.
     failed = [pod for pod in failed if all(map(fields.is_dns_name, pod))]
@@ -168,10 +168,10 @@ def _as_list(part: Object | tuple[Object, ...] | None) -> list[Object]:
     return list(part) if isinstance(part, tuple) else [part]
 
 
-def _json(of: Any) -> str:
-    return json.dumps(redaction.tree(of), indent=2) + "\n"
+def _json(obj: Any) -> str:
+    return json.dumps(redaction.redact(obj), indent=2) + "\n"
 
 
-def _yaml(of: list[Any]) -> str:
+def _yaml(obj: list[Any]) -> str:
     dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump_all(redaction.tree(of), Dumper=dumper, sort_keys=False))
+    return str(yaml.dump_all(redaction.redact(obj), Dumper=dumper, sort_keys=False))

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import node_report
 from oneagent.common.node_report import Diagnosis, PodReport
 
 JSON_FORMAT: Final = 1
@@ -41,8 +41,8 @@ class Decision:
 
     injected: bool | None
     reason: str
-    asked: tuple[str, ...]
-    """The user's annotations for injection, as `name: "value"`."""
+    annotations: tuple[str, ...]
+    """The user's annotations that request or refuse injection, as `name: "value"`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Evidence:
     by_driver: bool = False
     """It has a volume of the node driver"""
     init: InitContainer | None = None
-    troubles: tuple[str, ...] = ()
+    container_problems: tuple[str, ...] = ()
     """Containers that can't start, each with the reason"""
     owner: NamespaceOwner | None = None
     webhook_ready: int | None = None
@@ -100,13 +100,15 @@ class Evidence:
     driver: str = ""
     """The driver's pod on its node"""
     on_node: PodReport | None = None
-    """Output of `oneagent-csi why` there"""
+    """Report of `oneagent-csi why` there"""
+    on_node_json: Mapping[str, Any] | None = None
+    """The same in JSON, with the fields that only a newer driver has"""
     node_problem: str = ""
     unread: tuple[str, ...] = ()
 
 
 def to_json(evidence: Evidence, diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the JSON form."""
-    on_node = node_report.pod_to_json(evidence.on_node) if evidence.on_node is not None else None
-    verdict = {"format": JSON_FORMAT, "verdict": dataclasses.asdict(diagnosis)}
-    return verdict | dataclasses.asdict(evidence) | {"on_node": on_node}
+    """Return the JSON form, with the node's report as the node sent it."""
+    fields = dataclasses.asdict(evidence)
+    on_node = fields.pop("on_node_json")
+    return {"format": JSON_FORMAT, "verdict": dataclasses.asdict(diagnosis)} | fields | {"on_node": on_node}

@@ -29,23 +29,23 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.by_driver:
         return _by_driver(evidence)
     if evidence.init is not None:
-        return _by_itself(evidence, evidence.init)
+        return _by_init_container(evidence, evidence.init)
     return _not_injected(evidence)
 
 
-def _who(evidence: Evidence) -> str:
+def _pod(evidence: Evidence) -> str:
     return f"pod {evidence.namespace}/{evidence.pod}"
 
 
 def _no_pod(evidence: Evidence) -> Diagnosis:
     if evidence.unread:
         return Diagnosis(
-            Reason.NO_POD, f"{_who(evidence)} can't be read: {evidence.unread[0]}", "use an account that may read it"
+            Reason.NO_POD, f"{_pod(evidence)} can't be read: {evidence.unread[0]}", "use an account that may read it"
         )
     there = "" if evidence.owner is not None else f": there is no namespace {evidence.namespace}"
     return Diagnosis(
         Reason.NO_POD,
-        f"there is no {_who(evidence)}{there}",
+        f"there is no {_pod(evidence)}{there}",
         f"kubectl -n {evidence.namespace} get pods shows those there are",
     )
 
@@ -56,18 +56,21 @@ def _skipped(evidence: Evidence) -> Diagnosis:
     skip = _SKIPS.get(reason)
     why = skip.why if skip is not None else "the webhook reached no decision"
     remedy = skip.remedy if skip is not None else "check the log of oneagent-webhook"
-    told = next((event.message for event in evidence.events if event.reason in (reason, "InjectionFailed")), "")
+    event_reasons = (reason, "InjectionFailed")
+    event_message = next((event.message for event in evidence.events if event.reason in event_reasons), "")
     if reason in (skip_reasons.OPTED_OUT.reason, skip_reasons.CONTAINERS_EXCLUDED.reason):
-        wishes = [asked for asked in evidence.decision.asked if asked.lower().endswith('"false"')]
-        why += f" ({', '.join(wishes)})" if wishes else ""
+        opt_outs = [
+            annotation for annotation in evidence.decision.annotations if annotation.lower().endswith('"false"')
+        ]
+        why += f" ({', '.join(opt_outs)})" if opt_outs else ""
         remedy = "to inject it, remove the annotation from its workload's pod template"
     elif reason == skip_reasons.NOT_AUTOMATIC.reason:
         remedy = 'dynatrace.com/inject: "true" on its workload\'s pod template requests it'
     elif reason == skip_reasons.HOST_NETWORK.reason:
         remedy = 'oneagent.dynatrace.com/inject: "true" on its workload\'s pod template requests it'
-    if told:
-        why += f". The webhook's Event: {told}"
-    return Diagnosis(reason, f"{_who(evidence)} was not injected: {why}", f"{remedy}; {_RESTART}" if remedy else "")
+    if event_message:
+        why += f". The webhook's Event: {event_message}"
+    return Diagnosis(reason, f"{_pod(evidence)} was not injected: {why}", f"{remedy}; {_RESTART}" if remedy else "")
 
 
 def _not_injected(evidence: Evidence) -> Diagnosis:
@@ -75,16 +78,16 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
     owner = evidence.owner
     if evidence.mirror:
         return Diagnosis(
-            skip_reasons.MIRROR_POD.reason, f"{_who(evidence)} was not injected: {skip_reasons.MIRROR_POD.why}"
+            skip_reasons.MIRROR_POD.reason, f"{_pod(evidence)} was not injected: {skip_reasons.MIRROR_POD.why}"
         )
     if owner is None:
         reason = "; ".join(evidence.unread) or "its namespace does not exist"
         return Diagnosis(
-            Reason.WEBHOOK_NOT_CALLED, f"{_who(evidence)} was not injected, for an unknown reason: {reason}"
+            Reason.WEBHOOK_NOT_CALLED, f"{_pod(evidence)} was not injected, for an unknown reason: {reason}"
         )
     if owner.label or owner.owner:
-        return _not_asked(evidence, owner)
-    start = f"{_who(evidence)} was not injected: "
+        return _webhook_not_called(evidence, owner)
+    start = f"{_pod(evidence)} was not injected: "
     if owner.selected_by:
         return Diagnosis(
             skip_reasons.NAMESPACE_IGNORED.reason,
@@ -107,9 +110,9 @@ def _not_injected(evidence: Evidence) -> Diagnosis:
     )
 
 
-def _not_asked(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
+def _webhook_not_called(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
     start = (
-        f"{_who(evidence)} was not injected, though its namespace belongs to DynaKube {owner.owner or owner.label}: "
+        f"{_pod(evidence)} was not injected, though its namespace belongs to DynaKube {owner.owner or owner.label}: "
     )
     if not owner.label:
         return Diagnosis(
@@ -132,22 +135,22 @@ def _not_asked(evidence: Evidence, owner: NamespaceOwner) -> Diagnosis:
 
 
 def _by_driver(evidence: Evidence) -> Diagnosis:
-    who = _who(evidence)
-    if early := _before_the_node(evidence):
+    pod = _pod(evidence)
+    if early := _without_node(evidence):
         return early
     if not evidence.driver and not evidence.node_problem:
         return Diagnosis(
             Reason.NO_DRIVER,
-            f"{who} was injected, but its node {evidence.node} has no pod of the driver",
+            f"{pod} was injected, but its node {evidence.node} has no pod of the driver",
             "run kubectl oneagent doctor for nodes without a driver",
         )
     if evidence.on_node is None:
-        see = f"check pod {evidence.driver} and its container server; " if evidence.driver else ""
-        right = "create pods/exec" if evidence.driver else "list the pods of the driver, and to create pods/exec,"
+        check = f"check pod {evidence.driver} and its container server; " if evidence.driver else ""
+        permission = "create pods/exec" if evidence.driver else "list the pods of the driver, and to create pods/exec,"
         return Diagnosis(
             Reason.NODE_UNREACHABLE,
-            f"{who} was injected; its node {evidence.node} gives no report: {evidence.node_problem}",
-            f"{see}it needs the permission to {right}",
+            f"{pod} was injected; its node {evidence.node} gives no report: {evidence.node_problem}",
+            f"{check}it needs the permission to {permission}",
         )
     return _on_node(evidence, evidence.on_node.diagnosis)
 
@@ -160,53 +163,53 @@ def _on_node(evidence: Evidence, on_node: Diagnosis) -> Diagnosis:
     if reason == NO_VOLUME:
         return Diagnosis(
             Reason.NOT_PUBLISHED,
-            f"{_who(evidence)} was injected, and kubelet on node {evidence.node} has not requested its volume yet",
-            f"kubectl -n {evidence.namespace} describe pod {evidence.pod} shows what kubelet waits for; kubectl oneagent "
-            "doctor checks that the driver is registered",
+            f"{_pod(evidence)} was injected, and kubelet on node {evidence.node} has not requested its volume yet",
+            f"kubectl -n {evidence.namespace} describe pod {evidence.pod} shows what kubelet waits for; "
+            "kubectl oneagent doctor checks that the driver is registered",
         )
-    if reason == NO_PROCESS and evidence.troubles:
+    if reason == NO_PROCESS and evidence.container_problems:
         return _not_started(evidence)
     return Diagnosis(reason, f"{on_node.sentence}, on node {evidence.node}", on_node.remedy)
 
 
-def _before_the_node(evidence: Evidence) -> Diagnosis | None:
-    who = _who(evidence)
+def _without_node(evidence: Evidence) -> Diagnosis | None:
+    pod = _pod(evidence)
     if evidence.phase in ("Succeeded", "Failed"):
         return Diagnosis(
-            Reason.ENDED, f"{who} was injected, and has ended ({evidence.phase})", "diagnose a running pod"
+            Reason.ENDED, f"{pod} was injected, and has ended ({evidence.phase})", "diagnose a running pod"
         )
     if not evidence.node:
         scheduling = f": {evidence.scheduling}" if evidence.scheduling else ""
         return Diagnosis(
             Reason.NOT_SCHEDULED,
-            f"{who} was injected, and has no node yet{scheduling}",
+            f"{pod} was injected, and has no node yet{scheduling}",
             f"kubectl -n {evidence.namespace} describe pod {evidence.pod}",
         )
     return None
 
 
-def _by_itself(evidence: Evidence, init: InitContainer) -> Diagnosis:
+def _by_init_container(evidence: Evidence, init: InitContainer) -> Diagnosis:
     """Diagnose a pod without the driver, whose init container downloads the agent."""
-    who = _who(evidence)
+    pod = _pod(evidence)
     if init.state == "done" and not init.message:
         return Diagnosis(
             Reason.INSTALLED,
-            f"{who} has its agent: its init container has installed it. Without a driver its processes are not visible",
+            f"{pod} has its agent: its init container has installed it. Without a driver its processes are not visible",
         )
     if init.message:
         return _failed(evidence, init)
-    if early := _before_the_node(evidence):
+    if early := _without_node(evidence):
         return early
-    if evidence.troubles:
+    if evidence.container_problems:
         return _not_started(evidence)
-    return Diagnosis(Reason.INSTALLING, f"the init container of {who} is {init.state}{_because(init)}", "wait")
+    return Diagnosis(Reason.INSTALLING, f"the init container of {pod} is {init.state}{_because(init)}", "wait")
 
 
 def _failed(evidence: Evidence, init: InitContainer) -> Diagnosis:
     effect = "runs without its agent" if init.state == "done" else "can't start yet"
     return Diagnosis(
         Reason.INSTALL_FAILED,
-        f"{_who(evidence)} {effect}; its init container reports: {init.message.rstrip('.')}",
+        f"{_pod(evidence)} {effect}; its init container reports: {init.message.rstrip('.')}",
         'docs/injection.md, "What the init container says", has the remedy for each message',
     )
 
@@ -214,7 +217,7 @@ def _failed(evidence: Evidence, init: InitContainer) -> Diagnosis:
 def _not_started(evidence: Evidence) -> Diagnosis:
     return Diagnosis(
         Reason.NOT_STARTED,
-        f"{_who(evidence)} was injected, and can't start: {'; '.join(evidence.troubles)}",
+        f"{_pod(evidence)} was injected, and can't start: {'; '.join(evidence.container_problems)}",
         f"kubectl -n {evidence.namespace} describe pod {evidence.pod}",
     )
 

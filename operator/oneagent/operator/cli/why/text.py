@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from oneagent.common.node_report import Diagnosis
-from oneagent.operator.cli import output
+from oneagent.operator.cli import terminal
 from oneagent.operator.cli.why import Evidence
 
 
 def render(evidence: Evidence, diagnosis: Diagnosis) -> str:
     """Return the text."""
-    return output.strip_control("".join(f"{line}\n" for line in _lines(evidence, diagnosis)))
+    return terminal.strip_control("".join(f"{line}\n" for line in _lines(evidence, diagnosis)))
 
 
 def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
@@ -20,20 +20,21 @@ def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
         yield f"What to do: {diagnosis.remedy}."
     yield ""
     if evidence.exists:
-        yield f"pod        {evidence.phase or 'unknown'}, {f'on node {evidence.node}' if evidence.node else 'not scheduled'}"
+        place = f"on node {evidence.node}" if evidence.node else "not scheduled"
+        yield f"pod        {evidence.phase or 'unknown'}, {place}"
     if evidence.owner is not None:
         owner = f"{evidence.owner.owner}'s" if evidence.owner.owner else "no DynaKube's"
         yield f"namespace  label {evidence.owner.label or 'none'}, by selectors {owner}"
     if evidence.decision.injected is not None:
         why = f" ({evidence.decision.reason})" if evidence.decision.reason else ""
         yield f"webhook    {'injected' if evidence.decision.injected else f'not injected{why}'}"
-    for asked in evidence.decision.asked:
-        yield f"annotation {asked}"
+    for annotation in evidence.decision.annotations:
+        yield f"annotation {annotation}"
     if (init := evidence.init) is not None:
         reason, message = f" ({init.reason})" if init.reason else "", f": {init.message}" if init.message else ""
         yield f"init       {init.state}{reason}{message}"
         yield from (f"log        {line}" for line in init.log.splitlines())
-    yield from (f"container  {trouble}" for trouble in evidence.troubles)
+    yield from (f"container  {problem}" for problem in evidence.container_problems)
     yield from _of_node(evidence)
     for event in evidence.events:
         yield f"event      {event.about}: {event.reason}: {event.message}"
