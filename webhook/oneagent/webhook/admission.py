@@ -49,7 +49,7 @@ class Cluster(Protocol):
     async def pod_context(self, namespace: str, pod: Object) -> PodContext | None: ...
 
 
-class Verdict(Protocol):
+class ValidationResult(Protocol):
     @property
     def errors(self) -> Sequence[str]: ...
     @property
@@ -61,7 +61,7 @@ class Handlers:
     """The pure functions behind the three answers."""
 
     inject: Callable[[Object, PodContext], InjectionResult]
-    validate: Callable[[Object, Object | None], Verdict]
+    validate: Callable[[Object, Object | None], ValidationResult]
     message: Callable[[Sequence[str]], str]
     """Format a DynaKube's validation errors for users."""
 
@@ -129,12 +129,12 @@ class Admission:
         new = admission_review.decoded(request.object)
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
-        verdict = self._handlers.validate(new, admission_review.decoded(request.old_object))
-        if not verdict.errors:
-            return AdmissionDecision("allowed", warnings=verdict.warnings)
+        result = self._handlers.validate(new, admission_review.decoded(request.old_object))
+        if not result.errors:
+            return AdmissionDecision("allowed", warnings=result.warnings)
         # Not 422 with `Invalid`: `kubectl apply --force` then deletes the object and creates it again.
-        status = Status("Failure", self._handlers.message(verdict.errors), "Forbidden", 403)
-        return AdmissionDecision("denied", Reason.INVALID, warnings=verdict.warnings, denied=status)
+        status = Status("Failure", self._handlers.message(result.errors), "Forbidden", 403)
+        return AdmissionDecision("denied", Reason.INVALID, warnings=result.warnings, denied=status)
 
     def _not_injected(self, request: Request, reason: str) -> AdmissionDecision:
         shown = Reason.NOT_SYNCED if reason == Reason.NOT_SYNCED else Reason.INTERNAL_ERROR

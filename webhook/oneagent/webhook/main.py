@@ -179,7 +179,7 @@ class Webhook:
         self._events.record(subject_of(dynakube), notice)
 
 
-def _handlers(config: Config, known: cache.ClusterCache) -> admission.Handlers:
+def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers:
     settings = injection.Settings(
         image=config.image,
         own_namespace=config.namespace,
@@ -190,15 +190,15 @@ def _handlers(config: Config, known: cache.ClusterCache) -> admission.Handlers:
     def inject(pod: Object, facts: PodContext) -> InjectionResult:
         return injection.inject(pod, facts, settings)
 
-    def validate(new: Object, old: Object | None) -> validation.Verdict:
-        about = validation.Known(
-            dynakubes=known.dynakubes(),
-            namespaces=known.labels() if known.is_synced else None,
+    def validate(new: Object, old: Object | None) -> validation.ValidationResult:
+        state = validation.ClusterState(
+            dynakubes=cluster.dynakubes(),
+            namespaces=cluster.labels() if cluster.is_synced else None,
             own_namespace=config.namespace,
-            csi=known.has_csi_driver,
-            csi_known=known.is_csi_driver_known,
+            has_csi_driver=cluster.has_csi_driver,
+            is_csi_driver_known=cluster.is_csi_driver_known,
         )
-        return validation.validate(new, old, about)
+        return validation.validate(new, old, state)
 
     return admission.Handlers(inject, validate, validation.message)
 

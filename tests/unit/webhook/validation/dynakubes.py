@@ -1,4 +1,4 @@
-"""DynaKubes to be judged, and what is said of them."""
+"""DynaKubes under validation, and the errors of their validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.common.dynakube.api.manifests import Manifest
 
 URL: Final = "https://abc12345.live.dynatrace.com/api"
 FLAG: Final = "metadata.annotations[feature.dynatrace.com/{}]"
-UNKNOWN: Final = validation.Known(own_namespace="dynatrace")
+UNKNOWN: Final = validation.ClusterState(own_namespace="dynatrace")
 
 MISSING: Final = (
     "The DynaKube's specification is missing the API URL or still has the example value set. "
@@ -38,11 +38,14 @@ def mode(name: str, **own: Any) -> Manifest:
 
 
 def errors(
-    new: Manifest, old: Manifest | None = None, known: validation.Known = UNKNOWN, others: tuple[Manifest, ...] = ()
+    new: Manifest,
+    old: Manifest | None = None,
+    cluster: validation.ClusterState = UNKNOWN,
+    others: tuple[Manifest, ...] = (),
 ) -> tuple[str, ...]:
     if others:
-        known = validation.Known(own_namespace="dynatrace", dynakubes=others, namespaces=known.namespaces)
-    return validation.validate(new, old, known).errors
+        cluster = validation.ClusterState(own_namespace="dynatrace", dynakubes=others, namespaces=cluster.namespaces)
+    return validation.validate(new, old, cluster).errors
 
 
 def only(found: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What agents are to be, and where they come from."""
+"""Rules about agents: modes, versions, images, arguments and the CSI driver."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, SEVERAL, UNKNOWN, errors, kube, mode, only
 
-WITHOUT_CSI = validation.Known(own_namespace="dynatrace", csi=False, csi_known=True)
+WITHOUT_CSI = validation.ClusterState(own_namespace="dynatrace", has_csi_driver=False, is_csi_driver_known=True)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_versions_are_complete(name: str, version: str, complete: bool) -> None:
         assert ".codeModulesVersion is " in only(errors(kube(mode(name, codeModulesVersion=version))))
 
 
-def test_short_versions_are_taken_where_they_always_were() -> None:
-    verdict = validation.validate(kube(mode("hostMonitoring", version="1.277.0"), version="v1beta1"), None, UNKNOWN)
-    assert verdict.errors == ()
-    assert any("pins nothing" in warning for warning in verdict.warnings)
+def test_old_api_versions_accept_short_versions() -> None:
+    result = validation.validate(kube(mode("hostMonitoring", version="1.277.0"), version="v1beta1"), None, UNKNOWN)
+    assert result.errors == ()
+    assert any("pins nothing" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_short_versions_are_taken_where_they_always_were() -> None:
         ("a/" * 300 + "a", False),
     ],
 )
-def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) -> None:
+def test_an_image_is_a_valid_reference(image: str, readable: bool) -> None:
     found = errors(kube(mode("hostMonitoring", image=image)))
     assert found == () if readable else "spec.oneAgent.hostMonitoring.image is " in only(found)
     found = errors(kube(mode("applicationMonitoring", codeModulesImage=image)))
@@ -90,7 +90,7 @@ def test_images_have_a_reference_that_can_be_read(image: str, readable: bool) ->
         ("oci-layout:/data@sha256:abc", "the digest must be sha256: and 64 lower-case hex digits"),
     ],
 )
-def test_images_in_folders_have_a_path_that_can_be_read(image: str, why: str) -> None:
+def test_an_image_in_a_directory_has_a_valid_path(image: str, why: str) -> None:
     found = errors(kube(mode("applicationMonitoring", codeModulesImage=image)))
     if why:
         assert f"codeModulesImage is '{image}', which is not an image in a directory: {why}" in only(found)
@@ -101,24 +101,24 @@ def test_images_in_folders_have_a_path_that_can_be_read(image: str, why: str) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--set-host-group=a", "--set-host-group=b"], "has '--set-host-group' more than once"),
         (["--b=1", "--a", "--b=2", "--a=1"], "has '--a', '--b' more than once"),
         (["--set-host-tag=a", "--set-host-tag=b", "--set-host-property=a=b", "--set-host-property=c=d"], ""),
-        (["--proxy", "geheim"], ".args[1] (not shown) does not begin with '--'"),
+        (["--proxy", "geheim"], ".args[1] (not shown) does not start with '--'"),
         (["--set-host-tag=geheim\n"], ".args[0] has a line break"),
         (["--set-host-tag=a=b c"], ""),
     ],
 )
-def test_arguments_are_unambiguous(arguments: list[str], said: str) -> None:
+def test_arguments_are_unambiguous(arguments: list[str], message: str) -> None:
     found = errors(kube(mode("cloudNativeFullStack", args=arguments)))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()
     assert "geheim" not in "".join(found)
 
 
 @pytest.mark.parametrize(
-    ("resources", "said"),
+    ("resources", "message"),
     [
         ({"requests": {"cpu": "30m", "memory": "30Mi"}, "limits": {"cpu": 1}}, ""),
         ({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}, "requests.cpu is more than limits.cpu"),
@@ -127,13 +127,13 @@ def test_arguments_are_unambiguous(arguments: list[str], said: str) -> None:
         ({"claims": [{"name": "gpu"}]}, "claims is not allowed"),
     ],
 )
-def test_resources_of_init_containers_are_such_as_pods_can_have(resources: Manifest, said: str) -> None:
+def test_resources_of_init_containers_are_valid(resources: Manifest, message: str) -> None:
     found = errors(kube(mode("applicationMonitoring", initResources=resources)))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()
 
 
 @pytest.mark.parametrize("character", ["\n", "\t", "\r", "\0", "\x1b", ""])
-def test_texts_for_configuration_files_stay_on_their_line(character: str) -> None:
+def test_text_for_configuration_files_is_one_line(character: str) -> None:
     text = f"eu{character}rope"
     for path, new in (
         ("spec.networkZone", kube({"networkZone": text})),
@@ -146,24 +146,28 @@ def test_texts_for_configuration_files_stay_on_their_line(character: str) -> Non
 
 @pytest.mark.parametrize("name", fields.INJECTING_MODES)
 @pytest.mark.parametrize(
-    ("own", "known", "missing"),
+    ("own", "cluster", "missing"),
     [
         ({"useCSIDriver": True}, WITHOUT_CSI, True),
         ({"useCSIDriver": True}, UNKNOWN, False),
-        ({"useCSIDriver": True}, validation.Known(own_namespace="dynatrace", csi=True, csi_known=True), False),
+        (
+            {"useCSIDriver": True},
+            validation.ClusterState(own_namespace="dynatrace", has_csi_driver=True, is_csi_driver_known=True),
+            False,
+        ),
         ({"useCSIDriver": False}, WITHOUT_CSI, False),
         ({}, WITHOUT_CSI, False),
     ],
 )
-def test_the_csi_driver_is_there_if_it_is_asked_for(
-    name: str, own: Manifest, known: validation.Known, missing: bool
+def test_the_csi_driver_is_installed_if_required(
+    name: str, own: Manifest, cluster: validation.ClusterState, missing: bool
 ) -> None:
-    found = errors(kube(mode(name, **own)), known=known)
+    found = errors(kube(mode(name, **own)), cluster=cluster)
     assert "CSI driver" in only(found) if missing else found == ()
 
 
 @pytest.mark.parametrize(
-    ("flag", "spec", "known", "said"),
+    ("flag", "spec", "cluster", "message"),
     [
         ("true", mode("applicationMonitoring"), WITHOUT_CSI, "it is not installed"),
         ("true", mode("cloudNativeFullStack", useCSIDriver=False), UNKNOWN, "useCSIDriver is false"),
@@ -173,23 +177,23 @@ def test_the_csi_driver_is_there_if_it_is_asked_for(
     ],
 )
 def test_read_only_volumes_come_from_the_csi_driver(
-    flag: str, spec: Manifest, known: validation.Known, said: str
+    flag: str, spec: Manifest, cluster: validation.ClusterState, message: str
 ) -> None:
-    found = errors(kube(spec, injection_readonly_volume=flag), known=known)
-    assert said in only(found) if said else found == ()
+    found = errors(kube(spec, injection_readonly_volume=flag), cluster=cluster)
+    assert message in only(found) if message else found == ()
 
 
 @pytest.mark.parametrize(
-    ("flag", "spec", "said"),
+    ("flag", "spec", "message"),
     [
-        ("true", mode("applicationMonitoring"), "spec.oneAgent.applicationMonitoring.codeModulesImage names none"),
-        ("true", mode("cloudNativeFullStack", codeModulesImage="file:///a.zip"), "codeModulesImage names none"),
-        ("true", mode("cloudNativeFullStack", codeModulesImage="oci-layout:/a"), "codeModulesImage names none"),
+        ("true", mode("applicationMonitoring"), "spec.oneAgent.applicationMonitoring.codeModulesImage names no image"),
+        ("true", mode("cloudNativeFullStack", codeModulesImage="file:///a.zip"), "codeModulesImage names no image"),
+        ("true", mode("cloudNativeFullStack", codeModulesImage="oci-layout:/a"), "codeModulesImage names no image"),
         ("true", mode("applicationMonitoring", codeModulesImage="registry.example/agent:1"), ""),
         ("true", mode("hostMonitoring"), ""),
         ("false", mode("applicationMonitoring"), ""),
     ],
 )
-def test_nodes_can_only_pull_an_image_that_is_named(flag: str, spec: Manifest, said: str) -> None:
+def test_nodes_can_only_pull_a_named_image(flag: str, spec: Manifest, message: str) -> None:
     found = errors(kube(spec, node_image_pull=flag))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()

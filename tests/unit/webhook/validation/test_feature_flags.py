@@ -1,4 +1,4 @@
-"""Feature flags have values that mean something."""
+"""Feature flags have valid values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
         ("no-proxy", "a.example,*.b.example", ""),
     ],
 )
-def test_feature_flags_have_a_value_that_means_something(flag: str, value: str, form: str) -> None:
+def test_feature_flags_have_a_valid_value(flag: str, value: str, form: str) -> None:
     found = errors(kube({}, "shop", fields.NEWEST, **{flag: value}))
     assert form in only(found) and FLAG.format(flag) in only(found) if form else found == ()
 
@@ -45,20 +45,20 @@ def test_feature_flags_with_the_old_prefix_are_checked_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
-        ("^prod-.*", "is not a JSON list of texts"),
-        ('{"a": 1}', "is not a JSON list of texts"),
-        ("[1]", "is not a JSON list of texts"),
-        ("[" * 100_000, "is not a JSON list of texts"),
-        ('["^a$", "(", "("]', "has a pattern that cannot be used: '('"),
-        ('["(?=a)"]', "has a pattern that cannot be used: '(?=a)'"),
+        ("^prod-.*", "is not a JSON list of strings"),
+        ('{"a": 1}', "is not a JSON list of strings"),
+        ("[1]", "is not a JSON list of strings"),
+        ("[" * 100_000, "is not a JSON list of strings"),
+        ('["^a$", "(", "("]', "has an invalid pattern: '('"),
+        ('["(?=a)"]', "has an invalid pattern: '(?=a)'"),
         ('["(a+)+(a+)+(a+)+$"]', ""),
         (json.dumps(["a"] * 201), "has 201 patterns"),
         ('["^prod-.*", "^test$"]', ""),
         ("[]", ""),
     ],
 )
-def test_ignored_namespaces_are_a_list_of_patterns(value: str, said: str) -> None:
+def test_ignored_namespaces_are_a_list_of_patterns(value: str, message: str) -> None:
     found = errors(kube(ignored_namespaces=value))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()

@@ -1,4 +1,4 @@
-"""What is said of the keys that a DynaKube's image has to be signed with."""
+"""Validation of the keys that a DynaKube's image must be signed with."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ PEM = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
 IMAGE = {"applicationMonitoring": {"codeModulesImage": "registry.example/agent:1"}}
 
 
-def verdict(key: str, agent: dict[str, Any]) -> validation.Verdict:
+def result(key: str, agent: dict[str, Any]) -> validation.ValidationResult:
     new = {
         "apiVersion": f"dynatrace.com/{fields.NEWEST}",
         "kind": "DynaKube",
         "metadata": {"name": "shop", "namespace": "dynatrace", "annotations": {FLAG: key}},
         "spec": {"apiUrl": "https://abc12345.live.dynatrace.com/api", "oneAgent": agent},
     }
-    return validation.validate(new, None, validation.Known(own_namespace="dynatrace"))
+    return validation.validate(new, None, validation.ClusterState(own_namespace="dynatrace"))
 
 
 @pytest.mark.parametrize("key", [PEM, PEM * 2, "image-keys"])
-def test_keys_are_taken_and_so_is_the_name_of_a_secret(key: str) -> None:
-    assert verdict(key, IMAGE) == validation.Verdict()
+def test_keys_and_the_name_of_a_secret_are_valid(key: str) -> None:
+    assert result(key, IMAGE) == validation.ValidationResult()
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         ("", "has to be public keys in PEM form, or the name of a Secret whose entry cosign.pub has them"),
         ("Image Keys", "has to be public keys in PEM form"),
         ("-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0\n-----END EC PRIVATE KEY-----", "has a private key in it"),
     ],
 )
-def test_anything_else_is_refused_and_not_shown(key: str, said: str) -> None:
-    (error,) = verdict(key, IMAGE).errors
-    assert f"metadata.annotations[{FLAG}] (not shown) {said}" in error
+def test_another_value_is_refused_and_not_shown(key: str, message: str) -> None:
+    (error,) = result(key, IMAGE).errors
+    assert f"metadata.annotations[{FLAG}] (not shown) {message}" in error
     assert "c2VjcmV0" not in error
 
 
@@ -51,6 +51,6 @@ def test_anything_else_is_refused_and_not_shown(key: str, said: str) -> None:
         {"hostMonitoring": {}},
     ],
 )
-def test_who_names_no_image_is_warned_that_the_rest_needs_no_signature(agent: dict[str, Any]) -> None:
-    (warning,) = verdict("image-keys", agent).warnings
-    assert "packages that do not come from an image are installed without a signature" in warning
+def test_keys_without_an_image_are_a_warning(agent: dict[str, Any]) -> None:
+    (warning,) = result("image-keys", agent).warnings
+    assert "packages from other sources are installed without a signature" in warning

@@ -1,4 +1,4 @@
-"""The tenant, the way to it, and the name that others are made from."""
+"""Rules about API URL, proxy and name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INVALID = (
         ({"apiUrl": None, **mode("applicationMonitoring", codeModulesImage="oci-layout:/a:1")}, False),
     ],
 )
-def test_an_api_url_is_needed(spec: Manifest, missing: bool) -> None:
+def test_an_api_url_is_required(spec: Manifest, missing: bool) -> None:
     assert errors(kube(spec)) == ((MISSING,) if missing else ())
 
 
@@ -48,7 +48,7 @@ def test_an_api_url_is_needed(spec: Manifest, missing: bool) -> None:
         ("https://a..example/api", "is not a URL"),
         ("https://a b.example/api", "is not a URL"),
         ("https://abc12345/api", "has no domain"),
-        ("https://me:secret@abc12345.live.dynatrace.com/api", "must not hold credentials"),
+        ("https://me:secret@abc12345.live.dynatrace.com/api", "must not contain credentials"),
         (URL, ""),
         (f"{URL}/", ""),
         ("https://abc12345.apps.dynatrace.com/api", ""),
@@ -62,10 +62,10 @@ def test_an_api_url_is_needed(spec: Manifest, missing: bool) -> None:
 def test_an_api_url_is_that_of_a_tenant(url: str, fault: str) -> None:
     found = errors(kube({"apiUrl": url}))
     if fault:
-        said = only(found)
-        assert said.startswith(INVALID)
-        assert fault in said
-        assert "secret" not in said
+        message = only(found)
+        assert message.startswith(INVALID)
+        assert fault in message
+        assert "secret" not in message
     else:
         assert found == ()
 
@@ -82,16 +82,16 @@ def test_an_api_url_is_that_of_a_tenant(url: str, fault: str) -> None:
         (None, "https://xyz98765.live.dynatrace.com/api", False),
     ],
 )
-def test_a_dynakube_stays_with_the_tenant_that_it_has(tenant: str | None, url: str, changed: bool) -> None:
+def test_a_dynakube_cannot_change_its_tenant(tenant: str | None, url: str, changed: bool) -> None:
     old = kube()
     old["status"] = {"oneAgent": {"connectionInfoStatus": {"tenantUUID": tenant}}}
     found = errors(kube({"apiUrl": url}), old)
     assert bool(found) is changed
-    assert all("tenant 'xyz98765'" in said and "delete the DynaKube" in said for said in found)
+    assert all("tenant 'xyz98765'" in message and "delete the DynaKube" in message for message in found)
 
 
 @pytest.mark.parametrize(
-    ("proxy", "said"),
+    ("proxy", "message"),
     [
         ("proxy.example:3128", "is not the URL of a proxy"),
         ("socks5://proxy.example:1080", "is not the URL of a proxy"),
@@ -104,14 +104,14 @@ def test_a_dynakube_stays_with_the_tenant_that_it_has(tenant: str | None, url: s
         ("https://10.0.0.1:3128/", ""),
     ],
 )
-def test_a_proxy_is_one_that_agents_can_read(proxy: str, said: str) -> None:
+def test_a_proxy_is_one_that_agents_can_read(proxy: str, message: str) -> None:
     found = errors(kube({"proxy": {"value": proxy}}))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()
     assert "geh" not in "".join(found)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("Shop", "is not a DNS-1035 label"),
         ("1shop", "is not a DNS-1035 label"),
@@ -122,10 +122,10 @@ def test_a_proxy_is_one_that_agents_can_read(proxy: str, said: str) -> None:
         ("s", ""),
     ],
 )
-def test_a_name_is_one_that_others_can_be_made_from(name: str, said: str) -> None:
+def test_a_name_fits_into_names_of_pods(name: str, message: str) -> None:
     found = errors(kube(name=name))
-    assert said in only(found) if said else found == ()
+    assert message in only(found) if message else found == ()
 
 
-def test_a_name_that_is_there_stays() -> None:
+def test_an_existing_name_is_not_checked() -> None:
     assert errors(kube({"networkZone": "eu"}, name="s" * 60), kube(name="s" * 60)) == ()

@@ -1,4 +1,4 @@
-"""Selectors select something, and no two DynaKubes the same node or namespace."""
+"""Selectors are valid, and no two DynaKubes select the same node or namespace."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ EU, US = {"zone": "eu"}, {"zone": "us"}
 
 
 @pytest.mark.parametrize(
-    ("selector", "said"),
+    ("selector", "message"),
     [
         ({"matchExpressions": [{"key": "a", "operator": "In"}]}, "matchExpressions[0].values"),
         ({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}, "must be left out with Exists"),
-        ({"matchLabels": {"a b": "c"}}, "has the key 'a b', which no label can have"),
-        ({"matchLabels": {"Example.com/a": "c"}}, "which no label can have"),
-        ({"matchLabels": {"a": "-b"}}, "has the value '-b' for 'a', which no label can have"),
-        ({"matchLabels": {"a": "b" * 64}}, "which no label can have"),
+        ({"matchLabels": {"a b": "c"}}, "has the key 'a b', which is not a valid label key"),
+        ({"matchLabels": {"Example.com/a": "c"}}, "which is not a valid label key"),
+        ({"matchLabels": {"a": "-b"}}, "has the value '-b' for 'a', which is not a valid label value"),
+        ({"matchLabels": {"a": "b" * 64}}, "which is not a valid label value"),
         ({"matchLabels": {"example.com/a": "", "b_c.d": "E-f"}}, ""),
         ({}, ""),
     ],
 )
-def test_selectors_can_select_something(selector: Manifest, said: str) -> None:
+def test_selectors_have_valid_keys_and_values(selector: Manifest, message: str) -> None:
     for spec in (
         mode("applicationMonitoring", namespaceSelector=selector),
         {"metadataEnrichment": {"enabled": True, "namespaceSelector": selector}},
     ):
         found = errors(kube(spec))
-        assert said in only(found) if said else found == ()
+        assert message in only(found) if message else found == ()
     if "matchLabels" in selector:
         found = errors(kube(mode("classicFullStack", nodeSelector=selector["matchLabels"])))
-        assert said in only(found) if said else found == ()
+        assert message in only(found) if message else found == ()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ NAMESPACES = {
 
 
 @pytest.mark.parametrize(
-    ("mine", "other", "said"),
+    ("mine", "other", "message"),
     [
         (injecting(), injecting(), "selects namespaces that the DynaKube 'bank' selects too"),
         (injecting(labels(zone="eu")), injecting(), "selects namespaces (a, b, c and 2 more) that"),
@@ -92,16 +92,18 @@ NAMESPACES = {
         (injecting(), injecting({"matchExpressions": [{"key": "a", "operator": "In"}]}), ""),
     ],
 )
-def test_a_namespace_has_one_dynakube(mine: Manifest, other: Manifest, said: str) -> None:
-    known = validation.Known(own_namespace="dynatrace", namespaces=NAMESPACES if "(" in said or not said else None)
-    found = errors(kube(mine), known=known, others=(kube(other, name="bank"), kube(mine)))
-    assert said in only(found) if said else found == ()
+def test_a_namespace_has_one_dynakube(mine: Manifest, other: Manifest, message: str) -> None:
+    cluster = validation.ClusterState(
+        own_namespace="dynatrace", namespaces=NAMESPACES if "(" in message or not message else None
+    )
+    found = errors(kube(mine), cluster=cluster, others=(kube(other, name="bank"), kube(mine)))
+    assert message in only(found) if message else found == ()
 
 
-def test_namespaces_may_be_parted_by_what_each_dynakube_ignores() -> None:
+def test_different_ignored_namespaces_keep_dynakubes_apart() -> None:
     mine = kube(injecting(), ignored_namespaces='["^prod-"]')
     other = kube(injecting(), name="bank", ignored_namespaces='["^test-"]')
-    known = validation.Known(own_namespace="dynatrace", namespaces={"prod-a": {}, "test-a": {}})
-    assert errors(mine, known=known, others=(other,)) == ()
-    known = validation.Known(own_namespace="dynatrace", namespaces={"prod-a": {}, "shop": {}})
-    assert "namespaces (shop) that the DynaKube 'bank'" in only(errors(mine, known=known, others=(other,)))
+    cluster = validation.ClusterState(own_namespace="dynatrace", namespaces={"prod-a": {}, "test-a": {}})
+    assert errors(mine, cluster=cluster, others=(other,)) == ()
+    cluster = validation.ClusterState(own_namespace="dynatrace", namespaces={"prod-a": {}, "shop": {}})
+    assert "namespaces (shop) that the DynaKube 'bank'" in only(errors(mine, cluster=cluster, others=(other,)))

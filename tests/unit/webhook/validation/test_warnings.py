@@ -1,4 +1,4 @@
-"""What is allowed but better said otherwise is a warning."""
+"""Warnings about fields and flags that are allowed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
 @pytest.mark.parametrize(
     ("new", "warnings"),
     [
-        (kube({"networkZon": "a"}), ["spec.networkZon is not a field of v1beta6: nothing here reads it."]),
-        (kube({"line\nbreak": 1}), ["'spec.line\\nbreak' is not a field of v1beta6: nothing here reads it."]),
+        (kube({"networkZon": "a"}), ["spec.networkZon is not a field of v1beta6: it has no effect."]),
+        (kube({"line\nbreak": 1}), ["'spec.line\\nbreak' is not a field of v1beta6: it has no effect."]),
         (
             kube({"namespaceSelector": {}}),
-            ["spec.namespaceSelector is not a field of v1beta6: it is one of v1beta1."],
+            ["spec.namespaceSelector is not a field of v1beta6: it is a field of v1beta1."],
         ),
         (kube({"namespaceSelector": {}}, version="v1beta1"), []),
         (
             kube({f"a{number}": 1 for number in range(12)}),
             [
-                *(f"spec.a{number} is not a field of v1beta6: nothing here reads it." for number in range(10)),
-                "2 more fields are unknown, too.",
+                *(f"spec.a{number} is not a field of v1beta6: it has no effect." for number in range(10)),
+                "2 more unknown fields.",
             ],
         ),
         (
@@ -36,39 +36,36 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
         (
             kube({"activeGate": {"capabilities": []}, "logMonitoring": {}, "enableIstio": True}),
             [
-                "spec.activeGate is kept, but nothing here acts on it: it belongs to ActiveGate.",
-                "spec.enableIstio is kept, but nothing here acts on it.",
+                "spec.activeGate has no effect: it belongs to ActiveGate.",
+                "spec.enableIstio has no effect.",
             ],
         ),
         (
             kube({"apiUrl": "http://127.0.0.1/api"}),
-            ["spec.apiUrl begins with http: tokens go over the network for everybody to read."],
+            ["spec.apiUrl starts with http: tokens are sent unencrypted; use https."],
         ),
         (
             kube({"proxy": {"value": "http://me:pass@proxy:3128"}}),
-            ["spec.proxy.value holds a password, which whoever reads DynaKubes can read: use spec.proxy.valueFrom."],
+            ["spec.proxy.value contains a password, readable with the DynaKube: use spec.proxy.valueFrom."],
         ),
         (
             kube(no_porxy="a"),
-            [
-                f"{FLAG.format('no-porxy')} is a feature flag that nobody knows: feature.dynatrace.com/no-proxy may be "
-                "meant."
-            ],
+            [f"{FLAG.format('no-porxy')} is not a feature flag: did you mean feature.dynatrace.com/no-proxy?"],
         ),
         (
             kube(zzz="a"),
-            [f"{FLAG.format('zzz')} is a feature flag that nobody knows: it has no effect."],
+            [f"{FLAG.format('zzz')} is not a feature flag: it has no effect."],
         ),
         (
             kube(metadata_enrichment="true"),
-            [f"{FLAG.format('metadata-enrichment')} is deprecated: use spec.metadataEnrichment.enabled in its place."],
+            [f"{FLAG.format('metadata-enrichment')} is deprecated: use spec.metadataEnrichment.enabled instead."],
         ),
         (kube(metadata_enrichment="true", version="v1beta1"), []),
         (
             kube(activegate_updates="true"),
-            [f"{FLAG.format('activegate-updates')} is kept, but nothing here acts on it."],
+            [f"{FLAG.format('activegate-updates')} has no effect: it belongs to another product."],
         ),
     ],
 )
-def test_what_is_allowed_but_better_said_is_a_warning(new: Manifest, warnings: list[str]) -> None:
-    assert validation.validate(new, None, UNKNOWN) == validation.Verdict((), tuple(warnings))
+def test_an_allowed_but_doubtful_field_is_a_warning(new: Manifest, warnings: list[str]) -> None:
+    assert validation.validate(new, None, UNKNOWN) == validation.ValidationResult((), tuple(warnings))

@@ -25,34 +25,34 @@ from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
 from oneagent.webhook.validation import agents, context, feature_flags, network, selectors
 from oneagent.webhook.validation import warnings as validation_warnings
-from oneagent.webhook.validation.context import Known, Rule, Subject, Verdict
+from oneagent.webhook.validation.context import ClusterState, Rule, ValidationContext, ValidationResult
 
-__all__ = ["Known", "Verdict", "message", "validate"]
+__all__ = ["ClusterState", "ValidationResult", "message", "validate"]
 
 _ERRORS: Final[tuple[Rule, ...]] = (
     network.api_url_missing,
     network.api_url_invalid,
     network.tenant_changed,
     network.proxy_invalid,
-    network.proxy_password_unusable,
-    agents.name_unusable,
-    agents.several_modes,
+    network.proxy_password_invalid,
+    agents.name_invalid,
+    agents.multiple_modes,
     agents.version_incomplete,
-    agents.image_unreadable,
-    agents.image_folder_unreadable,
-    agents.argument_unreadable,
-    agents.argument_twice,
-    agents.text_with_control_characters,
+    agents.image_invalid,
+    agents.image_layout_invalid,
+    agents.argument_invalid,
+    agents.argument_repeated,
+    agents.text_not_on_one_line,
     agents.csi_driver_missing,
     agents.read_only_volume_without_csi,
     agents.node_pull_without_image,
-    agents.image_key_unusable,
-    agents.init_resources_impossible,
-    feature_flags.value_impossible,
-    feature_flags.ignored_namespaces_unreadable,
+    agents.image_key_invalid,
+    agents.init_resources_invalid,
+    feature_flags.value_invalid,
+    feature_flags.ignored_namespaces_invalid,
     selectors.selector_invalid,
-    selectors.nodes_selected_twice,
-    selectors.namespaces_selected_twice,
+    selectors.nodes_overlap,
+    selectors.namespaces_overlap,
 )
 
 _WARNINGS: Final[tuple[Rule, ...]] = (
@@ -61,7 +61,7 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.other_products,
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
-    validation_warnings.proxy_password_readable,
+    validation_warnings.proxy_password_in_plain_text,
     agents.image_key_without_image,
     feature_flags.unknown,
     feature_flags.deprecated,
@@ -69,19 +69,19 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
 )
 
 
-def validate(new: Object, old: Object | None, known: Known) -> Verdict:
-    """Of an object in any served version, and what it was before; raises nothing for what the API server sends."""
+def validate(new: Object, old: Object | None, cluster: ClusterState) -> ValidationResult:
+    """Validate an object in any served version. Never raises for what the API server sends."""
     try:
-        seen = Subject(dict(new), _newest(new), _newest(old) if old is not None else None, known)
-        errors = [] if seen.unchanged else [sentence for rule in _ERRORS for sentence in rule(seen)]
-        if not errors and not seen.unchanged:
-            errors = _last(seen)
-        warnings = [sentence for rule in _WARNINGS for sentence in rule(seen)]
+        ctx = ValidationContext(dict(new), _newest(new), _newest(old) if old is not None else None, cluster)
+        errors = [] if ctx.unchanged else [sentence for rule in _ERRORS for sentence in rule(ctx)]
+        if not errors and not ctx.unchanged:
+            errors = _remaining_errors(ctx)
+        warnings = [sentence for rule in _WARNINGS for sentence in rule(ctx)]
     except kubernetes_fields.FieldError as error:
-        return Verdict((context.unusable(error),))
-    if errors and seen.version != fields.NEWEST:
-        warnings.append(f"Fields are named as in {fields.NEWEST}, which this DynaKube of {seen.version} amounts to.")
-    return Verdict(tuple(errors), tuple(warnings))
+        return ValidationResult((context.describe_field_error(error),))
+    if errors and ctx.version != fields.NEWEST:
+        warnings.append(f"The errors name fields of {fields.NEWEST}; this DynaKube was written in {ctx.version}.")
+    return ValidationResult(tuple(errors), tuple(warnings))
 
 
 def message(errors: Sequence[str]) -> str:
@@ -93,10 +93,10 @@ def _newest(obj: Object) -> dict[str, object]:
     return conversion.convert(dict(obj), f"{identifiers.API_GROUP}/{fields.NEWEST}")
 
 
-def _last(seen: Subject) -> list[str]:
-    """Faults that no rule found, but a node would report."""
+def _remaining_errors(ctx: ValidationContext) -> list[str]:
+    """Return faults that no rule found, but that a node would report."""
     try:
-        dynakube.from_object(seen.new)
+        dynakube.from_object(ctx.new)
     except kubernetes_fields.FieldError as error:
-        return [context.unusable(error)]
+        return [context.describe_field_error(error)]
     return []

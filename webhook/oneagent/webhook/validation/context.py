@@ -13,48 +13,51 @@ from oneagent.common.dynakube.mode import MODES, Mode
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
 
-_SHOWN: Final = 80
+_MAX_QUOTED: Final = 80
 _TENANT: Final = "status.oneAgent.connectionInfoStatus.tenantUUID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known of the cluster, as far as rules ask for it."""
+class ClusterState:
+    """State of the cluster that rules compare a DynaKube with."""
 
     dynakubes: Sequence[Object] = ()
-    """All that there are, in the newest version; the one that is validated may be among them"""
+    """All DynaKubes, in the newest version; may include the validated one"""
     namespaces: Mapping[str, Mapping[str, str]] | None = None
-    """Their labels by their names; None as long as that is not known"""
+    """Labels of all namespaces by name; None before the first list"""
     own_namespace: str
-    csi: bool = False
+    has_csi_driver: bool = False
     """Whether the node driver is installed"""
-    csi_known: bool = False
-    """Whether `csi` says anything"""
+    is_csi_driver_known: bool = False
+    """Whether `has_csi_driver` says anything"""
 
     @property
-    def no_csi(self) -> bool:
-        return self.csi_known and not self.csi
+    def lacks_csi_driver(self) -> bool:
+        return self.is_csi_driver_known and not self.has_csi_driver
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ValidationResult:
     errors: tuple[str, ...] = ()
-    """Why the DynaKube is refused; none if it is not"""
+    """Reasons to refuse the DynaKube; empty if it is valid"""
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ValidationContext:
+    """A DynaKube under validation, its previous form, and the cluster."""
+
     written: Tree
+    """As the user wrote it"""
     new: Tree
-    """What was written, in the newest version"""
+    """Converted to the newest version"""
     old: Tree | None
-    """What it was before, in the newest version; None if it is being created"""
-    known: Known
+    """The stored form, in the newest version; None on create"""
+    cluster: ClusterState
 
     @property
     def version(self) -> str:
-        """In which it was written."""
+        """The API version that the user wrote."""
         return str(self.written["apiVersion"]).rpartition("/")[2]
 
     @property
@@ -63,9 +66,9 @@ class Subject:
 
     @property
     def tenant(self) -> str:
-        """As the operator has learned it; empty as long as it has not."""
-        found = json_path.look(self.old or {}, _TENANT)
-        return found if isinstance(found, str) else ""
+        """The tenant in the operator's status; empty before the first connection."""
+        tenant = json_path.look(self.old or {}, _TENANT)
+        return tenant if isinstance(tenant, str) else ""
 
     @property
     def unchanged(self) -> bool:
@@ -74,55 +77,54 @@ class Subject:
         return json_path.same(self.old.get("spec"), self.new.get("spec")) and _flags(self.old) == _flags(self.new)
 
     def text(self, path: str) -> str:
-        """Text of a field, stripped; empty if it is absent or no text."""
-        found = json_path.look(self.new, path)
-        return found.strip() if isinstance(found, str) else ""
+        """Return a field's text, stripped; empty if it is absent or not a string."""
+        value = json_path.look(self.new, path)
+        return value.strip() if isinstance(value, str) else ""
 
     def modes(self, among: tuple[Mode, ...] = MODES) -> list[Mode]:
         return modes(self.new, among)
 
-    def each(self, field: str, among: tuple[Mode, ...] = MODES) -> Iterator[tuple[str, str]]:
-        """The path and text of a field in each mode that is on and has it."""
+    def text_in_modes(self, field: str, among: tuple[Mode, ...] = MODES) -> Iterator[tuple[str, str]]:
+        """Yield path and text of a field in each mode that is on and sets it."""
         for mode in self.modes(among):
             path = f"spec.oneAgent.{mode}.{field}"
             if value := self.text(path):
                 yield path, value
 
     def arguments(self) -> Iterator[tuple[str, list[str]]]:
-        """The host agents' arguments, by their path."""
+        """Yield path and arguments of each host agent."""
         for mode in self.modes(fields.HOST_MODES):
             path = f"spec.oneAgent.{mode}.args"
-            if isinstance(found := json_path.look(self.new, path), list):
-                yield path, [argument for argument in found if isinstance(argument, str)]
+            if isinstance(arguments := json_path.look(self.new, path), list):
+                yield path, [argument for argument in arguments if isinstance(argument, str)]
 
     def flag(self, name: str) -> str:
-        """A feature flag's value; empty if it is not given."""
-        found = _flags(self.new)
-        return (
-            found.get(identifiers.FEATURE_PREFIX + name) or found.get(feature_flags.OLD_PREFIX + name) or ""
-        ).strip()
+        """Return a feature flag's value; empty if it is not set."""
+        flags = _flags(self.new)
+        value = flags.get(identifiers.FEATURE_PREFIX + name) or flags.get(feature_flags.OLD_PREFIX + name) or ""
+        return value.strip()
 
-    def others(self) -> list[Object]:
-        """The other DynaKubes, by name."""
-        named = {str(json_path.look(dict(other), "metadata.name")): other for other in self.known.dynakubes}
-        return [named[name] for name in sorted(named) if name != self.name]
+    def other_dynakubes(self) -> list[Object]:
+        """Return all other DynaKubes, sorted by name."""
+        by_name = {str(json_path.look(dict(other), "metadata.name")): other for other in self.cluster.dynakubes}
+        return [by_name[name] for name in sorted(by_name) if name != self.name]
 
 
-Rule = Callable[[Subject], Iterator[str]]
+Rule = Callable[[ValidationContext], Iterator[str]]
 
 
 def modes(manifest: Object, among: tuple[Mode, ...] = MODES) -> list[Mode]:
-    """Those that are on."""
+    """Return the modes that are on."""
     return [mode for mode in among if json_path.section(dict(manifest), f"spec.oneAgent.{mode}") is not None]
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """Quote a value on one line, shortened."""
-    return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 3] + "...")
+    return repr(value if len(value) <= _MAX_QUOTED else value[: _MAX_QUOTED - 3] + "...")
 
 
-def unusable(error: kubernetes_fields.FieldError) -> str:
-    return f"The DynaKube has a field that cannot be used: {error}. Make sure that {error.field} is right or left out."
+def describe_field_error(error: kubernetes_fields.FieldError) -> str:
+    return f"The DynaKube has an invalid field: {error}. Make sure that {error.field} is valid, or leave it out."
 
 
 def _flags(tree: Tree) -> dict[str, str]:

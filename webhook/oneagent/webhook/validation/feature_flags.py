@@ -1,4 +1,4 @@
-"""Rules about feature flags: nodes and the operator fall back to a default, so here is where somebody is told."""
+"""Rules about feature flags. Only they report a bad value: nodes and the operator use the default instead."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 
 from oneagent.common import durations, identifiers, safe_regex
 from oneagent.common.dynakube.api import feature_flags, json_path
-from oneagent.webhook.validation.context import Subject, quoted
+from oneagent.webhook.validation.context import ValidationContext, quote
 
 IGNORED_NAMESPACES: Final = "ignored-namespaces"
 
-_MOST_PATTERNS: Final = 200
+_MAX_PATTERNS: Final = 200
 
 
 def _is_duration(text: str) -> bool:
@@ -42,7 +42,7 @@ _FORMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
         "a number from 1 to 99999, or 1% to 100%",
     ),
 }
-"""Flags that take less, or something else, than their kind says."""
+"""Forms of flags that differ from the form of their kind."""
 
 _KINDS: Final[Mapping[feature_flags.Kind, tuple[Callable[[str], bool], str]]] = {
     "switch": _SWITCH,
@@ -51,65 +51,65 @@ _KINDS: Final[Mapping[feature_flags.Kind, tuple[Callable[[str], bool], str]]] = 
 }
 
 
-def value_impossible(seen: Subject) -> Iterator[str]:
-    for key, feature in _given(seen):
+def value_invalid(ctx: ValidationContext) -> Iterator[str]:
+    for key, feature in _given_flags(ctx):
         if feature is None or not feature.handled:
             continue
-        value = seen.flag(feature.name)
+        value = ctx.flag(feature.name)
         fits, form = _FORMS.get(feature.name) or _KINDS.get(feature.kind) or (lambda _: True, "")
         if value and not fits(value):
-            yield f"metadata.annotations[{key}] is {quoted(value)}. Make sure that it is {form}."
+            yield f"metadata.annotations[{key}] is {quote(value)}. Make sure that it is {form}."
 
 
-def ignored_namespaces_unreadable(seen: Subject) -> Iterator[str]:
-    text = seen.flag(IGNORED_NAMESPACES)
+def ignored_namespaces_invalid(ctx: ValidationContext) -> Iterator[str]:
+    text = ctx.flag(IGNORED_NAMESPACES)
     if not text:
         return
-    place = feature_flags.annotation(IGNORED_NAMESPACES)
+    annotation = feature_flags.annotation(IGNORED_NAMESPACES)
     try:
-        given = json.loads(text)
+        patterns = json.loads(text)
     except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, list) or not all(isinstance(pattern, str) for pattern in given):
+        patterns = None
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
         yield (
-            f"{place} is {quoted(text)}, which is not a JSON list of texts. Make sure that it reads "
+            f"{annotation} is {quote(text)}, which is not a JSON list of strings. Make sure that it reads "
             '["^prod-.*", "^test$"].'
         )
         return
-    if len(given) > _MOST_PATTERNS:
-        yield f"{place} has {len(given)} patterns. Make sure that it has {_MOST_PATTERNS} at most."
-    for pattern in sorted(set(given)):
+    if len(patterns) > _MAX_PATTERNS:
+        yield f"{annotation} has {len(patterns)} patterns. Make sure that it has at most {_MAX_PATTERNS}."
+    for pattern in sorted(set(patterns)):
         try:
             safe_regex.compile(pattern)
         except ValueError as error:
             yield (
-                f"{place} has a pattern that cannot be used: {error}. Make sure that it is a plain regular expression, "
-                "such as ^prod-.*"
+                f"{annotation} has an invalid pattern: {error}. Make sure that it is a regular expression without "
+                "look-around, such as ^prod-.*"
             )
 
 
-def unknown(seen: Subject) -> Iterator[str]:
-    known = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
-    for key, feature in _given(seen):
+def unknown(ctx: ValidationContext) -> Iterator[str]:
+    names = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
+    for key, feature in _given_flags(ctx):
         if feature is None:
-            near = difflib.get_close_matches(key.rpartition("/")[2].removeprefix("feature-"), known, n=1)
-            guess = f"{identifiers.FEATURE_PREFIX}{near[0]} may be meant" if near else "it has no effect"
-            yield f"metadata.annotations[{key}] is a feature flag that nobody knows: {guess}."
+            similar = difflib.get_close_matches(key.rpartition("/")[2].removeprefix("feature-"), names, n=1)
+            hint = f"did you mean {identifiers.FEATURE_PREFIX}{similar[0]}?" if similar else "it has no effect."
+            yield f"metadata.annotations[{key}] is not a feature flag: {hint}"
 
 
-def deprecated(seen: Subject) -> Iterator[str]:
-    for key, feature in _given(seen):
+def deprecated(ctx: ValidationContext) -> Iterator[str]:
+    for key, feature in _given_flags(ctx):
         if feature is not None and feature.instead:
-            yield f"metadata.annotations[{key}] is deprecated: use {feature.instead} in its place."
+            yield f"metadata.annotations[{key}] is deprecated: use {feature.instead} instead."
 
 
-def other_products(seen: Subject) -> Iterator[str]:
-    for key, feature in _given(seen):
+def other_products(ctx: ValidationContext) -> Iterator[str]:
+    for key, feature in _given_flags(ctx):
         if feature is not None and not feature.handled:
-            yield f"metadata.annotations[{key}] is kept, but nothing here acts on it."
+            yield f"metadata.annotations[{key}] has no effect: it belongs to another product."
 
 
-def _given(seen: Subject) -> Iterator[tuple[str, feature_flags.Feature | None]]:
+def _given_flags(ctx: ValidationContext) -> Iterator[tuple[str, feature_flags.Feature | None]]:
     return iter(
-        sorted(feature_flags.given(json_path.section(seen.new, "metadata.annotations") or {}), key=lambda one: one[0])
+        sorted(feature_flags.given(json_path.section(ctx.new, "metadata.annotations") or {}), key=lambda one: one[0])
     )

@@ -1,4 +1,4 @@
-"""Rules about the ways to the tenant: its API URL and the proxy on the way.
+"""Rules about the connection to the tenant: API URL and proxy.
 
 Values that may hold a password are never part of a message.
 """
@@ -13,17 +13,17 @@ from typing import Final
 
 from oneagent.common import dynakube
 from oneagent.common.dynakube.api import fields
-from oneagent.webhook.validation.context import Subject, quoted
+from oneagent.webhook.validation.context import ValidationContext, quote
 
 _EXAMPLE: Final = re.compile(
     r"https?://([^/]+/e/)?(ENVIRONMENT|(?i:<environment>|[<{]?(your-)?environment-?id[>}]?))([.:/]|$)"
 )
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
-_TENANTS_OWN: Final = re.compile(r"([^.]+)\..*\b(dynatrace|dynatracelabs)\.com", re.IGNORECASE)
+_TENANT_HOST: Final = re.compile(r"([^.]+)\..*\b(dynatrace|dynatracelabs)\.com", re.IGNORECASE)
 _ENVIRONMENT: Final = re.compile(r"/e/([^/]+)/")
 _UNUSABLE_IN_PASSWORDS: Final = frozenset(" '`,&=+%\\")
 
-# Word for word what users of DynaKubes know and search for.
+# These stay word for word: users of DynaKubes search for them.
 _URL_MISSING: Final = (
     "The DynaKube's specification is missing the API URL or still has the example value set. "
     "Make sure you correctly specify the URL in your custom resource."
@@ -34,69 +34,69 @@ _URL_INVALID: Final = (
 )
 
 
-def api_url_missing(seen: Subject) -> Iterator[str]:
-    url = seen.text("spec.apiUrl")
-    local = any(dynakube.is_local(image) for _, image in seen.each("codeModulesImage", fields.INJECTING_MODES))
+def api_url_missing(ctx: ValidationContext) -> Iterator[str]:
+    url = ctx.text("spec.apiUrl")
+    local = any(dynakube.is_local(image) for _, image in ctx.text_in_modes("codeModulesImage", fields.INJECTING_MODES))
     if (not url and not local) or _EXAMPLE.match(url):
         yield _URL_MISSING
 
 
-def api_url_invalid(seen: Subject) -> Iterator[str]:
-    url = seen.text("spec.apiUrl")
+def api_url_invalid(ctx: ValidationContext) -> Iterator[str]:
+    url = ctx.text("spec.apiUrl")
     if not url or _EXAMPLE.match(url):
         return
     if "@" in url:
-        yield f"{_URL_INVALID}: spec.apiUrl must not hold credentials, they belong in a Secret."
-    elif fault := _fault(url):
-        yield f"{_URL_INVALID}: spec.apiUrl is {quoted(url)}, {fault}."
+        yield f"{_URL_INVALID}: spec.apiUrl must not contain credentials; put them in a Secret."
+    elif fault := _api_url_fault(url):
+        yield f"{_URL_INVALID}: spec.apiUrl is {quote(url)}, {fault}."
 
 
-def tenant_changed(seen: Subject) -> Iterator[str]:
-    """The API server compares the two URLs. It cannot know the tenant that the operator found behind the old one."""
-    if seen.old is None:
+def tenant_changed(ctx: ValidationContext) -> Iterator[str]:
+    """Refuse a URL of another tenant. The API server compares only URLs, not the tenant that the operator found."""
+    if ctx.old is None:
         return
-    found = _tenant(seen.text("spec.apiUrl"))
-    if found and seen.tenant and found != seen.tenant.lower():
+    tenant = _tenant_in_url(ctx.text("spec.apiUrl"))
+    if tenant and ctx.tenant and tenant != ctx.tenant.lower():
         yield (
-            f"The DynaKube's API URL leads to the tenant {quoted(found)}, but the DynaKube belongs to the tenant "
-            f"{quoted(seen.tenant)}. Make sure that the tenant stays the same, or delete the DynaKube and create a "
+            f"spec.apiUrl leads to the tenant {quote(tenant)}, but the DynaKube belongs to the tenant "
+            f"{quote(ctx.tenant)}. Make sure that the tenant stays the same, or delete the DynaKube and create a "
             "new one."
         )
 
 
-def proxy_invalid(seen: Subject) -> Iterator[str]:
-    proxy = seen.text("spec.proxy.value")
-    if proxy and _parsed(proxy) is None:
+def proxy_invalid(ctx: ValidationContext) -> Iterator[str]:
+    proxy = ctx.text("spec.proxy.value")
+    if proxy and _parse_server_url(proxy) is None:
         yield (
-            "The DynaKube's proxy, spec.proxy.value (not shown), is not the URL of a proxy. Make sure that it reads "
+            "spec.proxy.value (not shown) is not the URL of a proxy. Make sure that it reads "
             "http://proxy.example:3128, with a password only in percent-encoding."
         )
 
 
-def proxy_password_unusable(seen: Subject) -> Iterator[str]:
-    """Agents read the proxy from settings in which these characters have a meaning of their own."""
-    url = _parsed(seen.text("spec.proxy.value"))
-    found = set(urllib.parse.unquote((url and url.password) or "")) & _UNUSABLE_IN_PASSWORDS
-    if found:
-        shown = " ".join(repr(character) for character in sorted(found))
+def proxy_password_invalid(ctx: ValidationContext) -> Iterator[str]:
+    """Refuse characters that have a meaning in the settings from which agents read the proxy."""
+    url = _parse_server_url(ctx.text("spec.proxy.value"))
+    unusable = set(urllib.parse.unquote((url and url.password) or "")) & _UNUSABLE_IN_PASSWORDS
+    if unusable:
+        shown = " ".join(repr(character) for character in sorted(unusable))
         yield (
-            f"The password in the DynaKube's proxy, spec.proxy.value, has characters that agents cannot read: {shown}. "
+            f"The password in spec.proxy.value has characters that agents cannot read: {shown}. "
             "Make sure that the password has none of: space ' ` , & = + % \\."
         )
 
 
-def has_tls(seen: Subject) -> bool:
-    return not seen.text("spec.apiUrl").lower().startswith("http:")
+def has_tls(ctx: ValidationContext) -> bool:
+    return not ctx.text("spec.apiUrl").lower().startswith("http:")
 
 
-def has_proxy_password(seen: Subject) -> bool:
-    url = _parsed(seen.text("spec.proxy.value"))
+def has_proxy_password(ctx: ValidationContext) -> bool:
+    url = _parse_server_url(ctx.text("spec.proxy.value"))
     return url is not None and bool(url.password)
 
 
-def _fault(url: str) -> str:
-    """What is wrong with an API URL; empty if nothing is."""
-    parsed = _parsed(url)
+def _api_url_fault(url: str) -> str:
+    """Describe what makes an API URL invalid; empty if it is valid."""
+    parsed = _parse_server_url(url)
     if parsed is None:
         return "which is not a URL such as https://abc12345.live.dynatrace.com/api"
     if parsed.query or parsed.fragment or not parsed.path.rstrip("/").endswith("/api"):
@@ -106,8 +106,8 @@ def _fault(url: str) -> str:
     return ""
 
 
-def _parsed(text: str) -> urllib.parse.SplitResult | None:
-    """The URL of a server by http or https; None if it is none."""
+def _parse_server_url(text: str) -> urllib.parse.SplitResult | None:
+    """Parse an http or https URL of a server; None if it is not one."""
     try:
         url = urllib.parse.urlsplit(text)
         usable = url.scheme in ("http", "https") and url.port != 0 and text.isprintable() and " " not in text
@@ -127,10 +127,10 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _tenant(text: str) -> str:
-    """The tenant that a URL names, by its path or by a host of its own; empty where only the server knows it."""
-    url = _parsed(text)
+def _tenant_in_url(text: str) -> str:
+    """Return the tenant in a URL's path or host name; empty if the URL does not name it."""
+    url = _parse_server_url(text)
     if url is None:
         return ""
-    found = _ENVIRONMENT.search(url.path) or _TENANTS_OWN.fullmatch(url.hostname or "")
-    return found[1].lower() if found else ""
+    match = _ENVIRONMENT.search(url.path) or _TENANT_HOST.fullmatch(url.hostname or "")
+    return match[1].lower() if match else ""

@@ -1,8 +1,8 @@
 """Rules about selectors, and about nodes and namespaces that two DynaKubes must not both select.
 
-Two selectors overlap for certain if one asks for all that the other asks for: then whatever fits the one fits the
-other. Otherwise namespaces that are there decide; nodes are seen to by the operator, which knows them. What only
-might overlap one day is no mistake.
+Two selectors certainly overlap if one has all requirements of the other: every object that matches the first then
+matches the second. Otherwise existing namespaces decide; the operator checks nodes, which it watches. Selectors that
+only might overlap later are valid.
 """
 
 from __future__ import annotations
@@ -16,110 +16,110 @@ from oneagent.common.dynakube.api import fields, json_path
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.common.kubernetes import selectors
 from oneagent.webhook.injection.inputs import Object
-from oneagent.webhook.validation.context import Subject, modes, quoted, unusable
+from oneagent.webhook.validation.context import ValidationContext, describe_field_error, modes, quote
 
 _WORD: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _PREFIX: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _KEY: Final = re.compile(rf"((?=.{{1,253}}/){_PREFIX}/)?{_WORD}")
 _VALUE: Final = re.compile(rf"({_WORD})?")
-_MOST_NAMED: Final = 3
+_MAX_NAMED: Final = 3
 _SHARING: Final = "multiple-osagents-on-node"
 
 
-def selector_invalid(seen: Subject) -> Iterator[str]:
-    for path in _namespace_selectors(seen.new):
+def selector_invalid(ctx: ValidationContext) -> Iterator[str]:
+    for path in _namespace_selectors(ctx.new):
         try:
-            selector = selectors.parse(seen.new, path)
+            selector = selectors.parse(ctx.new, path)
         except kubernetes_fields.FieldError as error:
-            yield unusable(error)
+            yield describe_field_error(error)
             continue
         for requirement in selector.requirements:
-            yield from _labels(path, requirement.key, sorted(requirement.values))
-    for mode in seen.modes(fields.HOST_MODES):
+            yield from _label_faults(path, requirement.key, sorted(requirement.values))
+    for mode in ctx.modes(fields.HOST_MODES):
         path = f"spec.oneAgent.{mode}.nodeSelector"
-        for key, value in sorted((json_path.section(seen.new, path) or {}).items()):
-            yield from _labels(path, key, [value])
+        for key, value in sorted((json_path.section(ctx.new, path) or {}).items()):
+            yield from _label_faults(path, key, [value])
 
 
-def nodes_selected_twice(seen: Subject) -> Iterator[str]:
-    if not (mine := seen.modes(fields.HOST_MODES)) or seen.flag(_SHARING).lower() == "true":
+def nodes_overlap(ctx: ValidationContext) -> Iterator[str]:
+    if not (mine := ctx.modes(fields.HOST_MODES)) or ctx.flag(_SHARING).lower() == "true":
         return
-    for other in seen.others():
+    for other in ctx.other_dynakubes():
         theirs = modes(other, fields.HOST_MODES)
-        if theirs and any(_contain(_nodes(seen.new, a), _nodes(other, b)) for a in mine for b in theirs):
+        pairs = ((_node_selector(ctx.new, a), _node_selector(other, b)) for a in mine for b in theirs)
+        if any(_one_contains_other(*pair) for pair in pairs):
             yield (
-                f"The DynaKube's host agents would run on nodes that have the host agent of the DynaKube "
-                f"{_name(other)}. Make sure that the two have values of nodeSelector (spec.oneAgent.{mine[0]}"
-                ".nodeSelector here) that no node has both of."
+                f"spec.oneAgent.{mine[0]}.nodeSelector selects nodes that have the host agent of the DynaKube "
+                f"{_name(other)}. Make sure that no node matches the nodeSelector of both."
             )
 
 
-def namespaces_selected_twice(seen: Subject) -> Iterator[str]:
-    mine = _claim(seen.new, seen.known.own_namespace)
+def namespaces_overlap(ctx: ValidationContext) -> Iterator[str]:
+    mine = _claim_or_none(ctx.new, ctx.cluster.own_namespace)
     if mine is None or not mine.selectors:
         return
-    namespaces = seen.known.namespaces or {}
+    namespaces = ctx.cluster.namespaces or {}
     covered = sorted(name for name, labels in namespaces.items() if mine.covers(name, labels))
-    for other in seen.others():
-        theirs = _claim(other, seen.known.own_namespace)
+    for other in ctx.other_dynakubes():
+        theirs = _claim_or_none(other, ctx.cluster.own_namespace)
         if theirs is None:
             continue
         both = [name for name in covered if theirs.covers(name, namespaces[name])]
-        if both or _overlap(mine, theirs):
-            more = f" and {len(both) - _MOST_NAMED} more" if len(both) > _MOST_NAMED else ""
-            shown = f" ({', '.join(both[:_MOST_NAMED])}{more})" if both else ""
-            places = " and ".join(_namespace_selectors(seen.new))
+        if both or _certainly_overlap(mine, theirs):
+            more = f" and {len(both) - _MAX_NAMED} more" if len(both) > _MAX_NAMED else ""
+            shown = f" ({', '.join(both[:_MAX_NAMED])}{more})" if both else ""
+            places = " and ".join(_namespace_selectors(ctx.new))
             yield (
                 f"The DynaKube selects namespaces{shown} that the DynaKube {_name(other)} selects too. Make sure that "
-                f"no namespace fits the selectors of both; here that is {places}."
+                f"no namespace matches the selectors of both; here that is {places}."
             )
 
 
 def _namespace_selectors(manifest: Object) -> list[str]:
-    """Their paths, as far as they count."""
-    found = [f"spec.oneAgent.{mode}.namespaceSelector" for mode in modes(manifest, fields.INJECTING_MODES)]
+    """Return the paths of namespace selectors that have an effect."""
+    paths = [f"spec.oneAgent.{mode}.namespaceSelector" for mode in modes(manifest, fields.INJECTING_MODES)]
     if json_path.look(dict(manifest), "spec.metadataEnrichment.enabled") is True:
-        found.append("spec.metadataEnrichment.namespaceSelector")
-    return found
+        paths.append("spec.metadataEnrichment.namespaceSelector")
+    return paths
 
 
-def _labels(path: str, key: str, values: list[object] | list[str]) -> Iterator[str]:
+def _label_faults(path: str, key: str, values: list[object] | list[str]) -> Iterator[str]:
     if not _KEY.fullmatch(key):
         yield (
-            f"{path} has the key {quoted(key)}, which no label can have. Make sure that it reads name or "
-            "example.com/name, with 63 characters at most in the name."
+            f"{path} has the key {quote(key)}, which is not a valid label key. Make sure that it reads name or "
+            "example.com/name, with at most 63 characters in the name."
         )
     for value in values:
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             yield (
-                f"{path} has the value {quoted(str(value))} for {quoted(key)}, which no label can have. Make sure that "
-                "it has 63 letters, digits, '-', '_' and '.' at most, with a letter or digit at both ends."
+                f"{path} has the value {quote(str(value))} for {quote(key)}, which is not a valid label value. Make "
+                "sure that it has at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends."
             )
 
 
-def _nodes(manifest: Object, mode: str) -> Mapping[str, object]:
+def _node_selector(manifest: Object, mode: str) -> Mapping[str, object]:
     return json_path.section(dict(manifest), f"spec.oneAgent.{mode}.nodeSelector") or {}
 
 
-def _contain(one: Mapping[str, object], two: Mapping[str, object]) -> bool:
+def _one_contains_other(one: Mapping[str, object], two: Mapping[str, object]) -> bool:
     return one.items() <= two.items() or two.items() <= one.items()
 
 
-def _claim(manifest: Object, own_namespace: str) -> namespace_mapping.Claim | None:
-    """None if it cannot be read, which is another rule's, or another DynaKube's, concern."""
+def _claim_or_none(manifest: Object, own_namespace: str) -> namespace_mapping.Claim | None:
+    """Return a DynaKube's claim; None if it is invalid, which another rule reports."""
     try:
         return namespace_mapping.claim(manifest, own_namespace)
     except kubernetes_fields.FieldError:
         return None
 
 
-def _overlap(one: namespace_mapping.Claim, two: namespace_mapping.Claim) -> bool:
-    """For certain, whatever namespaces there will be. People may part namespaces by what each DynaKube ignores."""
+def _certainly_overlap(one: namespace_mapping.Claim, two: namespace_mapping.Claim) -> bool:
+    """Compare requirements only. Different lists of ignored namespaces may keep two DynaKubes apart."""
     if one.ignored != two.ignored:
         return False
-    asked = [(set(a.requirements), set(b.requirements)) for a in one.selectors for b in two.selectors]
-    return any(a <= b or b <= a for a, b in asked)
+    pairs = [(set(a.requirements), set(b.requirements)) for a in one.selectors for b in two.selectors]
+    return any(a <= b or b <= a for a, b in pairs)
 
 
 def _name(manifest: Object) -> str:
-    return quoted(str(json_path.look(dict(manifest), "metadata.name")))
+    return quote(str(json_path.look(dict(manifest), "metadata.name")))

@@ -8,54 +8,54 @@ from typing import Final
 
 from oneagent.common.dynakube.api import fields, json_path, schema, version_history
 from oneagent.webhook.validation import agents, network
-from oneagent.webhook.validation.context import Subject, quoted
+from oneagent.webhook.validation.context import ValidationContext, quote
 
-_MOST: Final = 10
-"""The API server passes on a few kilobytes of warnings in all."""
+_MAX_UNKNOWN_FIELDS: Final = 10
+"""The API server forwards only a few kilobytes of warnings."""
 _DEPRECATED: Final = ("Deprecated.", "Without effect")
-"""Beginnings of such fields' descriptions."""
+"""Beginnings of a deprecated field's description."""
 
 
-def unknown_fields(seen: Subject) -> Iterator[str]:
-    found = schema.unknown(version_history.described(seen.version), seen.written)
-    for path in itertools.islice(found, _MOST):
+def unknown_fields(ctx: ValidationContext) -> Iterator[str]:
+    unknown = schema.unknown(version_history.described(ctx.version), ctx.written)
+    for path in itertools.islice(unknown, _MAX_UNKNOWN_FIELDS):
         versions = [version for version in fields.VERSIONS if schema.look(version_history.described(version), path)]
-        which = f"it is one of {versions[-1]}" if versions else "nothing here reads it"
-        yield f"{_shown(path)} is not a field of {seen.version}: {which}."
-    if rest := sum(1 for _ in found):
-        yield f"{rest} more fields are unknown, too."
+        hint = f"it is a field of {versions[-1]}" if versions else "it has no effect"
+        yield f"{_printable_path(path)} is not a field of {ctx.version}: {hint}."
+    if rest := sum(1 for _ in unknown):
+        yield f"{rest} more unknown fields."
 
 
-def deprecated_fields(seen: Subject) -> Iterator[str]:
-    for path, field in schema.fields(version_history.described(seen.version)):
+def deprecated_fields(ctx: ValidationContext) -> Iterator[str]:
+    for path, field in schema.fields(version_history.described(ctx.version)):
         meaning = field.get("description", "")
-        if meaning.startswith(_DEPRECATED) and json_path.look(seen.written, path) is not None:
+        if meaning.startswith(_DEPRECATED) and json_path.look(ctx.written, path) is not None:
             yield f"{path} is deprecated: {meaning}"
 
 
-def other_products(seen: Subject) -> Iterator[str]:
+def other_products(ctx: ValidationContext) -> Iterator[str]:
     for name, product in sorted(fields.OUT_OF_SCOPE.items()):
-        if json_path.look(seen.new, f"spec.{name}"):
-            yield f"spec.{name} is kept, but nothing here acts on it: it belongs to {product}."
-    if json_path.look(seen.new, "spec.enableIstio") is True:
-        yield "spec.enableIstio is kept, but nothing here acts on it."
+        if json_path.look(ctx.new, f"spec.{name}"):
+            yield f"spec.{name} has no effect: it belongs to {product}."
+    if json_path.look(ctx.new, "spec.enableIstio") is True:
+        yield "spec.enableIstio has no effect."
 
 
-def short_versions(seen: Subject) -> Iterator[str]:
-    for path, value in agents.short_versions(seen):
-        yield f"{path} is {quoted(value)}, which pins nothing: only a complete version does."
+def short_versions(ctx: ValidationContext) -> Iterator[str]:
+    for path, value in agents.short_versions(ctx):
+        yield f"{path} is {quote(value)}, which pins nothing: use a complete version, such as 1.277.0.20230914-094321."
 
 
-def api_url_without_tls(seen: Subject) -> Iterator[str]:
-    if not network.has_tls(seen):
-        yield "spec.apiUrl begins with http: tokens go over the network for everybody to read."
+def api_url_without_tls(ctx: ValidationContext) -> Iterator[str]:
+    if not network.has_tls(ctx):
+        yield "spec.apiUrl starts with http: tokens are sent unencrypted; use https."
 
 
-def proxy_password_readable(seen: Subject) -> Iterator[str]:
-    if network.has_proxy_password(seen):
-        yield "spec.proxy.value holds a password, which whoever reads DynaKubes can read: use spec.proxy.valueFrom."
+def proxy_password_in_plain_text(ctx: ValidationContext) -> Iterator[str]:
+    if network.has_proxy_password(ctx):
+        yield "spec.proxy.value contains a password, readable with the DynaKube: use spec.proxy.valueFrom."
 
 
-def _shown(path: str) -> str:
+def _printable_path(path: str) -> str:
     """Quote a path that an HTTP header, which carries the warning, can't hold."""
-    return path if path.isprintable() else quoted(path)
+    return path if path.isprintable() else quote(path)
