@@ -159,7 +159,10 @@ def test_a_dynakube_that_is_shown_is_taken_without_a_warning(name: str) -> None:
     found = dynakubes(ROOT / name)
     assert found
     for manifest in found:
-        assert validation.validate(manifest, None, validation.ClusterState(own_namespace="dynatrace")) == validation.ValidationResult()
+        assert (
+            validation.validate(manifest, None, validation.ClusterState(own_namespace="dynatrace"))
+            == validation.ValidationResult()
+        )
 
 
 def test_the_readme_installs_as_the_page_does() -> None:
