@@ -213,7 +213,7 @@ def table(folder: DataDir, name: str) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
 
-def damaged(folder: DataDir) -> list[str]:
+def list_corrupt(folder: DataDir) -> list[str]:
     """Versions in the store that are not what their manifests say. Empty, whatever has happened."""
     found = []
     for version in AgentStore(folder).versions():

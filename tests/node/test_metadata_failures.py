@@ -131,7 +131,7 @@ class TestWhileTheServerRuns:
             with refused(grpc.StatusCode.UNAVAILABLE, "attempt 2 of 3"):
                 kubelet.publish("counted", dynakube="missing")
         expected = dict.fromkeys(("before", "during0", "during1", "during2"), "mounted") | {"counted": "waiting"}
-        if failure is not overwritten:  # Nobody reads the damaged pages before they are needed.
+        if failure is not overwritten:  # Nobody reads the corrupt pages before they are needed.
             eventually(lambda: table_agrees(driver, **expected))
         driver.stop()
         kubelet = driver.start()

@@ -18,7 +18,7 @@ from oneagent.common import package_client
 from tests.fakes import package_server as fakes
 from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Process, damaged, eventually, manifest
+from tests.fakes.provisioner import Process, eventually, list_corrupt, manifest
 
 VERSION = packages.VERSION
 LARGE = 300 << 20
@@ -124,7 +124,7 @@ def test_a_cluster_downloads_a_version_once(tmp_path: Path, server: double.Tenan
             node.start()
         for node in nodes:
             node.await_ready(VERSION, seconds=60)
-            assert damaged(node.folder) == []
+            assert list_corrupt(node.folder) == []
     finally:
         for node in nodes:
             node.kill()
@@ -142,7 +142,7 @@ def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
         endpoint.kill()
         node.await_ready(VERSION, seconds=60)
         assert "mirror failed, trying the tenant" in node.log.read_text()
-        assert damaged(node.folder) == []
+        assert list_corrupt(node.folder) == []
         whole = [seen for seen in server.requests if seen.endpoint == "package" and "Range" not in seen.headers]
         assert len(whole) == 2
 
@@ -158,7 +158,7 @@ def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
         endpoint.start()
         node.await_ready(VERSION, seconds=60)
         assert "download interrupted, retrying" in node.log.read_text()
-        assert damaged(node.folder) == []
+        assert list_corrupt(node.folder) == []
     assert server.count("package") == 1
 
 

@@ -122,7 +122,7 @@ class TestANewVersion:
             kubelet.unpublish("old")
             eventually(lambda: process.versions() == [OTHER])
             eventually(lambda: process.states() == {OTHER: "ready"})
-            assert provisioner.damaged(process.folder) == []
+            assert provisioner.list_corrupt(process.folder) == []
 
     def test_of_a_dynakube_that_is_gone_goes_too_and_the_host_folder_when_it_is_free(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
@@ -206,7 +206,7 @@ class TestADiskThatIsFull:
             process.await_ready(OTHER)
             assert server.count("package") == 1
             assert list(process.folder.tmp.iterdir()) == []
-        assert provisioner.damaged(Process(small).folder) == []
+        assert provisioner.list_corrupt(Process(small).folder) == []
 
     def test_that_other_writers_fill_meanwhile_leaves_nothing_half(
         self, tmp_path: Path, small: Path, server: double.Tenant
@@ -224,7 +224,7 @@ class TestADiskThatIsFull:
             assert sum(file.stat().st_size for file in process.folder.tmp.iterdir() if file.is_file()) == 0
             (small / "data/ballast").unlink()
             process.await_ready(OTHER, seconds=20)
-        assert provisioner.damaged(Process(small).folder) == []
+        assert provisioner.list_corrupt(Process(small).folder) == []
 
     def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
         server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))

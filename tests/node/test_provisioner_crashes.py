@@ -51,7 +51,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def is_whole(process: Process) -> None:
     """What holds at every moment, also right after a kill."""
-    assert provisioner.damaged(process.folder) == []
+    assert provisioner.list_corrupt(process.folder) == []
 
 
 def is_right(process: Process, *versions: str) -> None:

@@ -96,12 +96,12 @@ class TestTheCondition:
         condition = kubelet.stats("unmounted").volume_condition
         assert (condition.abnormal, condition.message) == (True, "the view is gone: nothing is mounted at the target")
 
-    def test_is_abnormal_when_the_version_is_damaged(self, driver: Driver, kubelet: Kubelet) -> None:
-        kubelet.publish("damaged", dynakube="fragile")
+    def test_is_abnormal_when_the_version_is_corrupt(self, driver: Driver, kubelet: Kubelet) -> None:
+        kubelet.publish("corrupt", dynakube="fragile")
         Path(driver.data.agent(FRAGILE), PRELOAD_LIBRARY).unlink()
-        condition = kubelet.stats("damaged").volume_condition
+        condition = kubelet.stats("corrupt").volume_condition
         assert condition.abnormal
-        assert "6.6.6 is damaged" in condition.message
+        assert "6.6.6 is corrupt" in condition.message
 
 
 class TestNotFound:

@@ -171,7 +171,7 @@ class PodEvidence:
     mounted: bool | None
     """Something is mounted at the target; None if the mount table is unreadable."""
     view: View | None
-    damaged: bool
+    is_corrupt: bool
     """The version below the view is known to be corrupt."""
     processes: tuple[PodProcess, ...]
     sees_pods: bool
@@ -179,7 +179,7 @@ class PodEvidence:
     server_running: bool | None
     unreadable: tuple[str, ...] = ()
     """Parts of the evidence that could not be read."""
-    damage: str = ""
+    corruption: str = ""
     """How the version is corrupt."""
 
 

@@ -22,7 +22,7 @@ from oneagent.common.oci import reference
 from oneagent.common.tenant import client as tenant_client
 from tests.fakes import images, packages, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, list_corrupt, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
@@ -159,7 +159,7 @@ class TestALimitOfRequests:
             desk.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
             with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={front.host}") as p:
                 p.until(lambda: p.ready(version(digest)), 40, what=p.condition)
-                assert damaged(p.folder) == []
+                assert list_corrupt(p.folder) == []
             answers = front.answers("/blobs/")
         pauses = [after - before for (before, said), (after, _) in itertools.pairwise(answers) if said == status]
         assert pauses and min(pauses) >= pause, front.lines()
@@ -285,6 +285,6 @@ class TestATenantBehindAProxy:
                 p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.part")))
                 relay.cut()
                 p.until(lambda: p.ready(VERSION), 20, what=p.condition)
-                assert damaged(p.folder) == [] and left(p) == []
+                assert list_corrupt(p.folder) == [] and left(p) == []
             assert [status for _, status in front.answers("/version/")][-1] == 206
             assert relay.passed < 1.1 * (tmp_path / "agent.zip").stat().st_size

@@ -13,7 +13,7 @@ from tests.fakes import images, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry, whiteout
-from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, list_corrupt, manifest
 from tests.fakes.proxy import Proxy
 from tests.fakes.registry import Registry
 
@@ -53,7 +53,7 @@ def installed(place: Path, desk: Desk, wanted: Version, *flags: str) -> Path:
     """The tree of a version that the DynaKube on the desk comes to have."""
     with Provisioning(place / "data", desk, *flags) as p:
         p.until(lambda: p.ready(wanted), what=p.condition)
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
         p.until(lambda: not list(p.folder.tmp.iterdir()))
         return Path(p.folder.agent(wanted))
 

@@ -218,7 +218,7 @@ class TestAnImageThatIsNotSigned:
         desk.put(kube())
         with at_work(tmp_path, desk, plain) as p:
             p.until(lambda: p.ready(version(first)), what=p.condition)
-        p.store.remove(version(first))  # as a damaged one
+        p.store.remove(version(first))  # as a corrupt one
         push(plain, "second")
         with at_work(tmp_path, desk, plain) as p:
             p.until(lambda: p.store.has(version(first)), what=p.condition)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import images, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, damaged, eventually, manifest
+from tests.fakes.provisioner import Desk, Provisioning, eventually, list_corrupt, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
@@ -144,7 +144,7 @@ class TestALayer:
                 p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.layer.part")))
                 relay.cut()
                 p.until(lambda: p.ready(version(digest)), 20, what=p.condition)
-                assert damaged(p.folder) == []
+                assert list_corrupt(p.folder) == []
             blobs = [line for line in front.lines() if "/blobs/" in line and "range=" in line]
         assert len([line for line in blobs if "range=bytes=" in line]) == 1
 

@@ -30,7 +30,7 @@ EVIDENCE = PodEvidence(
     volume=node_report.Volume("v", "app", "shop", "1.2", "mounted", "/t", 0, "", None, ""),
     mounted=True,
     view=View(None, ("/data/agents/1.2",)),
-    damaged=False,
+    is_corrupt=False,
     processes=(PodProcess(7, "java", mapped=True, preload=None, static=False),),
     sees_pods=True,
     server_running=None,

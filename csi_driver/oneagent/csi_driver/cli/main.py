@@ -32,7 +32,7 @@ exit code:
   0  no problems, or only work in progress
   1  problems that an administrator has to solve, listed under "needs attention" ("problems" in JSON): the data
      directory or the database is unreadable, server or provisioner is not running, a version can't be installed or
-     is damaged, a DynaKube gets no version, a pod waits after a failed mount attempt, a pod runs with an empty view
+     is corrupt, a DynaKube gets no version, a pod waits after a failed mount attempt, a pod runs with an empty view
      or lost its view, or little disk space is left
   2  invalid command line
 """
@@ -58,7 +58,7 @@ attributes and files that pods wrote are not compared. Reads only.
 
 exit code:
   0  everything is intact
-  1  something is damaged, missing, has no usable manifest, or is unreadable
+  1  something is corrupt, missing, has no usable manifest, or is unreadable
   2  invalid command line
 """
 

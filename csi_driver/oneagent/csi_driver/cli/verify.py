@@ -67,5 +67,5 @@ def remedy(data: DataDir, report: IntegrityReport) -> str:
     else:
         tenant, _, name = report.name.partition("/")
         path = data.layer(TenantId(tenant), LayerId(name))
-    move = f"mv {path} {data.trash}/{name}.damaged"
+    move = f"mv {path} {data.trash}/{name}.corrupt"
     return f"{move}; the provisioner recreates it if a DynaKube requests it, then restart its pods"

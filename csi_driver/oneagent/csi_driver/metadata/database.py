@@ -247,7 +247,7 @@ def _check(path: Path) -> str | None:
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000)
     try:
         if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _CorruptDatabaseError("quick_check finds damage")
+            raise _CorruptDatabaseError("quick_check finds corruption")
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
             raise _CorruptDatabaseError("it is not a metadata database")
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -264,7 +264,7 @@ def _check(path: Path) -> str | None:
 
 
 def set_aside(path: Path, lock: Path, why: str) -> None:
-    """Rename a damaged file, unless the other process has done so already; what can't be done now is done later."""
+    """Rename a corrupt file, unless the other process has done so already; what can't be done now is done later."""
     with contextlib.suppress(OSError, sqlite3.Error), _exclusive(lock):
         try:
             _check(path)

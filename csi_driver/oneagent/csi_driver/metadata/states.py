@@ -19,4 +19,4 @@ class VersionState(enum.StrEnum):
     UNPACKING = "unpacking"
     READY = "ready"
     FAILED = "failed"
-    DAMAGED = "damaged"
+    CORRUPT = "corrupt"

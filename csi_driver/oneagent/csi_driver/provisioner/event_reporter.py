@@ -58,10 +58,10 @@ class EventReporter:
     def report_corrupt(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
         """Send an Event when a DynaKube's version was corrupt and removed. May be called from any thread."""
         text = (
-            f"Agent version {version} was damaged on this node: {message}. It is installed again; pods that were "
-            "started before have the damaged files until they are restarted"
+            f"Agent version {version} was corrupted on this node: {message}. It is installed again; pods that were "
+            "started before have the corrupt files until they are restarted"
         )
-        self._thread.submit(self._source.event, kube, "Warning", "DamagedAgentVersion", text)
+        self._thread.submit(self._source.event, kube, "Warning", "CorruptAgentVersion", text)
 
     def report_refusal(self, kube: dynakube.DynaKube, why: str) -> None:
         """Send an Event when a DynaKube's image is refused because of its signature; none if `why` is empty."""

@@ -34,7 +34,7 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import download_files, log_retention
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.trash import Trash
-from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, preload, usage
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, preload, usage
 from oneagent.csi_driver.store.usage import Occupancy
 
 log = logging.getLogger(__name__)
@@ -257,7 +257,7 @@ class GarbageCollector:
             self._discard_layers(references)
             self._discard_host_agents(references)
         self._delete_downloads(references.versions)
-        damage_log.prune(self._data, volumes, set(stored) - set(gone), references.versions)
+        corruption_log.prune(self._data, volumes, set(stored) - set(gone), references.versions)
         for version in set(records) - set(stored) - references.versions | set(gone):
             self._state.drop_version(version)
             with contextlib.suppress(KeyError):

@@ -56,8 +56,8 @@ class ProvisionerMetrics:
             ["result"],
             registry=registry,
         )
-        self.damaged_versions = Gauge(
-            "oneagent_csi_damaged_versions",
+        self.corrupt_versions = Gauge(
+            "oneagent_csi_corrupt_versions",
             "Corrupt versions that are not installed again yet, or are still mounted in a pod.",
             registry=registry,
         )

@@ -4,11 +4,11 @@ A scrub may take hours, at a rate that no disk notices, and gives back the page 
 is its file manifest's modification time, so a restart begins no scrub again. A version without a manifest cannot be
 verified and stays.
 
-A corrupt version is removed under the same locks as garbage (see `damage_log` for running pods). It is then missing,
+A corrupt version is removed under the same locks as garbage (see `corruption_log` for running pods). It is then missing,
 and is installed again from its source. Versions that share a corrupt file with it, by a hard link, are removed too, so
 that the new one is not linked to the corrupt file.
 
-    read → damage log → version into the trash → row
+    read → corruption log → version into the trash → row
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.store import AgentStore, StoreBusyError, damage_log, integrity
-from oneagent.csi_driver.store.damage_log import Damage
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, integrity
+from oneagent.csi_driver.store.corruption_log import Corruption
 from oneagent.csi_driver.store.integrity import IntegrityReport
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Scrubber:
         self._now = now
         self._failpoint = failpoint
         self._unverified: dict[Version, float] = {}
-        metrics.damaged_versions.set_function(lambda: len(damage_log.list_versions(data)))
+        metrics.corrupt_versions.set_function(lambda: len(corruption_log.list_versions(data)))
 
     def run(self, stop: threading.Event) -> None:
         """Scrub the versions that are due, one after the other, until stopped."""
@@ -110,7 +110,7 @@ class Scrubber:
         for report in integrity.check(self._data, [version], bytes_per_second=rate, cancelled=cancelled):
             if cancelled() or report.state == integrity.State.MISSING:
                 return None
-            if report.state == integrity.State.DAMAGED and not self._remove_corrupt(report, tree, stop):
+            if report.state == integrity.State.CORRUPT and not self._remove_corrupt(report, tree, stop):
                 return None
             if report.state == integrity.State.UNVERIFIED:
                 self._unverified[version] = self._now()
@@ -150,24 +150,24 @@ class Scrubber:
                     removed = {version: why} | dict.fromkeys(
                         self._find_sharing(report), f"shared with {version}: {why}"
                     )
-                    for damaged, message in removed.items():
-                        self._discard(damaged, message)
+                    for affected, message in removed.items():
+                        self._discard(affected, message)
                 break
             except StoreBusyError:
                 stop.wait(_RETRY_SECONDS)
         else:
             return False
-        for damaged, message in removed.items():
-            self._state.put_version(damaged, VersionState.DAMAGED, message=message)
-            log.error("corrupt version removed", extra=logs.facts(version=damaged, reason=message))
-            self._on_corrupt(damaged, message)
+        for affected, message in removed.items():
+            self._state.put_version(affected, VersionState.CORRUPT, message=message)
+            log.error("corrupt version removed", extra=logs.facts(version=affected, reason=message))
+            self._on_corrupt(affected, message)
         return True
 
     def _discard(self, version: Version, message: str) -> None:
-        damage_log.record(self._data, version, Damage(time.time(), message))
-        self._failpoint("damage noted")
+        corruption_log.record(self._data, version, Corruption(time.time(), message))
+        self._failpoint("corruption recorded")
         self._store.remove(version)
-        self._failpoint("damaged version in the trash")
+        self._failpoint("corrupt version in the trash")
 
     def _find_sharing(self, report: IntegrityReport) -> list[Version]:
         """Return the other versions that contain one of its corrupt files, by inode."""

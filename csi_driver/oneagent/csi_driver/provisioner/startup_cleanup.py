@@ -19,7 +19,7 @@ from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files
-from oneagent.csi_driver.store import AgentStore, damage_log, preload
+from oneagent.csi_driver.store import AgentStore, corruption_log, preload
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +37,17 @@ def clean_tmp(data: DataDir) -> None:
 
 
 def reconcile(data: DataDir, store: AgentStore, state: ProvisionerState) -> None:
-    """Make the versions table agree with the store and with the damage log."""
+    """Make the versions table agree with the store and with the corruption log."""
     stored = set(store.versions())
-    for version in damage_log.undo_unfinished(data, stored):
+    for version in corruption_log.undo_unfinished(data, stored):
         with contextlib.suppress(FileNotFoundError):
             os.utime(data.manifest(version), (0, 0))  # It is scrubbed at once.
     for version in set(state.versions) - stored:
         state.drop_version(version)
-    for version in damage_log.list_versions(data):
-        damage = damage_log.read(data, version)
-        if damage is not None and version not in stored:
-            state.put_version(version, VersionState.DAMAGED, message=damage.message)
+    for version in corruption_log.list_versions(data):
+        corruption = corruption_log.read(data, version)
+        if corruption is not None and version not in stored:
+            state.put_version(version, VersionState.CORRUPT, message=corruption.message)
     for version in stored:
         record = state.versions.get(version)
         if record is None or record.state != VersionState.READY:

@@ -17,7 +17,7 @@ from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import NotFoundError
 from oneagent.csi_driver.server.overlay import OverlayMounter
-from oneagent.csi_driver.store import damage_log
+from oneagent.csi_driver.store import corruption_log
 
 MOST_ENTRIES: Final = 20_000
 """Of an upper layer with more files than this only so many are counted: kubelet asks every minute."""
@@ -72,10 +72,10 @@ def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
         return "the view is gone: nothing is mounted at the target"
     if record.mode == "app":
         version = Version(record.version)
-        if damage := damage_log.for_volume(data, record.id, version):
-            return f"version {version} was damaged under this view: {damage}; restart the pod"
+        if corruption := corruption_log.for_volume(data, record.id, version):
+            return f"version {version} was corrupted under this view: {corruption}; restart the pod"
         if not os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}"):
-            return f"version {version} is damaged: {PRELOAD_LIBRARY} is missing in the store"
+            return f"version {version} is corrupt: {PRELOAD_LIBRARY} is missing in the store"
     return ""
 
 

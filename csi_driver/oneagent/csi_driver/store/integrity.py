@@ -25,7 +25,7 @@ from oneagent.csi_driver.store import config_layers
 
 class State(enum.StrEnum):
     OK = "ok"
-    DAMAGED = "damaged"
+    CORRUPT = "corrupt"
     UNVERIFIED = "unverified"
     """Its file manifest is unusable; only its preload library was checked."""
     MISSING = "missing"
@@ -107,12 +107,12 @@ def _check_version(
     except file_manifest.TreeManifestError as error:
         if (tree / PRELOAD_LIBRARY).is_file():
             return IntegrityReport("version", version, State.UNVERIFIED, message=str(error))
-        return IntegrityReport("version", version, State.DAMAGED, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
+        return IntegrityReport("version", version, State.CORRUPT, findings=(Finding(PRELOAD_LIBRARY, "missing"),))
     findings = tuple(file_manifest.verify(tree, manifest, bytes_per_second=bytes_per_second, cancelled=cancelled))
     return IntegrityReport(
         "version",
         version,
-        State.DAMAGED if findings else State.OK,
+        State.CORRUPT if findings else State.OK,
         files=len(manifest.files),
         bytes=manifest.unpacked_bytes,
         findings=findings,
@@ -135,5 +135,5 @@ def _check_layer(data: DataDir, tenant: TenantId, layer: LayerId) -> IntegrityRe
         findings.append(Finding(config_layers.CONFIG_FILE, "unreadable", error.strerror or ""))
     files = sorted(path.relative_to(root) for path in root.rglob("*") if not path.is_dir())
     findings += [Finding(str(path), "unexpected") for path in files if str(path) != config_layers.CONFIG_FILE]
-    state = State.DAMAGED if findings else State.OK
+    state = State.CORRUPT if findings else State.OK
     return IntegrityReport("layer", f"{tenant}/{layer}", state, files=1, bytes=len(content), findings=tuple(findings))

@@ -24,7 +24,7 @@ from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
 from tests.fakes import images, packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest, table
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, list_corrupt, manifest, table
 
 VERSION = Version(packages.VERSION)
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -74,7 +74,7 @@ class TestBeforeTheDriverIsThere:
         with Provisioning(root, desk) as p:
             p.until(lambda: p.store.has(VERSION))
             p.until(lambda: [row["state"] for row in table(p.folder, "versions")] == ["ready"])
-            assert damaged(p.folder) == []
+            assert list_corrupt(p.folder) == []
             assert list(p.folder.preloaded.iterdir()) == []
 
     def test_a_wanted_version_gets_its_configuration_and_is_not_downloaded(
@@ -117,7 +117,7 @@ class TestWhileAProvisionerRuns:
             preload(package)
             assert preload(other_package)["shared_bytes"] > 0
             assert p.store.versions() == sorted([VERSION, OTHER])
-            assert damaged(p.folder) == []
+            assert list_corrupt(p.folder) == []
 
 
 class TestAVersionThatCannotBeTaken:
@@ -178,7 +178,7 @@ class TestAnImageInAFolder:
         desk.put(manifest("demo", server.api_url, image=away))
         with Provisioning(root, desk) as p:
             p.until(lambda: p.ready(version), what=p.condition)
-            assert damaged(p.folder) == []
+            assert list_corrupt(p.folder) == []
 
     def test_is_told_by_its_name_among_several(self, preload: Command, tmp_path: Path) -> None:
         one, two = an_image("one"), an_image("two")

@@ -188,9 +188,9 @@ class TestWhatNeedsAPerson:
         healthy.want(NEXT, condition=f"version {NEXT} can't be installed: no room")
         assert f"version {NEXT} can't be installed: no room" in self.one(healthy)
 
-    def test_a_damaged_version(self, healthy: Node) -> None:
+    def test_a_corrupt_version(self, healthy: Node) -> None:
         Path(healthy.data.agent(VERSION), PRELOAD_LIBRARY).unlink()
-        assert "is damaged" in self.one(healthy)
+        assert "is corrupt" in self.one(healthy)
 
     def test_a_dynakube_that_gets_no_version(self, healthy: Node) -> None:
         healthy.want(Version(""), condition="the token is refused")

@@ -45,10 +45,10 @@ def config(data: DataDir) -> Path:
 
 
 class TestTheRemedy:
-    def test_removes_the_damage(self, data: DataDir, config: Path) -> None:
-        config.write_text("damage")
-        (damaged,) = (report for report in integrity.check(data, bytes_per_second=None) if report.state != State.OK)
-        command = cli_verify.remedy(data, damaged).partition(";")[0].split()
+    def test_removes_the_corruption(self, data: DataDir, config: Path) -> None:
+        config.write_text("corruption")
+        (corrupt,) = (report for report in integrity.check(data, bytes_per_second=None) if report.state != State.OK)
+        command = cli_verify.remedy(data, corrupt).partition(";")[0].split()
         assert command[0] == "mv"
         Path(command[1]).rename(command[2])
         assert len(list(integrity.check(data, bytes_per_second=None))) == 1
@@ -76,7 +76,7 @@ class TestTheCommand:
         assert f"version {VERSION}: ok, " in out
         assert out.endswith("2 checked, none need attention.\n")
 
-    def test_exits_with_1_and_names_file_and_remedy_of_damage(
+    def test_exits_with_1_and_names_file_and_remedy_of_corruption(
         self, verify: Verify, library: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         library.unlink()

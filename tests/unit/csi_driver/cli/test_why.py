@@ -25,8 +25,8 @@ from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.metadata import database, desired_versions
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
-from oneagent.csi_driver.store import damage_log
-from oneagent.csi_driver.store.damage_log import Damage
+from oneagent.csi_driver.store import corruption_log
+from oneagent.csi_driver.store.corruption_log import Corruption
 
 VERSION = Version("1.277.0.20230914-094321")
 LOADED = PodProcess(7, "java", mapped=True, preload=True, static=False)
@@ -53,7 +53,7 @@ FOUND = PodEvidence(
     volume=VOLUME,
     mounted=True,
     view=View("/data/volumes/csi-cart/upper", (f"/data/agents/{VERSION}",)),
-    damaged=False,
+    is_corrupt=False,
     processes=(LOADED,),
     sees_pods=True,
     server_running=True,
@@ -87,7 +87,7 @@ class TestTheVerdict:
             (found(processes=()), Reason.NO_PROCESS, "no process has it mounted"),
             (found(processes=(), sees_pods=False), Reason.PROCESSES_NOT_SEEN, "processes are not visible from here"),
             (found({"state": VolumeState.WAITING}), Reason.MONITORED, "is monitored"),
-            (found(damaged=True, damage="which lacks x"), Reason.VERSION_DAMAGED, "which lacks x"),
+            (found(is_corrupt=True, corruption="which lacks x"), Reason.VERSION_CORRUPT, "which lacks x"),
             (unmounted(), Reason.NOT_MOUNTED, "nothing is mounted at /pods/cart"),
             (found(view=None), Reason.NOT_MOUNTED, "another mount than its view is mounted"),
             (found(view=None, mounted=None, unreadable=("no table",)), Reason.UNKNOWN, "unknown: no table"),
@@ -288,21 +288,21 @@ class TestTheVolume:
         node.want("the tenant is being polled")
         assert "the tenant is being polled" in node.diagnose().sentence
 
-    def test_of_a_version_without_its_library_is_damaged(self, node: Node) -> None:
+    def test_of_a_version_without_its_library_is_corrupt(self, node: Node) -> None:
         Path(node.data.agent(VERSION), PRELOAD_LIBRARY).unlink()
-        assert node.diagnose().reason == Reason.VERSION_DAMAGED
+        assert node.diagnose().reason == Reason.VERSION_CORRUPT
 
     def test_of_a_version_that_has_left_the_store_is_not(self, node: Node) -> None:
         node.data.discard(node.data.agent(VERSION))
-        assert node.evidence().damaged is False
+        assert node.evidence().is_corrupt is False
 
-    def test_of_a_version_that_was_damaged_under_the_view_says_so(self, node: Node) -> None:
+    def test_of_a_version_that_was_corrupted_under_the_view_says_so(self, node: Node) -> None:
         os.makedirs(node.data.volume(VolumeId("csi-cart")).upper, exist_ok=True)
-        damage_log.record(node.data, VERSION, Damage(time.time() + 1, "agent/x (content)"))
-        assert node.diagnose().reason == Reason.VERSION_DAMAGED
+        corruption_log.record(node.data, VERSION, Corruption(time.time() + 1, "agent/x (content)"))
+        assert node.diagnose().reason == Reason.VERSION_CORRUPT
         assert "agent/x (content)" in node.diagnose().sentence
-        damage_log.record(node.data, VERSION, Damage(time.time() - 60, "agent/x (content)"))
-        assert node.diagnose().reason != Reason.VERSION_DAMAGED
+        corruption_log.record(node.data, VERSION, Corruption(time.time() - 60, "agent/x (content)"))
+        assert node.diagnose().reason != Reason.VERSION_CORRUPT
 
     def test_cannot_be_told_without_a_database_or_a_mount_table(self, node: Node) -> None:
         node.mount_table.write_text("no table")

@@ -170,7 +170,7 @@ class TestTheBook:
         book.put(record("b"))
         assert table(path) == {"a": "mounted", "b": "mounted"}
 
-    def test_puts_a_damaged_file_aside_and_writes_a_new_one(
+    def test_puts_a_corrupt_file_aside_and_writes_a_new_one(
         self, path: Path, metadata: Database, book: VolumeRepository
     ) -> None:
         for number in range(50):

@@ -164,7 +164,7 @@ class TestWhatACrashLeft:
             "1": VersionState.UNPACKING,
             "2": VersionState.READY,
             "3": VersionState.FAILED,
-            "5": VersionState.DAMAGED,
+            "5": VersionState.CORRUPT,
         }
         for version, state in left.items():
             known.put_version(Version(version), state)

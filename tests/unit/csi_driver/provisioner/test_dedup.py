@@ -1,4 +1,4 @@
-"""Versions in the store that share files: on the disk once, gone with the last of them, damaged together."""
+"""Versions in the store that share files: on the disk once, gone with the last of them, corrupt together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import integrity
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, list_corrupt, manifest
 
 VERSION = Version(packages.VERSION)
 COMMON = "any/liboneagentjava.so"
@@ -47,7 +47,7 @@ def test_a_file_of_both_is_stored_and_counted_once(tmp_path: Path, desk: Desk, s
         assert together == disk_usage.total_bytes(p.folder.agents) - p.folder.agents.stat().st_blocks * 512
         assert together is not None
         assert together < sum(one_by_one)
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
 
 def test_the_version_that_stays_is_whole_without_the_other(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
@@ -57,25 +57,27 @@ def test_the_version_that_stays_is_whole_without_the_other(tmp_path: Path, desk:
         p.until(lambda: p.collect() == [VERSION])
         p.until(lambda: not p.collect() and not list(p.folder.trash.iterdir()))
         assert file(p, OTHER).stat().st_nlink == 1
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
 
-def test_damage_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+def test_corruption_of_a_shared_file_is_repaired_in_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
     with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
         install_both(p, desk, server)
         whole = file(p, OTHER).read_bytes()
         with file(p, OTHER).open("r+b") as opened:
-            opened.write(b"damage")
+            opened.write(b"corruption")
         p.until(lambda: server.count("package") == 4)
         p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
         assert [file(p, version).read_bytes() == whole for version in (VERSION, OTHER)] == [True, True]
-        assert damaged(p.folder) == []
-        p.until(lambda: len([event for event in desk.events if event[2] == "DamagedAgentVersion"]) == 2)
+        assert list_corrupt(p.folder) == []
+        p.until(lambda: len([event for event in desk.events if event[2] == "CorruptAgentVersion"]) == 2)
 
 
-def test_a_shared_file_that_cannot_be_read_is_damage_of_both(tmp_path: Path, desk: Desk, server: double.Tenant) -> None:
+def test_a_shared_file_that_cannot_be_read_is_corruption_of_both(
+    tmp_path: Path, desk: Desk, server: double.Tenant
+) -> None:
     lost = file_manifest.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
-    found = integrity.IntegrityReport("version", OTHER, integrity.State.DAMAGED, findings=(lost,))
+    found = integrity.IntegrityReport("version", OTHER, integrity.State.CORRUPT, findings=(lost,))
     with Provisioning(tmp_path, desk) as p:
         install_both(p, desk, server)
         assert p.provisioner.scrubber._find_sharing(found) == [VERSION]

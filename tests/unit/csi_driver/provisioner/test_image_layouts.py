@@ -11,7 +11,7 @@ from oneagent.common.identifiers import Version
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
 from tests.fakes.images import index_entry, write_layout
-from tests.fakes.provisioner import Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import Desk, Provisioning, list_corrupt, manifest
 
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 SAVED = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
@@ -41,7 +41,7 @@ class TestAnImageInAFolder:
         desk.put(manifest(image=f"oci-layout:{folder}"))
         with Provisioning(tmp_path / "data", desk) as p:
             p.until(lambda: p.ready(version(wanted)), what=p.condition)
-            assert damaged(p.folder) == []
+            assert list_corrupt(p.folder) == []
             assert (Path(p.folder.agent(version(wanted))) / "note").read_text() == "one"
             assert list(p.folder.tmp.iterdir()) == []
         assert content(folder) == before
@@ -64,7 +64,7 @@ class TestAnImageInAFolder:
             write_layout(folder, (ONE, index_entry("1")))
             p.until(lambda: p.ready(version(ONE)), what=p.condition)
 
-    def test_keeps_its_version_while_its_folder_is_damaged(
+    def test_keeps_its_version_while_its_folder_is_corrupt(
         self, tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = write_layout(tmp_path / "layout", (ONE, {}))

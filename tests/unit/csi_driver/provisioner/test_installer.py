@@ -13,7 +13,7 @@ import pytest
 from oneagent.common.identifiers import Version
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, list_corrupt, manifest
 
 VERSION = Version(packages.VERSION)
 
@@ -97,7 +97,7 @@ class TestSeveralVersions:
         desk.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
         with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
             p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
 
 class TestABrokenDownload:

@@ -19,7 +19,7 @@ from oneagent.operator.package_server import handlers as servers
 from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, damaged, eventually, manifest
+from tests.fakes.provisioner import OTHER, Desk, Provisioning, eventually, list_corrupt, manifest
 from tests.unit.csi_driver.provisioner.test_installer import inside
 
 VERSION = Version(packages.VERSION)
@@ -73,7 +73,7 @@ class TestAMirror:
             assert results(p) == {"ok": 1}
             p.until(lambda: not list(p.folder.tmp.iterdir()))
         assert (server.count("package"), behind.count("package")) == (0, 1)
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
     def test_is_waited_for_while_it_fetches_the_version_itself(
         self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
@@ -203,7 +203,7 @@ class TestAMirrorOfNoUse:
             p.until(lambda: p.ready(VERSION), what=p.condition)
             assert results(p) == {"wrong_content": 1}
         assert server.count("package") == 1
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
     def test_because_what_it_has_is_no_agent(
         self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
@@ -272,7 +272,7 @@ class TestATransferThatBreaksOff:
                 p.until(lambda: p.collect() or not list(p.folder.tmp.iterdir()))
         (asked,) = [request for request in server.requests if request.endpoint == "package"]
         assert "Range" not in asked.headers
-        assert damaged(p.folder) == []
+        assert list_corrupt(p.folder) == []
 
 
 @pytest.mark.parametrize("value", ["http://x:1", "x:8443", "https://x/path"])

@@ -1,4 +1,4 @@
-"""The slow check of versions: what it finds whole it leaves alone, what it finds damaged is installed anew."""
+"""The scrubber leaves intact versions alone and has corrupt ones installed again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.store import damage_log
-from oneagent.csi_driver.store.damage_log import Damage
+from oneagent.csi_driver.store import corruption_log
+from oneagent.csi_driver.store.corruption_log import Corruption
 from oneagent.csi_driver.store.integrity import State
 from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
@@ -54,35 +54,35 @@ def check(p: Provisioning, version: Version = VERSION) -> State | None:
     return found.state if found else None
 
 
-class TestADamagedVersion:
+class TestACorruptVersion:
     def test_is_taken_out_said_and_installed_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
         desk.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
             p.until(lambda: p.ready(VERSION) and count(p, "ok"))
             spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
             p.until(lambda: server.count("package") == 2 and p.ready(VERSION))
-            assert provisioner.damaged(p.folder) == []
-            p.until(lambda: [event[2] for event in desk.events][-2:] == ["DamagedAgentVersion", "InstallAgentVersion"])
-        (told,) = (event for event in desk.events if event[2] == "DamagedAgentVersion")
+            assert provisioner.list_corrupt(p.folder) == []
+            p.until(lambda: [event[2] for event in desk.events][-2:] == ["CorruptAgentVersion", "InstallAgentVersion"])
+        (told,) = (event for event in desk.events if event[2] == "CorruptAgentVersion")
         assert (told[0], told[1]) == ("demo", "Warning")
-        assert f"{VERSION} was damaged on this node: {PRELOAD_LIBRARY} (content)" in told[3]
-        assert count(p, "damaged") == 1
+        assert f"{VERSION} was corrupted on this node: {PRELOAD_LIBRARY} (content)" in told[3]
+        assert count(p, "corrupt") == 1
 
-    def test_is_known_as_damaged_until_it_is_installed_again(self, installed: Provisioning, library: Path) -> None:
+    def test_is_recorded_as_corrupt_until_it_is_installed_again(self, installed: Provisioning, library: Path) -> None:
         spoil(library)
-        assert check(installed) == State.DAMAGED
+        assert check(installed) == State.CORRUPT
         assert not installed.store.has(VERSION)
         (row,) = provisioner.table(installed.folder, "versions")
-        assert (row["state"], row["message"]) == ("damaged", f"{PRELOAD_LIBRARY} (content)")
-        assert installed.metrics.registry.get_sample_value("oneagent_csi_damaged_versions") == 1
+        assert (row["state"], row["message"]) == ("corrupt", f"{PRELOAD_LIBRARY} (content)")
+        assert installed.metrics.registry.get_sample_value("oneagent_csi_corrupt_versions") == 1
 
-    def test_is_still_known_as_damaged_after_a_restart(
+    def test_is_still_recorded_as_corrupt_after_a_restart(
         self, tmp_path: Path, installed: Provisioning, library: Path
     ) -> None:
         spoil(library)
         check(installed)
         Provisioning(tmp_path, Desk())
-        assert [row["state"] for row in provisioner.table(installed.folder, "versions")] == ["damaged"]
+        assert [row["state"] for row in provisioner.table(installed.folder, "versions")] == ["corrupt"]
 
     def test_takes_with_it_the_versions_that_have_the_same_file(self, installed: Provisioning, library: Path) -> None:
         for version in (OTHER, Version("3")):
@@ -94,7 +94,7 @@ class TestADamagedVersion:
         spoil(library)
         check(installed)
         assert installed.store.versions() == ["3"]
-        found = damage_log.read(installed.folder, OTHER)
+        found = corruption_log.read(installed.folder, OTHER)
         assert found is not None
         assert found.message == f"shared with {VERSION}: {PRELOAD_LIBRARY} (content)"
 
@@ -108,7 +108,7 @@ class TestADamagedVersion:
             assert checking.is_alive()
             assert installed.store.has(VERSION)
         checking.join(5)
-        assert found == [State.DAMAGED]
+        assert found == [State.CORRUPT]
 
 
 class TestAWholeVersion:
@@ -128,10 +128,10 @@ class TestAWholeVersion:
         assert installed.provisioner.scrubber.scrub(VERSION, stop) is None
         assert installed.store.has(VERSION)
 
-    def test_that_is_collected_meanwhile_is_not_taken_for_damaged(self, installed: Provisioning) -> None:
+    def test_that_is_collected_meanwhile_is_not_reported_as_corrupt(self, installed: Provisioning) -> None:
         installed.store.remove(VERSION)
         assert check(installed) is None
-        assert damage_log.list_versions(installed.folder) == []
+        assert corruption_log.list_versions(installed.folder) == []
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
         installed.folder.manifest(VERSION).unlink()
@@ -145,9 +145,9 @@ class TestANote:
     def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
         self, tmp_path: Path, installed: Provisioning
     ) -> None:
-        damage_log.record(installed.folder, VERSION, Damage(time.time() + 1, "x"))
+        corruption_log.record(installed.folder, VERSION, Corruption(time.time() + 1, "x"))
         after = Provisioning(tmp_path, Desk())
-        assert damage_log.list_versions(after.folder) == []
+        assert corruption_log.list_versions(after.folder) == []
         assert after.provisioner.scrubber.due() == VERSION
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
@@ -155,22 +155,22 @@ class TestANote:
     ) -> None:
         folder, record = installed.folder, volume()
         os.makedirs(folder.volume(record.id).upper)
-        damage_log.record(folder, VERSION, Damage(time.time() + 1, "x"))
+        corruption_log.record(folder, VERSION, Corruption(time.time() + 1, "x"))
         for volumes, stored, stays in (([], [], True), ([record], [VERSION], True), ([], [VERSION], False)):
-            damage_log.prune(folder, volumes, stored, {VERSION})
-            assert damage_log.list_versions(folder) == ([VERSION] if stays else [])
+            corruption_log.prune(folder, volumes, stored, {VERSION})
+            assert corruption_log.list_versions(folder) == ([VERSION] if stays else [])
 
     def test_says_nothing_of_a_volume_that_was_published_later(self, installed: Provisioning) -> None:
         folder, record = installed.folder, volume()
-        damage_log.record(folder, VERSION, Damage(time.time() - 60, "x"))
+        corruption_log.record(folder, VERSION, Corruption(time.time() - 60, "x"))
         os.makedirs(folder.volume(record.id).upper)
-        assert damage_log.for_volume(folder, record.id, VERSION) == ""
+        assert corruption_log.for_volume(folder, record.id, VERSION) == ""
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
     def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
         installed.folder.corruption_record(VERSION).write_bytes(content)
-        assert damage_log.read(installed.folder, VERSION) is None
-        assert damage_log.for_volume(installed.folder, VolumeId("v"), VERSION) == ""
+        assert corruption_log.read(installed.folder, VERSION) is None
+        assert corruption_log.for_volume(installed.folder, VolumeId("v"), VERSION) == ""
 
 
 def volume() -> VolumeRecord:

@@ -40,7 +40,7 @@ def config(data: DataDir) -> Path:
     return file
 
 
-def damaged(data: DataDir) -> IntegrityReport:
+def corrupt(data: DataDir) -> IntegrityReport:
     (found,) = (found for found in integrity.check(data, bytes_per_second=None) if found.state != State.OK)
     return found
 
@@ -59,24 +59,24 @@ class TestAnIntactStore:
         assert [found.state for found in integrity.check(data, bytes_per_second=None)] == [State.OK] * 2
 
 
-class TestDamage:
+class TestCorruption:
     def test_of_a_byte_in_a_version_is_found(self, data: DataDir, library: Path) -> None:
         content = bytearray(library.read_bytes())
         content[-1] ^= 1
         library.write_bytes(content)
-        found = damaged(data)
-        assert (found.name, found.state) == (VERSION, State.DAMAGED)
+        found = corrupt(data)
+        assert (found.name, found.state) == (VERSION, State.CORRUPT)
         assert [(finding.path, finding.problem) for finding in found.findings] == [(PRELOAD_LIBRARY, "content")]
 
     def test_of_a_config_layer_is_found(self, data: DataDir, config: Path) -> None:
         config.write_text("[general]\n")
-        found = damaged(data)
-        assert (found.kind, found.state) == ("layer", State.DAMAGED)
+        found = corrupt(data)
+        assert (found.kind, found.state) == ("layer", State.CORRUPT)
         assert [finding.problem for finding in found.findings] == ["content"]
 
     def test_of_a_config_layer_without_its_file_or_with_others_is_found(self, data: DataDir, config: Path) -> None:
         config.rename(config.with_name("other.conf"))
-        assert [finding.problem for finding in damaged(data).findings] == ["missing", "unexpected"]
+        assert [finding.problem for finding in corrupt(data).findings] == ["missing", "unexpected"]
 
     @pytest.mark.parametrize("content", [None, b"{}"], ids=["missing", "no manifest"])
     def test_without_a_usable_manifest_is_reported_as_unverified(
@@ -86,8 +86,8 @@ class TestDamage:
         manifest.unlink()
         if content is not None:
             manifest.write_bytes(content)
-        found = damaged(data)
+        found = corrupt(data)
         assert found.state == State.UNVERIFIED
         assert str(manifest) in found.message
         library.unlink()
-        assert damaged(data).state == State.DAMAGED
+        assert corrupt(data).state == State.CORRUPT

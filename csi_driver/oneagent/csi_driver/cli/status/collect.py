@@ -110,7 +110,7 @@ def _version(
     state: str = MISSING
     if stored:
         is_complete = os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}")
-        state = VersionState.READY if is_complete else VersionState.DAMAGED
+        state = VersionState.READY if is_complete else VersionState.CORRUPT
     elif row is not None and row.state != VersionState.READY:
         state = row.state
     size = row.size_bytes if row is not None else 0

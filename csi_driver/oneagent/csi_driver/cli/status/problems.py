@@ -51,9 +51,9 @@ def _find_problems(status: NodeStatus) -> Iterator[str]:
 def _of_version(version: VersionStatus) -> Iterator[str]:
     if version.state == VersionState.FAILED:
         yield f"version {version.version} can't be installed: {version.message}; the provisioner retries with back-off"
-    elif version.state == VersionState.DAMAGED:
+    elif version.state == VersionState.CORRUPT:
         detail = version.message or "its preload library is missing in the store"
-        yield f"version {version.version} is damaged: {detail}"
+        yield f"version {version.version} is corrupt: {detail}"
     elif version.state == MISSING and version.views:
         yield f"version {version.version} is mounted {version.views} times, but it is not in the store"
 

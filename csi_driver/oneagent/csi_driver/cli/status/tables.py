@@ -17,7 +17,7 @@ _COLOURS = {
     "ready": "green",
     "mounted": "green",
     "failed": "red",
-    "damaged": "red",
+    "corrupt": "red",
     "missing": "red",
     "empty": "red",
     "not mounted": "red",

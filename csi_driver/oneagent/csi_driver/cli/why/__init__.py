@@ -14,7 +14,7 @@ class Reason(enum.StrEnum):
     NOT_LOADED = "NotLoaded"
     NO_PROCESS = "NoProcess"
     PROCESSES_NOT_SEEN = "ProcessesNotSeen"
-    VERSION_DAMAGED = "VersionDamaged"
+    VERSION_CORRUPT = "VersionCorrupt"
     NOT_MOUNTED = "NotMounted"
     NO_AGENT_MOUNTED = "NoAgentMounted"
     WAITING = "Waiting"

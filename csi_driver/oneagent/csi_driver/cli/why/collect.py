@@ -20,7 +20,7 @@ from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import readonly
 from oneagent.csi_driver.metadata.readonly import Recorded
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.store import damage_log
+from oneagent.csi_driver.store import corruption_log
 
 
 def collect_evidence(
@@ -47,7 +47,7 @@ def collect_evidence(
             scan = why_processes.find_processes(proc, overlay.mount, row.target)
         except OSError as error:
             unreadable.append(f"the processes in {proc} can't be read: {error.strerror}")
-    damage = _damage(data, row) if row is not None else ""
+    corruption = _corruption(data, row) if row is not None else ""
     return PodEvidence(
         namespace=namespace,
         pod=pod,
@@ -55,8 +55,8 @@ def collect_evidence(
         volume=_volume(row, rows) if row is not None else None,
         mounted=mounted,
         view=View(overlay.upper, overlay.lower) if overlay is not None else None,
-        damaged=bool(damage),
-        damage=damage,
+        is_corrupt=bool(corruption),
+        corruption=corruption,
         processes=scan.processes,
         sees_pods=scan.sees_pods,
         server_running=process.is_locked(data.server_lock),
@@ -85,11 +85,11 @@ def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
     )
 
 
-def _damage(data: DataDir, row: VolumeRecord) -> str:
-    """Return how the version is damaged. A removed one is intact where mounted; a stored one needs its library."""
+def _corruption(data: DataDir, row: VolumeRecord) -> str:
+    """Return how the version is corrupt. A removed one is intact where mounted; a stored one needs its library."""
     version = Version(row.version)
-    if damage := damage_log.for_volume(data, row.id, version):
-        return f"which was damaged: {damage}"
+    if corruption := corruption_log.for_volume(data, row.id, version):
+        return f"which was corrupted: {corruption}"
     try:
         tree = data.agent(version)
     except data_dir.UnsafeNameError:

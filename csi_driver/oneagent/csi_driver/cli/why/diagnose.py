@@ -22,10 +22,10 @@ def diagnose(evidence: PodEvidence) -> Diagnosis:
         return _host(evidence, evidence.volume)
     if evidence.view is None:
         return _without_view(evidence, evidence.volume)
-    if evidence.damaged:
+    if evidence.is_corrupt:
         return Diagnosis(
-            Reason.VERSION_DAMAGED,
-            f"{_pod(evidence)} has a view of version {evidence.volume.version}, {evidence.damage}",
+            Reason.VERSION_CORRUPT,
+            f"{_pod(evidence)} has a view of version {evidence.volume.version}, {evidence.corruption}",
             f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has not "
             "done so, wait until it is installed again, and restart the pod",
         )

@@ -27,23 +27,25 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Corruption:
     """`at`: when the version left the store (seconds since the epoch); `message`: the findings."""
 
     at: float
     message: str
 
 
-def record(data: DataDir, version: Version, damage: Damage) -> None:
+def record(data: DataDir, version: Version, corruption: Corruption) -> None:
     """Write a record durably; it replaces an older one of the version."""
-    fsync.replace(data.corruption_record(version), json.dumps({"at": damage.at, "message": damage.message}).encode())
+    fsync.replace(
+        data.corruption_record(version), json.dumps({"at": corruption.at, "message": corruption.message}).encode()
+    )
 
 
-def read(data: DataDir, version: Version) -> Damage | None:
+def read(data: DataDir, version: Version) -> Corruption | None:
     """Return the record of a version; None without one, or if it is unreadable."""
     try:
         found = json.loads(data.corruption_record(version).read_bytes())
-        return Damage(float(found["at"]), str(found["message"]))
+        return Corruption(float(found["at"]), str(found["message"]))
     except (OSError, UnsafeNameError, ValueError, TypeError, KeyError):
         return None
 

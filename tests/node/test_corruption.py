@@ -1,4 +1,4 @@
-"""A version is damaged while pods have it: they keep what they read, are reported, and new pods get a whole one."""
+"""A version becomes corrupt below mounted views: they keep their files and report it; new pods get an intact version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
 from oneagent.csi_driver.linux import mount_table
-from oneagent.csi_driver.store import damage_log
+from oneagent.csi_driver.store import corruption_log
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import Process, eventually, manifest
@@ -49,7 +49,7 @@ def library(view: Path) -> bytes:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
+def test_views_report_whether_they_have_the_corrupt_tree_or_the_new_one(
     tmp_path: Path, driver: node.Driver, server: double.Tenant, read_only: bool
 ) -> None:
     with provisioner.running(tmp_path, *OFTEN) as process:
@@ -64,7 +64,7 @@ def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
         new = kubelet.publish("new", read_only=read_only)
         condition = kubelet.stats("old").volume_condition
         assert condition.abnormal
-        assert f"version {VERSION} was damaged under this view: {PRELOAD_LIBRARY} (content)" in condition.message
+        assert f"version {VERSION} was corrupted under this view: {PRELOAD_LIBRARY} (content)" in condition.message
         assert not kubelet.stats("new").volume_condition.abnormal
         assert library(new) == whole
         assert library(old) == whole[:-1] + b"\0", "a running pod's files are not exchanged under it"
@@ -79,7 +79,7 @@ def test_views_tell_whether_they_have_the_damaged_tree_or_the_new_one(
         assert not kubelet.stats("new").volume_condition.abnormal
         assert (len(list(old.rglob("*"))), library(old)[:4]) == (len(list(new.rglob("*"))), b"\x7fELF")
         kubelet.unpublish("old")
-        eventually(lambda: damage_log.list_versions(driver.data) == [])
+        eventually(lambda: corruption_log.list_versions(driver.data) == [])
         kubelet.unpublish("new")
         eventually(lambda: not list(driver.data.trash.iterdir()))
 
@@ -100,8 +100,8 @@ def test_a_pod_that_starts_while_the_version_is_away_waits_for_the_new_one(
         assert library(kubelet.target("new")) == whole
 
 
-@pytest.mark.parametrize("step", ["damage noted", "damaged version in the trash"])
-def test_a_removal_of_a_damaged_version_that_is_killed_is_finished_by_the_next_process(
+@pytest.mark.parametrize("step", ["corruption recorded", "corrupt version in the trash"])
+def test_a_removal_of_a_corrupt_version_that_is_killed_is_finished_by_the_next_process(
     tmp_path: Path, driver: node.Driver, server: double.Tenant, step: str
 ) -> None:
     process = Process(tmp_path, *OFTEN, module="tests.fakes.crashing_provisioner")
@@ -118,7 +118,7 @@ def test_a_removal_of_a_damaged_version_that_is_killed_is_finished_by_the_next_p
         process.start(CRASH_AT="never")
         eventually(lambda: server.count("package") == 2)
         process.await_ready(VERSION)
-        assert provisioner.damaged(driver.data) == []
+        assert provisioner.list_corrupt(driver.data) == []
         assert kubelet.stats("old").volume_condition.abnormal
         kubelet.publish("new")
         assert not kubelet.stats("new").volume_condition.abnormal
@@ -126,7 +126,7 @@ def test_a_removal_of_a_damaged_version_that_is_killed_is_finished_by_the_next_p
         process.kill()
 
 
-def test_a_view_that_is_bound_elsewhere_keeps_the_damaged_tree(
+def test_a_view_that_is_bound_elsewhere_keeps_the_corrupt_tree(
     tmp_path: Path, driver: node.Driver, server: double.Tenant
 ) -> None:
     container = tmp_path / "container"
