@@ -13,7 +13,7 @@ from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import overlay, request_validation
-from oneagent.csi_driver.server.publish import Publisher, Settings
+from oneagent.csi_driver.server.publish import Publisher, PublishSettings
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 
@@ -59,7 +59,7 @@ def test_finds_its_configuration_in_place(tmp_path: Path, known: DesiredState | 
     mounts = overlay.OverlayMounter(
         data, driver.target_root, user_namespace=overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
     )
-    publisher = Publisher(Settings("node1"), data, FillingStore(data), mounts, VolumeRepository(metadata), wanted)
+    publisher = Publisher(PublishSettings("node1"), data, FillingStore(data), mounts, VolumeRepository(metadata), wanted)
     target = kubelet.target("pod")
     target.parent.mkdir(parents=True)
     try:

@@ -119,7 +119,7 @@ class TestTheSocket:
         driver.start(wait=False)
         assert driver.process is not None
         assert driver.process.wait(10) == 1
-        assert "a file that is no socket is in the way; remove it" in driver.log.read_text()
+        assert "exists and is not a socket; remove it" in driver.log.read_text()
         assert driver.socket.read_text() == "precious"
 
     def test_stands_alone_in_its_folder(self, driver: Driver) -> None:
@@ -170,7 +170,7 @@ class TestTheCommandLine:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (("--target-root=/nowhere/at/all",), "--target-root /nowhere/at/all is not a folder"),
+            (("--target-root=/nowhere/at/all",), "--target-root /nowhere/at/all is not a directory"),
             (("--publish-wait=soon",), "'soon' is not a duration"),
             (("--data-dir=relative",), "'relative' is not an absolute path"),
             (("--metrics-address=8080",), "'8080' is not host:port"),

@@ -36,7 +36,7 @@ from oneagent.csi_driver.provisioner import garbage_collector
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server import overlay
 from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedError, InternalError
-from oneagent.csi_driver.server.publish import Publisher, Settings
+from oneagent.csi_driver.server.publish import Publisher, PublishSettings
 from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.store import AgentStore
@@ -134,10 +134,10 @@ class Node(RuleBasedStateMachine):
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
         mounts = overlay.OverlayMounter(self.data, self.root, user_namespace=user_namespace)
         wanted = DesiredStateReader(self.database, self.data.dynakubes)
-        self.publisher = Publisher(Settings("node1"), self.data, self.store, mounts, self.book, wanted)
+        self.publisher = Publisher(PublishSettings("node1"), self.data, self.store, mounts, self.book, wanted)
         self.book.load()
         self.reconciler = Reconciler(self.data, self.book, mounts, self.publisher.calls)
-        self.reconciler.at_start()
+        self.reconciler.reconcile()
         if away:
             for name, pod in self.pods.items():
                 pod.failures = 0 if pod.mounted else None

@@ -29,7 +29,7 @@ def exclusive_lock(lock: Path, wait_seconds: float = HANDOVER_SECONDS) -> Iterat
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise SystemExit(f"another process holds {lock}: one of a kind may work on a data folder") from None
+                    raise SystemExit(f"another process holds {lock}: only one may use the data directory") from None
                 time.sleep(0.1)
         yield
     finally:

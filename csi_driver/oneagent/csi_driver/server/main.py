@@ -1,8 +1,8 @@
 """The node server: answers kubelet over the CSI socket.
 
-It needs mount rights and the data folder; it has no network, no Kubernetes client and no tokens. The order of a
-start is what makes it safe: alone on the data folder, database, reconcile, and only then the socket, so that
-whoever can connect gets an answer.
+It needs mount rights and the data directory; it has no network, no Kubernetes client and no tokens. A start is safe
+because of its order: lock on the data directory, database, reconcile, and only then the socket. So every client that
+can connect gets an answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _WORKERS: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The server's flags; `--help` tells what each is."""
+    """The server's flags; `--help` describes each."""
 
     endpoint: str
     node_id: str
@@ -64,50 +64,50 @@ class Config:
 
 
 def parse(arguments: list[str] | None = None) -> Config:
-    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
+    """Read flags and environment; a bad value ends the process with a message."""
     parser = flags.create_parser("oneagent-csi-server", "Answers kubelet's calls for agent volumes over a CSI socket.")
     add = flags.adder(parser)
     add("endpoint", "unix:///csi/csi.sock", "socket to serve CSI on", env="CSI_ENDPOINT")
-    add("node-id", "", "this node's name, as Kubernetes knows it", env="KUBE_NODE_NAME")
-    add("namespace", "", "namespace whose pods may have the host agent's folder; any if empty", env="POD_NAMESPACE")
-    add("data-dir", Path("/data"), "folder for agents, views and metadata", parse=flags.absolute_path)
+    add("node-id", "", "name of this node in Kubernetes", env="KUBE_NODE_NAME")
+    add("namespace", "", "namespace whose pods may mount the host agent's directory; empty: any", env="POD_NAMESPACE")
+    add("data-dir", Path("/data"), "directory of agents, views and metadata", parse=flags.absolute_path)
     add(
         "target-root",
         Path("/var/lib/kubelet"),
-        "folder that all target paths must lie below: kubelet's root directory",
+        "kubelet's root directory; all target paths must lie below it",
         parse=flags.absolute_path,
     )
     add(
         "publish-wait",
         60.0,
-        "how long a call waits for its version before it counts as a failed attempt; below kubelet's 2m",
+        "time that a call waits for its version before it counts as a failed attempt; below kubelet's 2m",
         parse=flags.duration,
     )
-    add("drain", 10.0, "how long calls under way may take after SIGTERM", parse=flags.duration)
+    add("drain", 10.0, "time that calls in flight may take after SIGTERM", parse=flags.duration)
     add(
         "uninstall-wait",
         0.0,
-        "how long after SIGTERM, while there are volumes, the provisioner may take to say that the driver was "
-        "uninstalled; the server then stays until they are gone",
+        "time after SIGTERM, while there are volumes, for the provisioner to report an uninstall; "
+        "the server then stays until the volumes are gone",
         parse=flags.duration,
     )
     add(
         "keep-logs",
         False,
-        "keep what pods wrote into their views until the provisioner's log retention removes it",
+        "keep files that pods wrote into their views until the provisioner's log retention removes them",
     )
     add(
         "metrics-address",
         "",
-        "host:port for Prometheus metrics, e.g. :8080; none if empty",
+        "host:port for Prometheus metrics, e.g. :8080; empty: none",
         parse=flags.address,
     )
     flags.add_logging(add)
     given = parser.parse_args(arguments)
     if not given.node_id:
-        parser.error("--node-id is missing: give this node's name (or set KUBE_NODE_NAME)")
+        parser.error("--node-id is missing: set it to this node's name (or set KUBE_NODE_NAME)")
     if not given.target_root.is_dir():
-        parser.error(f"--target-root {given.target_root} is not a folder")
+        parser.error(f"--target-root {given.target_root} is not a directory")
     return Config(
         endpoint=given.endpoint,
         node_id=given.node_id,
@@ -125,7 +125,7 @@ def parse(arguments: list[str] | None = None) -> Config:
 
 
 def socket_path(endpoint: str) -> Path:
-    """The path of `unix:///path`, `unix:/path`, `unix://path` or a bare path."""
+    """Return the path of `unix:///path`, `unix:/path`, `unix://path` or a bare path."""
     path = endpoint.removeprefix("unix:")
     path = path.removeprefix("//") if path.startswith("///") else path
     if path.startswith("//"):
@@ -134,7 +134,7 @@ def socket_path(endpoint: str) -> Path:
 
 
 class Server:
-    """Everything that runs in the server's process, put together."""
+    """The components of the server's process, wired together."""
 
     def __init__(self, config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> None:
         self._config = config
@@ -148,10 +148,10 @@ class Server:
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
         mounts = overlay.OverlayMounter(data, config.target_root, user_namespace=user_namespace)
         self.publisher = publish.Publisher(
-            publish.Settings(
+            publish.PublishSettings(
                 node_id=config.node_id,
                 publish_wait_seconds=config.publish_wait_seconds,
-                most_waiting=_WORKERS - 112,
+                max_waiting=_WORKERS - 112,
                 keep_logs=config.keep_logs,
                 host_namespace=config.namespace,
             ),
@@ -179,10 +179,10 @@ class Server:
         """Reconcile, then serve."""
         self.volumes.load()
         self.volumes.start()
-        self._reconciler.at_start()
+        self._reconciler.reconcile()
         self.publisher.view_mounter.dir_pool.start()
-        self._warn_of_one_mount()
-        self._observe()
+        self._warn_if_one_mount()
+        self._register_gauges()
         prometheus.serve(self._config.metrics_address, self.metrics.registry)
         path = socket_path(self._config.endpoint)
         remove_stale_socket(path)
@@ -203,13 +203,13 @@ class Server:
         process.trim_memory()
         log.info("serving", extra=logs.facts(socket=path, node=self._config.node_id))
 
-    def volumes_left(self) -> int:
-        """How many volumes need a driver yet; at least one while a call is under way."""
-        under_way = self.publisher.calls.busy  # Asked first: a call that ends meanwhile has left its volume.
-        return self._reconciler.left() or int(under_way)
+    def count_volumes(self) -> int:
+        """Return how many volumes still need the driver; at least one while a call is in flight."""
+        in_flight = self.publisher.calls.busy  # Read first: a call that ends meanwhile has left its volume.
+        return self._reconciler.count_remaining() or int(in_flight)
 
     def stop(self) -> None:
-        """Drain: no new calls; waiting ones are told to come back, the others end. Running views stay."""
+        """Drain: accept no calls, answer waiting ones "retry", let the others end. Mounted views stay."""
         self._stopped.set()
         self.publisher.calls.cancel_all()
         if self._grpc is not None:
@@ -221,19 +221,22 @@ class Server:
             socket_path(self._config.endpoint).unlink()
         log.info("stopped")
 
-    def _warn_of_one_mount(self) -> None:
-        """For each layer mount(2) looks at all that is mounted on the layer's own mount: 0.3 ms with few views, 4.5 ms
-        with 5,000 (Linux 6.18), unless the views are mounted on another one."""
+    def _warn_if_one_mount(self) -> None:
+        """Warn if data directory and target root lie on one mount.
+
+        For each layer, mount(2) visits everything that is mounted on the layer's own mount: 0.3 ms with few views,
+        4.5 ms with 5,000 (Linux 6.18), unless the views are mounted on another one.
+        """
         mounts = mount_table.read()
         data, targets = os.path.realpath(self._config.data_dir), os.path.realpath(self._config.target_root)
         if mount_table.mount_containing(mounts, data) is mount_table.mount_containing(mounts, targets):
             log.warning(
-                "data folder and target root lie on one mount, so a publish costs more with every view that is "
-                "mounted; make the data folder a mount (in Kubernetes: a hostPath volume) of its own",
+                "data directory and target root lie on one mount, so each mounted view makes a publish slower; "
+                "make the data directory a mount of its own (in Kubernetes: a hostPath volume)",
                 extra=logs.facts(data=data, targets=targets),
             )
 
-    def _observe(self) -> None:
+    def _register_gauges(self) -> None:
         self.metrics.waiting.set_function(lambda: self.publisher.version_waiter.waiting)
         self.metrics.unwritten.set_function(lambda: self.volumes.unwritten)
         for state in ("waiting", "mounted", "empty"):
@@ -246,20 +249,20 @@ class Server:
         while not self._stopped.wait(SWEEP_SECONDS):
             try:
                 if dropped := self._reconciler.sweep():
-                    log.info("dropped volumes of pods that are gone", extra=logs.facts(volumes=dropped))
+                    log.info("volumes of deleted pods dropped", extra=logs.facts(volumes=dropped))
             except Exception:
                 log.exception("sweep failed")
 
 
 def remove_stale_socket(path: Path) -> None:
-    """Remove what a dead server left; `SystemExit` if the path is no socket or its server is alive."""
+    """Remove the socket of a dead server; `SystemExit` if the path is no socket or its server is alive."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise SystemExit(f"--endpoint {path}: a file that is no socket is in the way; remove it")
+        raise SystemExit(f"--endpoint {path}: exists and is not a socket; remove it")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
@@ -270,20 +273,20 @@ def remove_stale_socket(path: Path) -> None:
 
 
 def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
-    """Serve until SIGTERM or SIGINT; after an uninstall until the last volume is gone (see `departure`)."""
+    """Serve until SIGTERM or SIGINT; after an uninstall until the last volume is gone (see `shutdown`)."""
     logs.setup(config.log_format, config.log_level)
-    # Waited for, not handled: what a handler does is not noticed if the signal comes just before the waiting begins.
+    # Signals are awaited instead of handled: a handler's effect is lost if the signal comes just before the wait.
     # Threads inherit the mask. A blocked signal reaches process 1 of a container, too.
     stop = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     data = DataDir(config.data_dir)
-    # Before waiting for the place: one that stays after an uninstall leaves it then.
+    # Before waiting for the lock: a server that stays after an uninstall then ends and releases it.
     data.uninstall_marker.unlink(missing_ok=True)
     with process.exclusive_lock(data.server_lock):
         server = Server(config, failpoint)
         server.start()
         signal.sigwait(stop)
-        shutdown.wait_until_drained(server.volumes_left, data.uninstall_marker, config.uninstall_wait_seconds, stop)
+        shutdown.wait_until_drained(server.count_volumes, data.uninstall_marker, config.uninstall_wait_seconds, stop)
         server.stop()
     return 0
 

@@ -49,16 +49,16 @@ ANSWER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PublishSettings:
     """`publish_wait_seconds`: the longest wait of one call for its version before it counts as a failed attempt.
 
-    `most_waiting`: the most calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
+    `max_waiting`: the most calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
     `host_namespace`: only its pods get the host agent's directory, which they share; empty for any pod.
     """
 
     node_id: str
     publish_wait_seconds: float = 60.0
-    most_waiting: int = 400
+    max_waiting: int = 400
     keep_logs: bool = False
     host_namespace: str = ""
 
@@ -68,7 +68,7 @@ class Publisher:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: PublishSettings,
         data: DataDir,
         store: AgentStore,
         mounts: OverlayMounter,
@@ -197,7 +197,7 @@ class Publisher:
                 )
             if left <= 0 or limits.exhausted_reason(failures, self._now()):
                 break
-            if self.version_waiter.waiting >= self._settings.most_waiting:
+            if self.version_waiter.waiting >= self._settings.max_waiting:
                 raise UnavailableError(f"{self.version_waiter.waiting} other volumes wait already; {attempt.reason}")
             if not registered:
                 registered = True

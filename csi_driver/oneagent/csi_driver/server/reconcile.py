@@ -2,9 +2,9 @@
 
 It runs before the first request.
 
-The mount table says what is mounted, and mounts of running pods are never touched: what is mounted and unknown
-is adopted. A volume's folder that is neither mounted nor named by a row goes; kubelet will ask again. A row whose
-pod is gone, which shows in kubelet's folder for the volume being gone, is dropped: kubelet would never unpublish it.
+The mount table is authoritative, and mounts of running pods are never touched: an unknown mount is adopted. A volume's
+directory that is neither mounted nor named by a row is discarded; kubelet will publish again. A row whose pod is gone
+is dropped: kubelet would never unpublish it. A pod is gone if kubelet's directory for the volume is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _POD_UID: Final = re.compile(r"/pods/([^/]+)/volumes/")
 
 @dataclass(slots=True)
 class Plan:
-    """`put` are rows to write, `drop` volumes whose pod is gone, `discard` volumes whose folder is nobody's."""
+    """Rows to `put`, volumes to `drop` (their pod is gone), and volumes whose directories to `discard` (no row)."""
 
     put: list[VolumeRecord] = field(default_factory=list)
     drop: list[VolumeId] = field(default_factory=list)
@@ -46,39 +46,39 @@ class Plan:
 def plan(
     records: Iterable[VolumeRecord],
     overlays: Iterable[Overlay],
-    folders: Iterable[VolumeId],
-    mounted: Callable[[VolumeRecord], bool],
-    pod_is_gone: Callable[[VolumeRecord], bool],
+    directories: Iterable[VolumeId],
+    is_mounted: Callable[[VolumeRecord], bool],
+    is_pod_gone: Callable[[VolumeRecord], bool],
     data: DataDir,
 ) -> Plan:
-    """Compare the three truths; touches nothing."""
+    """Compare rows, mounts and directories; changes nothing."""
     result = Plan()
     rows = {record.id: record for record in records}
-    # Of several mounts of one view the whole one is last: parts of it are what kubelet binds for a subPath.
-    whole_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
-    views = {volume: overlay for overlay in whole_last if (volume := _volume(overlay, data)) is not None}
+    # Of several mounts of one view the mount of its root is last: kubelet binds parts of it for a subPath.
+    roots_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
+    views = {volume: overlay for overlay in roots_last if (volume := _volume_of(overlay, data)) is not None}
     for volume, overlay in views.items():
-        if (adopted := _adopted(volume, overlay, rows.get(volume), data)) != rows.get(volume):
+        if (adopted := _adopt(volume, overlay, rows.get(volume), data)) != rows.get(volume):
             result.put.append(adopted)
     for volume, row in rows.items():
         if volume in views:
             continue
-        if mounted(row):
+        if is_mounted(row):
             if row.mode == "host" and row.state == VolumeState.WAITING:
                 result.put.append(dataclasses.replace(row, state=VolumeState.MOUNTED, reason=""))
-        elif pod_is_gone(row):
+        elif is_pod_gone(row):
             result.drop.append(volume)
-    result.discard += [volume for volume in folders if volume not in views and volume not in rows]
+    result.discard += [volume for volume in directories if volume not in views and volume not in rows]
     return result
 
 
-def _volume(overlay: Overlay, data: DataDir) -> VolumeId | None:
+def _volume_of(overlay: Overlay, data: DataDir) -> VolumeId | None:
     return data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
 
-def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataDir) -> VolumeRecord:
-    """The row as the mount has it: an older one, whose successor was never written, may tell of an earlier mount."""
-    version = next((found for layer in overlay.lower if (found := data.version_of_layer(layer))), "")
+def _adopt(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: DataDir) -> VolumeRecord:
+    """Return the row for a mount. The given row may describe an earlier mount, if its successor was never written."""
+    version = next((lower for layer in overlay.lower if (lower := data.version_of_layer(layer))), "")
     layer = next((layer for layer in overlay.lower if layer.startswith(f"{data.config_layers}/")), "")
     tenant, _, layer_id = layer.removeprefix(f"{data.config_layers}/").partition("/")
     if row is not None:
@@ -109,7 +109,7 @@ def _adopted(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data:
 
 
 class Reconciler:
-    """Carries the plans out."""
+    """Executes the plans."""
 
     def __init__(self, data: DataDir, volumes: VolumeRepository, mounts: OverlayMounter, calls: InFlightCalls) -> None:
         self._data = data
@@ -117,41 +117,41 @@ class Reconciler:
         self._mounts = mounts
         self._calls = calls
 
-    def at_start(self) -> None:
-        """Before the first request: nothing else touches volumes yet."""
+    def reconcile(self) -> None:
+        """Reconcile before the first request, while no call uses volumes."""
         started = time.perf_counter()
         overlays = mount_table.overlays(mount_table.read())
-        folders = self._volume_folders()
-        found = plan(self._volumes.all(), overlays, folders, self._is_mounted, self._pod_is_gone, self._data)
-        for record in found.put:
-            self._volumes.put(dataclasses.replace(self._named(record), changed_at=time.time()))
-        for volume in found.discard:
+        directories = self._list_directories()
+        changes = plan(self._volumes.all(), overlays, directories, self._is_mounted, self._is_pod_gone, self._data)
+        for record in changes.put:
+            self._volumes.put(dataclasses.replace(self._add_pod_name(record), changed_at=time.time()))
+        for volume in changes.discard:
             self._data.discard(self._data.volume(volume).root)
-        for volume in found.drop:
+        for volume in changes.drop:
             self._drop(volume)
         log.info(
-            "reconciled",
+            "volumes reconciled",
             extra=logs.facts(
                 rows=len(self._volumes.all()),
-                adopted_or_undone=len(found.put),
-                dropped=len(found.drop),
-                discarded=len(found.discard),
+                changed=len(changes.put),
+                dropped=len(changes.drop),
+                discarded=len(changes.discard),
                 seconds=round(time.perf_counter() - started, 3),
             ),
         )
 
-    def _volume_folders(self) -> list[VolumeId]:
-        """All that lies in the folder of volumes, but for what can't be one's."""
-        folders = []
+    def _list_directories(self) -> list[VolumeId]:
+        """List the directories of volumes; entries with other names are left alone."""
+        volumes = []
         for entry in self._data.volumes.iterdir():
             try:
-                folders.append(VolumeId(component(entry.name, "volume id")))
+                volumes.append(VolumeId(component(entry.name, "volume id")))
             except UnsafeNameError:
-                log.warning("leaving alone what is no volume", extra=logs.facts(path=entry))
-        return folders
+                log.warning("entry that is no volume ignored", extra=logs.facts(path=entry))
+        return volumes
 
-    def _named(self, record: VolumeRecord) -> VolumeRecord:
-        """Add the pod's name from its view. For people only: the pod may have changed that file."""
+    def _add_pod_name(self, record: VolumeRecord) -> VolumeRecord:
+        """Add the pod's name from its view, for logs and reports only: the pod may have changed that file."""
         if record.pod_name or record.mode != "app":
             return record
         try:
@@ -165,34 +165,34 @@ class Reconciler:
                 lines = file.read(4096).decode(errors="replace").splitlines()
         except OSError:
             return record
-        told = dict(line.split(" ", 1) for line in lines if " " in line)
+        identity = dict(line.split(" ", 1) for line in lines if " " in line)
         return dataclasses.replace(
             record,
-            pod_name=told.get("k8s_fullpodname", "")[:253],
-            pod_namespace=told.get("k8s_namespace", "")[:63],
-            pod_uid=record.pod_uid or told.get("k8s_poduid", "")[:64],
+            pod_name=identity.get("k8s_fullpodname", "")[:253],
+            pod_namespace=identity.get("k8s_namespace", "")[:63],
+            pod_uid=record.pod_uid or identity.get("k8s_poduid", "")[:64],
         )
 
     def sweep(self) -> int:
-        """Drop the rows of pods that went away without an unpublish; return their number."""
+        """Drop the rows of pods that ended without an unpublish; return their number."""
         dropped = 0
         for record in self._volumes.all():
             try:
                 with self._calls.hold(record.id, "a sweep"):
                     current = self._volumes.get(record.id)
-                    if current is not None and not self._is_mounted(current) and self._pod_is_gone(current):
+                    if current is not None and not self._is_mounted(current) and self._is_pod_gone(current):
                         self._drop(record.id)
                         dropped += 1
             except CallInFlightError:
                 continue
         return dropped
 
-    def left(self) -> int:
-        """How many volumes kubelet has still to take back: with a view, an empty one, or none yet.
+    def count_remaining(self) -> int:
+        """Return how many volumes kubelet still has to unpublish: with a view, an empty one, or none yet.
 
-        Each is looked up in the kernel, not in its row: what is mounted, or has its folder, is still there.
+        The kernel decides, not the row: a volume remains while it is mounted or its directory exists.
         """
-        return sum(self._is_mounted(record) or not self._pod_is_gone(record) for record in self._volumes.all())
+        return sum(self._is_mounted(record) or not self._is_pod_gone(record) for record in self._volumes.all())
 
     def _drop(self, volume: VolumeId) -> None:
         self._data.discard(self._data.volume(volume).root)
@@ -203,9 +203,9 @@ class Reconciler:
             with self._mounts.at(TargetPath(record.target)) as target:
                 return target.mounted()
         except (DriverError, OSError):
-            return True  # What can't be looked at is left alone.
+            return True  # An unreadable target is left alone.
 
-    def _pod_is_gone(self, record: VolumeRecord) -> bool:
+    def _is_pod_gone(self, record: VolumeRecord) -> bool:
         try:
             with self._mounts.at(TargetPath(record.target)) as target:
                 return not target.reachable

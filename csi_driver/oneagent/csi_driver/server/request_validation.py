@@ -1,7 +1,7 @@
 """Validation of CSI requests: no field is trusted before it has passed here.
 
-The order of the checks is the one that csi-sanity and callers rely on: identifiers first, then the capability,
-then the volume context. Every refusal names the field, its value and the remedy.
+csi-sanity and callers rely on the order of the checks: identifiers first, then the capability, then the volume
+context. Every refusal names the field, its value and the remedy.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ POD_UID: Final = "csi.storage.k8s.io/pod.uid"
 
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _CONTAINER: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# SELinux labels that kubelet passes for CSIDrivers with seLinuxMount; anything else that overlay knows as an
-# option (lowerdir above all) would let the caller choose the layers.
-# A comma may stand in quotes only, and what follows it may not look like an option: without SELinux the kernel
-# would not see the quotes.
+# SELinux labels that kubelet passes for CSIDrivers with seLinuxMount. Any other option of overlay (lowerdir above
+# all) would let the caller choose the layers. A comma is allowed in quotes only, and the text after it must not look
+# like an option: without SELinux the kernel ignores the quotes.
 _CONTEXT: Final = re.compile(r'(?:|fs|def|root)context=(?:"[\w.:,-]+"|[\w.:-]+)', re.ASCII)
 _FLAGS: Final = {
     "ro": syscalls.MS_RDONLY,
@@ -71,27 +70,26 @@ def volume_id(value: str) -> VolumeId:
 
 
 def target_path(value: str, root: str) -> TargetPath:
-    """A path strictly below `root`, without `..` or doubled slashes; symlinks are refused when it is opened."""
+    """Return a path strictly below `root`, without `..` or `//`; opening it refuses symlinks."""
     if not value:
         raise InvalidRequestError("target_path", "is missing in the request")
     if "\0" in value or os.path.normpath(value) != value or not value.startswith(root + "/"):
         raise InvalidRequestError(
             "target_path",
-            f"{value!r} does not lie below {root!r} as a plain path; the folder is set with --target-root "
-            "(kubelet's root directory)",
+            f"{value!r} is not a plain path below {root!r}; set --target-root to kubelet's root directory",
         )
     return TargetPath(value)
 
 
 def volume_path(value: str, root: str) -> TargetPath:
-    """The same for statistics, where a path elsewhere is merely one at which no volume is."""
+    """Return the path for statistics; empty for one outside `root`, where no volume can be."""
     if not value:
         raise InvalidRequestError("volume_path", "is missing in the request")
     return TargetPath(value if value.startswith(root + "/") else "")
 
 
 def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> PublishRequest:
-    """The request as a value that can be worked with, or `InvalidRequestError`."""
+    """Validate the request and convert it; `InvalidRequestError` names the field at fault."""
     volume = volume_id(request.volume_id)
     target = target_path(request.target_path, root)
     flags, options = _capability(request)
@@ -103,8 +101,8 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> PublishRequ
     return PublishRequest(
         volume=volume,
         target=target,
-        pod_name=_needed(context, POD_NAME, "the CSIDriver needs podInfoOnMount: true"),
-        pod_namespace=_needed(context, POD_NAMESPACE, "the CSIDriver needs podInfoOnMount: true"),
+        pod_name=_required(context, POD_NAME, "the CSIDriver needs podInfoOnMount: true"),
+        pod_namespace=_required(context, POD_NAMESPACE, "the CSIDriver needs podInfoOnMount: true"),
         mode=_mode(context),
         dynakube=_dynakube(context),
         retry_timeout_seconds=_retry_timeout(context),
@@ -121,9 +119,9 @@ def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[s
         raise InvalidRequestError("volume_capability", "is missing in the request")
     capability = request.volume_capability
     if capability.HasField("block"):
-        raise InvalidRequestError("volume_capability", "block access is not possible; ask for mount access")
+        raise InvalidRequestError("volume_capability", "block access is not supported; use mount access")
     if not capability.HasField("mount"):
-        raise InvalidRequestError("volume_capability", "has no access type; ask for mount access")
+        raise InvalidRequestError("volume_capability", "has no access type; use mount access")
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     options = []
     for flag in capability.mount.mount_flags:
@@ -139,7 +137,7 @@ def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[s
     return flags, tuple(options)
 
 
-def _needed(context: Mapping[str, str], key: str, remedy: str) -> str:
+def _required(context: Mapping[str, str], key: str, remedy: str) -> str:
     value = context.get(key, "")
     if not value:
         raise InvalidRequestError(f"volume_context[{key}]", f"is missing in the request; {remedy}")
@@ -147,7 +145,7 @@ def _needed(context: Mapping[str, str], key: str, remedy: str) -> str:
 
 
 def _mode(context: Mapping[str, str]) -> Literal["app", "host"]:
-    mode = _needed(context, "mode", "set volumeAttributes.mode to app or host")
+    mode = _required(context, "mode", "set volumeAttributes.mode to app or host")
     match mode:
         case "app" | "host":
             return mode
@@ -156,7 +154,7 @@ def _mode(context: Mapping[str, str]) -> Literal["app", "host"]:
 
 
 def _dynakube(context: Mapping[str, str]) -> DynaKubeName:
-    name = _needed(context, "dynakube", "set volumeAttributes.dynakube to the name of a DynaKube")
+    name = _required(context, "dynakube", "set volumeAttributes.dynakube to the name of a DynaKube")
     if not _DNS_1035.fullmatch(name):
         raise InvalidRequestError(
             "volume_context[dynakube]",

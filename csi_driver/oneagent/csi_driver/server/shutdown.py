@@ -26,23 +26,23 @@ _VOLUME_POLL_SECONDS: Final = 1.0
 
 
 def wait_until_drained(
-    volumes_left: Callable[[], int], uninstall_marker: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
+    count_volumes: Callable[[], int], uninstall_marker: Path, verdict_seconds: float, signals: Iterable[signal.Signals]
 ) -> None:
     """Return when the server may exit. One of the signals, which must be blocked, ends the wait at once."""
     signals = tuple(signals)
     deadline = time.monotonic() + verdict_seconds
-    while (rest := deadline - time.monotonic()) > 0 and volumes_left():
+    while (rest := deadline - time.monotonic()) > 0 and count_volumes():
         if uninstall_marker.exists():
-            _wait_for_last_volume(volumes_left, uninstall_marker, signals)
+            _wait_for_last_volume(count_volumes, uninstall_marker, signals)
             return
         if signal.sigtimedwait(signals, min(rest, _MARKER_POLL_SECONDS)):
             return
 
 
 def _wait_for_last_volume(
-    volumes_left: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
+    count_volumes: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
 ) -> None:
-    log.info("driver uninstalled, staying until the last volume is gone", extra=logs.facts(volumes=volumes_left()))
-    while volumes_left() and uninstall_marker.exists():
+    log.info("driver uninstalled, staying until the last volume is gone", extra=logs.facts(volumes=count_volumes()))
+    while count_volumes() and uninstall_marker.exists():
         if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):
             return

@@ -125,7 +125,7 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
     ("spoil", "message"),
     [
         *((spoil, message) for message, spoil in IN_ORDER),
-        (block, "volume_capability: block access is not possible"),
+        (block, "volume_capability: block access is not supported"),
         (no_access_type, "volume_capability: has no access type"),
         *(
             (setting(volume_id=bad), "volume_id: ")
