@@ -59,7 +59,9 @@ def test_finds_its_configuration_in_place(tmp_path: Path, known: DesiredState | 
     mounts = overlay.OverlayMounter(
         data, driver.target_root, user_namespace=overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
     )
-    publisher = Publisher(PublishSettings("node1"), data, FillingStore(data), mounts, VolumeRepository(metadata), wanted)
+    publisher = Publisher(
+        PublishSettings("node1"), data, FillingStore(data), mounts, VolumeRepository(metadata), wanted
+    )
     target = kubelet.target("pod")
     target.parent.mkdir(parents=True)
     try:
