@@ -199,7 +199,7 @@ class TestADiskThatIsFull:
         with provisioner.running(small) as process:
             process.want(manifest("demo", server.api_url))
             eventually(lambda: "are needed and" in process.row().get("condition", ""), what=process.row)
-            assert "every version in the store is in use or wanted" in process.row()["condition"]
+            assert "every version in the store is in use or desired" in process.row()["condition"]
             assert process.versions() == []
             assert not list(process.folder.tmp.glob("*.tree"))
             ballast.unlink()

@@ -282,7 +282,7 @@ class Node(RuleBasedStateMachine):
             garbage_collector.RetentionPolicy(reserve_bytes=0),
             ProvisionerMetrics(),
             installing=lambda: (),
-            known=lambda: DYNAKUBES,
+            dynakube_names=lambda: DYNAKUBES,
         )
         collector.collect()
         for wanted in self.wanted.values():

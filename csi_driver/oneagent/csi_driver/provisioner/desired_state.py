@@ -33,7 +33,7 @@ class Inputs:
     """Everything that decides the desired state, at one moment."""
 
     rows: Mapping[DynaKubeName, DesiredState]
-    """The desired state until now."""
+    """The previous desired state."""
     tenants: Mapping[DynaKubeName, TenantState]
     """By DynaKube; none before its first poll has ended."""
     trees: Mapping[Version, Path]
@@ -43,7 +43,7 @@ class Inputs:
     """Versions of local zips, by their content."""
     signatures: SignatureStore
     arriving: Mapping[Version, Path] = field(default_factory=dict)
-    """Trees that will be in the store in a moment."""
+    """Trees that are about to enter the store."""
 
 
 def find_desired(dynakubes: Iterable[DynaKube], inputs: Inputs, layer: LayerWriter) -> dict[DynaKubeName, DesiredState]:
@@ -54,14 +54,14 @@ def find_desired(dynakubes: Iterable[DynaKube], inputs: Inputs, layer: LayerWrit
 def find_missing(
     dynakubes: Iterable[DynaKube], rows: Mapping[DynaKubeName, DesiredState], inputs: Inputs
 ) -> list[InstallRequest]:
-    """Return the versions to install, each once however many DynaKubes want it."""
-    wanting: dict[Version, list[DynaKube]] = {}
+    """Return the versions to install, each once however many DynaKubes use it."""
+    users: dict[Version, list[DynaKube]] = {}
     for dynakube in dynakubes:
         version = rows[dynakube.name].version
         # Before the first poll there is no configuration for a version.
         if version and dynakube.name in inputs.tenants and version not in inputs.trees:
-            wanting.setdefault(version, []).append(dynakube)
-    return [InstallRequest(version, tuple(dynakubes)) for version, dynakubes in wanting.items()]
+            users.setdefault(version, []).append(dynakube)
+    return [InstallRequest(version, tuple(dynakubes)) for version, dynakubes in users.items()]
 
 
 def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc.Property]:
@@ -76,7 +76,7 @@ def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc
     )
 
 
-def refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
+def explain_refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
     """Return why the image that must be signed is not used; empty if it is."""
     return tenant.image.problem if tenant is not None and dynakube.image_key else ""
 
@@ -118,13 +118,15 @@ def _with_layer(
     if tree is None:
         return dataclasses.replace(row, condition=_explain_missing(version, state, inputs.records.get(version)))
     try:
-        row = dataclasses.replace(row, layer=layer(dynakube, state, row, tree), condition=refusal(dynakube, state))
+        row = dataclasses.replace(
+            row, layer=layer(dynakube, state, row, tree), condition=explain_refusal(dynakube, state)
+        )
     except OSError as error:
         if version in inputs.arriving:
             raise
         # A full disk must stop neither other DynaKubes nor the garbage collector, which runs after this.
         return dataclasses.replace(row, condition=f"its configuration can't be written: {error.strerror}")
-    # Only a stored version is a fallback, not one that will be stored in a moment.
+    # Only a stored version is a fallback, not one that is about to be stored.
     if version in inputs.arriving:
         return row
     return dataclasses.replace(row, good_version=version, good_layer=row.layer)

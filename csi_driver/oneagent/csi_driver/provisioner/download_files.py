@@ -1,4 +1,4 @@
-"""Names of download files in `tmp/`: a later process resumes them, and finds those that belong to no version any more.
+"""Names of download files in `tmp/`: a later process resumes them or deletes them.
 
 VERSION.zip                       a zip
 VERSION.mirror.zip                a zip from the mirror: its part survives an attempt at the tenant
@@ -46,7 +46,7 @@ def parse_version(name: str) -> Version | None:
 
 
 def is_resumable(file: Path) -> bool:
-    """Return True if a download can go on with this file."""
+    """Return True if a download can resume with this file."""
     return file.name.endswith(_RESUMABLE) and time.time() - file.lstat().st_mtime <= MAX_PART_AGE_SECONDS
 
 

@@ -1,6 +1,6 @@
-"""Events of this node: installed and failed versions, and the notices that the server has left in the metadata.
+"""Events of this node: installed and failed versions, and the notices that the server wrote into the metadata.
 
-Events go over the network, and there may be as many as pods on the node, so a thread of their own sends them.
+Events go over the network, and there may be one for each pod of the node, so a thread of their own sends them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _READY = f"{VersionState.READY} "
 
 
 class EventReporter:
-    """Call it from the loop's thread, unless a method says otherwise. No method blocks."""
+    """Call it from the loop's thread, except for `report_corrupt`. No method blocks."""
 
     def __init__(self, source: dynakube_sources.DynaKubeSource, state: ProvisionerState) -> None:
         self._source = source
@@ -32,44 +32,44 @@ class EventReporter:
         self._reported: dict[tuple[str, Version], str] = {}
         self._refused: dict[str, str] = {}
 
-    def pass_on_notices(self) -> None:
+    def forward_notices(self) -> None:
         """Send the server's new notices, unless the last ones are still being sent."""
         if self._notices is None or self._notices.done():
             self._notices = self._thread.submit(self._report_notices)
 
-    def expect(self, kube: dynakube.DynaKube, version: Version) -> None:
+    def expect_version(self, target: dynakube.DynaKube, version: Version) -> None:
         """Expect a version that is not in the store: its arrival gets an Event, however quick it is."""
-        if self._reported.get((kube.name, version), _READY) == _READY:
-            self._reported[kube.name, version] = ""
+        if self._reported.get((target.name, version), _READY) == _READY:
+            self._reported[target.name, version] = ""
 
-    def report_version(self, kube: dynakube.DynaKube, record: VersionRecord) -> None:
+    def report_version(self, target: dynakube.DynaKube, record: VersionRecord) -> None:
         """Send an Event when a DynaKube's version was installed, or failed."""
-        key, news = (kube.name, record.version), f"{record.state} {record.message}"
-        if self._reported.get(key, _READY) == news:
+        key, status = (target.name, record.version), f"{record.state} {record.message}"
+        if self._reported.get(key, _READY) == status:
             return
-        self._reported[key] = news
+        self._reported[key] = status
         if record.state == VersionState.READY:
             message = f"Installed agent version {record.version}"
-            self._thread.submit(self._source.event, kube, "Normal", "InstallAgentVersion", message)
+            self._thread.submit(self._source.event, target, "Normal", "InstallAgentVersion", message)
         elif record.state == VersionState.FAILED:
             message = f"Agent version {record.version}: {record.message}"
-            self._thread.submit(self._source.event, kube, "Warning", "FailedInstallAgentVersion", message)
+            self._thread.submit(self._source.event, target, "Warning", "FailedInstallAgentVersion", message)
 
-    def report_corrupt(self, kube: dynakube.DynaKube, version: Version, message: str) -> None:
+    def report_corrupt(self, target: dynakube.DynaKube, version: Version, message: str) -> None:
         """Send an Event when a DynaKube's version was corrupt and removed. May be called from any thread."""
         text = (
             f"Agent version {version} was corrupted on this node: {message}. It is installed again; pods that were "
             "started before have the corrupt files until they are restarted"
         )
-        self._thread.submit(self._source.event, kube, "Warning", "CorruptAgentVersion", text)
+        self._thread.submit(self._source.event, target, "Warning", "CorruptAgentVersion", text)
 
-    def report_refusal(self, kube: dynakube.DynaKube, why: str) -> None:
-        """Send an Event when a DynaKube's image is refused because of its signature; none if `why` is empty."""
-        if self._refused.get(kube.name, "") == why:
+    def report_refusal(self, target: dynakube.DynaKube, reason: str) -> None:
+        """Send an Event when a DynaKube's image is refused because of its signature; none if `reason` is empty."""
+        if self._refused.get(target.name, "") == reason:
             return
-        self._refused[kube.name] = why
-        if why:
-            self._thread.submit(self._source.event, kube, "Warning", "RefusedAgentImage", why)
+        self._refused[target.name] = reason
+        if reason:
+            self._thread.submit(self._source.event, target, "Warning", "RefusedAgentImage", reason)
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

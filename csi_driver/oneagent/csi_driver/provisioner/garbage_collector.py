@@ -1,14 +1,14 @@
 """Garbage collection: removes versions, config layers and files that nothing references.
 
-A version is garbage when no DynaKube wants it, no volume row names it, no overlay in the mount table has it as a lower
+A version is garbage when no DynaKube uses it, no volume row names it, no overlay in the mount table has it as a lower
 layer, and it is not being installed. The same four conditions hold for config layers. If one of these cannot be read,
-nothing is removed. The decision is a pure function of one look at everything. It is made, and carried out by renames
-into the trash, under the store's exclusive lease, which stops new mounts, and under the lock of decisions about what
-is desired. The trash is deleted later (see `trash`).
+nothing is removed. The decision is a pure function of one snapshot. It is made, and carried out by renames into the
+trash, under two locks: the store's exclusive lease, which stops new mounts, and the lock of decisions about the desired
+state. The trash is deleted later (see `trash`).
 
 Over the disk budget, unused versions in retention (`keep_unused_seconds`) are removed, the least recently used first.
 Used versions are never removed; a version that does not fit is refused. Files that versions share count once. Space
-for a new version is made for all of it, because its shared files are known only afterwards.
+for a new version is made for all of it, because its shared files are found only afterwards.
 """
 
 from __future__ import annotations
@@ -70,42 +70,42 @@ class References:
 
 
 def find_references(
-    folder: DataDir,
+    data: DataDir,
     mounts: Iterable[Mount],
     volumes: Iterable[VolumeRecord],
-    wanted: Iterable[DesiredState],
+    desired: Iterable[DesiredState],
     installing: Iterable[Version],
-    known: Iterable[str],
+    dynakube_names: Iterable[str],
 ) -> References:
-    """`known` are the names of all DynaKubes that exist, usable or not."""
+    """Return what mounts, rows and installs use; `dynakube_names` are all existing DynaKubes, valid or not."""
     versions = set(installing)
     layers: set[str] = set()
-    hosts = set(known)
+    hosts = set(dynakube_names)
     for mount in mounts:
         # The server may know the data directory by another path, and a bind mount's source shows as a path within its
-        # file system. So the last parts of a path count: a foreign one that looks like ours only keeps too much.
+        # file system. So the last parts of a path count: a foreign path that looks like ours only retains too much.
         for layer in overlay.lower if (overlay := mount_table.as_overlay(mount)) else ():
             match layer.split("/"):
-                case [*_, folder.agents.name, version]:
+                case [*_, data.agents.name, version]:
                     versions.add(Version(version))
-                case [*_, folder.config_layers.name, tenant, digest]:
-                    layers.add(f"{folder.config_layers}/{tenant}/{digest}")
+                case [*_, data.config_layers.name, tenant, digest]:
+                    layers.add(f"{data.config_layers}/{tenant}/{digest}")
                 case _:
                     pass
         head, _, name = mount.root.rpartition("/")
-        if head.rpartition("/")[2] == folder.host_agents.name:
+        if head.rpartition("/")[2] == data.host_agents.name:
             hosts.add(name)
-    volumes, wanted = list(volumes), list(wanted)
+    volumes, desired = list(volumes), list(desired)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
-    named += [(row.version, row.tenant, row.layer) for row in wanted]
-    named += [(row.good_version, row.tenant, row.good_layer) for row in wanted if row.mount_policy == "last-good"]
+    named += [(row.version, row.tenant, row.layer) for row in desired]
+    named += [(row.good_version, row.tenant, row.good_layer) for row in desired if row.mount_policy == "last-good"]
     versions |= {Version(version) for version, _, _ in named}
-    layers |= {f"{folder.config_layers}/{tenant}/{layer}" for _, tenant, layer in named}
-    hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in wanted}
+    layers |= {f"{data.config_layers}/{tenant}/{layer}" for _, tenant, layer in named}
+    hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in desired}
     return References(frozenset(versions), frozenset(layers), frozenset(hosts))
 
 
-def expired(
+def select_expired(
     unused: Iterable[Version],
     records: Mapping[Version, VersionRecord],
     policy: RetentionPolicy,
@@ -117,12 +117,12 @@ def expired(
     `used_without` returns the bytes in use without some versions.
     """
     by_last_use = sorted(unused, key=lambda version: _last_use(records, version))
-    gone: list[Version] = []
+    removed: list[Version] = []
     for version in by_last_use:
-        over_budget = bool(policy.budget_bytes) and used_without(gone) > policy.budget_bytes
+        over_budget = bool(policy.budget_bytes) and used_without(removed) > policy.budget_bytes
         if over_budget or now - _last_use(records, version) >= policy.keep_unused_seconds:
-            gone.append(version)
-    return gone
+            removed.append(version)
+    return removed
 
 
 def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> float:
@@ -130,78 +130,78 @@ def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> flo
 
 
 class GarbageCollector:
-    """Removes garbage, and makes room for installs."""
+    """Removes garbage, and frees space for installs."""
 
     def __init__(
         self,
-        folder: DataDir,
+        data: DataDir,
         store: AgentStore,
         state: ProvisionerState,
         policy: RetentionPolicy,
         metrics: ProvisionerMetrics,
         *,
         installing: Callable[[], Iterable[Version]],
-        known: Callable[[], Iterable[str] | None],
+        dynakube_names: Callable[[], Iterable[str] | None],
         decision_lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - has no state
         mounts: Callable[[], list[Mount]] = mount_table.read,
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`known` returns the names of all DynaKubes, None before the source's first report.
+        """`dynakube_names` returns the names of all DynaKubes, None before the source's first report.
 
         `decision_lock` is held during each decision, here and where the desired state changes.
         """
-        self._data = folder
+        self._data = data
         self._store = store
         self._state = state
         self._policy = policy
         self._metrics = metrics
         self._installing = installing
-        self._known = known
+        self._dynakube_names = dynakube_names
         self._mounts = mounts
         self._decision_lock = decision_lock
         self._now = now
         self._failpoint = failpoint
-        self._occupancy = Occupancy(folder, store)
-        self._trash = Trash(folder, mounts, failpoint)
+        self._occupancy = Occupancy(data, store)
+        self._trash = Trash(data, mounts, failpoint)
 
     def collect(self) -> list[Version]:
         """Run once; return the removed versions."""
-        result, gone = "ok", []
+        result, removed = "ok", []
         try:
-            gone = self._collect(self._policy)
+            removed = self._collect(self._policy)
         except _UNREADABLE as error:
             result = "skipped"
             log.warning("garbage collection skipped", extra=logs.facts(reason=error))
         try:
             policy = self._policy
-            left = log_retention.expire(self._data, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
-            self._metrics.log_bytes.set(left)
+            remaining = log_retention.expire(self._data, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
+            self._metrics.log_bytes.set(remaining)
             self.empty_trash()
         except _UNREADABLE as error:
             log.warning("trash not emptied", extra=logs.facts(reason=error))
         self._metrics.collections.labels(result).inc()
         self._measure()
-        return gone
+        return removed
 
     def make_room(self, needed_bytes: int) -> None:
         """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         if self._fits(needed_bytes):
             return
-        # Without retention, until there is room.
+        # Without retention, until the bytes fit.
         strict = RetentionPolicy(keep_unused_seconds=float("-inf"))
         with contextlib.suppress(*_UNREADABLE):
             while not self._fits(needed_bytes) and self._collect(strict, at_most=1):
                 self.empty_trash()
         if not self._fits(needed_bytes):
-            free = self.free(self._data.root)
+            free = self.free_bytes(self._data.root)
             raise NoSpaceError(
                 f"{_mib(needed_bytes)} are needed and {_mib(max(free, 0))} are free "
                 f"(disk budget {_mib(self._policy.budget_bytes) if self._policy.budget_bytes else 'none'}, "
-                f"reserve {_mib(self._policy.reserve_bytes)}); every version in the store is in use or wanted"
+                f"reserve {_mib(self._policy.reserve_bytes)}); every version in the store is in use or desired"
             )
 
-    def free(self, directory: Path) -> int:
+    def free_bytes(self, directory: Path) -> int:
         """Return the bytes that may still be used: of the disk, and of the budget."""
         free = download.free_bytes(directory) - self._policy.reserve_bytes
         if self._policy.budget_bytes:
@@ -216,53 +216,53 @@ class GarbageCollector:
         return disk_usage.total_bytes(self._data.tmp, self._data.preloaded)
 
     def _fits(self, needed_bytes: int) -> bool:
-        return self.free(self._data.root) >= needed_bytes
+        return self.free_bytes(self._data.root) >= needed_bytes
 
     def _collect(self, policy: RetentionPolicy, at_most: int = 1 << 30) -> list[Version]:
         """Move garbage into the trash, under the store's exclusive lease.
 
-        Rows are read before it and mounts under it: a publish that comes in between shows in the mount table.
+        Rows are read before it and mounts under it: a publish in between shows in the mount table.
         """
         with self._decision_lock:
-            known = self._known()
-            if known is None:
+            dynakube_names = self._dynakube_names()
+            if dynakube_names is None:
                 return []
-            gone = self._collect_locked(policy, known, at_most)
+            removed = self._collect_locked(policy, dynakube_names, at_most)
         self._state.flush()
-        return gone
+        return removed
 
-    def _collect_locked(self, policy: RetentionPolicy, known: Iterable[str], at_most: int) -> list[Version]:
+    def _collect_locked(self, policy: RetentionPolicy, dynakube_names: Iterable[str], at_most: int) -> list[Version]:
         # Only for a budget, and before the lease, which blocks publishes.
-        taken = self._occupancy.by_version() if policy.budget_bytes else {}
+        occupied = self._occupancy.by_version() if policy.budget_bytes else {}
         other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
 
-        def used_without(gone: Collection[Version]) -> int:
-            return usage.without(taken, gone) + other_bytes
+        def used_without(removed: Collection[Version]) -> int:
+            return usage.without(occupied, removed) + other_bytes
 
-        volumes, wanted = self._state.volumes(), self._state.desired_anywhere()
-        pinned = preload.list_pinned(self._data, {row.version for row in wanted}, self._now())
+        volumes, desired = self._state.volumes(), self._state.desired_anywhere()
+        pinned = preload.list_pinned(self._data, {row.version for row in desired}, self._now())
         with self._store.removal():
             references = find_references(
-                self._data, self._mounts(), volumes, wanted, {*self._installing(), *pinned}, known
+                self._data, self._mounts(), volumes, desired, {*self._installing(), *pinned}, dynakube_names
             )
             stored = self._store.versions()
             self._state.mark_used(version for version in stored if version in references.versions)
             unused = [version for version in stored if version not in references.versions]
             records = self._state.versions
-            gone = expired(unused, records, policy, used_without, self._now())[:at_most]
-            for version in gone:
+            removed = select_expired(unused, records, policy, used_without, self._now())[:at_most]
+            for version in removed:
                 self._store.remove(version)
                 self._failpoint("version in the trash")
                 log.info("version removed", extra=logs.facts(version=version))
             self._discard_layers(references)
             self._discard_host_agents(references)
         self._delete_downloads(references.versions)
-        corruption_log.prune(self._data, volumes, set(stored) - set(gone), references.versions)
-        for version in set(records) - set(stored) - references.versions | set(gone):
+        corruption_log.prune(self._data, volumes, set(stored) - set(removed), references.versions)
+        for version in set(records) - set(stored) - references.versions | set(removed):
             self._state.drop_version(version)
             with contextlib.suppress(KeyError):
                 self._metrics.store_bytes.remove(version)
-        return gone
+        return removed
 
     def _discard_layers(self, references: References) -> None:
         for tenant in [entry for entry in self._data.config_layers.iterdir() if entry.is_dir()]:
@@ -284,9 +284,9 @@ class GarbageCollector:
             version = download_files.parse_version(file.name)
             if version is not None and version not in needed:
                 file.unlink(missing_ok=True)
-        kept = {*needed, *self._store.versions()}
+        versions = {*needed, *self._store.versions()}
         for manifest in self._data.manifests.glob("[!.]*.json"):
-            if manifest.stem not in kept:
+            if manifest.stem not in versions:
                 self._data.discard(manifest)
 
     def empty_trash(self) -> None:

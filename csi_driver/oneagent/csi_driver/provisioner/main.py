@@ -120,7 +120,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add(
         "package-mirror",
         "",
-        "URL of the operator's package server, https://host:port, asked before the tenant; empty: none",
+        "URL of the operator's package server, https://host:port, tried before the tenant; empty: none",
     )
     add("package-mirror-ca", "", "file of CA certificates for the package mirror, besides the system's")
     add("package-mirror-token", MIRROR_TOKEN, "file of the token for the package mirror", parse=flags.absolute_path)
@@ -202,7 +202,7 @@ def build(
         config.policy,
         metrics,
         installing=queue.versions,
-        known=planner.known_names,
+        dynakube_names=planner.dynakube_names,
         decision_lock=planner.decision_lock,
         failpoint=failpoint,
     )
@@ -290,7 +290,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
 def _watch_for_uninstall(
     config: Config, source: dynakube_sources.DynaKubeSource, stop: threading.Event
 ) -> threading.Thread | None:
-    """Start the thread that detects an uninstall after `stop`, if the API server can be asked."""
+    """Start the thread that detects an uninstall after `stop`, if the source can read DaemonSets."""
     if not (config.daemonset and isinstance(source, uninstall.Cluster)):
         return None
     arguments = (source, config.daemonset, DataDir(config.data_dir), stop)

@@ -1,6 +1,6 @@
 """Decisions about the node's desired state, one at a time.
 
-The planner holds the DynaKubes as the source reported them last. It computes the rows, writes them, and prepares them
+The planner stores the DynaKubes of the source's last report. It computes the rows, writes them, and prepares them
 for a version that is about to be stored. `decision_lock` is held during each decision about what is desired, and by the
 garbage collector during each decision about what may be removed.
 """
@@ -32,7 +32,7 @@ class Plan:
     """The result of one decision."""
 
     dynakubes: tuple[DynaKube, ...]
-    """Those that need something on this node."""
+    """DynaKubes with views or a host directory on this node."""
     rows: Mapping[DynaKubeName, DesiredState]
     requests: tuple[InstallRequest, ...]
 
@@ -58,13 +58,13 @@ class Planner:
         self.snapshot: Snapshot | None = None
         """The last report of the source; None before the first."""
 
-    def known_names(self) -> Iterable[str] | None:
+    def dynakube_names(self) -> Iterable[str] | None:
         """Return the names of all existing DynaKubes, valid or not; None before the first report."""
         snapshot = self.snapshot
         return None if snapshot is None else {*snapshot.dynakubes, *snapshot.invalid}
 
     def find_users(self, version: Version) -> list[DynaKube]:
-        """Return the DynaKubes that want a version. May be called from any thread."""
+        """Return the DynaKubes that use a version. May be called from any thread."""
         dynakubes = self.snapshot.dynakubes.values() if self.snapshot else ()
         rows = self._state.desired
         return [dynakube for dynakube in dynakubes if (row := rows.get(dynakube.name)) and row.version == version]
@@ -115,14 +115,14 @@ class Planner:
         )
 
     def _write_layer(self, dynakube: DynaKube, tenant: TenantState, row: DesiredState, tree: Path) -> LayerId:
-        """Make the config layer; before the first complete poll, keep the one of an earlier process."""
+        """Write the config layer; before the first complete poll, return the one of an earlier process."""
         if not tenant.complete and row.layer and self._data.config_layer(row.tenant, row.layer).exists():
             return row.layer
         text = config_layers.merge_config(tree, tenant.properties, desired_state.own_settings(dynakube, tenant))
         return config_layers.ensure(self._data, row.tenant, text)
 
     def _rows_of_invalid(self, snapshot: Snapshot) -> list[DesiredState]:
-        """Return the rows of DynaKubes that exist and are invalid. An invalid file may hold any, so all rows stay."""
+        """Return the rows of existing, invalid DynaKubes: all rows after an invalid file, which may contain any."""
         is_any = any(":" in name for name in snapshot.invalid)
         rows = [row for name, row in self._state.desired.items() if name not in snapshot.dynakubes]
         return [row for row in rows if is_any or row.name in snapshot.invalid]

@@ -105,7 +105,7 @@ class Provisioner:
 
     def reconcile(self) -> None:
         """Reconcile once. Called from the loop; safe to call from other threads."""
-        self._reporter.pass_on_notices()
+        self._reporter.forward_notices()
         snapshot = self.planner.snapshot
         if snapshot is None:
             self.state.flush()
@@ -114,7 +114,7 @@ class Provisioner:
             plan = self.planner.plan(snapshot)
             for request in plan.requests:
                 for dynakube in request.dynakubes:
-                    self._reporter.expect(dynakube, request.version)
+                    self._reporter.expect_version(dynakube, request.version)
             preloaded = preload.list_waiting(self._data)
             self.installer.set_requests(request for request in plan.requests if request.version not in preloaded)
             self._import_preloaded(preloaded, plan)
@@ -171,7 +171,9 @@ class Provisioner:
         versions = self.state.versions
         ready = waiting = 0
         for dynakube in plan.dynakubes:
-            self._reporter.report_refusal(dynakube, desired_state.refusal(dynakube, self._poller.state(dynakube.name)))
+            self._reporter.report_refusal(
+                dynakube, desired_state.explain_refusal(dynakube, self._poller.state(dynakube.name))
+            )
             record = versions.get(plan.rows[dynakube.name].version)
             is_ready = record is not None and record.state == VersionState.READY
             # A DynaKube whose pods get no views waits for nothing.

@@ -141,14 +141,14 @@ class Scrubber:
 
     def _remove_corrupt(self, report: IntegrityReport, tree: int | None, stop: threading.Event) -> bool:
         """Remove the version, and those that share its corrupt files, from the store; False if it was gone."""
-        version, why = Version(report.name), integrity.summarize(report)
+        version, reason = Version(report.name), integrity.summarize(report)
         while not stop.is_set():
             try:
                 with self._decision_lock, self._store.removal():
                     if self._identity(version) != tree:
                         return False
-                    removed = {version: why} | dict.fromkeys(
-                        self._find_sharing(report), f"shared with {version}: {why}"
+                    removed = {version: reason} | dict.fromkeys(
+                        self._find_sharing(report), f"shared with {version}: {reason}"
                     )
                     for affected, message in removed.items():
                         self._discard(affected, message)

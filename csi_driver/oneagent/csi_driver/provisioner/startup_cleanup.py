@@ -1,4 +1,4 @@
-"""Clean-up of what an earlier process left behind, before the first reconcile.
+"""Clean-up after an earlier process, before the first reconcile.
 
 A process can end at any step of an install, and the database can be lost. The store is the truth about installed
 versions, and the versions table is made to agree. In `tmp/` only resumable downloads stay.
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def clean_tmp(data: DataDir) -> None:
-    """Empty `tmp/`, except for files that a download can go on with."""
+    """Empty `tmp/`, except for resumable downloads."""
     for entry in data.tmp.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""The trash: deletes what was moved there, unless the mount table shows that a mount still uses it.
+"""The trash: deletion of discarded entries that no mount uses any more.
 
-Pods wrote some of it, so it is deleted like hostile input: no link is followed, and an entry that cannot be deleted
-stops no other. A tree that is deeper than any stack or path is flattened on the way: its directories are moved up
-before they are emptied.
+Pods wrote some of them, so they are deleted like hostile input: no link is followed, and an entry that cannot be
+deleted stops no other. A tree that is deeper than any stack or path is flattened on the way: its
+directories are moved up before they are emptied.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class MountReferences:
 
 
 def find_references(mounts: Iterable[Mount], trash: str) -> MountReferences:
-    """Layers by the names of versions, config layers and volumes; entries as targets and as sources of bind mounts.
+    """Return the names of layers, and the entries of the trash that are targets or sources of bind mounts.
 
-    A source shows as a path within its file system, which may begin elsewhere than ours; so anything that looks
-    like a path through the trash counts.
+    A source shows as a path within its file system, whose root may not be that of the data directory. So anything
+    that looks like a path through the trash counts.
     """
     names, entries = set[str](), set[str]()
     for mount in mounts:
@@ -97,19 +97,19 @@ class Trash:
 
     def _delete_below(self, top: int) -> int:
         freed, pending = self._delete_files(top)
-        taken = set(pending)
+        names = set(pending)
         while pending:
             name = pending.pop()
             inner = os.open(name, _DIRECTORY, dir_fd=top)
             try:
                 size, directories = self._delete_files(inner)
                 freed += size
-                for found in directories:
-                    moved = str(len(taken))
-                    while moved in taken:
+                for directory in directories:
+                    moved = str(len(names))
+                    while moved in names:
                         moved += "_"
-                    os.rename(found, moved, src_dir_fd=inner, dst_dir_fd=top)
-                    taken.add(moved)
+                    os.rename(directory, moved, src_dir_fd=inner, dst_dir_fd=top)
+                    names.add(moved)
                     pending.append(moved)
             finally:
                 os.close(inner)

@@ -31,7 +31,7 @@ class Cluster(Protocol):
 
 
 def watch(cluster: Cluster, daemonset: str, data: DataDir, stop: threading.Event) -> None:
-    """Wait for `stop`; write a marker into the data directory if it is an uninstall. For a thread of its own."""
+    """Wait for `stop`; write the marker if it is an uninstall. Needs a thread of its own."""
     # A wrong name or role looks like an uninstall, and would delay the server at each update of the driver.
     if not stop.is_set() and (reason := _find_reason(cluster, daemonset)):
         facts = logs.facts(daemonset=daemonset, reason=reason)
@@ -50,7 +50,7 @@ def watch(cluster: Cluster, daemonset: str, data: DataDir, stop: threading.Event
 
 
 def _find_reason(cluster: Cluster, daemonset: str) -> str:
-    """Return why it counts as uninstalled; empty if it exists, or if the API server does not answer."""
+    """Return why the driver counts as uninstalled; empty if it does not, or without an answer."""
     try:
         return "" if cluster.has_daemonset(daemonset) else "it is being deleted"
     except (errors.NotFoundError, errors.ForbiddenError) as error:

@@ -62,4 +62,4 @@ class BusyError(PackagesError):
 
 
 class NoRoomError(PackagesError):
-    status, outcome = 507, "no_room"
+    status, outcome = 507, "no_space"

@@ -141,7 +141,7 @@ class TestADynaKube:
         broken = Desk()
         broken.spoil("all.yaml:3", "is not YAML")
         with Provisioning(tmp_path, broken) as p:
-            p.until(lambda: p.provisioner.planner.known_names() is not None)
+            p.until(lambda: p.provisioner.planner.dynakube_names() is not None)
             assert p.collect() == []
             assert p.ready(packages.VERSION)
             assert p.folder.host(DEMO).exists()

@@ -70,11 +70,11 @@ class TestNeeds:
         volumes: tuple[VolumeRecord, ...] = (),
         rows: tuple[DesiredState, ...] = (),
         installing: tuple[Version, ...] = (),
-        known: tuple[str, ...] = (),
+        dynakube_names: tuple[str, ...] = (),
     ) -> garbage_collector.References:
         # As iterators, since none of them may be gone through twice in secret.
         return garbage_collector.find_references(
-            self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(known)
+            self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(dynakube_names)
         )
 
     def test_nothing(self) -> None:
@@ -136,7 +136,9 @@ class TestNeeds:
         assert self.needs(mounts=(bind(root),)).hosts == {"demo"}
 
     def test_a_host_volumes_row_and_a_known_dynakube_need_the_host_folder(self) -> None:
-        found = self.needs(volumes=(volume(mode="host", dynakube="a"), volume("1", dynakube="b")), known=("c",))
+        found = self.needs(
+            volumes=(volume(mode="host", dynakube="a"), volume("1", dynakube="b")), dynakube_names=("c",)
+        )
         assert found.hosts == {"a", "c"}
 
 
@@ -165,16 +167,16 @@ class TestExpired:
     )
     def test_by_age_and_by_budget_the_longest_unused_first(self, keep: float, budget: int, gone: list[Version]) -> None:
         policy = garbage_collector.RetentionPolicy(budget_bytes=budget, keep_unused_seconds=keep)
-        assert garbage_collector.expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
+        assert garbage_collector.select_expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
 
     def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
         policy = garbage_collector.RetentionPolicy(budget_bytes=250, keep_unused_seconds=1000.0)
-        assert garbage_collector.expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
+        assert garbage_collector.select_expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
 
     def test_what_others_still_have_gives_nothing_back(self) -> None:
         files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
         policy = garbage_collector.RetentionPolicy(budget_bytes=120, keep_unused_seconds=1000.0)
-        gone = garbage_collector.expired(
+        gone = garbage_collector.select_expired(
             [TWO, THREE], self.RECORDS, policy, lambda gone: usage.without(files, gone), 100.0
         )
         assert gone == [TWO, THREE], "without TWO there are 130 bytes, and not the 80 that its size would leave"
@@ -195,7 +197,7 @@ class TestExpired:
         def used_without(gone: Collection[Version]) -> int:
             return used - sum(found[version][0] for version in gone)
 
-        gone = garbage_collector.expired(found, records, policy, used_without, 100.0)
+        gone = garbage_collector.select_expired(found, records, policy, used_without, 100.0)
         left = used - sum(found[version][0] for version in gone)
         assert left <= budget
         assert not gone or left + found[gone[-1]][0] > budget
@@ -214,15 +216,15 @@ class Bench:
         self.records.load()
         self.mounts: list[Mount] = []
         self.installing: set[Version] = set()
-        self.known: set[str] | None = set()
+        self.dynakube_names: set[str] | None = set()
         self.steps: list[str] = []
         self.now = 1000.0
         self.metrics = ProvisionerMetrics()
         self.collector = garbage_collector.GarbageCollector(
             self.folder, self.store, self.records,
             garbage_collector.RetentionPolicy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
-            installing=lambda: set(self.installing), known=lambda: self.known, mounts=self.look, now=lambda: self.now,
-            failpoint=self.steps.append,
+            installing=lambda: set(self.installing), dynakube_names=lambda: self.dynakube_names,
+            mounts=self.look, now=lambda: self.now, failpoint=self.steps.append,
         )  # fmt: skip
 
     def look(self) -> list[Mount]:
@@ -323,7 +325,7 @@ class TestACollection:
 
     def test_begins_once_the_dynakubes_are_known(self, bench: Bench) -> None:
         bench.install("1")
-        bench.known = None
+        bench.dynakube_names = None
         assert bench.collector.collect() == []
         assert bench.left() == ["1"]
 

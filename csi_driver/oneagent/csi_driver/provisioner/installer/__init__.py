@@ -3,8 +3,8 @@
     download to tmp/ (resumable, hashed) → read → make room → unpack → sync → manifest → prepare → rename
 
 `prepare` gets the finished tree just before it becomes visible, so that a publish that waits for the version finds its
-configuration the moment it wakes. A failed install is retried after a back-off with jitter, not before the source's
-`Retry-After`, and from the next DynaKube that wants the version. Other versions go on meanwhile.
+configuration as soon as it wakes. A failed install is retried after a back-off with jitter, not before the source's
+`Retry-After`, and from the next DynaKube that uses the version. Other installs continue meanwhile.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class InstallQueue:
         self.installs: dict[Version, _Install] = {}
 
     def versions(self) -> set[Version]:
-        """Return the versions that nothing may be removed of."""
+        """Return the versions whose files must stay."""
         with self.lock:
             return set(self.installs)
 
@@ -130,15 +130,15 @@ class Installer:
 
     def set_requests(self, requests: Iterable[InstallRequest]) -> None:
         """Install these versions, and cancel the installs of all others."""
-        wanted = {request.version: request for request in requests}
-        in_demand = demand.list_versions(self._data) if wanted else set()
+        desired = {request.version: request for request in requests}
+        in_demand = demand.list_versions(self._data) if desired else set()
         with self._lock:
             for version, install in list(self._installs.items()):
-                if version not in wanted:
+                if version not in desired:
                     install.cancelled.set()
                     if not install.running:
                         del self._installs[version]
-            for version, request in wanted.items():
+            for version, request in desired.items():
                 if version not in self._installs:
                     start = self._now() + random.uniform(0.0, self._jitter_seconds)
                     self._installs[version] = _Install(request, threading.Event(), next_at=start)
@@ -188,15 +188,15 @@ class Installer:
         install.failures += 1
         pause = _pause(install, error)
         install.next_at = self._now() + pause
-        known = isinstance(error, _EXPECTED_ERRORS)
+        expected = isinstance(error, _EXPECTED_ERRORS)
         log.log(
-            logging.WARNING if known else logging.ERROR,
+            logging.WARNING if expected else logging.ERROR,
             "install failed",
-            exc_info=None if known else error,
+            exc_info=None if expected else error,
             extra=logs.facts(version=version, reason=error, retry_seconds=round(pause, 1)),
         )
         self._metrics.installs.labels(_result(error)).inc()
-        self._state.put_version(version, VersionState.FAILED, message=str(error) if known else "internal error")
+        self._state.put_version(version, VersionState.FAILED, message=str(error) if expected else "internal error")
 
     def _install(self, install: _Install) -> None:
         version = install.request.version
@@ -282,14 +282,14 @@ def _is_node_fault(error: unpack.PackageError) -> bool:
 
 
 def _is_package_lost(error: unpack.PackageError) -> bool:
-    """Return True if a part of the package may be gone from the disk: a retry with it would fail alike."""
+    """Return True if a part of the package may be gone from the disk: a retry with it would fail in the same way."""
     return isinstance(error, unpack.UnpackFailedError) and error.errno in _PACKAGE_LOST
 
 
 def _result(error: Exception) -> str:
     """Return the value of the metric's label `result`."""
     if isinstance(error, (NoSpaceError, download.DiskFullError)) or getattr(error, "errno", None) in _NO_SPACE:
-        return "no_room"
+        return "no_space"
     if isinstance(error, unpack.PackageError):
         return "bad_package"
     if isinstance(error, (download.DownloadError, http_client.InvalidSettingsError, api_errors.ApiError)):

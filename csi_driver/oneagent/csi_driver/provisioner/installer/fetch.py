@@ -1,4 +1,4 @@
-"""The package of a version: from the mirror if it has one, otherwise from the next DynaKube that wants the version.
+"""The package of a version: from the mirror if it has one, otherwise from the next DynaKube that uses the version.
 
 A package is kept until it is unpacked, so that a full disk costs no second download. It is reused only while the
 source is the same.
@@ -28,7 +28,7 @@ from oneagent.csi_driver.provisioner.package_sources.package import Package, Pac
 
 @dataclass(frozen=True, slots=True)
 class InstallRequest:
-    """A version to install, and the DynaKubes that want it. Each attempt uses the source of the next one."""
+    """A version to install, and the DynaKubes that use it. Each attempt reads from the source of the next one."""
 
     version: Version
     dynakubes: tuple[DynaKube, ...]
@@ -62,7 +62,7 @@ class SpaceMaker(Protocol):
         """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         ...
 
-    def free(self, directory: Path) -> int:
+    def free_bytes(self, directory: Path) -> int:
         """Return the bytes that may still be used: of the disk, and of the budget."""
         ...
 
@@ -97,7 +97,7 @@ class Fetcher:
             if usable and (package := self._fetch_from(mirror, version, retry, cancelled)):
                 return package
         package = self._fetch_from(self.sources.open(dynakube, version), version, retry, cancelled)
-        assert package is not None, "only a mirror sends on to another source"
+        assert package is not None, "only a mirror returns no package"
         return package
 
     def reject(self, retry: RetryState, package: Package, error: unpack.PackageError) -> None:
@@ -124,12 +124,12 @@ class Fetcher:
         self._failpoint("download begun")
         stem = self._data.tmp / version
         try:
-            package = source.fetch(stem, cancelled=cancelled, free=self._space.free)
+            package = source.fetch(stem, cancelled=cancelled, free=self._space.free_bytes)
         except download.DiskFullError as error:
             if not error.needed:
                 raise
             self._space.make_room(error.needed)
-            package = source.fetch(stem, cancelled=cancelled, free=self._space.free)
+            package = source.fetch(stem, cancelled=cancelled, free=self._space.free_bytes)
         if package is not None and package.is_temporary:
             self._metrics.download_seconds.observe(sum(file.seconds for file in package.files))
             self._metrics.downloaded_bytes.inc(sum(file.size - file.resumed_at for file in package.files))

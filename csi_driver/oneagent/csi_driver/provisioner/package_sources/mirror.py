@@ -1,6 +1,6 @@
-"""The mirror: a package server in the cluster that is asked before the tenant, so that a cluster downloads once.
+"""The mirror: a package server in the cluster, tried before the tenant, so that a cluster downloads once.
 
-The mirror is optional, and no install waits for it long. Each failure is one log line and a metric, and the node goes
+The mirror is optional, and no install waits long for it. Each failure is one log line and a metric, and the node goes
 on to the tenant. Only faults of the node itself (its disk, a request to stop) fail the install. The mirror announces
 the digest of its bytes and they have a file of their own, so they are never mixed with the tenant's.
 """
@@ -58,7 +58,7 @@ class MirrorZip:
         return self.mirror.endpoint.url.rstrip("/") + self.package.path
 
     def fetch(self, stem: Path, *, cancelled: threading.Event, free: FreeBytes) -> Package | None:
-        """Download the package; None, after a log line, if the tenant must be asked."""
+        """Download the package; None, after a log line, if the tenant must serve it."""
         mirror = self.mirror
         try:
             file = package_client.download_package(
