@@ -106,10 +106,10 @@ class Admission:
             return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
             return self._not_injected(request, Reason.NOT_SYNCED)
-        facts = await self._cluster.pod_context(request.namespace or "", pod)
-        if facts is None:
+        context = await self._cluster.pod_context(request.namespace or "", pod)
+        if context is None:
             return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
-        outcome = self._handlers.inject(pod, facts)
+        outcome = self._handlers.inject(pod, context)
         self._record_events(request, pod, outcome.notices)
         return AdmissionDecision(
             "injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings

@@ -187,8 +187,8 @@ def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers
         image_pull_policy=config.image_pull_policy,
     )
 
-    def inject(pod: Object, facts: PodContext) -> InjectionResult:
-        return injection.inject(pod, facts, settings)
+    def inject(pod: Object, context: PodContext) -> InjectionResult:
+        return injection.inject(pod, context, settings)
 
     def validate(new: Object, old: Object | None) -> validation.ValidationResult:
         state = validation.ClusterState(

@@ -46,11 +46,11 @@ def switch(annotations: Mapping[str, str], *keys: str) -> bool | None:
     return None
 
 
-def unclear(annotations: Mapping[str, str]) -> list[str]:
+def invalid_switch_warnings(annotations: Mapping[str, str]) -> list[str]:
     """Warnings about switches that are neither true nor false."""
     switches = (INJECT, INJECT_AGENT, *INJECT_ENRICHMENT)
     return [
-        f'annotation {key} is {annotations[key][:80]!r} and does nothing: it must be "true" or "false"'
+        f'annotation {key} is {annotations[key][:80]!r}, which is ignored: it must be "true" or "false"'
         for key in annotations
         if (key in switches or key.startswith(INJECT_CONTAINER)) and switch(annotations, key) is None
     ]

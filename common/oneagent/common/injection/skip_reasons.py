@@ -25,7 +25,7 @@ class SkipReason:
     reason: str
     visibility: Visibility
     why: str
-    """End of a sentence that begins with `pod NAME is left as it is:`."""
+    """End of a sentence that begins with `pod NAME is not injected:`."""
     remedy: str = ""
     detail: str = ""
 
@@ -37,56 +37,61 @@ class SkipReason:
 _SILENT, _ANNOTATE, _WARN = Visibility.SILENT, Visibility.ANNOTATE, Visibility.WARN
 
 NAMESPACE_NOT_MONITORED: Final = SkipReason("NamespaceNotMonitored", _SILENT, "its namespace belongs to no DynaKube")
-NAMESPACE_IGNORED: Final = SkipReason("NamespaceIgnored", _SILENT, "its namespace is never monitored")
-MIRROR_POD: Final = SkipReason("MirrorPod", _SILENT, "it mirrors a pod that the node runs by itself")
+NAMESPACE_IGNORED: Final = SkipReason("NamespaceIgnored", _SILENT, "its namespace is ignored")
+MIRROR_POD: Final = SkipReason("MirrorPod", _SILENT, "it mirrors a static pod of its node")
 
-OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "its annotation turns injection off")
+OPTED_OUT: Final = SkipReason("OptedOut", _ANNOTATE, "an annotation turns injection off")
 CONTAINERS_EXCLUDED: Final = SkipReason("AllContainersExcluded", _ANNOTATE, "annotations exclude all of its containers")
-NOT_AUTOMATIC: Final = SkipReason("AutomaticInjectionOff", _ANNOTATE, "the DynaKube injects only pods that ask for it")
+NOT_AUTOMATIC: Final = SkipReason(
+    "AutomaticInjectionOff", _ANNOTATE, "the DynaKube injects only pods with an annotation for it"
+)
 NOT_SELECTED: Final = SkipReason("NamespaceNotSelected", _ANNOTATE, "the DynaKube's mode does not select its namespace")
 MODE_INJECTS_NOTHING: Final = SkipReason("ModeWithoutInjection", _ANNOTATE, "the DynaKube's mode injects no agents")
 WINDOWS: Final = SkipReason("Windows", _ANNOTATE, "it runs on Windows")
-HOST_NETWORK: Final = SkipReason("HostNetwork", _ANNOTATE, "it has its node's network and does not ask to be injected")
-DEBUG_POD: Final = SkipReason("DebugPod", _ANNOTATE, "it is a copy for debugging")
-OWN_POD: Final = SkipReason("OwnPod", _ANNOTATE, "it belongs to the monitoring itself")
+HOST_NETWORK: Final = SkipReason(
+    "HostNetwork", _ANNOTATE, "it uses the host network, and no annotation requests injection"
+)
+DEBUG_POD: Final = SkipReason("DebugPod", _ANNOTATE, "it is a debug copy of a pod")
+OWN_POD: Final = SkipReason("OwnPod", _ANNOTATE, "it is a part of this product")
 CRITICAL: Final = SkipReason("CriticalPod", _ANNOTATE, "it has a system-critical priority class")
-INFRASTRUCTURE: Final = SkipReason("Infrastructure", _ANNOTATE, "it gives other pods network, names or volumes")
+INFRASTRUCTURE: Final = SkipReason("Infrastructure", _ANNOTATE, "it provides network, DNS or volumes for other pods")
 VIRTUAL_NODE: Final = SkipReason("VirtualNode", _ANNOTATE, "it runs on a virtual node, which has no CSI driver")
 
 DYNAKUBE_MISSING: Final = SkipReason(
     "DynaKubeMissing",
     _WARN,
-    "the DynaKube of its namespace is not there",
-    "it comes back, or the label goes by itself",
+    "the DynaKube in its namespace's label does not exist",
+    "create the DynaKube; otherwise the operator removes the label",
 )
-DYNAKUBE_UNUSABLE: Final = SkipReason("DynaKubeUnusable", _WARN, "the DynaKube can't be used")
+DYNAKUBE_UNUSABLE: Final = SkipReason("DynaKubeUnusable", _WARN, "the DynaKube is invalid")
 DYNAKUBE_NOT_READY: Final = SkipReason(
-    "DynaKubeNotReady", _WARN, "the DynaKube knows no tenant or version yet", "its conditions say what it waits for"
+    "DynaKubeNotReady",
+    _WARN,
+    "the DynaKube has no tenant or version yet",
+    "see the DynaKube's conditions, then restart the workload",
 )
-DRIVER_TROUBLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is in trouble")
+DRIVER_TROUBLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is unavailable")
 # Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
 USER_NAMESPACE: Final = SkipReason(
     "UserNamespace",
     _WARN,
-    "it has users of its own (hostUsers is false), for which a node can't mount the agent",
-    "let it have its node's users, or use a DynaKube without the CSI driver",
+    "it has a user namespace (hostUsers is false), in which nodes cannot mount the agent",
+    "set hostUsers to true, or use a DynaKube without the CSI driver",
 )
 INVALID_INSTALL_PATH: Final = SkipReason(
     "InvalidInstallPath",
     _WARN,
-    "the agent can't be put where its annotation oneagent.dynatrace.com/install-path says",
-    "name a plain path such as /opt/dynatrace/oneagent-paas, outside of /dev, /proc, /sys and /var/lib/dynatrace",
+    "its annotation oneagent.dynatrace.com/install-path is not a valid path",
+    "use an absolute path such as /opt/dynatrace/oneagent-paas, outside of /dev, /proc, /sys and /var/lib/dynatrace",
 )
-CONFLICTING_VOLUME: Final = SkipReason(
-    "ConflictingVolume", _WARN, "it has a volume with a name that is needed", "give it another name"
-)
+CONFLICTING_VOLUME: Final = SkipReason("ConflictingVolume", _WARN, "it has a volume with a reserved name", "rename it")
 CONFLICTING_CONTAINER: Final = SkipReason(
-    "ConflictingContainer", _WARN, "it has a container with a name that is needed", "give it another name"
+    "ConflictingContainer", _WARN, "it has a container with a reserved name", "rename it"
 )
 CONFLICTING_MOUNTS: Final = SkipReason(
     "ConflictingMounts",
     _WARN,
-    "all of its containers have mounts of their own where something is to be mounted",
-    "the annotation oneagent.dynatrace.com/install-path names another place for the agent",
+    "all of its containers have their own mounts at the agent's paths",
+    "set the annotation oneagent.dynatrace.com/install-path to another path",
 )
-NOT_UNDERSTOOD: Final = SkipReason("InvalidPod", _WARN, "its manifest is not one of a pod")
+NOT_UNDERSTOOD: Final = SkipReason("InvalidPod", _WARN, "its manifest is invalid")

@@ -101,7 +101,7 @@ def replaced(evidence: Evidence, **changed: Any) -> Evidence:
         ),
         (NOT_INJECTED, "WebhookNotCalled", "older than the namespace's label", "restart its workload"),
         (replaced(NOT_INJECTED, webhook_ready=0), "WebhookNotCalled", "no pod of the webhook is ready", "doctor"),
-        (replaced(NOT_INJECTED, mirror=True), "MirrorPod", "mirrors a pod", ""),
+        (replaced(NOT_INJECTED, mirror=True), "MirrorPod", "mirrors a static pod", ""),
         (
             replaced(MONITORED_POD, node="", scheduling="0/3 nodes are available", on_node=None),
             "NotScheduled",

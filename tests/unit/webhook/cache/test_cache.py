@@ -133,7 +133,7 @@ class TestFacts:
             assert facts.namespace_labels == {namespace_mapping.LABEL: "prod", "kubernetes.io/metadata.name": "shop"}
             assert facts.namespace_annotations == {"dynatrace.com/inject": "true"}
             assert facts.workload == Workload("Pod", "cart")
-            assert facts.driver_trouble == ""
+            assert facts.driver_problem == ""
             assert facts.dynakube is not None
             assert facts.dynakube["apiVersion"] == "dynatrace.com/v1beta6"
             assert facts.dynakube["metadata"]["name"] == "prod"
@@ -171,7 +171,7 @@ class TestFacts:
                     await eventually(lambda: known.is_synced)
                     facts = await known.pod_context("shop", {})
                     assert facts is not None
-                    assert facts.driver_trouble == ""
+                    assert facts.driver_problem == ""
 
         asyncio.run(test())
 
@@ -248,15 +248,15 @@ class TestTheBreaker:
                 await eventually(
                     lambda: found.cluster._daemonset.objects["dynatrace/oneagent-csi-driver"].status.ready == 0
                 )
-                assert (await found.facts()).driver_trouble == ""
+                assert (await found.facts()).driver_problem == ""
                 found.clock.now += 30
                 await eventually(lambda: found.told)
                 trouble = "the node driver is ready on none of its 3 nodes"
-                assert (await found.facts()).driver_trouble == trouble
+                assert (await found.facts()).driver_problem == trouble
                 assert found.gauge("prod") == 1
                 kube.put("daemonsets", daemonset(desired=3, ready=1))
                 await eventually(lambda: len(found.told) == 2)
-                assert (await found.facts()).driver_trouble == ""
+                assert (await found.facts()).driver_problem == ""
                 assert found.gauge("prod") == 0
             paused = Notice("Warning", "InjectionPaused", f"Injection of new pods is paused: {trouble}")
             resumed = Notice("Normal", "InjectionResumed", "Injection of new pods has resumed")
@@ -310,11 +310,11 @@ class TestTheBreaker:
                 assert found.cluster.pause_reason("prod") == ""
                 kube.put("events", failure("e", now))
                 await eventually(lambda: found.told)
-                assert "got no agent within 5 minutes" in (await found.facts()).driver_trouble
+                assert "got no agent within 5 minutes" in (await found.facts()).driver_problem
                 assert (found.gauge("prod"), found.gauge("test")) == (1, 0)
                 found.clock.now += 301
                 await eventually(lambda: len(found.told) == 2)
-                assert (await found.facts()).driver_trouble == ""
+                assert (await found.facts()).driver_problem == ""
             assert [(name, notice.reason) for name, notice in found.told] == [
                 ("prod", "InjectionPaused"),
                 ("prod", "InjectionResumed"),

@@ -99,7 +99,7 @@ class TestAContainerThatCameInBetween:
         del pod["metadata"]["annotations"]["oneagent.dynatrace.com/install-path"]
         pod["spec"]["containers"].append(copy.deepcopy(PROXY))
         changed = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
-        pod = cases.patched(pod, inject(pod, dynakube=changed, facts={"csi": False, "driver_trouble": "x"}).patch)
+        pod = cases.patched(pod, inject(pod, dynakube=changed, facts={"csi": False, "driver_problem": "x"}).patch)
         proxy = pod["spec"]["containers"][1]
         assert values(proxy)["LD_PRELOAD"].startswith("/opt/agent/")
         assert proxy["volumeMounts"][0] == {"name": "oneagent-bin", "mountPath": "/opt/agent"}
@@ -123,7 +123,7 @@ class TestAContainerThatCameInBetween:
         mount = {"name": "mine", "mountPath": "/opt/dynatrace/oneagent-paas"}
         pod["spec"]["containers"].append({**PROXY, "volumeMounts": [mount]})
         outcome = inject(pod)
-        assert [notice.reason for notice in outcome.notices] == ["ContainerLeftOut"]
+        assert [notice.reason for notice in outcome.notices] == ["ContainerNotInjected"]
         assert list(inject(cases.patched(pod, outcome.patch)).patch) == []
 
 

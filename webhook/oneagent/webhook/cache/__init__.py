@@ -182,7 +182,7 @@ class ClusterCache:
         return found.manifest if found is not None else None
 
     def dynakubes(self) -> Sequence[Object]:
-        return [kube.manifest for kube in self._dynakubes.objects.values()]
+        return [dynakube.manifest for dynakube in self._dynakubes.objects.values()]
 
     async def pod_context(self, namespace: str, pod: Object) -> PodContext | None:
         """Return None if no DynaKube monitors the namespace, or the caches are not synced."""
@@ -191,16 +191,16 @@ class ClusterCache:
         found = await self._get_labelled(namespace)
         if found is None:
             return None
-        kube = found.labels[namespace_mapping.LABEL]
+        dynakube = found.labels[namespace_mapping.LABEL]
         return PodContext(
             namespace=namespace,
             namespace_labels=found.labels,
             namespace_annotations=found.annotations,
-            dynakube=self.dynakube(kube),
+            dynakube=self.dynakube(dynakube),
             workload=await self._workloads.find(namespace, pod),
             cluster_id=self._cluster_id,
             csi=self.has_csi_driver,
-            driver_trouble=self.pause_reason(kube),
+            driver_problem=self.pause_reason(dynakube),
         )
 
     def pause_reason(self, dynakube: str) -> str:
@@ -234,11 +234,11 @@ class ClusterCache:
         """Count a failure; nothing is stored."""
         event = errors.decode(content, _Event)
         namespace = self._namespaces.objects.get(event.about.namespace)
-        kube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
+        dynakube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
-        if kube and at and event.about.kind == "Pod":
+        if dynakube and at and event.about.kind == "Pod":
             pod = event.about.uid or f"{event.about.namespace}/{event.about.name}"
-            self._breaker.record_failure(kube, pod, at.timestamp(), event.source.host)
+            self._breaker.record_failure(dynakube, pod, at.timestamp(), event.source.host)
 
     async def _watch_events(self) -> None:
         await self._namespaces.wait_until_synced()  # They name the DynaKube of an Event's pod.
@@ -253,7 +253,7 @@ class ClusterCache:
             self._breaker.update_driver(driver.status.desired, driver.status.ready)
 
     def _dynakubes_changed(self, _: object) -> None:
-        kept = {kube["metadata"]["name"] for kube in self.dynakubes()}
+        kept = {obj["metadata"]["name"] for obj in self.dynakubes()}
         self._breaker.retain(kept)
         self._open &= kept
         self._gauge.clear()
@@ -266,24 +266,24 @@ class ClusterCache:
             await asyncio.sleep(self._review_seconds)
 
     def _review(self) -> None:
-        for kube in self.dynakubes():
-            name = kube["metadata"]["name"]
+        for obj in self.dynakubes():
+            name = obj["metadata"]["name"]
             pause_reason = self.pause_reason(name)
             self._gauge.labels(name).set(bool(pause_reason))
             if bool(pause_reason) != (name in self._open):
-                self._set_open(kube, name, pause_reason)
+                self._set_open(obj, name, pause_reason)
 
-    def _set_open(self, kube: Object, name: str, pause_reason: str) -> None:
+    def _set_open(self, obj: Object, name: str, pause_reason: str) -> None:
         if pause_reason:
             self._open.add(name)
             log.warning("injection paused", extra=logs.facts(dynakube=name, reason=pause_reason))
             self._notify(
-                kube, Notice("Warning", circuit_breaker.PAUSED, f"Injection of new pods is paused: {pause_reason}")
+                obj, Notice("Warning", circuit_breaker.PAUSED, f"Injection of new pods is paused: {pause_reason}")
             )
         else:
             self._open.discard(name)
             log.info("injection resumed", extra=logs.facts(dynakube=name))
-            self._notify(kube, Notice("Normal", circuit_breaker.RESUMED, "Injection of new pods has resumed"))
+            self._notify(obj, Notice("Normal", circuit_breaker.RESUMED, "Injection of new pods has resumed"))
 
 
 def _is_ours(key: str) -> bool:

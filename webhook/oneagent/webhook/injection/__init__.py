@@ -1,18 +1,18 @@
-"""What becomes of a pod that is being created: decided from its manifest and a few facts, without asking anybody.
+"""Injection of a new pod: its patch, computed from its manifest and the context.
 
-    pods, kubes          what is read of a pod and of a DynaKube
-    rules                whom nothing is done to, and why (`common.skips`)
-    plan                 what is to be in the pod
-    preload, variables,
-    mounts, volumes,
-    initcontainer,
-    resources            the parts that it is made of
-    present              what an earlier call has put in
-    mutation             all of it in order: the patch, and what is said of it
+    inputs               types of the context and of the result
+    pod_model            the fields of a pod that are read
+    dynakube_settings    the DynaKube's settings for pods
+    exclusions           rules for pods that are never injected
+    existing             the injection by an earlier call
+    plan                 agent, enrichment, volume and paths of a pod
+    ld_preload, env, mounts, volumes,
+    init_container, resources
+                         the parts of the injection
+    mutation             the patch, with its warnings and Events
 
-The promise: the pod that comes out is one that the API server takes and kubelet starts, and all that its owner wrote
-is still in it. Nothing here does anything but compute, so the same pod and facts give the same patch, and a second
-call over its result gives none.
+The API server accepts the patched pod, kubelet starts it, and everything that its owner wrote is still in it. All
+functions are pure: the same pod and context give the same patch, and a second call on its result gives none.
 """
 
 from oneagent.webhook.injection.mutation import inject

@@ -1,4 +1,4 @@
-"""What a DynaKube says to pods: its common part as every component reads it, and what only matters here."""
+"""Settings of a DynaKube for pods: its common model, and fields that only the webhook reads."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from oneagent.common.injection import pod_annotations
 from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.injection.inputs import Object
 
-_MOST_KNOWN: Final = 64
-_known: dict[tuple[str, str, str], Kube] = {}
+_MAX_CACHED: Final = 64
+_cache: dict[tuple[str, str, str], DynaKubeSettings] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Kube:
+class DynaKubeSettings:
     common: dynakube.DynaKube
     annotations: Mapping[str, str]
     ignored: tuple[safe_regex.Pattern, ...]
-    """Namespaces that are nobody's."""
+    """Patterns of namespaces that the DynaKube ignores"""
     agent_selector: selectors.Selector | None
-    """None if its mode puts no agent into pods."""
+    """None if its mode does not inject"""
     enrichment_selector: selectors.Selector | None
-    """None if enrichment is off."""
+    """None if enrichment is off"""
     init_resources: Mapping[str, Any]
 
     @property
     def mount_timeout(self) -> str:
-        """As it was written; empty if it is the usual one, or none."""
+        """The timeout as written; empty if it is the default or invalid."""
         text = self.feature("max-csi-mount-timeout")
         try:
             seconds = durations.parse(text)
@@ -45,36 +45,38 @@ class Kube:
         )
 
     def is_on(self, name: str) -> bool:
-        """A switch; the default counts where it says neither true nor false."""
+        """Return a switch's value; the default if it is neither true nor false."""
         given = pod_annotations.switch(self.annotations, identifiers.FEATURE_PREFIX + name)
         return feature_flags.FEATURES[name].default == "true" if given is None else given
 
 
-def read(manifest: Object, own_namespace: str) -> Kube:
-    """A DynaKube in the newest version; `FieldError` if it can't be used.
+def read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
+    """Read a DynaKube in the newest version; `FieldError` if it is invalid.
 
-    A state of an object never changes, so what it says is only made out once.
+    Cached by `uid` and `resourceVersion`, since one state of an object never changes.
     """
     state = str(fields.at(manifest, "metadata.uid")), str(fields.at(manifest, "metadata.resourceVersion"))
-    if (known := _known.get((*state, own_namespace))) is not None:
-        return known
-    kube = _read(manifest, own_namespace)
+    if (cached := _cache.get((*state, own_namespace))) is not None:
+        return cached
+    settings = _read(manifest, own_namespace)
     if "None" not in state:
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[(*state, own_namespace)] = kube
-    return kube
+        if len(_cache) >= _MAX_CACHED:
+            _cache.clear()
+        _cache[(*state, own_namespace)] = settings
+    return settings
 
 
-def _read(manifest: Object, own_namespace: str) -> Kube:
+def _read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
     common = dynakube.from_object(manifest)
-    found = fields.at(manifest, "metadata.annotations")
+    annotations = fields.at(manifest, "metadata.annotations")
     mode = f"spec.oneAgent.{common.mode}"
     resources = fields.at(manifest, f"{mode}.initResources")
     enriches = fields.flag(manifest, "spec.metadataEnrichment.enabled")
-    return Kube(
+    return DynaKubeSettings(
         common=common,
-        annotations={key: fields.scalar(value) for key, value in found.items()} if isinstance(found, dict) else {},
+        annotations={key: fields.scalar(value) for key, value in annotations.items()}
+        if isinstance(annotations, dict)
+        else {},
         ignored=namespace_mapping.claim(manifest, own_namespace).ignored,
         agent_selector=(selectors.parse(manifest, f"{mode}.namespaceSelector") if common.mode.injects else None),
         enrichment_selector=(

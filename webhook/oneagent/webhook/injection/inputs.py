@@ -1,4 +1,4 @@
-"""What is known about a pod that is being created, besides its manifest; and what was decided about it."""
+"""Types of the injection: the context of a new pod, and the result."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from oneagent.common.kubernetes.events import Kind
 
 Object = Mapping[str, Any]
-"""A Kubernetes object as JSON; never changed by anybody who reads it."""
+"""A Kubernetes object as JSON; readers never change it"""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a pod belongs to at the top of its chain of controllers; the pod itself if it has none."""
+    """The top of a pod's chain of controllers; the pod itself if it has none."""
 
     kind: str
-    """As its manifest writes it, e.g. `Deployment`; empty if it could not be found out"""
+    """As in its manifest, e.g. `Deployment`; empty if unknown"""
     name: str
 
 
@@ -27,19 +27,19 @@ class PodContext:
     namespace_labels: Mapping[str, str]
     namespace_annotations: Mapping[str, str]
     dynakube: Object | None
-    """The namespace's, in the newest version, with its status; None if the label names one that is not there"""
+    """The namespace's DynaKube in the newest version, with its status; None if the label names a missing one"""
     workload: Workload
     cluster_id: str
-    """UID of the namespace kube-system; empty if not known yet"""
+    """UID of the namespace kube-system; empty before it is read"""
     csi: bool
-    """Whether a CSIDriver of our name is on the cluster"""
-    driver_trouble: str = ""
-    """Why pods go through unchanged for now (the circuit breaker), for people; empty if nothing is wrong"""
+    """The cluster has our CSIDriver object"""
+    driver_problem: str = ""
+    """Reason of the open circuit breaker, for users; empty while it is closed"""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An Event about the object that an admission was about, or about the DynaKube."""
+    """An Event about the admitted object or the DynaKube."""
 
     kind: Kind
     reason: str
@@ -48,13 +48,13 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class InjectionResult:
-    """What was decided about a pod."""
+    """The decision about a pod."""
 
     injected: bool
     reason: str
     """A constant for annotation and metric; empty if injected"""
     patch: Sequence[Object] = ()
-    """JSON patch operations (RFC 6902); none: the pod stays as it is"""
+    """JSON patch operations (RFC 6902); empty if the pod stays unchanged"""
     warnings: Sequence[str] = ()
-    """What kubectl shows"""
+    """Shown by kubectl"""
     notices: Sequence[Notice] = ()

@@ -1,10 +1,10 @@
-"""`LD_PRELOAD` of a container: the agent's library behind whatever is there already.
+"""`LD_PRELOAD` of a container: the agent's library after an existing value.
 
-The separator is a colon, or a space if the value has spaces. A value that comes from elsewhere (`valueFrom`) is not
-known here: its variable gets another name, and `LD_PRELOAD` refers to that by `$(…)`. If what it comes from is
-optional, an empty variable of that name stands before it, since kubelet leaves a reference to a variable that is not
-there as it is, and the loader would complain of it in every process. Of variables with the same name the last one
-that is there counts, as it does for kubelet. What `envFrom` brings can't be seen: ours hides it.
+The separator is a colon, or a space if the value has spaces. A value from `valueFrom` is not known here: its variable
+is renamed, and `LD_PRELOAD` refers to it by `$(…)`. If its source is optional, an empty variable of that name precedes
+it. Otherwise kubelet would leave the reference to a missing variable unexpanded, and the loader would report it in
+every process. Of variables with the same name the last one counts, as it does for kubelet. Variables of `envFrom`
+cannot be seen; ours overrides them.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ ORIGINAL: Final = "DT_ORIGINAL_LD_PRELOAD"
 _SEPARATORS: Final = re.compile("[: ]+")
 
 
-def operations(place: str, env: Sequence[Variable], library: str) -> list[dict[str, Any]]:
-    """What changes below `place`, a list of variables that is not empty; nothing if the library is there already."""
-    found = [index for index, variable in enumerate(env) if variable.name == NAME]
-    if not found:
-        return [{"op": "add", "path": f"{place}/-", "value": {"name": NAME, "value": library}}]
-    last = env[found[-1]]
+def operations(pointer: str, env: Sequence[Variable], library: str) -> list[dict[str, Any]]:
+    """Return the changes of a non-empty `env`; none if it already has the library."""
+    indexes = [index for index, variable in enumerate(env) if variable.name == NAME]
+    if not indexes:
+        return [{"op": "add", "path": f"{pointer}/-", "value": {"name": NAME, "value": library}}]
+    last = env[indexes[-1]]
     if last.value_from and not last.value:
-        return _from_elsewhere(place, found, env, library)
+        return _chain_value_from(pointer, indexes, env, library)
     value = last.value or ""
     if library in _SEPARATORS.split(value):
         return []
     extended = f"{value}{_separator(value)}{library}"
     change = "add" if last.value is None else "replace"
-    return [{"op": change, "path": f"{place}/{found[-1]}/value", "value": extended}]
+    return [{"op": change, "path": f"{pointer}/{indexes[-1]}/value", "value": extended}]
 
 
 def _separator(value: str) -> str:
@@ -44,17 +44,19 @@ def _separator(value: str) -> str:
     return " " if " " in value else ":"
 
 
-def _from_elsewhere(place: str, found: Sequence[int], env: Sequence[Variable], library: str) -> list[dict[str, Any]]:
+def _chain_value_from(
+    pointer: str, indexes: Sequence[int], env: Sequence[Variable], library: str
+) -> list[dict[str, Any]]:
     original = _free_name({variable.name for variable in env})
-    done: list[dict[str, Any]] = [
-        {"op": "replace", "path": f"{place}/{index}/name", "value": original} for index in found
+    patch: list[dict[str, Any]] = [
+        {"op": "replace", "path": f"{pointer}/{index}/name", "value": original} for index in indexes
     ]
     # Right behind the last, so that a later variable that refers to LD_PRELOAD still finds it before itself.
-    ours = {"name": NAME, "value": f"$({original}):{library}"}
-    done.append({"op": "add", "path": f"{place}/{found[-1] + 1}", "value": ours})
-    if all(_is_optional(env[index]) for index in found):
-        done.append({"op": "add", "path": f"{place}/{found[0]}", "value": {"name": original, "value": ""}})
-    return done
+    entry = {"name": NAME, "value": f"$({original}):{library}"}
+    patch.append({"op": "add", "path": f"{pointer}/{indexes[-1] + 1}", "value": entry})
+    if all(_is_optional(env[index]) for index in indexes):
+        patch.append({"op": "add", "path": f"{pointer}/{indexes[0]}", "value": {"name": original, "value": ""}})
+    return patch
 
 
 def _is_optional(variable: Variable) -> bool:
@@ -62,6 +64,6 @@ def _is_optional(variable: Variable) -> bool:
     return any(isinstance(source, dict) and source.get("optional") is True for source in sources)
 
 
-def _free_name(taken: set[str]) -> str:
-    numbered = (f"{ORIGINAL}_{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain((ORIGINAL,), numbered) if name not in taken)
+def _free_name(used: set[str]) -> str:
+    container_numbers = (f"{ORIGINAL}_{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain((ORIGINAL,), container_numbers) if name not in used)

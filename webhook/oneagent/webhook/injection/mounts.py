@@ -1,11 +1,11 @@
-"""What an injected container mounts, and what stands in the way.
+"""Mounts of an injected container, and conflicts with its own mounts.
 
-A mount of the container's own at the very place is a conflict, for which the container is left out. So is one above
-it, unless that is an empty folder to write to: a folder to mount on would have to be made in it, which fails where
-nothing can be written (and then the container does not start), and is not wanted in somebody's data.
-A mount below ours is fine, its owner wants to have the agent's logs, say. In a view that is read-only it has to be in
-one of the folders that agents write to, for the same reason. These are there to mount on, in an empty view as well,
-and are ours otherwise: agents could write nothing in such a view.
+A container with its own mount at one of our paths is not injected. Neither is one with a mount above our path, unless
+that is a writable emptyDir: the runtime would have to create a mount point in it. That fails where nothing can be
+written (and then the container does not start), and users' data must stay unchanged.
+A mount below our path is allowed, for example for the agent's logs. In a read-only view, for the same reason, it must
+be in one of the directories that agents write to. Every view has these as mount points, an empty one too. Otherwise
+they are our emptyDir, since agents cannot write in such a view.
 """
 
 from __future__ import annotations
@@ -22,81 +22,87 @@ Mount = dict[str, Any]
 
 
 def of_container(name: str, plan: Plan) -> list[Mount]:
-    found = []
+    mounts = []
     if plan.agent:
-        found = [_at(contract.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
+        mounts = [_mount(contract.BIN_VOLUME, plan.install_path, read_only=plan.read_only)]
         conf = contract.CONTAINER_CONF.format(container=name)
-        found.append(_at(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
+        mounts.append(_mount(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
         if plan.read_only:
-            places = {folder: f"{plan.install_path}/{folder}" for folder in identifiers.WRITABLE_DIRECTORIES}
-            found += [_at(contract.DATA_VOLUME, place, folder) for folder, place in places.items()]
+            mount_paths = {
+                directory: f"{plan.install_path}/{directory}" for directory in identifiers.WRITABLE_DIRECTORIES
+            }
+            mounts += [_mount(contract.DATA_VOLUME, path, directory) for directory, path in mount_paths.items()]
         if plan.connect_retry:
             options = contract.CURL_OPTIONS
-            found.append(_at(contract.SHARE_VOLUME, contract.CURL_OPTIONS_PATH, options, read_only=True))
+            mounts.append(_mount(contract.SHARE_VOLUME, contract.CURL_OPTIONS_PATH, options, read_only=True))
     if plan.enrichment:
-        folder = contract.ENRICHMENT_FOLDER
-        found.append(_at(contract.SHARE_VOLUME, contract.ENRICHMENT_PATH, folder, read_only=True))
-    return found
+        directory = contract.ENRICHMENT_FOLDER
+        mounts.append(_mount(contract.SHARE_VOLUME, contract.ENRICHMENT_PATH, directory, read_only=True))
+    return mounts
 
 
 def of_init_container(plan: Plan) -> list[Mount]:
-    found = [_at(contract.SHARE_VOLUME, contract.SHARE_FOLDER)]
+    mounts = [_mount(contract.SHARE_VOLUME, contract.SHARE_FOLDER)]
     if plan.agent:
-        found.insert(0, _at(contract.BIN_VOLUME, contract.BIN_FOLDER, read_only=plan.csi))
+        mounts.insert(0, _mount(contract.BIN_VOLUME, contract.BIN_FOLDER, read_only=plan.csi))
         if not plan.csi:
-            found.append(_at(contract.CONFIG_VOLUME, contract.CONFIG_FOLDER, read_only=True))
-    return found
+            mounts.append(_mount(contract.CONFIG_VOLUME, contract.CONFIG_FOLDER, read_only=True))
+    return mounts
 
 
-def missing(container: Container, wanted: list[Mount]) -> list[Mount]:
-    there = {mount.place for mount in container.volume_mounts or ()}
-    return [mount for mount in wanted if mount["mountPath"] not in there]
+def missing(container: Container, required: list[Mount]) -> list[Mount]:
+    mounted_paths = {mount.normalized_path for mount in container.volume_mounts or ()}
+    return [mount for mount in required if mount["mountPath"] not in mounted_paths]
 
 
 @dataclass(frozen=True, slots=True)
 class MountConflicts:
-    """Where something is to be mounted, which is the same in all containers of a pod."""
+    """Paths of our mounts in all containers of a pod, to compare with containers' own mounts."""
 
-    ours: frozenset[str]
-    """Names of the volumes."""
-    places: frozenset[str]
-    above: frozenset[str]
-    """All folders on the way to them."""
-    scratch: frozenset[str]
-    """Names of the pod's own empty folders."""
-    closed: str
-    """A folder in which nothing can be mounted, with a slash at its end; empty for none."""
-    open: frozenset[str]
-    """Folders in it in which that can be done all the same."""
+    own_volumes: frozenset[str]
+    """Names of our volumes"""
+    mount_paths: frozenset[str]
+    parent_paths: frozenset[str]
+    """All parent directories of `mount_paths`"""
+    empty_dirs: frozenset[str]
+    """Names of the pod's own emptyDir volumes"""
+    read_only_path: str
+    """Directory without further mount points, with a slash at its end; empty for none"""
+    writable_paths: frozenset[str]
+    """Directories in it that have mount points"""
 
-    def conflict(self, container: Container) -> str:
-        """The place of the container's first mount that is in the way; empty if there is none."""
+    def find(self, container: Container) -> str:
+        """Return the path of the container's first conflicting mount; empty if there is none."""
         for mount in container.volume_mounts or ():
-            path = mount.place
-            if mount.name in self.ours:
+            path = mount.normalized_path
+            if mount.name in self.own_volumes:
                 continue
-            writable = mount.name in self.scratch and not mount.read_only
-            if path in self.places or (path in self.above and not writable):
+            writable = mount.name in self.empty_dirs and not mount.read_only
+            if path in self.mount_paths or (path in self.parent_paths and not writable):
                 return path
-            if self.closed and path.startswith(self.closed) and not self._is_open(path):
+            if self.read_only_path and path.startswith(self.read_only_path) and not self._is_writable(path):
                 return path
         return ""
 
-    def _is_open(self, path: str) -> bool:
-        return any(f"{path}/".startswith(f"{folder}/") for folder in self.open)
+    def _is_writable(self, path: str) -> bool:
+        return any(f"{path}/".startswith(f"{directory}/") for directory in self.writable_paths)
 
 
-def ground(plan: Plan, pod: Pod) -> MountConflicts:
-    wanted = of_container("", plan)
-    data = frozenset(mount["mountPath"] for mount in wanted if mount["name"] == contract.DATA_VOLUME)
-    places = frozenset(mount["mountPath"] for mount in wanted) - data
-    above = frozenset(place[:end] or "/" for place in places for end, letter in enumerate(place) if letter == "/")
-    scratch = frozenset(volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None)
-    ours = frozenset(mount["name"] for mount in wanted)
-    return MountConflicts(ours, places, above, scratch, f"{plan.install_path}/" if plan.read_only else "", data)
+def mount_conflicts(plan: Plan, pod: Pod) -> MountConflicts:
+    required = of_container("", plan)
+    data = frozenset(mount["mountPath"] for mount in required if mount["name"] == contract.DATA_VOLUME)
+    mount_paths = frozenset(mount["mountPath"] for mount in required) - data
+    parent_paths = frozenset(
+        path[:end] or "/" for path in mount_paths for end, letter in enumerate(path) if letter == "/"
+    )
+    empty_dirs = frozenset(volume.name for volume in pod.spec.volumes or () if volume.empty_dir is not None)
+    own_volumes = frozenset(mount["name"] for mount in required)
+    return MountConflicts(
+        own_volumes, mount_paths, parent_paths, empty_dirs, f"{plan.install_path}/" if plan.read_only else "", data
+    )
 
 
-def _at(volume: str, path: str, below: str = "", *, read_only: bool = False) -> Mount:
+def _mount(volume: str, path: str, below: str = "", *, read_only: bool = False) -> Mount:
     mount: Mount = {"name": volume, "mountPath": path}
     if below:
         mount["subPath"] = below

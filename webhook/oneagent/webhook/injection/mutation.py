@@ -32,67 +32,72 @@ from oneagent.webhook.injection import (
     volumes,
 )
 from oneagent.webhook.injection import env as injection_env
-from oneagent.webhook.injection.dynakube_settings import Kube
-from oneagent.webhook.injection.existing import Present
+from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
+from oneagent.webhook.injection.existing import ExistingInjection
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, Variable
 
-LEFT_OUT = "ContainerLeftOut"
-"""Reason of the Event about a container whose own mounts are at the agent's paths."""
+CONTAINER_SKIPPED = "ContainerNotInjected"
+"""Reason of the Event about containers with their own mounts at the agent's paths"""
 
 Operation = dict[str, Any]
 
 
-def inject(pod: Object, facts: PodContext, settings: Settings) -> InjectionResult:
-    """What is to become of a pod. Pure: the same arguments give the same answer."""
+def inject(obj: Object, context: PodContext, settings: Settings) -> InjectionResult:
+    """Return the patch of a pod. Pure: the same arguments give the same result."""
     try:
-        read = pod_model.read(pod)
+        pod = pod_model.parse(obj)
     except msgspec.ValidationError as error:
         return _notify(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
-    if skip := exclusions.none_of_ours(read, facts, settings.own_namespace):
+    if skip := exclusions.find_out_of_scope(pod, context, settings.own_namespace):
         return InjectionResult(injected=False, reason=skip.reason)
-    found = existing.find(read)
-    if found is not None and existing.is_complete(read):
+    found = existing.find(pod)
+    if found is not None and existing.is_complete(pod):
         return InjectionResult(injected=True, reason="")
-    kube = _kube(facts, settings)
+    dynakube = _read_dynakube(context, settings)
     if found is not None:
-        return _reinvoke(pod, read, facts, settings, kube, found)
-    return _inject_new(pod, read, facts, settings, kube)
+        return _reinvoke(obj, pod, context, settings, dynakube, found)
+    return _inject_new(obj, pod, context, settings, dynakube)
 
 
 def _inject_new(
-    pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason
+    obj: Object, pod: Pod, context: PodContext, settings: Settings, dynakube: DynaKubeSettings | SkipReason
 ) -> InjectionResult:
-    if isinstance(kube, Kube) and exclusions.is_ignored(facts.namespace, kube):
+    if isinstance(dynakube, DynaKubeSettings) and exclusions.is_ignored(context.namespace, dynakube):
         return InjectionResult(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
-    if skip := exclusions.never_injected(read):
-        return _skipped(pod, read, skip)
-    if isinstance(kube, SkipReason):
-        return _skipped(pod, read, kube)
-    return PatchBuilder(pod, read, facts, kube, settings).build()
+    if skip := exclusions.find_exclusion(pod):
+        return _skipped(obj, pod, skip)
+    if isinstance(dynakube, SkipReason):
+        return _skipped(obj, pod, dynakube)
+    return PatchBuilder(obj, pod, context, dynakube, settings).build()
 
 
 def _reinvoke(
-    pod: Object, read: Pod, facts: PodContext, settings: Settings, kube: Kube | SkipReason, found: Present
+    obj: Object,
+    pod: Pod,
+    context: PodContext,
+    settings: Settings,
+    dynakube: DynaKubeSettings | SkipReason,
+    found: ExistingInjection,
 ) -> InjectionResult:
-    planned = plan.again(found)
-    if planned is None or isinstance(kube, SkipReason) or not kube.is_on("webhook-reinvocation-policy"):
+    pod_plan = plan.restore(found)
+    if pod_plan is None or isinstance(dynakube, SkipReason) or not dynakube.is_on("webhook-reinvocation-policy"):
         return InjectionResult(injected=True, reason="")
-    return PatchBuilder(pod, read, facts, kube, settings).extend(found, planned)
+    return PatchBuilder(obj, pod, context, dynakube, settings).extend(found, pod_plan)
 
 
-def _kube(facts: PodContext, settings: Settings) -> Kube | SkipReason:
-    if facts.dynakube is None:
+def _read_dynakube(context: PodContext, settings: Settings) -> DynaKubeSettings | SkipReason:
+    if context.dynakube is None:
         return skip_reasons.DYNAKUBE_MISSING
     try:
-        return dynakube_settings.read(facts.dynakube, settings.own_namespace)
+        return dynakube_settings.read(context.dynakube, settings.own_namespace)
     except fields.FieldError as error:
         return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
 
 
-def _skipped(pod: Object, read: Pod, skip: SkipReason) -> InjectionResult:
-    told = {
+def _skipped(obj: Object, pod: Pod, skip: SkipReason) -> InjectionResult:
+    annotations = {
         pod_annotations.AGENT_INJECTED: "false",
         pod_annotations.REASON: skip.reason,
         pod_annotations.DYNAKUBE_INJECTED: "false",
@@ -100,14 +105,17 @@ def _skipped(pod: Object, read: Pod, skip: SkipReason) -> InjectionResult:
         pod_annotations.HANDLED: None,
     }
     return _notify(
-        skip, read.name, json_patch.metadata(pod, "annotations", told), pod_annotations.unclear(read.annotations)
+        skip,
+        pod.name,
+        json_patch.metadata(obj, "annotations", annotations),
+        pod_annotations.invalid_switch_warnings(pod.annotations),
     )
 
 
 def _notify(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> InjectionResult:
     if skip.visibility is not Visibility.WARN:
         return InjectionResult(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
-    text = f"pod {name} is left as it is: {skip}"
+    text = f"pod {name} is not injected: {skip}"
     notice = Notice("Warning", skip.reason, text)
     return InjectionResult(
         injected=False, reason=skip.reason, patch=patch, warnings=(text, *warnings), notices=(notice,)
@@ -118,7 +126,7 @@ def _notify(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: S
 class _Target:
     """A container that may be injected, and its JSON pointer."""
 
-    place: str
+    pointer: str
     container: Container
 
 
@@ -126,161 +134,165 @@ class _Target:
 class PatchBuilder:
     """Builds the JSON patch of one pod; the order of its operations keeps their indexes right."""
 
-    pod: Object
-    read: Pod
-    facts: PodContext
-    kube: Kube
+    obj: Object
+    pod: Pod
+    context: PodContext
+    dynakube: DynaKubeSettings
     settings: Settings
     operations: list[Operation] = field(default_factory=list)
     conflicts: dict[str, str] = field(default_factory=dict)
     """By container, the path of the mount that excludes it."""
 
     def build(self) -> InjectionResult:
-        planned = plan.fresh(self.read, self.facts, self.kube)
-        if isinstance(planned, SkipReason):
-            return _skipped(self.pod, self.read, planned)
-        if skip := self._conflict(planned):
-            return _skipped(self.pod, self.read, skip)
-        included = list(self._included(planned, after=-1))
+        pod_plan = plan.create(self.pod, self.context, self.dynakube)
+        if isinstance(pod_plan, SkipReason):
+            return _skipped(self.obj, self.pod, pod_plan)
+        if skip := self._conflict(pod_plan):
+            return _skipped(self.obj, self.pod, skip)
+        included = list(self._included(pod_plan, after=-1))
         if not included:
             return self._no_container()
         containers = [target.container for target in included]
-        made = volumes.of_pod(self.read, planned, self.kube, [container.name for container in containers])
-        self._annotate(planned, [volume["name"] for volume in made if "emptyDir" in volume])
-        self._change(included, planned)
-        self._append("/spec/volumes", self.read.spec.volumes, made)
-        ours = init_container.make(self.read, self.facts, self.kube, self.settings, planned, containers)
-        self._prepend("/spec/initContainers", self.read.spec.init_containers, ours)
+        made = volumes.of_pod(self.pod, pod_plan, self.dynakube, [container.name for container in containers])
+        self._annotate(pod_plan, [volume["name"] for volume in made if "emptyDir" in volume])
+        self._change(included, pod_plan)
+        self._append("/spec/volumes", self.pod.spec.volumes, made)
+        ours = init_container.build(self.pod, self.context, self.dynakube, self.settings, pod_plan, containers)
+        self._prepend("/spec/initContainers", self.pod.spec.init_containers, ours)
         return self._result(self._warnings())
 
-    def extend(self, found: Present, planned: Plan) -> InjectionResult:
-        told = {pod_annotations.HANDLED: existing.seen(self.read)}
-        self.operations += json_patch.metadata(self.pod, "annotations", told)
-        included = list(self._included(planned, after=found.index))
-        self._change(included, planned)
-        new = [target.container for target in included if target.container.name not in found.numbered]
-        if planned.agent and new:
+    def extend(self, found: ExistingInjection, pod_plan: Plan) -> InjectionResult:
+        annotations = {pod_annotations.HANDLED: existing.containers_digest(self.pod)}
+        self.operations += json_patch.metadata(self.obj, "annotations", annotations)
+        included = list(self._included(pod_plan, after=found.index))
+        self._change(included, pod_plan)
+        new = [target.container for target in included if target.container.name not in found.container_numbers]
+        if pod_plan.agent and new:
             self._extend_init_container(found, new)
             self._extend_driver_attributes(found, new)
         return self._result([])
 
-    def _conflict(self, planned: Plan) -> SkipReason | None:
-        if taken := volumes.reserved(planned) & {volume.name for volume in self.read.spec.volumes or ()}:
+    def _conflict(self, pod_plan: Plan) -> SkipReason | None:
+        if taken := volumes.reserved(pod_plan) & {volume.name for volume in self.pod.spec.volumes or ()}:
             return replace(skip_reasons.CONFLICTING_VOLUME, detail=", ".join(sorted(taken)))
-        if any(container.name == contract.INIT_CONTAINER for container in self.read.everything()):
+        if any(container.name == contract.INIT_CONTAINER for container in self.pod.all_containers()):
             return replace(skip_reasons.CONFLICTING_CONTAINER, detail=contract.INIT_CONTAINER)
         return None
 
-    def _included(self, planned: Plan, after: int) -> Iterator[_Target]:
-        ground = mounts.ground(planned, self.read)
-        for target in _targets(self.read, after):
+    def _included(self, pod_plan: Plan, after: int) -> Iterator[_Target]:
+        mount_conflicts = mounts.mount_conflicts(pod_plan, self.pod)
+        for target in _targets(self.pod, after):
             container = target.container
-            if plan.is_excluded(container, self.read, self.kube):
+            if plan.is_excluded(container, self.pod, self.dynakube):
                 continue
-            if place := ground.conflict(container):
-                self.conflicts[container.name] = place
+            if pointer := mount_conflicts.find(container):
+                self.conflicts[container.name] = pointer
             else:
                 yield target
 
     def _no_container(self) -> InjectionResult:
         if not self.conflicts:
-            return _skipped(self.pod, self.read, skip_reasons.CONTAINERS_EXCLUDED)
-        return _skipped(self.pod, self.read, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_listed(self.conflicts)))
+            return _skipped(self.obj, self.pod, skip_reasons.CONTAINERS_EXCLUDED)
+        return _skipped(
+            self.obj, self.pod, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_format_conflicts(self.conflicts))
+        )
 
-    def _annotate(self, planned: Plan, folders: Sequence[str]) -> None:
-        evictable = self.read.annotations.get(pod_annotations.EVICTABLE, "")
-        told = {
-            pod_annotations.AGENT_INJECTED: "true" if planned.agent else "false",
-            pod_annotations.REASON: planned.agent_off.reason if planned.agent_off else None,
-            pod_annotations.ENRICHMENT_INJECTED: "true" if planned.enrichment else None,
+    def _annotate(self, pod_plan: Plan, folders: Sequence[str]) -> None:
+        evictable = self.pod.annotations.get(pod_annotations.EVICTABLE, "")
+        annotations = {
+            pod_annotations.AGENT_INJECTED: "true" if pod_plan.agent else "false",
+            pod_annotations.REASON: pod_plan.agent_off.reason if pod_plan.agent_off else None,
+            pod_annotations.ENRICHMENT_INJECTED: "true" if pod_plan.enrichment else None,
             pod_annotations.DYNAKUBE_INJECTED: "true",
             pod_annotations.EVICTABLE: ",".join([*filter(None, [evictable]), *folders]),
-            pod_annotations.HANDLED: existing.seen(self.read),
+            pod_annotations.HANDLED: existing.containers_digest(self.pod),
         }
-        self.operations += json_patch.metadata(self.pod, "annotations", told)
+        self.operations += json_patch.metadata(self.obj, "annotations", annotations)
 
-    def _change(self, targets: Sequence[_Target], planned: Plan) -> None:
+    def _change(self, targets: Sequence[_Target], pod_plan: Plan) -> None:
         """Add to containers what they lack: `LD_PRELOAD`, agents' variables, mounts."""
-        told = injection_env.of_agents(self.facts, self.kube, self.settings) if planned.agent else []
+        annotations = (
+            injection_env.agent_variables(self.context, self.dynakube, self.settings) if pod_plan.agent else []
+        )
         for target in targets:
             container = target.container
-            if planned.agent:
-                self._preload(f"{target.place}/env", container.env or [], planned.library, told)
-            missing = mounts.missing(container, mounts.of_container(container.name, planned))
-            self._append(f"{target.place}/volumeMounts", container.volume_mounts, missing)
+            if pod_plan.agent:
+                self._preload(f"{target.pointer}/env", container.env or [], pod_plan.library, annotations)
+            missing = mounts.missing(container, mounts.of_container(container.name, pod_plan))
+            self._append(f"{target.pointer}/volumeMounts", container.volume_mounts, missing)
 
-    def _preload(self, place: str, env: Sequence[Variable], library: str, told: Sequence[Operation]) -> None:
-        there = {variable.name for variable in env}
-        new = [entry for entry in told if entry["name"] not in there]
+    def _preload(self, pointer: str, env: Sequence[Variable], library: str, annotations: Sequence[Operation]) -> None:
+        existing_items = {variable.name for variable in env}
+        new = [entry for entry in annotations if entry["name"] not in existing_items]
         if env:
-            self.operations += ld_preload.operations(place, env, library)
+            self.operations += ld_preload.operations(pointer, env, library)
         else:
-            new.insert(0, injection_env.plain(ld_preload.NAME, library))
-        self._append(place, env, new)
+            new.insert(0, injection_env.literal(ld_preload.NAME, library))
+        self._append(pointer, env, new)
 
-    def _extend_init_container(self, found: Present, new: Sequence[Container]) -> None:
-        place = f"/spec/initContainers/{found.index}/env"
+    def _extend_init_container(self, found: ExistingInjection, new: Sequence[Container]) -> None:
+        pointer = f"/spec/initContainers/{found.index}/env"
         env = found.container.env or []
-        last = max(found.numbered.values(), default=0)
-        count = injection_env.plain(contract.Variable.CONTAINERS, str(last + len(new)))
-        told = init_container.about_containers(new, first=last + 1)
+        last = max(found.container_numbers.values(), default=0)
+        count = injection_env.literal(contract.Variable.CONTAINERS, str(last + len(new)))
+        annotations = init_container.container_variables(new, first=last + 1)
         names = [variable.name for variable in env]
         if contract.Variable.CONTAINERS in names:
-            path = f"{place}/{names.index(contract.Variable.CONTAINERS)}"
+            path = f"{pointer}/{names.index(contract.Variable.CONTAINERS)}"
             self.operations.append({"op": "replace", "path": path, "value": count})
         else:
-            told.append(count)
-        self._append(place, env, told)
+            annotations.append(count)
+        self._append(pointer, env, annotations)
 
-    def _extend_driver_attributes(self, found: Present, new: Sequence[Container]) -> None:
+    def _extend_driver_attributes(self, found: ExistingInjection, new: Sequence[Container]) -> None:
         if not found.csi:
             return
         index = found.volumes[contract.BIN_VOLUME]
-        csi = (self.read.spec.volumes or [])[index].csi
+        csi = (self.pod.spec.volumes or [])[index].csi
         if csi is not None and csi.volume_attributes:
             known = csi.volume_attributes.get("containers", "")
             named = ",".join([*filter(None, known.split(",")), *(container.name for container in new)])
             path = f"/spec/volumes/{index}/csi/volumeAttributes/containers"
             self.operations.append({"op": "add", "path": path, "value": named})
 
-    def _append(self, place: str, there: Sequence[object] | None, new: Sequence[object]) -> None:
-        if there:
-            self.operations += ({"op": "add", "path": f"{place}/-", "value": value} for value in new)
+    def _append(self, pointer: str, existing_items: Sequence[object] | None, new: Sequence[object]) -> None:
+        if existing_items:
+            self.operations += ({"op": "add", "path": f"{pointer}/-", "value": value} for value in new)
         elif new:
-            self.operations.append({"op": "add", "path": place, "value": list(new)})
+            self.operations.append({"op": "add", "path": pointer, "value": list(new)})
 
-    def _prepend(self, place: str, there: Sequence[object] | None, new: Operation) -> None:
-        if there:
-            self.operations.append({"op": "add", "path": f"{place}/0", "value": new})
+    def _prepend(self, pointer: str, existing_items: Sequence[object] | None, new: Operation) -> None:
+        if existing_items:
+            self.operations.append({"op": "add", "path": f"{pointer}/0", "value": new})
         else:
-            self.operations.append({"op": "add", "path": place, "value": [new]})
+            self.operations.append({"op": "add", "path": pointer, "value": [new]})
 
     def _warnings(self) -> list[str]:
-        _, policy = plan.failure_policy(self.read, self.kube)
+        _, policy = plan.failure_policy(self.pod, self.dynakube)
         found = [
             policy,
-            resources.unusable(self.kube),
-            volumes.unusable_size(self.read),
-            *injection_env.unusable_release_fields(self.facts, self.kube),
+            resources.invalid_resources_warning(self.dynakube),
+            volumes.size_warning(self.pod),
+            *injection_env.release_field_warnings(self.context, self.dynakube),
         ]
-        return [*filter(None, found), *pod_annotations.unclear(self.read.annotations)]
+        return [*filter(None, found), *pod_annotations.invalid_switch_warnings(self.pod.annotations)]
 
     def _result(self, warnings: Sequence[str]) -> InjectionResult:
         if not self.conflicts:
             return InjectionResult(injected=True, reason="", patch=self.operations, warnings=warnings)
-        text = f"pod {self.read.name}: containers are left out that have mounts of their own where something is to be "
-        text += f"mounted: {_listed(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
-        notice = Notice("Warning", LEFT_OUT, text)
+        text = f"pod {self.pod.name}: containers are not injected because of their own mounts at the agent's paths: "
+        text += f"{_format_conflicts(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
+        notice = Notice("Warning", CONTAINER_SKIPPED, text)
         return InjectionResult(True, "", self.operations, (text, *warnings), (notice,))
 
 
-def _targets(pod: Pod, after: int) -> Iterator[_Target]:
-    for index, container in enumerate(pod.spec.init_containers or ()):
+def _targets(obj: Pod, after: int) -> Iterator[_Target]:
+    for index, container in enumerate(obj.spec.init_containers or ()):
         if index > after and container.restart_policy == "Always":
             yield _Target(f"/spec/initContainers/{index}", container)
-    for index, container in enumerate(pod.spec.containers):
+    for index, container in enumerate(obj.spec.containers):
         yield _Target(f"/spec/containers/{index}", container)
 
 
-def _listed(conflicts: dict[str, str]) -> str:
-    return ", ".join(f"{container} ({place})" for container, place in conflicts.items())
+def _format_conflicts(conflicts: dict[str, str]) -> str:
+    return ", ".join(f"{container} ({pointer})" for container, pointer in conflicts.items())
