@@ -85,7 +85,10 @@ def _pairs(url: str, directory: Path) -> tuple[float, float]:
 def _seconds(url: str, directory: Path, connections: int) -> float:
     into = directory / "package"
     found = download.download(
-        download.HttpSource(url), into, cancelled=threading.Event(), limits=download.Limits(connections=connections)
+        download.HttpSource(url),
+        into,
+        cancelled=threading.Event(),
+        limits=download.DownloadLimits(connections=connections),
     )
     into.unlink()
     return found.seconds

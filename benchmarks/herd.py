@@ -1,7 +1,7 @@
 """A new version on every node of a large cluster at once: what a registry sees, and how long it takes.
 
 A simulation, with the product's own pauses: when a node begins (`--download-jitter`), when it tries again within a
-download (`downloads.Limits`) and after a failed one (`installs`), and how it heeds a `Retry-After` (`pauses`).
+download (`download.DownloadLimits`) and after a failed one (`installer`), and how it heeds a `Retry-After` (`backoff`).
 
 The registry is a model. It sends with a bandwidth that all transfers share equally, none with more than a node's; it
 serves so many transfers at a time and answers any other request with 429 and `Retry-After`. A package is brought by a

@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.playground`, in a sandbox: a cluster with driver, operator and webhook installed, until Ctrl-C."""
+"""`python -m tests.e2e.playground`, in a sandbox: a cluster with driver, operator and webhook, until Ctrl-C."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import SERVICES, SLICES, EndpointProbe
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 from tests.cluster.cluster import Cluster
 from tests.cluster.node import Node
 
@@ -108,7 +108,7 @@ class World:
 
     def __init__(self, store: api.Api, users: api.Api, namespace: str, folder: Path, **times: float) -> None:
         self.api, self.users, self.namespace = store, users, namespace
-        self.settings = Settings(
+        self.settings = CertificateSettings(
             namespace=namespace,
             mutating=(CONFIGURATION,),
             validating=(CONFIGURATION,),

@@ -27,7 +27,7 @@ from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.common.tenant import client as tenant_client
 from oneagent.operator import api
-from oneagent.operator.package_server import DesiredVersion, PackageMetrics, PackageServer, Settings
+from oneagent.operator.package_server import DesiredVersion, PackageMetrics, PackageServer, PackageServerSettings
 from oneagent.operator.package_server import handlers as servers
 from oneagent.operator.package_server.authentication import Reviewer
 from tests.fakes import tenant as double
@@ -35,7 +35,7 @@ from tests.fakes import tenant as double
 T = TypeVar("T")
 
 ACCOUNT = "shop/default"
-QUICK = download.Limits(attempts=3, max_pause_seconds=0.1, stall_seconds=2.0)
+QUICK = download.DownloadLimits(attempts=3, max_pause_seconds=0.1, stall_seconds=2.0)
 """The patience of downloads in tests."""
 
 
@@ -132,7 +132,7 @@ class Serving:
         place: Path,
         *,
         budget: int = 1 << 30,
-        limits: servers.Limits | None = None,
+        limits: servers.RequestLimits | None = None,
         port: int = 0,
         reviewer: Reviewer | None = None,
         **settings: Any,
@@ -148,12 +148,12 @@ class Serving:
         self.ca_file.write_bytes(self.authority.cert_pem.bytes())
         self.token_file.write_text(token())
         self.now = time.time
-        self._settings = Settings(
+        self._settings = PackageServerSettings(
             self.folder,
             budget,
             host="127.0.0.1",
             port=port,
-            limits=limits or servers.Limits(),
+            limits=limits or servers.RequestLimits(),
             downloads=QUICK,
             **{"renew_seconds": 0.05, "drain_seconds": 5.0, **settings},
         )
@@ -216,7 +216,7 @@ def package(version: str, dynakube: str = "demo", **kind: Any) -> package_client
 
 
 async def _serve(given: argparse.Namespace) -> None:
-    settings = Settings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
+    settings = PackageServerSettings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
     metrics = PackageMetrics(prometheus_client.CollectorRegistry())
     endpoint = PackageServer(settings, Reviews(), Files(given.pem), metrics)
     endpoint.set_desired([wanted(given.version, given.tenant)])

@@ -21,7 +21,7 @@ from oneagent.common.unpack import zip as unpack_zip
 from tests.fuzz import readings, tars, zipfiles
 from tests.fuzz.alterations import Chance
 
-LIMITS: Final = common_unpack.Limits(unpacked_bytes=4 << 20, entries=100)
+LIMITS: Final = common_unpack.UnpackLimits(unpacked_bytes=4 << 20, entries=100)
 REFUSALS: Final = (
     common_unpack.CorruptPackageError,
     common_unpack.UnsafePackageError,

@@ -34,7 +34,8 @@ def records(driver: node.Driver) -> Iterator[ProvisionerState]:
 @pytest.fixture
 def collector(driver: node.Driver, records: ProvisionerState) -> garbage_collector.GarbageCollector:
     return garbage_collector.GarbageCollector(
-        driver.data, AgentStore(driver.data), records, garbage_collector.RetentionPolicy(reserve_bytes=0), ProvisionerMetrics(),
+        driver.data, AgentStore(driver.data), records,
+        garbage_collector.RetentionPolicy(reserve_bytes=0), ProvisionerMetrics(),
         installing=set, dynakube_names=set,
     )  # fmt: skip
 

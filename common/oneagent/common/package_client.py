@@ -44,7 +44,7 @@ _MAX_RESPONSE_BYTES: Final = 64 * 1024
 _PAUSE_SECONDS: Final = 1.0
 _MAX_PAUSE_SECONDS: Final = 5.0
 
-LIMITS: Final = download.Limits(attempts=3, max_pause_seconds=5.0)
+LIMITS: Final = download.DownloadLimits(attempts=3, max_pause_seconds=5.0)
 """The server is in the same cluster: after some seconds without success a client stops retrying."""
 
 
@@ -159,7 +159,7 @@ def download_package(
     *,
     cancelled: threading.Event,
     wait: WaitLimits = DEFAULT_WAIT,
-    limits: download.Limits = LIMITS,
+    limits: download.DownloadLimits = LIMITS,
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
     """Download a package to `into` and verify it. Raises `DownloadError`, `HttpError` or `InvalidSettingsError`."""

@@ -44,14 +44,14 @@ _TENANT_THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ControllerSettings:
     namespace: str
     api_version: str
     """Version of DynaKubes, as `v1beta6`."""
     package_url: str
     """Package server, for pods without CSI; empty for none."""
     operator_version: str
-    certificates: certificates_settings.Settings | None
+    certificates: certificates_settings.CertificateSettings | None
     """Of the webhook; None if the operator does not manage them."""
     registries: Registries = field(default_factory=Registries)
     """Registries that may be contacted for images."""
@@ -64,7 +64,7 @@ class Settings:
 class Controller:
     """For one term of leadership; a new leader makes a new one."""
 
-    def __init__(self, server: api.Api, settings: Settings, certificate_metrics: Metrics) -> None:
+    def __init__(self, server: api.Api, settings: ControllerSettings, certificate_metrics: Metrics) -> None:
         self._api, self._settings, self._certificate_metrics = server, settings, certificate_metrics
         self._resource = api.dynakubes(settings.api_version)
         self.cache = Cache()
@@ -73,7 +73,7 @@ class Controller:
         self._threads = ThreadPoolExecutor(_TENANT_THREADS, thread_name_prefix="tenant")
         self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
         # The package server's certificate is signed by the webhook's CA.
-        self._authority = certificates_settings.Settings(namespace=settings.namespace).authority_secret
+        self._authority = certificates_settings.CertificateSettings(namespace=settings.namespace).authority_secret
         self._injection = injection_secret.InjectionSecrets(self._mapper, settings.package_url, self._authority)
         self._reconcilers: Sequence[Reconciler] = (
             tokens.Tokens(),

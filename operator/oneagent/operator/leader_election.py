@@ -26,7 +26,7 @@ _TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LeaseSettings:
     name: str
     namespace: str
     identity: str
@@ -43,7 +43,7 @@ class Settings:
 class LeaderElection:
     """`run` runs work only while this process holds the Lease."""
 
-    def __init__(self, server: api.Api, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, server: api.Api, settings: LeaseSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._settings, self._clock = server, settings, clock
         self._observed: tuple[object, float] = (None, clock())
         """Holder and renewal time of another's Lease, and when they were first read."""

@@ -25,7 +25,7 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, leader_election
 from oneagent.operator.certificates import settings
 from oneagent.operator.certificates.controller import Metrics
-from oneagent.operator.controller import Controller, Settings
+from oneagent.operator.controller import Controller, ControllerSettings
 from oneagent.operator.package_server import PackageMetrics, runner
 from oneagent.operator.startup_taint import taint
 
@@ -136,12 +136,12 @@ def parse(arguments: list[str] | None = None) -> Config:
 async def run(config: Config) -> int:
     """Lead while the Lease is held; return the exit code after SIGTERM or when the Lease is lost."""
     server = api.Api(await api.connect())
-    lease = leader_election.Settings(
+    lease = leader_election.LeaseSettings(
         config.lease, config.namespace, config.identity, config.lease_seconds, config.lease_seconds / 4
     )
     election = leader_election.LeaderElection(server, lease)
     version = importlib.metadata.version(identifiers.DISTRIBUTION)
-    work = Settings(
+    work = ControllerSettings(
         namespace=config.namespace,
         api_version=config.api_version,
         package_url=_package_url(config),
@@ -190,13 +190,13 @@ def _package_url(config: Config) -> str:
     return f"https://{config.service}.{config.namespace}.svc:{_address(config.package_address)[1]}"
 
 
-def _package_server_settings(config: Config) -> runner.Settings:
+def _package_server_settings(config: Config) -> runner.RunnerSettings:
     host, port = _address(config.package_address)
-    return runner.Settings(
+    return runner.RunnerSettings(
         namespace=config.namespace,
         api_version=config.api_version,
         service=config.service,
-        authority_secret=settings.Settings(namespace=config.namespace).authority_secret,
+        authority_secret=settings.CertificateSettings(namespace=config.namespace).authority_secret,
         directory=config.package_directory,
         budget_bytes=config.package_budget_bytes,
         host=host,
@@ -204,10 +204,10 @@ def _package_server_settings(config: Config) -> runner.Settings:
     )
 
 
-def _certificates(config: Config) -> settings.Settings | None:
+def _certificates(config: Config) -> settings.CertificateSettings | None:
     if config.certificates == "none":
         return None
-    return settings.Settings(
+    return settings.CertificateSettings(
         namespace=config.namespace, issuer="cert-manager" if config.certificates == "cert-manager" else "self"
     )
 

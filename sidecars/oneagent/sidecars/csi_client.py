@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from oneagent.common import logs
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.sidecars.grpc import client
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ PROBE: Final = "/csi.v1.Identity/Probe"
 _ATTEMPT_SECONDS: Final = 0.5
 _LOG_EVERY_SECONDS: Final = 10.0
 
-Observer = Callable[[str, Status, float], None]
+Observer = Callable[[str, StatusCode, float], None]
 """Told of each call: its method, how it ended, how many seconds it took."""
 
 
@@ -72,7 +72,7 @@ def file_id(path: str) -> tuple[int, int, int] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _ignore(_method: str, _status: Status, _seconds: float) -> None:
+def _ignore(_method: str, _status: StatusCode, _seconds: float) -> None:
     pass
 
 
@@ -89,7 +89,7 @@ class Driver:
         try:
             answer = csi_pb2.GetPluginInfoResponse.FromString(self._call(GET_PLUGIN_INFO))
         except DecodeError as error:
-            raise RpcError(Status.INTERNAL, f"{GET_PLUGIN_INFO} was answered with something else") from error
+            raise RpcError(StatusCode.INTERNAL, f"{GET_PLUGIN_INFO} was answered with something else") from error
         return answer.name
 
     def ready(self) -> bool:
@@ -97,12 +97,12 @@ class Driver:
         try:
             answer = csi_pb2.ProbeResponse.FromString(self._call(PROBE))
         except DecodeError as error:
-            raise RpcError(Status.INTERNAL, f"{PROBE} was answered with something else") from error
+            raise RpcError(StatusCode.INTERNAL, f"{PROBE} was answered with something else") from error
         return answer.ready.value if answer.HasField("ready") else True
 
     def _call(self, method: str) -> bytes:
         started = time.monotonic()
-        status = Status.OK
+        status = StatusCode.OK
         try:
             # Both requests have no fields.
             return client.call(self.path, method, b"", self.timeout_seconds)

@@ -21,7 +21,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.sidecars import csi_client, go_flags, http_server, signals
 from oneagent.sidecars import metrics as sidecars_metrics
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _NO_NAME: Final = "unknown-driver"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class LivenessProbeSettings:
     """What the flags ask for."""
 
     csi_path: str
@@ -43,7 +43,7 @@ class Settings:
     log_format: logs.Format
 
 
-def read_settings(words: Sequence[str]) -> Settings:
+def read_settings(words: Sequence[str]) -> LivenessProbeSettings:
     """The settings of a command line."""
     flags = go_flags.Flags("livenessprobe", "Serves a CSI driver's health over HTTP.")
     flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket")
@@ -63,7 +63,7 @@ def read_settings(words: Sequence[str]) -> Settings:
         csi_path = csi_client.path_of(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
-    return Settings(
+    return LivenessProbeSettings(
         csi_path=csi_path,
         probe_timeout_seconds=options.probe_timeout,
         health_address=options.http_endpoint or f":{options.health_port}",
@@ -115,7 +115,7 @@ class Probe:
             self._healthy = healthy
         return answer
 
-    def _observe(self, method: str, status: Status, seconds: float) -> None:
+    def _observe(self, method: str, status: StatusCode, seconds: float) -> None:
         self._operations.observe(self._name, method, status, seconds)
 
 
@@ -134,7 +134,7 @@ def main() -> int:
     return codes.get()
 
 
-def _serve(settings: Settings, probe: Probe, operations: sidecars_metrics.Operations) -> None:
+def _serve(settings: LivenessProbeSettings, probe: Probe, operations: sidecars_metrics.Operations) -> None:
     def metrics() -> http_server.Answer:
         return http_server.Answer(200, operations.render(), sidecars_metrics.CONTENT_TYPE)
 

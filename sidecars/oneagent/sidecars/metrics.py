@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final
 
-from oneagent.sidecars.grpc.protocol import Status
+from oneagent.sidecars.grpc.protocol import StatusCode
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _NAME: Final = "csi_sidecar_operations_seconds"
@@ -27,7 +27,7 @@ class Operations:
         self._sums: dict[tuple[str, str, str], float] = {}
         self._started = time.time()
 
-    def observe(self, driver_name: str, method: str, status: Status, seconds: float) -> None:
+    def observe(self, driver_name: str, method: str, status: StatusCode, seconds: float) -> None:
         """Count one call; `method` is its full name, `/csi.v1.Identity/Probe`."""
         key = (driver_name, _go_name(status), method)
         with self._lock:
@@ -63,9 +63,9 @@ class Operations:
         return lines
 
 
-def _go_name(status: Status) -> str:
+def _go_name(status: StatusCode) -> str:
     # Go's spelling of the codes: OK, Canceled (one l), DeadlineExceeded, …
-    special = {Status.OK: "OK", Status.CANCELLED: "Canceled"}
+    special = {StatusCode.OK: "OK", StatusCode.CANCELLED: "Canceled"}
     return special.get(status) or "".join(word.capitalize() for word in status.name.split("_"))
 
 

@@ -27,7 +27,7 @@ from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 a
 from oneagent.sidecars import csi_client, go_flags, http_server, signals
 from oneagent.sidecars.grpc import client
 from oneagent.sidecars.grpc import server as grpc_server
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _DRAIN_SECONDS: Final = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class RegistrarSettings:
     """What the flags ask for."""
 
     csi_path: str
@@ -59,7 +59,7 @@ class Settings:
     log_format: logs.Format
 
 
-def read_settings(words: Sequence[str]) -> Settings | None:
+def read_settings(words: Sequence[str]) -> RegistrarSettings | None:
     """The settings of a command line; `None` for the probe mode, which has nothing to do."""
     flags = go_flags.Flags("csi-node-driver-registrar", "Registers a CSI driver with this node's kubelet.")
     flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket, in this container")
@@ -85,7 +85,7 @@ def read_settings(words: Sequence[str]) -> Settings | None:
         csi_path = csi_client.path_of(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
-    return Settings(
+    return RegistrarSettings(
         csi_path=csi_path,
         kubelet_registration_path=options.kubelet_registration_path,
         plugin_registration_path=Path(options.plugin_registration_path),
@@ -113,8 +113,8 @@ class Registration:
             # Not ready is alive: whether the driver can serve kubelet's next call is for that call to tell.
             self._driver.ready()
         except RpcError as error:
-            if error.status is not Status.UNIMPLEMENTED:
-                raise RpcError(Status.UNAVAILABLE, f"the CSI driver does not answer: {error}") from error
+            if error.status is not StatusCode.UNIMPLEMENTED:
+                raise RpcError(StatusCode.UNAVAILABLE, f"the CSI driver does not answer: {error}") from error
         return self._info.SerializeToString()
 
     def notify(self, request: bytes) -> bytes:
@@ -122,7 +122,7 @@ class Registration:
         try:
             status = registration.RegistrationStatus.FromString(request)
         except DecodeError as error:
-            raise RpcError(Status.INVALID_ARGUMENT, "this is no RegistrationStatus") from error
+            raise RpcError(StatusCode.INVALID_ARGUMENT, "this is no RegistrationStatus") from error
         if status.plugin_registered:
             log.info("kubelet has registered the driver", extra=logs.facts(driver=self._info.name))
         else:
@@ -176,7 +176,7 @@ def _learn_name(driver: csi_client.Driver) -> str:
     return name
 
 
-def _register(settings: Settings, driver: csi_client.Driver, name: str, codes: signals.ExitCodes) -> int:
+def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str, codes: signals.ExitCodes) -> int:
     info = registration.PluginInfo(
         type="CSIPlugin",
         name=name,

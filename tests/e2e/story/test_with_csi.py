@@ -16,8 +16,8 @@ from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
-    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish, wait_for: WaitFor,
-    record_property: resource_usage.Record,
+    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
+    wait_for: WaitFor, record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)
     started = time.monotonic()

@@ -92,7 +92,7 @@ class TestConnectionsThatBreakAnywhere:
             chance.choice((chance.randrange(600), chance.randrange(SIZE // 8))) for _ in range(self.BREAKS)
         )
         before = relay.passed
-        limits = download.Limits(attempts=self.BREAKS + 1)
+        limits = download.DownloadLimits(attempts=self.BREAKS + 1)
         download.download(source, into, cancelled=threading.Event(), limits=limits, sleep=lambda _seconds: None)
         assert not relay.planned, "each break was met"
         assert [path.name for path in into.parent.iterdir()] == [into.name]

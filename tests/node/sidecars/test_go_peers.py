@@ -20,7 +20,7 @@ import pytest
 from oneagent.sidecars import csi_client
 from oneagent.sidecars.grpc import client
 from oneagent.sidecars.grpc import server as grpc_server
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 from tests.fakes import node, ports
 from tests.fakes.identity import IdentityDriver
 from tests.node import upstream
@@ -218,7 +218,7 @@ class TestOurServer:
         reason = "50 % ünwell\n\t«x»"
 
         def fail(_request: bytes) -> bytes:
-            raise RpcError(Status.FAILED_PRECONDITION, reason)
+            raise RpcError(StatusCode.FAILED_PRECONDITION, reason)
 
         kubelet.do("dial")
         assert kubelet.info()["codes"] == ["Unimplemented"]
@@ -261,12 +261,12 @@ class TestOurClientAtADriver:
     @pytest.mark.parametrize(
         ("code", "message"),
         [
-            (Status.FAILED_PRECONDITION, "50 % ünwell: «%E2» \n\t\0"),
-            (Status.UNAVAILABLE, ""),
-            (Status.INTERNAL, "x" * 30_000),
+            (StatusCode.FAILED_PRECONDITION, "50 % ünwell: «%E2» \n\t\0"),
+            (StatusCode.UNAVAILABLE, ""),
+            (StatusCode.INTERNAL, "x" * 30_000),
         ],
     )
-    def test_hears_of_an_error_with_its_reason(self, go_driver: GoDriver, code: Status, message: str) -> None:
+    def test_hears_of_an_error_with_its_reason(self, go_driver: GoDriver, code: StatusCode, message: str) -> None:
         go_driver.behave(code=code, message=message)
         with pytest.raises(RpcError) as failed:
             csi_client.Driver(str(go_driver.socket), 3).ready()
@@ -276,7 +276,7 @@ class TestOurClientAtADriver:
         for _ in range(50):
             with pytest.raises(RpcError) as failed:
                 client.call(str(go_driver.socket), "/csi.v1.Identity/Other", b"", 3)
-            assert failed.value.status is Status.UNIMPLEMENTED
+            assert failed.value.status is StatusCode.UNIMPLEMENTED
 
     @pytest.mark.parametrize("sizes", [{"metadataBytes": 20_000}, {"vendorBytes": 20_000}, {"vendorBytes": 65_000}])
     def test_reads_a_long_answer(self, go_driver: GoDriver, sizes: dict[str, int]) -> None:
@@ -287,20 +287,20 @@ class TestOurClientAtADriver:
         go_driver.behave(vendorBytes=70_000)
         with pytest.raises(RpcError) as failed:
             csi_client.Driver(str(go_driver.socket), 3).name()
-        assert failed.value.status is Status.RESOURCE_EXHAUSTED
+        assert failed.value.status is StatusCode.RESOURCE_EXHAUSTED
 
     def test_hears_of_metadata_beyond_its_limit_at_once(self, go_driver: GoDriver) -> None:
         go_driver.behave(metadataBytes=100_000)
         with pytest.raises(RpcError) as failed:
             csi_client.Driver(str(go_driver.socket), 3).name()
-        assert failed.value.status is Status.INTERNAL
+        assert failed.value.status is StatusCode.INTERNAL
 
     def test_ends_a_slow_call_itself(self, go_driver: GoDriver) -> None:
         go_driver.behave(millis=1000)
         for _ in range(5):
             with pytest.raises(RpcError) as failed:
                 csi_client.Driver(str(go_driver.socket), 0.1).ready()
-            assert failed.value.status is Status.DEADLINE_EXCEEDED
+            assert failed.value.status is StatusCode.DEADLINE_EXCEEDED
 
     def test_gets_its_answer_from_a_driver_that_is_stopping(self, go_driver: GoDriver) -> None:
         go_driver.behave(millis=700, ready=False)
@@ -319,7 +319,7 @@ class TestOurClientAtADriver:
         with pytest.raises(RpcError) as failed:
             csi_client.Driver(str(go_driver.socket), 3).ready()
         later.join()
-        assert failed.value.status is Status.UNAVAILABLE
+        assert failed.value.status is StatusCode.UNAVAILABLE
         assert time.monotonic() - started < 1
 
 
@@ -354,7 +354,7 @@ class TestTheSidecarsAtADriver:
         ):
             kubelet.do("dial")
             assert kubelet.info()["info"]["name"] == GO_NAME
-            go_driver.behave(code=Status.UNIMPLEMENTED)
+            go_driver.behave(code=StatusCode.UNIMPLEMENTED)
             assert kubelet.info()["codes"] == ["OK"]
             go_driver.end()
             assert kubelet.info()["codes"] == ["Unavailable"]

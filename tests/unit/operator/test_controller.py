@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.kubernetes.errors import UnavailableError
 from oneagent.operator import api
 from oneagent.operator.certificates.controller import Metrics
-from oneagent.operator.certificates.settings import Settings as Certificates
-from oneagent.operator.controller import Controller, Settings
+from oneagent.operator.certificates.settings import CertificateSettings as Certificates
+from oneagent.operator.controller import Controller, ControllerSettings
 from tests.fakes.object_api import Objects
 
 
@@ -42,7 +42,7 @@ def test_the_webhook_gets_its_certificate_while_dynakubes_can_not_be_read_withou
 
 async def _begin() -> None:
     cluster = Upgraded()
-    settings = Settings("dynatrace", "v1beta6", "", "1", Certificates(namespace="dynatrace"))
+    settings = ControllerSettings("dynatrace", "v1beta6", "", "1", Certificates(namespace="dynatrace"))
     controller = Controller(cast("api.Api", cluster), settings, Metrics(CollectorRegistry()))
     async with asyncio.timeout(10):
         working = asyncio.create_task(controller.run())

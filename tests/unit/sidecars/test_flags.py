@@ -44,7 +44,7 @@ def test_flags_that_mean_something_to_go_only_are_ignored(words: list[str]) -> N
 
 
 def test_the_registrar_defaults_to_what_the_go_program_does() -> None:
-    assert registrar.read_settings([REQUIRED]) == registrar.Settings(
+    assert registrar.read_settings([REQUIRED]) == registrar.RegistrarSettings(
         csi_path="/run/csi/socket",
         kubelet_registration_path="/var/lib/kubelet/plugins/x/csi.sock",
         plugin_registration_path=Path("/registration"),
@@ -56,7 +56,7 @@ def test_the_registrar_defaults_to_what_the_go_program_does() -> None:
 
 
 def test_the_livenessprobe_defaults_to_what_the_go_program_does() -> None:
-    assert livenessprobe.read_settings([]) == livenessprobe.Settings(
+    assert livenessprobe.read_settings([]) == livenessprobe.LivenessProbeSettings(
         csi_path="/run/csi/socket",
         probe_timeout_seconds=3.0,
         health_address=":9808",

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import parser
 
 from oneagent.sidecars import http_server, metrics
-from oneagent.sidecars.grpc.protocol import Status
+from oneagent.sidecars.grpc.protocol import StatusCode
 from oneagent.sidecars.http_server import Answer
 
 
@@ -131,8 +131,8 @@ def test_no_host_means_all_of_them() -> None:
 def test_prometheus_understands_the_metrics() -> None:
     operations = metrics.Operations()
     for seconds in (0.05, 0.1, 3.0, 1000.0):
-        operations.observe('a"b\\c', "/csi.v1.Identity/Probe", Status.OK, seconds)
-    operations.observe("d", "/csi.v1.Identity/Probe", Status.DEADLINE_EXCEEDED, 3.0)
+        operations.observe('a"b\\c', "/csi.v1.Identity/Probe", StatusCode.OK, seconds)
+    operations.observe("d", "/csi.v1.Identity/Probe", StatusCode.DEADLINE_EXCEEDED, 3.0)
     families = {family.name: family for family in parser.text_string_to_metric_families(operations.render())}
     family = families["csi_sidecar_operations_seconds"]
     assert family.type == "histogram"
@@ -147,7 +147,7 @@ def test_prometheus_understands_the_metrics() -> None:
 
 def test_statuses_are_spelled_as_go_does() -> None:
     operations = metrics.Operations()
-    for status in (Status.CANCELLED, Status.UNAVAILABLE, Status.FAILED_PRECONDITION):
+    for status in (StatusCode.CANCELLED, StatusCode.UNAVAILABLE, StatusCode.FAILED_PRECONDITION):
         operations.observe("d", "m", status, 0)
     page = operations.render()
     for name in ("Canceled", "Unavailable", "FailedPrecondition"):

@@ -126,7 +126,7 @@ class Image:
         tag = self._reference.tag
         return self._reference.digest or self._try_each(lambda source: source.resolve_tag(tag))
 
-    def layers(self, machine: str | None = None, limits: unpack.Limits | None = None) -> list[Layer]:
+    def layers(self, machine: str | None = None, limits: unpack.UnpackLimits | None = None) -> list[Layer]:
         """Return the layers for a machine, by default this one, lowest first.
 
         Raises `HttpError`, `PackageError`, or `UnusableFileError` of a layout.
@@ -145,7 +145,7 @@ class Image:
             manifest.check_config(body, where, machine)
         return [
             Layer(layer.digest, layer.size, tuple(source.blob_source(layer.digest) for source in self._sources))
-            for layer in manifest.layers(parsed, where, limits or unpack.Limits())
+            for layer in manifest.layers(parsed, where, limits or unpack.UnpackLimits())
         ]
 
     def _fetch_manifest(self, digest: str) -> bytes:

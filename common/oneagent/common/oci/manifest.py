@@ -123,7 +123,7 @@ def config(image: Manifest) -> Descriptor | None:
     return image.config if image.config and image.config.mediaType in _CONFIGS else None
 
 
-def layers(image: Manifest, where: str, limits: unpack.Limits) -> list[Descriptor]:
+def layers(image: Manifest, where: str, limits: unpack.UnpackLimits) -> list[Descriptor]:
     """Return the image's layers, lowest first; refused if unreadable or too large."""
     listed = image.layers or []
     if not listed or len(listed) > MAX_LAYERS:

@@ -68,7 +68,7 @@ class UnpackCancelledError(PackageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class UnpackLimits:
     """Limits of a package; a current agent has 0.6 to 1.2 GB in some thousand files."""
 
     unpacked_bytes: int = 4 << 30

@@ -14,7 +14,7 @@ import os
 import re
 from typing import Final
 
-from oneagent.common.unpack import CorruptPackageError, Limits, PackageTooLargeError, UnsafePackageError
+from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnpackLimits, UnsafePackageError
 
 _NAME_MAX: Final = 255
 _PATH_MAX: Final = 4095
@@ -63,7 +63,7 @@ def parent_path(path: str) -> str:
 class EntryIndex:
     """The entries of a package: `files` with sizes, `links` with targets, and every directory above one."""
 
-    def __init__(self, limits: Limits, archive_bytes: int) -> None:
+    def __init__(self, limits: UnpackLimits, archive_bytes: int) -> None:
         self.files: dict[str, int] = {}
         self.links: dict[str, str] = {}
         self.directories: set[str] = {""}

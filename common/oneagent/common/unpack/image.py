@@ -118,11 +118,11 @@ class ImagePackage:
 def read(
     layers: Sequence[Path],
     *,
-    limits: common_unpack.Limits | None = None,
+    limits: common_unpack.UnpackLimits | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> ImagePackage:
     """Read an image's layers, lowest first. `PackageError` if they are refused."""
-    limits = limits or common_unpack.Limits()
+    limits = limits or common_unpack.UnpackLimits()
     with _map_disk_errors("the image cannot be read"):
         size = sum(layer.stat().st_size for layer in layers)
         max_bytes = limits.max_unpacked_bytes(size) + _TAR_OVERHEAD * limits.entries

@@ -58,7 +58,7 @@ class Plan:
 class LayerMerge:
     """Merges layers as they are added, lowest first."""
 
-    def __init__(self, limits: unpack.Limits) -> None:
+    def __init__(self, limits: unpack.UnpackLimits) -> None:
         self._limits = limits
         self._tree: _Directory = {}
         self._layers = 0

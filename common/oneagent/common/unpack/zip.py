@@ -63,7 +63,7 @@ def unpack_agent(
     archive: Path,
     scratch: Path,
     *,
-    limits: unpack.Limits | None = None,
+    limits: unpack.UnpackLimits | None = None,
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
     existing: dedup.ExistingFiles | None = None,
@@ -90,7 +90,7 @@ def unpack_zip(
     archive: Path,
     into: Path,
     *,
-    limits: unpack.Limits | None = None,
+    limits: unpack.UnpackLimits | None = None,
     threads: int | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> file_manifest.Manifest:
@@ -104,10 +104,10 @@ def unpack_zip(
 
 
 @contextlib.contextmanager
-def open_zip(archive: Path, limits: unpack.Limits | None = None) -> Iterator[zip_reader.ZipReader]:
+def open_zip(archive: Path, limits: unpack.UnpackLimits | None = None) -> Iterator[zip_reader.ZipReader]:
     """Open and check a zip; `PackageError` if it is refused."""
     try:
-        with zip_reader.ZipReader(archive, limits or unpack.Limits()) as package:
+        with zip_reader.ZipReader(archive, limits or unpack.UnpackLimits()) as package:
             yield package
     except OSError as error:
         raise unpack.UnpackFailedError(f"{archive} cannot be unpacked", error) from error

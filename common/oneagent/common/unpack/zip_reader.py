@@ -73,7 +73,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 class ZipReader:
     """An open zip whose entry index has been checked; `chunks` may be called from several threads."""
 
-    def __init__(self, archive: Path, limits: unpack.Limits) -> None:
+    def __init__(self, archive: Path, limits: unpack.UnpackLimits) -> None:
         self._file = _BoundedFile(archive, limits)
         try:
             self._fd = self._file.fileno()
@@ -244,7 +244,7 @@ class _BoundedFile(io.FileIO):
     """The file as `zipfile` reads it. The central directory comes in one `read` of a size that the archive
     names, and each entry of it costs memory, so both are bounded here, before `zipfile` parses anything."""
 
-    def __init__(self, archive: Path, limits: unpack.Limits) -> None:
+    def __init__(self, archive: Path, limits: unpack.UnpackLimits) -> None:
         super().__init__(os.fspath(archive))
         self._limits = limits
 
@@ -257,10 +257,10 @@ class _BoundedFile(io.FileIO):
         return data
 
 
-def unpacked_size(archive: Path, limits: unpack.Limits | None = None) -> int:
+def unpacked_size(archive: Path, limits: unpack.UnpackLimits | None = None) -> int:
     """Return the bytes that the package takes on a disk, for the free-space check."""
     try:
-        with ZipReader(archive, limits or unpack.Limits()) as opened:
+        with ZipReader(archive, limits or unpack.UnpackLimits()) as opened:
             return opened.index.disk_bytes
     except OSError as error:
         raise unpack.UnpackFailedError(f"{archive} cannot be read", error) from error

@@ -60,8 +60,8 @@ def preload(
 ) -> Preloaded:
     """Unpack a package for the provisioner.
 
-    `on_begin` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`, `PackageError`,
-    `OSError`, and the errors of `read_package`.
+    `on_begin` gets the unpacked size, and returns the callback for progress. Raises `NotPreloadedError`,
+    `PackageError`, `OSError`, and the errors of `read_package`.
     """
     started = time.perf_counter()
     if AgentStore(data).has(version) or (data.preloaded / version).exists():

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from oneagent.operator import api
 from oneagent.operator.certificates import x509
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 
 PUBLISHED: Final = "certificates.internal.dynatrace.com/published"
 SERVED: Final = "certificates.internal.dynatrace.com/served"
@@ -121,7 +121,7 @@ def record(secret: Mapping[str, Any] | None) -> Record:
     return Record(current, authority, former, marks[PUBLISHED], marks[SERVED], problem)
 
 
-def record_secret(record: Record, settings: Settings, before: Mapping[str, Any] | None) -> api.Object:
+def record_secret(record: Record, settings: CertificateSettings, before: Mapping[str, Any] | None) -> api.Object:
     """Build the CA's Secret from a record."""
     data = {"ca.crt": x509.bundle(record.current)}
     if record.authority:
@@ -148,7 +148,7 @@ def served(secret: Mapping[str, Any] | None) -> Served:
 
 
 def served_secret(
-    bundle: bytes, pair: x509.Pair | None, settings: Settings, before: Mapping[str, Any] | None
+    bundle: bytes, pair: x509.Pair | None, settings: CertificateSettings, before: Mapping[str, Any] | None
 ) -> api.Object:
     """Build the webhook's Secret with a bundle and, if given, a new certificate."""
     data = {**_data(before or {}), "ca.crt": bundle}
@@ -157,13 +157,13 @@ def served_secret(
     return _secret(settings.secret, "kubernetes.io/tls", data, settings, before, _annotations(before or {}))
 
 
-def hooks(resource: api.Resource, manifest: api.Object, settings: Settings) -> Target:
+def hooks(resource: api.Resource, manifest: api.Object, settings: CertificateSettings) -> Target:
     """Read a webhook configuration."""
     bundles = [_decoded(config.get("caBundle")) for config in _configs(manifest, settings)]
     return Target(resource, manifest, () if _is_injected(manifest) else tuple(bundles))
 
 
-def definition(manifest: api.Object, settings: Settings) -> Target:
+def definition(manifest: api.Object, settings: CertificateSettings) -> Target:
     """Read the CRD; its bundle counts only if the webhook converts, else `conversion_patch` sets it."""
     conversion = manifest["spec"].get("conversion") or {}
     webhook = conversion.get("webhook") or {}
@@ -180,7 +180,7 @@ def definition(manifest: api.Object, settings: Settings) -> Target:
     return Target(api.DEFINITIONS, manifest, bundles, converts)
 
 
-def bundle_patch(target: Target, bundle: bytes, settings: Settings) -> api.Object:
+def bundle_patch(target: Target, bundle: bytes, settings: CertificateSettings) -> api.Object:
     """Return a merge patch for the version that was read, because it replaces whole lists."""
     text, metadata = b64encode(bundle).decode(), _version(target)
     if target.resource == api.DEFINITIONS:
@@ -193,7 +193,7 @@ def bundle_patch(target: Target, bundle: bytes, settings: Settings) -> api.Objec
     return {"metadata": metadata, "webhooks": webhooks}
 
 
-def conversion_patch(target: Target, bundle: bytes, settings: Settings) -> api.Object:
+def conversion_patch(target: Target, bundle: bytes, settings: CertificateSettings) -> api.Object:
     service = {
         "name": settings.service,
         "namespace": settings.namespace,
@@ -216,7 +216,7 @@ def _secret(
     name: str,
     kind: str,
     data: Mapping[str, bytes],
-    settings: Settings,
+    settings: CertificateSettings,
     before: Mapping[str, Any] | None,
     annotations: Mapping[str, str],
 ) -> api.Object:
@@ -233,12 +233,12 @@ def _secret(
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind, "data": encoded}
 
 
-def _configs(manifest: Mapping[str, Any], settings: Settings) -> Iterable[Mapping[str, Any]]:
+def _configs(manifest: Mapping[str, Any], settings: CertificateSettings) -> Iterable[Mapping[str, Any]]:
     configs = (webhook["clientConfig"] for webhook in manifest.get("webhooks") or ())
     return [config for config in configs if _is_ours(config, settings)]
 
 
-def _is_ours(config: Mapping[str, Any], settings: Settings) -> bool:
+def _is_ours(config: Mapping[str, Any], settings: CertificateSettings) -> bool:
     service = config.get("service") or {}
     return (service.get("name"), service.get("namespace")) == (settings.service, settings.namespace)
 

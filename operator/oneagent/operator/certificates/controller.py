@@ -18,7 +18,7 @@ from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundE
 from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state, rotation, x509
 from oneagent.operator.certificates.cluster_state import ClusterState, Record, Target
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class CertificateController:
     def __init__(
         self,
         store: Store,
-        settings: Settings,
+        settings: CertificateSettings,
         probe: Probe,
         *,
         metrics: Metrics,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from oneagent.operator import api
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 
 SERVICES: Final = api.Resource("v1", "Service", "services")
 SLICES: Final = api.Resource("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS: Final = 3.0
 class EndpointProbe:
     """A `controller.Probe`."""
 
-    def __init__(self, client: api.Api, settings: Settings) -> None:
+    def __init__(self, client: api.Api, settings: CertificateSettings) -> None:
         self._api, self._settings = client, settings
 
     async def __call__(self, fingerprint: bytes) -> bool:

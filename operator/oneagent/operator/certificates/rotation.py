@@ -23,7 +23,7 @@ from typing import Final
 
 from oneagent.operator.certificates import x509
 from oneagent.operator.certificates.cluster_state import ClusterState, Milestone, Record, Target
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 
 # Reasons for a new CA or certificate.
 MISSING_OR_BROKEN: Final = "MissingOrBroken"
@@ -88,7 +88,7 @@ class Wait:
 Step = NewAuthority | SaveState | PublishBundle | Publish | Issue | ProbeEndpoints | Convert | Wait
 
 
-def next_step(state: ClusterState, settings: Settings, now: float, all_served: bool | None = None) -> Step:
+def next_step(state: ClusterState, settings: CertificateSettings, now: float, all_served: bool | None = None) -> Step:
     """Return the next step; `all_served` is the result of `ProbeEndpoints` in this run."""
     if uses_cert_manager(state, settings):
         return (
@@ -106,18 +106,18 @@ def next_step(state: ClusterState, settings: Settings, now: float, all_served: b
     )
 
 
-def uses_cert_manager(state: ClusterState, settings: Settings) -> bool:
+def uses_cert_manager(state: ClusterState, settings: CertificateSettings) -> bool:
     return settings.issuer == "cert-manager" or state.served.by_cert_manager
 
 
-def renewal(certificate: x509.Certificate, settings: Settings) -> float:
+def renewal(certificate: x509.Certificate, settings: CertificateSettings) -> float:
     """Return the time of renewal: two thirds of the lifetime, or the threshold before expiry if earlier."""
     made = certificate.not_before + settings.skew_seconds
     third = made + (certificate.not_after - made) * _LIFE_BEFORE_RENEWAL
     return min(third, certificate.not_after - settings.threshold_seconds)
 
 
-def _renew_authority(state: ClusterState, settings: Settings, now: float) -> Step | None:
+def _renew_authority(state: ClusterState, settings: CertificateSettings, now: float) -> Step | None:
     record = state.record
     if record.authority is None and state.unavailable:
         return Wait(math.inf, needs_retry=True)
@@ -167,7 +167,7 @@ def _publish(state: ClusterState, *, own_secret: bool) -> Step | None:
     return Publish(possible) if possible else None
 
 
-def _issue_if_due(state: ClusterState, settings: Settings, now: float) -> Step | None:
+def _issue_if_due(state: ClusterState, settings: CertificateSettings, now: float) -> Step | None:
     """Issue a certificate for the webhook, if one is due and API servers would accept it."""
     reason, record = _issue_reason(state, settings, now), state.record
     if not reason:
@@ -184,7 +184,7 @@ def _issue_if_due(state: ClusterState, settings: Settings, now: float) -> Step |
     return Issue(reason) if record.published.age(now) >= settings.settle_seconds else None
 
 
-def _issue_reason(state: ClusterState, settings: Settings, now: float) -> str:
+def _issue_reason(state: ClusterState, settings: CertificateSettings, now: float) -> str:
     certificate, (authority,) = state.served.certificate, state.record.current
     if certificate is None or state.served.problem:
         return MISSING_OR_BROKEN
@@ -197,7 +197,7 @@ def _issue_reason(state: ClusterState, settings: Settings, now: float) -> str:
     return RENEWAL_DUE if now >= renewal(certificate, settings) else ""
 
 
-def _finish(state: ClusterState, settings: Settings, now: float, all_served: bool | None) -> Step:
+def _finish(state: ClusterState, settings: CertificateSettings, now: float, all_served: bool | None) -> Step:
     """Take the steps that need a probe: activate the CRD's conversion, remove former CAs; else wait."""
     record, certificate = state.record, state.served.certificate
     narrowing = bool(record.former) and _is_issued_by_current(state, settings)
@@ -213,7 +213,7 @@ def _finish(state: ClusterState, settings: Settings, now: float, all_served: boo
     return _wait(state, settings, now, needs_retry=bool(state.failed) or not all_served)
 
 
-def _narrow(record: Record, settings: Settings, now: float, all_served: bool) -> Step | None:
+def _narrow(record: Record, settings: CertificateSettings, now: float, all_served: bool) -> Step | None:
     if not all_served:
         return SaveState(replace(record, served=None)) if record.served else None
     if record.served is None or record.served.age(now) < 0:
@@ -223,7 +223,7 @@ def _narrow(record: Record, settings: Settings, now: float, all_served: bool) ->
     return None
 
 
-def _is_issued_by_current(state: ClusterState, settings: Settings) -> bool:
+def _is_issued_by_current(state: ClusterState, settings: CertificateSettings) -> bool:
     """True if the current CA issued the certificate; assumed for cert-manager, which may use intermediates."""
     certificate = state.served.certificate
     if certificate is None or state.served.problem:
@@ -231,7 +231,7 @@ def _is_issued_by_current(state: ClusterState, settings: Settings) -> bool:
     return uses_cert_manager(state, settings) or certificate.signed_by(state.record.current[0])
 
 
-def _wait(state: ClusterState, settings: Settings, now: float, *, needs_retry: bool) -> Wait:
+def _wait(state: ClusterState, settings: CertificateSettings, now: float, *, needs_retry: bool) -> Wait:
     times = [now + settings.check_seconds]
     record, certificate = state.record, state.served.certificate
     if record.authority:

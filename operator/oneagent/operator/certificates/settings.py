@@ -22,7 +22,7 @@ RANGES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class CertificateSettings:
     """`ValueError` for times that contradict each other; names are validated by the API server."""
 
     namespace: str
@@ -78,7 +78,7 @@ class Settings:
         return short, f"{short}.svc", f"{short}.svc.cluster.local"
 
 
-def check_ranges(settings: Settings) -> None:
+def check_ranges(settings: CertificateSettings) -> None:
     """Raise `ValueError` for a time outside `RANGES`, which only tests use."""
     for name, (least, most) in RANGES.items():
         seconds = getattr(settings, name)

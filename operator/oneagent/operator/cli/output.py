@@ -14,13 +14,13 @@ from rich.table import Table
 
 from oneagent.operator.cli import terminal
 from oneagent.operator.cli.doctor import DoctorReport, Severity
-from oneagent.operator.cli.status import NodeRow, Status
+from oneagent.operator.cli.status import ClusterStatus, NodeRow
 
 _FILE_WIDTH: Final = 160
 _COLOURS: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
-def print_status(status: Status, file: IO[str] | None = None) -> None:
+def print_status(status: ClusterStatus, file: IO[str] | None = None) -> None:
     """Print a table of nodes, one of DynaKubes, and the problems."""
     console = _console(file)
     header = ("node", "driver", "registered", "versions", "views", "failures", "free", "problems")

@@ -48,7 +48,7 @@ class DynaKubeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class ClusterStatus:
     nodes: tuple[NodeRow, ...]
     dynakubes: tuple[DynaKubeRow, ...]
     unread: tuple[str, ...]
@@ -61,8 +61,8 @@ class Status:
         return rows and not self.unread
 
 
-def summarize(cluster: ClusterSnapshot) -> Status:
-    return Status(
+def summarize(cluster: ClusterSnapshot) -> ClusterStatus:
+    return ClusterStatus(
         tuple(_nodes(cluster)),
         tuple(map(_dynakube, cluster.dynakubes)),
         tuple(cluster.unread.values()),
@@ -70,7 +70,7 @@ def summarize(cluster: ClusterSnapshot) -> Status:
     )
 
 
-def to_json(status: Status) -> dict[str, Any]:
+def to_json(status: ClusterStatus) -> dict[str, Any]:
     """Return the JSON form."""
     reports = [node_reports.to_json(report) for report in status.reports]
     return {"format": JSON_FORMAT} | dataclasses.asdict(status) | {"reports": reports}

@@ -8,7 +8,7 @@ the tenant. Every replica of the operator serves, each with a cache of its own.
 
 from oneagent.operator.package_server.downloader import DesiredVersion, Origin
 from oneagent.operator.package_server.metrics import PackageMetrics
-from oneagent.operator.package_server.server import Certificates, PackageServer, Settings
+from oneagent.operator.package_server.server import Certificates, PackageServer, PackageServerSettings
 
 __all__ = [
     "Certificates",
@@ -16,5 +16,5 @@ __all__ = [
     "Origin",
     "PackageMetrics",
     "PackageServer",
-    "Settings",
+    "PackageServerSettings",
 ]

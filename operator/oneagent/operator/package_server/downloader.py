@@ -88,7 +88,7 @@ class Downloader:
         package_cache: cache.PackageCache,
         metrics: PackageMetrics,
         wait_seconds: float,
-        limits: download.Limits = download.DEFAULT_LIMITS,
+        limits: download.DownloadLimits = download.DEFAULT_LIMITS,
         on_unknown: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_unknown` is called for a request for a version that is not in the desired ones."""
@@ -258,7 +258,7 @@ def verify(path: Path) -> None:
     """Check every member of an archive against its checksum; `OriginError` if invalid."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > unpack.Limits().unpacked_bytes:
+            if sum(member.file_size for member in archive.infolist()) > unpack.UnpackLimits().unpacked_bytes:
                 raise OriginError("the unpacked size of the tenant's package exceeds the limit")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:

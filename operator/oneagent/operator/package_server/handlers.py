@@ -36,7 +36,7 @@ _READERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RequestLimits:
     transfers: int = 64
     """Concurrent transfers; further requests wait for a slot."""
     wait_seconds: float = 20.0
@@ -67,7 +67,7 @@ class RequestHandler:
         downloader: Downloader,
         package_cache: cache.PackageCache,
         metrics: PackageMetrics,
-        limits: Limits,
+        limits: RequestLimits,
     ) -> None:
         self._authenticator = authenticator
         self._downloader = downloader

@@ -34,7 +34,7 @@ _RETRY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RunnerSettings:
     namespace: str
     api_version: str
     service: str
@@ -52,9 +52,9 @@ class Settings:
 
 
 class PackageServerRunner:
-    def __init__(self, server: api.Api, settings: Settings, metrics: package_server.PackageMetrics) -> None:
+    def __init__(self, server: api.Api, settings: RunnerSettings, metrics: package_server.PackageMetrics) -> None:
         self._api, self._settings = server, settings
-        own = package_server.Settings(
+        own = package_server.PackageServerSettings(
             directory=settings.directory,
             budget_bytes=settings.budget_bytes,
             host=settings.host or None,

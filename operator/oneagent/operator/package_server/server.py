@@ -30,7 +30,7 @@ _BACKLOG: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PackageServerSettings:
     directory: Path
     """For packages; used by this replica alone."""
     budget_bytes: int = 4 << 30
@@ -46,8 +46,8 @@ class Settings:
     """Time for running transfers at shutdown."""
     renew_seconds: float = 10.0
     """Interval between checks of the certificate."""
-    limits: handlers.Limits = field(default_factory=handlers.Limits)
-    downloads: download.Limits = download.DEFAULT_LIMITS
+    limits: handlers.RequestLimits = field(default_factory=handlers.RequestLimits)
+    downloads: download.DownloadLimits = download.DEFAULT_LIMITS
 
 
 class Certificates(Protocol):
@@ -61,7 +61,7 @@ class PackageServer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: PackageServerSettings,
         reviewer: Reviewer,
         certificates: Certificates,
         metrics: PackageMetrics,

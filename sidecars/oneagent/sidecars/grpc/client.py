@@ -22,7 +22,7 @@ import h2.events
 import h2.exceptions
 
 from oneagent.sidecars.grpc import protocol
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 _RETRY_SECONDS: Final = 0.05
 _READ_BYTES: Final = 16 * 1024
@@ -32,11 +32,11 @@ _FRAME_HEADER_BYTES: Final = 9
 _FRAME_LIMIT_BYTES: Final = 2**14  # SETTINGS_MAX_FRAME_SIZE, which we leave as it is at first.
 _GOAWAY: Final = 7
 
-_RESETS: Final[dict[int, Status]] = {
-    h2.errors.ErrorCodes.REFUSED_STREAM: Status.UNAVAILABLE,
-    h2.errors.ErrorCodes.CANCEL: Status.CANCELLED,
-    h2.errors.ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
-    h2.errors.ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
+_RESETS: Final[dict[int, StatusCode]] = {
+    h2.errors.ErrorCodes.REFUSED_STREAM: StatusCode.UNAVAILABLE,
+    h2.errors.ErrorCodes.CANCEL: StatusCode.CANCELLED,
+    h2.errors.ErrorCodes.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED,
+    h2.errors.ErrorCodes.INADEQUATE_SECURITY: StatusCode.PERMISSION_DENIED,
 }
 """The status that a reset stream amounts to, after PROTOCOL-HTTP2; INTERNAL for all others."""
 
@@ -48,11 +48,13 @@ def call(path: str, method: str, request: bytes, timeout_seconds: float) -> byte
         with connect(path, deadline) as sock:
             return _Call(sock, method, deadline).run(request)
     except TimeoutError as error:
-        raise RpcError(Status.DEADLINE_EXCEEDED, f"no answer to {method} at {path} in {timeout_seconds:g} s") from error
+        raise RpcError(
+            StatusCode.DEADLINE_EXCEEDED, f"no answer to {method} at {path} in {timeout_seconds:g} s"
+        ) from error
     except OSError as error:
-        raise RpcError(Status.UNAVAILABLE, f"{path}: {error.strerror or error}") from error
+        raise RpcError(StatusCode.UNAVAILABLE, f"{path}: {error.strerror or error}") from error
     except h2.exceptions.H2Error as error:
-        raise RpcError(Status.UNAVAILABLE, f"{path} breaks the rules of HTTP/2: {error}") from error
+        raise RpcError(StatusCode.UNAVAILABLE, f"{path} breaks the rules of HTTP/2: {error}") from error
 
 
 def connect(path: str, deadline: float) -> socket.socket:
@@ -97,7 +99,7 @@ class _Call:
             self._send()
             data = self._receive()
             if not data:
-                raise RpcError(Status.UNAVAILABLE, f"the connection was closed in the middle of {self._method}")
+                raise RpcError(StatusCode.UNAVAILABLE, f"the connection was closed in the middle of {self._method}")
             self._received += data
             for frame in self._frames():
                 self._take(frame)
@@ -136,7 +138,7 @@ class _Call:
         while not self._ended and len(self._received) >= _FRAME_HEADER_BYTES:
             length = int.from_bytes(self._received[:3])
             if length > _FRAME_LIMIT_BYTES:
-                raise RpcError(Status.UNAVAILABLE, "what answers does not speak HTTP/2")
+                raise RpcError(StatusCode.UNAVAILABLE, "what answers does not speak HTTP/2")
             end = _FRAME_HEADER_BYTES + length
             if len(self._received) < end:
                 return
@@ -157,28 +159,28 @@ class _Call:
                 self._body += event.data or b""
                 if protocol.too_long(self._body):
                     limit = protocol.MESSAGE_LIMIT_BYTES
-                    raise RpcError(Status.RESOURCE_EXHAUSTED, f"the answer has more than {limit} bytes")
+                    raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the answer has more than {limit} bytes")
             elif isinstance(event, h2.events.StreamEnded):
                 # Whatever comes now, a reset among it, changes nothing any more.
                 self._ended = True
             elif isinstance(event, h2.events.StreamReset):
                 # The server knows our deadline too, and its reset may come before we notice that it is over.
                 self._remaining()
-                status = _RESETS.get(event.error_code or 0, Status.INTERNAL)
+                status = _RESETS.get(event.error_code or 0, StatusCode.INTERNAL)
                 raise RpcError(status, f"the call was reset with HTTP/2 error {event.error_code}")
 
     def _heed_goaway(self, payload: bytes) -> None:
         last_stream, code = struct.unpack_from(">II", payload.ljust(8, b"\0"))
         if code or last_stream & 0x7FFFFFFF < self._stream:
-            raise RpcError(Status.UNAVAILABLE, f"the server goes away, with HTTP/2 error {code}")
+            raise RpcError(StatusCode.UNAVAILABLE, f"the server goes away, with HTTP/2 error {code}")
 
     def _message(self) -> bytes:
         """The response's bytes, if it has come whole and its status is OK."""
         http_status = self._header(b":status")
         if http_status != "200":
-            raise RpcError(Status.UNAVAILABLE, f"HTTP status {http_status or 'none'} is not gRPC's")
-        status = Status.parse(self._header(b"grpc-status"))
-        if status is not Status.OK:
+            raise RpcError(StatusCode.UNAVAILABLE, f"HTTP status {http_status or 'none'} is not gRPC's")
+        status = StatusCode.parse(self._header(b"grpc-status"))
+        if status is not StatusCode.OK:
             raise RpcError(status, protocol.unquote(self._header(b"grpc-message")))
         return protocol.unframe(self._body)
 

@@ -21,7 +21,7 @@ MESSAGE_LIMIT_BYTES: Final = 2**16 - 1 - _PREFIX.size
 """What a stream's first flow-control window takes, so that no end ever has to enlarge one."""
 
 
-class Status(enum.IntEnum):
+class StatusCode(enum.IntEnum):
     """gRPC's status codes."""
 
     OK = 0
@@ -43,7 +43,7 @@ class Status(enum.IntEnum):
     UNAUTHENTICATED = 16
 
     @classmethod
-    def parse(cls, text: str) -> Status:
+    def parse(cls, text: str) -> StatusCode:
         """The status of a `grpc-status` header; anything that is none is UNKNOWN."""
         return next((status for status in cls if text == str(int(status))), cls.UNKNOWN)
 
@@ -51,7 +51,7 @@ class Status(enum.IntEnum):
 class RpcError(Exception):
     """A call that did not end with OK."""
 
-    def __init__(self, status: Status, detail: str) -> None:
+    def __init__(self, status: StatusCode, detail: str) -> None:
         super().__init__(f"{status.name}: {detail}")
         self.status = status
         self.detail = detail
@@ -70,15 +70,15 @@ def too_long(start: bytes | bytearray) -> bool:
 def unframe(body: bytes | bytearray) -> bytes:
     """The only message of a body."""
     if len(body) < _PREFIX.size:
-        raise RpcError(Status.INTERNAL, f"a body of {len(body)} bytes holds no message")
+        raise RpcError(StatusCode.INTERNAL, f"a body of {len(body)} bytes holds no message")
     compressed, length = _PREFIX.unpack_from(body)
     if compressed:
-        raise RpcError(Status.UNIMPLEMENTED, "compressed messages are not understood")
+        raise RpcError(StatusCode.UNIMPLEMENTED, "compressed messages are not understood")
     if length > MESSAGE_LIMIT_BYTES:
         limit = f"more than {MESSAGE_LIMIT_BYTES} are not understood"
-        raise RpcError(Status.RESOURCE_EXHAUSTED, f"a message of {length} bytes has come; {limit}")
+        raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"a message of {length} bytes has come; {limit}")
     if length != len(body) - _PREFIX.size:
-        raise RpcError(Status.INTERNAL, f"a message of {length} bytes came in a body of {len(body)}")
+        raise RpcError(StatusCode.INTERNAL, f"a message of {length} bytes came in a body of {len(body)}")
     return bytes(body[_PREFIX.size :])
 
 

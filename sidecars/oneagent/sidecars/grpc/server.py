@@ -36,7 +36,7 @@ import h2.exceptions
 
 from oneagent.common import logs
 from oneagent.sidecars.grpc import protocol
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 log = logging.getLogger(__name__)
 
@@ -278,11 +278,11 @@ class _Connection:
     def _run_handler(self, request: _Request) -> bytes:
         handler = self._handlers.get(request.method)
         if handler is None:
-            raise RpcError(Status.UNIMPLEMENTED, f"there is no method {request.method}")
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"there is no method {request.method}")
         try:
             return handler(protocol.unframe(bytes(request.body)))
         except RpcError:
             raise
         except Exception as error:
             log.exception("a handler failed", extra=logs.facts(method=request.method))
-            raise RpcError(Status.INTERNAL, f"{request.method} failed: {type(error).__name__}") from error
+            raise RpcError(StatusCode.INTERNAL, f"{request.method} failed: {type(error).__name__}") from error

@@ -17,7 +17,7 @@ from typing import Final
 from oneagent.common.agent_config import container_conf
 from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import ShareError
-from oneagent.sidecars.init_container.settings import Settings
+from oneagent.sidecars.init_container.settings import InitContainerSettings
 
 _FOLDER_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
@@ -25,7 +25,7 @@ _FILE_MODE: Final = 0o644
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
-def write(folder: str, settings: Settings) -> None:
+def write(folder: str, settings: InitContainerSettings) -> None:
     """Make all files; `ShareError` names the first one that is refused."""
     for name, text in files(settings).items():
         path = os.path.join(folder, name)
@@ -38,7 +38,7 @@ def write(folder: str, settings: Settings) -> None:
             ) from error
 
 
-def files(settings: Settings) -> dict[str, str]:
+def files(settings: InitContainerSettings) -> dict[str, str]:
     """Each file's text by its path below the share folder."""
     found = {
         contract.CONTAINER_CONF.format(container=name): container_conf.render(
@@ -56,7 +56,7 @@ def files(settings: Settings) -> dict[str, str]:
     return found
 
 
-def enrichment(settings: Settings) -> dict[str, str]:
+def enrichment(settings: InitContainerSettings) -> dict[str, str]:
     """The pod's attributes, without those that are not known. Older readers know the keys that begin with `dt.`.
 
     All containers of the pod read the same folder, so nothing in it is about one of them.

@@ -34,7 +34,7 @@ from oneagent.common.injection import secret as injection_secret
 from oneagent.common.injection.secret import Injection
 from oneagent.common.unpack import zip, zip_reader
 from oneagent.sidecars.init_container import DownloadError
-from oneagent.sidecars.init_container.settings import Places, Settings
+from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _MIB: Final = 1 << 20
 
 
 def install(
-    settings: Settings,
+    settings: InitContainerSettings,
     places: Places,
     *,
     silent: bool,
@@ -127,7 +127,9 @@ def _injection(places: Places) -> Injection:
     return injection
 
 
-def _fetch(injection: Injection, settings: Settings, token: Path, work: Path, wait: package_client.WaitLimits) -> Path:
+def _fetch(
+    injection: Injection, settings: InitContainerSettings, token: Path, work: Path, wait: package_client.WaitLimits
+) -> Path:
     package = package_client.Package(
         DynaKubeName(injection.dynakube),
         Version(settings.version or injection.version),

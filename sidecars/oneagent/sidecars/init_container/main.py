@@ -5,7 +5,8 @@ of them: with the policy `silent` it ends with 0 whatever happens, and the pod s
 `fail` it ends with 1 until everything is in place, and the pod waits. Either way one line and the termination
 message, which `kubectl describe pod` shows, say what is wrong and what to do.
 
-Every pod waits for it, mostly on a tenth of a core, so the HTTP client and the flag parser are imported only when needed.
+Every pod waits for it, mostly on a tenth of a core, so the HTTP client and the flag parser are imported only when
+needed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Final, NoReturn
 from oneagent.common import identifiers, logs
 from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import InstallError, NoAgentError, container_files, settings
-from oneagent.sidecars.init_container.settings import Places, Settings
+from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: lis
         problems.append(f"internal error: {type(error).__name__}: its log says more")
 
 
-def _agent(wanted: Settings, places: Places, silent: bool) -> None:
+def _agent(wanted: InitContainerSettings, places: Places, silent: bool) -> None:
     if wanted.mode == settings.PROVISIONED:
         check_view(places.bin, wanted.pod.node_name)
     elif wanted.mode == settings.INSTALLER:
@@ -123,8 +124,8 @@ def check_view(directory: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of machine; "
-        "name another version in the DynaKube and delete the pod to have it monitored"
+        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of "
+        "machine; name another version in the DynaKube and delete the pod to have it monitored"
     )
 
 

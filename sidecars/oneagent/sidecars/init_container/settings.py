@@ -63,7 +63,7 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class InitContainerSettings:
     mode: str
     """`PROVISIONED`, `INSTALLER`, or empty if no agent is wanted."""
     enrichment: bool
@@ -91,7 +91,7 @@ def is_by_hand(environ: Mapping[str, str]) -> bool:
     return not any(name in environ for name in (Variable.FAILURE_POLICY, Variable.MODE, Variable.POD_NAME))
 
 
-def read(environ: Mapping[str, str]) -> Settings:
+def read(environ: Mapping[str, str]) -> InitContainerSettings:
     """The settings; `SettingsError` names everything that is missing, or the first value that can't be used."""
     agent, enrichment = _switch(environ, Variable.ONEAGENT_INJECTED), _switch(environ, Variable.ENRICHMENT_INJECTED)
     if missing := list(_missing(environ, agent=agent)):
@@ -99,7 +99,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     mode = environ[Variable.MODE] if agent else ""
     if mode not in ("", PROVISIONED, INSTALLER):
         raise _unusable(Variable.MODE, mode, f"neither {PROVISIONED} nor {INSTALLER}")
-    return Settings(
+    return InitContainerSettings(
         mode=mode,
         enrichment=enrichment,
         pod=_pod(environ),

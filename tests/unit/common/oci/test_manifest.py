@@ -19,7 +19,7 @@ LAYER = b"not looked at here"
 
 def layers(document: Any) -> list[manifest.Descriptor]:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return manifest.layers(manifest.parse(body, "r.example/a"), "r.example/a", unpack.Limits())
+    return manifest.layers(manifest.parse(body, "r.example/a"), "r.example/a", unpack.UnpackLimits())
 
 
 def changed(**fields: Any) -> Any:

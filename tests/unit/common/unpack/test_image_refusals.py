@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from oneagent.common import identifiers
 from oneagent.common.unpack import (
     CorruptPackageError,
-    Limits,
     NotAnAgentError,
     PackageError,
     PackageTooLargeError,
+    UnpackLimits,
     UnsafePackageError,
     UnsupportedPackageError,
     image,
@@ -121,7 +121,9 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     ),
     "a whiteout of nothing": (UnsafePackageError, "without a name", tar(Entry(f"{P}.wh."))),
     "a whiteout of the folder above": (UnsafePackageError, "without a name", tar(Entry(f"{P}.wh..."))),
-    "a file by its kind and a directory by its name": (CorruptPackageError, "a directory by its name", header(b"name/")),
+    "a file by its kind and a directory by its name": (
+        CorruptPackageError, "a directory by its name", header(b"name/"),
+    ),
     "two names in pax": (
         CorruptPackageError, "twice", pax(b"x", ("path", b"a")) + pax(b"x", ("path", b"b")) + header(b"c"),
     ),
@@ -180,7 +182,7 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
 def test_a_bad_layer(tmp_path: Path, name: str) -> None:
     kind, said, data = BAD[name]
     (tmp_path / "layer").write_bytes(data)
-    limits = Limits(entries=30) if "too many" in name or "bomb" in name else Limits()
+    limits = UnpackLimits(entries=30) if "too many" in name or "bomb" in name else UnpackLimits()
     with pytest.raises(kind, match=said) as refused:
         image.read([tmp_path / "layer"], limits=limits).unpack(tmp_path / "tree")
     assert "\n" not in str(refused.value)

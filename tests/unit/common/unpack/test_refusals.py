@@ -12,12 +12,12 @@ import pytest
 from oneagent.common import unpack as common_unpack
 from oneagent.common.unpack import (
     CorruptPackageError,
-    Limits,
     NotAnAgentError,
     PackageError,
     PackageTooLargeError,
     UnpackCancelledError,
     UnpackFailedError,
+    UnpackLimits,
     UnsafePackageError,
     UnsupportedPackageError,
     zip,
@@ -185,12 +185,12 @@ def test_members_that_share_data_are_refused_before_a_byte_is_written(tmp_path: 
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
-        (Limits(unpacked_bytes=100), "more than 100 bytes"),
-        (Limits(entries=2), "more than 2 entries"),
-        (Limits(entries=0), "directory claims"),
+        (UnpackLimits(unpacked_bytes=100), "more than 100 bytes"),
+        (UnpackLimits(entries=2), "more than 2 entries"),
+        (UnpackLimits(entries=0), "directory claims"),
     ],
 )
-def test_a_package_over_a_limit_is_refused(tmp_path: Path, limits: Limits, text: str) -> None:
+def test_a_package_over_a_limit_is_refused(tmp_path: Path, limits: UnpackLimits, text: str) -> None:
     archive = fakes.build(tmp_path / "package.zip")
 
     for refuse in (
@@ -207,7 +207,7 @@ def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path) -> None:
 
     with pytest.raises(PackageTooLargeError, match="50 to 1"):
         zip.unpack_zip(archive, tmp_path / "into")
-    zip.unpack_zip(archive, tmp_path / "into", limits=Limits(ratio=2000))
+    zip.unpack_zip(archive, tmp_path / "into", limits=UnpackLimits(ratio=2000))
 
 
 def test_folders_that_are_only_named_count_as_entries(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_folders_that_are_only_named_count_as_entries(tmp_path: Path) -> None:
     archive = archives.of(tmp_path / "package.zip", *((f"{name}/file", b"", FILE) for name in names))
 
     with pytest.raises(PackageTooLargeError, match="more than 20 entries"):
-        zip.unpack_zip(archive, tmp_path / "into", limits=Limits(entries=20))
+        zip.unpack_zip(archive, tmp_path / "into", limits=UnpackLimits(entries=20))
 
 
 def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_directory_of_too_many_entries_is_refused_before_it_is_parsed(tmp_path
             archive.writestr(f"{number}", b"")
 
     with pytest.raises(PackageTooLargeError, match="more than 100 entries"):
-        zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into", limits=Limits(entries=100))
+        zip.unpack_zip(tmp_path / "package.zip", tmp_path / "into", limits=UnpackLimits(entries=100))
 
 
 def test_a_cancelled_unpack_leaves_nothing(tmp_path: Path) -> None:

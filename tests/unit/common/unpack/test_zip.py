@@ -96,7 +96,7 @@ def test_a_zip_of_more_entries_than_its_end_record_can_count_is_read(tmp_path: P
     with zipfile.ZipFile(tmp_path / "package.zip", "w") as opened:
         for number in range(0x10000):
             opened.writestr(zipfile.ZipInfo(f"{number}/"), b"")
-    limits = common_unpack.Limits(entries=0x10001)
+    limits = common_unpack.UnpackLimits(entries=0x10001)
     assert zip_reader.unpacked_size(tmp_path / "package.zip", limits) == (0x10000 + 1) * 4096
 
 

@@ -35,7 +35,7 @@ def behind(package: Path) -> Iterator[double.Tenant]:
 
 @pytest.fixture
 def serving(tmp_path: Path, behind: double.Tenant) -> Iterator[fakes.Serving]:
-    with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(wait_seconds=0.2)) as serving:
+    with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
         serving.want(fakes.wanted(VERSION, behind.api_url))
         yield serving
 
@@ -258,7 +258,7 @@ class TestATransferThatBreaksOff:
     ) -> None:
         server.release(OTHER, large)
         behind.release(OTHER, large)
-        slowly = servers.Limits(block_bytes=512)
+        slowly = servers.RequestLimits(block_bytes=512)
         with fakes.Serving(tmp_path / "slow", limits=slowly, drain_seconds=0.0) as serving:
             serving.want(fakes.wanted(OTHER, behind.api_url))
             desk.put(manifest("demo", server.api_url, version=OTHER))

@@ -14,20 +14,20 @@ from oneagent.common.kubernetes.errors import ForbiddenError, UnavailableError
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates import x509
 from oneagent.operator.certificates.controller import CertificateController, Metrics
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Replica
 
 DAY = 86400.0
 START = 1_750_000_000.0
-SETTINGS = Settings(namespace=fakes.NAMESPACE)
+SETTINGS = CertificateSettings(namespace=fakes.NAMESPACE)
 TARGETS = (MUTATING, VALIDATING, DEFINITION)
 
 
 class World:
     """A cluster with everything installed, one replica that is told when to reload, and a keeper."""
 
-    def __init__(self, settings: Settings = SETTINGS) -> None:
+    def __init__(self, settings: CertificateSettings = SETTINGS) -> None:
         self.cluster = Cluster(START)
         self.replica = Replica()
         self.told: list[str] = []
@@ -346,7 +346,7 @@ def put_certificate(world: World, authority: x509.Pair, annotated: bool = True) 
 @pytest.mark.parametrize("chosen", ["by the annotation", "by the setting"])
 def test_of_cert_manager_the_bundle_is_published_and_nothing_is_issued(chosen: str) -> None:
     by_setting = chosen == "by the setting"
-    world = World(Settings(namespace=fakes.NAMESPACE, issuer="cert-manager") if by_setting else SETTINGS)
+    world = World(CertificateSettings(namespace=fakes.NAMESPACE, issuer="cert-manager") if by_setting else SETTINGS)
     put_certificate(world, OTHER, annotated=not by_setting)
     before = world.cluster.objects[CERTS]
     world.converge()
@@ -357,7 +357,7 @@ def test_of_cert_manager_the_bundle_is_published_and_nothing_is_issued(chosen: s
 
 
 def test_until_cert_manager_has_made_the_secret_nothing_is_made() -> None:
-    world = World(Settings(namespace=fakes.NAMESPACE, issuer="cert-manager"))
+    world = World(CertificateSettings(namespace=fakes.NAMESPACE, issuer="cert-manager"))
     assert world.reconcile() <= SETTINGS.longest_retry_seconds
     assert world.cluster.writes == []
 

@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, UnavailableError
 from oneagent.operator.certificates import cluster_state as holding
 from oneagent.operator.certificates.controller import CertificateController, Metrics
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 from tests.fakes import certificates as fakes
 from tests.fakes.certificates import AUTHORITY, CERTS, DEFINITION, MUTATING, VALIDATING, Cluster, Key, Replica
 
-SETTINGS = Settings(
+SETTINGS = CertificateSettings(
     namespace=fakes.NAMESPACE,
     server_seconds=6000,
     authority_seconds=18000,

@@ -148,12 +148,12 @@ def test_a_key_never_shows_in_a_text() -> None:
 )
 def test_times_that_contradict_each_other_are_refused(times: dict[str, float], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        settings.Settings(namespace="dynatrace", **times)  # type: ignore[arg-type]
+        settings.CertificateSettings(namespace="dynatrace", **times)  # type: ignore[arg-type]
 
 
 def test_unusual_times_are_refused_with_the_range() -> None:
-    settings.check_ranges(settings.Settings(namespace="dynatrace"))
-    short = settings.Settings(namespace="dynatrace", server_seconds=60, threshold_seconds=10)
+    settings.check_ranges(settings.CertificateSettings(namespace="dynatrace"))
+    short = settings.CertificateSettings(namespace="dynatrace", server_seconds=60, threshold_seconds=10)
     with pytest.raises(ValueError, match="server_seconds is 60: it must be between 7200 and 34300800 seconds"):
         settings.check_ranges(short)
 

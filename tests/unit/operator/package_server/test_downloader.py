@@ -39,7 +39,7 @@ class TestAClient:
 
     def test_waits_while_the_package_is_downloaded(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
         server.bytes_per_second = 1_500_000
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(wait_seconds=0.2)) as serving:
+        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
             serving.want(fakes.wanted(VERSION, server.api_url))
             fetch(serving, tmp_path / "agent.zip")
             assert serving.counted("package_requests_total", outcome="pending") >= 1
@@ -48,7 +48,7 @@ class TestAClient:
 
     def test_gives_up_after_a_bounded_time(self, tmp_path: Path, server: double.Tenant) -> None:
         server.plan("package", double.Fault(stall_after=1000))
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(wait_seconds=0.2)) as serving:
+        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
             serving.want(fakes.wanted(VERSION, server.api_url))
             began = time.monotonic()
             with pytest.raises(errors.RateLimitedError, match="is being downloaded"):

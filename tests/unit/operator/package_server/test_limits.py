@@ -78,7 +78,7 @@ def rest(connection: ssl.SSLSocket) -> int:
 
 class TestACallerThatIsSlow:
     def test_is_cut_off_when_it_takes_nothing(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        limits = servers.Limits(stall_seconds=0.5)
+        limits = servers.RequestLimits(stall_seconds=0.5)
         with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving:
             serving.want(fakes.wanted(VERSION, tenant.api_url))
             with idling(serving) as connection:
@@ -87,7 +87,7 @@ class TestACallerThatIsSlow:
             assert serving.counted("package_transfers") == 0
 
     def test_is_cut_off_when_it_takes_too_little(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        limits = servers.Limits(grace_seconds=0.3, least_bytes_per_second=100 << 20)
+        limits = servers.RequestLimits(grace_seconds=0.3, least_bytes_per_second=100 << 20)
         with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving:
             serving.want(fakes.wanted(VERSION, tenant.api_url))
             with idling(serving) as connection:
@@ -100,7 +100,7 @@ class TestACallerThatIsSlow:
                 eventually(sip)
 
     def test_keeps_one_place_and_no_more(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        limits = servers.Limits(transfers=1, wait_seconds=0.3)
+        limits = servers.RequestLimits(transfers=1, wait_seconds=0.3)
         with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving, http(serving) as client:
             serving.want(fakes.wanted(VERSION, tenant.api_url))
             eventually(lambda: client.head(URL).status_code == 200)
@@ -111,7 +111,7 @@ class TestACallerThatIsSlow:
             eventually(lambda: client.get(URL).status_code == 200)
 
     def test_that_goes_away_is_counted_and_leaves_its_place(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.Limits(transfers=1)) as serving:
+        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(transfers=1)) as serving:
             serving.want(fakes.wanted(VERSION, tenant.api_url))
             with idling(serving):
                 pass

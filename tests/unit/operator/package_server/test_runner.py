@@ -18,7 +18,7 @@ from oneagent.operator import api
 from oneagent.operator.certificates import cluster_state, serving_cert, x509
 from oneagent.operator.certificates.cluster_state import Milestone, Record
 from oneagent.operator.certificates.controller import CertificateController, Metrics
-from oneagent.operator.certificates.settings import Settings
+from oneagent.operator.certificates.settings import CertificateSettings
 from oneagent.operator.package_server import PackageMetrics, runner
 from tests.fakes import certificates as fakes
 from tests.fakes import packages, ports
@@ -29,7 +29,7 @@ from tests.fakes.package_server import Reviews, token
 
 DAY = 86400.0
 HOST = f"oneagent-operator.{fakes.NAMESPACE}.svc"
-CERTIFICATES = Settings(namespace=fakes.NAMESPACE, grace_seconds=30)
+CERTIFICATES = CertificateSettings(namespace=fakes.NAMESPACE, grace_seconds=30)
 SECRET_SECONDS = 5.0
 """So long it may take until every namespace has a new bundle."""
 
@@ -37,7 +37,7 @@ SECRET_SECONDS = 5.0
 class World:
     def __init__(self, tmp_path: Any) -> None:
         self.cluster = Cluster(1_750_000_000.0)
-        self.settings = runner.Settings(
+        self.settings = runner.RunnerSettings(
             fakes.NAMESPACE, "v1beta6", "oneagent-operator", AUTHORITY[1], tmp_path, 0, "", 0
         )
         self.certificates = self.endpoint()
@@ -185,7 +185,9 @@ def test_who_asks_before_a_version_is_known_to_be_wanted_need_not_wait_for_the_n
 
 async def _ask_early(tenant: double.Tenant, folder: Path) -> None:
     cluster, port = Clusters(), ports.free()
-    settings = runner.Settings(fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port)
+    settings = runner.RunnerSettings(
+        fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port
+    )
     served = runner.PackageServerRunner(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
     listed = asyncio.Event()
     cluster.before = lambda verb, kind, name: listed.set() if verb == "list" else None

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from oneagent.sidecars.grpc import client as grpc_client
 from oneagent.sidecars.grpc import protocol
 from oneagent.sidecars.grpc import server as grpc_server
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
 ECHO = "/test.Echo/Say"
 START = [(":status", "200"), ("content-type", "application/grpc")]
@@ -101,7 +101,7 @@ class TestOurClient:
         with answering(path, lambda sock, _: sock.sendall(goaway(last_stream, code))):
             error = self.failed(path)
         assert (error.status, error.detail) == (
-            Status.UNAVAILABLE,
+            StatusCode.UNAVAILABLE,
             f"the server goes away, with HTTP/2 error {code}",
         )
 
@@ -112,19 +112,19 @@ class TestOurClient:
             sock.sendall(connection.data_to_send() + reset(0))
 
         with answering(path, answer):
-            assert self.failed(path).status is Status.UNIMPLEMENTED
+            assert self.failed(path).status is StatusCode.UNIMPLEMENTED
 
     @pytest.mark.parametrize(
         ("code", "status"),
         [
-            (7, Status.UNAVAILABLE),
-            (8, Status.CANCELLED),
-            (11, Status.RESOURCE_EXHAUSTED),
-            (2, Status.INTERNAL),
-            (4711, Status.INTERNAL),
+            (7, StatusCode.UNAVAILABLE),
+            (8, StatusCode.CANCELLED),
+            (11, StatusCode.RESOURCE_EXHAUSTED),
+            (2, StatusCode.INTERNAL),
+            (4711, StatusCode.INTERNAL),
         ],
     )
-    def test_names_a_reset_as_grpc_does(self, path: Path, code: int, status: Status) -> None:
+    def test_names_a_reset_as_grpc_does(self, path: Path, code: int, status: StatusCode) -> None:
         with answering(path, lambda sock, _: sock.sendall(reset(code))):
             assert self.failed(path).status is status
 
@@ -136,14 +136,14 @@ class TestOurClient:
 
         started = time.monotonic()
         with answering(path, trickle):
-            assert self.failed(path, 0.3).status is Status.DEADLINE_EXCEEDED
+            assert self.failed(path, 0.3).status is StatusCode.DEADLINE_EXCEEDED
             assert time.monotonic() - started < 1
 
     @pytest.mark.parametrize("noise", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 9])
     def test_knows_what_is_no_http2_without_waiting_for_more(self, path: Path, noise: bytes) -> None:
         with answering(path, lambda sock, _: sock.sendall(noise)):
             error = self.failed(path)
-        assert (error.status, error.detail) == (Status.UNAVAILABLE, "what answers does not speak HTTP/2")
+        assert (error.status, error.detail) == (StatusCode.UNAVAILABLE, "what answers does not speak HTTP/2")
 
     def test_stops_reading_headers_that_do_not_end(self, path: Path) -> None:
         piece = b"\0\x10\0" + b"\x09\0\0\0\0\x01" + b"\0" * 4096
@@ -152,7 +152,7 @@ class TestOurClient:
             sock.sendall(b"\0\0\0\x01\0\0\0\0\x01" + piece * 1000)
 
         with answering(path, answer):
-            assert self.failed(path).status is Status.UNAVAILABLE
+            assert self.failed(path).status is StatusCode.UNAVAILABLE
 
     @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(seed=st.integers(0, 2**32), changes=st.integers(1, 6))

@@ -21,7 +21,7 @@ from oneagent.sidecars import csi_client
 from oneagent.sidecars.grpc import client as grpc_client
 from oneagent.sidecars.grpc import protocol
 from oneagent.sidecars.grpc import server as grpc_server
-from oneagent.sidecars.grpc.protocol import RpcError, Status
+from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 from tests.fakes.identity import IdentityDriver
 
 ECHO = "/test.Echo/Say"
@@ -42,7 +42,7 @@ def driver(path: Path) -> Iterator[IdentityDriver]:
 
 
 def fail(request: bytes) -> bytes:
-    raise RpcError(Status.NOT_FOUND, request.decode())
+    raise RpcError(StatusCode.NOT_FOUND, request.decode())
 
 
 def break_down(_request: bytes) -> bytes:
@@ -99,7 +99,7 @@ def test_a_failed_call_carries_the_servers_status_and_reason(driver: IdentityDri
     driver.failure = grpc.StatusCode.FAILED_PRECONDITION
     with pytest.raises(RpcError) as failed:
         csi_client.Driver(str(path), 3).ready()
-    assert (failed.value.status, failed.value.detail) == (Status.FAILED_PRECONDITION, "told to fail")
+    assert (failed.value.status, failed.value.detail) == (StatusCode.FAILED_PRECONDITION, "told to fail")
 
 
 def test_a_call_without_answer_ends_at_its_deadline(driver: IdentityDriver, path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_call_without_answer_ends_at_its_deadline(driver: IdentityDriver, path
     started = time.monotonic()
     with pytest.raises(RpcError) as failed:
         csi_client.Driver(str(path), 0.3).ready()
-    assert failed.value.status is Status.DEADLINE_EXCEEDED
+    assert failed.value.status is StatusCode.DEADLINE_EXCEEDED
     assert 0.25 < time.monotonic() - started < 1
 
 
@@ -115,7 +115,7 @@ def test_a_missing_socket_is_tried_until_the_deadline(path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(RpcError, match="No such file") as failed:
         csi_client.Driver(str(path), 0.3).ready()
-    assert failed.value.status is Status.UNAVAILABLE
+    assert failed.value.status is StatusCode.UNAVAILABLE
     assert 0.2 < time.monotonic() - started < 1
 
 
@@ -145,7 +145,7 @@ def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, noise
         with pytest.raises(RpcError) as failed:
             grpc_client.call(str(path), ECHO, b"", 2)
         thread.join()
-    assert failed.value.status is Status.UNAVAILABLE
+    assert failed.value.status is StatusCode.UNAVAILABLE
 
 
 def test_an_answer_that_is_not_the_expected_message_is_an_error(path: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_answer_that_is_not_the_expected_message_is_an_error(path: Path) -> N
             csi_client.Driver(str(path), 3).ready()
     finally:
         server.stop(1)
-    assert failed.value.status is Status.INTERNAL
+    assert failed.value.status is StatusCode.INTERNAL
 
 
 def test_waiting_for_a_driver_ends_at_the_limit(path: Path) -> None:
@@ -169,13 +169,13 @@ def test_waiting_for_a_driver_ends_when_it_is_there(driver: IdentityDriver, path
 
 
 def test_calls_are_observed_with_their_end(driver: IdentityDriver, path: Path) -> None:
-    seen: list[tuple[str, Status]] = []
+    seen: list[tuple[str, StatusCode]] = []
     watched = csi_client.Driver(str(path), 3, lambda method, status, _seconds: seen.append((method, status)))
     watched.name()
     driver.failure = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(RpcError):
         watched.ready()
-    assert seen == [(csi_client.GET_PLUGIN_INFO, Status.OK), (csi_client.PROBE, Status.UNAVAILABLE)]
+    assert seen == [(csi_client.GET_PLUGIN_INFO, StatusCode.OK), (csi_client.PROBE, StatusCode.UNAVAILABLE)]
 
 
 # our server and grpcio's client
@@ -322,12 +322,12 @@ def test_bodies_that_hold_no_single_plain_message_are_refused(body: bytes) -> No
 
 @pytest.mark.parametrize(
     ("text", "status"),
-    [("0", Status.OK), ("14", Status.UNAVAILABLE), ("17", Status.UNKNOWN), ("", Status.UNKNOWN)],
+    [("0", StatusCode.OK), ("14", StatusCode.UNAVAILABLE), ("17", StatusCode.UNKNOWN), ("", StatusCode.UNKNOWN)],
 )
-def test_statuses_that_nobody_knows_are_unknown(text: str, status: Status) -> None:
-    assert Status.parse(text) is status
+def test_statuses_that_nobody_knows_are_unknown(text: str, status: StatusCode) -> None:
+    assert StatusCode.parse(text) is status
 
 
 def test_our_statuses_are_grpcs() -> None:
-    ours = {(status.name, int(status)) for status in Status}
+    ours = {(status.name, int(status)) for status in StatusCode}
     assert ours == {(code.name, code.value[0]) for code in itertools.islice(grpc.StatusCode, 100)}

@@ -10,7 +10,7 @@ from typing import IO
 
 from oneagent.common import identifiers
 from oneagent.sidecars.init_container import settings
-from oneagent.sidecars.init_container.settings import Places, Settings
+from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
 IDENTITY = {
     "K8S_PODNAME": "shop-7f9c-x2x",
@@ -36,7 +36,7 @@ def variables(mode: str, policy: str = "silent", **more: str) -> dict[str, str]:
     return {**given, **IDENTITY, **CONTAINERS, **more}
 
 
-def wanted(mode: str, **more: str) -> Settings:
+def wanted(mode: str, **more: str) -> InitContainerSettings:
     return settings.read(variables(mode, **more))
 
 

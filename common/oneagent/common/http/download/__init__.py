@@ -30,10 +30,10 @@ from oneagent.common.http.download.transfer import (
     DiskFullError,
     DownloadCancelledError,
     DownloadError,
+    DownloadLimits,
     DownloadSourceError,
     Expected,
     HttpSource,
-    Limits,
     Transfer,
     UnusableFileError,
 )
@@ -45,10 +45,10 @@ __all__ = [
     "DiskFullError",
     "DownloadCancelledError",
     "DownloadError",
+    "DownloadLimits",
     "DownloadSourceError",
     "Downloaded",
     "HttpSource",
-    "Limits",
     "LocalFile",
     "Source",
     "UnusableFileError",
@@ -59,7 +59,7 @@ __all__ = [
 
 _BLOCK: Final = 1024 * 1024
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = DownloadLimits()
 """Limits of a call that names none."""
 
 
@@ -114,7 +114,7 @@ def download(
     cancelled: threading.Event,
     expected_size: int | None = None,
     expected_sha256: str = "",
-    limits: Limits = DEFAULT_LIMITS,
+    limits: DownloadLimits = DEFAULT_LIMITS,
     progress: Callable[[int, int | None], None] = ignore_progress,
     free: Callable[[Path], int] = free_bytes,
     sleep: Callable[[float], object] | None = None,

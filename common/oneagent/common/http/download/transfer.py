@@ -101,7 +101,7 @@ class HttpSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DownloadLimits:
     """Limits of one call. Pauses double from the first to the longest, each with some jitter."""
 
     attempts: int = 5
@@ -142,7 +142,7 @@ class Transfer:
     http: httpx.Client
     part: part_file.PartFile
     expected: Expected
-    limits: Limits
+    limits: DownloadLimits
     directory: Path
     cancelled: threading.Event
     progress: Callable[[int, int | None], None]

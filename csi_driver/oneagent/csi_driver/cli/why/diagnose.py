@@ -26,8 +26,8 @@ def diagnose(evidence: PodEvidence) -> Diagnosis:
         return Diagnosis(
             Reason.VERSION_CORRUPT,
             f"{_pod(evidence)} has a view of version {evidence.volume.version}, {evidence.corruption}",
-            f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has not "
-            "done so, wait until it is installed again, and restart the pod",
+            f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has "
+            "not done so, wait until it is installed again, and restart the pod",
         )
     return _of_processes(evidence, evidence.volume)
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from oneagent.common.http import download
 from oneagent.common.unpack import AgentPackage
 
-DOWNLOAD_LIMITS: Final = download.Limits(connections=3)
+DOWNLOAD_LIMITS: Final = download.DownloadLimits(connections=3)
 
 FreeBytes = Callable[[Path], int]
 """Returns the bytes that may still be used in a directory."""

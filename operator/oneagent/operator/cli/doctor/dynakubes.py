@@ -89,11 +89,12 @@ def namespaces(cluster: ClusterSnapshot) -> Iterator[Finding]:
         owner = namespace_mapping.decide(namespace_name, k8s_objects.labels(namespace), claims).owner
         if owner != label and owner is not None:
             yield error(
-                name, f"namespace {namespace_name} belongs to DynaKube {owner}, and its label "
-                f"{namespace_mapping.LABEL} {f'is {label}' if label else 'is missing'}: its pods get no agent, or that of another DynaKube",
-                f"check that the operator runs, which labels it within seconds, and the condition "
-                f"NamespaceMapping of {owner}",
-            )  # fmt: skip
+                name,
+                f"namespace {namespace_name} belongs to DynaKube {owner}, and its label {namespace_mapping.LABEL} "
+                f"{f'is {label}' if label else 'is missing'}: its pods get no agent, or that of another DynaKube",
+                "check that the operator runs, which labels it within seconds, and the condition NamespaceMapping of "
+                f"{owner}",
+            )
 
 
 def leftovers(cluster: ClusterSnapshot) -> Iterator[Finding]:

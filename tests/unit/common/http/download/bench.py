@@ -55,7 +55,7 @@ class Bench:
             source or self.source(),
             self.into,
             cancelled=self.cancelled,
-            limits=http_download.Limits(attempts=attempts, stall_seconds=stall_seconds, reserve_bytes=reserve),
+            limits=http_download.DownloadLimits(attempts=attempts, stall_seconds=stall_seconds, reserve_bytes=reserve),
             expected_sha256=expected_sha256,
             expected_size=expected_size,
             free=lambda _: free,

@@ -40,7 +40,7 @@ def download(bench: Bench, connections: int = 3) -> None:
         bench.source(),
         bench.into,
         cancelled=bench.cancelled,
-        limits=http_download.Limits(stall_seconds=5, connections=connections),
+        limits=http_download.DownloadLimits(stall_seconds=5, connections=connections),
         sleep=bench.pauses.append,
     )
     assert bench.into.read_bytes() == bench.content
@@ -125,7 +125,7 @@ def test_a_cancelled_download_ends_with_all_its_windows(bench: Bench) -> None:
             bench.source(),
             bench.into,
             cancelled=bench.cancelled,
-            limits=http_download.Limits(connections=3),
+            limits=http_download.DownloadLimits(connections=3),
             progress=stop,
         )
     assert bench.leftovers() == ["package.zip.part", "package.zip.part.json"]
