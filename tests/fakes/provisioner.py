@@ -1,7 +1,4 @@
-"""A provisioner to prove things with: in this process, fed by hand, or as a process of its own.
-
-`Desk` is a source of DynaKubes that a test writes to and whose Events it reads; all else is the real thing.
-"""
+"""A real provisioner with a fake DynaKube source, in this process, or as a process of its own."""
 
 from __future__ import annotations
 
@@ -34,11 +31,11 @@ OTHER = Version("1.279.0.20231001-000000")
 
 
 def eventually(condition: Callable[[], object], seconds: float = 20.0, what: object = "it") -> None:
-    """Wait until something is so; fail if it is not in time."""
+    """Wait until the condition holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what() if callable(what) else what} never came to be so")
+            raise AssertionError(f"{what() if callable(what) else what} did not happen in time")
         time.sleep(0.01)
 
 
@@ -53,7 +50,7 @@ def manifest(
     annotations: Mapping[str, str] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
-    """A DynaKube object; `version` is what the user pins, `decided` what the operator says."""
+    """Return a DynaKube object; the user pins `version`, the operator has decided `decided`."""
     own = {"codeModulesVersion": version, "codeModulesImage": image}
     return {
         "apiVersion": "dynatrace.com/v1beta6",
@@ -73,42 +70,42 @@ def manifest(
     }
 
 
-class Desk:
-    """A `DynaKubeSource`: what a test lays on it is the truth. Keeps the Events it is told."""
+class FakeDynaKubeSource:
+    """A `DynaKubeSource` in memory, which records Events."""
 
     def __init__(self) -> None:
         self.secrets: dict[str, Mapping[str, str]] = {}
         self.config_maps: dict[str, Mapping[str, str]] = {}
         self.events: list[tuple[str, str, str, str]] = []
-        """Name of what it is about, kind, reason, message."""
-        self.away = False
-        """Secrets can't be had, as while the API server is away."""
-        self._found: dict[str, dynakube.DynaKube | str] = {}
+        """Name of the object, kind, reason, message."""
+        self.unavailable = False
+        """Secrets cannot be read, as without an API server."""
+        self._dynakubes: dict[str, dynakube.DynaKube | str] = {}
         self._changed: Callable[[dynakube_sources.Snapshot], None] | None = None
         self._lock = threading.Lock()
 
     def put(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
-        """DynaKubes, each with a token in a secret of its name unless there is one."""
+        """Add or replace DynaKubes, each with a Secret for its token unless there is one."""
         for obj in objects:
             name = obj["metadata"]["name"]
             self.secrets.setdefault(name, {"apiToken": token})
-            self._found[name] = dynakube.from_object(obj)
+            self._dynakubes[name] = dynakube.from_object(obj)
         self._report()
 
-    def spoil(self, name: str, problem: str = "spec.x: wrong") -> None:
-        self._found[name] = problem
+    def put_invalid(self, name: str, problem: str = "spec.x: wrong") -> None:
+        self._dynakubes[name] = problem
         self._report()
 
     def remove(self, name: str) -> None:
-        del self._found[name]
+        del self._dynakubes[name]
         self._report()
 
     def _report(self) -> None:
         with self._lock:
             if self._changed:
-                good = {DynaKubeName(k): v for k, v in self._found.items() if not isinstance(v, str)}
+                valid = {DynaKubeName(k): v for k, v in self._dynakubes.items() if not isinstance(v, str)}
                 self._changed(
-                    dynakube_sources.Snapshot(good, {k: v for k, v in self._found.items() if isinstance(v, str)})
+                    dynakube_sources.Snapshot(valid, {k: v for k, v in self._dynakubes.items() if isinstance(v, str)})
                 )
 
     def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
@@ -118,7 +115,7 @@ class Desk:
         self._changed = None
 
     def secret(self, name: str) -> Mapping[str, str]:
-        if self.away:
+        if self.unavailable:
             raise errors.UnavailableError("the API server cannot be reached")
         if name not in self.secrets:
             raise errors.NotFoundError(f"no secret {name}")
@@ -143,7 +140,7 @@ class Desk:
 
 
 class Provisioning:
-    """A provisioner in this process, at work while in use as a context manager."""
+    """A provisioner in this process, which runs inside its context."""
 
     def __init__(
         self,
@@ -152,9 +149,9 @@ class Provisioning:
         *flags: str,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        self.folder = DataDir(root)
-        self.folder.create()
-        self.store = AgentStore(self.folder)
+        self.data = DataDir(root)
+        self.data.create()
+        self.store = AgentStore(self.data)
         config = main.parse([f"--data-dir={root}", "--gc-interval=1h", "--download-jitter=0", *flags])
         self.provisioner, self.metrics = main.build(config, source, failpoint)
         self._stop = threading.Event()
@@ -171,28 +168,28 @@ class Provisioning:
         assert not self._thread.is_alive()
 
     def row(self, name: str = "demo") -> DesiredState | None:
-        """What the database says that a DynaKube wants."""
-        rows = {row["name"]: row for row in table(self.folder, "dynakubes")}
+        """Return a DynaKube's row in the database."""
+        rows = {row["name"]: row for row in table(self.data, "dynakubes")}
         return DesiredState(**rows[name]) if name in rows else None
 
     def condition(self, name: str = "demo") -> str:
         row = self.row(name)
         return row.condition if row else "no row"
 
-    def ready(self, version: str, name: str = "demo") -> bool:
+    def is_ready(self, version: str, name: str = "demo") -> bool:
         row = self.row(name)
         if row is None or (row.version, row.condition) != (version, ""):
             return False
         return row.good_version == version and self.store.has(row.version)
 
     def layer(self, name: str = "demo") -> str:
-        """The text of the config layer that a DynaKube's next pod gets."""
+        """Return the text of the config layer of a DynaKube's next pod."""
         row = self.row(name)
         assert row is not None
-        return (self.folder.config_layer(row.tenant, row.layer) / "agent/conf/ruxitagentproc.conf").read_text()
+        return (self.data.config_layer(row.tenant, row.layer) / "agent/conf/ruxitagentproc.conf").read_text()
 
-    def until(self, condition: Callable[[], object], seconds: float = 20.0, what: object = "it") -> None:
-        """Wait until something is so, without the pauses between two looks of the provisioner's."""
+    def wait_until(self, condition: Callable[[], object], seconds: float = 20.0, what: object = "it") -> None:
+        """Wait until the condition holds; the provisioner reconciles without pauses meanwhile."""
 
         def woken() -> object:
             self.provisioner.wake()
@@ -204,49 +201,49 @@ class Provisioning:
         return self.provisioner.collector.collect()
 
 
-def table(folder: DataDir, name: str) -> list[dict[str, Any]]:
-    """A table as it is on disk; empty while there is none."""
-    if not folder.database.exists():
+def table(data: DataDir, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table on disk; none without a database."""
+    if not data.database.exists():
         return []
-    with contextlib.closing(sqlite3.connect(f"file:{folder.database}?mode=ro", uri=True, timeout=5)) as connection:
+    with contextlib.closing(sqlite3.connect(f"file:{data.database}?mode=ro", uri=True, timeout=5)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
 
-def list_corrupt(folder: DataDir) -> list[str]:
+def list_corrupt(data: DataDir) -> list[str]:
     """Versions in the store that are not what their manifests say. Empty, whatever has happened."""
     found = []
-    for version in AgentStore(folder).versions():
-        expected = file_manifest.Manifest.load(folder.manifest(version))
-        if findings := file_manifest.verify(Path(folder.agent(version)), expected):
+    for version in AgentStore(data).versions():
+        expected = file_manifest.Manifest.load(data.manifest(version))
+        if findings := file_manifest.verify(Path(data.agent(version)), expected):
             found.append(f"{version}: {findings[:3]}")
     return found
 
 
 class Process:
-    """The provisioner's command on a data folder, with DynaKubes from a folder unless told otherwise."""
+    """The provisioner's command on a data directory, with DynaKubes from files by default."""
 
     def __init__(self, place: Path, *flags: str, module: str = "oneagent.csi_driver.provisioner") -> None:
-        self.folder = DataDir(place / "data")
-        self.folder.create()
+        self.data = DataDir(place / "data")
+        self.data.create()
         self.dynakubes = place / "dynakubes"
         self.dynakubes.mkdir(exist_ok=True)
         self.log = place / "provisioner.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self._command = [sys.executable, "-m", module, f"--data-dir={self.folder.root}", "--log-format=text"]
+        self._command = [sys.executable, "-m", module, f"--data-dir={self.data.root}", "--log-format=text"]
         source = ("--dynakube-source=directory", f"--dynakubes={self.dynakubes}")
         self._flags = (*source, "--gc-interval=500ms", "--disk-reserve=0", "--download-jitter=0", *flags)
 
-    def want(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
-        """Have these DynaKubes and no others, by one rename."""
+    def set_dynakubes(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
+        """Replace all DynaKubes, by one rename."""
         names = [obj["metadata"]["name"] for obj in objects]
         secrets = [
             {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"apiToken": token}}
             for name in names
         ]
-        fresh = self.dynakubes / "all.new"
-        fresh.write_text("---\n".join(f"{json.dumps(obj)}\n" for obj in (*objects, *secrets)) or "---\n")
-        fresh.rename(self.dynakubes / "all.yaml")
+        new = self.dynakubes / "all.new"
+        new.write_text("---\n".join(f"{json.dumps(obj)}\n" for obj in (*objects, *secrets)) or "---\n")
+        new.rename(self.dynakubes / "all.yaml")
 
     def start(self, **environment: str) -> None:
         with self.log.open("ab") as log:
@@ -255,7 +252,7 @@ class Process:
             )
 
     def kill(self) -> None:
-        """SIGKILL: nothing can be tidied up."""
+        """Send SIGKILL: no cleanup runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
@@ -265,29 +262,29 @@ class Process:
         self.process.terminate()
         return self.process.wait(40)
 
-    def ended(self) -> int:
-        """Wait for the process to end by itself; its exit code."""
+    def wait_for_exit(self) -> int:
+        """Wait until the process ends by itself; return its exit code."""
         assert self.process is not None
         return self.process.wait(20)
 
     def versions(self) -> list[Version]:
-        return AgentStore(self.folder).versions()
+        return AgentStore(self.data).versions()
 
     def row(self, name: str = "demo") -> dict[str, Any]:
-        return next((row for row in table(self.folder, "dynakubes") if row["name"] == name), {})
+        return next((row for row in table(self.data, "dynakubes") if row["name"] == name), {})
 
     def states(self) -> dict[str, str]:
-        """The versions table: version and state."""
-        return {row["version"]: row["state"] for row in table(self.folder, "versions")}
+        """Return the state of each version in the versions table."""
+        return {row["version"]: row["state"] for row in table(self.data, "versions")}
 
-    def ready(self, version: str, name: str = "demo") -> bool:
-        """Whether a version is installed, and all rows say so."""
+    def is_ready(self, version: str, name: str = "demo") -> bool:
+        """Return True if a version is installed according to all rows."""
         row = self.row(name)
         return (row.get("version"), row.get("condition")) == (version, "") and self.states().get(version) == "ready"
 
     def await_ready(self, version: str, name: str = "demo", seconds: float = 15) -> None:
         eventually(
-            lambda: self.ready(version, name),
+            lambda: self.is_ready(version, name),
             seconds,
             lambda: f"version {version} for {name} ({self.row(name)}, {self.states()}):\n{self.log.read_text()}",
         )

@@ -49,16 +49,16 @@ def driver(tmp_path: Path) -> Iterator[node.Driver]:
 def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
     with provisioner.running(tmp_path) as process:
-        data = Path(process.folder.root)
+        data = Path(process.data.root)
         (data / "packages").mkdir()
         package = packages.build(data / "packages/agent.zip")
-        process.want(of_the_page("Packages from the nodes' disks", data))
+        process.set_dynakubes(of_the_page("Packages from the nodes' disks", data))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         (version,) = process.versions()
         assert version.startswith("sha256-")
         # What the collector takes shows that it was here.
-        unused = process.folder.config_layers / "shop" / "0123456789abcdef"
+        unused = process.data.config_layers / "shop" / "0123456789abcdef"
         unused.mkdir(parents=True)
         eventually(lambda: not unused.exists())
         assert package.exists()
@@ -67,12 +67,12 @@ def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, dr
 def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) -> None:
     kubelet = driver.start()
     with provisioner.running(tmp_path) as process:
-        data = Path(process.folder.root)
+        data = Path(process.data.root)
         several = images.index((f"linux/{HERE}", an_image()), ("linux/riscv64", an_image("riscv64")))
         images.write_layout(
             data / "images/agent", (several, images.index_entry("1.277")), (an_image(), images.index_entry("1.276"))
         )
-        process.want(of_the_page("Images from the nodes' disks", data))
+        process.set_dynakubes(of_the_page("Images from the nodes' disks", data))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         assert process.versions() == [several.digest.replace(":", "-")]
@@ -80,7 +80,7 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
 
 def preload(process: provisioner.Process, what: Path | str) -> None:
     """Run the command, and wait until the provisioner has taken what it brought."""
-    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={process.folder.root}"]
+    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={process.data.root}"]
     subprocess.run([*command, str(what)], check=True, timeout=60)
     eventually(process.versions)
 
@@ -97,10 +97,10 @@ def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: 
     kubelet = driver.start()
     with provisioner.running(tmp_path) as process:
         preload(process, f"oci-layout:{tmp_path}/agent:1.277")
-        process.want(provisioner.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
+        process.set_dynakubes(provisioner.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
-        assert {row["source"] for row in provisioner.table(process.folder, "versions")} == {"preload"}
+        assert {row["source"] for row in provisioner.table(process.data, "versions")} == {"preload"}
 
 
 def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: node.Driver) -> None:
@@ -109,6 +109,6 @@ def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: n
         folder = images.write_layout(tmp_path / "agent", (an_image(), {}))
         preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
-        process.want(provisioner.manifest("shop", "http://localhost:1/api", image=away))
+        process.set_dynakubes(provisioner.manifest("shop", "http://localhost:1/api", image=away))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()

@@ -53,7 +53,7 @@ def test_views_report_whether_they_have_the_corrupt_tree_or_the_new_one(
     tmp_path: Path, driver: node.Driver, server: double.Tenant, read_only: bool
 ) -> None:
     with provisioner.running(tmp_path, *OFTEN) as process:
-        process.want(manifest("demo", server.api_url))
+        process.set_dynakubes(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()
         old = kubelet.publish("old", read_only=read_only)
@@ -88,7 +88,7 @@ def test_a_pod_that_starts_while_the_version_is_away_waits_for_the_new_one(
     tmp_path: Path, driver: node.Driver, server: double.Tenant
 ) -> None:
     with provisioner.running(tmp_path, *OFTEN) as process:
-        process.want(manifest("demo", server.api_url))
+        process.set_dynakubes(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()
         whole = library(kubelet.publish("old"))
@@ -106,13 +106,13 @@ def test_a_removal_of_a_corrupt_version_that_is_killed_is_finished_by_the_next_p
 ) -> None:
     process = Process(tmp_path, *OFTEN, module="tests.fakes.crashing_provisioner")
     try:
-        process.want(manifest("demo", server.api_url))
+        process.set_dynakubes(manifest("demo", server.api_url))
         process.start(CRASH_AT=step)
         process.await_ready(VERSION)
         kubelet = driver.start()
         old = kubelet.publish("old")
         spoil(driver.data.agent(VERSION))
-        assert process.ended() == -9
+        assert process.wait_for_exit() == -9
         assert kubelet.stats("old").volume_condition.abnormal
         assert library(old)[:4] == b"\x7fELF"
         process.start(CRASH_AT="never")
@@ -132,7 +132,7 @@ def test_a_view_that_is_bound_elsewhere_keeps_the_corrupt_tree(
     container = tmp_path / "container"
     container.mkdir()
     with provisioner.running(tmp_path, *OFTEN) as process:
-        process.want(manifest("demo", server.api_url))
+        process.set_dynakubes(manifest("demo", server.api_url))
         process.await_ready(VERSION)
         kubelet = driver.start()
         subprocess.run(["mount", "--bind", kubelet.publish("old"), container], check=True)

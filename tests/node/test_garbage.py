@@ -35,8 +35,8 @@ def records(driver: node.Driver) -> Iterator[ProvisionerState]:
 def collector(driver: node.Driver, records: ProvisionerState) -> garbage_collector.GarbageCollector:
     return garbage_collector.GarbageCollector(
         driver.data, AgentStore(driver.data), records,
-        garbage_collector.RetentionPolicy(reserve_bytes=0), ProvisionerMetrics(),
-        installing=set, dynakube_names=set,
+        garbage_collector.RetentionPolicy(reserve_bytes=0),
+        ProvisionerMetrics(), installing=set, dynakube_names=set,
     )  # fmt: skip
 
 

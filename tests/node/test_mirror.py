@@ -110,7 +110,7 @@ def endpoint(tmp_path: Path, server: double.Tenant) -> Iterator[Endpoint]:
 
 def begun(process: Process) -> bool:
     """Whether a node has a part of what the mirror sends."""
-    return any(file.stat().st_size > 8 << 20 for file in process.folder.tmp.glob("*.mirror.zip.part"))
+    return any(file.stat().st_size > 8 << 20 for file in process.data.tmp.glob("*.mirror.zip.part"))
 
 
 def test_a_cluster_downloads_a_version_once(tmp_path: Path, server: double.Tenant, endpoint: Endpoint) -> None:
@@ -120,11 +120,11 @@ def test_a_cluster_downloads_a_version_once(tmp_path: Path, server: double.Tenan
     nodes = [Process(place, *endpoint.flags) for place in places]
     try:
         for node in nodes:
-            node.want(manifest("demo", server.api_url))
+            node.set_dynakubes(manifest("demo", server.api_url))
             node.start()
         for node in nodes:
             node.await_ready(VERSION, seconds=60)
-            assert list_corrupt(node.folder) == []
+            assert list_corrupt(node.data) == []
     finally:
         for node in nodes:
             node.kill()
@@ -137,12 +137,12 @@ def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     assert server.count("package") == 1
     with provisioner.running(tmp_path, *endpoint.flags) as node:
-        node.want(manifest("demo", server.api_url))
+        node.set_dynakubes(manifest("demo", server.api_url))
         eventually(lambda: begun(node), 20)
         endpoint.kill()
         node.await_ready(VERSION, seconds=60)
         assert "mirror failed, trying the tenant" in node.log.read_text()
-        assert list_corrupt(node.folder) == []
+        assert list_corrupt(node.data) == []
         whole = [seen for seen in server.requests if seen.endpoint == "package" and "Range" not in seen.headers]
         assert len(whole) == 2
 
@@ -152,13 +152,13 @@ def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
 ) -> None:
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     with provisioner.running(tmp_path, *endpoint.flags) as node:
-        node.want(manifest("demo", server.api_url))
+        node.set_dynakubes(manifest("demo", server.api_url))
         eventually(lambda: begun(node), 20)
         endpoint.kill()
         endpoint.start()
         node.await_ready(VERSION, seconds=60)
         assert "download interrupted, retrying" in node.log.read_text()
-        assert list_corrupt(node.folder) == []
+        assert list_corrupt(node.data) == []
     assert server.count("package") == 1
 
 

@@ -92,10 +92,10 @@ def test_the_version_before_is_kept_and_mounted_with_its_configuration_until_the
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
         try:
             with provisioner.running(tmp_path, "--gc-interval=100ms") as process:
-                process.want(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
+                process.set_dynakubes(manifest("demo", server.api_url, version=BEFORE, annotations=lasting))
                 process.await_ready(BEFORE)
                 kubelet = driver.start()
-                process.want(manifest("demo", server.api_url, version=OTHER, annotations=lasting))
+                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER, annotations=lasting))
                 eventually(lambda: "can't be installed" in process.row().get("condition", ""), what=process.row)
                 view = kubelet.publish("now")
                 assert (view / "agent/installer.version").read_text() == BEFORE

@@ -48,7 +48,7 @@ class TestAPublish:
         server.bytes_per_second = 5_000
         kubelet = driver.start()
         with provisioner.running(tmp_path) as process:
-            process.want(manifest("demo", server.api_url))
+            process.set_dynakubes(manifest("demo", server.api_url))
             waiting = [kubelet.begin(f"pod{number}") for number in range(5)]
             for call in waiting:
                 call.result(15)
@@ -66,7 +66,7 @@ class TestAPublish:
         server.properties = [prop("fromTenant", "yes")]
         kubelet = driver.start()
         with provisioner.running(tmp_path) as process:
-            process.want(manifest("demo", server.api_url))
+            process.set_dynakubes(manifest("demo", server.api_url))
             view = kubelet.publish("pod1")
             server.plan("connection", *[double.Fault(status=503)] * 50)
             process.kill()
@@ -87,7 +87,7 @@ class TestANewRevision:
         kubelet = driver.start()
         layers = driver.data.config_layers / double.TENANT
         with provisioner.running(tmp_path) as process:
-            process.want(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
+            process.set_dynakubes(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
             old = kubelet.publish("old")
             before = (old / CONFIG).read_text()
             first = process.row()["layer"]
@@ -110,9 +110,9 @@ class TestANewVersion:
         server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
         kubelet = driver.start()
         with provisioner.running(tmp_path) as process:
-            process.want(manifest("demo", server.api_url, version=VERSION))
+            process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
             old = kubelet.publish("old")
-            process.want(manifest("demo", server.api_url, version=OTHER))
+            process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
             process.await_ready(OTHER)
             new = kubelet.publish("new")
             assert (new / "agent/installer.version").read_text() == OTHER
@@ -122,23 +122,23 @@ class TestANewVersion:
             kubelet.unpublish("old")
             eventually(lambda: process.versions() == [OTHER])
             eventually(lambda: process.states() == {OTHER: "ready"})
-            assert provisioner.list_corrupt(process.folder) == []
+            assert provisioner.list_corrupt(process.data) == []
 
     def test_of_a_dynakube_that_is_gone_goes_too_and_the_host_folder_when_it_is_free(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         kubelet = driver.start()
         with provisioner.running(tmp_path) as process:
-            process.want(manifest("demo", server.api_url))
+            process.set_dynakubes(manifest("demo", server.api_url))
             process.await_ready(VERSION)
             host = kubelet.publish("agent", mode="host")
             (host / "state").write_text("kept")
-            process.want()
+            process.set_dynakubes()
             eventually(lambda: process.versions() == [])
             time.sleep(0.7)
             assert (host / "state").read_text() == "kept"
             kubelet.unpublish("agent")
-            eventually(lambda: not list(process.folder.host_agents.iterdir()))
+            eventually(lambda: not list(process.data.host_agents.iterdir()))
 
 
 class TestTheCluster:
@@ -197,16 +197,16 @@ class TestADiskThatIsFull:
         ballast = small / "data/ballast"
         ballast.write_bytes(b"x" * (5 << 20))
         with provisioner.running(small) as process:
-            process.want(manifest("demo", server.api_url))
+            process.set_dynakubes(manifest("demo", server.api_url))
             eventually(lambda: "are needed and" in process.row().get("condition", ""), what=process.row)
             assert "every version in the store is in use or desired" in process.row()["condition"]
             assert process.versions() == []
-            assert not list(process.folder.tmp.glob("*.tree"))
+            assert not list(process.data.tmp.glob("*.tree"))
             ballast.unlink()
             process.await_ready(OTHER)
             assert server.count("package") == 1
-            assert list(process.folder.tmp.iterdir()) == []
-        assert provisioner.list_corrupt(Process(small).folder) == []
+            assert list(process.data.tmp.iterdir()) == []
+        assert provisioner.list_corrupt(Process(small).data) == []
 
     def test_that_other_writers_fill_meanwhile_leaves_nothing_half(
         self, tmp_path: Path, small: Path, server: double.Tenant
@@ -214,26 +214,26 @@ class TestADiskThatIsFull:
         server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=3 << 20))
         server.plan("package", double.Fault(bytes_per_second=3_000_000))
         with provisioner.running(small) as process:
-            process.want(manifest("demo", server.api_url))
+            process.set_dynakubes(manifest("demo", server.api_url))
             eventually(lambda: server.count("package"))
             fill(small / "data/ballast")
             eventually(
                 lambda: "can't be installed" in process.row().get("condition", "") or "full" in process.log.read_text()
             )
             assert process.versions() == []
-            assert sum(file.stat().st_size for file in process.folder.tmp.iterdir() if file.is_file()) == 0
+            assert sum(file.stat().st_size for file in process.data.tmp.iterdir() if file.is_file()) == 0
             (small / "data/ballast").unlink()
             process.await_ready(OTHER, seconds=20)
-        assert provisioner.list_corrupt(Process(small).folder) == []
+        assert provisioner.list_corrupt(Process(small).data) == []
 
     def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
         server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))
         server.release(OTHER, packages.build(tmp_path / "b.zip", OTHER, filler=4 << 20))
         with provisioner.running(small, "--gc-keep-unused=1h", "--gc-interval=1h") as process:
-            process.want(manifest("demo", server.api_url, version=VERSION))
+            process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
             process.await_ready(VERSION)
             (small / "data/ballast").write_bytes(b"x" * (5 << 19))
-            process.want(manifest("demo", server.api_url, version=OTHER))
+            process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
             process.await_ready(OTHER)
             assert process.versions() == [OTHER]
 

@@ -51,43 +51,43 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def is_whole(process: Process) -> None:
     """What holds at every moment, also right after a kill."""
-    assert provisioner.list_corrupt(process.folder) == []
+    assert provisioner.list_corrupt(process.data) == []
 
 
 def is_right(process: Process, *versions: str) -> None:
     """What holds once a provisioner has come to rest."""
     is_whole(process)
-    folder = process.folder
+    data = process.data
     eventually(lambda: process.versions() == sorted(versions), what=process.versions)
     eventually(lambda: process.states() == dict.fromkeys(versions, "ready"), what=process.states)
-    eventually(lambda: not [*folder.tmp.iterdir(), *folder.trash.iterdir()], what=lambda: list(folder.trash.iterdir()))
-    eventually(lambda: sorted(file.stem for file in folder.manifests.iterdir()) == sorted(versions))
-    assert all(row["size_bytes"] for row in provisioner.table(folder, "versions"))
+    eventually(lambda: not [*data.tmp.iterdir(), *data.trash.iterdir()], what=lambda: list(data.trash.iterdir()))
+    eventually(lambda: sorted(file.stem for file in data.manifests.iterdir()) == sorted(versions))
+    assert all(row["size_bytes"] for row in provisioner.table(data, "versions"))
 
 
 @pytest.mark.parametrize("step", INSTALL)
 def test_an_install_that_is_killed_is_done_by_the_next_process(
     process: Process, server: double.Tenant, step: str
 ) -> None:
-    process.want(manifest("demo", server.api_url))
+    process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT=step)
-    assert process.ended() == -9
+    assert process.wait_for_exit() == -9
     is_whole(process)
     assert process.versions() == ([VERSION] if step in {"renamed", "row ready"} else [])
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
     is_right(process, VERSION)
     row = process.row()
-    assert process.folder.config_layer(row["tenant"], row["layer"]).is_dir()
+    assert process.data.config_layer(row["tenant"], row["layer"]).is_dir()
     assert server.count("package") <= 2
 
 
 def test_a_download_that_is_killed_half_way_is_resumed(tmp_path: Path, process: Process, server: double.Tenant) -> None:
     server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
     server.plan("package", double.Fault(bytes_per_second=4_000_000))
-    process.want(manifest("demo", server.api_url))
+    process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT="never")
-    part = process.folder.tmp / f"{OTHER}.zip.part"
+    part = process.data.tmp / f"{OTHER}.zip.part"
     eventually(lambda: part.exists() and part.stat().st_size >= 2 << 20)
     process.kill()
     have = part.stat().st_size
@@ -104,11 +104,11 @@ def test_a_removal_that_is_killed_is_finished_by_the_next_process(
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
-    process.want(manifest("demo", server.api_url, version=VERSION))
+    process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
     process.start(CRASH_AT=step)
     process.await_ready(VERSION)
-    process.want(manifest("demo", server.api_url, version=OTHER))
-    assert process.ended() == -9
+    process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
+    assert process.wait_for_exit() == -9
     is_whole(process)
     process.start(CRASH_AT="never")
     process.await_ready(OTHER)
@@ -118,12 +118,12 @@ def test_a_removal_that_is_killed_is_finished_by_the_next_process(
 def test_a_version_that_is_wanted_again_after_a_killed_removal_comes_back(
     process: Process, server: double.Tenant
 ) -> None:
-    process.want(manifest("demo", server.api_url))
+    process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT="deleting")
     process.await_ready(VERSION)
-    process.want()
-    assert process.ended() == -9
-    process.want(manifest("demo", server.api_url))
+    process.set_dynakubes()
+    assert process.wait_for_exit() == -9
+    process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
     is_right(process, VERSION)
@@ -175,7 +175,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         version: manifest("demo", server.api_url, version=version, annotations=annotations)
         for version in (VERSION, OTHER)
     }
-    process.want(objects[VERSION])
+    process.set_dynakubes(objects[VERSION])
     process.start()
     kubelet = driver.start()
     pods = Pods(kubelet, 7)
@@ -196,7 +196,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             time.sleep(chance.uniform(0.2, 0.9))
-            process.want(objects[chance.choice((VERSION, OTHER))])
+            process.set_dynakubes(objects[chance.choice((VERSION, OTHER))])
             if chance.random() < 0.6:
                 process.kill()
                 is_whole(process)
@@ -207,7 +207,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         for thread in threads:
             thread.join()
         assert (pods.wrong, pods.published) == ([], 30)
-        process.want(objects[OTHER])
+        process.set_dynakubes(objects[OTHER])
         process.await_ready(OTHER)
         driver.wait_ready(kubelet)
         eventually(lambda: not driver.rows(), what=driver.rows)
@@ -227,18 +227,18 @@ def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process
     tmp_path: Path, process: Process, server: double.Tenant, step: str
 ) -> None:
     preload.preload(
-        process.folder,
+        process.data,
         partial(zip.read, tmp_path / "agent.zip"),
         Version(VERSION),
         3600.0,
         dedup.ExistingFiles(),
     )
-    process.want(manifest("demo", server.api_url))
+    process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT=step)
-    assert process.ended() == -9
+    assert process.wait_for_exit() == -9
     is_whole(process)
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
     is_right(process, VERSION)
-    assert list(process.folder.preloaded.iterdir()) == []
+    assert list(process.data.preloaded.iterdir()) == []
     assert server.count("package") == 0

@@ -20,7 +20,7 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
     driver = node.Driver(tmp_path, "--publish-wait=10s")
     with double.Tenant() as server, provisioner.running(tmp_path, _SPREAD) as process:
         server.release(packages.VERSION, packages.build(tmp_path / "agent.zip"))
-        process.want(manifest("demo", server.api_url))
+        process.set_dynakubes(manifest("demo", server.api_url))
         provisioner.eventually(lambda: process.row().get("version"), what="the version is wanted")
         time.sleep(1.5)  # Longer than the provisioner's turn takes
         assert server.count("package") == 0
@@ -32,4 +32,4 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
             driver.kill()
             node.unmount_all(driver)
         assert server.count("package") == 1
-        provisioner.eventually(lambda: not demand.list_versions(process.folder), what="the word is forgotten")
+        provisioner.eventually(lambda: not demand.list_versions(process.data), what="the word is forgotten")

@@ -6,5 +6,5 @@ from tests.fakes import provisioner
 
 
 @pytest.fixture
-def desk() -> provisioner.Desk:
-    return provisioner.Desk()
+def source() -> provisioner.FakeDynaKubeSource:
+    return provisioner.FakeDynaKubeSource()

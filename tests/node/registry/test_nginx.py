@@ -22,7 +22,7 @@ from oneagent.common.oci import reference
 from oneagent.common.tenant import client as tenant_client
 from tests.fakes import images, packages, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, list_corrupt, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, list_corrupt, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
@@ -55,7 +55,7 @@ def passing(url: str, more: str = "") -> str:
 
 def left(p: Provisioning) -> list[str]:
     """What of a package or a tree lies in `tmp/`; a part that has no byte in it does not count."""
-    return [file.name for file in p.folder.tmp.iterdir() if file.is_dir() or file.stat().st_size]
+    return [file.name for file in p.data.tmp.iterdir() if file.is_dir() or file.stat().st_size]
 
 
 def zip_source(server: double.Tenant, port: int) -> download.HttpSource:
@@ -147,7 +147,14 @@ class TestALimitOfRequests:
         ],
     )
     def test_is_obeyed_and_the_version_comes(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk, status: int, header: str, pause: float
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        plain: Registry,
+        source: FakeDynaKubeSource,
+        status: int,
+        header: str,
+        pause: float,
     ) -> None:
         digest = plain.push(PATH, image())
         limited = f"limit_req zone=few; limit_req_status {status}; {header} {passing(plain.url)}"
@@ -156,25 +163,25 @@ class TestALimitOfRequests:
             f"{BLOBS} {{ {limited} }} location / {{ {passing(plain.url)} }}",
             more="limit_req_zone $server_port zone=few:1m rate=40r/m;",
         ) as front:
-            desk.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
-            with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={front.host}") as p:
-                p.until(lambda: p.ready(version(digest)), 40, what=p.condition)
-                assert list_corrupt(p.folder) == []
+            source.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
+            with Provisioning(tmp_path / "data", source, f"--registry-plain-http={front.host}") as p:
+                p.wait_until(lambda: p.is_ready(version(digest)), 40, what=p.condition)
+                assert list_corrupt(p.data) == []
             answers = front.answers("/blobs/")
         pauses = [after - before for (before, said), (after, _) in itertools.pairwise(answers) if said == status]
         assert pauses and min(pauses) >= pause, front.lines()
 
     @pytest.mark.parametrize("status", [429, 503])
     def test_that_asks_for_more_patience_than_a_download_has_is_obeyed_all_the_same(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, status: int
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, status: int
     ) -> None:
         wait = f"location ~ /version/ {{ add_header Retry-After 700 always; return {status}; }}"
         with Front(
             tmp_path / "front", f"{wait} location / {{ {passing(f'http://127.0.0.1:{server.port}')} }}"
         ) as front:
-            desk.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
-            with Provisioning(tmp_path / "data", desk) as p:
-                p.until(lambda: f"answered {status}" in p.condition(), what=p.condition)
+            source.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", source) as p:
+                p.wait_until(lambda: f"answered {status}" in p.condition(), what=p.condition)
                 assert p.provisioner.installer._installs[VERSION].next_at > time.monotonic() + 600
                 assert "\n" not in p.condition() and left(p) == []
             assert len(front.answers("/version/")) == 1
@@ -193,19 +200,19 @@ class TestAMirror:
         )
 
     def test_that_keeps_copies_asks_the_registry_once_for_all_nodes(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         built = image(agent(filler=SIZE), images.tar())
         digest = plain.push(PATH, built)
         kept = "proxy_cache kept; proxy_cache_valid 200 1h; proxy_cache_lock on; proxy_ignore_headers Cache-Control;"
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         with Front(
             tmp_path / "front",
             f"location / {{ {passing(plain.url, kept)} }}",
             more=f"proxy_cache_path {tmp_path}/kept keys_zone=kept:1m;",
         ) as front:
             for node in "abc":
-                installed(tmp_path / node, desk, version(digest), *self.mirrors(plain, front))
+                installed(tmp_path / node, source, version(digest), *self.mirrors(plain, front))
         gets = [path.rpartition("/")[2] for method, path, _ in plain.requests() if method == "GET" and path != "/v2/"]
         assert sorted(gets) == sorted({digest, *built.blobs})
 
@@ -219,7 +226,7 @@ class TestAMirror:
         tmp_path: Path,
         server: double.Tenant,
         plain: Registry,
-        desk: Desk,
+        source: FakeDynaKubeSource,
         change: Callable[[bytes], bytes],
     ) -> None:
         built = image(agent(filler=SIZE))
@@ -227,23 +234,23 @@ class TestAMirror:
         copy = tmp_path / f"copies/v2/{PATH}/blobs/{built.layers[0]}"
         copy.parent.mkdir(parents=True)
         copy.write_bytes(change(built.blobs[built.layers[0]]))
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         copies = f"{BLOBS} {{ root {tmp_path}/copies; default_type application/octet-stream; }}"
         with Front(tmp_path / "front", f"{copies} location / {{ {passing(plain.url)} }}") as front:
-            installed(tmp_path, desk, version(digest), *self.mirrors(plain, front))
+            installed(tmp_path, source, version(digest), *self.mirrors(plain, front))
             assert [status for _, status in front.answers(built.layers[0])] == [200]
 
     def test_that_is_busy_is_left_for_the_next_one_at_once(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         digest = plain.push(PATH, image())
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         busy = "location / { add_header Retry-After 3600 always; return 429; }"
         with (
             Front(tmp_path / "busy", busy) as first,
             Front(tmp_path / "free", f"location / {{ {passing(plain.url)} }}") as second,
         ):
-            installed(tmp_path, desk, version(digest), *self.mirrors(plain, first, second))
+            installed(tmp_path, source, version(digest), *self.mirrors(plain, first, second))
             assert len(first.requests()) == 3  # the manifest, the configuration and the layer: once each
             assert [status for _, _, status in second.requests()] == [200, 200, 200]
 
@@ -261,30 +268,30 @@ class TestATenantBehindAProxy:
         ],
     )
     def test_that_spoils_the_package_leaves_one_line_and_no_byte(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, trouble: str, said: str
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, trouble: str, said: str
     ) -> None:
         upstream = passing(f"http://127.0.0.1:{server.port}")
         spoilt = f"location ~ /version/ {{ {trouble.replace('{passing}', upstream)} }}"
         with Front(tmp_path / "front", f"{spoilt} location / {{ {upstream} }}") as front:
-            desk.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
-            with Provisioning(tmp_path / "data", desk) as p:
-                p.until(lambda: said in p.condition(), 40, what=p.condition)
+            source.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", source) as p:
+                p.wait_until(lambda: said in p.condition(), 40, what=p.condition)
                 assert "\n" not in p.condition() and len(p.condition()) < 400
                 assert left(p) == [] and p.store.versions() == []
 
     def test_that_is_slow_and_breaks_brings_it_by_going_on(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         upstream = passing(f"http://127.0.0.1:{server.port}", "limit_rate 3m;")
         with (
             Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
             Relay("127.0.0.1", front.port) as relay,
         ):
-            desk.put(manifest("demo", f"http://localhost:{relay.port}/api", version=VERSION))
-            with Provisioning(tmp_path / "data", desk) as p:
-                p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.part")))
+            source.put(manifest("demo", f"http://localhost:{relay.port}/api", version=VERSION))
+            with Provisioning(tmp_path / "data", source) as p:
+                p.wait_until(lambda: any(file.stat().st_size > 1 << 20 for file in p.data.tmp.glob("*.part")))
                 relay.cut()
-                p.until(lambda: p.ready(VERSION), 20, what=p.condition)
-                assert list_corrupt(p.folder) == [] and left(p) == []
+                p.wait_until(lambda: p.is_ready(VERSION), 20, what=p.condition)
+                assert list_corrupt(p.data) == [] and left(p) == []
             assert [status for _, status in front.answers("/version/")][-1] == 206
             assert relay.passed < 1.1 * (tmp_path / "agent.zip").stat().st_size

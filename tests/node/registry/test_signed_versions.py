@@ -14,7 +14,7 @@ from tests.fakes import images, provisioner, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry
-from tests.fakes.provisioner import Desk, Provisioning
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning
 from tests.fakes.registry import Registry
 from tests.fakes.signing import Signer, beside, payload, signer, simple, tag
 
@@ -70,8 +70,8 @@ def sign(plain: Registry, digest: str, *signers: Signer) -> None:
         plain.push(PATH, beside(*payloads), f"{tag(digest)}.sig")
 
 
-def at_work(tmp_path: Path, desk: Desk, plain: Registry) -> Provisioning:
-    return Provisioning(tmp_path / "data", desk, f"--registry-plain-http={plain.host}")
+def at_work(tmp_path: Path, source: FakeDynaKubeSource, plain: Registry) -> Provisioning:
+    return Provisioning(tmp_path / "data", source, f"--registry-plain-http={plain.host}")
 
 
 Kube = Callable[..., dict[str, Any]]
@@ -91,166 +91,172 @@ def instead(p: Provisioning) -> Version | None:
 
 class TestASignedImage:
     @pytest.mark.parametrize("by", ["tag", "digest"])
-    def test_is_installed(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, by: str) -> None:
+    def test_is_installed(
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube, by: str
+    ) -> None:
         digest = push(plain, "one", OURS)
-        desk.put(kube(image=":1" if by == "tag" else f"@{digest}"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        source.put(kube(image=":1" if by == "tag" else f"@{digest}"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
     def test_is_installed_by_a_key_in_a_secret_with_several(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
-        desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem + OURS.pem}
+        source.secrets["image-keys"] = {"cosign.pub": THEIRS.pem + OURS.pem}
         digest = push(plain, "one", OURS)
-        desk.put(kube("image-keys"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        source.put(kube("image-keys"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
-    def test_is_asked_for_its_signature_once(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube) -> None:
+    def test_is_asked_for_its_signature_once(
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
+    ) -> None:
         digest = push(plain, "one", OURS)
-        desk.put(kube())
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        source.put(kube())
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
             asked = len(resolved(plain))
-            p.until(lambda: len(resolved(plain)) > asked + 2)
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            p.wait_until(lambda: len(resolved(plain)) > asked + 2)
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
             asked = len(resolved(plain))
-            p.until(lambda: len(resolved(plain)) > asked + 2)
+            p.wait_until(lambda: len(resolved(plain)) > asked + 2)
         assert len([path for _, path, _ in plain.requests() if path.endswith(".sig")]) == 2  # the push is one of them
 
     def test_stays_while_its_registry_and_the_api_server_are_away(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
-        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        source.secrets["image-keys"] = {"cosign.pub": OURS.pem}
         digest = push(plain, "one", OURS)
-        desk.put(kube("image-keys"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        source.put(kube("image-keys"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
         plain.__exit__(None, None, None)
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: "cannot connect" in p.condition(), what=p.condition)
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: "cannot connect" in p.condition(), what=p.condition)
             assert served(p) == version(digest)
-        desk.away = True
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: "the API server cannot be reached" in p.condition(), what=p.condition)
+        source.unavailable = True
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: "the API server cannot be reached" in p.condition(), what=p.condition)
             assert served(p) == version(digest)
 
 
 class TestAnImageThatIsNotSigned:
-    def test_is_not_installed_until_it_is(self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube) -> None:
+    def test_is_not_installed_until_it_is(
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
+    ) -> None:
         digest = push(plain, "one")
-        desk.put(kube())
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: f"{digest} is not signed: " in p.condition(), what=p.condition)
-            assert (p.store.versions(), list(p.folder.tmp.iterdir()), served(p)) == ([], [], "")
-            p.until(lambda: desk.events)
-            assert desk.events[0][:3] == ("demo", "Warning", "RefusedAgentImage")
-            assert desk.events[0][3] == p.condition()
+        source.put(kube())
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: f"{digest} is not signed: " in p.condition(), what=p.condition)
+            assert (p.store.versions(), list(p.data.tmp.iterdir()), served(p)) == ([], [], "")
+            p.wait_until(lambda: source.events)
+            assert source.events[0][:3] == ("demo", "Warning", "RefusedAgentImage")
+            assert source.events[0][3] == p.condition()
             assert not [path for _, path, _ in plain.requests() if "/blobs/sha256" in path and "GET" in path]
             sign(plain, digest, OURS)
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
     def test_with_the_right_key_is_not_installed_until_the_key_is_right(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         digest = push(plain, "one", THEIRS)
-        desk.put(kube())
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
-            desk.put(kube(THEIRS.pem))
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+        source.put(kube())
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+            source.put(kube(THEIRS.pem))
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
     def test_is_not_used_because_another_dynakube_has_it(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         digest = push(plain, "one")
-        desk.put(kube("", name="careless"), kube(name="careful"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest), "careless"), what=lambda: p.condition("careless"))
-            p.until(lambda: "is not signed" in p.condition("careful"), what=lambda: p.condition("careful"))
+        source.put(kube("", name="careless"), kube(name="careful"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest), "careless"), what=lambda: p.condition("careless"))
+            p.wait_until(lambda: "is not signed" in p.condition("careful"), what=lambda: p.condition("careful"))
             assert served(p, "careful") == ""
 
     def test_is_not_used_any_more_once_a_signature_is_asked_for(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         digest = push(plain, "one")
-        desk.put(kube(""))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
-            desk.put(kube())
-            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+        source.put(kube(""))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
+            source.put(kube())
+            p.wait_until(lambda: "is not signed" in p.condition(), what=p.condition)
             assert served(p) == ""
 
     def test_is_not_the_last_good_one_any_more_either(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         digest = push(plain, "one")
-        desk.put(last_good(kube("")))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
-            desk.put(last_good(kube()))
-            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+        source.put(last_good(kube("")))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
+            source.put(last_good(kube()))
+            p.wait_until(lambda: "is not signed" in p.condition(), what=p.condition)
             assert instead(p) is None
 
     @pytest.mark.parametrize("by", ["tag", "decision"])
     def test_is_not_followed_from_one_that_is(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, by: str
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube, by: str
     ) -> None:
         first = push(plain, "first", OURS)
-        desk.put(kube(decided=first if by == "decision" else ""))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(first)), what=p.condition)
+        source.put(kube(decided=first if by == "decision" else ""))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(first)), what=p.condition)
             second = push(plain, "second")
-            desk.put(kube(decided=second if by == "decision" else ""))
-            p.until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
+            source.put(kube(decided=second if by == "decision" else ""))
+            p.wait_until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
             assert served(p) == version(first)
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: f"{second} is not signed" in p.condition(), what=p.condition)
             assert (served(p), p.store.versions()) == (version(first), [version(first)])
             sign(plain, second, OURS)
-            p.until(lambda: p.ready(version(second)), what=p.condition)
+            p.wait_until(lambda: p.is_ready(version(second)), what=p.condition)
 
     def test_is_not_followed_either_while_the_one_before_has_to_be_installed_again(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         first = push(plain, "first", OURS)
-        desk.put(kube())
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(first)), what=p.condition)
+        source.put(kube())
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(first)), what=p.condition)
         p.store.remove(version(first))  # as a corrupt one
         push(plain, "second")
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.store.has(version(first)), what=p.condition)
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.store.has(version(first)), what=p.condition)
             assert (served(p), p.store.versions()) == (version(first), [version(first)])
 
 
 class TestAKey:
     def test_that_is_taken_back_leaves_no_last_good_version(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
-        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        source.secrets["image-keys"] = {"cosign.pub": OURS.pem}
         push(plain, "one", OURS)
-        desk.put(last_good(kube("image-keys")))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.condition() == "" and len(p.store.versions()) == 1, what=p.condition)
-            desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
-            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+        source.put(last_good(kube("image-keys")))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.condition() == "" and len(p.store.versions()) == 1, what=p.condition)
+            source.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
+            p.wait_until(lambda: "by none of the keys" in p.condition(), what=p.condition)
             assert instead(p) is None
 
     def test_that_is_taken_back_approves_nothing_any_more(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube
+        self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
-        desk.secrets["image-keys"] = {"cosign.pub": OURS.pem}
+        source.secrets["image-keys"] = {"cosign.pub": OURS.pem}
         digest = push(plain, "one", OURS)
-        desk.put(kube("image-keys"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
-            desk.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
-            p.until(lambda: "by none of the keys" in p.condition(), what=p.condition)
+        source.put(kube("image-keys"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
+            source.secrets["image-keys"] = {"cosign.pub": THEIRS.pem}
+            p.wait_until(lambda: "by none of the keys" in p.condition(), what=p.condition)
             assert served(p) == ""
             sign(plain, digest, OURS, THEIRS)
-            p.until(lambda: p.ready(version(digest)), what=p.condition)
+            p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
     @pytest.mark.parametrize(
         ("secret", "said"),
@@ -262,14 +268,20 @@ class TestAKey:
         ],
     )
     def test_that_is_not_there_is_said(
-        self, tmp_path: Path, desk: Desk, plain: Registry, kube: Kube, secret: dict[str, str] | None, said: str
+        self,
+        tmp_path: Path,
+        source: FakeDynaKubeSource,
+        plain: Registry,
+        kube: Kube,
+        secret: dict[str, str] | None,
+        said: str,
     ) -> None:
         push(plain, "one", OURS)
         if secret is not None:
-            desk.secrets["image-keys"] = secret
-        desk.put(kube("image-keys"))
-        with at_work(tmp_path, desk, plain) as p:
-            p.until(lambda: said in p.condition(), what=p.condition)
+            source.secrets["image-keys"] = secret
+        source.put(kube("image-keys"))
+        with at_work(tmp_path, source, plain) as p:
+            p.wait_until(lambda: said in p.condition(), what=p.condition)
             assert p.store.versions() == []
 
 
@@ -280,7 +292,7 @@ class TestMemory:
     ) -> None:
         digest = push(plain, "one", OURS)
         with provisioner.running(tmp_path, f"--registry-plain-http={plain.host}") as p:
-            p.want(kube(OURS.pem if wanted else ""))
+            p.set_dynakubes(kube(OURS.pem if wanted else ""))
             p.await_ready(version(digest))
             assert p.process is not None
             mapped = Path(f"/proc/{p.process.pid}/maps").read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import images, registry
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, eventually, list_corrupt, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, eventually, list_corrupt, manifest
 from tests.fakes.registry import Front, Registry
 from tests.fakes.relay import Relay
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
@@ -42,12 +42,12 @@ BLOBS = "location ~ ^/v2/.*/blobs/"
 
 class TestAMirror:
     def test_is_asked_before_the_registry_and_instead_of_it(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         digest = plain.push(f"hub/{PATH}", image())
-        desk.put(manifest("demo", server.api_url, image=f"nowhere.invalid/{PATH}:1"))
+        source.put(manifest("demo", server.api_url, image=f"nowhere.invalid/{PATH}:1"))
         flags = (f"--registry-mirrors=nowhere.invalid={plain.host}/hub", f"--registry-plain-http={plain.host}")
-        installed(tmp_path, desk, version(digest), *flags)
+        installed(tmp_path, source, version(digest), *flags)
 
     @pytest.mark.parametrize(
         "server_block",
@@ -63,49 +63,49 @@ class TestAMirror:
         ],
     )
     def test_that_is_of_no_use_is_passed_over(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk, server_block: str
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource, server_block: str
     ) -> None:
         digest = plain.push(PATH, image())
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}:1"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}:1"))
         with Front(tmp_path / "front", f"location / {{ {server_block} }}") as front:
             flags = (
                 f"--registry-mirrors={plain.host}={front.host}",
                 f"--registry-plain-http={plain.host},{front.host}",
             )
-            installed(tmp_path, desk, version(digest), *flags)
+            installed(tmp_path, source, version(digest), *flags)
             assert front.requests()
 
     @pytest.mark.parametrize("trouble", ["return 503;", "return 200 wrong;", "proxy_pass http://127.0.0.1:1;"])
     def test_with_manifests_and_no_layers_is_passed_over_for_those(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk, trouble: str
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource, trouble: str
     ) -> None:
         digest = plain.push(PATH, image())
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         with Front(tmp_path / "front", f"{BLOBS} {{ {trouble} }} {passing(plain)}") as front:
             flags = (
                 f"--registry-mirrors={plain.host}={front.host}",
                 f"--registry-plain-http={plain.host},{front.host}",
             )
-            installed(tmp_path, desk, version(digest), *flags)
+            installed(tmp_path, source, version(digest), *flags)
             assert [status for _, path, status in front.requests() if "/manifests/" in path] == [200]
 
 
 class TestWrongBytes:
     def test_of_a_layer_are_never_unpacked(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         built = image()
         digest = plain.push(PATH, built)
         plain.corrupt_blob(built.layers[0])
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
-        with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={plain.host}") as p:
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        with Provisioning(tmp_path / "data", source, f"--registry-plain-http={plain.host}") as p:
             wanted = built.layers[0].removeprefix("sha256:")
-            p.until(lambda: f"{wanted} was expected" in p.condition(), what=p.condition)
+            p.wait_until(lambda: f"{wanted} was expected" in p.condition(), what=p.condition)
             assert p.store.versions() == []
-            assert not any(file.stat().st_size for file in p.folder.tmp.iterdir())
+            assert not any(file.stat().st_size for file in p.data.tmp.iterdir())
 
     def test_of_a_manifest_are_never_read(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         built = image()
         digest = plain.push(PATH, built)
@@ -113,25 +113,25 @@ class TestWrongBytes:
         swapped = f"rewrite ^/v2/(.*)/manifests/.*$ /v2/$1/manifests/{other} break; proxy_pass {plain.url};"
         wrong = f"location ~ ^/v2/.*/manifests/ {{ {swapped} }}"
         with Front(tmp_path / "front", f"{wrong} {passing(plain)}") as front:
-            desk.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
-            with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={front.host}") as p:
-                p.until(lambda: f"{digest} was expected" in p.condition(), what=p.condition)
+            source.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
+            with Provisioning(tmp_path / "data", source, f"--registry-plain-http={front.host}") as p:
+                p.wait_until(lambda: f"{digest} was expected" in p.condition(), what=p.condition)
 
     def test_of_an_image_that_is_no_agent_are_fetched_once(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         built = image(images.tar(images.Entry("bin/sh")))
         digest = plain.push(PATH, built)
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
-        with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={plain.host}") as p:
-            p.until(lambda: "the package has no" in p.condition(), what=p.condition)
-            assert list(p.folder.tmp.iterdir()) == []
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        with Provisioning(tmp_path / "data", source, f"--registry-plain-http={plain.host}") as p:
+            p.wait_until(lambda: "the package has no" in p.condition(), what=p.condition)
+            assert list(p.data.tmp.iterdir()) == []
             assert p.provisioner.installer._installs[version(digest)].next_at > time.monotonic() + 3000
 
 
 class TestALayer:
     def test_goes_on_where_the_connection_broke(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         digest = plain.push(PATH, image(agent(filler=6 << 20)))
         with (
@@ -139,34 +139,34 @@ class TestALayer:
             Relay("127.0.0.1", front.port) as relay,
         ):
             host = f"localhost:{relay.port}"
-            desk.put(manifest("demo", server.api_url, image=f"{host}/{PATH}@{digest}"))
-            with Provisioning(tmp_path / "data", desk, f"--registry-plain-http={host}") as p:
-                p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.layer.part")))
+            source.put(manifest("demo", server.api_url, image=f"{host}/{PATH}@{digest}"))
+            with Provisioning(tmp_path / "data", source, f"--registry-plain-http={host}") as p:
+                p.wait_until(lambda: any(file.stat().st_size > 1 << 20 for file in p.data.tmp.glob("*.layer.part")))
                 relay.cut()
-                p.until(lambda: p.ready(version(digest)), 20, what=p.condition)
-                assert list_corrupt(p.folder) == []
+                p.wait_until(lambda: p.is_ready(version(digest)), 20, what=p.condition)
+                assert list_corrupt(p.data) == []
             blobs = [line for line in front.lines() if "/blobs/" in line and "range=" in line]
         assert len([line for line in blobs if "range=bytes=" in line]) == 1
 
     def test_is_taken_up_by_the_next_process(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         # More than what is written between two looks at whether to stop.
         built = image(images.tar(), agent(filler=20 << 20))
         digest = plain.push(PATH, built)
         with Front(tmp_path / "front", f"limit_rate 10m; {passing(plain)}") as front:
-            desk.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
+            source.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
             flag = f"--registry-plain-http={front.host}"
-            with Provisioning(tmp_path / "data", desk, flag) as p:
-                p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.layer.part")))
-            installed(tmp_path, desk, version(digest), flag)
+            with Provisioning(tmp_path / "data", source, flag) as p:
+                p.wait_until(lambda: any(file.stat().st_size > 1 << 20 for file in p.data.tmp.glob("*.layer.part")))
+            installed(tmp_path, source, version(digest), flag)
             fetched = [line.partition(" HTTP")[0].rpartition("/")[2] for line in front.lines() if "/blobs/" in line]
             resumed = [line for line in front.lines() if "range=bytes=" in line]
         assert fetched.count(built.layers[0]) == 1
         assert len(resumed) == 1 and built.layers[1] in resumed[0]
 
     def test_is_fetched_without_the_credentials_where_the_registry_sends_us_on(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         basic = base64.b64encode(f"{registry.USER}:{registry.PASSWORD}".encode()).decode()
         with Registry(tmp_path / "registry", password=True) as locked:
@@ -179,17 +179,17 @@ class TestALayer:
                     f"{BLOBS} {{ return 307 http://{away.host}$request_uri; }} {passing(locked)}",
                 ) as front,
             ):
-                desk.secrets["pull"] = registry.pull_secret(front.host)
+                source.secrets["pull"] = registry.pull_secret(front.host)
                 kube = manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}")
                 kube["spec"]["customPullSecret"] = "pull"
-                desk.put(kube)
-                installed(tmp_path, desk, version(digest), f"--registry-plain-http={front.host}")
+                source.put(kube)
+                installed(tmp_path, source, version(digest), f"--registry-plain-http={front.host}")
                 assert [line for line in front.lines() if "/blobs/" in line and f"by=Basic {basic}" in line]
                 sent_on = [line for line in away.lines() if "/blobs/" in line]
                 assert sent_on and all(line.endswith("by=-") for line in sent_on)
 
     def test_that_is_there_when_the_process_is_told_to_stop_is_not_fetched_again(
-        self, tmp_path: Path, server: double.Tenant, plain: Registry, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         reached = threading.Event()
 
@@ -201,11 +201,11 @@ class TestALayer:
 
         built = image(agent())
         digest = plain.push(PATH, built)
-        desk.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
+        source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         flag = f"--registry-plain-http={plain.host}"
-        with Provisioning(tmp_path / "data", desk, flag, failpoint=step) as p:
+        with Provisioning(tmp_path / "data", source, flag, failpoint=step) as p:
             assert reached.wait(20)
         assert not p.store.has(version(digest))
-        installed(tmp_path, desk, version(digest), flag)
+        installed(tmp_path, source, version(digest), flag)
         asked = [path.rpartition("/")[2] for method, path, _ in plain.requests() if method == "GET"]
         assert asked.count(built.layers[0]) == 1

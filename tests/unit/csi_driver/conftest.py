@@ -1,4 +1,4 @@
-"""A tenant that has released one version, and a desk to lay DynaKubes on."""
+"""A tenant with one released version, and a source of DynaKubes in memory."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def server(package: Path) -> Iterator[double.Tenant]:
 
 
 @pytest.fixture
-def desk() -> provisioner.Desk:
-    return provisioner.Desk()
+def source() -> provisioner.FakeDynaKubeSource:
+    return provisioner.FakeDynaKubeSource()

@@ -4,9 +4,9 @@ A scrub may take hours, at a rate that no disk notices, and gives back the page 
 is its file manifest's modification time, so a restart begins no scrub again. A version without a manifest cannot be
 verified and stays.
 
-A corrupt version is removed under the same locks as garbage (see `corruption_log` for running pods). It is then missing,
-and is installed again from its source. Versions that share a corrupt file with it, by a hard link, are removed too, so
-that the new one is not linked to the corrupt file.
+A corrupt version is removed under the same locks as garbage (see `corruption_log` for running pods). It is then
+missing, and is installed again from its source. Versions that share a corrupt file with it, by a hard link, are removed
+too, so that the new one is not linked to the corrupt file.
 
     read → corruption log → version into the trash → row
 """

@@ -24,7 +24,7 @@ from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
 from tests.fakes import images, packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, list_corrupt, manifest, table
+from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, list_corrupt, manifest, table
 
 VERSION = Version(packages.VERSION)
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -65,108 +65,116 @@ def preload(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 class TestBeforeTheDriverIsThere:
     def test_it_waits_and_is_taken_by_the_first_provisioner(
-        self, root: Path, preload: Command, package: Path, desk: Desk
+        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
     ) -> None:
         answer = preload(package)
         assert (answer["version"], answer["taken"]) == (VERSION, False)
         assert answer["bytes"] > 0
-        desk.put()
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.store.has(VERSION))
-            p.until(lambda: [row["state"] for row in table(p.folder, "versions")] == ["ready"])
-            assert list_corrupt(p.folder) == []
-            assert list(p.folder.preloaded.iterdir()) == []
+        source.put()
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.store.has(VERSION))
+            p.wait_until(lambda: [row["state"] for row in table(p.data, "versions")] == ["ready"])
+            assert list_corrupt(p.data) == []
+            assert list(p.data.preloaded.iterdir()) == []
 
     def test_a_wanted_version_gets_its_configuration_and_is_not_downloaded(
-        self, root: Path, preload: Command, package: Path, server: double.Tenant, desk: Desk
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         preload(package)
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert "fromTenant yes" in p.layer()
         assert server.count("package") == 0
 
 
 class TestWhileAProvisionerRuns:
     def test_a_version_whose_download_fails_is_there_at_once(
-        self, root: Path, preload: Command, package: Path, server: double.Tenant, desk: Desk
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url, version=OTHER))
-        with Provisioning(root, desk) as p, process.exclusive_lock(root / "provisioner.lock"):
-            p.until(lambda: "can't be installed" in p.condition())
+        source.put(manifest("demo", server.api_url, version=OTHER))
+        with Provisioning(root, source) as p, process.exclusive_lock(root / "provisioner.lock"):
+            p.wait_until(lambda: "can't be installed" in p.condition())
             assert preload(package, f"--version={OTHER}")["taken"] is True
-            p.until(lambda: p.ready(OTHER), what=p.condition)
+            p.wait_until(lambda: p.is_ready(OTHER), what=p.condition)
 
-    def test_what_is_there_already_is_refused(self, root: Path, preload: Command, package: Path, desk: Desk) -> None:
+    def test_what_is_there_already_is_refused(
+        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
+    ) -> None:
         preload(package)
         with pytest.raises(SystemExit, match=f"version {VERSION} is on this node already"):
             preload(package)
-        desk.put()
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.store.has(VERSION))
+        source.put()
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.store.has(VERSION))
             with pytest.raises(SystemExit, match=f"version {VERSION} is on this node already"):
                 preload(package)
 
     def test_files_that_other_versions_have_are_shared(
-        self, root: Path, preload: Command, package: Path, other_package: Path, desk: Desk
+        self, root: Path, preload: Command, package: Path, other_package: Path, source: FakeDynaKubeSource
     ) -> None:
-        desk.put()
-        with Provisioning(root, desk) as p, process.exclusive_lock(root / "provisioner.lock"):
+        source.put()
+        with Provisioning(root, source) as p, process.exclusive_lock(root / "provisioner.lock"):
             preload(package)
             assert preload(other_package)["shared_bytes"] > 0
             assert p.store.versions() == sorted([VERSION, OTHER])
-            assert list_corrupt(p.folder) == []
+            assert list_corrupt(p.data) == []
 
 
 class TestAVersionThatCannotBeTaken:
     def test_holds_up_no_other_and_says_why(
-        self, root: Path, preload: Command, package: Path, other_package: Path, server: double.Tenant, desk: Desk
+        self,
+        root: Path,
+        preload: Command,
+        package: Path,
+        other_package: Path,
+        server: double.Tenant,
+        source: FakeDynaKubeSource,
     ) -> None:
         first = "1.0.0.20230101-000000"
-        desk.put(manifest("demo", server.api_url, version=first))
-        with Provisioning(root, desk) as p:
-            p.until(lambda: "can't be installed" in p.condition(), what=p.condition)
-            in_the_way = p.folder.config_layers / server.tenant
+        source.put(manifest("demo", server.api_url, version=first))
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: "can't be installed" in p.condition(), what=p.condition)
+            in_the_way = p.data.config_layers / server.tenant
             in_the_way.write_text("no folder")
             preload(package, f"--version={first}")
             preload(other_package)
-            p.until(lambda: p.store.has(OTHER))
-            p.until(lambda: "can't be put into the store: File exists" in p.condition(), what=p.condition)
+            p.wait_until(lambda: p.store.has(OTHER))
+            p.wait_until(lambda: "can't be put into the store: File exists" in p.condition(), what=p.condition)
             in_the_way.unlink()
-            p.until(lambda: p.ready(first), what=p.condition)
+            p.wait_until(lambda: p.is_ready(first), what=p.condition)
 
 
 class TestAPin:
     def test_keeps_what_nobody_wants_until_its_time_is_over(
-        self, root: Path, preload: Command, package: Path, desk: Desk
+        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
     ) -> None:
         preload(package, "--keep=1h")
-        desk.put()
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.store.has(VERSION))
+        source.put()
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.store.has(VERSION))
             assert p.collect() == []
-            p.folder.pin(VERSION).write_text(str(time.time() - 1))
+            p.data.pin(VERSION).write_text(str(time.time() - 1))
             assert p.collect() == [VERSION]
-            assert list(p.folder.pins.iterdir()) == []
+            assert list(p.data.pins.iterdir()) == []
 
     def test_ends_when_a_dynakube_wants_the_version(
-        self, root: Path, preload: Command, package: Path, server: double.Tenant, desk: Desk
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         preload(package)
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             p.collect()
-            assert list(p.folder.pins.iterdir()) == []
-            desk.remove("demo")
-            p.until(lambda: p.collect() == [VERSION])
+            assert list(p.data.pins.iterdir()) == []
+            source.remove("demo")
+            p.wait_until(lambda: p.collect() == [VERSION])
 
 
 class TestAnImageInAFolder:
     def test_is_the_version_that_its_digest_says(
-        self, root: Path, preload: Command, tmp_path: Path, desk: Desk, server: double.Tenant
+        self, root: Path, preload: Command, tmp_path: Path, source: FakeDynaKubeSource, server: double.Tenant
     ) -> None:
         image = an_image()
         folder = images.write_layout(tmp_path / "layout", (images.index((f"linux/{HERE}", image)), {}))
@@ -175,10 +183,10 @@ class TestAnImageInAFolder:
         answer = preload(folder)
         assert (answer["version"], answer["taken"]) == (version, False)
         away = f"registry.invalid/team/agent@{index}"
-        desk.put(manifest("demo", server.api_url, image=away))
-        with Provisioning(root, desk) as p:
-            p.until(lambda: p.ready(version), what=p.condition)
-            assert list_corrupt(p.folder) == []
+        source.put(manifest("demo", server.api_url, image=away))
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.is_ready(version), what=p.condition)
+            assert list_corrupt(p.data) == []
 
     def test_is_told_by_its_name_among_several(self, preload: Command, tmp_path: Path) -> None:
         one, two = an_image("one"), an_image("two")
@@ -255,15 +263,15 @@ class TestAPackageThatIsRefused:
         cut.write_bytes(content)
         with pytest.raises(SystemExit, match="liboneagentproc"):
             preload(cut)
-        folder = DataDir(root)
-        assert [*folder.preloaded.iterdir(), *folder.pins.iterdir(), *folder.tmp.iterdir()] == []
+        data = DataDir(root)
+        assert [*data.preloaded.iterdir(), *data.pins.iterdir(), *data.tmp.iterdir()] == []
 
     def test_by_a_command_that_was_killed_is_tidied_up_but_not_that_of_one_at_work(
         self, root: Path, package: Path
     ) -> None:
-        folder = DataDir(root)
-        folder.create()
-        (folder.preloaded / ".dead").mkdir()
+        data = DataDir(root)
+        data.create()
+        (data.preloaded / ".dead").mkdir()
         reached, go_on = threading.Event(), threading.Event()
         read = partial(zip.read, package)
 
@@ -273,14 +281,14 @@ class TestAPackageThatIsRefused:
                 assert go_on.wait(10)
 
         at_work = threading.Thread(
-            target=store_preload.preload, args=(folder, read, VERSION, 60.0, dedup.ExistingFiles(), failpoint)
+            target=store_preload.preload, args=(data, read, VERSION, 60.0, dedup.ExistingFiles(), failpoint)
         )
         at_work.start()
         assert reached.wait(10)
-        store_preload.remove_leftovers(folder)
-        assert os.listdir(folder.preloaded) == [f".{VERSION}"]
+        store_preload.remove_leftovers(data)
+        assert os.listdir(data.preloaded) == [f".{VERSION}"]
         with pytest.raises(store_preload.NotPreloadedError, match="by another command"):
-            store_preload.preload(folder, read, VERSION, 60.0, dedup.ExistingFiles())
+            store_preload.preload(data, read, VERSION, 60.0, dedup.ExistingFiles())
         go_on.set()
         at_work.join(10)
-        assert store_preload.list_waiting(folder) == [VERSION]
+        assert store_preload.list_waiting(data) == [VERSION]

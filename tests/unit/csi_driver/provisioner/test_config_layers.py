@@ -11,7 +11,7 @@ from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, manifest
 
 VERSION = packages.VERSION
 
@@ -22,12 +22,12 @@ def prop(key: str, value: str) -> dict[str, str]:
 
 class TestALayer:
     def test_holds_the_package_the_tenant_and_the_dynakube(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         server.properties = [prop("fromTenant", "yes"), prop("libjava", "off"), prop("bad key", "x")]
-        desk.put(manifest("demo", server.api_url, networkZone="zone"))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(VERSION))
+        source.put(manifest("demo", server.api_url, networkZone="zone"))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION))
             lines = p.layer().splitlines()
         assert "[general]" in lines
         for line in ("libjava off", "fromTenant yes", f"tenant {double.TENANT}", f"tenantToken {server.tenant_token}"):
@@ -36,22 +36,22 @@ class TestALayer:
         assert not any("bad" in line for line in lines)
 
     def test_is_each_tenants_own_though_the_version_is_shared(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
     ) -> None:
         server.properties = [prop("whose", "first")]
         with double.Tenant(tenant="second") as second:
             second.release(VERSION, package)
             second.properties = [prop("whose", "second")]
-            desk.put(manifest("a", server.api_url), manifest("b", second.api_url))
-            with Provisioning(tmp_path, desk) as p:
-                p.until(lambda: p.ready(VERSION, "a") and p.ready(VERSION, "b"))
+            source.put(manifest("a", server.api_url), manifest("b", second.api_url))
+            with Provisioning(tmp_path, source) as p:
+                p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(VERSION, "b"))
                 assert "whose first" in p.layer("a")
                 assert "tenant second" in p.layer("b")
                 assert "whose second" in p.layer("b")
                 assert server.count("package") + second.count("package") == 1
 
     def test_is_in_the_row_before_the_version_is_in_the_store(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         seen: list[tuple[bool, str]] = []
 
@@ -62,40 +62,40 @@ class TestALayer:
                 seen.append((p.store.has(row.version), p.layer()))
 
         server.properties = [prop("fromTenant", "yes")]
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
-            p.until(lambda: p.ready(VERSION))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+            p.wait_until(lambda: p.is_ready(VERSION))
         ((visible, text),) = seen
         assert not visible
         assert "fromTenant yes" in text
 
     def test_is_waited_for_by_a_version_that_an_earlier_process_had_begun(
-        self, tmp_path: Path, desk: Desk, package: Path
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
     ) -> None:
         with double.Tenant() as hanging:
             hanging.plan("connection", double.Fault(stall_after=1))
-            desk.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
-            p = Provisioning(tmp_path, desk)
+            source.put(manifest("demo", hanging.api_url, image=f"file://{package}", version=VERSION))
+            p = Provisioning(tmp_path, source)
             p.provisioner.state.set_desired([DesiredState(DynaKubeName("demo"), version=Version(VERSION))])
             with p:
-                p.until(lambda: hanging.count("connection"))
+                p.wait_until(lambda: hanging.count("connection"))
                 time.sleep(0.3)
                 assert p.store.versions() == [], "no tenant has told what should be in its layer"
                 hanging.closing.set()
-                p.until(lambda: p.ready(VERSION), what=p.condition)
+                p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
 
 
 class TestANewRevision:
     def test_makes_a_new_layer_and_the_old_one_stays_for_its_pods(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(VERSION))
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION))
             old = p.row()
             assert old is not None
             server.properties, server.revision = [prop("fresh", "yes")], 2
-            p.until(lambda: "fresh yes" in p.layer())
+            p.wait_until(lambda: "fresh yes" in p.layer())
             new = p.row()
             assert new is not None
             pod = VolumeRecord(
@@ -116,12 +116,14 @@ class TestANewRevision:
             p.collect()
             assert layers(p) == {new.layer}
 
-    def test_without_a_change_makes_nothing_new(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(VERSION))
+    def test_without_a_change_makes_nothing_new(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION))
             before = p.row()
-            p.until(lambda: server.count("config") > 3)
+            p.wait_until(lambda: server.count("config") > 3)
             assert p.row() == before
         assert [query["revision"] for query in (r.query for r in server.requests if r.endpoint == "config")][:2] == [
             ["0"],
@@ -130,23 +132,25 @@ class TestANewRevision:
 
 
 class TestALayerThatCannotBeWritten:
-    def test_holds_up_nothing_else(self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
-        with Provisioning(tmp_path, desk) as p, double.Tenant(tenant="second") as second:
-            p.until(lambda: p.ready(VERSION))
-            (p.folder.config_layers / "second").write_text("in the way")
+    def test_holds_up_nothing_else(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
+    ) -> None:
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "50ms"}))
+        with Provisioning(tmp_path, source) as p, double.Tenant(tenant="second") as second:
+            p.wait_until(lambda: p.is_ready(VERSION))
+            (p.data.config_layers / "second").write_text("in the way")
             second.release(VERSION, package)
-            desk.put(manifest("broken", second.api_url))
-            p.until(lambda: "configuration can't be written: File exists" in p.condition("broken"))
+            source.put(manifest("broken", second.api_url))
+            p.wait_until(lambda: "configuration can't be written: File exists" in p.condition("broken"))
             server.properties, server.revision = [prop("fresh", "yes")], 2
-            p.until(lambda: "fresh yes" in p.layer())
-            (p.folder.config_layers / "second").unlink()
-            p.until(lambda: p.ready(VERSION, "broken"))
+            p.wait_until(lambda: "fresh yes" in p.layer())
+            (p.data.config_layers / "second").unlink()
+            p.wait_until(lambda: p.is_ready(VERSION, "broken"))
             assert f"tenant {second.tenant}" in p.layer("broken")
 
 
 def layers(p: Provisioning) -> set[str]:
-    return {layer.name for tenant in p.folder.config_layers.iterdir() for layer in tenant.iterdir()}
+    return {layer.name for tenant in p.data.config_layers.iterdir() for layer in tenant.iterdir()}
 
 
 def put_volume(p: Provisioning, row: VolumeRecord) -> None:

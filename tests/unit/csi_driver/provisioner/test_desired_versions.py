@@ -9,7 +9,7 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.csi_driver.data_dir import LayerId
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, manifest
+from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, manifest
 
 PINNED = "1.275.0.20230801-000000"
 DEMO = DynaKubeName("demo")
@@ -18,143 +18,153 @@ DECIDED = "1.276.0.20230901-000000"
 
 class TestPrecedence:
     def test_is_operator_then_user_then_tenant(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
     ) -> None:
         for version in (PINNED, DECIDED):
             server.release(version, package)
         url = server.api_url
-        desk.put(manifest("all", url, version=PINNED, decided=DECIDED))
-        desk.put(manifest("pinned", url, version=PINNED), manifest("latest", url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(DECIDED, "all") and p.ready(PINNED, "pinned"))
-            p.until(lambda: p.ready(packages.VERSION, "latest"))
+        source.put(manifest("all", url, version=PINNED, decided=DECIDED))
+        source.put(manifest("pinned", url, version=PINNED), manifest("latest", url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(DECIDED, "all") and p.is_ready(PINNED, "pinned"))
+            p.wait_until(lambda: p.is_ready(packages.VERSION, "latest"))
         assert server.count("latest") == 1, "who has a version is not asked for the latest"
 
-    def test_ends_with_the_last_version_that_was_known(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+    def test_ends_with_the_last_version_that_was_known(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             server.plan("latest", *[double.Fault(status=500)] * 3)
             before = server.count("latest")
-            p.until(lambda: server.count("latest") > before + 2)
-            assert p.ready(packages.VERSION)
+            p.wait_until(lambda: server.count("latest") > before + 2)
+            assert p.is_ready(packages.VERSION)
 
-    def test_follows_the_latest(self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+    def test_follows_the_latest(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
+    ) -> None:
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             server.release(OTHER, other_package)
-            p.until(lambda: p.ready(OTHER))
+            p.wait_until(lambda: p.is_ready(OTHER))
             assert p.collect() == [packages.VERSION]
             assert [row.version for row in p.provisioner.state.versions.values()] == [OTHER]
 
 
 class TestATenantThatIsDownAtTheStart:
-    def test_leaves_the_row_and_the_layer_as_they_were(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+    def test_leaves_the_row_and_the_layer_as_they_were(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             row = p.row()
         server.plan("connection", *[double.Fault(status=502)] * 5)
         before = server.count("connection")
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: server.count("connection") >= before + 3)
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: server.count("connection") >= before + 3)
             assert p.row() == row
             assert p.collect() == []
             assert "fromTenant yes" in p.layer()
-            p.until(lambda: server.count("config") > 1, what="the tenant's being asked again")
+            p.wait_until(lambda: server.count("config") > 1, what="the tenant's being asked again")
             assert p.row() == row
 
     def test_keeps_the_layer_too_when_the_version_changes(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
     ) -> None:
         server.properties = [{"section": "general", "key": "fromTenant", "value": "yes"}]
         server.release(OTHER, other_package)
-        desk.put(manifest("demo", server.api_url, version=packages.VERSION))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+        source.put(manifest("demo", server.api_url, version=packages.VERSION))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
         server.plan("connection", double.Fault(status=502))
-        desk.put(manifest("demo", server.api_url, version=OTHER))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(OTHER))
+        source.put(manifest("demo", server.api_url, version=OTHER))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(OTHER))
             assert "fromTenant yes" in p.layer()
 
-    def test_without_any_row_says_what_is_wrong(self, tmp_path: Path, desk: Desk) -> None:
-        desk.put(manifest("demo", "http://127.0.0.1:1/api"))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "cannot connect" in p.condition(), what=p.condition)
+    def test_without_any_row_says_what_is_wrong(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
+        source.put(manifest("demo", "http://127.0.0.1:1/api"))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "cannot connect" in p.condition(), what=p.condition)
 
 
 class TestAnArchiveOnTheNode:
-    def test_without_a_version_is_known_by_its_content(self, tmp_path: Path, desk: Desk, package: Path) -> None:
+    def test_without_a_version_is_known_by_its_content(
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
+    ) -> None:
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
-        desk.put(manifest(image=f"file://{package}"))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(f"sha256-{digest}"), what=p.condition)
+        source.put(manifest(image=f"file://{package}"))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"), what=p.condition)
         assert package.exists()
         assert list((tmp_path / "tmp").iterdir()) == []
 
-    def test_with_a_version_is_known_by_that(self, tmp_path: Path, desk: Desk, package: Path) -> None:
-        desk.put(manifest(image=f"file://{package}", version=packages.VERSION))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+    def test_with_a_version_is_known_by_that(self, tmp_path: Path, source: FakeDynaKubeSource, package: Path) -> None:
+        source.put(manifest(image=f"file://{package}", version=packages.VERSION))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
 
     def test_that_changes_is_another_version(
-        self, tmp_path: Path, desk: Desk, package: Path, other_package: Path
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path, other_package: Path
     ) -> None:
         archive = tmp_path / "agent.zip"
         archive.write_bytes(package.read_bytes())
-        desk.put(manifest(image=f"file://{archive}"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: p.row() and not p.condition())
+        source.put(manifest(image=f"file://{archive}"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: p.row() and not p.condition())
             (tmp_path / "new").write_bytes(other_package.read_bytes())
             (tmp_path / "new").rename(archive)
             digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
-            p.until(lambda: p.ready(f"sha256-{digest}"))
+            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"))
 
-    def test_that_is_missing_says_so(self, tmp_path: Path, desk: Desk) -> None:
-        desk.put(manifest(image="file:///nowhere/agent.zip", version=packages.VERSION))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "/nowhere/agent.zip: No such file" in p.condition(), what=p.condition)
+    def test_that_is_missing_says_so(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
+        source.put(manifest(image="file:///nowhere/agent.zip", version=packages.VERSION))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "/nowhere/agent.zip: No such file" in p.condition(), what=p.condition)
 
 
 class TestADynaKube:
-    def test_that_becomes_unreadable_keeps_what_it_had(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+    def test_that_becomes_unreadable_keeps_what_it_had(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             row = p.row()
-            desk.spoil("demo")
-            desk.put(manifest("second", server.api_url))
-            p.until(lambda: p.ready(packages.VERSION, "second"))
+            source.put_invalid("demo")
+            source.put(manifest("second", server.api_url))
+            p.wait_until(lambda: p.is_ready(packages.VERSION, "second"))
             assert p.collect() == []
             assert p.row() == row
 
     def test_in_a_file_that_nobody_can_read_at_the_start_keeps_what_it_had(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
-            p.folder.host(DEMO).mkdir()
-        broken = Desk()
-        broken.spoil("all.yaml:3", "is not YAML")
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
+            p.data.host(DEMO).mkdir()
+        broken = FakeDynaKubeSource()
+        broken.put_invalid("all.yaml:3", "is not YAML")
         with Provisioning(tmp_path, broken) as p:
-            p.until(lambda: p.provisioner.planner.dynakube_names() is not None)
+            p.wait_until(lambda: p.provisioner.planner.dynakube_names() is not None)
             assert p.collect() == []
-            assert p.ready(packages.VERSION)
-            assert p.folder.host(DEMO).exists()
+            assert p.is_ready(packages.VERSION)
+            assert p.data.host(DEMO).exists()
 
     def test_that_goes_takes_its_version_layers_and_host_folder_along(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
-            p.folder.host(DEMO).mkdir()
-            desk.remove("demo")
-            p.until(lambda: p.row() is None)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
+            p.data.host(DEMO).mkdir()
+            source.remove("demo")
+            p.wait_until(lambda: p.row() is None)
             assert p.collect() == [packages.VERSION]
             left = [
                 entry
@@ -162,31 +172,31 @@ class TestADynaKube:
                 for entry in (tmp_path / name).iterdir()
             ]
             assert left == []
-            desk.put(manifest("demo", server.api_url))
-            p.until(lambda: p.ready(packages.VERSION), what="the version of a DynaKube that came back")
+            source.put(manifest("demo", server.api_url))
+            p.wait_until(lambda: p.is_ready(packages.VERSION), what="the version of a DynaKube that came back")
             assert server.count("package") == 2
 
     def test_that_moves_to_another_tenant_takes_nothing_of_the_first_along(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
     ) -> None:
         server.properties = [{"section": "general", "key": "fromFirst", "value": "yes"}]
-        desk.put(manifest("demo", server.api_url))
-        with double.Tenant(tenant="second") as second, Provisioning(tmp_path, desk) as p:
+        source.put(manifest("demo", server.api_url))
+        with double.Tenant(tenant="second") as second, Provisioning(tmp_path, source) as p:
             second.release(packages.VERSION, package)
             second.revision = server.revision
             second.properties = [{"section": "general", "key": "fromSecond", "value": "yes"}]
-            p.until(lambda: p.ready(packages.VERSION))
-            desk.put(manifest("demo", second.api_url))
-            p.until(lambda: (row := p.row()) and row.tenant == "second")
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
+            source.put(manifest("demo", second.api_url))
+            p.wait_until(lambda: (row := p.row()) and row.tenant == "second")
             assert "fromSecond yes" in p.layer()
             assert "fromFirst" not in p.layer()
 
     def test_that_wants_no_views_has_a_row_without_a_version(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url, mode="hostMonitoring"))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(p.row)
+        source.put(manifest("demo", server.api_url, mode="hostMonitoring"))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(p.row)
             row = p.row()
             assert row is not None
             assert (row.version, row.layer) == ("", LayerId(""))

@@ -1,4 +1,4 @@
-"""What goes and what stays: the four conditions one by one, then the collector on real folders."""
+"""The four conditions of garbage one by one, then the collector on real directories."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def volume(version: str = "", *, mode: str = "app", dynakube: str = "demo", laye
     )
 
 
-def wanted(version: str = "", layer: str = "", name: str = "demo") -> DesiredState:
+def desired(version: str = "", layer: str = "", name: str = "demo") -> DesiredState:
     return DesiredState(DynaKubeName(name), TenantId("t"), Version(version), LayerId(layer))
 
 
-class TestNeeds:
-    """`needs` on one condition at a time; all others say nothing."""
+class TestFindReferences:
+    """One condition at a time; all others are empty."""
 
     DATA = DataDir(Path("/data"))
 
-    def needs(
+    def find(
         self,
         mounts: tuple[Mount, ...] = (),
         volumes: tuple[VolumeRecord, ...] = (),
@@ -72,13 +72,13 @@ class TestNeeds:
         installing: tuple[Version, ...] = (),
         dynakube_names: tuple[str, ...] = (),
     ) -> garbage_collector.References:
-        # As iterators, since none of them may be gone through twice in secret.
+        # Iterators, because none of them may be iterated twice.
         return garbage_collector.find_references(
             self.DATA, iter(mounts), iter(volumes), iter(rows), iter(installing), iter(dynakube_names)
         )
 
     def test_nothing(self) -> None:
-        assert self.needs() == garbage_collector.References(frozenset(), frozenset(), frozenset())
+        assert self.find() == garbage_collector.References(frozenset(), frozenset(), frozenset())
 
     @pytest.mark.parametrize(
         "mount",
@@ -96,50 +96,50 @@ class TestNeeds:
                 ("lowerdir+=/data/config-layers/t/layer", "lowerdir+=/data/agents/1"),
             ),
         ],
-        ids=["writable", "with a config layer", "read-only", "data folder by another path", "new mount call"],
+        ids=["writable", "with a config layer", "read-only", "data directory by another path", "new mount call"],
     )
     def test_a_live_view_needs_its_version(self, mount: Mount) -> None:
-        assert self.needs(mounts=(mount,)).versions == {ONE}
+        assert self.find(mounts=(mount,)).versions == {ONE}
 
     def test_a_live_view_needs_its_config_layer(self) -> None:
-        assert self.needs(mounts=(overlay("/data/config-layers/t/aa", "/data/agents/1"),)).layers == {
+        assert self.find(mounts=(overlay("/data/config-layers/t/aa", "/data/agents/1"),)).layers == {
             "/data/config-layers/t/aa"
         }
 
     def test_other_overlays_need_nothing(self) -> None:
-        assert not self.needs(mounts=(overlay("/var/lib/docker/overlay2/l/ABC", upper="/x/upper"),)).versions
+        assert not self.find(mounts=(overlay("/var/lib/docker/overlay2/l/ABC", upper="/x/upper"),)).versions
 
     def test_a_volume_row_needs_its_version_and_layer(self) -> None:
-        found = self.needs(volumes=(volume("1", layer="aa"),))
-        assert found.versions == {ONE}
-        assert found.layers == {"/data/config-layers/t/aa"}
+        references = self.find(volumes=(volume("1", layer="aa"),))
+        assert references.versions == {ONE}
+        assert references.layers == {"/data/config-layers/t/aa"}
 
-    def test_a_dynakube_needs_its_version_and_layer_and_host_folder(self) -> None:
-        found = self.needs(rows=(wanted("1", "aa"),))
-        assert found == garbage_collector.References(
+    def test_a_dynakube_needs_its_version_and_layer_and_host_directory(self) -> None:
+        references = self.find(rows=(desired("1", "aa"),))
+        assert references == garbage_collector.References(
             frozenset({ONE}), frozenset({"/data/config-layers/t/aa"}), frozenset({"demo"})
         )
 
-    @pytest.mark.parametrize(("policy", "kept"), [("wait", False), ("fail", False), ("last-good", True)])
-    def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, kept: bool) -> None:
-        good = dataclasses.replace(wanted("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
-        found = self.needs(rows=(good,))
-        assert (ONE in found.versions, "/data/config-layers/t/aa" in found.layers) == (kept, kept)
+    @pytest.mark.parametrize(("policy", "retained"), [("wait", False), ("fail", False), ("last-good", True)])
+    def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, retained: bool) -> None:
+        good = dataclasses.replace(desired("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
+        references = self.find(rows=(good,))
+        assert (ONE in references.versions, "/data/config-layers/t/aa" in references.layers) == (retained, retained)
 
     def test_an_install_needs_its_version(self) -> None:
-        assert self.needs(installing=(ONE,)).versions == {ONE}
+        assert self.find(installing=(ONE,)).versions == {ONE}
 
     @pytest.mark.parametrize(
         "root", ["/data/host-agents/demo", "/var/lib/kubelet/plugins/x/data/host-agents/demo", "/host-agents/demo"]
     )
-    def test_a_bound_host_folder_is_needed_wherever_its_file_system_begins(self, root: str) -> None:
-        assert self.needs(mounts=(bind(root),)).hosts == {"demo"}
+    def test_a_bound_host_directory_is_needed_wherever_its_file_system_begins(self, root: str) -> None:
+        assert self.find(mounts=(bind(root),)).hosts == {"demo"}
 
-    def test_a_host_volumes_row_and_a_known_dynakube_need_the_host_folder(self) -> None:
-        found = self.needs(
+    def test_a_host_volumes_row_and_a_known_dynakube_need_the_host_directory(self) -> None:
+        references = self.find(
             volumes=(volume(mode="host", dynakube="a"), volume("1", dynakube="b")), dynakube_names=("c",)
         )
-        assert found.hosts == {"a", "c"}
+        assert references.hosts == {"a", "c"}
 
 
 def record(version: Version, size: int = 0, last: float = 0.0) -> VersionRecord:
@@ -169,11 +169,11 @@ class TestExpired:
         policy = garbage_collector.RetentionPolicy(budget_bytes=budget, keep_unused_seconds=keep)
         assert garbage_collector.select_expired([ONE, TWO, THREE], self.RECORDS, policy, self.used, 100.0) == gone
 
-    def test_a_version_that_no_row_tells_of_goes_first(self) -> None:
+    def test_a_version_without_a_row_goes_first(self) -> None:
         policy = garbage_collector.RetentionPolicy(budget_bytes=250, keep_unused_seconds=1000.0)
         assert garbage_collector.select_expired([ONE, Version("x")], self.RECORDS, policy, self.used, 100.0)[0] == "x"
 
-    def test_what_others_still_have_gives_nothing_back(self) -> None:
+    def test_shared_files_free_no_bytes(self) -> None:
         files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
         policy = garbage_collector.RetentionPolicy(budget_bytes=120, keep_unused_seconds=1000.0)
         gone = garbage_collector.select_expired(
@@ -203,15 +203,15 @@ class TestExpired:
         assert not gone or left + found[gone[-1]][0] > budget
 
 
-class Bench:
-    """A collector on real folders and a real database, whose look at the mount table a test decides."""
+class Collector:
+    """A collector on real directories and a real database, with a fake mount table."""
 
     def __init__(self, root: Path, **policy: float) -> None:
-        self.folder = DataDir(root)
-        self.folder.create()
-        self.store = AgentStore(self.folder)
+        self.data = DataDir(root)
+        self.data.create()
+        self.store = AgentStore(self.data)
         self.records = ProvisionerState(
-            database.Database(self.folder.database, self.folder.database_lock), self.folder.dynakubes
+            database.Database(self.data.database, self.data.database_lock), self.data.dynakubes
         )
         self.records.load()
         self.mounts: list[Mount] = []
@@ -221,30 +221,30 @@ class Bench:
         self.now = 1000.0
         self.metrics = ProvisionerMetrics()
         self.collector = garbage_collector.GarbageCollector(
-            self.folder, self.store, self.records,
+            self.data, self.store, self.records,
             garbage_collector.RetentionPolicy(**{"reserve_bytes": 0, **policy}), self.metrics,  # type: ignore[arg-type]
             installing=lambda: set(self.installing), dynakube_names=lambda: self.dynakube_names,
-            mounts=self.look, now=lambda: self.now, failpoint=self.steps.append,
+            mounts=self.read_mounts, now=lambda: self.now, failpoint=self.steps.append,
         )  # fmt: skip
 
-    def look(self) -> list[Mount]:
+    def read_mounts(self) -> list[Mount]:
         return self.mounts
 
     def install(self, version: str, size: int = 0, last: float = 0.0) -> None:
-        tree = self.folder.tmp / "tree"
+        tree = self.data.tmp / "tree"
         tree.mkdir()
         (tree / "library").write_bytes(b"x" * size)
-        self.folder.manifest(Version(version)).write_text("{}")
+        self.data.manifest(Version(version)).write_text("{}")
         self.store.add(Version(version), tree)
         self.records.put_version(Version(version), VersionState.READY, size_bytes=size, last_used_at=last)
 
     def layer(self, digest: str) -> Path:
-        place = self.folder.config_layer(TenantId("t"), LayerId(digest))
+        place = self.data.config_layer(TenantId("t"), LayerId(digest))
         place.mkdir(parents=True)
         return place
 
     def write(self, statement: str) -> None:
-        with sqlite3.connect(self.folder.database) as connection:
+        with sqlite3.connect(self.data.database) as connection:
             connection.execute(statement)
         connection.close()
 
@@ -253,219 +253,219 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path / "data")
+def env(tmp_path: Path) -> Collector:
+    return Collector(tmp_path / "data")
 
 
-def row(bench: Bench, version: str, *, mode: str = "app", layer: str = "") -> None:
-    bench.write(
+def row(env: Collector, version: str, *, mode: str = "app", layer: str = "") -> None:
+    env.write(
         "INSERT INTO volumes VALUES"
         f" ('v{version}','{mode}','demo','t','{version}','{layer}','/t',0,'','','','mounted',0,0,'',0)"
     )
 
 
-class TestACollection:
-    def test_takes_what_nobody_needs_with_all_that_belongs_to_it(self, bench: Bench) -> None:
-        bench.install("1")
-        bench.layer("aa")
-        (bench.folder.host_agents / "demo").mkdir()
-        (bench.folder.tmp / "1.zip.part").write_text("x")
-        (bench.folder.manifests / "9.json").write_text("{}")
-        assert bench.collector.collect() == [ONE]
-        folder = bench.folder
+class TestACollectorRun:
+    def test_removes_garbage_with_all_its_files(self, env: Collector) -> None:
+        env.install("1")
+        env.layer("aa")
+        (env.data.host_agents / "demo").mkdir()
+        (env.data.tmp / "1.zip.part").write_text("x")
+        (env.data.manifests / "9.json").write_text("{}")
+        assert env.collector.collect() == [ONE]
+        data = env.data
         for place in (
-            folder.agents,
-            folder.manifests,
-            folder.config_layers,
-            folder.host_agents,
-            folder.tmp,
-            folder.trash,
+            data.agents,
+            data.manifests,
+            data.config_layers,
+            data.host_agents,
+            data.tmp,
+            data.trash,
         ):
             assert list(place.iterdir()) == [], place
-        assert bench.records.versions == {}
+        assert env.records.versions == {}
 
     @pytest.mark.parametrize(
         "keep",
         [
-            lambda bench: bench.mounts.append(overlay(f"{bench.folder.agents}/1", upper="/x/upper")),
-            lambda bench: row(bench, "1"),
-            lambda bench: bench.records.set_desired([wanted("1")]),
-            lambda bench: bench.installing.add(ONE),
+            lambda env: env.mounts.append(overlay(f"{env.data.agents}/1", upper="/x/upper")),
+            lambda env: row(env, "1"),
+            lambda env: env.records.set_desired([desired("1")]),
+            lambda env: env.installing.add(ONE),
         ],
         ids=["a live view", "a volume's row", "a DynaKube", "an install"],
     )
-    def test_leaves_what_one_of_the_four_needs(self, bench: Bench, keep: Callable[[Bench], object]) -> None:
-        bench.install("1")
-        bench.install("2")
-        keep(bench)
-        assert bench.collector.collect() == [TWO]
-        assert bench.left() == ["1"]
-        assert bench.folder.manifest(ONE).exists()
+    def test_retains_versions_in_use(self, env: Collector, keep: Callable[[Collector], object]) -> None:
+        env.install("1")
+        env.install("2")
+        keep(env)
+        assert env.collector.collect() == [TWO]
+        assert env.left() == ["1"]
+        assert env.data.manifest(ONE).exists()
 
-    def test_leaves_a_version_that_the_table_wants_still(self, bench: Bench) -> None:
-        bench.install("1")
-        bench.install("3")
-        bench.records.set_desired([wanted("1")])
-        writer = database.connect(bench.folder.database)
+    def test_retains_a_version_that_is_desired_in_the_table(self, env: Collector) -> None:
+        env.install("1")
+        env.install("3")
+        env.records.set_desired([desired("1")])
+        writer = database.connect(env.data.database)
         writer.execute("BEGIN IMMEDIATE")
-        bench.records.set_desired([wanted("2")])
+        env.records.set_desired([desired("2")])
         time.sleep(database.AWAY_SECONDS)
-        assert bench.collector.collect() == [THREE]
+        assert env.collector.collect() == [THREE]
         writer.close()
-        assert bench.left() == ["1"]
+        assert env.left() == ["1"]
 
-    def test_keeps_layers_of_views_and_rows(self, bench: Bench) -> None:
+    def test_keeps_layers_of_views_and_rows(self, env: Collector) -> None:
         for digest in ("aa", "bb", "cc", "dd"):
-            bench.layer(digest)
-        bench.mounts = [overlay(f"{bench.folder.config_layers}/t/aa", f"{bench.folder.agents}/1")]
-        row(bench, "1", layer="bb")
-        bench.records.set_desired([wanted("1", "cc")])
-        bench.collector.collect()
-        assert sorted(layer.name for layer in (bench.folder.config_layers / "t").iterdir()) == ["aa", "bb", "cc"]
+            env.layer(digest)
+        env.mounts = [overlay(f"{env.data.config_layers}/t/aa", f"{env.data.agents}/1")]
+        row(env, "1", layer="bb")
+        env.records.set_desired([desired("1", "cc")])
+        env.collector.collect()
+        assert sorted(layer.name for layer in (env.data.config_layers / "t").iterdir()) == ["aa", "bb", "cc"]
 
-    def test_begins_once_the_dynakubes_are_known(self, bench: Bench) -> None:
-        bench.install("1")
-        bench.dynakube_names = None
-        assert bench.collector.collect() == []
-        assert bench.left() == ["1"]
+    def test_waits_for_the_first_report_of_dynakubes(self, env: Collector) -> None:
+        env.install("1")
+        env.dynakube_names = None
+        assert env.collector.collect() == []
+        assert env.left() == ["1"]
 
-    def test_minds_no_strange_files(self, bench: Bench) -> None:
-        bench.install("1")
-        (bench.folder.config_layers / "file").write_text("x")
-        (bench.folder.tmp / "strange").write_text("x")
-        assert bench.collector.collect() == [ONE]
+    def test_ignores_unknown_files(self, env: Collector) -> None:
+        env.install("1")
+        (env.data.config_layers / "file").write_text("x")
+        (env.data.tmp / "strange").write_text("x")
+        assert env.collector.collect() == [ONE]
 
 
-class TestNothingGoesWhen:
-    def unreadable_mounts(self, bench: Bench) -> None:
+class TestNothingIsRemovedWhen:
+    def unreadable_mounts(self, env: Collector) -> None:
         def fails() -> list[Mount]:
             raise OSError(5, "Input/output error", "/proc/self/mountinfo")
 
-        bench.look = fails  # type: ignore[method-assign]
-        bench.collector._mounts = fails
+        env.read_mounts = fails  # type: ignore[method-assign]
+        env.collector._mounts = fails
 
-    def strange_mounts(self, bench: Bench) -> None:
-        bench.collector._mounts = lambda: mount_table.parse(["half a line"])
+    def strange_mounts(self, env: Collector) -> None:
+        env.collector._mounts = lambda: mount_table.parse(["half a line"])
 
-    def locked_database(self, bench: Bench) -> None:
-        bench.write("DROP TABLE volumes")
+    def locked_database(self, env: Collector) -> None:
+        env.write("DROP TABLE volumes")
 
-    def no_database(self, bench: Bench) -> None:
-        bench.records._database.close()
-        bench.folder.database.unlink()
-        bench.folder.database.mkdir()
+    def no_database(self, env: Collector) -> None:
+        env.records._database.close()
+        env.data.database.unlink()
+        env.data.database.mkdir()
 
     @pytest.mark.parametrize("broken", ["unreadable_mounts", "strange_mounts", "locked_database", "no_database"])
-    def test_it_cannot_be_told_who_needs_it(self, bench: Bench, broken: str) -> None:
-        bench.install("1")
-        bench.layer("aa")
-        (bench.folder.host_agents / "old").mkdir()
-        getattr(self, broken)(bench)
-        assert bench.collector.collect() == []
-        assert bench.left() == ["1"]
-        assert (bench.folder.config_layers / "t/aa").exists()
-        assert (bench.folder.host_agents / "old").exists()
-        assert bench.metrics.collections.labels("skipped")._value.get() == 1
+    def test_references_cannot_be_read(self, env: Collector, broken: str) -> None:
+        env.install("1")
+        env.layer("aa")
+        (env.data.host_agents / "old").mkdir()
+        getattr(self, broken)(env)
+        assert env.collector.collect() == []
+        assert env.left() == ["1"]
+        assert (env.data.config_layers / "t/aa").exists()
+        assert (env.data.host_agents / "old").exists()
+        assert env.metrics.collections.labels("skipped")._value.get() == 1
 
-    def test_a_publish_holds_the_lease_and_logs_expire_all_the_same(self, bench: Bench) -> None:
-        bench.install("1")
-        (bench.folder.logs / "v@1").mkdir()
-        bench.now = 1e9
-        with bench.store.lease():
-            assert bench.collector.collect() == []
-        assert bench.left() == ["1"]
-        assert list(bench.folder.logs.iterdir()) == []
-        assert bench.collector.collect() == [ONE]
+    def test_a_publish_holds_the_lease_and_logs_expire_all_the_same(self, env: Collector) -> None:
+        env.install("1")
+        (env.data.logs / "v@1").mkdir()
+        env.now = 1e9
+        with env.store.lease():
+            assert env.collector.collect() == []
+        assert env.left() == ["1"]
+        assert list(env.data.logs.iterdir()) == []
+        assert env.collector.collect() == [ONE]
 
-    def test_what_is_wanted_is_being_decided(self, bench: Bench) -> None:
-        deciding = threading.RLock()
-        bench.collector._decision_lock = deciding
-        bench.install("1")
-        with deciding:
-            collecting = threading.Thread(target=bench.collector.collect)
+    def test_the_desired_state_is_being_decided(self, env: Collector) -> None:
+        decision_lock = threading.RLock()
+        env.collector._decision_lock = decision_lock
+        env.install("1")
+        with decision_lock:
+            collecting = threading.Thread(target=env.collector.collect)
             collecting.start()
             collecting.join(0.2)
-            bench.records.set_desired([wanted("1")])
+            env.records.set_desired([desired("1")])
         collecting.join(5)
-        assert bench.left() == ["1"]
+        assert env.left() == ["1"]
 
 
-class TestRoom:
+class TestSpace:
     def test_is_made_by_the_longest_unused_and_no_more_than_needed(self, tmp_path: Path) -> None:
-        bench = Bench(tmp_path / "data", budget_bytes=10 * MIB, keep_unused_seconds=1e9)
+        env = Collector(tmp_path / "data", budget_bytes=10 * MIB, keep_unused_seconds=1e9)
         for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
-            bench.install(version, 3 * MIB, last)
-        bench.collector.make_room(3 * MIB)
-        assert bench.left() == ["1", "3"]
-        bench.collector.make_room(3 * MIB)
-        assert bench.left() == ["1", "3"]
+            env.install(version, 3 * MIB, last)
+        env.collector.make_room(3 * MIB)
+        assert env.left() == ["1", "3"]
+        env.collector.make_room(3 * MIB)
+        assert env.left() == ["1", "3"]
 
     def test_is_never_made_by_what_is_used(self, tmp_path: Path) -> None:
-        bench = Bench(tmp_path / "data", budget_bytes=10 * MIB)
+        env = Collector(tmp_path / "data", budget_bytes=10 * MIB)
         for version in ("1", "2", "3"):
-            bench.install(version, 3 * MIB)
-        bench.records.set_desired([wanted("1")])
-        row(bench, "2")
-        bench.mounts = [overlay(f"{bench.folder.agents}/3", upper="/x/upper")]
+            env.install(version, 3 * MIB)
+        env.records.set_desired([desired("1")])
+        row(env, "2")
+        env.mounts = [overlay(f"{env.data.agents}/3", upper="/x/upper")]
         with pytest.raises(NoSpaceError, match=r"3 MiB are needed and 1 MiB are free \(disk budget 10 MiB"):
-            bench.collector.make_room(3 * MIB)
-        assert bench.left() == ["1", "2", "3"]
+            env.collector.make_room(3 * MIB)
+        assert env.left() == ["1", "2", "3"]
 
-    def test_is_made_by_versions_whose_size_nobody_knows(self, tmp_path: Path) -> None:
-        bench = Bench(tmp_path / "data", keep_unused_seconds=1e9)
-        bench.install("1")
-        bench.records.drop_version(ONE)
+    def test_is_made_by_versions_of_unknown_size(self, tmp_path: Path) -> None:
+        env = Collector(tmp_path / "data", keep_unused_seconds=1e9)
+        env.install("1")
+        env.records.drop_version(ONE)
         with pytest.raises(NoSpaceError):
-            bench.collector.make_room(1 << 60)
-        assert bench.left() == []
+            env.collector.make_room(1 << 60)
+        assert env.left() == []
 
-    def test_that_is_there_costs_nothing(self, bench: Bench) -> None:
-        bench.install("1")
-        bench.collector.make_room(1)
-        assert bench.left() == ["1"]
+    def test_that_suffices_removes_nothing(self, env: Collector) -> None:
+        env.install("1")
+        env.collector.make_room(1)
+        assert env.left() == ["1"]
 
     def test_over_budget_the_unused_go_at_the_next_collection(self, tmp_path: Path) -> None:
-        bench = Bench(tmp_path / "data", budget_bytes=7 * MIB, keep_unused_seconds=1e9)
+        env = Collector(tmp_path / "data", budget_bytes=7 * MIB, keep_unused_seconds=1e9)
         for version, last in (("1", 10.0), ("2", 20.0), ("3", 30.0)):
-            bench.install(version, 3 * MIB, last)
-        bench.records.set_desired([wanted("1")])
-        assert bench.collector.collect() == [TWO]
+            env.install(version, 3 * MIB, last)
+        env.records.set_desired([desired("1")])
+        assert env.collector.collect() == [TWO]
 
 
 class TestKeptLogs:
-    def keep(self, folder: DataDir, at: float, size: int = 0, suffix: str = "") -> None:
-        place = folder.logs / f"v@{at:.0f}{suffix}"
+    def keep(self, data: DataDir, at: float, size: int = 0, suffix: str = "") -> None:
+        place = data.logs / f"v@{at:.0f}{suffix}"
         place.mkdir()
         (place / "log").write_bytes(b"x" * size)
 
-    def test_go_by_age(self, bench: Bench) -> None:
+    def test_go_by_age(self, env: Collector) -> None:
         for at in (100, 200, 300):
-            self.keep(bench.folder, at)
-        self.keep(bench.folder, 100, suffix=".1")
-        log_retention.expire(bench.folder, 150, 0, 349)
-        assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
+            self.keep(env.data, at)
+        self.keep(env.data, 100, suffix=".1")
+        log_retention.expire(env.data, 150, 0, 349)
+        assert sorted(path.name for path in env.data.logs.iterdir()) == ["v@200", "v@300"]
 
-    def test_go_by_size_the_oldest_first(self, bench: Bench) -> None:
+    def test_go_by_size_the_oldest_first(self, env: Collector) -> None:
         for at in (300, 100, 200):
-            self.keep(bench.folder, at, size=MIB)
-        left = log_retention.expire(bench.folder, 1e9, int(2.5 * MIB), 1000)
-        assert sorted(path.name for path in bench.folder.logs.iterdir()) == ["v@200", "v@300"]
+            self.keep(env.data, at, size=MIB)
+        left = log_retention.expire(env.data, 1e9, int(2.5 * MIB), 1000)
+        assert sorted(path.name for path in env.data.logs.iterdir()) == ["v@200", "v@300"]
         assert 2 * MIB <= left <= 2.5 * MIB
 
-    def test_of_an_unknown_name_go_first(self, bench: Bench) -> None:
-        (bench.folder.logs / "strange").mkdir()
-        self.keep(bench.folder, 500)
-        log_retention.expire(bench.folder, 600, 0, 1000)
-        assert [path.name for path in bench.folder.logs.iterdir()] == ["v@500"]
+    def test_of_an_unknown_name_go_first(self, env: Collector) -> None:
+        (env.data.logs / "strange").mkdir()
+        self.keep(env.data, 500)
+        log_retention.expire(env.data, 600, 0, 1000)
+        assert [path.name for path in env.data.logs.iterdir()] == ["v@500"]
 
 
 class TestTheTrash:
-    def throw(self, folder: DataDir, name: str) -> Path:
-        place = folder.root / name
+    def throw(self, data: DataDir, name: str) -> Path:
+        place = data.root / name
         place.mkdir()
         (place / "file").write_text("x")
-        folder.discard(place)
-        (found,) = folder.trash.glob(f"{name}.*")
+        data.discard(place)
+        (found,) = data.trash.glob(f"{name}.*")
         return found
 
     @pytest.mark.parametrize(
@@ -482,36 +482,36 @@ class TestTheTrash:
         ],
         ids=["upper", "read-only upper", "version", "layer", "source", "below a source", "below", "target"],
     )
-    def test_keeps_what_a_mount_still_needs(self, bench: Bench, name: str, mount: Callable[[Path], Mount]) -> None:
-        entry, other = self.throw(bench.folder, name), self.throw(bench.folder, "other")
-        bench.mounts = [mount(entry)]
-        bench.collector.empty_trash()
+    def test_retains_entries_that_a_mount_uses(self, env: Collector, name: str, mount: Callable[[Path], Mount]) -> None:
+        entry, other = self.throw(env.data, name), self.throw(env.data, "other")
+        env.mounts = [mount(entry)]
+        env.collector.empty_trash()
         assert entry.exists()
         assert not other.exists()
-        bench.mounts = []
-        bench.collector.empty_trash()
-        assert list(bench.folder.trash.iterdir()) == []
+        env.mounts = []
+        env.collector.empty_trash()
+        assert list(env.data.trash.iterdir()) == []
 
-    def test_stays_when_the_mount_table_cannot_be_read(self, bench: Bench) -> None:
-        entry = self.throw(bench.folder, "v")
-        bench.collector._trash._mounts = lambda: mount_table.parse(["half a line"])
-        bench.collector.collect()
+    def test_stays_when_the_mount_table_cannot_be_read(self, env: Collector) -> None:
+        entry = self.throw(env.data, "v")
+        env.collector._trash._mounts = lambda: mount_table.parse(["half a line"])
+        env.collector.collect()
         assert entry.exists()
 
-    def test_follows_no_link_out(self, bench: Bench, tmp_path: Path) -> None:
+    def test_follows_no_link_out(self, env: Collector, tmp_path: Path) -> None:
         outside = tmp_path / "precious"
         outside.mkdir()
         (outside / "file").write_text("x")
-        entry = self.throw(bench.folder, "v")
+        entry = self.throw(env.data, "v")
         (entry / "folder").symlink_to(outside)
         (entry / "file2").symlink_to(outside / "file")
-        (bench.folder.trash / "link.1").symlink_to(outside)
-        bench.collector.empty_trash()
+        (env.data.trash / "link.1").symlink_to(outside)
+        env.collector.empty_trash()
         assert (outside / "file").exists()
-        assert list(bench.folder.trash.iterdir()) == []
+        assert list(env.data.trash.iterdir()) == []
 
-    def test_is_deleted_however_deep_a_pod_has_made_it(self, bench: Bench) -> None:
-        entry = self.throw(bench.folder, "v")
+    def test_is_deleted_however_deep_a_pod_has_made_it(self, env: Collector) -> None:
+        entry = self.throw(env.data, "v")
         (entry / "2").mkdir()
         (entry / "1_").mkdir()
         where = os.open(entry, os.O_RDONLY)
@@ -522,17 +522,17 @@ class TestTheTrash:
             where = below
         os.close(where)
         assert disk_usage.total_bytes(entry) > 0
-        trash.Trash(bench.folder, list, lambda _failpoint: None).empty()
-        assert list(bench.folder.trash.iterdir()) == []
+        trash.Trash(env.data, list, lambda _failpoint: None).empty()
+        assert list(env.data.trash.iterdir()) == []
 
-    def test_that_cannot_be_deleted_holds_up_nothing_else(self, bench: Bench) -> None:
-        entries = [self.throw(bench.folder, name) for name in ("a", "b", "c")]
-        stubborn = next(bench.folder.trash.iterdir())
+    def test_deletes_the_rest_when_an_entry_cannot_be_deleted(self, env: Collector) -> None:
+        entries = [self.throw(env.data, name) for name in ("a", "b", "c")]
+        stubborn = next(env.data.trash.iterdir())
 
         def failpoint(_name: str) -> None:
             if not (stubborn / "file").exists() and stubborn.exists() and not (stubborn / "new").exists():
                 (stubborn / "new").write_text("written meanwhile")
 
-        emptying = trash.Trash(bench.folder, list, failpoint)
+        emptying = trash.Trash(env.data, list, failpoint)
         emptying.empty()
         assert [entry for entry in entries if entry.exists()] == [stubborn]

@@ -11,7 +11,7 @@ from oneagent.common.identifiers import Version
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
 from tests.fakes.images import index_entry, write_layout
-from tests.fakes.provisioner import Desk, Provisioning, list_corrupt, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, list_corrupt, manifest
 
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 SAVED = {"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}
@@ -29,73 +29,83 @@ def version(image: images.Image) -> Version:
 ONE, TWO = agent("one"), agent("two", "zstd")
 
 
-def content(folder: Path) -> list[tuple[str, bytes]]:
-    return sorted((str(path), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+def content(directory: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(path), path.read_bytes()) for path in directory.rglob("*") if path.is_file())
 
 
 class TestAnImageInAFolder:
-    def test_is_installed_and_the_folder_is_left_as_it_is(self, tmp_path: Path, desk: Desk) -> None:
-        folder = write_layout(tmp_path / "layout", (images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO)), {}))
-        before = content(folder)
+    def test_is_installed_and_the_folder_is_left_as_it_is(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
+        directory = write_layout(
+            tmp_path / "layout", (images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO)), {})
+        )
+        before = content(directory)
         wanted = images.index((f"linux/{HERE}", ONE), ("linux/riscv64", TWO))
-        desk.put(manifest(image=f"oci-layout:{folder}"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: p.ready(version(wanted)), what=p.condition)
-            assert list_corrupt(p.folder) == []
-            assert (Path(p.folder.agent(version(wanted))) / "note").read_text() == "one"
-            assert list(p.folder.tmp.iterdir()) == []
-        assert content(folder) == before
+        source.put(manifest(image=f"oci-layout:{directory}"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: p.is_ready(version(wanted)), what=p.condition)
+            assert list_corrupt(p.data) == []
+            assert (Path(p.data.agent(version(wanted))) / "note").read_text() == "one"
+            assert list(p.data.tmp.iterdir()) == []
+        assert content(directory) == before
 
-    def test_whose_name_moves_is_another_version_at_once(self, tmp_path: Path, desk: Desk) -> None:
-        folder = write_layout(tmp_path / "layout", (ONE, index_entry("1")), (TWO, index_entry("2")))
-        desk.put(manifest(image=f"oci-layout:{folder}:1"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: p.ready(version(ONE)), what=p.condition)
-            write_layout(folder, (TWO, index_entry("1")), (ONE, index_entry("2")))
-            p.until(lambda: p.ready(version(TWO)), what=p.condition)
+    def test_whose_name_moves_is_another_version_at_once(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
+        directory = write_layout(tmp_path / "layout", (ONE, index_entry("1")), (TWO, index_entry("2")))
+        source.put(manifest(image=f"oci-layout:{directory}:1"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: p.is_ready(version(ONE)), what=p.condition)
+            write_layout(directory, (TWO, index_entry("1")), (ONE, index_entry("2")))
+            p.wait_until(lambda: p.is_ready(version(TWO)), what=p.condition)
 
-    def test_that_is_not_there_says_so_and_is_found_when_it_comes(self, tmp_path: Path, desk: Desk) -> None:
-        folder = tmp_path / "layout"
-        desk.put(manifest(image=f"oci-layout:{folder}:1"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: f"{folder}: No such file" in p.condition(), what=p.condition)
-            write_layout(folder, (ONE, index_entry("2")))
-            p.until(lambda: "has no image with the name '1', but 2" in p.condition(), what=p.condition)
-            write_layout(folder, (ONE, index_entry("1")))
-            p.until(lambda: p.ready(version(ONE)), what=p.condition)
+    def test_that_is_not_there_says_so_and_is_found_when_it_comes(
+        self, tmp_path: Path, source: FakeDynaKubeSource
+    ) -> None:
+        directory = tmp_path / "layout"
+        source.put(manifest(image=f"oci-layout:{directory}:1"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: f"{directory}: No such file" in p.condition(), what=p.condition)
+            write_layout(directory, (ONE, index_entry("2")))
+            p.wait_until(lambda: "has no image with the name '1', but 2" in p.condition(), what=p.condition)
+            write_layout(directory, (ONE, index_entry("1")))
+            p.wait_until(lambda: p.is_ready(version(ONE)), what=p.condition)
 
     def test_keeps_its_version_while_its_folder_is_corrupt(
-        self, tmp_path: Path, desk: Desk, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, source: FakeDynaKubeSource, caplog: pytest.LogCaptureFixture
     ) -> None:
-        folder = write_layout(tmp_path / "layout", (ONE, {}))
-        desk.put(manifest(image=f"oci-layout:{folder}"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: p.ready(version(ONE)), what=p.condition)
-            write_layout(folder, (TWO, {"digest": f"sha256:{'5' * 64}"}))
-            p.until(lambda: "image not resolved" in caplog.text)
-            assert p.ready(version(ONE))
+        directory = write_layout(tmp_path / "layout", (ONE, {}))
+        source.put(manifest(image=f"oci-layout:{directory}"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: p.is_ready(version(ONE)), what=p.condition)
+            write_layout(directory, (TWO, {"digest": f"sha256:{'5' * 64}"}))
+            p.wait_until(lambda: "image not resolved" in caplog.text)
+            assert p.is_ready(version(ONE))
 
-    def test_with_a_spoilt_layer_is_refused_and_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:
-        folder = write_layout(tmp_path / "layout", (ONE, {}))
-        layer = images.blob(folder, ONE.layers[1])
+    def test_with_a_spoilt_layer_is_refused_and_leaves_nothing(
+        self, tmp_path: Path, source: FakeDynaKubeSource
+    ) -> None:
+        directory = write_layout(tmp_path / "layout", (ONE, {}))
+        layer = images.blob(directory, ONE.layers[1])
         layer.write_bytes(layer.read_bytes()[::-1])
-        desk.put(manifest(image=f"oci-layout:{folder}"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: "can't be installed" in p.condition() and layer.name in p.condition(), what=p.condition)
+        source.put(manifest(image=f"oci-layout:{directory}"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(
+                lambda: "can't be installed" in p.condition() and layer.name in p.condition(), what=p.condition
+            )
             assert p.store.versions() == []
-            assert list(p.folder.tmp.iterdir()) == []
+            assert list(p.data.tmp.iterdir()) == []
         assert layer.exists()
 
-    def test_is_installed_if_it_is_signed_there_and_not_if_it_is_not(self, tmp_path: Path, desk: Desk) -> None:
+    def test_is_installed_if_it_is_signed_there_and_not_if_it_is_not(
+        self, tmp_path: Path, source: FakeDynaKubeSource
+    ) -> None:
         ours, theirs = signing.signer(), signing.signer()
-        folder = write_layout(tmp_path / "layout", (ONE, {}))
+        directory = write_layout(tmp_path / "layout", (ONE, {}))
         key = {"code-modules-image-key": ours.pem}
-        desk.put(manifest(image=f"oci-layout:{folder}", annotations=key))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: "is not signed" in p.condition(), what=p.condition)
+        source.put(manifest(image=f"oci-layout:{directory}", annotations=key))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: "is not signed" in p.condition(), what=p.condition)
             bad, good = (signing.beside(signing.simple(one, signing.payload(ONE.digest))) for one in (theirs, ours))
-            write_layout(folder, (ONE, {}), (bad, SAVED))
-            p.until(lambda: "is by none of the keys" in p.condition(), what=p.condition)
+            write_layout(directory, (ONE, {}), (bad, SAVED))
+            p.wait_until(lambda: "is by none of the keys" in p.condition(), what=p.condition)
             assert p.store.versions() == []
-            write_layout(folder, (ONE, {}), (bad, SAVED), (good, SAVED))
-            p.until(lambda: p.ready(version(ONE)), what=p.condition)
+            write_layout(directory, (ONE, {}), (bad, SAVED), (good, SAVED))
+            p.wait_until(lambda: p.is_ready(version(ONE)), what=p.condition)

@@ -13,14 +13,14 @@ import pytest
 from oneagent.common.identifiers import Version
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, list_corrupt, manifest
+from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, list_corrupt, manifest
 
 VERSION = Version(packages.VERSION)
 
 
 def nothing_left(p: Provisioning) -> bool:
     """No byte of a package or a tree; an empty part only waits for the next try."""
-    return not p.store.versions() and all(file.stat().st_size == 0 for file in p.folder.tmp.iterdir())
+    return not p.store.versions() and all(file.stat().st_size == 0 for file in p.data.tmp.iterdir())
 
 
 def inside(package: Path, member: str) -> int:
@@ -32,35 +32,35 @@ def inside(package: Path, member: str) -> int:
 
 class TestOneVersion:
     def test_is_downloaded_once_for_all_dynakubes_that_want_it(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         server.bytes_per_second = 20_000
-        desk.put(*(manifest(name, server.api_url) for name in ("a", "b", "c")))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: all(p.ready(VERSION, name) for name in ("a", "b", "c")))
+        source.put(*(manifest(name, server.api_url) for name in ("a", "b", "c")))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: all(p.is_ready(VERSION, name) for name in ("a", "b", "c")))
         assert server.count("package") == 1
 
     def test_comes_from_another_dynakubes_tenant_if_the_first_one_refuses(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("a", server.api_url, version=VERSION), token="wrong")
-        desk.put(manifest("b", server.api_url, version=VERSION))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(VERSION, "a") and p.ready(VERSION, "b"))
+        source.put(manifest("a", server.api_url, version=VERSION), token="wrong")
+        source.put(manifest("b", server.api_url, version=VERSION))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(VERSION, "b"))
 
     def test_goes_on_arriving_while_the_api_server_is_away(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         server.plan("package", double.Fault(bytes_per_second=3_000))
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: server.count("package") == 1)
-            desk.away = True
-            p.until(lambda: p.ready(VERSION))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: server.count("package") == 1)
+            source.unavailable = True
+            p.wait_until(lambda: p.is_ready(VERSION))
         assert server.count("package") == 1
 
     def test_that_is_not_wanted_any_more_is_cancelled_and_can_be_wanted_again(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
     ) -> None:
         reached, go_on = threading.Event(), threading.Event()
 
@@ -70,23 +70,25 @@ class TestOneVersion:
                 go_on.wait(10)
 
         server.release(OTHER, other_package)
-        desk.put(manifest("demo", server.api_url, version=VERSION))
-        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
+        source.put(manifest("demo", server.api_url, version=VERSION))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
             assert reached.wait(20)
-            desk.put(manifest("demo", server.api_url, version=OTHER))
-            p.until(lambda: (row := p.row()) and row.version == OTHER)
-            desk.put(manifest("demo", server.api_url, version=VERSION))
-            p.until(lambda: (row := p.row()) and row.version == VERSION)
+            source.put(manifest("demo", server.api_url, version=OTHER))
+            p.wait_until(lambda: (row := p.row()) and row.version == OTHER)
+            source.put(manifest("demo", server.api_url, version=VERSION))
+            p.wait_until(lambda: (row := p.row()) and row.version == VERSION)
             go_on.set()
-            p.until(lambda: p.ready(VERSION))
+            p.wait_until(lambda: p.is_ready(VERSION))
             p.collect()
-            p.until(lambda: p.provisioner._queue.versions() == set())
+            p.wait_until(lambda: p.provisioner._queue.versions() == set())
             assert [version for version in p.provisioner.state.versions] == [VERSION]
-            assert list(p.folder.tmp.iterdir()) == []
+            assert list(p.data.tmp.iterdir()) == []
 
 
 class TestSeveralVersions:
-    def test_arrive_side_by_side(self, tmp_path: Path, server: double.Tenant, desk: Desk, other_package: Path) -> None:
+    def test_arrive_side_by_side(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
+    ) -> None:
         together = threading.Barrier(2)
 
         def failpoint(name: str) -> None:
@@ -94,39 +96,43 @@ class TestSeveralVersions:
                 together.wait(5)
 
         server.release(OTHER, other_package)
-        desk.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
-        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
-            p.until(lambda: p.ready(VERSION, "a") and p.ready(OTHER, "b"))
-        assert list_corrupt(p.folder) == []
+        source.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+            p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(OTHER, "b"))
+        assert list_corrupt(p.data) == []
 
 
 class TestABrokenDownload:
-    def test_is_resumed(self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path) -> None:
+    def test_is_resumed(self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path) -> None:
         server.plan("package", double.Fault(cut_after=1000))
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(VERSION))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION))
         second = [request for request in server.requests if request.endpoint == "package"][1]
         assert second.headers["Range"] == "bytes=1000-"
 
-    def test_is_resumed_by_the_next_process(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+    def test_is_resumed_by_the_next_process(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
         server.plan("package", double.Fault(bytes_per_second=40_000_000))
         packages.build(tmp_path / "large.zip", OTHER, filler=12 << 20)
         server.release(OTHER, tmp_path / "large.zip")
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: any(file.stat().st_size > 1 << 20 for file in p.folder.tmp.glob("*.part")))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: p.ready(OTHER))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: any(file.stat().st_size > 1 << 20 for file in p.data.tmp.glob("*.part")))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: p.is_ready(OTHER))
         assert "Range" in [request for request in server.requests if request.endpoint == "package"][1].headers
 
-    def test_that_the_tenant_asks_to_delay_is_delayed(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+    def test_that_the_tenant_asks_to_delay_is_delayed(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
         server.plan("package", double.Fault(status=429, headers={"Retry-After": "2"}))
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: server.count("package") == 1)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: server.count("package") == 1)
             refused = time.monotonic()
-            p.until(lambda: p.ready(VERSION))
+            p.wait_until(lambda: p.is_ready(VERSION))
             assert time.monotonic() - refused >= 1.9
         assert server.count("package") == 2
 
@@ -141,42 +147,50 @@ class TestABadPackage:
         ids=["altered", "absent"],
     )
     def test_is_refused_told_and_fetched_anew(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path, fault: double.Fault | None, problem: str
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        source: FakeDynaKubeSource,
+        package: Path,
+        fault: double.Fault | None,
+        problem: str,
     ) -> None:
         server.plan("package", fault or double.Fault(flip=inside(package, "lib64/liboneagentproc.so")))
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "can't be installed" in p.condition(), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "can't be installed" in p.condition(), what=p.condition)
             assert problem in p.condition()
             assert nothing_left(p)
-            p.until(lambda: p.ready(VERSION), what=p.condition)
-            p.until(lambda: len(desk.events) == 2, what=lambda: desk.events)
-        (name, kind, reason, message), (_, *good) = desk.events
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
+            p.wait_until(lambda: len(source.events) == 2, what=lambda: source.events)
+        (name, kind, reason, message), (_, *good) = source.events
         assert (name, kind, reason) == ("demo", "Warning", "FailedInstallAgentVersion")
         assert problem in message
         assert good == ["Normal", "InstallAgentVersion", f"Installed agent version {VERSION}"]
 
-    def test_that_is_no_archive_leaves_nothing(self, tmp_path: Path, desk: Desk) -> None:
+    def test_that_is_no_archive_leaves_nothing(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
         archive = tmp_path / "agent.zip"
         archive.write_bytes(b"this is not a zip" * 1000)
-        desk.put(manifest(image=f"file://{archive}"))
-        with Provisioning(tmp_path / "data", desk) as p:
-            p.until(lambda: "not a readable zip" in p.condition(), what=p.condition)
+        source.put(manifest(image=f"file://{archive}"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: "not a readable zip" in p.condition(), what=p.condition)
             assert nothing_left(p)
         assert archive.exists()
 
-    def test_that_the_disk_has_lost_is_fetched_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+    def test_that_the_disk_has_lost_is_fetched_again(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
         def failpoint(name: str) -> None:
             if name == "downloaded" and server.count("package") == 1:
                 (tmp_path / f"tmp/{VERSION}.zip").unlink()
 
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, failpoint=failpoint) as p:
-            p.until(lambda: p.ready(VERSION), 10, what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), 10, what=p.condition)
         assert server.count("package") == 2
 
     def test_that_is_not_what_it_was_when_it_was_named_is_refused(
-        self, tmp_path: Path, desk: Desk, package: Path, other_package: Path
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path, other_package: Path
     ) -> None:
         archive = tmp_path / "agent.zip"
         archive.write_bytes(package.read_bytes())
@@ -188,45 +202,45 @@ class TestABadPackage:
                 (tmp_path / "new").rename(archive)
                 swapped.set()
 
-        desk.put(manifest(image=f"file://{archive}"))
-        with Provisioning(tmp_path / "data", desk, failpoint=failpoint) as p:
+        source.put(manifest(image=f"file://{archive}"))
+        with Provisioning(tmp_path / "data", source, failpoint=failpoint) as p:
             digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
-            p.until(lambda: p.ready(f"sha256-{digest}"))
+            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"))
             assert p.store.versions() == [f"sha256-{digest}"]
 
     def test_is_tried_again_at_once_when_the_dynakube_is_mended(
-        self, tmp_path: Path, desk: Desk, package: Path
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
     ) -> None:
-        desk.put(manifest(image="file:///nowhere.zip", version=VERSION))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "can't be installed" in p.condition())
+        source.put(manifest(image="file:///nowhere.zip", version=VERSION))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "can't be installed" in p.condition())
             p.provisioner.installer._installs[VERSION].next_at = time.monotonic() + 3600
-            desk.put(manifest(image=f"file://{package}", version=VERSION))
-            p.until(lambda: p.ready(VERSION), 3)
+            source.put(manifest(image=f"file://{package}", version=VERSION))
+            p.wait_until(lambda: p.is_ready(VERSION), 3)
 
     def test_that_does_not_fit_is_refused_with_the_figures_and_not_fetched_twice(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, package: Path
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
     ) -> None:
         budget = package.stat().st_size + 20_000
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, f"--disk-budget={budget}") as p:
-            p.until(lambda: "MiB are needed" in p.condition(), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source, f"--disk-budget={budget}") as p:
+            p.wait_until(lambda: "MiB are needed" in p.condition(), what=p.condition)
             assert "disk budget" in p.condition()
-            p.until(lambda: p.provisioner.installer._installs[VERSION].failures >= 2, what=p.condition)
+            p.wait_until(lambda: p.provisioner.installer._installs[VERSION].failures >= 2, what=p.condition)
         assert server.count("package") == 1
 
 
 class TestStopping:
     def test_keeps_what_can_be_resumed_and_nothing_else(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         (tmp_path / "tmp" / "old.tree").mkdir(parents=True)
         for name in ("old.zip", "layer.x", f"{VERSION}.zip.part", f"{VERSION}.zip.part.json", "gone.zip.part"):
             (tmp_path / "tmp" / name).write_text("x")
-        with Provisioning(tmp_path, desk) as p:
-            left = sorted(path.name for path in p.folder.tmp.iterdir())
+        with Provisioning(tmp_path, source) as p:
+            left = sorted(path.name for path in p.data.tmp.iterdir())
             assert left == [f"{VERSION}.zip.part", f"{VERSION}.zip.part.json", "gone.zip.part"]
-            desk.put(manifest("demo", server.api_url))
-            p.until(lambda: p.ready(VERSION))
+            source.put(manifest("demo", server.api_url))
+            p.wait_until(lambda: p.is_ready(VERSION))
             # A moment after the version is there the install tidies up.
-            p.until(lambda: p.collect() or not list(p.folder.tmp.iterdir()))
+            p.wait_until(lambda: p.collect() or not list(p.data.tmp.iterdir()))

@@ -28,20 +28,20 @@ def test_a_dynakube_of_the_api_server_gets_its_version_and_events_tell(tmp_path:
         api.put("dynakubes", manifest("demo", server.api_url, version=VERSION, annotations={"poll-interval": "1s"}))
         source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), node="node1")
         with Provisioning(tmp_path / "data", source) as p:
-            p.until(lambda: api.objects("events"))
+            p.wait_until(lambda: api.objects("events"))
             api.put("secrets", secret(server.token))
-            p.until(lambda: p.ready(VERSION), what=p.condition)
-            p.until(lambda: len(api.objects("events")) > 1)
-            book = VolumeRepository(database.Database(p.folder.database, p.folder.database_lock))
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
+            p.wait_until(lambda: len(api.objects("events")) > 1)
+            book = VolumeRepository(database.Database(p.data.database, p.data.database_lock))
             message = "The pod starts without its agent: attempts used up"
             book._notices.append(
                 Notice("Warning", "AgentNotMounted", message, "demo", "pod1", "shop", "uid-pod1", time.time())
             )
             book.flush()
-            p.until(lambda: len(api.objects("events")) > 2)
+            p.wait_until(lambda: len(api.objects("events")) > 2)
             events = {event["reason"]: event for event in api.objects("events")}
             api.delete("dynakubes", "demo")
-            p.until(lambda: p.row() is None)
+            p.wait_until(lambda: p.row() is None)
             assert p.collect() == [VERSION]
         source.close()
     failed, ready, pod = (
@@ -63,9 +63,9 @@ def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: do
         api.put("dynakubes", manifest("demo", server.api_url))
         source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
         with Provisioning(tmp_path / "data", source) as p:
-            p.until(lambda: server.count("package") == 1)
+            p.wait_until(lambda: server.count("package") == 1)
             api.__exit__()
-            p.until(lambda: p.ready(VERSION))
+            p.wait_until(lambda: p.is_ready(VERSION))
             started = time.monotonic()
             p.provisioner.reconcile()
             assert time.monotonic() - started < 0.5

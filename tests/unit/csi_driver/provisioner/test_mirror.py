@@ -1,4 +1,4 @@
-"""A mirror in the cluster is asked before the tenant, and nothing that is wrong with it keeps a version away."""
+"""The mirror comes before the tenant, and none of its failures stops an install."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from oneagent.operator.package_server import handlers as servers
 from tests.fakes import package_server as fakes
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, eventually, list_corrupt, manifest
+from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, eventually, list_corrupt, manifest
 from tests.unit.csi_driver.provisioner.test_installer import inside
 
 VERSION = Version(packages.VERSION)
 
 
 @pytest.fixture
-def behind(package: Path) -> Iterator[double.Tenant]:
-    """The tenant as the mirror sees it, so that it is clear who has asked."""
-    with double.Tenant() as behind:
-        behind.release(VERSION, package)
-        yield behind
+def upstream(package: Path) -> Iterator[double.Tenant]:
+    """The tenant of the mirror, apart from the node's, to count the requests of each."""
+    with double.Tenant() as upstream:
+        upstream.release(VERSION, package)
+        yield upstream
 
 
 @pytest.fixture
-def serving(tmp_path: Path, behind: double.Tenant) -> Iterator[fakes.Serving]:
+def serving(tmp_path: Path, upstream: double.Tenant) -> Iterator[fakes.Serving]:
     with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
-        serving.want(fakes.wanted(VERSION, behind.api_url))
+        serving.want(fakes.wanted(VERSION, upstream.api_url))
         yield serving
 
 
@@ -48,8 +48,8 @@ def flags(serving: fakes.Serving) -> tuple[str, ...]:
     )
 
 
-def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
-    """Have the provisioner give its mirror up sooner."""
+def shorten_waits(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
+    """Shorten the time that the provisioner waits for its mirror."""
     fetcher = p.provisioner.installer.fetcher
     mirror = fetcher.sources.mirror
     assert mirror is not None
@@ -58,81 +58,91 @@ def hurried(p: Provisioning, away: float = 0.5, pending: float = 1.0) -> None:
 
 
 def results(p: Provisioning) -> dict[str, float]:
-    """How often the mirror was asked, by what came of it."""
+    """Return the number of downloads from the mirror, by result."""
     (family,) = p.metrics.mirror.collect()
     return {each.labels["result"]: each.value for each in family.samples if each.name.endswith("_total")}
 
 
 class TestAMirror:
     def test_is_asked_and_the_tenant_is_not(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
     ) -> None:
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"ok": 1}
-            p.until(lambda: not list(p.folder.tmp.iterdir()))
-        assert (server.count("package"), behind.count("package")) == (0, 1)
-        assert list_corrupt(p.folder) == []
+            p.wait_until(lambda: not list(p.data.tmp.iterdir()))
+        assert (server.count("package"), upstream.count("package")) == (0, 1)
+        assert list_corrupt(p.data) == []
 
     def test_is_waited_for_while_it_fetches_the_version_itself(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
     ) -> None:
-        behind.bytes_per_second = 4_000_000
-        behind.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
-        serving.want(fakes.wanted(OTHER, behind.api_url))
-        desk.put(manifest("demo", server.api_url, version=OTHER))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(OTHER), 15, what=p.condition)
+        upstream.bytes_per_second = 4_000_000
+        upstream.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
+        serving.want(fakes.wanted(OTHER, upstream.api_url))
+        source.put(manifest("demo", server.api_url, version=OTHER))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(OTHER), 15, what=p.condition)
         assert serving.counted("package_requests_total", outcome="pending") > 0
         assert server.count("package") == 0
 
     def test_serves_while_the_node_can_read_no_secret(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource
     ) -> None:
         serving.want()
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: serving.counted("package_requests_total", outcome="unwanted"))
-            desk.away = True
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: serving.counted("package_requests_total", outcome="unwanted"))
+            source.unavailable = True
             serving.want(fakes.wanted(VERSION, server.api_url))
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
 
     def test_is_not_asked_for_an_archive_of_the_nodes(
-        self, tmp_path: Path, serving: fakes.Serving, desk: Desk, package: Path
+        self, tmp_path: Path, serving: fakes.Serving, source: FakeDynaKubeSource, package: Path
     ) -> None:
-        desk.put(manifest(image=f"file://{package}", version=VERSION))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest(image=f"file://{package}", version=VERSION))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {}
         assert serving.reviews.asked == []
 
     def test_is_asked_once_for_a_package_that_did_not_fit_at_first(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, desk: Desk, package: Path
+        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource, package: Path
     ) -> None:
-        desk.put(manifest("demo", server.api_url))
+        source.put(manifest("demo", server.api_url))
         budget = package.stat().st_size + 20_000
-        with Provisioning(tmp_path / "data", desk, *flags(serving), f"--disk-budget={budget}") as p:
+        with Provisioning(tmp_path / "data", source, *flags(serving), f"--disk-budget={budget}") as p:
             installs = p.provisioner.installer._installs
-            p.until(lambda: VERSION in installs and installs[VERSION].failures >= 2, what=p.condition)
+            p.wait_until(lambda: VERSION in installs and installs[VERSION].failures >= 2, what=p.condition)
             assert results(p) == {"ok": 1}
         assert server.count("package") == 0
 
 
-class TestAMirrorOfNoUse:
+class TestAnUnusableMirror:
     def test_because_it_is_away(
         self,
         tmp_path: Path,
         server: double.Tenant,
         serving: fakes.Serving,
-        desk: Desk,
+        source: FakeDynaKubeSource,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         serving.stop()
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            hurried(p)
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            shorten_waits(p)
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"away": 1}
         assert server.count("package") == 1
         (line,) = [each for each in caplog.records if "mirror" in each.getMessage()]
@@ -140,47 +150,62 @@ class TestAMirrorOfNoUse:
         assert "cannot connect" in str(line.__dict__["facts"]["reason"])
 
     def test_because_it_does_not_know_the_version(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource
     ) -> None:
         serving.want()
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            hurried(p)
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            shorten_waits(p)
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"unwanted": 1}
 
     def test_because_it_is_busy_for_too_long(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
     ) -> None:
-        behind.plan("package", double.Fault(stall_after=1000))
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            hurried(p)
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        upstream.plan("package", double.Fault(stall_after=1000))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            shorten_waits(p)
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"busy": 1}
-        behind.closing.set()
+        upstream.closing.set()
 
     def test_because_its_own_tenant_refuses_it(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
     ) -> None:
-        behind.plan("package", *[double.Fault(status=404)] * 5)
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
+        upstream.plan("package", *[double.Fault(status=404)] * 5)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             began = time.monotonic()
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert time.monotonic() - began < 5
             assert results(p) == {"refused": 1}
 
     @pytest.mark.parametrize("content", [None, "", fakes.token(seconds=-1)], ids=["none", "empty", "expired"])
     def test_because_there_is_no_token_for_it(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, desk: Desk, content: str | None
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
+        content: str | None,
     ) -> None:
         serving.token_file.unlink()
         if content is not None:
             serving.token_file.write_text(content)
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"refused": 1}
 
     def test_because_its_bytes_are_not_what_it_said(
@@ -188,7 +213,7 @@ class TestAMirrorOfNoUse:
         tmp_path: Path,
         server: double.Tenant,
         serving: fakes.Serving,
-        desk: Desk,
+        source: FakeDynaKubeSource,
         package: Path,
     ) -> None:
         package_client.download_package(
@@ -198,22 +223,27 @@ class TestAMirrorOfNoUse:
         content = bytearray(kept.read_bytes())
         content[inside(package, "lib64/liboneagentproc.so")] ^= 0xFF
         kept.write_bytes(content)
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"wrong_content": 1}
         assert server.count("package") == 1
-        assert list_corrupt(p.folder) == []
+        assert list_corrupt(p.data) == []
 
     def test_because_what_it_has_is_no_agent(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, desk: Desk
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.Serving,
+        source: FakeDynaKubeSource,
     ) -> None:
         with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
             archive.writestr("readme", "a sound archive without an agent")
-        behind.release(VERSION, tmp_path / "other.zip")
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-            p.until(lambda: p.ready(VERSION), what=p.condition)
+        upstream.release(VERSION, tmp_path / "other.zip")
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {"ok": 1, "wrong_content": 1}
         assert server.count("package") == 1
 
@@ -224,10 +254,10 @@ class TestATransferThatBreaksOff:
         return packages.build(tmp_path / "large.zip", OTHER, filler=24 << 20)
 
     def test_is_resumed_at_another_replica_with_the_same_bytes(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, serving: fakes.Serving, large: Path
+        self, tmp_path: Path, server: double.Tenant, upstream: double.Tenant, serving: fakes.Serving, large: Path
     ) -> None:
-        behind.release(OTHER, large)
-        serving.want(fakes.wanted(OTHER, behind.api_url))
+        upstream.release(OTHER, large)
+        serving.want(fakes.wanted(OTHER, upstream.api_url))
         offer = package_client.wait_for_package(serving.client, fakes.package(OTHER), cancelled=threading.Event())
         cancelled = threading.Event()
 
@@ -244,7 +274,7 @@ class TestATransferThatBreaksOff:
         port = serving.endpoint.port
         serving.stop()
         with fakes.Serving(tmp_path / "second", port=port) as second:
-            second.want(fakes.wanted(OTHER, behind.api_url))
+            second.want(fakes.wanted(OTHER, upstream.api_url))
             client = package_client.Endpoint(second.url, second.token_file, second.ca_file)
             got = package_client.download_package(
                 client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event()
@@ -254,25 +284,25 @@ class TestATransferThatBreaksOff:
         assert (tmp_path / "got.zip").read_bytes() == large.read_bytes()
 
     def test_leaves_nothing_that_the_tenants_bytes_are_put_behind(
-        self, tmp_path: Path, server: double.Tenant, behind: double.Tenant, desk: Desk, large: Path
+        self, tmp_path: Path, server: double.Tenant, upstream: double.Tenant, source: FakeDynaKubeSource, large: Path
     ) -> None:
         server.release(OTHER, large)
-        behind.release(OTHER, large)
+        upstream.release(OTHER, large)
         slowly = servers.RequestLimits(block_bytes=512)
         with fakes.Serving(tmp_path / "slow", limits=slowly, drain_seconds=0.0) as serving:
-            serving.want(fakes.wanted(OTHER, behind.api_url))
-            desk.put(manifest("demo", server.api_url, version=OTHER))
-            with Provisioning(tmp_path / "data", desk, *flags(serving)) as p:
-                hurried(p)
-                part = p.folder.tmp / f"{OTHER}.mirror.zip.part"
+            serving.want(fakes.wanted(OTHER, upstream.api_url))
+            source.put(manifest("demo", server.api_url, version=OTHER))
+            with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
+                shorten_waits(p)
+                part = p.data.tmp / f"{OTHER}.mirror.zip.part"
                 eventually(lambda: part.exists() and part.stat().st_size > 0)
                 serving.stop()
-                p.until(lambda: p.ready(OTHER), 20, what=p.condition)
+                p.wait_until(lambda: p.is_ready(OTHER), 20, what=p.condition)
                 assert results(p) == {"away": 1}
-                p.until(lambda: p.collect() or not list(p.folder.tmp.iterdir()))
+                p.wait_until(lambda: p.collect() or not list(p.data.tmp.iterdir()))
         (asked,) = [request for request in server.requests if request.endpoint == "package"]
         assert "Range" not in asked.headers
-        assert list_corrupt(p.folder) == []
+        assert list_corrupt(p.data) == []
 
 
 @pytest.mark.parametrize("value", ["http://x:1", "x:8443", "https://x/path"])

@@ -17,7 +17,7 @@ from oneagent.csi_driver.store.corruption_log import Corruption
 from oneagent.csi_driver.store.integrity import State
 from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import OTHER, Desk, Provisioning, manifest
+from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, manifest
 
 VERSION = Version(packages.VERSION)
 DAY = 86400
@@ -36,17 +36,17 @@ def count(p: Provisioning, result: str) -> float:
 
 
 @pytest.fixture
-def installed(tmp_path: Path, server: double.Tenant, desk: Desk) -> Provisioning:
+def installed(tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource) -> Provisioning:
     """A provisioner that has come to rest with one version, and whose checks are called by hand."""
-    desk.put(manifest("demo", server.api_url, version=VERSION))
-    with Provisioning(tmp_path, desk) as p:
-        p.until(lambda: p.ready(VERSION))
-    return Provisioning(tmp_path, desk)
+    source.put(manifest("demo", server.api_url, version=VERSION))
+    with Provisioning(tmp_path, source) as p:
+        p.wait_until(lambda: p.is_ready(VERSION))
+    return Provisioning(tmp_path, source)
 
 
 @pytest.fixture
 def library(installed: Provisioning) -> Path:
-    return Path(installed.folder.agent(VERSION), PRELOAD_LIBRARY)
+    return Path(installed.data.agent(VERSION), PRELOAD_LIBRARY)
 
 
 def check(p: Provisioning, version: Version = VERSION) -> State | None:
@@ -55,15 +55,19 @@ def check(p: Provisioning, version: Version = VERSION) -> State | None:
 
 
 class TestACorruptVersion:
-    def test_is_taken_out_said_and_installed_again(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", server.api_url))
-        with Provisioning(tmp_path, desk, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
-            p.until(lambda: p.ready(VERSION) and count(p, "ok"))
-            spoil(Path(p.folder.agent(VERSION), PRELOAD_LIBRARY))
-            p.until(lambda: server.count("package") == 2 and p.ready(VERSION))
-            assert provisioner.list_corrupt(p.folder) == []
-            p.until(lambda: [event[2] for event in desk.events][-2:] == ["CorruptAgentVersion", "InstallAgentVersion"])
-        (told,) = (event for event in desk.events if event[2] == "CorruptAgentVersion")
+    def test_is_taken_out_said_and_installed_again(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
+            p.wait_until(lambda: p.is_ready(VERSION) and count(p, "ok"))
+            spoil(Path(p.data.agent(VERSION), PRELOAD_LIBRARY))
+            p.wait_until(lambda: server.count("package") == 2 and p.is_ready(VERSION))
+            assert provisioner.list_corrupt(p.data) == []
+            p.wait_until(
+                lambda: [event[2] for event in source.events][-2:] == ["CorruptAgentVersion", "InstallAgentVersion"]
+            )
+        (told,) = (event for event in source.events if event[2] == "CorruptAgentVersion")
         assert (told[0], told[1]) == ("demo", "Warning")
         assert f"{VERSION} was corrupted on this node: {PRELOAD_LIBRARY} (content)" in told[3]
         assert count(p, "corrupt") == 1
@@ -72,7 +76,7 @@ class TestACorruptVersion:
         spoil(library)
         assert check(installed) == State.CORRUPT
         assert not installed.store.has(VERSION)
-        (row,) = provisioner.table(installed.folder, "versions")
+        (row,) = provisioner.table(installed.data, "versions")
         assert (row["state"], row["message"]) == ("corrupt", f"{PRELOAD_LIBRARY} (content)")
         assert installed.metrics.registry.get_sample_value("oneagent_csi_corrupt_versions") == 1
 
@@ -81,20 +85,20 @@ class TestACorruptVersion:
     ) -> None:
         spoil(library)
         check(installed)
-        Provisioning(tmp_path, Desk())
-        assert [row["state"] for row in provisioner.table(installed.folder, "versions")] == ["corrupt"]
+        Provisioning(tmp_path, FakeDynaKubeSource())
+        assert [row["state"] for row in provisioner.table(installed.data, "versions")] == ["corrupt"]
 
     def test_takes_with_it_the_versions_that_have_the_same_file(self, installed: Provisioning, library: Path) -> None:
         for version in (OTHER, Version("3")):
-            other = Path(installed.folder.agent(version), PRELOAD_LIBRARY)
+            other = Path(installed.data.agent(version), PRELOAD_LIBRARY)
             other.parent.mkdir(parents=True)
-            (installed.folder.manifest(version)).write_bytes(installed.folder.manifest(VERSION).read_bytes())
-        os.link(library, Path(installed.folder.agent(OTHER), PRELOAD_LIBRARY))
-        Path(installed.folder.agent(Version("3")), PRELOAD_LIBRARY).write_bytes(library.read_bytes())
+            (installed.data.manifest(version)).write_bytes(installed.data.manifest(VERSION).read_bytes())
+        os.link(library, Path(installed.data.agent(OTHER), PRELOAD_LIBRARY))
+        Path(installed.data.agent(Version("3")), PRELOAD_LIBRARY).write_bytes(library.read_bytes())
         spoil(library)
         check(installed)
         assert installed.store.versions() == ["3"]
-        found = corruption_log.read(installed.folder, OTHER)
+        found = corruption_log.read(installed.data, OTHER)
         assert found is not None
         assert found.message == f"shared with {VERSION}: {PRELOAD_LIBRARY} (content)"
 
@@ -113,7 +117,7 @@ class TestACorruptVersion:
 
 class TestAWholeVersion:
     def test_is_due_again_a_period_after_its_last_check(self, installed: Provisioning) -> None:
-        checks, file = installed.provisioner.scrubber, installed.folder.manifest(VERSION)
+        checks, file = installed.provisioner.scrubber, installed.data.manifest(VERSION)
         assert checks.due() is None
         os.utime(file, (0, time.time() - DAY - 1))
         assert checks.due() == VERSION
@@ -131,10 +135,10 @@ class TestAWholeVersion:
     def test_that_is_collected_meanwhile_is_not_reported_as_corrupt(self, installed: Provisioning) -> None:
         installed.store.remove(VERSION)
         assert check(installed) is None
-        assert corruption_log.list_versions(installed.folder) == []
+        assert corruption_log.list_versions(installed.data) == []
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
-        installed.folder.manifest(VERSION).unlink()
+        installed.data.manifest(VERSION).unlink()
         assert installed.provisioner.scrubber.due() == VERSION
         assert check(installed) == State.UNVERIFIED
         assert installed.provisioner.scrubber.due() is None
@@ -145,32 +149,32 @@ class TestANote:
     def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
         self, tmp_path: Path, installed: Provisioning
     ) -> None:
-        corruption_log.record(installed.folder, VERSION, Corruption(time.time() + 1, "x"))
-        after = Provisioning(tmp_path, Desk())
-        assert corruption_log.list_versions(after.folder) == []
+        corruption_log.record(installed.data, VERSION, Corruption(time.time() + 1, "x"))
+        after = Provisioning(tmp_path, FakeDynaKubeSource())
+        assert corruption_log.list_versions(after.data) == []
         assert after.provisioner.scrubber.due() == VERSION
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
         self, installed: Provisioning
     ) -> None:
-        folder, record = installed.folder, volume()
-        os.makedirs(folder.volume(record.id).upper)
-        corruption_log.record(folder, VERSION, Corruption(time.time() + 1, "x"))
+        data, record = installed.data, volume()
+        os.makedirs(data.volume(record.id).upper)
+        corruption_log.record(data, VERSION, Corruption(time.time() + 1, "x"))
         for volumes, stored, stays in (([], [], True), ([record], [VERSION], True), ([], [VERSION], False)):
-            corruption_log.prune(folder, volumes, stored, {VERSION})
-            assert corruption_log.list_versions(folder) == ([VERSION] if stays else [])
+            corruption_log.prune(data, volumes, stored, {VERSION})
+            assert corruption_log.list_versions(data) == ([VERSION] if stays else [])
 
     def test_says_nothing_of_a_volume_that_was_published_later(self, installed: Provisioning) -> None:
-        folder, record = installed.folder, volume()
-        corruption_log.record(folder, VERSION, Corruption(time.time() - 60, "x"))
-        os.makedirs(folder.volume(record.id).upper)
-        assert corruption_log.for_volume(folder, record.id, VERSION) == ""
+        data, record = installed.data, volume()
+        corruption_log.record(data, VERSION, Corruption(time.time() - 60, "x"))
+        os.makedirs(data.volume(record.id).upper)
+        assert corruption_log.for_volume(data, record.id, VERSION) == ""
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
     def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
-        installed.folder.corruption_record(VERSION).write_bytes(content)
-        assert corruption_log.read(installed.folder, VERSION) is None
-        assert corruption_log.for_volume(installed.folder, VolumeId("v"), VERSION) == ""
+        installed.data.corruption_record(VERSION).write_bytes(content)
+        assert corruption_log.read(installed.data, VERSION) is None
+        assert corruption_log.for_volume(installed.data, VolumeId("v"), VERSION) == ""
 
 
 def volume() -> VolumeRecord:

@@ -10,15 +10,17 @@ import trustme
 
 from tests.fakes import packages
 from tests.fakes import tenant as double
-from tests.fakes.provisioner import Desk, Provisioning, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, manifest
 from tests.fakes.proxy import Proxy
 
 
 class TestATenant:
-    def test_is_left_alone_between_polls(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", server.api_url, dynatraceApiRequestThreshold=1))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: p.ready(packages.VERSION))
+    def test_is_left_alone_between_polls(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        source.put(manifest("demo", server.api_url, dynatraceApiRequestThreshold=1))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             for _ in range(100):
                 p.provisioner.reconcile()
             time.sleep(0.3)
@@ -27,107 +29,111 @@ class TestATenant:
 
     @pytest.mark.parametrize("status", [429, 503])
     def test_that_says_later_is_asked_later(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk, status: int
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, status: int
     ) -> None:
         server.plan("connection", double.Fault(status=status, headers={"Retry-After": "1"}))
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "10ms"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: server.count("connection") == 1)
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "10ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: server.count("connection") == 1)
             refused = time.monotonic()
-            p.until(lambda: f"answered {status}" in p.condition(), what=p.condition)
+            p.wait_until(lambda: f"answered {status}" in p.condition(), what=p.condition)
             time.sleep(0.7)
             p.provisioner.wake()
             assert server.count("connection") == 1
-            p.until(lambda: p.ready(packages.VERSION))
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
             assert time.monotonic() - refused >= 0.9
 
     def test_that_refuses_the_token_is_asked_with_the_new_one(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}), token="wrong")
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "check apiToken" in p.condition(), what=p.condition)
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "200ms"}), token="wrong")
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "check apiToken" in p.condition(), what=p.condition)
             assert "wrong" not in p.condition()
-            desk.secrets["demo"] = {"apiToken": server.token}
-            p.until(lambda: p.ready(packages.VERSION))
+            source.secrets["demo"] = {"apiToken": server.token}
+            p.wait_until(lambda: p.is_ready(packages.VERSION))
 
     def test_behind_a_proxy_and_with_an_authority_of_its_own_is_reached(
-        self, tmp_path: Path, desk: Desk, package: Path
+        self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
     ) -> None:
         authority = trustme.CA()
-        desk.config_maps["authorities"] = {"certs": authority.cert_pem.bytes().decode()}
+        source.config_maps["authorities"] = {"certs": authority.cert_pem.bytes().decode()}
         with double.Tenant(tls=authority) as server, Proxy("user:secret") as proxy:
             server.release(packages.VERSION, package)
-            desk.secrets["proxy"] = {"proxy": f"http://user:secret@{proxy.address}"}
-            desk.put(
+            source.secrets["proxy"] = {"proxy": f"http://user:secret@{proxy.address}"}
+            source.put(
                 manifest("demo", server.api_url, trustedCAs="authorities", proxy={"valueFrom": "proxy"}),
                 manifest("untrusting", server.api_url),
             )
-            with Provisioning(tmp_path, desk) as p:
-                p.until(lambda: p.ready(packages.VERSION))
-                p.until(lambda: "not trusted" in p.condition("untrusting"), what=lambda: p.condition("untrusting"))
+            with Provisioning(tmp_path, source) as p:
+                p.wait_until(lambda: p.is_ready(packages.VERSION))
+                p.wait_until(lambda: "not trusted" in p.condition("untrusting"), what=lambda: p.condition("untrusting"))
             assert set(proxy.seen) == {f"CONNECT 127.0.0.1:{server.port}"}
             assert len(proxy.seen) >= 2, "one for the questions and one for the package"
 
     def test_is_not_polled_past_a_proxy_that_is_missing(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         where = "spec.proxy.valueFrom: the Secret proxy"
-        desk.put(manifest("demo", server.api_url, proxy={"valueFrom": "proxy"}, annotations={"poll-interval": "100ms"}))
-        with Provisioning(tmp_path, desk) as p:
+        source.put(
+            manifest("demo", server.api_url, proxy={"valueFrom": "proxy"}, annotations={"poll-interval": "100ms"})
+        )
+        with Provisioning(tmp_path, source) as p:
             missing = f"{where} does not exist: create it with the proxy's URL at the key proxy"
-            p.until(lambda: p.condition() == missing, what=p.condition)
-            desk.secrets["proxy"] = {"url": "http://127.0.0.1:1"}
+            p.wait_until(lambda: p.condition() == missing, what=p.condition)
+            source.secrets["proxy"] = {"url": "http://127.0.0.1:1"}
             no_key = f"{where} has nothing at the key proxy: put the proxy's URL there"
-            p.until(lambda: p.condition() == no_key, what=p.condition)
+            p.wait_until(lambda: p.condition() == no_key, what=p.condition)
         assert server.requests == []
 
     def test_is_not_polled_without_the_certificates_that_the_dynakube_names(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         where = "spec.trustedCAs: the ConfigMap authorities"
-        desk.put(manifest("demo", server.api_url, trustedCAs="authorities", annotations={"poll-interval": "100ms"}))
-        with Provisioning(tmp_path, desk) as p:
+        source.put(manifest("demo", server.api_url, trustedCAs="authorities", annotations={"poll-interval": "100ms"}))
+        with Provisioning(tmp_path, source) as p:
             missing = f"{where} does not exist: create it with PEM certificates at the key certs"
-            p.until(lambda: p.condition() == missing, what=p.condition)
-            desk.config_maps["authorities"] = {"ca.crt": "PEM"}
+            p.wait_until(lambda: p.condition() == missing, what=p.condition)
+            source.config_maps["authorities"] = {"ca.crt": "PEM"}
             no_key = f"{where} has nothing at the key certs: put PEM certificates there"
-            p.until(lambda: p.condition() == no_key, what=p.condition)
+            p.wait_until(lambda: p.condition() == no_key, what=p.condition)
         assert server.requests == []
 
     def test_gives_no_package_past_a_proxy_that_is_missing(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        desk.put(manifest("demo", server.api_url, version=packages.VERSION, proxy={"valueFrom": "proxy"}))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "can't be installed: spec.proxy.valueFrom: the Secret proxy" in p.condition())
+        source.put(manifest("demo", server.api_url, version=packages.VERSION, proxy={"valueFrom": "proxy"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "can't be installed: spec.proxy.valueFrom: the Secret proxy" in p.condition())
         assert server.requests == []
 
     def test_is_reached_by_the_proxy_s_value_if_both_are_given(
-        self, tmp_path: Path, server: double.Tenant, desk: Desk
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         with Proxy() as proxy:
-            desk.secrets["proxy"] = {"proxy": "http://127.0.0.1:1"}
+            source.secrets["proxy"] = {"proxy": "http://127.0.0.1:1"}
             both = {"value": f"http://{proxy.address}", "valueFrom": "proxy"}
-            desk.put(manifest("demo", server.api_url, proxy=both))
-            with Provisioning(tmp_path, desk) as p:
-                p.until(lambda: p.ready(packages.VERSION), what=p.condition)
+            source.put(manifest("demo", server.api_url, proxy=both))
+            with Provisioning(tmp_path, source) as p:
+                p.wait_until(lambda: p.is_ready(packages.VERSION), what=p.condition)
             assert proxy.seen
 
-    def test_that_hangs_delays_no_other(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
+    def test_that_hangs_delays_no_other(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
         with double.Tenant() as hanging:
             hanging.plan("connection", double.Fault(stall_after=1))
-            desk.put(manifest("a", hanging.api_url), manifest("b", server.api_url))
-            with Provisioning(tmp_path, desk) as p:
-                p.until(lambda: p.ready(packages.VERSION, "b"), 3)
+            source.put(manifest("a", hanging.api_url), manifest("b", server.api_url))
+            with Provisioning(tmp_path, source) as p:
+                p.wait_until(lambda: p.is_ready(packages.VERSION, "b"), 3)
                 assert "being polled" in p.condition("a")
                 hanging.closing.set()
 
 
 class TestAnEditedDynaKube:
-    def test_is_asked_for_at_once(self, tmp_path: Path, server: double.Tenant, desk: Desk) -> None:
-        desk.put(manifest("demo", "http://127.0.0.1:1/api"))
-        with Provisioning(tmp_path, desk) as p:
-            p.until(lambda: "cannot connect" in p.condition())
-            desk.put(manifest("demo", server.api_url))
-            p.until(lambda: p.ready(packages.VERSION), 3)
+    def test_is_asked_for_at_once(self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource) -> None:
+        source.put(manifest("demo", "http://127.0.0.1:1/api"))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "cannot connect" in p.condition())
+            source.put(manifest("demo", server.api_url))
+            p.wait_until(lambda: p.is_ready(packages.VERSION), 3)
