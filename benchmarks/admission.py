@@ -24,6 +24,7 @@ import trustme
 
 from benchmarks import results
 from benchmarks.results import Result
+from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.dynakube.namespace_mapping import LABEL
 from tests.fakes import kube_api, ports
 
@@ -73,7 +74,7 @@ def _fill(api: kube_api.KubeApi, authority: trustme.CA) -> None:
     }
     spec = {"apiUrl": "https://abc12345.live.dynatrace.com/api", "oneAgent": {"cloudNativeFullStack": {}}}
     kube = {"kind": "DynaKube", "metadata": {"name": "demo", "uid": "1"}, "spec": spec, "status": status}
-    api.put("dynakubes", {"apiVersion": f"{kube_api.GROUP}/v1beta6", **kube})
+    api.put("dynakubes", {"apiVersion": f"{kube_api.GROUP}/{NEWEST}", **kube})
     api.put("csidrivers", {"metadata": {"name": "csi.oneagent.dynatrace.com"}})
     daemonset = {"desiredNumberScheduled": 1, "numberReady": 1}
     api.put("daemonsets", {"metadata": {"name": "oneagent-csi-driver"}, "status": daemonset})

@@ -25,6 +25,7 @@ from typing import Any, Final
 from benchmarks import results
 from benchmarks.results import Result
 from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.api.versions import NEWEST
 from tests.cluster.cluster import Cluster
 from tests.e2e import dynakubes, installation, operator_process
 from tests.e2e.manifests import NAMESPACE
@@ -199,7 +200,7 @@ def _until(condition: Callable[[], bool], what: str, every: float = 0.05) -> Non
 
 
 def _dynakube(name: str) -> str:
-    return f"/apis/dynatrace.com/v1beta6/namespaces/{NAMESPACE}/dynakubes/{name}"
+    return f"/apis/dynatrace.com/{NEWEST}/namespaces/{NAMESPACE}/dynakubes/{name}"
 
 
 def _namespace(number: int) -> str:

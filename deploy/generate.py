@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from oneagent.common.dynakube.api import crd, feature_flags, fields, schema, version_history
+from oneagent.common.dynakube.api import crd, feature_flags, schema, version_history, versions
 from oneagent.common.dynakube.mode import MODES
 
 _HERE: Final = Path(__file__).parent
@@ -133,7 +133,7 @@ def page() -> str:
 def _fields(part: str) -> Iterator[tuple[str, ...]]:
     """The fields of a part of the newest version. What modes have in common stands once."""
     rows: dict[tuple[str, str], schema.Schema] = {}
-    for path, field in schema.fields(version_history.described(fields.NEWEST)):
+    for path, field in schema.fields(version_history.described(versions.NEWEST)):
         if path.startswith(f"{part}.") and not _KUBERNETES.search(path):
             rows.setdefault((_MODE.sub("oneAgent.MODE.", path), field["description"]), field)
     for (path, description), field in rows.items():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oneagent.common.dynakube.api import conversion, crd, fields
+from oneagent.common.dynakube.api import conversion, crd, versions
 from tests.cluster import cluster as clusters
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
 from tests.cluster.node import Node
@@ -31,14 +31,14 @@ API_URL = "https://abc12345.live.dynatrace.com/api"
 def dynakube(name: str, spec: Manifest | None = None) -> dict[str, Any]:
     metadata = {"name": name, "namespace": NAMESPACE}
     return {
-        "apiVersion": f"dynatrace.com/{fields.NEWEST}",
+        "apiVersion": f"dynatrace.com/{versions.NEWEST}",
         "kind": "DynaKube",
         "metadata": metadata,
         "spec": {"apiUrl": API_URL, **(spec or {})},
     }
 
 
-def stored(kubectl: Kubectl, name: str, version: str = fields.NEWEST) -> dict[str, Any]:
+def stored(kubectl: Kubectl, name: str, version: str = versions.NEWEST) -> dict[str, Any]:
     """The object as a reader of a version gets it, without what the API server adds."""
     found = kubectl.json("-n", NAMESPACE, "get", f"dynakubes.{version}.dynatrace.com", name)
     metadata = {key: found["metadata"][key] for key in ("name", "namespace", "annotations") if key in found["metadata"]}
@@ -100,7 +100,7 @@ def converted(established: None, cluster: clusters.Cluster, kubectl: Kubectl, wa
         # The bundle may be the operator's by now.
         made = yaml.safe_dump(crd.manifest(client))
         kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=made)
-        wait_for(lambda: all(answers(kubectl, version) for version in fields.VERSIONS), "every version is served")
+        wait_for(lambda: all(answers(kubectl, version) for version in versions.VERSIONS), "every version is served")
         yield
         kubectl("-n", NAMESPACE, "delete", "dynakubes", "--all")
     finally:
@@ -262,7 +262,7 @@ def test_a_manifest_of_any_version_is_taken_and_read_back_in_every_version(
     newest = stored(kubectl, path.stem)
     if status is None:
         assert without_defaults(conversion.convert(newest, written["apiVersion"])) == without_defaults(written)
-    for version in fields.VERSIONS:
+    for version in versions.VERSIONS:
         found = stored(kubectl, path.stem, version)
         assert found == conversion.convert(newest, f"dynatrace.com/{version}")
 

@@ -47,7 +47,7 @@ _TENANT_THREADS: Final = 16
 class ControllerSettings:
     namespace: str
     api_version: str
-    """Version of DynaKubes, as `v1beta6`."""
+    """Version of DynaKubes, without the group."""
     package_url: str
     """Package server, for pods without CSI; empty for none."""
     operator_version: str

@@ -17,7 +17,7 @@ from pathlib import Path
 import prometheus_client
 
 from oneagent.common import flags, identifiers, logs
-from oneagent.common.dynakube.api.fields import NEWEST
+from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.http import health
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.oci import hosts

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from kubernetes.aio import client, config
 
-from oneagent.common.dynakube.api import crd, fields
+from oneagent.common.dynakube.api import crd
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.operator import api, storage_migration
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
@@ -28,7 +29,7 @@ from tests.e2e.fixture_types import Apply, WaitFor
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.test_crd import Converter
 
-OLD: Final = fields.VERSIONS[-2]
+OLD: Final = VERSIONS[-2]
 FASTER: Final = 60
 """How much faster than ours the operator's clock goes."""
 
@@ -69,7 +70,7 @@ def storing(version: str, converter: dict[str, Any]) -> dict[str, Any]:
 def dynakube(namespace: str, touched: int) -> dict[str, Any]:
     metadata = {"name": "stored", "namespace": namespace, "annotations": {"touched": str(touched)}}
     spec = {"apiUrl": "https://abc12345.live.dynatrace.com/api", "unknown": {"kept": True}}
-    return {"apiVersion": f"dynatrace.com/{fields.NEWEST}", "kind": "DynaKube", "metadata": metadata, "spec": spec}
+    return {"apiVersion": f"dynatrace.com/{NEWEST}", "kind": "DynaKube", "metadata": metadata, "spec": spec}
 
 
 def stored(namespace: str) -> str:
@@ -114,12 +115,12 @@ def test_what_is_stored_in_an_older_version_is_brought_to_the_storage_version(
     try:
         define(kubectl, storing(OLD, converting))
         wait_for(lambda: written_in(OLD), f"the API server stores {OLD}")
-        define(kubectl, storing(fields.NEWEST, converting))
-        assert set(listed(kubectl)) == {OLD, fields.NEWEST}
+        define(kubectl, storing(NEWEST, converting))
+        assert set(listed(kubectl)) == {OLD, NEWEST}
         before = {namespace: kubectl.json("-n", namespace, "get", "dynakube", "stored") for namespace in namespaces}
         asyncio.run(migrate(rights))
-        assert {stored(namespace) for namespace in namespaces} == {f"dynatrace.com/{fields.NEWEST}"}
-        assert listed(kubectl) == [fields.NEWEST]
+        assert {stored(namespace) for namespace in namespaces} == {f"dynatrace.com/{NEWEST}"}
+        assert listed(kubectl) == [NEWEST]
         for namespace in namespaces:
             now = kubectl.json("-n", namespace, "get", "dynakube", "stored")
             assert (now["spec"], now["metadata"]["generation"]) == (

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.api import versions
 from tests.cluster.kubectl import Kubectl
 from tests.e2e.manifests import NAMESPACE
 
 
-@pytest.mark.parametrize("version", fields.VERSIONS)
+@pytest.mark.parametrize("version", versions.VERSIONS)
 def test_nothing_is_lost_on_the_way_there_and_back(kubectl: Kubectl, dynakube: str, version: str) -> None:
     before = kubectl.json("-n", NAMESPACE, "get", "dynakube", dynakube)
     old = kubectl.json("-n", NAMESPACE, "get", f"dynakubes.{version}.dynatrace.com", dynakube)

@@ -2,14 +2,10 @@
 
     DynaKubeError   a field that cannot be used: names the field, its value and the remedy
 
-`from_object` is pure and lenient: a field that a version has moved is looked for in all its places, unknown
+`from_object` is pure and lenient: an object of an older version is converted to the newest one first, unknown
 fields are ignored, and a tuning value that makes no sense falls back to its default with a warning that is
 carried along. It is strict where a wrong value would do harm: names that become paths or URLs, and text that
 is later written into configuration files. Whatever it is given, it raises nothing but `DynaKubeError`.
-
-Field moves that it knows: v1alpha1 had the modes directly below `spec`, switched by `enabled`, and the
-version in `spec.oneAgent.version`; v1beta1 asked for CSI by `useCSIDriver` (off by default); v1beta2 moved
-the request threshold from an annotation to `spec`; the tenant moved within `status`.
 
 Tokens are never part of it, only the name of the secret that holds them; a proxy URL, which may hold a
 password, is left out of the `repr`.
@@ -26,17 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from oneagent.common import durations, identifiers
-from oneagent.common.dynakube.api.fields import NEWEST, VERSIONS
+from oneagent.common.dynakube.api import feature_flags
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES, Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import public_keys, reference
-
-_V1ALPHA1_MODES: Final[Mapping[str, Mode]] = {
-    "codeModules": Mode.APPLICATION_MONITORING,
-    "classicFullStack": Mode.CLASSIC_FULL_STACK,
-    "infraMonitoring": Mode.HOST_MONITORING,
-}
-_OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 _FILE: Final = "file:"
 _LOCAL: Final = (_FILE, reference.LAYOUT_PREFIX)
@@ -55,7 +45,7 @@ DEFAULT_REQUEST_THRESHOLD_MINUTES: Final = 15
 
 _API_VERSION: Final = re.compile(r"dynatrace\.com/v[0-9a-z]+")
 _DNS_1035: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
-_FOLDER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 FULL_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]{8}-[0-9]{6}")
 SHORT_VERSION: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 
@@ -144,7 +134,7 @@ class DynaKube:
 
 def from_object(obj: Mapping[str, object]) -> DynaKube:
     """Read a DynaKube object of any API version; `DynaKubeError` if it cannot be used."""
-    api_version = _api_version(obj)
+    obj = _in_newest_version(obj)
     name = fields.matching(obj, _DNS_1035, "a DNS-1035 label such as my-dynakube", "metadata.name")
     if not name:
         raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
@@ -160,7 +150,7 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         generation=_generation(obj),
         api_url=_api_url(obj, optional=is_local(package)),
         mode=mode,
-        needs_views=_needs_views(obj, mode, api_version),
+        needs_views=_needs_views(obj, mode),
         decided_version=_decided_version(obj),
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
@@ -172,7 +162,7 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         host_group=fields.text(obj, "spec.oneAgent.hostGroup") or _host_group_argument(obj, own),
         proxy=fields.text(obj, "spec.proxy.value", hidden=True),
         proxy_secret=fields.dns_name(obj, "spec.proxy.valueFrom", hidden=True),
-        no_proxy=_feature(obj, "no-proxy"),
+        no_proxy=feature_flags.text(obj, "no-proxy"),
         trusted_cas=fields.dns_name(obj, "spec.trustedCAs"),
         skip_cert_check=fields.flag(obj, "spec.skipCertCheck") or False,
         tokens_secret=fields.dns_name(obj, "spec.tokens", hidden=True) or name,
@@ -188,36 +178,32 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
     )
 
 
-def _api_version(obj: Mapping[str, object]) -> str:
-    """`v1beta5` and the like. The items of a list answer may lack it, then the newest is meant."""
+def _in_newest_version(obj: Mapping[str, object]) -> Mapping[str, object]:
+    """The items of a list may lack `apiVersion`: then they are in the newest version."""
     kind, api_version = fields.text(obj, "kind"), fields.text(obj, "apiVersion")
     if kind not in ("", "DynaKube"):
         raise DynaKubeError("kind", kind, "must be DynaKube")
     if api_version and not _API_VERSION.fullmatch(api_version):
         raise DynaKubeError("apiVersion", api_version, f"must be {identifiers.API_GROUP}/{VERSIONS[0]} to {NEWEST}")
-    return api_version.rpartition("/")[2]
+    if api_version.rpartition("/")[2] not in VERSIONS[:-1]:
+        return obj
+    # Most clusters serve the newest version, and conversion takes memory on every node.
+    from oneagent.common.dynakube.api import conversion
+
+    return conversion.to_newest({**obj, "kind": "DynaKube"})
 
 
 def _mode(obj: Mapping[str, object]) -> Mode:
-    found: set[Mode] = {mode for mode in MODES if _is_on(obj, f"spec.oneAgent.{mode}")}
-    old: set[Mode] = {mode for section, mode in _V1ALPHA1_MODES.items() if _is_on(obj, f"spec.{section}")}
-    if old == {Mode.APPLICATION_MONITORING, Mode.HOST_MONITORING}:
-        old = {Mode.CLOUD_NATIVE_FULL_STACK}
-    found |= old
-    if len(found) > 1:
-        listed = ", ".join(sorted(found))
+    modes = [mode for mode in MODES if fields.mapping(obj, f"spec.oneAgent.{mode}") is not None]
+    if len(modes) > 1:
+        listed = ", ".join(sorted(modes))
         raise DynaKubeError("spec.oneAgent", listed, "the modes exclude each other; keep one of them")
-    return found.pop() if found else Mode.NONE
+    return modes[0] if modes else Mode.NONE
 
 
-def _is_on(obj: Mapping[str, object], path: str) -> bool:
-    return fields.at(obj, path) is not None and fields.flag(obj, f"{path}.enabled") is not False
-
-
-def _needs_views(obj: Mapping[str, object], mode: Mode, api_version: str) -> bool:
+def _needs_views(obj: Mapping[str, object], mode: Mode) -> bool:
     if mode is Mode.APPLICATION_MONITORING:
-        asked = fields.flag(obj, "spec.oneAgent.applicationMonitoring.useCSIDriver")
-        return api_version != "v1beta1" if asked is None else asked
+        return fields.flag(obj, f"spec.oneAgent.{mode}.useCSIDriver") is not False
     return mode is Mode.CLOUD_NATIVE_FULL_STACK
 
 
@@ -244,23 +230,23 @@ def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:
 
 def _decided_version(obj: Mapping[str, object]) -> identifiers.Version | None:
     form = "a version such as 1.277.0.20230914-094321"
-    text = fields.matching(obj, _FOLDER_NAME, form, "status.codeModules.version")
+    text = fields.matching(obj, _DIRECTORY_NAME, form, "status.codeModules.version")
     return identifiers.Version(text) if text else None
 
 
 def _tenant(obj: Mapping[str, object]) -> identifiers.TenantId | None:
-    paths = ("status.oneAgent.connectionInfoStatus.tenantUUID", "status.connectionInfo.tenantUUID")
-    text = fields.matching(obj, _FOLDER_NAME, "a tenant's UUID such as abc12345", *paths)
+    form = "a tenant's UUID such as abc12345"
+    text = fields.matching(obj, _DIRECTORY_NAME, form, "status.oneAgent.connectionInfoStatus.tenantUUID")
     return identifiers.TenantId(text) if text else None
 
 
 def _pinned_version(obj: Mapping[str, object], own: str, warnings: list[str]) -> identifiers.Version | None:
-    for field in (f"{own}.codeModulesVersion", f"{own}.version", "spec.oneAgent.version"):
+    for field in (f"{own}.codeModulesVersion", f"{own}.version"):
         text = fields.text(obj, field)
         if FULL_VERSION.fullmatch(text):
             return identifiers.Version(text)
         if SHORT_VERSION.fullmatch(text):
-            # Legal up to v1beta1, where the operator looked up the rest of it.
+            # Older versions allow it: there the operator looked up the rest.
             warnings.append(f"{field} is {text!r}: not complete, so it pins nothing; add the build's time")
         elif text:
             raise DynaKubeError(field, text, "must be a complete version such as 1.277.0.20230914-094321")
@@ -313,15 +299,13 @@ def is_local(package: str) -> bool:
 
 def _image_key(obj: Mapping[str, object]) -> str:
     """A wrong one must never pass for none: then anything would be installed."""
-    keys = [prefix + IMAGE_KEY for prefix in (identifiers.FEATURE_PREFIX, _OLD_FEATURE_PREFIX)]
-    annotations = fields.at(obj, "metadata.annotations")
-    for key in keys:
-        if isinstance(annotations, Mapping) and key in annotations:
-            text = fields.lines(obj, key)
-            if why := find_image_key_fault(text):
-                raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
-            return text
-    return ""
+    key = feature_flags.given_as(obj, IMAGE_KEY)
+    if not key:
+        return ""
+    text = fields.lines(obj, key)
+    if why := find_image_key_fault(text):
+        raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
+    return text
 
 
 def find_image_key_fault(text: str) -> str:
@@ -362,13 +346,13 @@ def _local_file(package: str) -> Path | None:
 
 
 def _mount_attempts(obj: Mapping[str, object], warnings: list[str]) -> int:
-    text = _feature(obj, "max-csi-mount-attempts")
+    text = feature_flags.text(obj, "max-csi-mount-attempts")
     default = DEFAULT_MOUNT_ATTEMPTS
     return _number("max-csi-mount-attempts", text, default, warnings) if text else default
 
 
 def _mount_policy(obj: Mapping[str, object], warnings: list[str]) -> str:
-    text = _feature(obj, "mount-policy")
+    text = feature_flags.text(obj, "mount-policy")
     if not text or text in MOUNT_POLICIES:
         return text or MOUNT_POLICIES[0]
     warnings.append(
@@ -379,7 +363,7 @@ def _mount_policy(obj: Mapping[str, object], warnings: list[str]) -> str:
 
 def _request_threshold(obj: Mapping[str, object], warnings: list[str]) -> int:
     value = fields.at(obj, "spec.dynatraceApiRequestThreshold")
-    text = fields.scalar(value) or _feature(obj, "dynatrace-api-request-threshold")
+    text = fields.scalar(value) or feature_flags.text(obj, "dynatrace-api-request-threshold")
     default = DEFAULT_REQUEST_THRESHOLD_MINUTES
     return _number("dynatraceApiRequestThreshold", text, default, warnings) if text else default
 
@@ -392,7 +376,7 @@ def _number(field: str, text: str, default: int, warnings: list[str]) -> int:
 
 
 def _duration(obj: Mapping[str, object], flag: str, default: float, warnings: list[str]) -> float:
-    text = _feature(obj, flag)[:80]
+    text = feature_flags.text(obj, flag)[:80]
     try:
         seconds = durations.parse(text) if text else default
         if math.isfinite(seconds) and len(text) < 80:
@@ -401,8 +385,3 @@ def _duration(obj: Mapping[str, object], flag: str, default: float, warnings: li
         pass
     warnings.append(f"{flag} is {text!r}: not a duration such as 90s or 10m; {default:g}s is used")
     return default
-
-
-def _feature(obj: object, flag: str) -> str:
-    new = fields.annotation(obj, identifiers.FEATURE_PREFIX + flag)
-    return new or fields.annotation(obj, _OLD_FEATURE_PREFIX + flag)

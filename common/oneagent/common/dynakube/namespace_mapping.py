@@ -32,9 +32,20 @@ class Claim:
     dynakube: DynaKubeName
     created: str
     """Timestamp as the API server writes it: texts sort like times."""
-    selectors: tuple[selectors.Selector, ...]
-    """One that matches is enough."""
+    agent_selectors: tuple[selectors.Selector, ...]
+    """Of its modes that inject an agent: one, or none."""
+    enrichment_selector: selectors.Selector | None
+    """None if enrichment is off."""
     ignored: tuple[safe_regex.Pattern, ...]
+
+    @property
+    def selectors(self) -> tuple[selectors.Selector, ...]:
+        """All selectors; one that matches is enough."""
+        return (
+            self.agent_selectors
+            if self.enrichment_selector is None
+            else (*self.agent_selectors, self.enrichment_selector)
+        )
 
     def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
         if not any(selector.matches(labels) for selector in self.selectors):
@@ -51,14 +62,23 @@ class Decision:
 
 def claim(manifest: Mapping[str, object], own_namespace: str) -> Claim:
     """The claim of a DynaKube in the newest version; `FieldError` for a selector or pattern that is none."""
-    injecting = (mode for mode in MODES if mode.injects)
-    modes = [mode for mode in injecting if isinstance(fields.at(manifest, f"spec.oneAgent.{mode}"), Mapping)]
-    found = [selectors.parse(manifest, f"spec.oneAgent.{mode}.namespaceSelector") for mode in modes]
-    if fields.flag(manifest, "spec.metadataEnrichment.enabled"):
-        found.append(selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector"))
+    modes = (f"spec.oneAgent.{mode}" for mode in MODES if mode.injects)
+    agents = [
+        selectors.parse(manifest, f"{mode}.namespaceSelector")
+        for mode in modes
+        if fields.mapping(manifest, mode) is not None
+    ]
+    enrichment = "spec.metadataEnrichment"
+    enriches = fields.flag(manifest, f"{enrichment}.enabled")
     name = fields.text(manifest, "metadata.name")
     created = fields.text(manifest, "metadata.creationTimestamp")
-    return Claim(DynaKubeName(name), created, tuple(found), _ignored(manifest, own_namespace))
+    return Claim(
+        DynaKubeName(name),
+        created,
+        tuple(agents),
+        selectors.parse(manifest, f"{enrichment}.namespaceSelector") if enriches else None,
+        _ignored(manifest, own_namespace),
+    )
 
 
 def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -> Decision:

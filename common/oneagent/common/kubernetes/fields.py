@@ -84,6 +84,13 @@ def flag(obj: object, path: str) -> bool | None:
     return value
 
 
+def mapping(obj: object, path: str) -> Mapping[str, object] | None:
+    value = at(obj, path)
+    if value is not None and not isinstance(value, Mapping):
+        raise FieldError(path, value, "must be a mapping of fields", hidden=True)
+    return value
+
+
 def annotation(obj: object, key: str) -> str:
     return printable(f"metadata.annotations[{key}]", lines(obj, key))
 

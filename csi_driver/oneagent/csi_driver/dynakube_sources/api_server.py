@@ -30,7 +30,7 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
 from oneagent.common import backoff, dynakube, identifiers, logs
-from oneagent.common.dynakube.api.fields import NEWEST
+from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.kubernetes import client, errors, events, fields, kubeconfig, list_watch
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.dynakube_sources import dynakube_watch
@@ -73,7 +73,7 @@ class KubernetesSource:
         retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`api_version` as `v1beta6`; empty: the newest that the API server serves."""
+        """`api_version` as in `NEWEST`; empty: the newest that the API server serves."""
         self._http, self._own_namespace = connect(kubeconfig, service_account)
         self._namespace = namespace or self._own_namespace
         api = _DynaKubeApi(self._http, self._namespace, api_version)

@@ -100,7 +100,7 @@ def daemon_set(desired: Desired) -> dict[str, Any]:
 def pull_secret(desired: Desired) -> str:
     """Return the name of the pull secret; empty for none."""
     from_tenant = desired.choice.image.startswith(f"{image.registry(desired.kube)}/")
-    return desired.agent.pull_secret or (secrets.pull_name(desired.kube) if from_tenant else "")
+    return desired.kube.pull_secret or (secrets.pull_name(desired.kube) if from_tenant else "")
 
 
 def _version_label(desired: Desired) -> dict[str, str]:

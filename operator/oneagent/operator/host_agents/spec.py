@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube.api import feature_flags, version_history
 from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import reference as oci_reference
@@ -25,7 +26,6 @@ HOST_GROUP: Final = "--set-host-group"
 _DNS_POLICIES: Final = (DEFAULT_DNS_POLICY, "ClusterFirst", "Default", "None")
 _MAX_UNAVAILABLE: Final = re.compile(r"[1-9][0-9]{0,4}|([1-9][0-9]?|100)%")
 _ENV_NAME: Final = re.compile(r"[!-<>-~]+")
-_OLD_FEATURE_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,6 @@ class HostAgent:
     """A file below kubelet's seccomp directory; empty for none."""
     storage: str
     """Directory on the host, for read-only modes without the CSI driver."""
-    pull_secret: str
-    """The user's own; empty for the one that the operator makes from the token."""
     max_unavailable: int | str
     """Nodes that are updated at a time: a number or a percentage."""
     read_only: bool
@@ -77,12 +75,27 @@ def section(mode: Mode) -> str:
     return f"spec.oneAgent.{mode}"
 
 
+def named_version(obj: Mapping[str, Any], mode: Mode) -> str:
+    """Return the host agent's version as the user wrote it; empty if not given."""
+    return fields.text(obj, f"{section(mode)}.version")
+
+
+def named_image(obj: Mapping[str, Any], mode: Mode) -> str:
+    """Return the host agent's image as the user wrote it; empty if not given."""
+    return fields.text(obj, f"{section(mode)}.image")
+
+
+def has_updates(obj: Mapping[str, Any]) -> bool:
+    """Check that host agents follow the tenant's latest version; older versions of DynaKubes can switch it off."""
+    return fields.annotation(obj, version_history.AUTO_UPDATE) != "false"
+
+
 def from_object(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
     """Parse the section of a mode that has host agents; `fields.FieldError` for an invalid value."""
     own = section(mode)
     return HostAgent(
         mode=mode,
-        image=image(f"{own}.image", fields.text(obj, f"{own}.image")),
+        image=image(f"{own}.image", named_image(obj, mode)),
         version=fields.matching(
             obj, dynakube.FULL_VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
         ),
@@ -98,7 +111,6 @@ def from_object(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
         dns_policy=_dns_policy(obj, f"{own}.dnsPolicy"),
         seccomp_profile=_seccomp_profile(obj, f"{own}.secCompProfile"),
         storage=_storage(obj, f"{own}.storageHostPath"),
-        pull_secret=fields.dns_name(obj, "spec.customPullSecret"),
         max_unavailable=_max_unavailable(obj),
         read_only=mode is not Mode.CLASSIC_FULL_STACK and _bool_flag(obj, "oneagent-readonly-host-fs", default=True),
         privileged=_bool_flag(obj, "oneagent-privileged"),
@@ -185,7 +197,7 @@ def _dns_policy(obj: Mapping[str, Any], path: str) -> str:
 def _seccomp_profile(obj: Mapping[str, Any], path: str) -> str:
     value, field = fields.text(obj, path), path
     if not value:
-        value, field = _feature(obj, flag := "oneagent-seccomp-profile"), _annotation(flag)
+        value, field = feature_flags.text(obj, flag := "oneagent-seccomp-profile"), feature_flags.annotation(flag)
     if value and (value.startswith("/") or ".." in PurePosixPath(value).parts):
         raise fields.FieldError(field, value, "must be a path below kubelet's seccomp directory")
     return value
@@ -200,23 +212,16 @@ def _storage(obj: Mapping[str, Any], path: str) -> str:
 
 
 def _max_unavailable(obj: Mapping[str, Any]) -> int | str:
-    value = _feature(obj, flag := "oneagent-max-unavailable") or "1"
+    value = feature_flags.text(obj, flag := "oneagent-max-unavailable") or "1"
     if not _MAX_UNAVAILABLE.fullmatch(value):
-        raise fields.FieldError(_annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%")
+        raise fields.FieldError(
+            feature_flags.annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%"
+        )
     return value if value.endswith("%") else int(value)
 
 
 def _bool_flag(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:
-    value = _feature(obj, flag).lower()
+    value = feature_flags.text(obj, flag).lower()
     if value not in ("", "true", "false"):
-        raise fields.FieldError(_annotation(flag), value, 'must be "true" or "false"')
+        raise fields.FieldError(feature_flags.annotation(flag), value, 'must be "true" or "false"')
     return value == "true" if value else default
-
-
-def _feature(obj: Mapping[str, Any], flag: str) -> str:
-    new = fields.annotation(obj, identifiers.FEATURE_PREFIX + flag)
-    return new or fields.annotation(obj, _OLD_FEATURE_PREFIX + flag)
-
-
-def _annotation(flag: str) -> str:
-    return f"metadata.annotations[{identifiers.FEATURE_PREFIX}{flag}]"

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common.dynakube import desired_version
-from oneagent.common.dynakube.api import version_history
 from oneagent.common.dynakube.desired_version import Follow, Origin
-from oneagent.common.kubernetes import fields, types
+from oneagent.common.kubernetes import types
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
+from oneagent.operator.host_agents import spec
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext
 
@@ -70,12 +70,9 @@ class HostAgent:
         mode = context.dynakube.mode
         if not mode.runs_on_hosts:
             return None
-        pinned = fields.text(context.obj, f"spec.oneAgent.{mode}.version")
-        image = fields.text(context.obj, f"spec.oneAgent.{mode}.image")
-        # The newest API version has no field for it: conversion keeps the older field in this annotation.
-        follow = fields.annotation(context.obj, version_history.AUTO_UPDATE) != "false"
+        pinned, image = spec.named_version(context.obj, mode), spec.named_image(context.obj, mode)
         known = context.section("oneAgent")
-        choice = choose(pinned, image, known, context.tenant_state, follow=follow)
+        choice = choose(pinned, image, known, context.tenant_state, follow=spec.has_updates(context.obj))
         return _result(choice, known, context, "oneAgent")
 
     async def finalize(self, context: ReconcileContext) -> None:

@@ -142,6 +142,27 @@ def test_v1alpha1_has_its_modes_below_spec(sections: dict[str, Any], mode: str) 
     assert found.tenant == "abc12345"
 
 
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ("on", "spec.codeModules"),
+        ({"enabled": "true"}, "spec.codeModules.enabled"),
+    ],
+)
+def test_a_mode_of_v1alpha1_that_is_neither_on_nor_off_is_refused(section: Any, field: str) -> None:
+    obj = manifest(oneAgent=None, codeModules=section) | {"apiVersion": "dynatrace.com/v1alpha1"}
+    with pytest.raises(dynakube.DynaKubeError) as caught:
+        dynakube.from_object(obj)
+    assert caught.value.field == field
+
+
+def test_the_flag_that_became_a_field_is_read_from_an_old_object_without_kind() -> None:
+    obj = manifest() | {"apiVersion": "dynatrace.com/v1beta1"}
+    del obj["kind"]
+    obj["metadata"]["annotations"] = {"feature.dynatrace.com/dynatrace-api-request-threshold": "20"}
+    assert dynakube.from_object(obj).request_threshold_minutes == 20
+
+
 def test_flags_are_found_under_their_old_names_too() -> None:
     obj = manifest()
     old = "alpha.operator.dynatrace.com/feature-"
@@ -288,6 +309,7 @@ def test_a_wanted_version_that_is_no_folder_name_is_refused(version: str) -> Non
         {"proxy": {"value": "http://user:HUNTER2@proxy\n"}},
         {"proxy": {"value": "http://user:HUNTER2@pr\toxy"}},
         {"proxy": {"valueFrom": "http://user:HUNTER2@proxy"}},
+        {"oneAgent": {"cloudNativeFullStack": "HUNTER2"}},
         {"apiUrl": "https://user:HUNTER2@abc/api"},
         {"apiUrl": "https://user:HUNTER2@[abc/api\t."},
     ],

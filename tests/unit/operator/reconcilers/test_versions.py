@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.dynakube.api import conversion, fields
+from oneagent.common.dynakube.api import conversion
+from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
 from oneagent.common.tenant.image_resolver import ImageState
@@ -56,7 +57,7 @@ def in_version(api_version: str, *, auto_update: bool | None, **section: str) ->
         "metadata": {"name": "one", "namespace": "dynatrace"},
         "spec": {"apiUrl": "https://abc12345.live.dynatrace.com/api", "oneAgent": {"classicFullStack": own}},
     }
-    return conversion.convert(written, f"dynatrace.com/{fields.NEWEST}")
+    return conversion.convert(written, f"dynatrace.com/{NEWEST}")
 
 
 def test_an_image_in_a_folder_is_what_the_nodes_find_there_whatever_version_is_pinned() -> None:
@@ -93,7 +94,7 @@ ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
 class TestAnImage:
     def verdict(self, found: ImageState, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
         manifest: dict[str, Any] = {
-            "apiVersion": f"dynatrace.com/{fields.NEWEST}",
+            "apiVersion": f"dynatrace.com/{NEWEST}",
             "kind": "DynaKube",
             "metadata": {"name": "one", "namespace": "dynatrace"},
             "spec": {

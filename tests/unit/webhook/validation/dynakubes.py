@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.api import versions
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 
@@ -22,7 +22,7 @@ SEVERAL: Final = (
 
 
 def kube(
-    spec: Manifest | None = None, name: str = "shop", version: str = fields.NEWEST, **flags: str
+    spec: Manifest | None = None, name: str = "shop", version: str = versions.NEWEST, **flags: str
 ) -> dict[str, Any]:
     annotations = {f"feature.dynatrace.com/{flag.replace('_', '-')}": value for flag, value in flags.items()}
     return {

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.api import versions
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import CASES, case
 from tests.unit.common.dynakube.api.strategies import SWIFTLY, described
@@ -63,7 +63,7 @@ class TestTheResult:
         old = kube({**mode("hostMonitoring", version="1")}, version="v1beta5")
         assert errors({**old, "apiVersion": "dynatrace.com/v1beta6"}, old) == ()
 
-    @pytest.mark.parametrize("version", fields.VERSIONS)
+    @pytest.mark.parametrize("version", versions.VERSIONS)
     @hypothesis.given(data=st.data())
     @hypothesis.settings(SWIFTLY, max_examples=25)
     def test_exists_for_all_objects_that_the_api_server_accepts(self, version: str, data: st.DataObject) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.api import versions
 from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
 
 
@@ -34,7 +34,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
     ],
 )
 def test_feature_flags_have_a_valid_value(flag: str, value: str, form: str) -> None:
-    found = errors(kube({}, "shop", fields.NEWEST, **{flag: value}))
+    found = errors(kube({}, "shop", versions.NEWEST, **{flag: value}))
     assert form in only(found) and FLAG.format(flag) in only(found) if form else found == ()
 
 

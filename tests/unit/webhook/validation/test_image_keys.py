@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.dynakube.api import fields
+from oneagent.common.dynakube.api import versions
 from oneagent.webhook import validation
 
 FLAG = "feature.dynatrace.com/code-modules-image-key"
@@ -16,7 +16,7 @@ IMAGE = {"applicationMonitoring": {"codeModulesImage": "registry.example/agent:1
 
 def result(key: str, agent: dict[str, Any]) -> validation.ValidationResult:
     new = {
-        "apiVersion": f"dynatrace.com/{fields.NEWEST}",
+        "apiVersion": f"dynatrace.com/{versions.NEWEST}",
         "kind": "DynaKube",
         "metadata": {"name": "shop", "namespace": "dynatrace", "annotations": {FLAG: key}},
         "spec": {"apiUrl": "https://abc12345.live.dynatrace.com/api", "oneAgent": agent},

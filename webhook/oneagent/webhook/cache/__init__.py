@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
-from oneagent.common.dynakube.api.fields import NEWEST
+from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api

@@ -69,18 +69,15 @@ def read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
 def _read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
     common = dynakube.from_object(manifest)
     annotations = fields.at(manifest, "metadata.annotations")
-    mode = f"spec.oneAgent.{common.mode}"
-    resources = fields.at(manifest, f"{mode}.initResources")
-    enriches = fields.flag(manifest, "spec.metadataEnrichment.enabled")
+    resources = fields.at(manifest, f"spec.oneAgent.{common.mode}.initResources")
+    claim = namespace_mapping.claim(manifest, own_namespace)
     return DynaKubeSettings(
         common=common,
         annotations={key: fields.scalar(value) for key, value in annotations.items()}
         if isinstance(annotations, dict)
         else {},
-        ignored=namespace_mapping.claim(manifest, own_namespace).ignored,
-        agent_selector=(selectors.parse(manifest, f"{mode}.namespaceSelector") if common.mode.injects else None),
-        enrichment_selector=(
-            selectors.parse(manifest, "spec.metadataEnrichment.namespaceSelector") if enriches else None
-        ),
+        ignored=claim.ignored,
+        agent_selector=next(iter(claim.agent_selectors), None),
+        enrichment_selector=claim.enrichment_selector,
         init_resources=resources if isinstance(resources, Mapping) else {},
     )

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from oneagent.common import dynakube, identifiers
-from oneagent.common.dynakube.api import conversion, fields
+from oneagent.common.dynakube.api import conversion, versions
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
 from oneagent.webhook.validation import agents, context, feature_flags, network, selectors
@@ -79,8 +79,8 @@ def validate(new: Object, old: Object | None, cluster: ClusterState) -> Validati
         warnings = [sentence for rule in _WARNINGS for sentence in rule(ctx)]
     except kubernetes_fields.FieldError as error:
         return ValidationResult((context.describe_field_error(error),))
-    if errors and ctx.version != fields.NEWEST:
-        warnings.append(f"The errors name fields of {fields.NEWEST}; this DynaKube was written in {ctx.version}.")
+    if errors and ctx.version != versions.NEWEST:
+        warnings.append(f"The errors name fields of {versions.NEWEST}; this DynaKube was written in {ctx.version}.")
     return ValidationResult(tuple(errors), tuple(warnings))
 
 
@@ -90,7 +90,7 @@ def message(errors: Sequence[str]) -> str:
 
 
 def _newest(obj: Object) -> dict[str, object]:
-    return conversion.convert(dict(obj), f"{identifiers.API_GROUP}/{fields.NEWEST}")
+    return conversion.convert(dict(obj), f"{identifiers.API_GROUP}/{versions.NEWEST}")
 
 
 def _remaining_errors(ctx: ValidationContext) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common import dynakube, identifiers
-from oneagent.common.dynakube.api import feature_flags, fields, json_path
+from oneagent.common.dynakube.api import feature_flags, fields, json_path, version_history
 from oneagent.common.kubernetes import quantities
 from oneagent.common.oci import reference
 from oneagent.webhook.validation.context import ValidationContext, quote
@@ -16,7 +16,6 @@ from oneagent.webhook.validation.context import ValidationContext, quote
 _POD_SUFFIX: Final = "-oneagent-xxxxx"
 _MAX_NAME_LENGTH: Final = 63 - len(_POD_SUFFIX)
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_WITH_SHORT_VERSIONS: Final = ("v1alpha1", "v1beta1")
 _REPEATABLE: Final = ("--set-host-property", "--set-host-tag")
 
 
@@ -196,4 +195,4 @@ def _versions_of(ctx: ValidationContext) -> Iterator[tuple[str, str]]:
 
 
 def _is_short(ctx: ValidationContext, value: str) -> bool:
-    return ctx.version in _WITH_SHORT_VERSIONS and bool(dynakube.SHORT_VERSION.fullmatch(value))
+    return ctx.version in version_history.WITH_SHORT_VERSIONS and bool(dynakube.SHORT_VERSION.fullmatch(value))

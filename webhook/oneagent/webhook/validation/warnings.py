@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common.dynakube.api import fields, json_path, schema, version_history
+from oneagent.common.dynakube.api.versions import VERSIONS
 from oneagent.webhook.validation import agents, network
 from oneagent.webhook.validation.context import ValidationContext, quote
 
@@ -19,7 +20,7 @@ _DEPRECATED: Final = ("Deprecated.", "Without effect")
 def unknown_fields(ctx: ValidationContext) -> Iterator[str]:
     unknown = schema.unknown(version_history.described(ctx.version), ctx.written)
     for path in itertools.islice(unknown, _MAX_UNKNOWN_FIELDS):
-        versions = [version for version in fields.VERSIONS if schema.look(version_history.described(version), path)]
+        versions = [version for version in VERSIONS if schema.look(version_history.described(version), path)]
         hint = f"it is a field of {versions[-1]}" if versions else "it has no effect"
         yield f"{_printable_path(path)} is not a field of {ctx.version}: {hint}."
     if rest := sum(1 for _ in unknown):

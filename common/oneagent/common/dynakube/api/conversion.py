@@ -21,8 +21,9 @@ import msgspec
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube.api import json_path, version_history
-from oneagent.common.dynakube.api.fields import NEWEST, VERSIONS
+from oneagent.common.dynakube.api.field_changes import Switched
 from oneagent.common.dynakube.api.json_path import Tree
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.kubernetes import fields
 
 CARRIER: Final = "conversion.internal.dynatrace.com/"
@@ -52,6 +53,16 @@ def convert(obj: Tree, to: str) -> Tree:
         return _tidied(tree)
     except (TypeError, ValueError, RecursionError) as error:
         raise fields.FieldError("the object", obj, "must be plain JSON, nested reasonably", hidden=True) from error
+
+
+def to_newest(obj: Tree) -> Tree:
+    """Convert an object to read it; `FieldError` also for a mode that is neither on nor off."""
+    tree = convert(obj, f"{identifiers.API_GROUP}/{NEWEST}")
+    for moves in version_history.MOVES.values():
+        for move in moves:
+            if isinstance(move, Switched) and fields.mapping(tree, move.old) is not None:
+                fields.flag(tree, f"{move.old}.enabled")
+    return tree
 
 
 def _step(tree: Tree, source: str, target: str) -> Tree:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube.api import json_path, schema, version_history
-from oneagent.common.dynakube.api.fields import NEWEST, VERSIONS
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 
 NAME: Final = f"dynakubes.{identifiers.API_GROUP}"
 

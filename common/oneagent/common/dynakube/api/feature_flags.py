@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from oneagent.common import identifiers
+from oneagent.common.kubernetes import fields
 
 OLD_PREFIX: Final = "alpha.operator.dynatrace.com/feature-"
 
@@ -88,6 +89,18 @@ FEATURES: Final[Mapping[str, Feature]] = {feature.name: feature for feature in _
 def annotation(name: str) -> str:
     """A flag's place, as paths are written."""
     return f"metadata.annotations[{identifiers.FEATURE_PREFIX}{name}]"
+
+
+def text(obj: object, name: str) -> str:
+    """Return a flag's value, stripped; empty if it is not given."""
+    return fields.annotation(obj, identifiers.FEATURE_PREFIX + name) or fields.annotation(obj, OLD_PREFIX + name)
+
+
+def given_as(obj: object, name: str) -> str:
+    """Return the annotation that gives a flag, with whatever value; empty if none does."""
+    annotations = fields.at(obj, "metadata.annotations")
+    keys = (identifiers.FEATURE_PREFIX + name, OLD_PREFIX + name)
+    return next((key for key in keys if isinstance(annotations, Mapping) and key in annotations), "")
 
 
 def given(annotations: Mapping[str, object]) -> Iterator[tuple[str, Feature | None]]:

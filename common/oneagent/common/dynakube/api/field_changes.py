@@ -238,6 +238,30 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True)
+class Inverted:
+    """A switch with another default: each version writes what the other one means by a missing switch."""
+
+    new: str
+    before: bool
+    after: bool
+
+    def up(self, tree: Tree) -> None:
+        self._fill(tree, self.before)
+
+    def down(self, tree: Tree) -> None:
+        self._fill(tree, self.after)
+
+    def reshape(self, described: Schema) -> None:
+        pass
+
+    def _fill(self, tree: Tree, default: bool) -> None:
+        parent, _, key = self.new.rpartition(".")
+        section = json_path.section(tree, parent)
+        if section is not None:
+            section.setdefault(key, default)
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A field that no newer version has."""
 

@@ -27,11 +27,6 @@ from oneagent.common.dynakube.api.schema import (
 )
 from oneagent.common.dynakube.mode import MODES, Mode
 
-VERSIONS: Final = ("v1alpha1", "v1beta1", "v1beta2", "v1beta3", "v1beta4", "v1beta5", "v1beta6")
-"""All that are served, oldest first."""
-NEWEST: Final = VERSIONS[-1]
-"""The one that is stored."""
-
 HOST_MODES: Final = tuple(mode for mode in MODES if mode.runs_on_hosts)
 """Those with an agent on each node."""
 INJECTING_MODES: Final = tuple(mode for mode in MODES if mode.injects)

@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema
+from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema, versions
 from oneagent.common.dynakube.api.field_changes import (
     Dropped,
     Filled,
+    Inverted,
     Joined,
     Move,
     Noted,
@@ -29,6 +30,9 @@ from oneagent.common.dynakube.mode import MODES, Mode
 AUTO_UPDATE: Final = "conversion.internal.dynatrace.com/auto-update"
 """Annotation of an object of the newest version: what `autoUpdate` of older versions said, `true` or `false`."""
 
+WITH_SHORT_VERSIONS: Final = ("v1alpha1", "v1beta1")
+"""Where an agent's version may lack the build's time: the operator looked up the rest."""
+
 
 def _read_switch(text: str) -> bool | None:
     return {"true": True, "false": False}.get(text.strip().lower())
@@ -43,6 +47,7 @@ def _each(modes: tuple[Mode, ...], field: str) -> tuple[str, ...]:
 
 
 _AUTO_UPDATE: Final = schema.switch("Deprecated. Whether host agents are updated to the tenant's newest version.")
+_USE_CSI_DRIVER: Final = f"spec.oneAgent.{Mode.APPLICATION_MONITORING}.useCSIDriver"
 
 # What happens to an object of a version on its way to the next one; backwards in the reverse order.
 MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
@@ -87,10 +92,12 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             Dropped(path, schema.anything("Without effect: a volume with the agent."))
             for path in _each(fields.INJECTING_MODES, "volume")
         ),
+        Inverted(_USE_CSI_DRIVER, before=True, after=False),
         Renamed("status.connectionInfo", "status.oneAgent.connectionInfoStatus"),
     ),
     "v1beta1": (
         Respelled(),
+        Inverted(_USE_CSI_DRIVER, before=False, after=True),
         Typed(
             "metadata-enrichment",
             "spec.metadataEnrichment.enabled",
@@ -126,7 +133,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
 def described(version: str) -> Schema:
     """The schema of a version, made from the newest one. Not to be changed."""
     found = json_path.copied(fields.DYNAKUBE)
-    for step in reversed(fields.VERSIONS[fields.VERSIONS.index(version) : -1]):
+    for step in reversed(versions.VERSIONS[versions.VERSIONS.index(version) : -1]):
         for move in reversed(MOVES[step]):
             move.reshape(found)
     return found

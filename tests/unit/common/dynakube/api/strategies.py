@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema, version_history
+from oneagent.common.dynakube.api import feature_flags, json_path, schema, version_history, versions
 from oneagent.common.dynakube.mode import MODES
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.common.dynakube.api.manifests import Manifest
@@ -26,7 +26,7 @@ _SCALARS = (
 _NAMES = sorted(
     {
         path.split(".")[-1]
-        for version in fields.VERSIONS
+        for version in versions.VERSIONS
         for path, _ in schema.fields(version_history.described(version))
     }
     | {"prometheus", "mappedHostPaths", "persistentVolumeClaim", "volumeClaimTemplate", "connectionInfo", "foo"}
@@ -114,7 +114,7 @@ def wild(draw: st.DrawFn, version: str) -> Manifest:
     """Known names anywhere, of this version and others, with values of any type."""
     manifest = draw(described(version))
     for _ in range(draw(st.integers(0, 4))):
-        path = draw(st.sampled_from(sorted(leaves(draw(st.sampled_from(fields.VERSIONS))))))
+        path = draw(st.sampled_from(sorted(leaves(draw(st.sampled_from(versions.VERSIONS))))))
         try:
             json_path.put(manifest, path, copy.deepcopy(draw(_SCALARS | _SECTIONS)))
         except kubernetes_fields.FieldError:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.dynakube.api import conversion, fields, schema, version_history
+from oneagent.common.dynakube.api import conversion, schema, version_history, versions
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.common.dynakube.api.manifests import CASES, Manifest, case, plain
 
-NEWEST = f"dynatrace.com/{fields.NEWEST}"
+NEWEST = f"dynatrace.com/{versions.NEWEST}"
 
 
 def dynakube_in(version: str, spec: Any = None, **annotations: str) -> Manifest:
@@ -26,7 +26,7 @@ def dynakube_in(version: str, spec: Any = None, **annotations: str) -> Manifest:
 
 
 def test_every_version_has_a_manifest() -> None:
-    assert {case(path)[0]["apiVersion"] for path in CASES} == {f"dynatrace.com/{name}" for name in fields.VERSIONS}
+    assert {case(path)[0]["apiVersion"] for path in CASES} == {f"dynatrace.com/{name}" for name in versions.VERSIONS}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -141,6 +141,29 @@ class TestMetadataEnrichment:
         old = conversion.convert(dynakube_in("v1beta6"), "dynatrace.com/v1beta1")
         del old["metadata"]["annotations"]["feature.dynatrace.com/metadata-enrichment"]
         assert conversion.convert(old, NEWEST)["spec"]["metadataEnrichment"] == {"enabled": True}
+
+
+class TestTheSwitchOfTheCsiDriver:
+    """In v1beta1 it was off unless a field said otherwise; before and since, it is on."""
+
+    @pytest.mark.parametrize(("version", "on"), [("v1alpha1", True), ("v1beta1", False)])
+    def test_an_old_default_is_written_out(self, version: str, on: bool) -> None:
+        spec: Manifest = {"codeModules": {}} if version == "v1alpha1" else {"oneAgent": {"applicationMonitoring": {}}}
+        written = dynakube_in(version, spec)
+        new = conversion.convert(written, NEWEST)
+        assert new["spec"]["oneAgent"]["applicationMonitoring"] == {"useCSIDriver": on}
+        assert conversion.convert(new, written["apiVersion"]) == written
+
+    def test_the_newest_default_is_written_out_for_v1beta1(self) -> None:
+        new = dynakube_in(versions.NEWEST, {"oneAgent": {"applicationMonitoring": {}}})
+        old = conversion.convert(new, "dynatrace.com/v1beta1")
+        assert old["spec"]["oneAgent"]["applicationMonitoring"] == {"useCSIDriver": True}
+        assert conversion.convert(old, NEWEST) == new
+
+    @pytest.mark.parametrize("version", versions.VERSIONS[1:])
+    def test_other_modes_have_none(self, version: str) -> None:
+        new = conversion.convert(dynakube_in(version, {"oneAgent": {"cloudNativeFullStack": {}}}), NEWEST)
+        assert new["spec"]["oneAgent"] == {"cloudNativeFullStack": {}}
 
 
 def test_what_is_given_is_left_alone() -> None:

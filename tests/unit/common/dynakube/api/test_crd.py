@@ -11,6 +11,7 @@ import yaml
 from deploy import generate
 
 from oneagent.common.dynakube.api import crd, fields, schema, version_history
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 
 CLIENT = crd.service("dynatrace", "dynatrace-webhook", "/convert", "QQ==")
 
@@ -33,10 +34,10 @@ def test_the_generated_files_are_current(path: Any) -> None:
 
 def test_every_version_is_in_it_and_the_newest_is_stored() -> None:
     versions = {version["name"]: version for version in crd.manifest(CLIENT)["spec"]["versions"]}
-    assert set(versions) == set(fields.VERSIONS)
-    assert [name for name, version in versions.items() if version["storage"]] == [fields.NEWEST]
+    assert set(versions) == set(VERSIONS)
+    assert [name for name, version in versions.items() if version["storage"]] == [NEWEST]
     assert all(version["served"] for version in versions.values())
-    assert {name for name, version in versions.items() if "deprecated" not in version} == {fields.NEWEST}
+    assert {name for name, version in versions.items() if "deprecated" not in version} == {NEWEST}
 
 
 def test_conversion_goes_to_the_webhook_that_is_named() -> None:
@@ -60,7 +61,7 @@ def test_the_shipped_one_names_the_service_of_the_shipped_webhook_and_leaves_the
     assert client == {"service": {**service["metadata"], "port": service["spec"]["ports"][0]["port"]}}
 
 
-@pytest.mark.parametrize("version", fields.VERSIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 class TestASchema:
     def test_describes_every_field(self, version: str) -> None:
         bare = [

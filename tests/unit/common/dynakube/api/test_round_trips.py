@@ -10,12 +10,12 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from oneagent.common.dynakube.api import conversion, fields, schema, version_history
+from oneagent.common.dynakube.api import conversion, schema, version_history, versions
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.common.dynakube.api.strategies import SWIFTLY, described, wild
 
-PAIRS = list(itertools.permutations(fields.VERSIONS, 2))
+PAIRS = list(itertools.permutations(versions.VERSIONS, 2))
 
 
 @pytest.mark.parametrize(("version", "other"), PAIRS)
@@ -30,12 +30,12 @@ def test_there_and_back_nothing_is_lost(version: str, other: str, data: st.DataO
     assert exactly(written) == exactly(before)
 
 
-@pytest.mark.parametrize("version", fields.VERSIONS)
+@pytest.mark.parametrize("version", versions.VERSIONS)
 @hypothesis.given(data=st.data())
 @hypothesis.settings(SWIFTLY, max_examples=100)
 def test_whatever_somebody_writes_comes_back_or_is_refused_in_words(version: str, data: st.DataObject) -> None:
     written = data.draw(wild(version))
-    other = data.draw(st.sampled_from(fields.VERSIONS))
+    other = data.draw(st.sampled_from(versions.VERSIONS))
     try:
         there = conversion.convert(written, f"dynatrace.com/{other}")
     except kubernetes_fields.FieldError as error:
@@ -47,7 +47,7 @@ def test_whatever_somebody_writes_comes_back_or_is_refused_in_words(version: str
 @hypothesis.given(data=st.data())
 @hypothesis.settings(SWIFTLY, max_examples=100)
 def test_a_long_way_round_loses_nothing_either(data: st.DataObject) -> None:
-    way = data.draw(st.lists(st.sampled_from(fields.VERSIONS), min_size=2, max_size=6))
+    way = data.draw(st.lists(st.sampled_from(versions.VERSIONS), min_size=2, max_size=6))
     written = here = data.draw(described(way[0]))
     for version in [*way[1:], way[0]]:
         here = conversion.convert(here, f"dynatrace.com/{version}")

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.dynakube.api import feature_flags, fields, schema, version_history
+from oneagent.common.dynakube.api import feature_flags, schema, version_history, versions
 
-NEWEST = version_history.described(fields.NEWEST)
+NEWEST = version_history.described(versions.NEWEST)
 
 
 @pytest.mark.parametrize(
