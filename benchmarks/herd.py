@@ -107,7 +107,7 @@ def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationRe
     """All nodes learn of the version at second 0."""
     random.seed(_SEED)
     server = _Server(opens_at=PACKAGE_BYTES / _NODE_BANDWIDTH if mirror else 0.0)
-    crowd = [_Node() for _ in range(nodes)]
+    simulated_nodes = [_Node() for _ in range(nodes)]
     asking = [(random.uniform(0.0, spread_seconds), number) for number in range(nodes)]
     heapq.heapify(asking)
     done: list[float] = []
@@ -116,8 +116,8 @@ def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationRe
         if asking and asking[0][0] <= end:
             now, number = heapq.heappop(asking)
             server.advance(now)
-            if not server.ask(now, number, crowd[number].requests + 1):
-                heapq.heappush(asking, (now + crowd[number].refused(), number))
+            if not server.ask(now, number, simulated_nodes[number].requests + 1):
+                heapq.heappush(asking, (now + simulated_nodes[number].refused(), number))
         else:
             server.advance(end)
             heapq.heappop(server.ends)

@@ -65,8 +65,8 @@ class World:
 
     def grow(self, number: int) -> float:
         """Seconds from the last of so many namespaces until all have their label."""
-        crowd = (dynakubes.namespace(_namespace(one), _team(one)) for one in range(self._namespaces, number))
-        asyncio.run(dynakubes.create(self._plane.admin, crowd))
+        namespaces = (dynakubes.namespace(_namespace(one), _team(one)) for one in range(self._namespaces, number))
+        asyncio.run(dynakubes.create(self._plane.admin, namespaces))
         self._namespaces = number
         start = time.monotonic()
         _until(self._all_labelled, f"labels on {number} namespaces", every=0.25)

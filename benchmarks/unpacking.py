@@ -1,9 +1,8 @@
-"""How fast an agent package is unpacked, against `zipfile`, Info-ZIP and GNU tar, and what memory it takes.
+"""Speed and peak memory of unpacking an agent package, compared with `zipfile`, Info-ZIP and GNU tar.
 
-All unpack the same files (600 MB, 1,500 files) to a tmpfs, in turns, so that what else the machine does hits all of
-them; the best of each counts. Ours hashes every file on the way, the others do not, and reads the layer of an image
-twice: the first time nothing is written. The peak is that of a fresh process, above what it holds just before it
-unpacks.
+All unpack the same files (600 MB, 1,500 files) to a tmpfs, in turns, so that other load on the machine affects all of
+them alike; the best of each counts. Only our unpacker hashes every file, and it reads the layer of an image twice:
+the first time it writes nothing. The peak is that of a fresh process, above its memory just before it unpacks.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ class Result(TypedDict):
 
 
 def run() -> list[Result]:
-    with tempfile.TemporaryDirectory(dir=_TMPFS if _TMPFS.is_dir() else None, prefix="unpacking-") as folder:
-        archive = packages.build_large(Path(folder) / "agent.zip")
-        into = Path(folder) / "into"
+    with tempfile.TemporaryDirectory(dir=_TMPFS if _TMPFS.is_dir() else None, prefix="unpacking-") as directory:
+        archive = packages.build_large(Path(directory) / "agent.zip")
+        into = Path(directory) / "into"
         ways: dict[str, Callable[[], object]] = {
             "unpack": lambda: zip.unpack_agent(archive, into),
             "zipfile": lambda: _extractall(archive, into),
@@ -62,7 +61,7 @@ def run() -> list[Result]:
         if program := shutil.which("unzip"):
             command = [program, "-q", str(archive), "-d", str(into)]
             ways["unzip"] = lambda: subprocess.run(command, check=True)
-        layer = _layer(archive, Path(folder))
+        layer = _layer(archive, Path(directory))
         ways["image"] = lambda: image.read([layer]).unpack(into)
         ways["tar"] = lambda: _untar(layer, into)
         seconds = best_of(ways, into)
@@ -79,11 +78,11 @@ def run() -> list[Result]:
     ]
 
 
-def _layer(archive: Path, folder: Path) -> Path:
-    """The package's files as the layer of an image."""
-    tree = folder / "tree"
+def _layer(archive: Path, directory: Path) -> Path:
+    """Write the package's files as the layer of an image."""
+    tree = directory / "tree"
     zip.unpack_agent(archive, tree)
-    layer = folder / "layer.tar.gz"
+    layer = directory / "layer.tar.gz"
     subprocess.run(["tar", "-C", str(tree), "-czf", str(layer), "."], check=True)
     shutil.rmtree(tree)
     return layer
@@ -100,7 +99,7 @@ def _extractall(archive: Path, into: Path) -> None:
 
 
 def best_of(ways: dict[str, Callable[[], object]], into: Path) -> dict[str, float]:
-    """Seconds of the best of some turns of each way, which fills `into`."""
+    """Return the seconds of the best turn of each way, which fills `into`."""
     seconds = dict.fromkeys(ways, float("inf"))
     for _ in range(_TURNS):
         for name, way in ways.items():
@@ -113,10 +112,10 @@ def best_of(ways: dict[str, Callable[[], object]], into: Path) -> dict[str, floa
 
 def _peak_mib(archive: Path, into: Path) -> float:
     command = [sys.executable, "-c", _CHILD, str(archive), str(into)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    child = subprocess.run(command, check=True, capture_output=True, text=True)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(into)
-    return float(answer.stdout)
+    return float(child.stdout)
 
 
 def _result(name: str, value: float, unit: str, target: float, *, least: bool = True) -> Result:

@@ -177,7 +177,7 @@ def running(kubectl: Kubectl, wait_for: WaitFor) -> Running:
 
 
 @pytest.fixture
-def crowd(
+def pod_batch(
     driver: Installed,
     kubectl: Kubectl,
     dynatrace: tenant.Tenant,
@@ -186,7 +186,7 @@ def crowd(
     namespace: str,
     wait_for: WaitFor,
 ) -> PodBatch:
-    """Nobody yet, with a DynaKube whose version is in the store, and no other pod's volume on the node."""
+    """An empty batch; its DynaKube's version is in the store, and no volume is on the node."""
     wait_for(lambda: not driver.traces(), "earlier tests' volumes are gone")
     version = release()
     apply(*manifests.dynakube(namespace, dynatrace.api_url, version))

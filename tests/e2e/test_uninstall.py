@@ -17,32 +17,32 @@ from tests.e2e.pod_batch import PodBatch
 
 
 @pytest.fixture
-def reinstalled(driver: Installed, crowd: PodBatch, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Installed]:
+def reinstalled(driver: Installed, pod_batch: PodBatch, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Installed]:
     """The driver; installed again afterwards."""
     yield driver
-    crowd.delete()
+    pod_batch.delete()
     wait_for(lambda: not driver.pods(), "the driver's pod is gone", within=60)
     driver.install()
 
 
 def test_pods_outlive_the_driver_and_the_last_of_them_takes_it_along(
-    reinstalled: Installed, node: Node, kubectl: Kubectl, crowd: PodBatch, wait_for: WaitFor
+    reinstalled: Installed, node: Node, kubectl: Kubectl, pod_batch: PodBatch, wait_for: WaitFor
 ) -> None:
-    crowd.create(3)
-    crowd.wait_running(3, within=60)
+    pod_batch.create(3)
+    pod_batch.wait_running(3, within=60)
     reinstalled.uninstall(wait=False)
     wait_for(lambda: not kubectl("get", "csidriver", "--no-headers"), "the driver's objects are gone")
     wait_for(reinstalled.terminating, "the driver's pod was told to end")
 
-    for pod in crowd.pods():
+    for pod in pod_batch.pods():
         maps = Path(f"/proc/{min(node.processes_of(pod, 'shop'))}/maps").read_text()
         assert f"{manifests.AGENT}/{PRELOAD_LIBRARY}" in maps
-    assert crowd.running() == 3
-    crowd.check_views()
+    assert pod_batch.running() == 3
+    pod_batch.check_views()
 
-    kubectl("-n", crowd.namespace, "delete", "pod", "app-0", timeout=60)
-    assert crowd.running() == 2
-    crowd.delete()
+    kubectl("-n", pod_batch.namespace, "delete", "pod", "app-0", timeout=60)
+    assert pod_batch.running() == 2
+    pod_batch.delete()
     assert not reinstalled.views()
     wait_for(lambda: not reinstalled.pods(), "the driver's pod ends with the last view", within=60)
     assert not (PLUGIN / "csi.sock").exists()

@@ -57,5 +57,5 @@ def tenant(tmp_path: Path) -> Iterator[Tenant]:
 
 
 @pytest.fixture
-def cube(cluster: Cluster, wait_for: WaitFor) -> DynaKubeReader:
+def dynakube_reader(cluster: Cluster, wait_for: WaitFor) -> DynaKubeReader:
     return DynaKubeReader(cluster, wait_for)

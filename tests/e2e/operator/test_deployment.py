@@ -39,16 +39,16 @@ def pods(kubectl: Kubectl) -> list[dict[str, Any]]:
 
 
 def test_it_does_its_work_and_has_nothing_to_complain_of(
-    deployed: None, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl, wait_for: WaitFor
+    deployed: None, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader, kubectl: Kubectl, wait_for: WaitFor
 ) -> None:
     apply(dynakubes.namespace("pod-1", "pod"))
     apply(dynakubes.dynakube("pod", tenant.api_url, "pod", useCSIDriver=False), dynakubes.secret("pod", tenant.token))
-    cube.wait_condition("pod", "Ready", "True")
-    cube.wait_owners("pod-", {"pod-1": "pod"})
-    assert cube.status("pod")["codeModules"]["version"] == packages.VERSION
-    assert cube.with_secret("pod-") == {"pod-1"}
+    dynakube_reader.wait_condition("pod", "Ready", "True")
+    dynakube_reader.wait_owners("pod-", {"pod-1": "pod"})
+    assert dynakube_reader.status("pod")["codeModules"]["version"] == packages.VERSION
+    assert dynakube_reader.with_secret("pod-") == {"pod-1"}
     kubectl("-n", NAMESPACE, "delete", "dynakube", "pod", "--timeout=20s")
-    cube.wait_owners("pod-", {"pod-1": ""})
+    dynakube_reader.wait_owners("pod-", {"pod-1": ""})
 
     wait_for(lambda: "package server started" in kubectl(*LOG), "package server started", every=0.5)
     told = [json.loads(line) for line in kubectl(*LOG).splitlines()]

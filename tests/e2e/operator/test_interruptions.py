@@ -41,14 +41,18 @@ def distant_operator(rights: Path, tmp_path: Path, way: Relay) -> Iterator[opera
 
 
 def test_the_api_server_restarts(
-    own_operator: operator_process.Operator, cluster: Cluster, tenant: Tenant, apply: Apply, cube: DynaKubeReader
+    own_operator: operator_process.Operator,
+    cluster: Cluster,
+    tenant: Tenant,
+    apply: Apply,
+    dynakube_reader: DynaKubeReader,
 ) -> None:
     apply(dynakubes.namespace("again-1", "again"))
     apply(dynakubes.dynakube("again", tenant.api_url, "again"), dynakubes.secret("again", tenant.token))
-    cube.wait_owners("again-", {"again-1": "again"})
+    dynakube_reader.wait_owners("again-", {"again-1": "again"})
     restart_api_server(cluster)
     apply(dynakubes.namespace("again-2", "again"))
-    cube.wait_owners("again-", {"again-1": "again", "again-2": "again"}, within=60)
+    dynakube_reader.wait_owners("again-", {"again-1": "again", "again-2": "again"}, within=60)
 
 
 def test_connections_break_off_while_things_change(
@@ -56,23 +60,23 @@ def test_connections_break_off_while_things_change(
     way: Relay,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
     wait_for: WaitFor,
 ) -> None:
     apply(dynakubes.namespace("cut-1", "cut"))
     apply(dynakubes.dynakube("cut", tenant.api_url, "cut"), dynakubes.secret("cut", tenant.token))
-    cube.wait_owners("cut-", {"cut-1": "cut"})
+    dynakube_reader.wait_owners("cut-", {"cut-1": "cut"})
     for team, owner in (("none", ""), ("cut", "cut"), ("none", "")):
         way.cut()
-        cube.label("cut-1", team)
-        cube.wait_owners("cut-", {"cut-1": owner})
+        dynakube_reader.label("cut-1", team)
+        dynakube_reader.wait_owners("cut-", {"cut-1": owner})
     way.close()
     before = way.refused
-    cube.label("cut-1", "cut")
+    dynakube_reader.label("cut-1", "cut")
     wait_for(lambda: way.refused > before + 2, "it tries again")
-    assert cube.owners("cut-") == {"cut-1": ""}
+    assert dynakube_reader.owners("cut-") == {"cut-1": ""}
     way.open()
-    cube.wait_owners("cut-", {"cut-1": "cut"})
+    dynakube_reader.wait_owners("cut-", {"cut-1": "cut"})
 
 
 def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
@@ -81,21 +85,21 @@ def test_what_happened_meanwhile_is_forgotten_by_the_api_server(
     cluster: Cluster,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
     kubectl: Kubectl,
 ) -> None:
     apply(dynakubes.namespace("gone-by-1", "gone-by"), dynakubes.namespace("gone-by-2", "none"))
     apply(dynakubes.dynakube("gone-by", tenant.api_url, "gone-by"), dynakubes.secret("gone-by", tenant.token))
-    cube.wait_owners("gone-by-", {"gone-by-1": "gone-by", "gone-by-2": ""})
+    dynakube_reader.wait_owners("gone-by-", {"gone-by-1": "gone-by", "gone-by-2": ""})
     seen = cluster.control_plane.call("GET", "/api/v1/namespaces")["metadata"]["resourceVersion"]
     way.close()
-    cube.label("gone-by-1", "none")
-    cube.label("gone-by-2", "gone-by")
+    dynakube_reader.label("gone-by-1", "none")
+    dynakube_reader.label("gone-by-2", "gone-by")
     restart_api_server(cluster)
     watch = f"/api/v1/namespaces?watch=true&resourceVersion={seen}&timeoutSeconds=2"
     assert '"code":410' in kubectl("get", "--raw", watch)
     way.open()
-    cube.wait_owners("gone-by-", {"gone-by-1": "", "gone-by-2": "gone-by"}, within=60)
+    dynakube_reader.wait_owners("gone-by-", {"gone-by-1": "", "gone-by-2": "gone-by"}, within=60)
 
 
 def restart_api_server(cluster: Cluster) -> None:
@@ -108,7 +112,11 @@ def restart_api_server(cluster: Cluster) -> None:
 
 
 def test_killed_at_random_during_a_hundred_changes_it_ends_where_it_would_have(
-    own_operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
+    own_operator: operator_process.Operator,
+    tenant: Tenant,
+    apply: Apply,
+    dynakube_reader: DynaKubeReader,
+    wait_for: WaitFor,
 ) -> None:
     chance = random.Random(7)
     names = [f"chaos-{number}" for number in range(10)]
@@ -123,16 +131,16 @@ def test_killed_at_random_during_a_hundred_changes_it_ends_where_it_would_have(
         wait_for(own_operator.leads, "it works")
         name = chance.choice(names)
         teams[name] = chance.choice(["red", "blue", "none"])
-        cube.label(name, teams[name])
+        dynakube_reader.label(name, teams[name])
         # It is anywhere between noticing a change and having done all about it.
         time.sleep(chance.uniform(0, 0.1))
         if change in kills:
             own_operator.kill()
             own_operator.start()
     wanted = {name: team if team != "none" else "" for name, team in teams.items()}
-    cube.wait_owners("chaos-", wanted, within=60)
-    cube.wait_condition("red", "Ready", "True")
-    cube.wait_condition("blue", "Ready", "True")
+    dynakube_reader.wait_owners("chaos-", wanted, within=60)
+    dynakube_reader.wait_condition("red", "Ready", "True")
+    dynakube_reader.wait_condition("blue", "Ready", "True")
     # Both may still be ready from before the last changes.
     owned = {name for name, owner in wanted.items() if owner}
-    wait_for(lambda: cube.with_secret("chaos-") == owned, f"only {sorted(owned)} have Secrets")
+    wait_for(lambda: dynakube_reader.with_secret("chaos-") == owned, f"only {sorted(owned)} have Secrets")

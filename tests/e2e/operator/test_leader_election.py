@@ -44,7 +44,7 @@ def test_stops_at_once_at_sigterm_and_answers_its_probes_before(
 
 
 def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
-    rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
+    rights: Path, tmp_path: Path, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     operator = operator_process.Operator(rights, tmp_path / "operator.log")
     with operator_process.running(operator):
@@ -52,11 +52,11 @@ def test_labels_and_secrets_go_with_the_dynakube_also_if_the_operator_was_away(
         apply(
             dynakubes.dynakube("gone", tenant.api_url, "g", useCSIDriver=False), dynakubes.secret("gone", tenant.token)
         )
-        cube.wait_condition("gone", "CodeModulesInjection", "True", "1 namespaces")
+        dynakube_reader.wait_condition("gone", "CodeModulesInjection", "True", "1 namespaces")
         operator.kill()
         kubectl("-n", NAMESPACE, "delete", "dynakube", "gone", "--wait=false")
-        assert cube.owners("gone-") == {"gone-1": "gone"}
+        assert dynakube_reader.owners("gone-") == {"gone-1": "gone"}
         operator.start()
         kubectl("-n", NAMESPACE, "wait", "--for=delete", "dynakube/gone", "--timeout=30s")
-        assert cube.owners("gone-") == {"gone-1": ""}
+        assert dynakube_reader.owners("gone-") == {"gone-1": ""}
         assert not kubectl.json("-n", "gone-1", "get", "secrets")["items"]

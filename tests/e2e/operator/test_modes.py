@@ -32,12 +32,12 @@ def test_each_decides_the_versions_that_it_needs(
     operator: operator_process.Operator,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
 ) -> None:
     apply(dynakubes.dynakube("one", tenant.api_url, "m", mode), dynakubes.secret("one", tenant.token))
     for kind in conditions:
-        cube.wait_condition("one", kind, "True")
-    status = cube.status("one")
+        dynakube_reader.wait_condition("one", kind, "True")
+    status = dynakube_reader.status("one")
     kinds = {condition["type"] for condition in status["conditions"]}
     assert {"Ready", "Tokens", "OneAgentConnectionInfo"} | conditions <= kinds
     assert ("codeModules" in status) == ("CodeModulesVersion" in conditions)
@@ -49,27 +49,37 @@ def test_the_tenants_latest_is_followed_up_but_never_down(
     operator: operator_process.Operator,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
     tmp_path: Path,
     wait_for: WaitFor,
 ) -> None:
     asked = {"metadata": {"annotations": {"feature.dynatrace.com/poll-interval": "5s"}}}
     manifest = dynakubes.dynakube("up", tenant.api_url, "v")
     apply({**manifest, "metadata": {**manifest["metadata"], **asked["metadata"]}}, dynakubes.secret("up", tenant.token))
-    wait_for(lambda: cube.status("up").get("codeModules", {}).get("version") == packages.VERSION, "the latest version")
+    wait_for(
+        lambda: dynakube_reader.status("up").get("codeModules", {}).get("version") == packages.VERSION,
+        "the latest version",
+    )
     tenant.release(NEWER, packages.build(tmp_path / "newer.zip", NEWER))
-    wait_for(lambda: cube.status("up")["codeModules"]["version"] == NEWER, "the newer version", within=30)
+    wait_for(lambda: dynakube_reader.status("up")["codeModules"]["version"] == NEWER, "the newer version", within=30)
     tenant.withdraw(NEWER)
     # Asked again at once, since there may be another token.
     apply(dynakubes.secret("up", tenant.token, note="renewed"))
-    cube.wait_condition("up", "CodeModulesVersion", "True", "is older than")
-    assert cube.status("up")["codeModules"]["version"] == NEWER
+    dynakube_reader.wait_condition("up", "CodeModulesVersion", "True", "is older than")
+    assert dynakube_reader.status("up")["codeModules"]["version"] == NEWER
 
 
 def test_a_pinned_version_is_taken_even_if_it_is_older(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, wait_for: WaitFor
+    operator: operator_process.Operator,
+    tenant: Tenant,
+    apply: Apply,
+    dynakube_reader: DynaKubeReader,
+    wait_for: WaitFor,
 ) -> None:
     apply(dynakubes.dynakube("pin", tenant.api_url, "v"), dynakubes.secret("pin", tenant.token))
-    wait_for(lambda: cube.status("pin").get("codeModules", {}).get("version") == packages.VERSION, "the latest version")
+    wait_for(
+        lambda: dynakube_reader.status("pin").get("codeModules", {}).get("version") == packages.VERSION,
+        "the latest version",
+    )
     apply(dynakubes.dynakube("pin", tenant.api_url, "v", version=OLDER))
-    wait_for(lambda: cube.status("pin")["codeModules"]["version"] == OLDER, "the pinned version", within=5)
+    wait_for(lambda: dynakube_reader.status("pin")["codeModules"]["version"] == OLDER, "the pinned version", within=5)

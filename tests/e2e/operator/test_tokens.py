@@ -12,28 +12,28 @@ from tests.fakes.tenant import Tenant
 
 
 def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader, kubectl: Kubectl
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.dynakube("tok", tenant.api_url, "t"))
-    cube.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
+    dynakube_reader.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
     apply(dynakubes.secret("tok", "dt0c01.WRONG.TOKEN"))
-    cube.wait_condition("tok", "Tokens", "False", "rejects the token")
+    dynakube_reader.wait_condition("tok", "Tokens", "False", "rejects the token")
     apply(dynakubes.secret("tok", f"{tenant.token} \n"))
-    cube.wait_condition("tok", "Tokens", "False", "white space")
+    dynakube_reader.wait_condition("tok", "Tokens", "False", "white space")
     tenant.scopes = ["DataExport"]
     apply(dynakubes.secret("tok", tenant.token))
-    cube.wait_condition("tok", "Tokens", "False", "lacks the scope InstallerDownload")
+    dynakube_reader.wait_condition("tok", "Tokens", "False", "lacks the scope InstallerDownload")
     tenant.scopes = ["DataExport", "InstallerDownload"]
     apply(dynakubes.secret("tok", tenant.token, note="renewed"))
-    cube.wait_condition("tok", "Tokens", "True")
+    dynakube_reader.wait_condition("tok", "Tokens", "True")
     events = kubectl("-n", NAMESPACE, "get", "events", "--field-selector", "involvedObject.name=tok")
     assert "TokensError" in events
     assert tenant.token not in events
 
 
 def test_a_pinned_version_without_any_token_still_gets_its_status(
-    operator: operator_process.Operator, tenant: Tenant, apply: Apply, cube: DynaKubeReader
+    operator: operator_process.Operator, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader
 ) -> None:
     apply(dynakubes.dynakube("bare", tenant.api_url, "bare", version=packages.VERSION))
-    cube.wait_condition("bare", "Tokens", "False", "create the Secret bare")
-    assert cube.status("bare")["codeModules"]["version"] == packages.VERSION
+    dynakube_reader.wait_condition("bare", "Tokens", "False", "create the Secret bare")
+    assert dynakube_reader.status("bare")["codeModules"]["version"] == packages.VERSION

@@ -41,14 +41,14 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
     operator: operator_process.Operator,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:
     apply(dynakubes.namespace("nocsi-1", "nocsi"), dynakubes.namespace("nocsi-2", "other"))
     manifest = dynakubes.dynakube("nocsi", tenant.api_url, "nocsi", useCSIDriver=False)
     apply(manifest, dynakubes.secret("nocsi", tenant.token))
-    cube.wait_condition("nocsi", "CodeModulesInjection", "True", "1 namespaces")
+    dynakube_reader.wait_condition("nocsi", "CodeModulesInjection", "True", "1 namespaces")
 
     def secrets(namespace: str) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = kubectl.json("-n", namespace, "get", "secrets")["items"]
@@ -63,7 +63,7 @@ def test_what_they_need_lies_in_their_namespaces_without_any_api_token(
     assert outside
     assert not [item for item in outside if tenant.token in dynakubes.decoded(item)]
     apply(dynakubes.namespace("nocsi-1", "other"))
-    cube.wait_owners("nocsi-", {"nocsi-1": "", "nocsi-2": ""})
+    dynakube_reader.wait_owners("nocsi-", {"nocsi-1": "", "nocsi-2": ""})
     wait_for(lambda: not secrets("nocsi-1"), "the Secret goes with the label")
 
 
@@ -72,13 +72,13 @@ def test_a_service_account_fetches_the_wanted_version_from_the_operator_over_its
     tmp_path: Path,
     tenant: Tenant,
     apply: Apply,
-    cube: DynaKubeReader,
+    dynakube_reader: DynaKubeReader,
     kubectl: Kubectl,
     wait_for: WaitFor,
 ) -> None:
     manifest = dynakubes.dynakube("pack", tenant.api_url, "pack", useCSIDriver=False)
     apply(manifest, dynakubes.secret("pack", tenant.token))
-    cube.wait_condition("pack", "CodeModulesVersion", "True")
+    dynakube_reader.wait_condition("pack", "CodeModulesVersion", "True")
     wait_for(lambda: "package server started" in operator.log.read_text(), "package server started")
     authority = kubectl.json("-n", NAMESPACE, "get", "secret", "oneagent-webhook-ca")["data"]["ca.crt"]
     token = kubectl("-n", "default", "create", "token", "default", f"--audience={package_client.AUDIENCE}").strip()

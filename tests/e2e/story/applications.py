@@ -26,12 +26,12 @@ class Running:
     """The identity of each mount in the container, and where it is."""
 
 
-class Shop:
+class ShopNamespace:
     def __init__(self, cluster: Cluster, applications: Applications) -> None:
         self._cluster, self._applications = cluster, applications
         self._hosts: list[dict[str, Any]] = []
 
-    def told_where_the_operator_is(self) -> None:
+    def set_operator_address(self) -> None:
         """This cluster has no DNS, so pods are told the one address that they ask for without CSI."""
         service = self._cluster.kubectl.json("-n", NAMESPACE, "get", "service", "oneagent-operator")
         self._hosts = [{"ip": service["spec"]["clusterIP"], "hostnames": [f"oneagent-operator.{NAMESPACE}.svc"]}]

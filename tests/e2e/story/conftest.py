@@ -17,7 +17,7 @@ from tests.e2e.helm import Helm
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.story import applications
 from tests.e2e.story.administrator import SHOP, Administrator
-from tests.e2e.story.applications import Shop
+from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.webhook.applications import Applications
 from tests.fakes import packages
 from tests.fakes.tenant import Tenant
@@ -27,17 +27,17 @@ Vanish = Callable[[], None]
 
 
 @pytest.fixture
-def shop(cluster: Cluster, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[Shop]:
+def shop(cluster: Cluster, kubectl: Kubectl, wait_for: WaitFor) -> Iterator[ShopNamespace]:
     """Applications in a namespace of their own, which is there already; gone after the test."""
     namespace = manifests.namespace(SHOP)
     kubectl.apply(namespace)
     wait_for(lambda: kubectl("-n", SHOP, "get", "configmaps", "-o", "name"), "the namespace is furnished")
-    yield Shop(cluster, Applications(cluster, SHOP, wait_for))
+    yield ShopNamespace(cluster, Applications(cluster, SHOP, wait_for))
     kubectl.delete(namespace)
 
 
 @pytest.fixture
-def user(cluster: Cluster, kubectl: Kubectl, shop: Shop, tmp_path: Path) -> Iterator[Administrator]:
+def user(cluster: Cluster, kubectl: Kubectl, shop: ShopNamespace, tmp_path: Path) -> Iterator[Administrator]:
     """Whatever becomes of the test, others find nothing of what was installed."""
     user = Administrator(cluster.control_plane.admin, tmp_path)
     yield user

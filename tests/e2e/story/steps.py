@@ -12,7 +12,7 @@ from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e.manifests import NAMESPACE
 from tests.e2e.story import documented_commands, leftovers
 from tests.e2e.story.administrator import SHOP, Administrator
-from tests.e2e.story.applications import Shop
+from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.webhook.applications import Pod
 
 FIRST: Final = "1.277.0.20230914-094321"
@@ -32,7 +32,7 @@ def refuse_what_cannot_work(kubectl: Kubectl) -> None:
     assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is refused")[0].strip() in said, said
 
 
-def outlive_an_upgrade(kubectl: Kubectl, user: Administrator, shop: Shop, *pods: Pod) -> None:
+def outlive_an_upgrade(kubectl: Kubectl, user: Administrator, shop: ShopNamespace, *pods: Pod) -> None:
     """Pods that run keep what they have."""
     before = [shop.running(pod) for pod in pods]
     parts = ("csidriver", "operator", "webhook")
@@ -42,7 +42,9 @@ def outlive_an_upgrade(kubectl: Kubectl, user: Administrator, shop: Shop, *pods:
     assert [shop.running(shop.ready(pod["metadata"]["name"])) for pod in pods] == before
 
 
-def leave_nothing(cluster: Cluster, user: Administrator, shop: Shop, objects: set[str], node: set[str]) -> None:
+def leave_nothing(
+    cluster: Cluster, user: Administrator, shop: ShopNamespace, objects: set[str], node: set[str]
+) -> None:
     """But what was there before; on the node a folder, of which the page says how it is removed."""
     shop.ends("--all")
     user.uninstalls()

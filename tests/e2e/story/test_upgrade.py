@@ -17,7 +17,7 @@ from tests.cluster.node import Node
 from tests.e2e import helm, installation
 from tests.e2e.story import resource_usage
 from tests.e2e.story.administrator import Administrator
-from tests.e2e.story.applications import Shop
+from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.story.churn import PodArrivals
 from tests.e2e.story.conftest import Publish
 from tests.fakes.tenant import Tenant
@@ -37,7 +37,7 @@ def former(node: Node) -> Iterator[str]:
 
 
 def test_pods_do_not_notice(
-    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, former: str,
+    cluster: Cluster, user: Administrator, shop: ShopNamespace, dynatrace: Tenant, publish: Publish, former: str,
     record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     publish(VERSION)

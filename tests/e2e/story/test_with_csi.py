@@ -9,14 +9,14 @@ from tests.e2e.fixture_types import WaitFor
 from tests.e2e.installation import Installed
 from tests.e2e.story import leftovers, resource_usage, steps
 from tests.e2e.story.administrator import SHOP, Administrator
-from tests.e2e.story.applications import Shop
+from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.story.conftest import Publish, Vanish
 from tests.e2e.story.steps import FIRST, NEVER, SECOND
 from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
-    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
+    cluster: Cluster, user: Administrator, shop: ShopNamespace, dynatrace: Tenant, publish: Publish, vanish: Vanish,
     wait_for: WaitFor, record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)
@@ -51,7 +51,7 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     steps.leave_nothing(cluster, user, shop, *before)
 
 
-def tell_why_a_pod_has_no_agent(user: Administrator, shop: Shop, wait_for: WaitFor) -> None:
+def tell_why_a_pod_has_no_agent(user: Administrator, shop: ShopNamespace, wait_for: WaitFor) -> None:
     """What it wants can't be had: it starts all the same, and says so wherever somebody looks."""
     assert not shop.monitored(shop.starts("late"))
     wait_for(lambda: shop.events("AgentNotMounted"), "an Event says it")

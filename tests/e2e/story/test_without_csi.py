@@ -7,14 +7,14 @@ import time
 from tests.cluster.cluster import Cluster
 from tests.e2e.story import leftovers, resource_usage, steps
 from tests.e2e.story.administrator import SHOP, Administrator
-from tests.e2e.story.applications import Shop
+from tests.e2e.story.applications import ShopNamespace
 from tests.e2e.story.conftest import Publish, Vanish
 from tests.e2e.story.steps import FIRST, NEVER, SECOND
 from tests.fakes.tenant import Tenant
 
 
 def test_from_an_empty_cluster_to_an_empty_cluster(
-    cluster: Cluster, user: Administrator, shop: Shop, dynatrace: Tenant, publish: Publish, vanish: Vanish,
+    cluster: Cluster, user: Administrator, shop: ShopNamespace, dynatrace: Tenant, publish: Publish, vanish: Vanish,
     record_property: resource_usage.Record,
 ) -> None:  # fmt: skip
     before = leftovers.of_cluster(cluster), leftovers.of_node(cluster)
@@ -22,7 +22,7 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     publish(FIRST)
     user.installs("csidriver.enabled=false")
     user.monitors(dynatrace.api_url)
-    shop.told_where_the_operator_is()
+    shop.set_operator_address()
     cart = shop.starts("cart")
     seconds = round(time.monotonic() - started, 1)
     record_property("seconds from `helm install` to the first injected pod, without CSI", seconds)

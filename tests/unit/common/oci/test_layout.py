@@ -125,7 +125,7 @@ def rewrite(name: str, **fields: Any) -> Callable[[Path], None]:
     return change
 
 
-def spoil(digest: str) -> Callable[[Path], None]:
+def corrupt(digest: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         place = making.blob(folder, digest)
         place.write_bytes(place.read_bytes().swapcase())
@@ -133,7 +133,7 @@ def spoil(digest: str) -> Callable[[Path], None]:
     return change
 
 
-def lose(digest: str) -> Callable[[Path], None]:
+def remove_blob(digest: str) -> Callable[[Path], None]:
     return lambda folder: making.blob(folder, digest).unlink()
 
 
@@ -196,11 +196,11 @@ BAD: dict[str, tuple[type[Exception], str, Callable[[Path], object]]] = {
     ),
     "another algorithm": (unpack.UnsupportedPackageError, "refers to 'sha512:", entry(digest=f"sha512:{'a' * 128}")),
     "another size": (unpack.CorruptPackageError, "index.json says 1$", entry(size=1)),
-    "no manifest": (download.UnusableFileError, "No such file", lose(ONE.digest)),
-    "another manifest": (unpack.CorruptPackageError, "its digest is", spoil(ONE.digest)),
-    "no configuration": (download.UnusableFileError, "No such file", lose(CONFIG)),
-    "another configuration": (unpack.CorruptPackageError, "its digest is", spoil(CONFIG)),
-    "no layer": (download.UnusableFileError, "No such file", lose(ONE.layers[0])),
+    "no manifest": (download.UnusableFileError, "No such file", remove_blob(ONE.digest)),
+    "another manifest": (unpack.CorruptPackageError, "its digest is", corrupt(ONE.digest)),
+    "no configuration": (download.UnusableFileError, "No such file", remove_blob(CONFIG)),
+    "another configuration": (unpack.CorruptPackageError, "its digest is", corrupt(CONFIG)),
+    "no layer": (download.UnusableFileError, "No such file", remove_blob(ONE.layers[0])),
     "a linked index": (unpack.UnsafePackageError, "index.json: is a link", link("index.json")),
     "linked blobs": (unpack.UnsafePackageError, "blobs: is a link", link("blobs")),
     "a linked manifest": (unpack.UnsafePackageError, "is a link", link(f"blobs/sha256/{HEX}")),

@@ -48,9 +48,9 @@ class Store:
         """Unpack the new version; it is what its package says, whatever it shares."""
         found = zip.unpack_agent(archive, self.new, existing=self.present)
         assert file_manifest.verify(self.new, found.manifest) == []
-        with zipfile.ZipFile(archive) as whole:
-            for info in whole.infolist():
-                assert (self.new / info.filename).read_bytes() == whole.read(info)
+        with zipfile.ZipFile(archive) as archive_file:
+            for info in archive_file.infolist():
+                assert (self.new / info.filename).read_bytes() == archive_file.read(info)
         return found.manifest
 
     def shared(self) -> set[str]:
@@ -58,7 +58,7 @@ class Store:
         old = {path.stat().st_ino for path in self.old.rglob("*") if path.is_file()}
         return {path.name for path in self.new.rglob("*") if path.is_file() and path.stat().st_ino in old}
 
-    def is_whole(self) -> bool:
+    def is_intact(self) -> bool:
         return file_manifest.verify(self.old, self.manifest) == []
 
 
@@ -73,7 +73,7 @@ class TestAFile:
         store.add(package(place / "new.zip", same=BIG, other=b"new", empty=b""))
         assert store.shared() == {"same", "empty", "liboneagentproc.so"}
         assert store.present.shared_bytes == len(BIG) + len(b"library")
-        assert store.is_whole()
+        assert store.is_intact()
 
     @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     def test_is_shared_however_it_is_packed(self, place: Path, compression: int) -> None:
@@ -92,7 +92,7 @@ class TestAFile:
         content = BIG[:at] + bytes([BIG[at] ^ 1]) + BIG[at + 1 :]
         store.add(package(place / "new.zip", almost=content))
         assert "almost" not in store.shared()
-        assert store.is_whole()
+        assert store.is_intact()
 
     @pytest.mark.parametrize("at", [0, MIB, len(BIG) - 1])
     def test_is_not_linked_to_one_that_was_damaged(self, place: Path, at: int) -> None:
@@ -107,7 +107,7 @@ class TestAFile:
         store = Store(place, tool=b"#!/bin/sh\n" * 10)
         store.add(package(place / "new.zip", tool=(b"#!/bin/sh\n" * 10, 0o100755)))
         assert "tool" not in store.shared()
-        assert store.is_whole()
+        assert store.is_intact()
 
     def test_that_has_another_name_now_is_linked_too(self, place: Path) -> None:
         store = Store(place, before=BIG)
@@ -142,7 +142,7 @@ class TestAnImage:
         assert file_manifest.verify(found.root, found.manifest) == []
         assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"
         assert store.shared() == {"same", "same2", "liboneagentproc.so"}
-        assert store.is_whole()
+        assert store.is_intact()
 
 
 class TestAVersionThatIsThere:
@@ -188,7 +188,7 @@ class TestAVersionThatIsThere:
         with pytest.raises(CorruptPackageError, match="checksum"):
             zip.unpack_agent(archive, store.new, existing=store.present)
         assert list(store.new.iterdir()) == []
-        assert store.is_whole()
+        assert store.is_intact()
 
     def test_on_another_file_system_is_copied_from(self, place: Path) -> None:
         elsewhere = Path("/dev/shm")
@@ -227,6 +227,6 @@ def test_any_two_versions_are_both_what_their_packages_say(
     with tempfile.TemporaryDirectory(dir=folder) as made:
         store = Store(Path(made), **{name: CONTENTS[which] for name, which in old.items()})
         store.add(package(Path(made) / "new.zip", **{name: CONTENTS[which] for name, which in new.items()}))
-        assert store.is_whole()
+        assert store.is_intact()
         known = [CONTENTS[which] for which in new.values() if which in old.values()]
         assert store.present.shared_bytes == sum(map(len, known)) + len(b"library")
