@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.linux import syscalls
 
 AGENT: Final = "/opt/dynatrace/oneagent-paas"

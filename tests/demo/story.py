@@ -17,7 +17,8 @@ from typing import Final
 
 import grpc
 
-from oneagent.common.identifiers import DRIVER_NAME, PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import DRIVER_NAME, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux import mount_table

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests

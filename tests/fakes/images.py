@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx2 as httpx
 import zstandard
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from tests.fakes import packages
 
 OCI: Final = "application/vnd.oci.image"
@@ -222,5 +222,5 @@ def _write_blobs(directory: Path, image: Image) -> None:
         _write_blobs(directory, part)
 
 
-MINIMAL: Final = Entry(packages.NESTED + identifiers.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
+MINIMAL: Final = Entry(packages.NESTED + contract.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
 """The least that is an agent."""

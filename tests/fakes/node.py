@@ -20,7 +20,8 @@ from typing import Any
 
 import grpc
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import mount_table

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 
 VERSION: Final = "1.277.0.20230914-094321"
 NESTED: Final = "opt/dynatrace/oneagent/"
@@ -49,7 +49,7 @@ def build(
     with zipfile.ZipFile(path, "w") as archive:
         for folder in ("agent/", "agent/bin/", "agent/conf/", "agent/log/"):
             write(archive, prefix + folder, mode=0o040755)
-        write(archive, prefix + identifiers.PRELOAD_LIBRARY, preloaded, 0o100755)
+        write(archive, prefix + contract.PRELOAD_LIBRARY, preloaded, 0o100755)
         write(archive, f"{prefix}agent/lib/liboneagentproc.so", b"\x7fELF" + version.encode() * 100, 0o100755)
         write(archive, f"{binaries}any/liboneagentjava.so", b"\x7fELF java" * 500, 0o100755)
         write(archive, f"{binaries}linux-x86-64/oneagentnodeagent", b"#!/bin/sh\n", 0o100755)
@@ -76,7 +76,7 @@ def build_large(
     chance = random.Random(seed)
     blocks = {"so": _machine_code(chance), "js": _text(chance), "jar": chance.randbytes(8 * _MIB)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        write(archive, identifiers.PRELOAD_LIBRARY, blocks["so"][:600_000], 0o100755)
+        write(archive, contract.PRELOAD_LIBRARY, blocks["so"][:600_000], 0o100755)
         left = int(changed * megabytes * _MIB)
         for name, size in _sizes(chance, version, megabytes * _MIB, files - 1):
             kind = name.rpartition(".")[2]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
 

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.identifiers import LAST_GOOD_MOUNTED, DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.injection.contract import LAST_GOOD_MOUNTED
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.node import VERSION, Driver, Kubelet

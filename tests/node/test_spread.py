@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.store import demand
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double

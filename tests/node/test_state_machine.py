@@ -25,7 +25,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, WRITABLE_DIRECTORIES, DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY, WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import DataDir, LayerId, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.metadata import database

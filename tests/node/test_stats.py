@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused

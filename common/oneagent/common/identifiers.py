@@ -10,20 +10,6 @@ DISTRIBUTION = "oneagent-csi"
 API_GROUP = "dynatrace.com"
 FEATURE_PREFIX = "feature.dynatrace.com/"
 
-PACKAGE_AUDIENCE = "oneagent-packages"
-"""Audience of the service account tokens that the operator's package server accepts."""
-
-PRELOAD_LIBRARY = "agent/lib64/liboneagentproc.so"
-"""Path inside a view of the library that `LD_PRELOAD` names."""
-
-WRITABLE_DIRECTORIES = ("datastorage", "log")
-"""Directories below its install path that an agent writes to. Read-only views and empty views have them too: they are
-mount points for something writable, and a container whose mount point is missing does not start."""
-
-AGENT_NOT_MOUNTED = "AgentNotMounted"
-LAST_GOOD_MOUNTED = "LastGoodAgentMounted"
-"""Reasons of the Events about pods that got an empty view, or an older version than the desired one."""
-
 Version = NewType("Version", str)
 """Identity of an agent version, safe as a directory name: `1.277.0.20230914-094321` or `sha256-<hex>`."""
 

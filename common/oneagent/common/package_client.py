@@ -26,9 +26,10 @@ import msgspec
 from oneagent.common import identifiers
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
+from oneagent.common.injection import contract
 from oneagent.common.tenant import client as tenant_client
 
-AUDIENCE: Final = identifiers.PACKAGE_AUDIENCE
+AUDIENCE: Final = contract.PACKAGE_AUDIENCE
 PATH_PREFIX: Final = "/v1/packages"
 METADATA: Final = "metadata"
 FLAVORS: Final = ("default", "multidistro")

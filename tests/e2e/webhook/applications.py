@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.common.injection import contract
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
 from tests.e2e.fixture_types import WaitFor

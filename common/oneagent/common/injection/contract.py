@@ -1,4 +1,4 @@
-"""Names shared by the webhook and the init container `install-oneagent` that it puts into pods."""
+"""Names shared by all that put an agent into pods: node driver, webhook, init container and operator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,23 @@ DATA_VOLUME: Final = "oneagent-data"
 CONFIG_VOLUME: Final = "oneagent-config"
 """Without CSI: the namespace's Secret of injection, and a token for the package endpoint, projected."""
 
+PRELOAD_LIBRARY: Final = "agent/lib64/liboneagentproc.so"
+"""Path inside a view of the library that `LD_PRELOAD` names."""
+WRITABLE_DIRECTORIES: Final = ("datastorage", "log")
+"""Directories below its install path that an agent writes to. Read-only views and empty views have them too: they are
+mount points for something writable, and a container whose mount point is missing does not start."""
+
+AGENT_NOT_MOUNTED: Final = "AgentNotMounted"
+LAST_GOOD_MOUNTED: Final = "LastGoodAgentMounted"
+"""Reasons of the Events about pods that got an empty view, or an older version than the desired one."""
+
+PACKAGE_AUDIENCE: Final = "oneagent-packages"
+"""Audience of the service account tokens that the operator's package server accepts."""
+
 # Inside the init container.
-BIN_FOLDER: Final = "/mnt/bin"
-SHARE_FOLDER: Final = "/mnt/share"
-CONFIG_FOLDER: Final = "/mnt/config"
+BIN_DIRECTORY: Final = "/mnt/bin"
+SHARE_DIRECTORY: Final = "/mnt/share"
+CONFIG_DIRECTORY: Final = "/mnt/config"
 INJECTION_FILE: Final = "injection.json"
 """In the config directory: the value of this key in `INJECTION_SECRET`, an `injection.secret.Injection`."""
 TOKEN_FILE: Final = "token"  # noqa: S105
@@ -26,7 +39,7 @@ INJECTION_SECRET: Final = "oneagent-injection"  # noqa: S105
 
 # In the share directory, by container: mounted by subPath, so each container sees only its own.
 CONTAINER_CONF: Final = "container_{container}.conf"
-ENRICHMENT_FOLDER: Final = "enrichment"
+ENRICHMENT_DIRECTORY: Final = "enrichment"
 CURL_OPTIONS: Final = "curl_options.conf"
 """The same for all containers; only there if `Variable.CONNECT_RETRY` is more than 0."""
 

@@ -16,7 +16,7 @@ import re
 import struct
 from typing import Final
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.common.unpack import NotAnAgentError, UnsupportedPackageError, entry_index
 from oneagent.common.unpack.entry_index import EntryIndex
 
@@ -39,7 +39,7 @@ def prepare(index: EntryIndex) -> str:
     root = NESTED if NESTED in index.directories else ""
     prefix = f"{root}/" if root else ""
     if library_path(root) not in index.files:
-        raise NotAnAgentError(f"the package has no {identifiers.PRELOAD_LIBRARY}")
+        raise NotAnAgentError(f"the package has no {contract.PRELOAD_LIBRARY}")
     current = prefix + CURRENT
     if current in index.files or current in index.directories:
         raise NotAnAgentError(f"{current!r} has to be a link to a version's directory, or absent")
@@ -59,7 +59,7 @@ def read_version(index: EntryIndex) -> str | None:
 
 def library_path(root: str) -> str:
     """Return the path of the preload library in a package whose agent's root is `root`."""
-    return f"{root}/{identifiers.PRELOAD_LIBRARY}" if root else identifiers.PRELOAD_LIBRARY
+    return f"{root}/{contract.PRELOAD_LIBRARY}" if root else contract.PRELOAD_LIBRARY
 
 
 def check_machine(beginning: bytes, machine: str | None = None) -> None:
@@ -79,7 +79,7 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
         bits, end = 32 * wordsize, ("little", "big")[order - 1]
         unknown = f"machine {kind} of ELF with {bits} bits, {end}-endian"
         known = next((name for name, values in _MACHINES.items() if values == target), unknown)
-        raise UnsupportedPackageError(f"{identifiers.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
+        raise UnsupportedPackageError(f"{contract.PRELOAD_LIBRARY} is for {known}, this node is {machine}")
 
 
 def _newest_version(index: EntryIndex, directory: str) -> str | None:

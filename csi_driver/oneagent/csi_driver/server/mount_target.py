@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.identifiers import WRITABLE_DIRECTORIES
+from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls
 from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-CONFIG_FOLDER: Final = "agent/conf"
-IDENTITY_FILE: Final = f"{CONFIG_FOLDER}/container.conf"
+CONFIG_DIRECTORY: Final = "agent/conf"
+IDENTITY_FILE: Final = f"{CONFIG_DIRECTORY}/container.conf"
 _NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 
 

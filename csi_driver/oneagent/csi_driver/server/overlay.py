@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oneagent.common.identifiers import WRITABLE_DIRECTORIES, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, Volume
 from oneagent.csi_driver.linux import syscalls
 from oneagent.csi_driver.server import mount_target

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oneagent.common import logs
-from oneagent.common.identifiers import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata.desired_versions import DesiredState, DesiredStateReader

@@ -21,7 +21,7 @@ from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server.errors import InternalError
-from oneagent.csi_driver.server.mount_target import CONFIG_FOLDER, IDENTITY_FILE, MountTarget
+from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE, MountTarget
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish_attempt import PublishAttempt
 from oneagent.csi_driver.server.request_validation import PublishRequest
@@ -152,7 +152,7 @@ class ViewMounter:
         )
         files = [(IDENTITY_FILE, pod)]
         files += [
-            (f"{CONFIG_FOLDER}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
+            (f"{CONFIG_DIRECTORY}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
             for name in request.containers
         ]
         return tuple((name, container_conf.render(container).encode()) for name, container in files)

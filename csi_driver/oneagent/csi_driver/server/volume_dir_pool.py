@@ -17,14 +17,14 @@ from collections import deque
 from typing import Final
 
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.server.mount_target import CONFIG_FOLDER, IDENTITY_FILE
+from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE
 
 KEPT: Final = 32
 _FOLDERS: Final = (
     ("work", 0o700),
     ("upper", 0o1777),
     ("upper/agent", 0o1777),
-    (f"upper/{CONFIG_FOLDER}", 0o1777),
+    (f"upper/{CONFIG_DIRECTORY}", 0o1777),
 )
 
 

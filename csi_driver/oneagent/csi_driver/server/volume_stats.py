@@ -11,7 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.unpack import file_manifest
 from oneagent.common.unpack.file_manifest import Finding
 from oneagent.csi_driver import data_dir

@@ -51,8 +51,10 @@ def files(settings: InitContainerSettings) -> dict[str, str]:
     if settings.enrichment:
         facts = enrichment(settings)
         lines = (f"{key}={value.replace(chr(92), chr(92) * 2)}\n" for key, value in facts.items())
-        found[f"{contract.ENRICHMENT_FOLDER}/dt_metadata.json"] = json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
-        found[f"{contract.ENRICHMENT_FOLDER}/dt_metadata.properties"] = "".join(lines)
+        found[f"{contract.ENRICHMENT_DIRECTORY}/dt_metadata.json"] = (
+            json.dumps(facts, ensure_ascii=False, indent=1) + "\n"
+        )
+        found[f"{contract.ENRICHMENT_DIRECTORY}/dt_metadata.properties"] = "".join(lines)
     return found
 
 

@@ -28,9 +28,10 @@ from oneagent.common import unpack as common_unpack
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
-from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.injection import contract
 from oneagent.common.injection import secret as injection_secret
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.injection.secret import Injection
 from oneagent.common.unpack import zip, zip_reader
 from oneagent.sidecars.init_container import DownloadError

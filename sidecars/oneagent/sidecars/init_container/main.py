@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Final, NoReturn
 
-from oneagent.common import identifiers, logs
+from oneagent.common import logs
 from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import InstallError, NoAgentError, container_files, settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
@@ -110,7 +110,7 @@ def check_view(directory: str, node: str) -> None:
     its library can't be preloaded; the error says why.
     """
     volume, where = f"the volume {contract.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
-    if os.path.isfile(os.path.join(directory, identifiers.PRELOAD_LIBRARY)):
+    if os.path.isfile(os.path.join(directory, contract.PRELOAD_LIBRARY)):
         return
     try:
         empty = "agent" not in os.listdir(directory)
@@ -124,7 +124,7 @@ def check_view(directory: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of "
+        f"{volume} has no {contract.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of "
         "machine; name another version in the DynaKube and delete the pod to have it monitored"
     )
 

@@ -56,9 +56,9 @@ _VALUE_SHOWN: Final = 40
 class Places:
     """Where everything is; only tests have it elsewhere."""
 
-    bin: str = contract.BIN_FOLDER
-    share: str = contract.SHARE_FOLDER
-    config: str = contract.CONFIG_FOLDER
+    bin: str = contract.BIN_DIRECTORY
+    share: str = contract.SHARE_DIRECTORY
+    config: str = contract.CONFIG_DIRECTORY
     termination_log: str = "/dev/termination-log"
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.common.unpack import CorruptPackageError, dedup, file_manifest, image, zip
 from oneagent.common.unpack.file_manifest import Manifest
 from tests.fakes import images as layers
@@ -27,7 +27,7 @@ OLD, NEW = "agent/bin/1.2.3.4-5/any", "agent/bin/1.2.3.4-6/any"
 
 def package(path: Path, **files: bytes | tuple[bytes, int]) -> Path:
     """An agent with some files in its version's folder; `__` stands for `/`."""
-    entries = [(identifiers.PRELOAD_LIBRARY, b"library", 0o100755)]
+    entries = [(contract.PRELOAD_LIBRARY, b"library", 0o100755)]
     for name, given_ in files.items():
         content, mode = given_ if isinstance(given_, tuple) else (given_, 0o100644)
         entries.append((f"{NEW if path.stem == 'new' else OLD}/{name.replace('__', '/')}", content, mode))
@@ -130,7 +130,7 @@ class TestAnImage:
     def test_shares_with_a_version_that_came_as_a_zip(self, place: Path, how: str) -> None:
         store = Store(place, same=BIG, almost=BIG, other=b"old")
         entries = [
-            layers.Entry(identifiers.PRELOAD_LIBRARY, b"library", mode=0o755),
+            layers.Entry(contract.PRELOAD_LIBRARY, b"library", mode=0o755),
             layers.Entry(f"{NEW}/same", BIG),
             layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
             layers.Entry(f"{NEW}/almost", BIG[:-1] + b"!"),

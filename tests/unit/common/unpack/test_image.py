@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common import identifiers, unpack
+from oneagent.common import unpack
+from oneagent.common.injection import contract
 from oneagent.common.unpack import agent_layout, file_manifest, image
 from tests.fakes import images as fakes
 from tests.fakes import packages as agents
@@ -44,7 +45,7 @@ def test_an_agent_is_the_same_however_it_is_packed_and_wherever_it_lies(tmp_path
         entry.name.removeprefix(prefix): entry.content for entry in entries if entry.kind == tarfile.REGTYPE
     }
     assert os.readlink(tmp_path / "tree" / agent_layout.CURRENT) == agents.VERSION
-    assert (tmp_path / "tree" / identifiers.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "tree" / contract.PRELOAD_LIBRARY).stat().st_mode & 0o7777 == 0o755
 
 
 def test_modes_are_those_of_a_zip_s_files(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ class TestALayer:
         ]
         above = [Entry(f"{P}file", b"new"), Entry(f"{P}folder", b"now a file"), directory(f"{P}l"), Entry(f"{P}l/y")]
         found = unpacked(tmp_path, below, above)
-        assert found == {identifiers.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
+        assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "file": b"new", "folder": b"now a file", "l/y": b""}
 
     def test_adds_to_folders_of_those_below(self, tmp_path: Path) -> None:
         found = unpacked(
@@ -75,20 +76,20 @@ class TestALayer:
     def test_takes_away_by_whiteouts(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}gone"), Entry(f"{P}d/1"), Entry(f"{P}d/2"), Entry(f"{P}stays")]
         found = unpacked(tmp_path, below, [whiteout(f"{P}gone"), whiteout(f"{P}d"), whiteout(f"{P}never-was")])
-        assert found.keys() == {identifiers.PRELOAD_LIBRARY, "stays"}
+        assert found.keys() == {contract.PRELOAD_LIBRARY, "stays"}
 
     def test_hides_a_folder_s_content_of_those_below_and_not_its_own(self, tmp_path: Path) -> None:
         below = [MINIMAL, Entry(f"{P}d/old"), Entry(f"{P}d/both", b"old")]
         above = [Entry(f"{P}d/both", b"new"), opaque(f"{P}d"), Entry(f"{P}d/new")]
         found = unpacked(tmp_path, below, above)
-        assert found == {identifiers.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
+        assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "d/both": b"new", "d/new": b""}
 
     def test_may_bring_back_what_one_below_took_away(self, tmp_path: Path) -> None:
         found = unpacked(tmp_path, [MINIMAL, Entry(f"{P}a", b"1")], [whiteout(f"{P}a")], [Entry(f"{P}a", b"2")])
         assert found["a"] == b"2"
 
     def test_may_be_empty(self, tmp_path: Path) -> None:
-        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {identifiers.PRELOAD_LIBRARY}
+        assert unpacked(tmp_path, [], [MINIMAL], []).keys() == {contract.PRELOAD_LIBRARY}
 
 
 class TestAHardLink:
@@ -119,7 +120,7 @@ def test_of_a_distribution_only_the_agent_is_used(tmp_path: Path) -> None:
         Entry("lib/systemd/system-systemd\\x2dcryptsetup.slice"),
         hard_link("bin/ls", "bin/sh"),
     ]
-    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {identifiers.PRELOAD_LIBRARY}
+    assert unpacked(tmp_path, system, [MINIMAL]).keys() == {contract.PRELOAD_LIBRARY}
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])

@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.common.unpack import (
     CorruptPackageError,
     NotAnAgentError,
@@ -170,9 +170,9 @@ BAD: dict[str, tuple[type[PackageError], str, bytes]] = {
     "a bomb of gzip in gzip": (CorruptPackageError, "damaged", gzip.compress(gzip.compress(bytes(1 << 20)))),
     # what is not read, or no agent
     "zstd that takes much memory": (UnsupportedPackageError, "MiB to unpack", wide()),
-    "no agent": (NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.compress(fakes.tar(Entry("bin/sh")))),
+    "no agent": (NotAnAgentError, contract.PRELOAD_LIBRARY, fakes.compress(fakes.tar(Entry("bin/sh")))),
     "a link as an agent": (
-        NotAnAgentError, identifiers.PRELOAD_LIBRARY, fakes.compress(fakes.tar(link(MINIMAL.name, "x"))),
+        NotAnAgentError, contract.PRELOAD_LIBRARY, fakes.compress(fakes.tar(link(MINIMAL.name, "x"))),
     ),
     "current as a file": (NotAnAgentError, "current", tar(Entry(f"{P}agent/bin/current"))),
 }  # fmt: skip
@@ -241,5 +241,5 @@ def test_a_layer_with_any_bytes_changed_is_unpacked_or_refused_and_nothing_else(
     except PackageError:
         assert not tree.exists() or not list(tree.iterdir())
     else:
-        assert (unpacked.root / identifiers.PRELOAD_LIBRARY).is_file()
+        assert (unpacked.root / contract.PRELOAD_LIBRARY).is_file()
     assert sorted(path.name for path in place.iterdir() if path.name != "tree") == ["layer"]

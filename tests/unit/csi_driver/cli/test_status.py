@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from oneagent.common import node_report
-from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.cli.status import collect, problems, tables
 from oneagent.csi_driver.data_dir import DataDir, VolumeId

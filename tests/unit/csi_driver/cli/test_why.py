@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from oneagent.common import node_report
-from oneagent.common.identifiers import PRELOAD_LIBRARY, DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.common.injection import contract
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, View, Volume
 from oneagent.csi_driver.cli import main, why
 from oneagent.csi_driver.cli.why import Reason, collect, diagnose
@@ -218,7 +219,7 @@ class TestAProcessOfThePod:
         assert node.diagnose().reason == Reason.NO_PROCESS
 
     def test_is_not_the_init_container(self, node: Node) -> None:
-        node.process(20, "install-oneagent", contract.BIN_FOLDER)
+        node.process(20, "install-oneagent", contract.BIN_DIRECTORY)
         assert node.evidence().processes == ()
 
     def test_has_loaded_the_library_if_it_is_mapped_from_its_view(self, node: Node) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import corruption_log

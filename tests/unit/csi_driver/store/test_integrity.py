@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, TenantId, Version
+from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.store import config_layers, integrity

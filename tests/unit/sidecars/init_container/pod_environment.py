@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
@@ -56,7 +56,7 @@ class Pod:
 
     @property
     def preloaded(self) -> bool:
-        return (self.bin / identifiers.PRELOAD_LIBRARY).exists()
+        return (self.bin / contract.PRELOAD_LIBRARY).exists()
 
     def start(self, environ: dict[str, str], stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
         places = self.places
@@ -77,7 +77,7 @@ class Pod:
     def view(self, *, library: bool = True) -> None:
         """What the CSI driver mounts."""
         files = {"agent/conf/ruxitagentproc.conf": "[general]\n"}
-        for name, text in (files | ({identifiers.PRELOAD_LIBRARY: "\x7fELF"} if library else {})).items():
+        for name, text in (files | ({contract.PRELOAD_LIBRARY: "\x7fELF"} if library else {})).items():
             path = self.bin / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api.versions import NEWEST
+from oneagent.common.injection import contract
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api
@@ -42,9 +43,7 @@ _CSI_DRIVERS: Final = list_watch.Collection(
 )
 # The API server has no cache of Events: their resource version may expire after five minutes, and each list reads
 # all Events of the cluster. So a watch of them lasts as long as possible.
-_EVENTS: Final = list_watch.Collection(
-    "/api/v1/events", f"reason={identifiers.AGENT_NOT_MOUNTED}", watch_seconds=2700.0
-)
+_EVENTS: Final = list_watch.Collection("/api/v1/events", f"reason={contract.AGENT_NOT_MOUNTED}", watch_seconds=2700.0)
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}

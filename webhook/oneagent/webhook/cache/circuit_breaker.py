@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import identifiers
+from oneagent.common.injection import contract
 
 PAUSED: Final = "InjectionPaused"
 RESUMED: Final = "InjectionResumed"
@@ -104,6 +104,6 @@ class CircuitBreaker:
             within = f"{self._limits.window_seconds / 60:g} minutes"
             return (
                 f"{self._limits.failures} pods or more got no agent within {within}, "
-                f"see their Events with the reason {identifiers.AGENT_NOT_MOUNTED}"
+                f"see their Events with the reason {contract.AGENT_NOT_MOUNTED}"
             )
         return ""

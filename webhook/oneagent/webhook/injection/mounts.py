@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from oneagent.common import identifiers
 from oneagent.common.injection import contract
 from oneagent.webhook.injection.plan import Plan
 from oneagent.webhook.injection.pod_model import Container, Pod
@@ -28,25 +27,23 @@ def of_container(name: str, plan: Plan) -> list[Mount]:
         conf = contract.CONTAINER_CONF.format(container=name)
         mounts.append(_mount(contract.SHARE_VOLUME, contract.CONTAINER_CONF_PATH, conf, read_only=True))
         if plan.read_only:
-            mount_paths = {
-                directory: f"{plan.install_path}/{directory}" for directory in identifiers.WRITABLE_DIRECTORIES
-            }
+            mount_paths = {directory: f"{plan.install_path}/{directory}" for directory in contract.WRITABLE_DIRECTORIES}
             mounts += [_mount(contract.DATA_VOLUME, path, directory) for directory, path in mount_paths.items()]
         if plan.connect_retry:
             options = contract.CURL_OPTIONS
             mounts.append(_mount(contract.SHARE_VOLUME, contract.CURL_OPTIONS_PATH, options, read_only=True))
     if plan.enrichment:
-        directory = contract.ENRICHMENT_FOLDER
+        directory = contract.ENRICHMENT_DIRECTORY
         mounts.append(_mount(contract.SHARE_VOLUME, contract.ENRICHMENT_PATH, directory, read_only=True))
     return mounts
 
 
 def of_init_container(plan: Plan) -> list[Mount]:
-    mounts = [_mount(contract.SHARE_VOLUME, contract.SHARE_FOLDER)]
+    mounts = [_mount(contract.SHARE_VOLUME, contract.SHARE_DIRECTORY)]
     if plan.agent:
-        mounts.insert(0, _mount(contract.BIN_VOLUME, contract.BIN_FOLDER, read_only=plan.csi))
+        mounts.insert(0, _mount(contract.BIN_VOLUME, contract.BIN_DIRECTORY, read_only=plan.csi))
         if not plan.csi:
-            mounts.append(_mount(contract.CONFIG_VOLUME, contract.CONFIG_FOLDER, read_only=True))
+            mounts.append(_mount(contract.CONFIG_VOLUME, contract.CONFIG_DIRECTORY, read_only=True))
     return mounts
 
 

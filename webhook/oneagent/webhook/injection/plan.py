@@ -14,7 +14,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from oneagent.common import identifiers
 from oneagent.common.injection import contract, pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.common.kubernetes.selectors import Selector
@@ -56,7 +55,7 @@ class Plan:
 
     @property
     def library(self) -> str:
-        return f"{self.install_path}/{identifiers.PRELOAD_LIBRARY}"
+        return f"{self.install_path}/{contract.PRELOAD_LIBRARY}"
 
 
 def create(pod: Pod, context: PodContext, dynakube: DynaKubeSettings) -> Plan | SkipReason:

@@ -69,6 +69,6 @@ def _empty_dir(pod: Pod) -> Volume:
 def _config_volume(*, optional: bool) -> Volume:
     file = contract.INJECTION_FILE
     secret = {"name": contract.INJECTION_SECRET, "optional": optional, "items": [{"key": file, "path": file}]}
-    token = {"audience": identifiers.PACKAGE_AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": contract.TOKEN_FILE}
+    token = {"audience": contract.PACKAGE_AUDIENCE, "expirationSeconds": _TOKEN_SECONDS, "path": contract.TOKEN_FILE}
     sources = [{"secret": secret}, {"serviceAccountToken": token}]
     return {"name": contract.CONFIG_VOLUME, "projected": {"sources": sources}}

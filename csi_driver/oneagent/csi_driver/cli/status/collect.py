@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from oneagent.common import node_report
-from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli.status import MISSING, UNRECORDED
 from oneagent.csi_driver.data_dir import DataDir, VolumeId

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY, Version
+from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.node_report import PodEvidence, View, Volume
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.cli.why import processes as why_processes

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common.identifiers import PRELOAD_LIBRARY
 from oneagent.common.injection import contract
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.node_report import PodProcess
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
@@ -67,7 +67,7 @@ def _places(table: Iterable[Mount], view: Mount, target: str) -> tuple[str, ...]
         mount.target for mount in table if mount.fs_type == "overlay" and mount.super_options == view.super_options
     )
     # Containers that have the node's root mounted see the target below that.
-    if any(place.endswith(target) for place in places) or contract.BIN_FOLDER in places:
+    if any(place.endswith(target) for place in places) or contract.BIN_DIRECTORY in places:
         return ()
     return places
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from oneagent.common import identifiers
+from oneagent.common.injection import contract
 from oneagent.common.kubernetes import fields
 from oneagent.operator.cli import doctor, k8s_objects, kubectl, node_reports, why
 from oneagent.operator.cli.doctor import checks
@@ -93,7 +94,7 @@ def _more_objects(archive: Archive, client: Kubectl, report_progress: ReportProg
     readers["configmaps"] = lambda: map(redaction.keys_only, client.list_own("configmaps"))
     readers["clusterroles"] = lambda: filter(None, (client.get("clusterroles", role) for role in _ROLES))
     readers["events"] = lambda: client.list_own("events")
-    empty_views = f"--field-selector=reason={identifiers.AGENT_NOT_MOUNTED}"
+    empty_views = f"--field-selector=reason={contract.AGENT_NOT_MOUNTED}"
     readers["events-of-empty-views"] = lambda: client.list_objects("events", "--all-namespaces", empty_views)
     with kubectl.thread_pool() as pool:
         found = {name: pool.submit(lambda ask: list(ask()), ask) for name, ask in readers.items()}
