@@ -1,12 +1,12 @@
-"""A new version on every node of a large cluster at once: what a registry sees, and how long it takes.
+"""The load on a registry, and the time, while all nodes of a large cluster download a new version.
 
-A simulation, with the product's own pauses: when a node begins (`--download-jitter`), when it tries again within a
-download (`download.DownloadLimits`) and after a failed one (`installer`), and how it heeds a `Retry-After` (`backoff`).
+A simulation with the product's own delays: before a download (`--download-jitter`), between its attempts
+(`download.DownloadLimits`), after a failed install (`installer`), and after a `Retry-After` (`backoff`).
 
-The registry is a model. It sends with a bandwidth that all transfers share equally, none with more than a node's; it
-serves so many transfers at a time and answers any other request with 429 and `Retry-After`. A package is brought by a
-request for a token, one for the manifest, and one for the blob in every try. A pull-through mirror is such a server
-too; it fetches the blob itself once, holds who asks meanwhile, and the registry sees nobody else.
+The registry is a model. All transfers share its bandwidth equally, each up to that of a node. The number of transfers
+is limited; any other request gets 429 and `Retry-After`. A download is a request for a token, one for the manifest,
+and one for the blob in each attempt. A pull-through mirror is the same kind of server. It fetches the blob once from
+the registry, and requests wait for that.
 
     python -m benchmarks.herd
 """
@@ -35,17 +35,17 @@ _NODE_BANDWIDTH: Final = 125e6
 _TRANSFERS: Final = 500
 _RETRY_AFTER: Final = 10.0
 _FIRST_REQUESTS: Final = 2
-"""Token and manifest, before the blob is asked for the first time."""
+"""Token and manifest, before the first request for the blob."""
 _SEED: Final = 1
 
 
 @dataclass(slots=True)
 class _Server:
-    """Sends to all transfers at the same speed, so the order in which they end is the one in which they began."""
+    """Sends to all transfers at the same speed, so they end in the order of their start."""
 
     opens_at: float = 0.0
     sent: float = 0.0
-    """Bytes that a transfer has got which has been there from the beginning."""
+    """Bytes that a transfer since the start has received."""
     at: float = 0.0
     ends: list[tuple[float, int]] = field(default_factory=list)
     requests: collections.Counter[int] = field(default_factory=collections.Counter)
@@ -64,8 +64,8 @@ class _Server:
             return float("inf")
         return max(self.at, self.opens_at) + (self.ends[0][0] - self.sent) / self._speed
 
-    def ask(self, now: float, node: int, requests: int) -> bool:
-        """Whether it sends; otherwise it has answered 429."""
+    def request(self, now: float, node: int, requests: int) -> bool:
+        """Start a transfer; False for a response of 429."""
         self.requests[int(now)] += requests
         if len(self.ends) >= _TRANSFERS:
             return False
@@ -79,8 +79,8 @@ class _Node:
     failures: int = 0
     requests: int = _FIRST_REQUESTS
 
-    def refused(self) -> float:
-        """Seconds until it asks again: as `downloads` does it, and `installs` once that has given up."""
+    def retry_delay(self) -> float:
+        """Return the seconds until the next request: of `download`, or of `installer` after a failed download."""
         self.attempts += 1
         if self.attempts < download.DEFAULT_LIMITS.attempts:
             self.requests = 0
@@ -93,31 +93,31 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """`peak` is the most requests that the registry, and the server that nodes ask, got in a second."""
+    """`peak` is the highest number of requests in a second, of the registry and of the nodes' server."""
 
     registry_peak: int
     peak: int
     requests: int
-    half_seconds: float
-    most_seconds: float
-    """When 99 % of the nodes had the package."""
+    median_seconds: float
+    p99_seconds: float
+    """Time until 99 % of the nodes have the package."""
 
 
 def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationResult:
-    """All nodes learn of the version at second 0."""
+    """Simulate a version that all nodes see at second 0."""
     random.seed(_SEED)
     server = _Server(opens_at=PACKAGE_BYTES / _NODE_BANDWIDTH if mirror else 0.0)
     simulated_nodes = [_Node() for _ in range(nodes)]
-    asking = [(random.uniform(0.0, spread_seconds), number) for number in range(nodes)]
-    heapq.heapify(asking)
+    queue = [(random.uniform(0.0, spread_seconds), number) for number in range(nodes)]
+    heapq.heapify(queue)
     done: list[float] = []
     while len(done) < nodes:
         end = server.next_end()
-        if asking and asking[0][0] <= end:
-            now, number = heapq.heappop(asking)
+        if queue and queue[0][0] <= end:
+            now, number = heapq.heappop(queue)
             server.advance(now)
-            if not server.ask(now, number, simulated_nodes[number].requests + 1):
-                heapq.heappush(asking, (now + simulated_nodes[number].refused(), number))
+            if not server.request(now, number, simulated_nodes[number].requests + 1):
+                heapq.heappush(queue, (now + simulated_nodes[number].retry_delay(), number))
         else:
             server.advance(end)
             heapq.heappop(server.ends)
@@ -133,24 +133,24 @@ def simulate(nodes: int, spread_seconds: float, *, mirror: bool) -> SimulationRe
 
 
 def run() -> list[Result]:
-    """The figures for the largest cluster, by the default spread."""
-    together, spread = simulate(5000, 0.0, mirror=False), simulate(5000, 60.0, mirror=False)
+    """Return the figures of the largest cluster with the default jitter."""
+    simultaneous, spread = simulate(5000, 0.0, mirror=False), simulate(5000, 60.0, mirror=False)
     return [
-        results.shown("herd_5000_peak_together", together.registry_peak, "requests/s"),
+        results.shown("herd_5000_peak_together", simultaneous.registry_peak, "requests/s"),
         results.shown("herd_5000_peak", spread.registry_peak, "requests/s"),
-        results.shown("herd_5000_p99_s", spread.most_seconds, "s"),
+        results.shown("herd_5000_p99_s", spread.p99_seconds, "s"),
     ]
 
 
 def main() -> None:
-    table = Table("nodes", "spread", "mirror", "registry peak/s", "asked peak/s", "requests", "50 %", "99 %")
+    table = Table("nodes", "spread", "mirror", "registry peak/s", "server peak/s", "requests", "50 %", "99 %")
     for nodes in (100, 1000, 5000):
         for spread in (0.0, 60.0, 600.0):
             for mirror in (False, True):
-                found = simulate(nodes, spread, mirror=mirror)
-                row = (nodes, f"{spread:g} s", "yes" if mirror else "no", found.registry_peak, found.peak)
-                times = (f"{found.half_seconds:.0f} s", f"{found.most_seconds:.0f} s")
-                table.add_row(*map(str, row), str(found.requests), *times)
+                result = simulate(nodes, spread, mirror=mirror)
+                row = (nodes, f"{spread:g} s", "yes" if mirror else "no", result.registry_peak, result.peak)
+                times = (f"{result.median_seconds:.0f} s", f"{result.p99_seconds:.0f} s")
+                table.add_row(*map(str, row), str(result.requests), *times)
     Console().print(table)
 
 

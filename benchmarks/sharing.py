@@ -1,8 +1,8 @@
-"""What a second version costs that has 90 % of its bytes in common with the first: disk, time and memory.
+"""Disk, time and memory of a second version that shares 90 % of its bytes with the first.
 
-Both are packages of 600 MB in 1,500 files. The disk is asked by `du`, which counts a file with several names once.
-Unpacking beside the first version is timed in turns with unpacking alone and with Info-ZIP, on a disk and durable
-(the tree is synced, which for Info-ZIP is one `sync -f`), so that writing less shows.
+Both are packages of 600 MB in 1,500 files. `du` measures the disk; it counts hard links once. Unpacking
+beside the first version is timed alternately with unpacking alone and with Info-ZIP. Each run ends with a sync of the
+tree (`sync -f` for Info-ZIP), so that fewer writes take less time.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ print((kib("VmHWM") - idle) / 1024)
 
 
 def run() -> list[Result]:
-    with tempfile.TemporaryDirectory(dir="build", prefix="sharing-") as folder:
-        place = Path(folder).absolute()
-        first, second, into = place / "first", packages.build_large(place / "2.zip", _NEXT, changed=0.1), place / "into"
-        manifest = zip.unpack_agent(packages.build_large(place / "1.zip"), first).manifest
-        manifest.dump(place / "manifest.json")
+    with tempfile.TemporaryDirectory(dir="build", prefix="sharing-") as directory:
+        root = Path(directory).absolute()
+        first, second, target = root / "first", packages.build_large(root / "2.zip", _NEXT, changed=0.1), root / "into"
+        manifest = zip.unpack_agent(packages.build_large(root / "1.zip"), first).manifest
+        manifest.dump(root / "manifest.json")
         alone = _disk(first)
 
-        def beside() -> None:
-            present = dedup.ExistingFiles([(first, file_manifest.Manifest.load(place / "manifest.json"))])
-            zip.unpack_agent(second, into, existing=present).make_durable()
+        def unpack_shared() -> None:
+            existing = dedup.ExistingFiles([(first, file_manifest.Manifest.load(root / "manifest.json"))])
+            zip.unpack_agent(second, target, existing=existing).make_durable()
 
-        ways: dict[str, Callable[[], object]] = {
-            "shared": beside,
-            "alone": lambda: zip.unpack_agent(second, into).make_durable(),
+        methods: dict[str, Callable[[], object]] = {
+            "shared": unpack_shared,
+            "alone": lambda: zip.unpack_agent(second, target).make_durable(),
         }
-        if program := shutil.which("unzip"):
-            command = f"{program} -q {second} -d {into} && sync -f {into}"
-            ways["unzip"] = lambda: subprocess.run(["sh", "-c", command], check=True)
-        seconds = unpacking.best_of(ways, into)
-        beside()
-        growth = (_disk(first, into) - alone) / manifest.unpacked_bytes
-        shutil.rmtree(into)
-        command_line = [sys.executable, "-c", _CHILD, str(second), str(first), str(place / "manifest.json"), str(into)]
+        if unzip := shutil.which("unzip"):
+            command = f"{unzip} -q {second} -d {target} && sync -f {target}"
+            methods["unzip"] = lambda: subprocess.run(["sh", "-c", command], check=True)
+        seconds = unpacking.best_of(methods, target)
+        unpack_shared()
+        growth = (_disk(first, target) - alone) / manifest.unpacked_bytes
+        shutil.rmtree(target)
+        command_line = [sys.executable, "-c", _CHILD, str(second), str(first), str(root / "manifest.json"), str(target)]
         peak = float(subprocess.run(command_line, check=True, capture_output=True, text=True).stdout)
     return [
         at_most("second_version_growth", growth * 100, "%", 15.0),
@@ -69,5 +69,5 @@ def run() -> list[Result]:
 
 
 def _disk(*places: Path) -> int:
-    answer = subprocess.run(["du", "-sc", "--block-size=1", *places], check=True, capture_output=True, text=True)
-    return int(answer.stdout.splitlines()[-1].split()[0])
+    result = subprocess.run(["du", "-sc", "--block-size=1", *places], check=True, capture_output=True, text=True)
+    return int(result.stdout.splitlines()[-1].split()[0])

@@ -1,4 +1,4 @@
-"""The provisioner's command, which kills itself at a step: `CRASH_AT=unpacked`, or `unpacking:5` for the fifth time."""
+"""The provisioner's command with a crash at a failpoint: `CRASH_AT=unpacked`; `unpacking:5` for its fifth hit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import threading
 from oneagent.csi_driver.provisioner import main
 
 
-class Crash:
-    """Counts a step down, and ends this process by a signal that nothing can catch."""
+class CrashingFailpoint:
+    """Counts the hits of a failpoint, then ends this process with SIGKILL."""
 
     def __init__(self, at: str) -> None:
         self._name, _, times = at.partition(":")
@@ -25,4 +25,4 @@ class Crash:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main.run(main.parse(), Crash(os.environ["CRASH_AT"])))
+    raise SystemExit(main.run(main.parse(), CrashingFailpoint(os.environ["CRASH_AT"])))

@@ -1,7 +1,7 @@
-"""A Dynatrace tenant, as far as its deployment API goes: a real HTTP(S) server with the documented answers.
+"""The deployment API of a Dynatrace tenant: a real HTTP(S) server with the documented responses.
 
-Tests release versions, plan faults (`plan`) and look at what was asked (`requests`). The demo runs it as a
-process, where a zip that appears in the folder (by a rename, so whole) is a version that was released:
+Tests release versions, plan faults (`plan`) and inspect `requests`. The demo runs it as a process; each zip that
+appears in the directory, by a rename and thus complete, is a released version:
 
     python -m tests.fakes.tenant --port 0 --packages DIR --port-file FILE
 """
@@ -38,20 +38,20 @@ Endpoint = Literal["latest", "versions", "connection", "config", "package", "sco
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong with one answer; several may be combined."""
+    """The faults of one response."""
 
     status: int = 0
-    """Answer this status, with an error body, instead of the real thing."""
+    """Respond with this status and an error body."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Added to the answer, or put in the place of its own; an empty value leaves the header out."""
+    """Headers to add or to replace; an empty value removes the header."""
     body: bytes | None = None
-    """In place of the real body."""
+    """Replacement of the body."""
     cut_after: int | None = None
-    """Close the connection after so many bytes of the body."""
+    """Close the connection after this number of body bytes."""
     stall_after: int | None = None
-    """Send nothing more after so many bytes, until the tenant closes."""
+    """Stop sending after this number of body bytes, until the tenant closes."""
     flip: int | None = None
-    """Send the byte at this offset of the file wrongly."""
+    """Corrupt the byte at this offset of the file."""
     bytes_per_second: int = 0
     ignore_range: bool = False
 
@@ -73,7 +73,7 @@ class _Package:
 
 
 class Tenant:
-    """One tenant, serving while in use as a context manager."""
+    """One tenant, which serves inside its context."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Tenant:
         self.properties: list[dict[str, str]] = []
         self.requests: list[Request] = []
         self.bytes_per_second = 0
-        self._folder = packages
+        self._directory = packages
         self._released: dict[str, _Package] = {}
         self._faults: dict[str, collections.deque[Fault]] = collections.defaultdict(collections.deque)
         self._lock = threading.Lock()
@@ -103,7 +103,7 @@ class Tenant:
         if tls is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             tls.issue_cert(*{"localhost", "127.0.0.1", host}).configure_cert(context)
-            # The handshake belongs into the request's thread, not into the one that accepts.
+            # The handshake runs in the request's thread, not in the thread that accepts.
             self._server.socket = context.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
@@ -131,7 +131,7 @@ class Tenant:
         self._thread.join()
 
     def release(self, version: str, package: Path) -> None:
-        """From now on the version can be downloaded; the highest one is the latest."""
+        """Make a version available for download; the highest version is the latest."""
         with package.open("rb") as file:
             size, etag = package.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
         modified = email.utils.format_datetime(
@@ -141,37 +141,37 @@ class Tenant:
             self._released[version] = _Package(package, size, f'"{etag}"', modified)
 
     def withdraw(self, version: str) -> None:
-        """It is not offered any more."""
+        """Make a version unavailable."""
         with self._lock:
             del self._released[version]
 
     def plan(self, endpoint: Endpoint, *faults: Fault) -> None:
-        """The next answers of an endpoint go wrong like this, one after the other."""
+        """Add faults to the next responses of an endpoint, one fault each."""
         self._faults[endpoint].extend(faults)
 
-    def plan_nothing_more(self) -> None:
+    def clear_faults(self) -> None:
         self._faults.clear()
 
     def count(self, endpoint: Endpoint) -> int:
-        """How often an endpoint was asked."""
+        """Return the number of requests to an endpoint."""
         return sum(request.endpoint == endpoint for request in self.requests)
 
-    def note(self, request: Request) -> Fault:
+    def record(self, request: Request) -> Fault:
         with self._lock:
             self.requests.append(request)
             planned = self._faults[request.endpoint]
             return planned.popleft() if planned else Fault()
 
     def package(self, version: str) -> _Package | None:
-        self._look()
+        self._scan_directory()
         return self._released.get(version)
 
     def versions(self) -> list[str]:
-        self._look()
+        self._scan_directory()
         return sorted(self._released, key=lambda text: [int(part) for part in re.findall(r"\d+", text)])
 
-    def _look(self) -> None:
-        for path in sorted(self._folder.glob("*.zip")) if self._folder else ():
+    def _scan_directory(self) -> None:
+        for path in sorted(self._directory.glob("*.zip")) if self._directory else ():
             if path.stem not in self._released:
                 self.release(path.stem, path)
 
@@ -180,7 +180,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away in the middle are what this double is for."""
+        """Ignore clients that disconnect early: tests do so on purpose."""
 
 
 def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
@@ -192,7 +192,7 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
             parts = urllib.parse.urlsplit(self.path)
             endpoint, argument = _endpoint(parts.path)
             query = urllib.parse.parse_qs(parts.query)
-            fault = tenant.note(Request(endpoint, parts.path, query, dict(self.headers.items())))
+            fault = tenant.record(Request(endpoint, parts.path, query, dict(self.headers.items())))
             scheme, _, given = self.headers.get("Authorization", "").partition(" ")
             if fault.status >= 400:
                 self._error(fault.status, "planned by the test", fault)
@@ -206,10 +206,10 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
                 self._api(endpoint, query, fault)
 
         def do_POST(self) -> None:
-            """The token's scopes: of whatever token the body names."""
+            """Return the scopes of the token in the body."""
             parts = urllib.parse.urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            fault = tenant.note(Request("scopes", parts.path, {}, dict(self.headers.items())))
+            fault = tenant.record(Request("scopes", parts.path, {}, dict(self.headers.items())))
             if fault.status >= 400:
                 self._error(fault.status, "planned by the test", fault)
             elif parts.path.removeprefix("/api") != "/v2/apiTokens/lookup":
@@ -256,10 +256,10 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
                 "Last-Modified": package.modified,
                 "Accept-Ranges": "bytes",
             }
-            asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             same = self.headers.get("If-Range", package.etag) in (package.etag, package.modified)
-            if asked and same and not fault.ignore_range:
-                first, last, status = int(asked[1]), min(int(asked[2] or last), last), 206
+            if requested and same and not fault.ignore_range:
+                first, last, status = int(requested[1]), min(int(requested[2] or last), last), 206
                 headers["Content-Range"] = f"bytes {first}-{last}/{package.size}"
                 if first >= package.size:
                     self._error(416, "beyond the end", Fault(headers={"Content-Range": f"bytes */{package.size}"}))
@@ -289,7 +289,7 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def _send(self, pieces: Any, offset: int, fault: Fault) -> None:
-            """The body, as far as the fault lets it."""
+            """Send the body, with the fault's effects."""
             rate = fault.bytes_per_second or tenant.bytes_per_second
             limits = [limit for limit in (fault.cut_after, fault.stall_after) if limit is not None]
             left = min(limits, default=None)
@@ -319,7 +319,7 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
 
 
 def _endpoint(path: str) -> tuple[str, str]:
-    """Which call of the API a path is, and the version in it."""
+    """Return the API call of a path, and the version in it."""
     fixed = {
         "/unix/paas/latest/metainfo": "latest",
         "/connectioninfo": "connection",
@@ -332,14 +332,14 @@ def _endpoint(path: str) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.fakes.tenant", description="A tenant to try things with")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser = argparse.ArgumentParser(prog="python -m tests.fakes.tenant", description="Serve a fake tenant.")
+    parser.add_argument("--port", type=int, default=0, help="port; 0: a free one")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--packages", type=Path, required=True, help="folder of <version>.zip")
-    parser.add_argument("--port-file", type=Path, help="where to write the port once it listens")
+    parser.add_argument("--packages", type=Path, required=True, help="directory of <version>.zip files")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to, once it listens")
     parser.add_argument("--token", default=TOKEN)
     parser.add_argument("--tenant", default=TENANT, help="the tenant's UUID")
-    parser.add_argument("--bytes-per-second", type=int, default=0, help="for each download; 0 is as fast as it goes")
+    parser.add_argument("--bytes-per-second", type=int, default=0, help="rate limit of each download; 0: none")
     given = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The collector and real mounts: what the kernel says is in use stays, whatever else has been lost."""
+"""The collector and real mounts: mounted versions stay, whatever metadata is lost."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def collector(driver: node.Driver, records: ProvisionerState) -> garbage_collect
     )  # fmt: skip
 
 
-class TestAViewThatIsMounted:
+class TestAMountedView:
     @pytest.mark.parametrize("read_only", [False, True])
-    def test_keeps_its_version_though_all_rows_are_gone(
+    def test_retains_its_version_without_any_row(
         self,
         driver: node.Driver,
         kubelet: node.Kubelet,
@@ -61,7 +61,7 @@ class TestAViewThatIsMounted:
         kubelet.unpublish("pod1")
         assert collector.collect() == [node.VERSION]
 
-    def test_that_is_bound_elsewhere_too_keeps_its_version_until_the_last(
+    def test_retains_its_version_until_the_last_bind_mount(
         self,
         tmp_path: Path,
         driver: node.Driver,
@@ -88,7 +88,7 @@ class TestAViewThatIsMounted:
 
 
 class TestAVolumesRow:
-    def test_keeps_its_version_without_a_mount(
+    def test_retains_its_version_without_a_mount(
         self,
         driver: node.Driver,
         kubelet: node.Kubelet,
@@ -96,7 +96,7 @@ class TestAVolumesRow:
         collector: garbage_collector.GarbageCollector,
     ) -> None:
         view = kubelet.publish("pod1")
-        eventually_written(driver)
+        wait_for_mounted_row(driver)
         driver.kill()
         subprocess.run(["umount", view], check=True)
         records.set_desired([])
@@ -107,14 +107,14 @@ class TestAVolumesRow:
 
 
 class TestARemoval:
-    def test_never_comes_between_the_look_and_the_mount(
+    def test_never_happens_between_lookup_and_mount(
         self,
         driver: node.Driver,
         kubelet: node.Kubelet,
         records: ProvisionerState,
         collector: garbage_collector.GarbageCollector,
     ) -> None:
-        """Versions come and go under publishes: each view that is answered shows a whole agent."""
+        """Add and remove versions during publishes: each published view shows a complete agent."""
         deadline = time.monotonic() + 3
         removed = 0
         while time.monotonic() < deadline:
@@ -144,8 +144,8 @@ class TestARemoval:
         assert not mount_table.at_or_below(mount_table.read(), str(driver.data.root))
 
 
-def eventually_written(driver: node.Driver) -> None:
-    """The server writes the result of a mount a moment after it."""
+def wait_for_mounted_row(driver: node.Driver) -> None:
+    """Wait for the server's row, which it writes after the mount."""
     deadline = time.monotonic() + 5
     while driver.rows().get("csi-pod1", {}).get("state") != "mounted":
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Nodes and the endpoint that is their mirror, as processes: one is killed, and one is watched for its memory."""
+"""Nodes and their mirror, as processes: kills of the mirror, and its memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = 300 << 20
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An agent of 300 MB, stored as it is: this is about its transfer."""
+    """An agent of 300 MB, not compressed: the tests measure its transfer."""
     path = packages.build(tmp_path_factory.mktemp("packages") / "agent.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo("agent/filler.bin"), random.Random(VERSION).randbytes(100 << 20) * 3)
@@ -78,7 +78,7 @@ class Endpoint:
             self.process = None
 
     def resident(self, which: str) -> int:
-        """Bytes: `VmRSS` now, `VmHWM` at most so far."""
+        """Return bytes: `VmRSS` now, `VmHWM` at the peak."""
         assert self.process is not None
         found = re.search(rf"{which}:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found is not None
@@ -108,8 +108,8 @@ def endpoint(tmp_path: Path, server: double.Tenant) -> Iterator[Endpoint]:
         endpoint.kill()
 
 
-def begun(process: Process) -> bool:
-    """Whether a node has a part of what the mirror sends."""
+def has_mirror_part(process: Process) -> bool:
+    """Return True if a node has a part of the mirror's package."""
     return any(file.stat().st_size > 8 << 20 for file in process.data.tmp.glob("*.mirror.zip.part"))
 
 
@@ -131,14 +131,14 @@ def test_a_cluster_downloads_a_version_once(tmp_path: Path, server: double.Tenan
     assert server.count("package") == 1
 
 
-def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
+def test_a_node_goes_to_the_tenant_after_the_mirror_is_killed(
     tmp_path: Path, server: double.Tenant, endpoint: Endpoint
 ) -> None:
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     assert server.count("package") == 1
     with provisioner.running(tmp_path, *endpoint.flags) as node:
         node.set_dynakubes(manifest("demo", server.api_url))
-        eventually(lambda: begun(node), 20)
+        eventually(lambda: has_mirror_part(node), 20)
         endpoint.kill()
         node.await_ready(VERSION, seconds=60)
         assert "mirror failed, trying the tenant" in node.log.read_text()
@@ -147,13 +147,11 @@ def test_a_node_goes_to_the_tenant_when_the_mirror_is_killed_under_it(
         assert len(whole) == 2
 
 
-def test_a_node_goes_on_where_it_was_when_the_mirror_comes_back(
-    tmp_path: Path, server: double.Tenant, endpoint: Endpoint
-) -> None:
+def test_a_node_resumes_when_the_mirror_is_back(tmp_path: Path, server: double.Tenant, endpoint: Endpoint) -> None:
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
     with provisioner.running(tmp_path, *endpoint.flags) as node:
         node.set_dynakubes(manifest("demo", server.api_url))
-        eventually(lambda: begun(node), 20)
+        eventually(lambda: has_mirror_part(node), 20)
         endpoint.kill()
         endpoint.start()
         node.await_ready(VERSION, seconds=60)

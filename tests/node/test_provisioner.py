@@ -60,7 +60,7 @@ class TestAPublish:
             assert server.count("package") == 1
             assert process.stop() == 0
 
-    def test_works_on_while_tenant_and_provisioner_are_down(
+    def test_works_while_tenant_and_provisioner_are_down(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         server.properties = [prop("fromTenant", "yes")]
@@ -124,7 +124,7 @@ class TestANewVersion:
             eventually(lambda: process.states() == {OTHER: "ready"})
             assert provisioner.list_corrupt(process.data) == []
 
-    def test_of_a_dynakube_that_is_gone_goes_too_and_the_host_folder_when_it_is_free(
+    def test_of_a_deleted_dynakube_is_removed_with_its_unused_host_directory(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         kubelet = driver.start()
@@ -143,7 +143,7 @@ class TestANewVersion:
 
 class TestTheCluster:
     @pytest.mark.parametrize("driver", ["300ms"], indirect=True)
-    def test_is_told_of_a_pod_that_starts_without_its_agent(
+    def test_gets_an_event_for_a_pod_without_its_agent(
         self, tmp_path: Path, driver: node.Driver, server: double.Tenant
     ) -> None:
         server.plan("package", *[double.Fault(status=404)] * 50)
@@ -167,11 +167,11 @@ class TestTheCluster:
                         break
                 assert list(kubelet.target("pod1").iterdir()) == []
 
-                def said() -> list[dict[str, object]]:
+                def find_events() -> list[dict[str, object]]:
                     return [event for event in api.objects("events") if event["reason"] == "AgentNotMounted"]
 
-                eventually(said)
-                (event,) = said()
+                eventually(find_events)
+                (event,) = find_events()
                 assert event["involvedObject"] == {
                     "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "pod1", "uid": "uid-pod1",
                 }  # fmt: skip
@@ -179,7 +179,7 @@ class TestTheCluster:
                 process.stop()
 
 
-class TestADiskThatIsFull:
+class TestAFullDisk:
     @pytest.fixture
     def small(self, tmp_path: Path) -> Iterator[Path]:
         place = tmp_path / "small"
@@ -190,7 +190,7 @@ class TestADiskThatIsFull:
         finally:
             subprocess.run(["umount", "-l", place / "data"], check=True)
 
-    def test_says_what_is_missing_and_installs_once_there_is_room(
+    def test_reports_missing_bytes_and_installs_once_they_are_free(
         self, tmp_path: Path, small: Path, server: double.Tenant
     ) -> None:
         server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
@@ -208,7 +208,7 @@ class TestADiskThatIsFull:
             assert list(process.data.tmp.iterdir()) == []
         assert provisioner.list_corrupt(Process(small).data) == []
 
-    def test_that_other_writers_fill_meanwhile_leaves_nothing_half(
+    def test_filled_by_other_writers_leaves_no_partial_version(
         self, tmp_path: Path, small: Path, server: double.Tenant
     ) -> None:
         server.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=3 << 20))
@@ -226,7 +226,7 @@ class TestADiskThatIsFull:
             process.await_ready(OTHER, seconds=20)
         assert provisioner.list_corrupt(Process(small).data) == []
 
-    def test_makes_room_by_what_nobody_uses(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
+    def test_frees_space_of_unused_versions(self, tmp_path: Path, small: Path, server: double.Tenant) -> None:
         server.release(VERSION, packages.build(tmp_path / "a.zip", filler=2 << 20))
         server.release(OTHER, packages.build(tmp_path / "b.zip", OTHER, filler=4 << 20))
         with provisioner.running(small, "--gc-keep-unused=1h", "--gc-interval=1h") as process:
@@ -239,7 +239,7 @@ class TestADiskThatIsFull:
 
 
 def fill(ballast: Path) -> None:
-    """Take all that is left of a disk."""
+    """Fill a disk."""
     with ballast.open("wb", buffering=0) as file:
         for block in (1 << 20, 4096, 1):
             try:

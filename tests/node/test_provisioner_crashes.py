@@ -1,4 +1,4 @@
-"""The provisioner is killed at every step of an install and of a removal: the next one puts all right."""
+"""Recovery of the provisioner after a kill at each step of an install and of a removal."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def process(tmp_path: Path) -> Iterator[Process]:
     process.kill()
 
 
-def is_whole(process: Process) -> None:
-    """What holds at every moment, also right after a kill."""
+def assert_intact(process: Process) -> None:
+    """Assert what holds at any time, also right after a kill."""
     assert provisioner.list_corrupt(process.data) == []
 
 
-def is_right(process: Process, *versions: str) -> None:
-    """What holds once a provisioner has come to rest."""
-    is_whole(process)
+def assert_settled(process: Process, *versions: str) -> None:
+    """Assert what holds once a provisioner has nothing left to do."""
+    assert_intact(process)
     data = process.data
     eventually(lambda: process.versions() == sorted(versions), what=process.versions)
     eventually(lambda: process.states() == dict.fromkeys(versions, "ready"), what=process.states)
@@ -65,18 +65,16 @@ def is_right(process: Process, *versions: str) -> None:
     assert all(row["size_bytes"] for row in provisioner.table(data, "versions"))
 
 
-@pytest.mark.parametrize("step", INSTALL)
-def test_an_install_that_is_killed_is_done_by_the_next_process(
-    process: Process, server: double.Tenant, step: str
-) -> None:
+@pytest.mark.parametrize("failpoint", INSTALL)
+def test_the_next_process_finishes_a_killed_install(process: Process, server: double.Tenant, failpoint: str) -> None:
     process.set_dynakubes(manifest("demo", server.api_url))
-    process.start(CRASH_AT=step)
+    process.start(CRASH_AT=failpoint)
     assert process.wait_for_exit() == -9
-    is_whole(process)
-    assert process.versions() == ([VERSION] if step in {"renamed", "row ready"} else [])
+    assert_intact(process)
+    assert process.versions() == ([VERSION] if failpoint in {"renamed", "row ready"} else [])
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
-    is_right(process, VERSION)
+    assert_settled(process, VERSION)
     row = process.row()
     assert process.data.config_layer(row["tenant"], row["layer"]).is_dir()
     assert server.count("package") <= 2
@@ -90,34 +88,32 @@ def test_a_download_that_is_killed_half_way_is_resumed(tmp_path: Path, process: 
     part = process.data.tmp / f"{OTHER}.zip.part"
     eventually(lambda: part.exists() and part.stat().st_size >= 2 << 20)
     process.kill()
-    have = part.stat().st_size
-    is_whole(process)
+    part_size = part.stat().st_size
+    assert_intact(process)
     process.start(CRASH_AT="never")
     process.await_ready(OTHER)
-    is_right(process, OTHER)
+    assert_settled(process, OTHER)
     second = [request for request in server.requests if request.endpoint == "package"][1]
-    assert second.headers["Range"] == f"bytes={have}-"
+    assert second.headers["Range"] == f"bytes={part_size}-"
 
 
-@pytest.mark.parametrize("step", REMOVAL)
-def test_a_removal_that_is_killed_is_finished_by_the_next_process(
-    tmp_path: Path, process: Process, server: double.Tenant, step: str
+@pytest.mark.parametrize("failpoint", REMOVAL)
+def test_the_next_process_finishes_a_killed_removal(
+    tmp_path: Path, process: Process, server: double.Tenant, failpoint: str
 ) -> None:
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
     process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
-    process.start(CRASH_AT=step)
+    process.start(CRASH_AT=failpoint)
     process.await_ready(VERSION)
     process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
     assert process.wait_for_exit() == -9
-    is_whole(process)
+    assert_intact(process)
     process.start(CRASH_AT="never")
     process.await_ready(OTHER)
-    is_right(process, OTHER)
+    assert_settled(process, OTHER)
 
 
-def test_a_version_that_is_wanted_again_after_a_killed_removal_comes_back(
-    process: Process, server: double.Tenant
-) -> None:
+def test_a_version_desired_again_after_a_killed_removal_is_installed(process: Process, server: double.Tenant) -> None:
     process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT="deleting")
     process.await_ready(VERSION)
@@ -126,11 +122,11 @@ def test_a_version_that_is_wanted_again_after_a_killed_removal_comes_back(
     process.set_dynakubes(manifest("demo", server.api_url))
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
-    is_right(process, VERSION)
+    assert_settled(process, VERSION)
 
 
 class Pods:
-    """Kubelet's part for many pods: asks until it is answered, and takes down again."""
+    """The kubelet's calls for many pods: publish until it succeeds, then unpublish."""
 
     def __init__(self, kubelet: node.Kubelet, seed: int) -> None:
         self._kubelet = kubelet
@@ -138,8 +134,8 @@ class Pods:
         self.wrong: list[str] = []
         self.published = 0
 
-    def live(self, pod: str) -> None:
-        self._until_answered(lambda: self._kubelet.publish(pod, timeout=5))
+    def run(self, pod: str) -> None:
+        self._retry(lambda: self._kubelet.publish(pod, timeout=5))
         view = self._kubelet.target(pod)
         version = (view / "agent/installer.version").read_text()
         if (view / "agent/lib64/liboneagentproc.so").read_bytes() != b"\x7fELF" + version.encode() * 200:
@@ -150,9 +146,9 @@ class Pods:
         if (view / "agent/installer.version").read_text() != version:
             self.wrong.append(f"{pod} has lost its agent")
         self.published += 1
-        self._until_answered(lambda: self._kubelet.unpublish(pod, timeout=5))
+        self._retry(lambda: self._kubelet.unpublish(pod, timeout=5))
 
-    def _until_answered(self, call: object) -> None:
+    def _retry(self, call: object) -> None:
         deadline = time.monotonic() + 40
         while True:
             try:
@@ -165,7 +161,7 @@ class Pods:
                 return
 
 
-def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path: Path, server: double.Tenant) -> None:
+def test_server_and_provisioner_recover_from_random_kills(tmp_path: Path, server: double.Tenant) -> None:
     server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
     chance = random.Random(7)
     driver = node.Driver(tmp_path, "--publish-wait=1s")
@@ -188,7 +184,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
                 pod = next(names, None)
             if pod is None:
                 return
-            pods.live(pod)
+            pods.run(pod)
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     try:
@@ -199,7 +195,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
             process.set_dynakubes(objects[chance.choice((VERSION, OTHER))])
             if chance.random() < 0.6:
                 process.kill()
-                is_whole(process)
+                assert_intact(process)
                 process.start()
             if chance.random() < 0.3:
                 driver.kill()
@@ -211,7 +207,7 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         process.await_ready(OTHER)
         driver.wait_ready(kubelet)
         eventually(lambda: not driver.rows(), what=driver.rows)
-        is_right(process, OTHER)
+        assert_settled(process, OTHER)
         assert not mount_table.at_or_below(mount_table.read(), str(tmp_path))
         assert not list(driver.data.volumes.iterdir())
         layers = [layer.name for tenant in driver.data.config_layers.iterdir() for layer in tenant.iterdir()]
@@ -222,9 +218,9 @@ def test_server_and_provisioner_killed_at_random_come_to_the_right_end(tmp_path:
         node.unmount_all(driver)
 
 
-@pytest.mark.parametrize("step", ["manifest of preload written", "prepared", "preload in the store"])
-def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process(
-    tmp_path: Path, process: Process, server: double.Tenant, step: str
+@pytest.mark.parametrize("failpoint", ["manifest of preload written", "prepared", "preload in the store"])
+def test_the_next_process_finishes_a_killed_import(
+    tmp_path: Path, process: Process, server: double.Tenant, failpoint: str
 ) -> None:
     preload.preload(
         process.data,
@@ -234,11 +230,11 @@ def test_a_preloaded_version_whose_taking_is_killed_is_taken_by_the_next_process
         dedup.ExistingFiles(),
     )
     process.set_dynakubes(manifest("demo", server.api_url))
-    process.start(CRASH_AT=step)
+    process.start(CRASH_AT=failpoint)
     assert process.wait_for_exit() == -9
-    is_whole(process)
+    assert_intact(process)
     process.start(CRASH_AT="never")
     process.await_ready(VERSION)
-    is_right(process, VERSION)
+    assert_settled(process, VERSION)
     assert list(process.data.preloaded.iterdir()) == []
     assert server.count("package") == 0

@@ -29,7 +29,7 @@ def test_a_tenant_that_fails_changes_nothing_and_is_asked_again(
         tenant.plan("connection", *[fault] * 20)
         apply(dynakubes.secret("fail", tenant.token, note=f"wrong {number}"))
         dynakube_reader.wait_condition("fail", "OneAgentConnectionInfo", "False")
-        tenant.plan_nothing_more()
+        tenant.clear_faults()
         status = dynakube_reader.status("fail")
         assert status["codeModules"]["version"] == before["codeModules"]["version"]
         assert status["oneAgent"]["connectionInfoStatus"]["tenantUUID"] == tenant.tenant

@@ -1,4 +1,4 @@
-"""What the operator makes of the image that a DynaKube names, asked of Debian's registry."""
+"""The operator's resolution of a DynaKube's image, against Debian's registry."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_tag_is_followed_where_it_moves_to(plain: Registry) -> None:
     assert str(found.image) == f"{plain.host}/{PATH}:1@{second}"
 
 
-def test_a_registry_that_is_away_changes_nothing(plain: Registry) -> None:
+def test_an_unreachable_registry_changes_nothing(plain: Registry) -> None:
     push(plain, "first")
     found = follow(plain)
     plain.__exit__(None, None, None)
@@ -104,7 +104,7 @@ def test_another_name_is_another_image(plain: Registry) -> None:
 
 
 class TestASignedImage:
-    def test_is_followed_and_its_signature_asked_for_once(self, plain: Registry) -> None:
+    def test_is_followed_and_its_signature_read_once(self, plain: Registry) -> None:
         digest = push(plain, "first")
         sign(plain, digest)
         signatures = MemorySignatures()
@@ -125,7 +125,7 @@ class TestASignedImage:
         sign(plain, second)
         assert follow(plain, later, key=OURS.pem).problem == ""
 
-    def test_is_judged_anew_by_another_key(self, plain: Registry) -> None:
+    def test_is_verified_again_with_another_key(self, plain: Registry) -> None:
         sign(plain, push(plain, "first"))
         keys = {"image-keys": {"cosign.pub": OURS.pem}}
         found = follow(plain, key="image-keys", secrets=keys)
@@ -138,7 +138,7 @@ class TestASignedImage:
         assert "the secret image-keys: does not exist" in follow(plain, key="image-keys").problem
 
 
-def test_a_pull_secret_is_shown_and_missed(tmp_path: Path) -> None:
+def test_a_pull_secret_is_sent_and_required(tmp_path: Path) -> None:
     authority = trustme.CA()
     pem = authority.cert_pem.bytes().decode()
     with Registry(tmp_path / "locked", authority=authority, password=True) as locked:

@@ -1,4 +1,4 @@
-"""nginx between us and a registry or a tenant: it limits, breaks off, keeps copies, changes bytes, and is slow.
+"""nginx between us and a registry or a tenant: rate limits, broken connections, a cache, corrupt bytes, low speed.
 
 A version comes whole in the end, by no more bytes and no more requests than that takes, or one line says why not.
 """
@@ -45,16 +45,16 @@ def server(tmp_path: Path) -> Iterator[double.Tenant]:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Iterator[Registry]:
-    with Registry(tmp_path / "registry") as found:
-        yield found
+    with Registry(tmp_path / "registry") as registry:
+        yield registry
 
 
-def passing(url: str, more: str = "") -> str:
+def proxy_to(url: str, more: str = "") -> str:
     return f"proxy_pass {url}; proxy_set_header Host $http_host; {more}"
 
 
-def left(p: Provisioning) -> list[str]:
-    """What of a package or a tree lies in `tmp/`; a part that has no byte in it does not count."""
+def list_leftovers(p: Provisioning) -> list[str]:
+    """Return the files of packages and trees in `tmp/`, except for empty parts."""
     return [file.name for file in p.data.tmp.iterdir() if file.is_dir() or file.stat().st_size]
 
 
@@ -67,26 +67,26 @@ def zip_source(server: double.Tenant, port: int) -> download.HttpSource:
 def layer_source(digest: str, port: int) -> download.HttpSource:
     host = f"localhost:{port}"
     rules = oci_hosts.Registries(plain_http=frozenset({host}))
-    with pulling.Image(reference.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as found:
-        (layer,) = found.layers()
+    with pulling.Image(reference.parse(f"{host}/{PATH}@{digest}"), pulling.Access(rules=rules)) as image:
+        (layer,) = image.layers()
     (source,) = layer.sources
     assert isinstance(source, download.HttpSource)
     return source
 
 
-class TestConnectionsThatBreakAnywhere:
-    """Twelve breaks for each file, at places that a seed says."""
+class TestBrokenConnections:
+    """Twelve breaks for each file, at random offsets of a seed."""
 
     BREAKS = 12
 
     @pytest.fixture
-    def came_to(self, tmp_path: Path) -> Path:
-        folder = tmp_path / "came"
-        folder.mkdir()
-        return folder
+    def target_dir(self, tmp_path: Path) -> Path:
+        directory = tmp_path / "came"
+        directory.mkdir()
+        return directory
 
-    def bring(self, source: download.HttpSource, into: Path, relay: Relay, seed: int) -> int:
-        """Download through planned breaks; how many bytes came in all."""
+    def fetch(self, source: download.HttpSource, into: Path, relay: Relay, seed: int) -> int:
+        """Download through planned breaks; return the bytes received."""
         chance = random.Random(seed)
         relay.planned.extend(
             chance.choice((chance.randrange(600), chance.randrange(SIZE // 8))) for _ in range(self.BREAKS)
@@ -99,41 +99,43 @@ class TestConnectionsThatBreakAnywhere:
         return relay.passed - before
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_cost_no_byte_of_a_zip_twice(self, tmp_path: Path, came_to: Path, server: double.Tenant, seed: int) -> None:
-        upstream = passing(f"http://127.0.0.1:{server.port}")
+    def test_cost_no_byte_of_a_zip_twice(
+        self, tmp_path: Path, target_dir: Path, server: double.Tenant, seed: int
+    ) -> None:
+        upstream = proxy_to(f"http://127.0.0.1:{server.port}")
         with (
             Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
             Relay("127.0.0.1", front.port) as relay,
         ):
-            came = self.bring(zip_source(server, relay.port), came_to / "agent.zip", relay, seed)
+            came = self.fetch(zip_source(server, relay.port), target_dir / "agent.zip", relay, seed)
         whole = (tmp_path / "agent.zip").read_bytes()
-        assert (came_to / "agent.zip").read_bytes() == whole
+        assert (target_dir / "agent.zip").read_bytes() == whole
         assert came < len(whole) + 13 * 1000  # the answers' headers
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_cost_no_byte_of_a_layer_twice(self, tmp_path: Path, came_to: Path, plain: Registry, seed: int) -> None:
+    def test_cost_no_byte_of_a_layer_twice(self, tmp_path: Path, target_dir: Path, plain: Registry, seed: int) -> None:
         built = image(agent(filler=SIZE))
         digest = plain.push(PATH, built)
         with (
-            Front(tmp_path / "front", f"location / {{ {passing(plain.url)} }}") as front,
+            Front(tmp_path / "front", f"location / {{ {proxy_to(plain.url)} }}") as front,
             Relay("127.0.0.1", front.port) as relay,
         ):
-            came = self.bring(layer_source(digest, relay.port), came_to / "layer", relay, seed)
+            came = self.fetch(layer_source(digest, relay.port), target_dir / "layer", relay, seed)
         whole = built.blobs[built.layers[0]]
-        assert (came_to / "layer").read_bytes() == whole
+        assert (target_dir / "layer").read_bytes() == whole
         assert came < len(whole) + 13 * 1000
 
     def test_bring_a_whole_file_even_where_no_range_is_served(
-        self, tmp_path: Path, came_to: Path, server: double.Tenant
+        self, tmp_path: Path, target_dir: Path, server: double.Tenant
     ) -> None:
-        upstream = passing(f"http://127.0.0.1:{server.port}", WITHOUT_RANGES)
+        upstream = proxy_to(f"http://127.0.0.1:{server.port}", WITHOUT_RANGES)
         with (
             Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
             Relay("127.0.0.1", front.port) as relay,
         ):
-            came = self.bring(zip_source(server, relay.port), came_to / "agent.zip", relay, 1)
+            came = self.fetch(zip_source(server, relay.port), target_dir / "agent.zip", relay, 1)
         whole = (tmp_path / "agent.zip").read_bytes()
-        assert (came_to / "agent.zip").read_bytes() == whole
+        assert (target_dir / "agent.zip").read_bytes() == whole
         assert came > len(whole) + SIZE // 8
 
 
@@ -157,10 +159,10 @@ class TestALimitOfRequests:
         pause: float,
     ) -> None:
         digest = plain.push(PATH, image())
-        limited = f"limit_req zone=few; limit_req_status {status}; {header} {passing(plain.url)}"
+        limited = f"limit_req zone=few; limit_req_status {status}; {header} {proxy_to(plain.url)}"
         with Front(
             tmp_path / "front",
-            f"{BLOBS} {{ {limited} }} location / {{ {passing(plain.url)} }}",
+            f"{BLOBS} {{ {limited} }} location / {{ {proxy_to(plain.url)} }}",
             more="limit_req_zone $server_port zone=few:1m rate=40r/m;",
         ) as front:
             source.put(manifest("demo", server.api_url, image=f"{front.host}/{PATH}@{digest}"))
@@ -172,22 +174,22 @@ class TestALimitOfRequests:
         assert pauses and min(pauses) >= pause, front.lines()
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_that_asks_for_more_patience_than_a_download_has_is_obeyed_all_the_same(
+    def test_longer_than_a_download_waits_is_obeyed_too(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, status: int
     ) -> None:
         wait = f"location ~ /version/ {{ add_header Retry-After 700 always; return {status}; }}"
         with Front(
-            tmp_path / "front", f"{wait} location / {{ {passing(f'http://127.0.0.1:{server.port}')} }}"
+            tmp_path / "front", f"{wait} location / {{ {proxy_to(f'http://127.0.0.1:{server.port}')} }}"
         ) as front:
             source.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
             with Provisioning(tmp_path / "data", source) as p:
                 p.wait_until(lambda: f"answered {status}" in p.condition(), what=p.condition)
                 assert p.provisioner.installer._installs[VERSION].next_at > time.monotonic() + 600
-                assert "\n" not in p.condition() and left(p) == []
+                assert "\n" not in p.condition() and list_leftovers(p) == []
             assert len(front.answers("/version/")) == 1
 
 
-def spoilt(data: bytes) -> bytes:
+def corrupted(data: bytes) -> bytes:
     return data[:500] + bytes([data[500] ^ 1]) + data[501:]
 
 
@@ -199,7 +201,7 @@ class TestAMirror:
             f"--registry-plain-http={','.join((plain.host, *hosts))}",
         )
 
-    def test_that_keeps_copies_asks_the_registry_once_for_all_nodes(
+    def test_with_a_cache_fetches_once_for_all_nodes(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         built = image(agent(filler=SIZE), images.tar())
@@ -208,7 +210,7 @@ class TestAMirror:
         source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         with Front(
             tmp_path / "front",
-            f"location / {{ {passing(plain.url, kept)} }}",
+            f"location / {{ {proxy_to(plain.url, kept)} }}",
             more=f"proxy_cache_path {tmp_path}/kept keys_zone=kept:1m;",
         ) as front:
             for node in "abc":
@@ -218,7 +220,7 @@ class TestAMirror:
 
     @pytest.mark.parametrize(
         "change",
-        [spoilt, lambda data: data[:-100], lambda data: data + b"more", lambda data: b""],
+        [corrupted, lambda data: data[:-100], lambda data: data + b"more", lambda data: b""],
         ids=["other bytes", "cut short", "too long", "empty"],
     )
     def test_with_a_wrong_copy_is_passed_over(
@@ -236,7 +238,7 @@ class TestAMirror:
         copy.write_bytes(change(built.blobs[built.layers[0]]))
         source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         copies = f"{BLOBS} {{ root {tmp_path}/copies; default_type application/octet-stream; }}"
-        with Front(tmp_path / "front", f"{copies} location / {{ {passing(plain.url)} }}") as front:
+        with Front(tmp_path / "front", f"{copies} location / {{ {proxy_to(plain.url)} }}") as front:
             installed(tmp_path, source, version(digest), *self.mirrors(plain, front))
             assert [status for _, status in front.answers(built.layers[0])] == [200]
 
@@ -248,7 +250,7 @@ class TestAMirror:
         busy = "location / { add_header Retry-After 3600 always; return 429; }"
         with (
             Front(tmp_path / "busy", busy) as first,
-            Front(tmp_path / "free", f"location / {{ {passing(plain.url)} }}") as second,
+            Front(tmp_path / "free", f"location / {{ {proxy_to(plain.url)} }}") as second,
         ):
             installed(tmp_path, source, version(digest), *self.mirrors(plain, first, second))
             assert len(first.requests()) == 3  # the manifest, the configuration and the layer: once each
@@ -270,19 +272,19 @@ class TestATenantBehindAProxy:
     def test_that_spoils_the_package_leaves_one_line_and_no_byte(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, trouble: str, said: str
     ) -> None:
-        upstream = passing(f"http://127.0.0.1:{server.port}")
-        spoilt = f"location ~ /version/ {{ {trouble.replace('{passing}', upstream)} }}"
-        with Front(tmp_path / "front", f"{spoilt} location / {{ {upstream} }}") as front:
+        upstream = proxy_to(f"http://127.0.0.1:{server.port}")
+        package_location = f"location ~ /version/ {{ {trouble.replace('{passing}', upstream)} }}"
+        with Front(tmp_path / "front", f"{package_location} location / {{ {upstream} }}") as front:
             source.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
             with Provisioning(tmp_path / "data", source) as p:
                 p.wait_until(lambda: said in p.condition(), 40, what=p.condition)
                 assert "\n" not in p.condition() and len(p.condition()) < 400
-                assert left(p) == [] and p.store.versions() == []
+                assert list_leftovers(p) == [] and p.store.versions() == []
 
     def test_that_is_slow_and_breaks_brings_it_by_going_on(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
-        upstream = passing(f"http://127.0.0.1:{server.port}", "limit_rate 3m;")
+        upstream = proxy_to(f"http://127.0.0.1:{server.port}", "limit_rate 3m;")
         with (
             Front(tmp_path / "front", f"location / {{ {upstream} }}") as front,
             Relay("127.0.0.1", front.port) as relay,
@@ -292,6 +294,6 @@ class TestATenantBehindAProxy:
                 p.wait_until(lambda: any(file.stat().st_size > 1 << 20 for file in p.data.tmp.glob("*.part")))
                 relay.cut()
                 p.wait_until(lambda: p.is_ready(VERSION), 20, what=p.condition)
-                assert list_corrupt(p.data) == [] and left(p) == []
+                assert list_corrupt(p.data) == [] and list_leftovers(p) == []
             assert [status for _, status in front.answers("/version/")][-1] == 206
             assert relay.passed < 1.1 * (tmp_path / "agent.zip").stat().st_size

@@ -1,4 +1,4 @@
-"""Versions from images, in Debian's registry: every way in, and every kind of image."""
+"""Versions from images in Debian's registry: each kind of access and of image."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestAnImage:
     def test_needs_no_api_server_s_answer_but_its_own(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
-        """What the operator decided is taken: the registry is not asked for the tag."""
+        """The operator's decision counts: the node does not resolve the tag."""
         digest = plain.push(PATH, image())
         kube = manifest("demo", server.api_url, image=f"{plain.host}/{PATH}:1")
         kube["status"] = {"codeModules": {"imageID": f"{plain.host}/{PATH}:1@{digest}"}}
@@ -131,7 +131,7 @@ class TestATag:
         with Provisioning(tmp_path / "data", source, flag) as p:
             p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
-    def test_that_is_not_there_is_said(
+    def test_that_does_not_exist_is_reported(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}:none"))
@@ -141,14 +141,14 @@ class TestATag:
             )
 
 
-class TestTheWayIn:
+class TestAccess:
     @pytest.fixture
     def authority(self, source: FakeDynaKubeSource) -> trustme.CA:
         authority = trustme.CA()
         source.config_maps["authorities"] = {"certs": authority.cert_pem.bytes().decode()}
         return authority
 
-    def test_by_tls_with_an_authority_of_one_s_own(
+    def test_by_tls_with_a_private_authority(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, authority: trustme.CA
     ) -> None:
         with Registry(tmp_path / "registry", authority=authority) as secure:
@@ -156,7 +156,7 @@ class TestTheWayIn:
             source.put(manifest("demo", server.api_url, image=f"{secure.host}/{PATH}:1", trustedCAs="authorities"))
             installed(tmp_path, source, version(digest))
 
-    def test_by_the_proxy_that_the_tenant_is_reached_by(
+    def test_by_the_proxy_of_the_tenant(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, authority: trustme.CA
     ) -> None:
         with Registry(tmp_path / "registry", authority=authority) as secure, Proxy() as proxy:

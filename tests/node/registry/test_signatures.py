@@ -1,4 +1,4 @@
-"""Which signatures of images are good: looked for in Debian's registry, each kind of good and of bad one."""
+"""Each kind of valid and of invalid image signature, in Debian's registry."""
 
 from __future__ import annotations
 
@@ -203,13 +203,13 @@ class TestARegistry:
         with pytest.raises(errors.HttpError):
             case.find()
 
-    def test_is_asked_if_its_mirror_has_no_good_signature(self, server: Registry, case: Case, tmp_path: Path) -> None:
+    def test_is_used_if_its_mirror_has_no_valid_signature(self, server: Registry, case: Case, tmp_path: Path) -> None:
         case.sign(simple(OURS, payload(case.digest)))
         with Registry(tmp_path / "mirror") as mirror:
             case.find(mirror=f"{mirror.host}/copies")
             assert [path for _, path, _ in mirror.requests() if path.startswith("/v2/copies/")]
 
-    def test_need_not_be_asked_if_its_mirror_has_one(self, server: Registry, case: Case, tmp_path: Path) -> None:
+    def test_is_not_used_if_its_mirror_has_a_valid_one(self, server: Registry, case: Case, tmp_path: Path) -> None:
         with Registry(tmp_path / "mirror") as mirror:
             name = f"copies/{case._path}"
             mirror.push(name, beside(simple(OURS, payload(case.digest))), f"{tag(case.digest)}.sig")
@@ -217,7 +217,7 @@ class TestARegistry:
             case.find(mirror=f"{mirror.host}/copies")
             assert len(server.requests()) == before
 
-    def test_is_asked_for_a_bounded_number_of_signatures(self, server: Registry, case: Case) -> None:
+    def test_sends_a_bounded_number_of_signatures(self, server: Registry, case: Case) -> None:
         case.sign(*(simple(THEIRS, payload(case.digest) + b" " * number) for number in range(50)))
         before = len(server.requests())
         with pytest.raises(unpack.UnsignedImageError):

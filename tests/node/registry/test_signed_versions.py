@@ -1,4 +1,4 @@
-"""DynaKubes that want their image signed: what is installed, what is not, and what is told of it."""
+"""DynaKubes with signed images: installs, refusals, and their conditions and Events."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plain(tmp_path: Path) -> Iterator[Registry]:
 
 @pytest.fixture
 def kube(server: double.Tenant, plain: Registry) -> Callable[..., dict[str, Any]]:
-    """Makes a DynaKube, by default for the tag 1 and with our key."""
+    """Return a factory of DynaKubes, by default for the tag 1 and with our key."""
 
     def make(key: str = OURS.pem, name: str = "demo", image: str = ":1", decided: str = "") -> dict[str, Any]:
         annotations = {"poll-interval": "100ms", **({"code-modules-image-key": key} if key else {})}
@@ -57,7 +57,7 @@ def version(digest: str) -> Version:
 
 
 def push(plain: Registry, text: str, *signers: Signer) -> str:
-    """An image with an agent, signed by these; its digest."""
+    """Push an image with an agent and these signatures; return its digest."""
     layer = images.tar(*images.agent(), Entry(f"{agents.NESTED}note", text.encode()))
     digest = plain.push(PATH, images.image(layer, architecture=images.HERE))
     sign(plain, digest, *signers)
@@ -78,13 +78,13 @@ Kube = Callable[..., dict[str, Any]]
 
 
 def last_good(found: dict[str, Any]) -> dict[str, Any]:
-    """The same DynaKube, with the mount policy that has pods start with the version before."""
+    """Return the same DynaKube with the mount policy `last-good`."""
     found["metadata"]["annotations"]["feature.dynatrace.com/mount-policy"] = "last-good"
     return found
 
 
 def instead(p: Provisioning) -> Version | None:
-    """The version that a pod gets while the wanted one is not there."""
+    """Return the version of pods while the desired one is missing."""
     found = mount_policy.fallback_version(p.row(), p.store)
     return found.version if found else None
 
@@ -108,7 +108,7 @@ class TestASignedImage:
         with at_work(tmp_path, source, plain) as p:
             p.wait_until(lambda: p.is_ready(version(digest)), what=p.condition)
 
-    def test_is_asked_for_its_signature_once(
+    def test_has_its_signature_read_once(
         self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         digest = push(plain, "one", OURS)
@@ -123,7 +123,7 @@ class TestASignedImage:
             p.wait_until(lambda: len(resolved(plain)) > asked + 2)
         assert len([path for _, path, _ in plain.requests() if path.endswith(".sig")]) == 2  # the push is one of them
 
-    def test_stays_while_its_registry_and_the_api_server_are_away(
+    def test_stays_while_its_registry_and_the_api_server_are_unavailable(
         self, tmp_path: Path, source: FakeDynaKubeSource, plain: Registry, kube: Kube
     ) -> None:
         source.secrets["image-keys"] = {"cosign.pub": OURS.pem}
@@ -267,7 +267,7 @@ class TestAKey:
             ({"cosign.pub": OURS.private_pem}, "the secret image-keys: cosign.pub has a private key in it"),
         ],
     )
-    def test_that_is_not_there_is_said(
+    def test_that_does_not_exist_is_reported(
         self,
         tmp_path: Path,
         source: FakeDynaKubeSource,

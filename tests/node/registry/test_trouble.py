@@ -1,4 +1,4 @@
-"""Registries and mirrors that misbehave: nginx in front of Debian's registry, and bytes that are others."""
+"""Faulty registries and mirrors: nginx in front of Debian's registry, and corrupt bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BLOBS = "location ~ ^/v2/.*/blobs/"
 
 
 class TestAMirror:
-    def test_is_asked_before_the_registry_and_instead_of_it(
+    def test_is_used_instead_of_the_registry(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource
     ) -> None:
         digest = plain.push(f"hub/{PATH}", image())
@@ -62,7 +62,7 @@ class TestAMirror:
             "return 302 http://127.0.0.1:1/;",
         ],
     )
-    def test_that_is_of_no_use_is_passed_over(
+    def test_that_is_unusable_is_skipped(
         self, tmp_path: Path, server: double.Tenant, plain: Registry, source: FakeDynaKubeSource, server_block: str
     ) -> None:
         digest = plain.push(PATH, image())
@@ -193,7 +193,7 @@ class TestALayer:
     ) -> None:
         reached = threading.Event()
 
-        def step(name: str) -> None:
+        def failpoint(name: str) -> None:
             if name == "unpacking" and not reached.is_set():
                 reached.set()
                 installs = p.provisioner.installer._installs
@@ -203,7 +203,7 @@ class TestALayer:
         digest = plain.push(PATH, built)
         source.put(manifest("demo", server.api_url, image=f"{plain.host}/{PATH}@{digest}"))
         flag = f"--registry-plain-http={plain.host}"
-        with Provisioning(tmp_path / "data", source, flag, failpoint=step) as p:
+        with Provisioning(tmp_path / "data", source, flag, failpoint=failpoint) as p:
             assert reached.wait(20)
         assert not p.store.has(version(digest))
         installed(tmp_path, source, version(digest), flag)
