@@ -1,4 +1,4 @@
-"""A version becomes corrupt below mounted views: they keep their files and report it; new pods get an intact version."""
+"""A version becomes corrupt below mounted views: they keep and report it; new pods get an intact version."""
 
 from __future__ import annotations
 

@@ -254,8 +254,8 @@ class PackageCache:
                     missing -= stored.size
             if missing > 0:
                 raise NoRoomError(
-                    f"the package needs {needed} bytes, {missing} more than the budget of {self._budget} bytes and the disk"
-                    " have free; packages in use stay",
+                    f"the package needs {needed} bytes, {missing} more than the budget of {self._budget} bytes and the "
+                    "disk have free; packages in use stay",
                     retry_after=30,
                 )
             for stored in victims:
