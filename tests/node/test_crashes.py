@@ -23,12 +23,12 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "host": {"mode": "host"},
 }
 PUBLISH: Final = {
-    "view": ["upper made", "config written", "target made", "mounted", "result recorded"],
-    "read-only view": ["upper made", "config written", "target made", "mounted", "result recorded"],
+    "view": ["upper created", "config written", "target created", "mounted", "result recorded"],
+    "read-only view": ["upper created", "config written", "target created", "mounted", "result recorded"],
     "host": ["intent recorded", "mounted"],
 }
 UNPUBLISH: Final = ["unmounted", "target removed", "upper discarded"]
-FAILED_MOUNT: Final = ["upper made", "config written", "target made", "unmounted"]
+FAILED_MOUNT: Final = ["upper created", "config written", "target created", "unmounted"]
 COMMAND: Final = (sys.executable, "-m", "tests.fakes.crashing_server")
 
 
@@ -143,7 +143,7 @@ def test_a_crash_in_a_mount_that_fails(driver: Driver, step: str) -> None:
     assert_nothing_remains(driver)
 
 
-@pytest.mark.parametrize("step", ["upper made", "target made", "mounted"])
+@pytest.mark.parametrize("step", ["upper created", "target created", "mounted"])
 def test_a_crash_among_many(driver: Driver, step: str) -> None:
     """The tenth of thirty publishes that go on at once kills all of them, each somewhere else on its way."""
     kubelet = start(driver, crash_at=f"{step}#10")

@@ -184,9 +184,9 @@ class TestATargetThatIsNotToBeTrusted:
         pod.parent.mkdir(exist_ok=True)
         pod.symlink_to(elsewhere)
         (elsewhere / "volumes/kubernetes.io~csi/oneagent-bin").mkdir(parents=True)
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "leads over a symlink"):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "contains a symlink"):
             kubelet.publish("sneaky")
-        with refused(grpc.StatusCode.INVALID_ARGUMENT, "leads over a symlink"):
+        with refused(grpc.StatusCode.INVALID_ARGUMENT, "contains a symlink"):
             kubelet.unpublish("sneaky")
         assert "csi-sneaky" not in driver.rows()
 
@@ -249,7 +249,7 @@ class TestTheHostsFolder:
         for pod in ("host1", "host2"):
             kubelet.unpublish(pod)
             assert not kubelet.target(pod).exists()
-        assert (driver.data.host(DynaKubeName("demo")) / "state").read_text() == "kept"
+        assert (driver.data.host_agent_directory(DynaKubeName("demo")) / "state").read_text() == "kept"
         assert (kubelet.publish("host3", mode="host") / "state").read_text() == "kept"
 
     def test_is_another_one_for_each_dynakube(self, kubelet: Kubelet) -> None:

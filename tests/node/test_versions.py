@@ -142,7 +142,7 @@ def test_an_unknown_host_agents_folder_is_unmounted_and_kept(driver: Driver, kub
     kubelet = driver.start()
     kubelet.unpublish("losthost")
     assert not target.exists()
-    assert (driver.data.host(DynaKubeName("demo")) / "state").read_text() == "kept"
+    assert (driver.data.host_agent_directory(DynaKubeName("demo")) / "state").read_text() == "kept"
 
 
 def test_the_rows_of_pods_that_went_away_while_the_driver_was_down_are_dropped(

@@ -181,7 +181,7 @@ class TestManyAtOnce:
         for answer in turned_away:
             code, message = status_of(answer)
             assert code == grpc.StatusCode.UNAVAILABLE
-            assert "other volumes wait already" in message
+            assert "other volumes are waiting" in message
         assert not [volume for volume in driver.rows() if volume.startswith("csi-crowd")]
         node.install(driver.data, version)
         assert sum(answer.exception(20) is None for answer in answers) == 400

@@ -141,13 +141,13 @@ class DataDir:
     def signature(self, version: Version) -> Path:
         return self.signatures / component(version, "agent version")
 
-    def layer(self, tenant: TenantId, layer: LayerId) -> str:
+    def config_layer_path(self, tenant: TenantId, layer: LayerId) -> str:
         return f"{self._tenants}{component(tenant, 'tenant')}/{component(layer, 'config layer')}"
 
     def config_layer(self, tenant: TenantId, layer: LayerId) -> Path:
-        return Path(self.layer(tenant, layer))
+        return Path(self.config_layer_path(tenant, layer))
 
-    def host(self, dynakube: DynaKubeName) -> Path:
+    def host_agent_directory(self, dynakube: DynaKubeName) -> Path:
         return self.host_agents / component(dynakube, "DynaKube")
 
     def volume(self, volume: VolumeId) -> Volume:

@@ -114,7 +114,7 @@ def run(
                 lambda: local.read(_add_bar(bars, "checking")),
                 version,
                 keep_seconds,
-                usage.present(data, store),
+                usage.list_shareable(data, store),
                 on_begin=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
             )
         with console.status("waiting for the provisioner"):

@@ -66,6 +66,6 @@ def remedy(data: DataDir, report: IntegrityReport) -> str:
         path, name = data.agent(Version(report.name)), report.name
     else:
         tenant, _, name = report.name.partition("/")
-        path = data.layer(TenantId(tenant), LayerId(name))
+        path = data.config_layer_path(TenantId(tenant), LayerId(name))
     move = f"mv {path} {data.trash}/{name}.corrupt"
     return f"{move}; the provisioner recreates it if a DynaKube requests it, then restart its pods"

@@ -1,13 +1,13 @@
 """One SQLite file, shared by the server and the provisioner, that must never hold up a mount.
 
-WAL mode and short transactions let both processes go on at once. What can still go wrong is answered here:
+WAL mode and short transactions let both processes work at once. The remaining failures are handled here:
 
 * locked, read-only, disk full: `DatabaseUnavailableError` after `BUSY_MILLISECONDS`. The caller keeps its rows in
   memory and writes them later.
-* corrupt, no database at all, or of a newer release: the file is put aside (`metadata.db.aside-…`) and an empty
+* corrupt, no database at all, or of a newer release: the file is moved aside (`metadata.db.aside-…`) and an empty
   one takes its place. Each writer then writes its rows again (see `on_new_file`), the server from its memory
   and, after a start, from the mount table.
-* put aside by the other process: noticed by the file's inode before each transaction.
+* moved aside by the other process: detected by the file's inode before each transaction.
 
     DatabaseError
     └── DatabaseUnavailableError     not available now; nothing was written
@@ -34,7 +34,7 @@ from oneagent.csi_driver.metadata import statements
 log = logging.getLogger(__name__)
 
 BUSY_MILLISECONDS: Final = 250
-AWAY_SECONDS: Final = 0.4
+UNAVAILABLE_SECONDS: Final = 0.4
 """Time without a new attempt after a failure."""
 HEAD: Final = "0003"
 """The newest migration; a test compares it with the scripts."""
@@ -68,7 +68,7 @@ class _CorruptDatabaseError(Exception):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose transactions are explicit; a write starts with BEGIN IMMEDIATE, so it can't fail half-way."""
+    """Open a connection with explicit transactions. Writes start with BEGIN IMMEDIATE, so they can't fail half-way."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     for pragma in _PRAGMAS:
@@ -86,16 +86,16 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._data_version = -1
-        self._away_until = 0.0
+        self._unavailable_until = 0.0
         self.on_new_file: Callable[[], None] = lambda: None
-        """Called when the file is another than before, so that the writer writes its rows again."""
+        """Called when the file was replaced, so that the writer writes its rows again."""
         self.on_busy: Callable[[float], None] = lambda _seconds: None
         """Called with the duration of each transaction, lock waits included."""
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, committed at the end of the block; `DatabaseUnavailableError` otherwise."""
-        with self._alone():
+        """Run the block in a write transaction and commit at its end; `DatabaseUnavailableError` otherwise."""
+        with self._locked():
             connection = self._current()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -107,10 +107,12 @@ class Database:
                 raise
 
     def write(self, collect: Callable[[], Sequence[Change]]) -> None:
-        """Commit what `collect` gives, together. It is called once nobody else of this process can write, so of two
-        callers the later one has the newer state. A single statement is its own transaction, at a third of the cost.
+        """Commit the changes that `collect` returns, together.
+
+        It is called when no other thread can write, so of two callers the later one has the newer state. A single
+        statement is its own transaction, at a third of the cost.
         """
-        with self._alone():
+        with self._locked():
             connection = self._current()
             changes = collect()
             if len(changes) > 1:
@@ -122,23 +124,23 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read with; each statement is a transaction of its own."""
-        with self._alone():
+        """Yield a connection for reads; each statement is a transaction of its own."""
+        with self._locked():
             yield self._current()
 
     def changed(self) -> bool:
-        """Whether another process has committed since the last call. Costs a few microseconds."""
-        seen = self._data_version_if_well()
+        """Return whether another process has committed since the last call. Costs a few microseconds."""
+        seen = self._fast_data_version()
         if seen is None:
             with self.reading() as connection:
                 seen = connection.execute(_DATA_VERSION).fetchone()[0]
-        was, self._data_version = self._data_version, seen
-        return bool(seen != was)
+        previous, self._data_version = self._data_version, seen
+        return bool(seen != previous)
 
-    def _data_version_if_well(self) -> int | None:
-        """The short way for every publish; None if the long one has to find out what is wrong."""
+    def _fast_data_version(self) -> int | None:
+        """Return the data version by the fast path of every publish; None if the slow path is needed."""
         with self._guard:
-            if self._connection is None or time.monotonic() < self._away_until:
+            if self._connection is None or time.monotonic() < self._unavailable_until:
                 return None
             try:
                 if os.stat(self._path).st_ino == self._inode:
@@ -170,40 +172,40 @@ class Database:
         self._connection = connect(self._path)
         previous, self._inode = self._inode, self._path.stat().st_ino
         if previous:
-            log.warning("the metadata database is another file now", extra=logs.facts(path=self._path))
+            log.warning("metadata database was replaced", extra=logs.facts(path=self._path))
             self.on_new_file()
         return self._connection
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One thread at a time, with every error as `DatabaseUnavailableError`.
+    def _locked(self) -> Iterator[None]:
+        """Admit one thread at a time and raise every error as `DatabaseUnavailableError`.
 
-        The first caller that finds it unavailable fails for all queued behind: of a hundred publishes one waits, not each.
+        After a failure the callers in the queue fail at once: of a hundred publishes one waits, not each.
         """
         with self._guard:
             started = time.perf_counter()
-            if time.monotonic() < self._away_until:
-                raise DatabaseUnavailableError(f"metadata database {self._path} was away a moment ago")
+            if time.monotonic() < self._unavailable_until:
+                raise DatabaseUnavailableError(f"metadata database {self._path} was unavailable a moment ago")
             try:
                 yield
             except sqlite3.Error as error:
                 if _is_corrupt(error):
                     self._disconnect()
-                    set_aside(self._path, self._lock_path, f"it is corrupt: {error}")
+                    move_aside(self._path, self._lock_path, f"it is corrupt: {error}")
                 else:
-                    self._away_until = time.monotonic() + AWAY_SECONDS
+                    self._unavailable_until = time.monotonic() + UNAVAILABLE_SECONDS
                     if _code(error) not in _PASSING:
-                        # A file that could be opened for reading only stays so for this connection.
+                        # A connection to a file that was read-only when opened stays read-only.
                         self._disconnect()
                 raise DatabaseUnavailableError(f"metadata database {self._path}: {error}") from error
             except OSError as error:
-                self._away_until = time.monotonic() + AWAY_SECONDS
+                self._unavailable_until = time.monotonic() + UNAVAILABLE_SECONDS
                 raise DatabaseUnavailableError(f"metadata database {self._path}: {error.strerror}") from error
             finally:
                 self.on_busy(time.perf_counter() - started)
 
     def _prepare(self) -> None:
-        """Make the file usable: create it, upgrade it, or put it aside and create it."""
+        """Make the file usable: create it, upgrade it, or move it aside and create it."""
         with _exclusive(self._lock_path):
             try:
                 revision = _check(self._path)
@@ -226,12 +228,12 @@ def _code(error: sqlite3.Error) -> int:
 
 @contextlib.contextmanager
 def _exclusive(lock: Path) -> Iterator[None]:
-    """The right to create, upgrade or put aside the file; waits for the other process briefly."""
-    with lock.open("w") as held:
+    """Hold the lock that creating, upgrading and moving aside need; waits for the other process briefly."""
+    with lock.open("w") as file:
         deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
         while True:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -241,13 +243,13 @@ def _exclusive(lock: Path) -> Iterator[None]:
 
 
 def _check(path: Path) -> str | None:
-    """The file's migration, None for a file that is to be created; `_CorruptDatabaseError` if it can't be used."""
+    """Return the file's migration, None without a file; `_CorruptDatabaseError` if the file is unusable."""
     if not path.exists() or path.stat().st_size == 0:
         return None
     connection = sqlite3.connect(path, timeout=BUSY_MILLISECONDS / 1000)
     try:
         if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise _CorruptDatabaseError("quick_check finds corruption")
+            raise _CorruptDatabaseError("quick_check failed")
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='alembic_version'").fetchone():
             raise _CorruptDatabaseError("it is not a metadata database")
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -263,25 +265,25 @@ def _check(path: Path) -> str | None:
         connection.close()
 
 
-def set_aside(path: Path, lock: Path, why: str) -> None:
-    """Rename a corrupt file, unless the other process has done so already; what can't be done now is done later."""
+def move_aside(path: Path, lock: Path, reason: str) -> None:
+    """Rename a corrupt file, unless the other process has done so. Ignores errors: the next call tries again."""
     with contextlib.suppress(OSError, sqlite3.Error), _exclusive(lock):
         try:
             _check(path)
         except _CorruptDatabaseError:
-            _rename_aside(path, why)
+            _rename_aside(path, reason)
 
 
-def _rename_aside(path: Path, why: str) -> None:
+def _rename_aside(path: Path, reason: str) -> None:
     aside = path.with_name(f"{path.name}.aside-{time.time_ns()}")
-    log.error("putting the metadata database aside", extra=logs.facts(path=path, aside=aside, why=why))
+    log.error("metadata database moved aside", extra=logs.facts(path=path, aside=aside, reason=reason))
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
 
 
 def _create(path: Path) -> None:
-    """A new file with the newest schema. It appears under its name only when complete."""
+    """Create a file with the newest schema; it appears under its name only when complete."""
     fresh = path.with_name(f"{path.name}.new")
     for suffix in ("", "-wal", "-shm"):
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
@@ -292,7 +294,7 @@ def _create(path: Path) -> None:
     connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
     connection.execute("INSERT INTO alembic_version VALUES (?)", (HEAD,))
     connection.close()
-    # SQLite would replay the log of a file that was here before into this one.
+    # SQLite would replay the log of an earlier file into this one.
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     fresh.rename(path)
@@ -300,9 +302,9 @@ def _create(path: Path) -> None:
 
 def _upgrade(path: Path, revision: str) -> None:
     """Bring an older file up to date, in a child process: alembic is 7 MiB that no running server needs."""
-    log.info("upgrading the metadata database", extra=logs.facts(path=path, schema=revision, to=HEAD))
+    log.info("metadata database upgrade started", extra=logs.facts(path=path, schema=revision, to=HEAD))
     command: list[Any] = [sys.executable, "-m", "oneagent.csi_driver.metadata.migrate", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if done.returncode:
-        _rename_aside(path, f"its upgrade failed: {done.stderr.strip().splitlines()[-1:]}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if result.returncode:
+        _rename_aside(path, f"its upgrade failed: {result.stderr.strip().splitlines()[-1:]}")
         _create(path)

@@ -1,7 +1,7 @@
 """Desired version and settings of each DynaKube: written by the provisioner, read by the server.
 
-The server keeps the last rows in memory. While the database is away, or empty because it was lost, it reads the
-copy that the provisioner leaves in `dynakubes.json`, so that pods can start on a node whose database can't be read.
+The server keeps the last rows in memory. While the database is unavailable, or empty because it was lost, the server
+reads the provisioner's copy in `dynakubes.json`. So pods can start on a node whose database can't be read.
 """
 
 from __future__ import annotations
@@ -43,57 +43,57 @@ class DesiredState:
     cluster_id: str = ""
     host_tenant: bool = False
     condition: str = ""
-    """Why the version is not in the store, for people; empty if it is."""
+    """Reason why the version is not in the store, as text; empty if it is."""
     changed_at: float = 0.0
 
 
 class DesiredStateReader:
-    """The server's view of the table. Thread-safe; never raises, never waits longer than a busy time-out."""
+    """The server's cache of the table. Thread-safe; never raises, never waits longer than a busy time-out."""
 
     def __init__(self, metadata: database.Database, copy: Path) -> None:
         self._database = metadata
         self._copy = copy
         self._guard = threading.Lock()
-        self._wanted: Mapping[DynaKubeName, DesiredState] = {}
+        self._rows: Mapping[DynaKubeName, DesiredState] = {}
         self._stale = True
-        self._away = False
+        self._unavailable = False
 
     def refresh(self) -> bool:
         """Read the rows again if the provisioner has written; return whether they differ."""
         with self._guard:
             try:
-                # A change that could not be read is still one the next time.
+                # A change that could not be read counts again the next time.
                 self._stale = self._database.changed() or self._stale
-                if not self._stale and self._wanted:
+                if not self._stale and self._rows:
                     return False
                 fresh = self._read()
-                self._stale = self._away = False
+                self._stale = self._unavailable = False
             except database.DatabaseUnavailableError as error:
-                if not self._away:
-                    log.warning("reading the DynaKubes from their copy", extra=logs.facts(error=error))
-                self._away = True
-                fresh = read_copy(self._copy) or self._wanted
-            different = fresh != self._wanted
-            self._wanted = fresh
+                if not self._unavailable:
+                    log.warning("metadata not readable, DynaKubes read from their copy", extra=logs.facts(error=error))
+                self._unavailable = True
+                fresh = read_copy(self._copy) or self._rows
+            different = fresh != self._rows
+            self._rows = fresh
             return different
 
-    def known(self, name: DynaKubeName) -> DesiredState | None:
+    def get_cached(self, name: DynaKubeName) -> DesiredState | None:
         """Return the row as of the last refresh."""
-        return self._wanted.get(name)
+        return self._rows.get(name)
 
-    def copied(self, name: DynaKubeName) -> DesiredState | None:
-        """The row in the copy, which the provisioner writes before the table: newer while the table is locked."""
+    def get_copied(self, name: DynaKubeName) -> DesiredState | None:
+        """Return the row in the copy. It is newer while the table is locked: the provisioner writes the copy first."""
         return read_copy(self._copy).get(name)
 
     def get(self, name: DynaKubeName) -> DesiredState | None:
-        """The newest row of a DynaKube, None for one that the provisioner has not seen."""
+        """Return the newest row of a DynaKube; None if the provisioner has not seen it."""
         self.refresh()
-        return self._wanted.get(name)
+        return self._rows.get(name)
 
     def _read(self) -> Mapping[DynaKubeName, DesiredState]:
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
-        # A database that was lost is replaced by an empty one, which holds nothing until the provisioner writes again.
+        # A lost database is replaced by an empty one, which stays empty until the provisioner writes again.
         return {DynaKubeName(row["name"]): DesiredState(**row) for row in rows} or read_copy(self._copy)
 
 
@@ -106,9 +106,9 @@ def read_copy(copy: Path) -> dict[DynaKubeName, DesiredState]:
         return {}
 
 
-def replace_all(metadata: database.Database, copy: Path, wanted: Iterable[DesiredState]) -> None:
-    """Make the table and its copy hold exactly these rows (the provisioner's side)."""
-    rows = [dataclasses.asdict(row) for row in wanted]
+def replace_all(metadata: database.Database, copy: Path, desired: Iterable[DesiredState]) -> None:
+    """Replace the rows of the table and of its copy (called by the provisioner)."""
+    rows = [dataclasses.asdict(row) for row in desired]
     fresh = copy.with_name(f"{copy.name}.new")
     fresh.write_text(json.dumps(rows))
     fresh.rename(copy)

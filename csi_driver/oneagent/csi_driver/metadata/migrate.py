@@ -1,4 +1,4 @@
-"""Upgrades a metadata database to the newest schema: `python -m oneagent.csi_driver.metadata.migrate FILE`."""
+"""Upgrade a metadata database to the newest schema: `python -m oneagent.csi_driver.metadata.migrate FILE`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 
 def upgrade(path: Path, revision: str = "head") -> None:
-    """Run the migrations that the file has not seen yet, all in one transaction."""
+    """Run the outstanding migrations, all in one transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     # No implicit transactions: sqlite3 would commit before each change of the schema.

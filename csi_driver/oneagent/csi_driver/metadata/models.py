@@ -1,4 +1,4 @@
-"""The tables. Each has exactly one writing process, named with it; the other one only reads.
+"""The tables. Each has exactly one writer, which its docstring names; the other process only reads.
 
 Times are seconds since the epoch. Directory names (version, tenant, layer, volume id) are checked by `data_dir`
 first.

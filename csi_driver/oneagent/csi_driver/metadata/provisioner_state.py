@@ -1,7 +1,7 @@
-"""The provisioner's memory, written through to its tables: DynaKubes, versions, and how far notices were read.
+"""The provisioner's state in memory, written through to its tables: DynaKubes, versions, cursor of notices.
 
-The provisioner is the only writer of these, so like the server it goes on from memory while the database is
-away, and writes everything again when the file is another than before.
+The provisioner is the only writer of these tables. So it continues from memory, like the server, while the database
+is unavailable, and writes all rows again after the file was replaced.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ class ProvisionerState:
         self._dropped: set[Version] = set()
         self._cursor = 0
         self._dirty = False
-        self._away = False
+        self._unavailable = False
         metadata.on_new_file = self.rewrite
 
     def load(self) -> None:
-        """What an earlier process knew. DynaKubes come from their copy if the database is away, or a new one."""
+        """Load the rows of an earlier process; DynaKubes from their copy if the database is unavailable or new."""
         with contextlib.suppress(database.DatabaseUnavailableError), self._database.reading() as connection:
-            wanted = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
+            rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
             cursor = connection.execute(statements.SELECT_CURSOR, {"name": _READER}).fetchone()
-            self._desired = {DynaKubeName(row["name"]): DesiredState(**row) for row in wanted}
+            self._desired = {DynaKubeName(row["name"]): DesiredState(**row) for row in rows}
             self._versions = {Version(row["version"]): VersionRecord(**row) for row in versions}
             self._cursor = cursor[0] if cursor else 0
         if not self._desired:
@@ -72,7 +72,10 @@ class ProvisionerState:
             self._dirty = bool(self._desired)
 
     def rewrite(self) -> None:
-        """Called with the database's lock held, which `flush` takes after ours: so this must not take ours."""
+        """Mark all rows unwritten.
+
+        The database calls this with its lock held, which `flush` acquires after ours. So ours is not acquired here.
+        """
         self._dirty = True
         self._cursor = 0
 
@@ -86,7 +89,7 @@ class ProvisionerState:
             return dict(self._versions)
 
     def set_desired(self, rows: Iterable[DesiredState]) -> bool:
-        """Replace what is wanted; whether the table now says so."""
+        """Replace the desired state; return whether the table has it."""
         fresh = {row.name: row for row in rows}
         with self._guard:
             same = {name: dataclasses.replace(row, changed_at=0) for name, row in fresh.items()} == {
@@ -116,7 +119,7 @@ class ProvisionerState:
         self.flush()
 
     def mark_used(self, versions: Iterable[Version]) -> None:
-        """These versions are in use now: budget evictions begin with the one whose use is longest ago."""
+        """Set the time of last use to now; evictions begin with the least recently used version."""
         with self._guard:
             for version in versions:
                 if record := self._versions.get(version):
@@ -130,49 +133,49 @@ class ProvisionerState:
                 self._dirty = True
 
     def flush(self) -> bool:
-        """Write what is not written yet; False if the database does not let us."""
+        """Write the unwritten rows; False if the database is unavailable."""
         with self._guard:
             if not self._dirty:
                 return True
-            # Before the writing: should the file be another one in the middle of it, all is written again.
+            # Before the write: if the file is replaced meanwhile, all rows are written again.
             self._dirty = False
             try:
                 desired_versions.replace_all(self._database, self._copy, self._desired.values())
                 with self._database.transaction() as connection:
                     for version in self._dropped:
-                        connection.execute(statements.DROP_VERSION, {"gone": version})
+                        connection.execute(statements.DROP_VERSION, {"version": version})
                     connection.executemany(
                         statements.PUT_VERSION, [dataclasses.asdict(row) for row in self._versions.values()]
                     )
             except (database.DatabaseUnavailableError, OSError) as error:
                 self._dirty = True
-                if not self._away:
-                    log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
-                self._away = True
+                if not self._unavailable:
+                    log.error("metadata write failed, rows stay in memory", extra=logs.facts(error=error))
+                self._unavailable = True
                 return False
             self._dropped.clear()
-            self._away = False
+            self._unavailable = False
             return True
 
-    def desired_anywhere(self) -> list[DesiredState]:
-        """What is wanted, and what the server may still take for wanted, since it is not overwritten yet."""
+    def all_desired(self) -> list[DesiredState]:
+        """Return the desired state, and the rows in the table, which the server still uses until they are replaced."""
         with self._database.reading() as connection:
             written = [DesiredState(**row) for row in connection.execute(statements.SELECT_DYNAKUBES).fetchall()]
         return [*self._desired.values(), *written]
 
     def volumes(self) -> list[VolumeRecord]:
-        """The server's rows; `database.DatabaseUnavailableError` if they can't be read, and then nothing may be removed."""
+        """Return the server's rows; after `database.DatabaseUnavailableError` nothing may be removed."""
         with self._database.reading() as connection:
             return [VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES).fetchall()]
 
     @contextlib.contextmanager
     def notices(self) -> Iterator[list[Notice]]:
-        """What the server has said since the last time; counts as read when the block ends well."""
+        """Yield the server's new notices; they count as read when the block ends without an error."""
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_NOTICES_AFTER, {"after": self._cursor}).fetchall()
         yield [Notice(**{name: row[name] for name in row.keys() if name != "id"}) for row in rows]  # noqa: SIM118
         if rows:
-            # Before the transaction, which begins at 0 again if the file is another one by now.
+            # Before the transaction, which resets it to 0 if the file was replaced meanwhile.
             self._cursor = rows[-1]["id"]
             with self._database.transaction() as connection:
                 connection.execute(statements.PUT_CURSOR, {"reader": _READER, "notice_id": self._cursor})

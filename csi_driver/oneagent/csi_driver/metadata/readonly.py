@@ -1,8 +1,8 @@
-"""What the metadata database says, for readers that must change nothing: no file is made, upgraded or put aside.
+"""Read-only access to the metadata database: creates, upgrades and renames no file.
 
-The database is in WAL mode. With a write-ahead log beside it, it is opened read-only like any reader of a
-running system. Without one nobody has it open, and SQLite would leave a new log behind even for a reader that
-may not write; so it is then opened as a file that doesn't change.
+The database is in WAL mode. With a write-ahead log beside it, it is opened read-only like by any reader. Without
+a log no process has it open, and SQLite would create one even for a read-only connection; so it is then opened as
+immutable.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _BUSY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """The rows; empty unless `state` is "ok". DynaKubes then come from the provisioner's copy, if there is one."""
+class MetadataSnapshot:
+    """The rows of all tables. Unless `state` is "ok" there are only DynaKubes, from the provisioner's copy."""
 
     state: Literal["ok", "missing", "unreadable"]
     problem: str = ""
@@ -35,34 +35,34 @@ class Recorded:
     dynakubes: tuple[DesiredState, ...] = ()
 
 
-def read(data: DataDir) -> Recorded:
-    """The rows of all tables at one moment. Never raises for what may be wrong with the file."""
+def read(data: DataDir) -> MetadataSnapshot:
+    """Read all tables in one transaction; never raises for a faulty file."""
     try:
         if not data.database.exists():
-            return Recorded("missing", "there is no metadata database", dynakubes=_copied(data))
+            return MetadataSnapshot("missing", "there is no metadata database", dynakubes=_read_copy(data))
         with contextlib.closing(_connect(data.database)) as connection:
-            return _rows(connection)
+            return _read_rows(connection)
     except (sqlite3.Error, OSError) as error:
         problem = f"the metadata database can't be read: {error}"
-        return Recorded("unreadable", problem, dynakubes=_copied(data))
+        return MetadataSnapshot("unreadable", problem, dynakubes=_read_copy(data))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     log = path.with_name(f"{path.name}-wal")
-    unchanging = not log.exists() or log.stat().st_size == 0
-    how = "mode=ro&immutable=1" if unchanging else "mode=ro"
-    address = f"file:{urllib.parse.quote(os.fspath(path))}?{how}"
-    connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    is_immutable = not log.exists() or log.stat().st_size == 0
+    options = "mode=ro&immutable=1" if is_immutable else "mode=ro"
+    uri = f"file:{urllib.parse.quote(os.fspath(path))}?{options}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def _rows(connection: sqlite3.Connection) -> Recorded:
+def _read_rows(connection: sqlite3.Connection) -> MetadataSnapshot:
     connection.execute("BEGIN")
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    schema = row[0] if row else "not known"
+    schema = row[0] if row else "unknown"
     try:
-        return Recorded(
+        return MetadataSnapshot(
             "ok",
             volumes=tuple(VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES)),
             versions=tuple(VersionRecord(**row) for row in connection.execute(statements.SELECT_VERSIONS)),
@@ -74,5 +74,5 @@ def _rows(connection: sqlite3.Connection) -> Recorded:
         raise sqlite3.OperationalError(f"{error} (its schema is {schema}, ours {database.HEAD})") from error
 
 
-def _copied(data: DataDir) -> tuple[DesiredState, ...]:
+def _read_copy(data: DataDir) -> tuple[DesiredState, ...]:
     return tuple(desired_versions.read_copy(data.dynakubes).values())

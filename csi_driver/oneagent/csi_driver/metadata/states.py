@@ -1,4 +1,4 @@
-"""The states that rows can be in; apart from the models, which no running process imports."""
+"""States of rows; separate from the models, which no running process imports."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class VolumeState(enum.StrEnum):
     """Requested; every call has failed so far."""
     MOUNTED = "mounted"
     EMPTY = "empty"
-    """Attempts used up: the pod runs with an empty view, unmonitored."""
+    """No attempts left: the pod runs with an empty view, unmonitored."""
 
 
 class VersionState(enum.StrEnum):
-    WANTED = "wanted"
+    PENDING = "pending"
     DOWNLOADING = "downloading"
     UNPACKING = "unpacking"
     READY = "ready"

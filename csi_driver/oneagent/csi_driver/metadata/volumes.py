@@ -1,8 +1,8 @@
-"""The server's memory of its volumes, written through to the `volumes` and `notices` tables.
+"""The server's volumes in memory, written through to the `volumes` and `notices` tables.
 
-The server is the only writer of these tables, so what it holds in memory is always the newest; the table is what
-survives a restart. A write that the database refuses stays marked and is written later: a mount never waits for
-longer than one busy time-out, and while the database is known to be away it does not wait at all.
+The server is the only writer of these tables, so its memory is always the newest; the table survives a restart. A
+failed write stays marked and is repeated later: a mount waits for one busy time-out at most, and not at all while the
+database is known to be unavailable.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class VolumeRepository:
         self._records: dict[VolumeId, VolumeRecord] = {}
         self._unwritten: set[VolumeId] = set()
         self._notices: deque[Notice] = deque(maxlen=10_000)
-        self._away = False
+        self._unavailable = False
         self._unread = False
-        """The table may hold rows that are not in memory, since it could not be read at the start."""
+        """The table was unreadable at the start, so it may have rows that are not in memory."""
         self._foreign = False
-        """The table's rows are not ours: its file is another one than before."""
+        """The table's rows are not ours: its file was replaced."""
         self._pending = threading.Event()
         self._closing = threading.Event()
         self._writer: threading.Thread | None = None
@@ -91,8 +91,8 @@ class VolumeRepository:
         try:
             self._read()
         except database.DatabaseUnavailableError as error:
-            log.error("starting without the volumes table", extra=logs.facts(error=error))
-            self._away = True
+            log.error("volumes table not readable, started without it", extra=logs.facts(error=error))
+            self._unavailable = True
             self._pending.set()
 
     def _read(self) -> None:
@@ -101,13 +101,13 @@ class VolumeRepository:
             rows = [VolumeRecord(**row) for row in connection.execute(statements.SELECT_VOLUMES)]
         with self._guard:
             for row in rows:
-                known = self._records.get(row.id)
-                if known is None and row.id not in self._unwritten:
+                current = self._records.get(row.id)
+                if current is None and row.id not in self._unwritten:
                     self._records[row.id] = row
-                elif known is not None and not known.dynakube and known.version == row.version:
-                    # Found in the mount table, which knows neither pod nor DynaKube.
-                    found = dataclasses.replace(row, target=known.target, state=known.state)
-                    self._records[row.id] = dataclasses.replace(found, attempts=0, first_failed_at=0.0, reason="")
+                elif current is not None and not current.dynakube and current.version == row.version:
+                    # Adopted from the mount table, which names neither pod nor DynaKube.
+                    merged = dataclasses.replace(row, target=current.target, state=current.state)
+                    self._records[row.id] = dataclasses.replace(merged, attempts=0, first_failed_at=0.0, reason="")
             self._unread = False
 
     def start(self) -> None:
@@ -133,7 +133,8 @@ class VolumeRepository:
     def put(self, record: VolumeRecord, *notices: Notice, later: bool = False) -> VolumeRecord:
         """Store a volume and write it, at once if possible.
 
-        `later` is for what could be found out again after a crash: it is written by the next write, or `write_soon`.
+        With `later` the next write includes it, or `write_soon`: for rows that a crash can't lose, as they are
+        recovered from the mount table.
         """
         with self._guard:
             self._records[record.id] = record
@@ -144,7 +145,7 @@ class VolumeRepository:
         return record
 
     def write_soon(self) -> None:
-        """Have the background thread write what `later` left, within `LATER_SECONDS`."""
+        """Let the background thread write the rows of `later` within `LATER_SECONDS`."""
         self._pending.set()
 
     def drop(self, volume: VolumeId) -> None:
@@ -156,7 +157,7 @@ class VolumeRepository:
         self._write()
 
     def rewrite(self) -> None:
-        """Mark everything unwritten: the database is another file than before."""
+        """Mark everything unwritten: the database's file was replaced."""
         with self._guard:
             self._foreign = True
             self._unwritten.update(self._records)
@@ -169,7 +170,7 @@ class VolumeRepository:
 
     def flush(self) -> bool:
         """Write all unwritten rows; return whether that succeeded."""
-        taken: list[VolumeId] = []
+        pending: list[VolumeId] = []
         notices: list[Notice] = []
 
         foreign = False
@@ -178,9 +179,9 @@ class VolumeRepository:
             nonlocal foreign
             with self._guard:
                 foreign, self._foreign = self._foreign, False
-                taken.extend(self._unwritten)
+                pending.extend(self._unwritten)
                 notices.extend(self._notices)
-                rows = [(volume, self._records.get(volume)) for volume in taken]
+                rows = [(volume, self._records.get(volume)) for volume in pending]
                 self._unwritten.clear()
                 self._notices.clear()
             changes = _changes(rows, notices, self._now())
@@ -193,29 +194,29 @@ class VolumeRepository:
         except database.DatabaseUnavailableError as error:
             with self._guard:
                 self._foreign |= foreign
-                self._unwritten.update(taken)
+                self._unwritten.update(pending)
                 self._notices.extendleft(reversed(notices))
-            if not self._away:
-                log.error("metadata is kept in memory for now", extra=logs.facts(error=error))
-            self._away = True
+            if not self._unavailable:
+                log.error("metadata write failed, rows stay in memory", extra=logs.facts(error=error))
+            self._unavailable = True
             self._pending.set()
             return False
-        if self._away:
-            self._away = False
-            # Rows that came since `collect` were left to the background thread.
+        if self._unavailable:
+            self._unavailable = False
+            # Rows stored since `collect` are left to the background thread.
             self._pending.set()
-            log.info("metadata is written again")
+            log.info("metadata written again")
         return True
 
     def _write(self) -> None:
-        # While the database is known to be away, only the background thread tries, so that no call waits twice.
-        if not self._away:
+        # While the database is known to be unavailable, only the background thread tries, so that no call waits twice.
+        if not self._unavailable:
             self.flush()
 
     def _write_later(self) -> None:
         while not self._closing.is_set():
             self._pending.wait()
-            self._closing.wait(RETRY_SECONDS if self._away else LATER_SECONDS)
+            self._closing.wait(RETRY_SECONDS if self._unavailable else LATER_SECONDS)
             self._pending.clear()
             self.flush()
 

@@ -174,7 +174,7 @@ def _may_fall_back(dynakube: DynaKube, state: TenantState, version: Version, sig
 def _explain_missing(version: Version, state: TenantState, record: VersionRecord | None) -> str:
     if record is not None and record.state == VersionState.FAILED:
         return f"version {version} can't be installed: {record.message}"
-    progress = record.state if record is not None else VersionState.WANTED
+    progress = record.state if record is not None else VersionState.PENDING
     problem = f"; {state.any_problem}" if state.any_problem else ""
     return f"version {version} is not in the store yet ({progress}){problem}"
 

@@ -35,7 +35,7 @@ from oneagent.csi_driver.provisioner import download_files, log_retention
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.trash import Trash
 from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, preload, usage
-from oneagent.csi_driver.store.usage import Occupancy
+from oneagent.csi_driver.store.usage import StoreUsage
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class GarbageCollector:
         self._decision_lock = decision_lock
         self._now = now
         self._failpoint = failpoint
-        self._occupancy = Occupancy(data, store)
+        self._usage = StoreUsage(data, store)
         self._trash = Trash(data, mounts, failpoint)
 
     def collect(self) -> list[Version]:
@@ -210,7 +210,7 @@ class GarbageCollector:
 
     def used_bytes(self) -> int:
         """Return the bytes that count against the budget: the store, downloads and trees in progress."""
-        return self._occupancy.bytes() + self._unfinished_bytes()
+        return self._usage.total_bytes() + self._unfinished_bytes()
 
     def _unfinished_bytes(self) -> int:
         return disk_usage.total_bytes(self._data.tmp, self._data.preloaded)
@@ -233,13 +233,13 @@ class GarbageCollector:
 
     def _collect_locked(self, policy: RetentionPolicy, dynakube_names: Iterable[str], at_most: int) -> list[Version]:
         # Only for a budget, and before the lease, which blocks publishes.
-        occupied = self._occupancy.by_version() if policy.budget_bytes else {}
+        occupied = self._usage.by_version() if policy.budget_bytes else {}
         other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
 
         def used_without(removed: Collection[Version]) -> int:
-            return usage.without(occupied, removed) + other_bytes
+            return usage.bytes_without(occupied, removed) + other_bytes
 
-        volumes, desired = self._state.volumes(), self._state.desired_anywhere()
+        volumes, desired = self._state.volumes(), self._state.all_desired()
         pinned = preload.list_pinned(self._data, {row.version for row in desired}, self._now())
         with self._store.removal():
             references = find_references(
@@ -295,7 +295,7 @@ class GarbageCollector:
 
     def _measure(self) -> None:
         with contextlib.suppress(OSError):
-            self._metrics.disk_bytes.set(self._occupancy.bytes())
+            self._metrics.disk_bytes.set(self._usage.total_bytes())
         for version, record in self._state.versions.items():
             if record.size_bytes:
                 self._metrics.store_bytes.labels(version).set(record.size_bytes)

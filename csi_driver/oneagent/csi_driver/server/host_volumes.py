@@ -12,12 +12,12 @@ from oneagent.csi_driver.server.request_validation import PublishRequest
 
 def bind(data: DataDir, request: PublishRequest, target: MountTarget) -> None:
     """Bind-mount the directory of the request's DynaKube, created if missing; `OSError`."""
-    source = data.host(request.dynakube)
+    source = data.host_agent_directory(request.dynakube)
     source.mkdir(mode=0o755, exist_ok=True)
     target.bind(source, request.mount_flags | (syscalls.MS_RDONLY if request.read_only else 0))
 
 
-def owner(data: DataDir, target: MountTarget) -> str | None:
+def find_owner(data: DataDir, target: MountTarget) -> str | None:
     """Return the DynaKube whose directory is visible at the target, if any."""
     here = target.identity()
     for entry in data.host_agents.iterdir():

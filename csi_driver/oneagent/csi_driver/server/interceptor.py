@@ -1,7 +1,7 @@
-"""The interceptor that times, counts and logs every call, hides secrets, and maps errors to gRPC statuses.
+"""The gRPC interceptor: times, counts and logs every call, hides secrets, maps errors to statuses.
 
-Of a request only named fields are ever logged: secrets and service account tokens travel in `secrets` and
-`volume_context`, so neither is written out as a whole.
+Only listed fields of a request are logged: `secrets` and `volume_context` carry secrets and service account tokens,
+so neither is logged completely.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CONTEXT: Final = {
 
 
 class CallContext:
-    """The context that handlers get: the caller's deadline and end, and the result that is counted and logged.
+    """Context of a call for its handler: the caller's deadline, and the result for metric and log.
 
-    `message` makes the log line a warning.
+    A `message` makes the log line a warning.
     """
 
     __slots__ = ("_rpc", "message", "result", "version")
@@ -63,7 +63,7 @@ class CallContext:
 
 
 class CallInterceptor(grpc.ServerInterceptor):
-    """Wraps every unary method. Handlers raise `DriverError`; no other error of theirs reaches the caller."""
+    """Wraps every unary method. Handlers raise `DriverError`; the caller sees no other error of theirs."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
@@ -77,13 +77,13 @@ class CallInterceptor(grpc.ServerInterceptor):
             if handler is None or handler.unary_unary is None:
                 return handler
             wrapped = self._handlers[path] = grpc.unary_unary_rpc_method_handler(
-                self._wrapped(path.rpartition("/")[2], handler.unary_unary),
+                self._wrap(path.rpartition("/")[2], handler.unary_unary),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         return wrapped
 
-    def _wrapped(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _wrap(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def call(request: Any, rpc: grpc.ServicerContext) -> Any:
             started = time.perf_counter()
             context = CallContext(rpc)
@@ -94,13 +94,13 @@ class CallInterceptor(grpc.ServerInterceptor):
                 rpc.abort(error.status, str(error))
             except NotImplementedError:
                 context.set_result(CallResult.UNIMPLEMENTED)
-                rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not offered by this driver")
+                rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"this driver does not implement {method}")
             except Exception:
                 context.set_result(CallResult.ERROR, message="internal error; the driver's log has the details")
-                log.exception("call failed", extra=logs.facts(method=method, **_facts(request)))
+                log.exception("call failed", extra=logs.facts(method=method, **_log_fields(request)))
                 rpc.abort(grpc.StatusCode.INTERNAL, context.message)
             finally:
-                # Logged once the response is on its way: kubelet waits for the mount, not for the log.
+                # Logged after the response is sent: kubelet waits for the mount, not for the log.
                 done = functools.partial(self._report, method, request, context, time.perf_counter() - started)
                 if not rpc.add_callback(done):
                     done()
@@ -117,7 +117,7 @@ class CallInterceptor(grpc.ServerInterceptor):
                 method,
                 context.result,
                 extra=logs.facts(
-                    **_facts(request),
+                    **_log_fields(request),
                     version=context.version,
                     reason=context.message,
                     seconds=round(seconds, 6),
@@ -125,7 +125,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             )
 
 
-def _facts(request: Any) -> dict[str, Any]:
+def _log_fields(request: Any) -> dict[str, Any]:
     facts = {"volume": getattr(request, "volume_id", ""), "target": getattr(request, "target_path", "")}
     if context := getattr(request, "volume_context", None):
         facts |= {name: context.get(key, "") for name, key in _CONTEXT.items()}

@@ -43,7 +43,7 @@ class MountTarget:
         self.path = path
         self._parent = parent
         self._name = name
-        self._place = f"/proc/self/fd/{parent}/{name}"
+        self._proc_path = f"/proc/self/fd/{parent}/{name}"
 
     def __enter__(self) -> MountTarget:
         return self
@@ -53,92 +53,92 @@ class MountTarget:
             os.close(self._parent)
 
     @property
-    def reachable(self) -> bool:
-        """Whether the parent directory, which kubelet makes, is there."""
+    def is_reachable(self) -> bool:
+        """True if the parent directory, which kubelet creates, exists."""
         return self._parent >= 0
 
-    def mounted(self) -> bool:
-        """Whether anything is mounted at the target."""
-        if not self.reachable:
+    def is_mounted(self) -> bool:
+        """Return whether anything is mounted at the target."""
+        if not self.is_reachable:
             return False
         try:
-            # Most targets aren't there yet, which this tells sooner than statx by way of ctypes.
+            # Most targets do not exist yet; os.stat detects that faster than statx through ctypes.
             os.stat(self._name, dir_fd=self._parent, follow_symlinks=False)
-            return syscalls.is_mount_root(self._place)
+            return syscalls.is_mount_root(self._proc_path)
         except FileNotFoundError:
             return False
 
     def real_path(self) -> str:
-        """The target as the mount table names it, with symlinks above the target root resolved."""
+        """Return the path in the mount table, with symlinks above the target root resolved."""
         return os.readlink(f"/proc/self/fd/{self._parent}") + "/" + self._name
 
     def identity(self) -> tuple[int, int]:
-        """Device and inode of what is visible at the target: equal to those of a bind mount's source."""
-        status = os.stat(self._place)
+        """Return device and inode of the target: those of the source, for a bind mount."""
+        status = os.stat(self._proc_path)
         return status.st_dev, status.st_ino
 
-    def make(self) -> None:
-        """Create the target directory, unless it is there."""
+    def create(self) -> None:
+        """Create the target directory, unless it exists."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(self._name, 0o755, dir_fd=self._parent)
 
-    def make_empty(self, *, read_only: bool) -> None:
-        """What a pod gets instead of a view; it may be there already."""
-        self.make()
+    def create_empty(self, *, read_only: bool) -> None:
+        """Create the empty view, unless it exists."""
+        self.create()
         if read_only:
-            with self._opened() as directory:
+            with self._open() as directory:
                 for name in WRITABLE_DIRECTORIES:
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, 0o755, dir_fd=directory)
 
     def mount_view(self, plan: ViewPlan, failpoint: Callable[[str], None]) -> None:
-        """Write the pod's files into the upper layer and mount; `OSError` if it can't be done."""
+        """Write the pod's files into the upper layer and mount; `OSError` on failure."""
         write_files(plan.volume.upper, plan.files)
         for name in plan.directories:
             os.mkdir(f"{plan.volume.upper}/{name}", 0o755)
         failpoint("config written")
-        self.make()
-        failpoint("target made")
+        self.create()
+        failpoint("target created")
         self._mount("overlay", "overlay", plan.flags, plan.options)
 
     def bind(self, source: Path, flags: int) -> None:
-        """Mount a directory here as it is. The kernel takes a bind mount's flags by a second call only."""
-        self.make()
+        """Bind-mount a directory here. The kernel applies a bind mount's flags in a second call only."""
+        self.create()
         self._mount(str(source), "", syscalls.MS_BIND)
         try:
-            syscalls.mount("", self._place, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | flags)
+            syscalls.mount("", self._proc_path, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | flags)
         except OSError:
-            syscalls.umount2(self._place)
+            syscalls.umount2(self._proc_path)
             raise
 
     def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
-        """mount(2) on the directory itself: it would follow a symlink that has taken the directory's place."""
+        """Call mount(2) on the open directory: on a path it would follow a symlink that replaced the directory."""
         try:
-            with self._opened() as directory:
+            with self._open() as directory:
                 syscalls.mount(source, f"/proc/self/fd/{directory}", fs_type, flags, options)
         except OSError as error:
             raise OSError(error.errno, error.strerror, self.path) from error
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        how = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        directory = os.open(self._name, how, dir_fd=self._parent)
+    def _open(self) -> Iterator[int]:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        directory = os.open(self._name, flags, dir_fd=self._parent)
         try:
             yield directory
         finally:
             os.close(directory)
 
-    def unmount_and_remove(self, failpoint: Callable[[str], None], *, leftovers: bool = False) -> None:
-        """Unmount all that is mounted here and remove the directory; `InternalError` if the kernel refuses.
+    def unmount_and_remove(self, failpoint: Callable[[str], None], *, remove_contents: bool = False) -> None:
+        """Unmount everything here and remove the directory; `InternalError` if the kernel refuses.
 
-        `leftovers`: remove its contents too. Otherwise a directory that is not empty stays.
+        Without `remove_contents` a directory that is not empty stays.
         """
-        if not self.reachable:
+        if not self.is_reachable:
             return
         try:
-            # Mounts never stack; should some older program have stacked them, all of them go.
-            while self.mounted():
-                syscalls.umount2(self._place)
+            # Our mounts never stack; if another program stacked some, all are unmounted.
+            while self.is_mounted():
+                syscalls.umount2(self._proc_path)
         except OSError as error:
             hint = "; a process still uses it" if error.errno == errno.EBUSY else ""
             raise InternalError(f"{self.path} can't be unmounted: {error.strerror}{hint}") from error
@@ -150,11 +150,11 @@ class MountTarget:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise InternalError(f"{self.path} can't be removed: {error.strerror}") from error
-            if leftovers:
-                self._remove_leftovers()
+            if remove_contents:
+                self._remove_contents()
 
-    def _remove_leftovers(self) -> None:
-        """Remove what a pod wrote into its empty view, once the mount table says that nothing is mounted there."""
+    def _remove_contents(self) -> None:
+        """Remove a pod's files from its empty view, if the mount table has no mount there."""
         if mount_table.at_or_below(mount_table.read(), self.real_path()):
             raise InternalError(f"{self.path} can't be removed: something is mounted below it")
         try:
@@ -183,7 +183,7 @@ def open_below(root_path: str, target: TargetPath) -> MountTarget:
         pass
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EXDEV}:
-            raise InvalidRequestError("target_path", f"{target!r} leads over a symlink") from error
+            raise InvalidRequestError("target_path", f"{target!r} contains a symlink") from error
         raise UnavailableError(f"target {target} can't be reached: {error.strerror}") from error
     finally:
         if root >= 0:
@@ -192,11 +192,10 @@ def open_below(root_path: str, target: TargetPath) -> MountTarget:
 
 
 def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write the pod's configuration into an upper layer that no pod has seen yet.
+    """Write the pod's configuration into a new upper layer.
 
-    One that a pod has had is never written to by us again: the pod may have put symlinks in it. The file that every
-    view has is there already (see `volume_dir_pool`); the mode of others is set by fchmod, since the process-wide umask
-    could cut it.
+    Never into one that a pod has had: the pod may have put symlinks in it. The identity file of every view exists
+    already (see `volume_dir_pool`). fchmod sets the mode of the others, since the process-wide umask could reduce it.
     """
     for name, content in files:
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -207,10 +206,10 @@ def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
             if name != IDENTITY_FILE:
                 os.fchmod(descriptor, 0o644)
         except OSError as error:
-            # A disk without a free block: an agent that can't tell its pod's name is better than none.
+            # A disk without a free block: an agent that can't report its pod's name is better than none.
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             os.unlink(f"{upper}/{name}")
-            log.warning("no room for a view's configuration", extra=logs.facts(file=f"{upper}/{name}"))
+            log.warning("disk full, view mounted without its configuration", extra=logs.facts(file=f"{upper}/{name}"))
         finally:
             os.close(descriptor)

@@ -72,7 +72,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         volume = request_validation.volume_id(request.volume_id)
         path = request_validation.volume_path(request.volume_path, self._target_root)
-        stats = volume_stats.of_volume(volume, path, self._data, self._volumes, self._mounts)
+        stats = volume_stats.read_usage(volume, path, self._data, self._volumes, self._mounts)
         units = (
             (csi_pb2.VolumeUsage.BYTES, stats.size),
             (csi_pb2.VolumeUsage.INODES, stats.inodes),

@@ -1,10 +1,14 @@
-"""Views: one pod's overlay of a version. The plan is pure; `mount_target` carries it out.
+"""Views: one pod's overlay of a version. The plan is pure; `mount_target` executes it.
 
-The layers of a view, topmost first: the volume's own upper, with the pod's configuration in it; the tenant's
-config layer, if there is one; the version in the store. Without an upper layer (read-only views) the same
-directory is the topmost lower layer instead, and has the directories for writable mounts. Nothing
-of the agent is ever copied: its directories are writable for everybody with the sticky bit (see
-`oneagent.common.unpack.zip`), so writing makes new files in upper only.
+The layers of a view, topmost first:
+
+* the volume's own upper, with the pod's configuration; in a read-only view the same directory is the topmost lower
+  layer instead, and contains the directories for writable mounts
+* the tenant's config layer, if there is one
+* the version in the store
+
+The agent's files are never copied: its directories are world-writable with the sticky bit (see
+`oneagent.common.unpack.zip`), so writing creates new files in upper only.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ def in_user_namespace(uid_map: str) -> bool:
 
 
 class OverlayMounter:
-    """Plans views and opens targets below one directory. Stateless: the mount table is the truth."""
+    """Plans views and opens targets below the target root. Stateless: the mount table is authoritative."""
 
     def __init__(self, data: DataDir, target_root: Path, *, user_namespace: bool) -> None:
         self._data = data
         self._root = str(target_root)
-        # In a user namespace overlay may not write trusted.* attributes; this option makes it use user.* ones.
+        # In a user namespace overlay may not write trusted.* attributes; with this option it uses user.*.
         self._always = ("userxattr",) if user_namespace else ()
 
     def plan(
@@ -56,6 +60,6 @@ class OverlayMounter:
         directories = WRITABLE_DIRECTORIES if read_only else ()
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, directories)
 
-    def at(self, target: TargetPath) -> MountTarget:
+    def open_target(self, target: TargetPath) -> MountTarget:
         """Open a target below the target root, as a context manager; see `mount_target.open_below`."""
         return mount_target.open_below(self._root, target)

@@ -1,8 +1,8 @@
 """NodePublishVolume and NodeUnpublishVolume.
 
-The kernel is the truth about mounts, the store about installed versions, the volumes table about requests and
-their failures. The ordinary path never reads the whole mount table, so a publish costs the same on a node with five
-thousand mounts as on an empty one.
+The kernel is authoritative for mounts, the store for installed versions, the volumes table for requests and their
+failures. The ordinary path never reads the whole mount table, so a publish costs the same on a node with five thousand
+mounts as on an empty one.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ ANSWER_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PublishSettings:
-    """`publish_wait_seconds`: the longest wait of one call for its version before it counts as a failed attempt.
+    """Settings of `Publisher`.
 
-    `max_waiting`: the most calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
+    `publish_wait_seconds`: the longest wait of one call for its version before it counts as a failed attempt.
+    `max_waiting`: maximum of calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
     `host_namespace`: only its pods get the host agent's directory, which they share; empty for any pod.
     """
 
@@ -96,17 +97,17 @@ class Publisher:
     # ------------------------------------------------------------------ publish
 
     def publish(self, request: PublishRequest, caller: Caller) -> PublishResult:
-        """Mount the volume's view or directory; `DriverError` if that is not possible now."""
+        """Mount the volume's view or directory; `DriverError` if that fails."""
         self._refuse_other_hosts(request)
         with (
             self.calls.hold(request.volume, "a publish") as call,
             self.calls.hold(request.target, "a publish"),
-            self._mounts.at(request.target) as target,
+            self._mounts.open_target(request.target) as target,
         ):
-            if not target.reachable:
+            if not target.is_reachable:
                 raise InvalidRequestError("target_path", f"the parent directory of {request.target!r} does not exist")
             attempt = PublishAttempt(request, caller, call, target, self._volumes.get(request.volume))
-            if target.mounted():
+            if target.is_mounted():
                 return self._confirm_mounted(attempt)
             self._refuse_second_target(attempt)
             if request.mode == "host":
@@ -114,11 +115,15 @@ class Publisher:
             return self._publish_view(attempt)
 
     def _confirm_mounted(self, attempt: PublishAttempt) -> PublishResult:
-        """Mounts never stack: the existing one is either this volume's, as requested, or a conflict."""
+        """Accept the existing mount if it is this volume's, as requested; else refuse, since mounts never stack."""
         request, record, target = attempt.request, attempt.record, attempt.target
         top = mount_table.top_at(mount_table.read(), target.real_path())
-        if record is None and request.mode == "host" and host_volumes.owner(self._data, target) == request.dynakube:
-            # The database was lost. Reconciliation at the start finds only views in the mount table.
+        if (
+            record is None
+            and request.mode == "host"
+            and host_volumes.find_owner(self._data, target) == request.dynakube
+        ):
+            # The database was lost. Reconciliation at the start adopts only views from the mount table.
             record = self._volumes.put(self._record(request, VolumeState.MOUNTED))
         if record is None or top is None or record.target != request.target:
             raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
@@ -129,9 +134,9 @@ class Publisher:
                 f"volume {request.volume} is published at {request.target!r} with mode {record.mode!r}, DynaKube "
                 f"{record.dynakube!r} and readonly={record.read_only}; unpublish it first"
             )
-        if request.mode == "app" and self.view_mounter.owner(top) != request.volume:
+        if request.mode == "app" and self.view_mounter.find_owner(top) != request.volume:
             raise AlreadyExistsError(f"target_path: another volume's view is mounted at {request.target!r}")
-        if request.mode == "host" and host_volumes.owner(self._data, target) != request.dynakube:
+        if request.mode == "host" and host_volumes.find_owner(self._data, target) != request.dynakube:
             raise AlreadyExistsError(f"target_path: something else is mounted at {request.target!r}")
         if not record.dynakube:
             row = (VolumeState.MOUNTED, record.tenant)
@@ -139,32 +144,32 @@ class Publisher:
         return PublishResult(CallResult.ALREADY_MOUNTED, record.version)
 
     def _refuse_other_hosts(self, request: PublishRequest) -> None:
-        """A pod's author may request any mode, but only the driver's namespace may write what host agents run from."""
+        """Refuse mode=host outside the driver's namespace, since host agents execute files of that directory."""
         allowed = self._settings.host_namespace
         if request.mode == "host" and allowed and request.pod_namespace != allowed:
             raise InvalidRequestError(
                 "volume_context[mode]",
-                f"'host' is only for pods of the namespace {allowed!r}, and this one is of {request.pod_namespace!r}; "
-                "use app",
+                f"'host' is only for pods of the namespace {allowed!r}, and this pod is in "
+                f"{request.pod_namespace!r}; use app",
             )
 
     def _refuse_second_target(self, attempt: PublishAttempt) -> None:
         record = attempt.record
         if record is None or record.target == attempt.request.target:
             return
-        with self._mounts.at(TargetPath(record.target)) as other:
-            if other.mounted():
+        with self._mounts.open_target(TargetPath(record.target)) as other:
+            if other.is_mounted():
                 raise PublishedElsewhereError(f"volume {record.id} is published at {record.target!r} already")
 
     def _publish_host(self, attempt: PublishAttempt) -> PublishResult:
         request, target = attempt.request, attempt.target
-        # Written first: the mount table can't tell to which volume a bind mount belongs.
-        self._volumes.put(self._record(request, VolumeState.WAITING, reason="being mounted"))
+        # Written first: the mount table does not show to which volume a bind mount belongs.
+        self._volumes.put(self._record(request, VolumeState.WAITING, reason="mount started"))
         self._failpoint("intent recorded")
         try:
             host_volumes.bind(self._data, request, target)
         except OSError as error:
-            reason = f"the host agent's directory can't be mounted: {view_mounter.why(error)}"
+            reason = f"the host agent's directory can't be mounted: {view_mounter.describe_error(error)}"
             self.view_mounter.rollback(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
@@ -173,7 +178,7 @@ class Publisher:
         return PublishResult(CallResult.HOST)
 
     def _publish_view(self, attempt: PublishAttempt) -> PublishResult:
-        """Mount as soon as the version is there; end in time, by a failed attempt or an empty view."""
+        """Mount as soon as the version is in the store; else end before the deadline: failed attempt or empty view."""
         request, failures = attempt.request, attempt.failures
         started = time.monotonic()
         longest_wait = self._longest_wait(attempt.caller)
@@ -199,7 +204,7 @@ class Publisher:
             if left <= 0 or limits.exhausted_reason(failures, self._now()):
                 break
             if self.version_waiter.waiting >= self._settings.max_waiting:
-                raise UnavailableError(f"{self.version_waiter.waiting} other volumes wait already; {attempt.reason}")
+                raise UnavailableError(f"{self.version_waiter.waiting} other volumes are waiting; {attempt.reason}")
             if not registered:
                 registered = True
                 if not attempt.caller.add_callback(lambda: self.calls.cancel(request.volume, attempt.call)):
@@ -227,11 +232,11 @@ class Publisher:
     def _resolve_version(self, attempt: PublishAttempt) -> None:
         """Set the desired state, and the version to mount or the reason why there is none.
 
-        A volume keeps the version that it once had. The store is read before the rows. The provisioner completes the
-        rows of a version before it makes it visible, so rows read after the version was seen name its config layer.
+        A mounted volume keeps its version. The store is read before the rows: the provisioner completes the rows of a
+        version before it makes it visible, so rows that are read later name its config layer.
         """
         request, record = attempt.request, attempt.record
-        before = self._desired.known(request.dynakube)
+        before = self._desired.get_cached(request.dynakube)
         seen = before.version if before is not None and self._store.has(before.version) else ""
         desired = self._desired.get(request.dynakube)
         if desired is not None and (before is None or before.version != desired.version):
@@ -248,13 +253,13 @@ class Publisher:
             attempt.reason = desired.condition or f"version {desired.version} is not in the store yet"
         else:
             if not desired.layer:
-                copied = self._desired.copied(request.dynakube)
+                copied = self._desired.get_copied(request.dynakube)
                 if copied is not None and copied.version == desired.version:
                     attempt.desired = copied
             attempt.version = desired.version
 
     def _mount_available(self, attempt: PublishAttempt) -> PublishResult | None:
-        """Mount the version, else the last good one if the policy allows it; None if neither is there."""
+        """Mount the version, else the last good one if the policy allows it; None without either."""
         if attempt.version is not None:
             desired = attempt.desired or DesiredState(attempt.request.dynakube)
             self._mount(attempt, desired, attempt.version)
@@ -279,12 +284,12 @@ class Publisher:
         """Let the pod start unmonitored, and record a notice for an Event."""
         request = attempt.request
         try:
-            attempt.target.make_empty(read_only=request.read_only)
+            attempt.target.create_empty(read_only=request.read_only)
         except OSError as error:
             raise UnavailableError(f"target {request.target} can't be created: {error.strerror}") from error
         notice = self._notice(request, AGENT_NOT_MOUNTED, f"The pod starts without its agent: {reason}")
-        known = self._volumes.get(request.volume)
-        notices = () if known is not None and known.state == VolumeState.EMPTY else (notice,)
+        previous = self._volumes.get(request.volume)
+        notices = () if previous is not None and previous.state == VolumeState.EMPTY else (notice,)
         record = self._record(request, VolumeState.EMPTY, failures=attempt.failures, reason=reason)
         self._volumes.put(record, *notices)
         return PublishResult(CallResult.EMPTY, reason=reason)
@@ -334,19 +339,21 @@ class Publisher:
     # ---------------------------------------------------------------- unpublish
 
     def unpublish(self, volume: VolumeId, path: TargetPath) -> None:
-        """Undo a publish in any state; unknown volumes are OK. `InternalError` leaves all as it was."""
+        """Undo a publish in any state; unknown volumes are OK. `InternalError` changes nothing."""
         with (
             self.calls.hold(volume, "an unpublish", cancel_other=True),
             self.calls.hold(path, "an unpublish"),
-            self._mounts.at(path) as target,
+            self._mounts.open_target(path) as target,
         ):
             record = self._volumes.get(volume)
-            known = record is not None and record.target == path
-            if not known and target.mounted() and not self._is_own_mount(target, volume):
+            is_recorded = record is not None and record.target == path
+            if not is_recorded and target.is_mounted() and not self._is_own_mount(target, volume):
                 log.warning("foreign mount left in place", extra=logs.facts(volume=volume, target=path))
                 return
-            # For a volume that the database lost, the files that its pod wrote into an empty view go too.
-            target.unmount_and_remove(self._failpoint, leftovers=known or _CSI_TARGET.search(path) is not None)
+            # For a volume that the database lost, the pod's files in an empty view are removed, too.
+            target.unmount_and_remove(
+                self._failpoint, remove_contents=is_recorded or _CSI_TARGET.search(path) is not None
+            )
             self._failpoint("target removed")
             if record is not None and record.target != path:
                 return
@@ -360,8 +367,8 @@ class Publisher:
         It is the volume's view, or a host agent's directory that no other volume has there.
         """
         top = mount_table.top_at(mount_table.read(), target.real_path())
-        if top is not None and (owner := self.view_mounter.owner(top)) is not None:
+        if top is not None and (owner := self.view_mounter.find_owner(top)) is not None:
             return owner == volume
-        return host_volumes.owner(self._data, target) is not None and all(
+        return host_volumes.find_owner(self._data, target) is not None and all(
             row.target != target.path for row in self._volumes.all()
         )

@@ -200,14 +200,14 @@ class Reconciler:
 
     def _is_mounted(self, record: VolumeRecord) -> bool:
         try:
-            with self._mounts.at(TargetPath(record.target)) as target:
-                return target.mounted()
+            with self._mounts.open_target(TargetPath(record.target)) as target:
+                return target.is_mounted()
         except (DriverError, OSError):
             return True  # An unreadable target is left alone.
 
     def _is_pod_gone(self, record: VolumeRecord) -> bool:
         try:
-            with self._mounts.at(TargetPath(record.target)) as target:
-                return not target.reachable
+            with self._mounts.open_target(TargetPath(record.target)) as target:
+                return not target.is_reachable
         except (DriverError, OSError):
             return False

@@ -1,7 +1,7 @@
 """A pod's view of a version in the store: mounted completely, or not at all.
 
-The volume's directory is the intent: it appears by one rename before the mount and goes if the mount fails. The store's
-lease is held from the last check of the version until the mount, which afterwards shows in the mount table.
+The volume's directory records the intent: it appears by one rename before the mount and is removed if the mount fails.
+The store's lease is held from the last check of the version until the mount, which then shows in the mount table.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from oneagent.csi_driver.store import AgentStore
 
 
 class VersionGoneError(Exception):
-    """The version, or the config layer, left between the check and the lease; check again."""
+    """The version or its config layer was removed between check and lease; check again."""
 
 
 class MountError(Exception):
-    """The kernel or the disk refused; everything is rolled back. `str()` is for people."""
+    """The kernel or the disk refused the mount; everything is rolled back. `str()` is the message."""
 
 
 class ConfigLayer(NamedTuple):
@@ -46,7 +46,7 @@ class ConfigLayer(NamedTuple):
 
 
 class ViewMounter:
-    """Thread-safe for different volumes; of one volume only one call may be under way (see `inflight`)."""
+    """Thread-safe across volumes; one call per volume at a time (see `inflight`)."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ViewMounter:
         with self._store.lease():
             config = self._config_layer(attempt.record, desired, version)
             if config is None:
-                raise VersionGoneError(f"the config layer of version {version} is being made")
+                raise VersionGoneError(f"the config layer of version {version} is not ready yet")
             if not self._store.has(version):
                 raise VersionGoneError(f"version {version} left the store")
             try:
@@ -86,14 +86,14 @@ class ViewMounter:
                     read_only=request.read_only,
                     flags=request.mount_flags,
                     options=request.mount_options,
-                    files=self._files(request, desired),
+                    files=self._identity_files(request, desired),
                 )
                 self._acquire_dirs(request.volume, volume.root)
-                self._failpoint("upper made")
+                self._failpoint("upper created")
                 target.mount_view(plan, self._failpoint)
             except (OSError, UnsafeNameError) as error:
                 self.rollback(request.volume, target)
-                raise MountError(f"the view can't be mounted: {why(error)}") from error
+                raise MountError(f"the view can't be mounted: {describe_error(error)}") from error
         self._failpoint("mounted")
         return config
 
@@ -104,42 +104,42 @@ class ViewMounter:
         self._data.discard(self._data.volume(volume).root)
 
     def discard(self, volume: VolumeId) -> None:
-        """Move the volume's directory to the trash; its upper layer to the logs if these are kept."""
+        """Move the volume's directory to the trash; its upper layer to the logs if these are path."""
         if self._keep_logs:
             with contextlib.suppress(FileNotFoundError):
                 self._data.keep_log(volume, self._now())
         self._data.discard(self._data.volume(volume).root)
 
-    def owner(self, mount: Mount) -> VolumeId | None:
-        """Return the volume whose view a mount is; None for other mounts."""
+    def find_owner(self, mount: Mount) -> VolumeId | None:
+        """Return the volume of a mounted view; None for other mounts."""
         overlay = as_overlay(mount)
         if overlay is None:
             return None
         return self._data.volume_of_upper(overlay.upper or next(iter(overlay.lower), ""))
 
     def _config_layer(self, old: VolumeRecord | None, desired: DesiredState, version: Version) -> ConfigLayer | None:
-        """The config layer that the volume had with this version, else the desired one; None if that has gone."""
+        """Return the layer that the volume had with this version, else the desired one; None if that is missing."""
         if old is not None and old.version == version and old.layer and old.tenant:
             tenant, layer = TenantId(old.tenant), LayerId(old.layer)
-            kept = self._data.layer(tenant, layer)
-            if os.path.isdir(kept):
-                return ConfigLayer(tenant, layer, kept)
+            path = self._data.config_layer_path(tenant, layer)
+            if os.path.isdir(path):
+                return ConfigLayer(tenant, layer, path)
         if not (desired.tenant and desired.layer):
             return ConfigLayer(desired.tenant, LayerId(""), "")
-        place = self._data.layer(desired.tenant, desired.layer)
-        return ConfigLayer(desired.tenant, desired.layer, place) if os.path.isdir(place) else None
+        path = self._data.config_layer_path(desired.tenant, desired.layer)
+        return ConfigLayer(desired.tenant, desired.layer, path) if os.path.isdir(path) else None
 
-    def _acquire_dirs(self, volume: VolumeId, place: str) -> None:
+    def _acquire_dirs(self, volume: VolumeId, path: str) -> None:
         """Acquire a fresh directory. One from before a reboot is discarded: its pod may have planted files in it."""
         try:
-            self.dir_pool.acquire(place)
+            self.dir_pool.acquire(path)
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             self.discard(volume)
-            self.dir_pool.acquire(place)
+            self.dir_pool.acquire(path)
 
-    def _files(self, request: PublishRequest, desired: DesiredState) -> tuple[tuple[str, bytes], ...]:
+    def _identity_files(self, request: PublishRequest, desired: DesiredState) -> tuple[tuple[str, bytes], ...]:
         """Render the identity files: one for the pod, and one for each container that the webhook named."""
         pod = container_conf.Container(
             pod_name=request.pod_name,
@@ -158,7 +158,7 @@ class ViewMounter:
         return tuple((name, container_conf.render(container).encode()) for name, container in files)
 
 
-def why(error: OSError | UnsafeNameError) -> str:
+def describe_error(error: OSError | UnsafeNameError) -> str:
     """Describe an error, with the path if there is one."""
     if isinstance(error, OSError):
         return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)

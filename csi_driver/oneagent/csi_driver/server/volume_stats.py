@@ -1,7 +1,7 @@
 """Usage and condition of a volume: the response to NodeGetVolumeStats.
 
-`used` counts what the pod itself wrote (its upper layer), since the agent below is shared by all pods; `total`
-and `available` are those of the file system that holds it, because that is what the pod would fill.
+`used` counts the pod's own files (its upper layer), since all pods share the agent below. `total` and `available` are
+those of the upper layer's file system, because the pod would fill that.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from oneagent.csi_driver.server.errors import NotFoundError
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.store import corruption_log
 
-MOST_ENTRIES: Final = 20_000
-"""Of an upper layer with more files than this only so many are counted: kubelet asks every minute."""
+MAX_ENTRIES: Final = 20_000
+"""Limit of the files that are counted in an upper layer: kubelet calls every minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """`unit` is what is counted: bytes or inodes."""
+    """Bytes or inodes."""
 
     total: int
     available: int
@@ -35,26 +35,26 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """`problem` says what is wrong with the volume; empty when nothing is."""
+    """Usage of a volume, and its problem; empty for a healthy one."""
 
     size: Amount
     inodes: Amount
     problem: str
 
 
-def of_volume(
+def read_usage(
     volume: VolumeId, path: TargetPath, data: DataDir, volumes: VolumeRepository, mounts: OverlayMounter
 ) -> Usage:
-    """`NotFoundError` if the volume is unknown or not published at this path."""
+    """Measure a volume; `NotFoundError` if it is unknown or not published at this path."""
     record = volumes.get(volume)
     if record is None or not path or record.target != path:
         raise NotFoundError(f"volume {volume} is not published at {path or 'this path'!r}")
-    with mounts.at(path) as target:
-        mounted = target.mounted()
+    with mounts.open_target(path) as target:
+        mounted = target.is_mounted()
     problem = _problem(record, mounted, data)
     written = data.volume(volume).upper if record.mode == "app" else str(data.root)
     filesystem = os.statvfs(written if os.path.exists(written) else data.root)
-    size, inodes = _written(written) if record.mode == "app" else (0, 0)
+    size, inodes = _count_written(written) if record.mode == "app" else (0, 0)
     return Usage(
         size=Amount(
             total=filesystem.f_blocks * filesystem.f_frsize,
@@ -80,16 +80,16 @@ def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
     return ""
 
 
-def _written(upper: str) -> tuple[int, int]:
-    """Bytes on disk and number of files below a directory; nothing for one that isn't there (an empty view has none)."""
+def _count_written(upper: str) -> tuple[int, int]:
+    """Count bytes on disk and files below a directory; 0 without one, as of an empty view."""
     size = entries = 0
-    # The pod goes on writing and deleting meanwhile.
+    # The pod writes and deletes meanwhile.
     with contextlib.suppress(FileNotFoundError):
-        for _, folders, files, descriptor in os.fwalk(upper):
-            for name in (*folders, *files):
+        for _, directories, files, descriptor in os.fwalk(upper):
+            for name in (*directories, *files):
                 with contextlib.suppress(FileNotFoundError):
                     size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
                 entries += 1
-                if entries >= MOST_ENTRIES:
+                if entries >= MAX_ENTRIES:
                     return size, entries
     return size, entries

@@ -2,7 +2,7 @@
 
 A version appears by one rename of a finished, synced directory and goes by one rename into the trash. Between
 "the version is there" and "it is mounted" a publish holds a shared lease on the store; removal needs the
-exclusive one, so a version can't go while a mount of it is being made, and afterwards the mount table shows it.
+exclusive one, so a version can't go while it is being mounted, and then the mount table shows it.
 The lease is a flock(2): it ends with the process that held it.
 """
 
@@ -67,7 +67,7 @@ class AgentStore:
         try:
             return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreBusyError("a mount is being made") from error
+            raise StoreBusyError("a mount is in progress") from error
 
     def add(self, version: Version, tree: Path) -> None:
         """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""

@@ -68,7 +68,7 @@ def check(
             yield IntegrityReport("version", version, State.MISSING)
     for tenant, layer in [] if named else _list_layers(data):
         report = _check_layer(data, tenant, layer)
-        if os.path.isdir(data.layer(tenant, layer)):
+        if os.path.isdir(data.config_layer_path(tenant, layer)):
             yield report
 
 

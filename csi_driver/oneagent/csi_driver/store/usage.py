@@ -18,7 +18,7 @@ from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import AgentStore
 
 
-def present(data: DataDir, store: AgentStore) -> dedup.ExistingFiles:
+def list_shareable(data: DataDir, store: AgentStore) -> dedup.ExistingFiles:
     """Return the files that a new version can share; none of versions with an unreadable manifest."""
     found = []
     for version in store.versions():
@@ -29,7 +29,7 @@ def present(data: DataDir, store: AgentStore) -> dedup.ExistingFiles:
     return dedup.ExistingFiles(found)
 
 
-class Occupancy:
+class StoreUsage:
     """Thread-safe. Versions never change, so the total is counted again only after one came or went."""
 
     def __init__(self, data: DataDir, store: AgentStore) -> None:
@@ -38,7 +38,7 @@ class Occupancy:
         self._guard = threading.Lock()
         self._counted: tuple[int, int] | None = None
 
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of all versions together."""
         with self._guard:
             changed_at = os.stat(self._data.agents).st_mtime_ns
@@ -52,7 +52,7 @@ class Occupancy:
         return {version: disk_usage.bytes_by_inode(self._data.agent(version)) for version in self._store.versions()}
 
 
-def without(versions: Mapping[Version, Mapping[int, int]], gone: Collection[Version]) -> int:
+def bytes_without(versions: Mapping[Version, Mapping[int, int]], gone: Collection[Version]) -> int:
     """Return the bytes of all versions but these."""
     left: dict[int, int] = {}
     for version, files in versions.items():

@@ -1,4 +1,4 @@
-"""Migrations, models, compiled statements and records are four forms of one schema."""
+"""Migrations, models, generate_sql statements and records are four forms of one schema."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from oneagent.csi_driver.metadata import database, migrate, models, statements
-from oneagent.csi_driver.metadata import generate_sql as compiled
+from oneagent.csi_driver.metadata import database, generate_sql, migrate, models, statements
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.volumes import Notice, VolumeRecord
@@ -144,7 +143,7 @@ def test_the_newest_script_is_the_one_that_the_driver_expects() -> None:
 
 def test_the_compiled_statements_are_current() -> None:
     written = Path(statements.__file__).read_text()
-    assert written == compiled.render(), "run: python -m oneagent.csi_driver.metadata.generate_sql"
+    assert written == generate_sql.render(), "run: python -m oneagent.csi_driver.metadata.generate_sql"
 
 
 @pytest.mark.parametrize(

@@ -115,10 +115,10 @@ class TestADatabaseThatCannotBeWritten:
         assert not known.set_desired([dataclasses.replace(DEMO, version=Version("2"))])
         writer.execute("ROLLBACK")
         writer.close()
-        time.sleep(database.AWAY_SECONDS)
-        assert {row.version for row in known.desired_anywhere()} == {"1", "2"}
+        time.sleep(database.UNAVAILABLE_SECONDS)
+        assert {row.version for row in known.all_desired()} == {"1", "2"}
         assert known.flush()
-        assert {row.version for row in known.desired_anywhere()} == {"2"}
+        assert {row.version for row in known.all_desired()} == {"2"}
 
     def test_is_complained_about_once(self, folder: DataDir, caplog: pytest.LogCaptureFixture) -> None:
         known = records(folder)

@@ -147,14 +147,14 @@ class TestADynaKube:
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, source) as p:
             p.wait_until(lambda: p.is_ready(packages.VERSION))
-            p.data.host(DEMO).mkdir()
+            p.data.host_agent_directory(DEMO).mkdir()
         broken = FakeDynaKubeSource()
         broken.put_invalid("all.yaml:3", "is not YAML")
         with Provisioning(tmp_path, broken) as p:
             p.wait_until(lambda: p.provisioner.planner.dynakube_names() is not None)
             assert p.collect() == []
             assert p.is_ready(packages.VERSION)
-            assert p.data.host(DEMO).exists()
+            assert p.data.host_agent_directory(DEMO).exists()
 
     def test_that_goes_takes_its_version_layers_and_host_folder_along(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
@@ -162,7 +162,7 @@ class TestADynaKube:
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, source) as p:
             p.wait_until(lambda: p.is_ready(packages.VERSION))
-            p.data.host(DEMO).mkdir()
+            p.data.host_agent_directory(DEMO).mkdir()
             source.remove("demo")
             p.wait_until(lambda: p.row() is None)
             assert p.collect() == [packages.VERSION]

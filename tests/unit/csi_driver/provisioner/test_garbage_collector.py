@@ -177,7 +177,7 @@ class TestExpired:
         files = {ONE: {1: 50, 2: 50}, TWO: {1: 50, 3: 10}, THREE: {4: 30}}
         policy = garbage_collector.RetentionPolicy(budget_bytes=120, keep_unused_seconds=1000.0)
         gone = garbage_collector.select_expired(
-            [TWO, THREE], self.RECORDS, policy, lambda gone: usage.without(files, gone), 100.0
+            [TWO, THREE], self.RECORDS, policy, lambda gone: usage.bytes_without(files, gone), 100.0
         )
         assert gone == [TWO, THREE], "without TWO there are 130 bytes, and not the 80 that its size would leave"
 
@@ -309,7 +309,7 @@ class TestACollectorRun:
         writer = database.connect(env.data.database)
         writer.execute("BEGIN IMMEDIATE")
         env.records.set_desired([desired("2")])
-        time.sleep(database.AWAY_SECONDS)
+        time.sleep(database.UNAVAILABLE_SECONDS)
         assert env.collector.collect() == [THREE]
         writer.close()
         assert env.left() == ["1"]

@@ -123,7 +123,7 @@ def test_mounts_of_others_are_none_of_our_business() -> None:
 
 
 def test_a_host_agents_row_whose_mount_came_before_the_crash_says_so_afterwards() -> None:
-    waiting = row("waiting", mode="host", reason="being mounted")
+    waiting = row("waiting", mode="host", reason="mount started")
     assert plan([waiting], [], mounted=True).put == [row("mounted", mode="host", version="")]
 
 

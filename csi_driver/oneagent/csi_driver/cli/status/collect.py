@@ -26,7 +26,7 @@ from oneagent.csi_driver.linux.mount_table import Mount, Overlay
 from oneagent.csi_driver.metadata import readonly
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
-from oneagent.csi_driver.metadata.readonly import Recorded
+from oneagent.csi_driver.metadata.readonly import MetadataSnapshot
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 
@@ -80,7 +80,7 @@ def _version_of_directory(name: str) -> Version | None:
 
 
 def _versions(
-    data: DataDir, stored: set[Version], rows: Recorded, overlays: Iterable[Overlay]
+    data: DataDir, stored: set[Version], rows: MetadataSnapshot, overlays: Iterable[Overlay]
 ) -> tuple[node_report.VersionStatus, ...]:
     records = {row.version: row for row in rows.versions}
     mounted = Counter(
@@ -132,7 +132,7 @@ def _volume_of(overlay: Overlay, data: DataDir) -> VolumeId | None:
 
 
 def _volumes(
-    data: DataDir, rows: Recorded, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
+    data: DataDir, rows: MetadataSnapshot, mounts: list[Mount] | None, views: Mapping[VolumeId, Overlay]
 ) -> tuple[node_report.VolumeStatus, ...]:
     targets = {mount.target for mount in mounts or []}
     known = [_volume(row, row.id in views, None if mounts is None else row.target in targets) for row in rows.volumes]

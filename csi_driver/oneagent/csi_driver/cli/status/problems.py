@@ -17,7 +17,7 @@ from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 LITTLE_DISK_BYTES: Final = 256 << 20
 """Free space that the provisioner keeps by default; with less, pods can't write."""
 GRACE_SECONDS: Final = 60.0
-_IN_PROGRESS: Final = {VersionState.WANTED, VersionState.DOWNLOADING, VersionState.UNPACKING}
+_IN_PROGRESS: Final = {VersionState.PENDING, VersionState.DOWNLOADING, VersionState.UNPACKING}
 
 
 def add_problems(status: NodeStatus) -> NodeStatus:

@@ -19,7 +19,7 @@ from oneagent.csi_driver.linux import mount_table as linux_mount_table
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import readonly
-from oneagent.csi_driver.metadata.readonly import Recorded
+from oneagent.csi_driver.metadata.readonly import MetadataSnapshot
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.store import corruption_log
 
@@ -65,13 +65,13 @@ def collect_evidence(
     )
 
 
-def _row(rows: Recorded, namespace: str, pod: str) -> VolumeRecord | None:
+def _row(rows: MetadataSnapshot, namespace: str, pod: str) -> VolumeRecord | None:
     """Return the newest row: in a StatefulSet the volume of an earlier pod of this name may still exist."""
     own = (row for row in rows.volumes if (row.pod_namespace, row.pod_name) == (namespace, pod))
     return max(own, key=lambda row: row.changed_at, default=None)
 
 
-def _volume(row: VolumeRecord, rows: Recorded) -> Volume:
+def _volume(row: VolumeRecord, rows: MetadataSnapshot) -> Volume:
     return Volume(
         id=row.id,
         mode=row.mode,

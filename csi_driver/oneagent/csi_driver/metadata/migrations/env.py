@@ -1,4 +1,4 @@
-"""What alembic runs; the connection, with its open transaction, comes from `metadata.migrate`."""
+"""Alembic's environment; the connection, with its open transaction, comes from `metadata.migrate`."""
 
 from alembic import context
 

@@ -234,7 +234,7 @@ class Installer:
             unpacking = time.perf_counter()
             agent = package.read(cancelled)
             self._space.make_room(agent.unpacked_size)
-            present = usage.present(self._data, self._store)
+            present = usage.list_shareable(self._data, self._store)
             unpacked = agent.unpack(scratch, threads=self._threads, cancelled=cancelled, existing=present)
             self._metrics.shared_bytes.inc(present.shared_bytes)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)

@@ -1,4 +1,4 @@
-"""What the server tells the cluster by way of the provisioner, and what containers need to know of their cluster."""
+"""Notices, which the provisioner reports for the server, and the cluster's data for containers."""
 
 import sqlalchemy as sa
 from alembic import op

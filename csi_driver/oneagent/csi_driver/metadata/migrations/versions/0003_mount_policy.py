@@ -1,4 +1,4 @@
-"""What pods get while their DynaKube's version is not there."""
+"""Mount policy: what pods get while their DynaKube's version is missing."""
 
 import sqlalchemy as sa
 from alembic import op
