@@ -1,4 +1,4 @@
-"""Disk usage below paths, for people, budgets and metrics; it never fails.
+"""Disk usage below paths, for reports, budgets and metrics; it never fails.
 
 Files that vanish meanwhile, or whose path is too long, do not count.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def total_bytes(*places: str | Path) -> int:
-    """Bytes on disk at or below these paths; a file with several names there counts once."""
+    """Return the bytes on disk at or below these paths; a file with several names counts once."""
     size, seen = 0, set[tuple[int, int]]()
     for status in _all(places):
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
@@ -25,7 +25,7 @@ def total_bytes(*places: str | Path) -> int:
 
 
 def bytes_by_inode(place: str | Path) -> dict[int, int]:
-    """Bytes on disk by inode, of all that is at or below a path on one file system."""
+    """Return bytes on disk by inode, at or below a path on one file system."""
     return {status.st_ino: status.st_blocks * 512 for status in _all([place])}
 
 

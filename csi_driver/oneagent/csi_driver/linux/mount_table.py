@@ -62,7 +62,7 @@ def _split_unescaped(text: str, separator: str) -> Iterator[str]:
 
 
 def parse(lines: Iterable[str]) -> list[Mount]:
-    """The mounts in the order of the table: of two at one target the later one is on top.
+    """Parse the table in its order: of two mounts at one target the later one is on top.
 
     `ValueError` on a line that is none: callers that would delete must stop, not guess.
     """
@@ -87,13 +87,13 @@ def parse(lines: Iterable[str]) -> list[Mount]:
 
 
 def read(path: Path = SELF) -> list[Mount]:
-    """The mount table of this process's mount namespace."""
+    """Read the mount table of this process's mount namespace."""
     with path.open(encoding="latin-1") as table:
         return parse(table)
 
 
 def as_overlay(mount: Mount) -> Overlay | None:
-    """The layers of an overlay mount, None for any other."""
+    """Return the layers of an overlay mount; None for other mounts."""
     if mount.fs_type != "overlay":
         return None
     lower: tuple[str, ...] = ()
@@ -110,12 +110,12 @@ def as_overlay(mount: Mount) -> Overlay | None:
 
 
 def overlays(mounts: Iterable[Mount]) -> list[Overlay]:
-    """All overlays among the mounts."""
+    """Return the overlays among the mounts."""
     return [overlay for mount in mounts if (overlay := as_overlay(mount)) is not None]
 
 
 def top_at(mounts: Iterable[Mount], target: str) -> Mount | None:
-    """The mount that is visible at exactly this path."""
+    """Return the mount that is visible at exactly this path."""
     found = None
     for mount in mounts:
         if mount.target == target:

@@ -83,7 +83,7 @@ def _error(path: str) -> OSError:
 
 
 def mount(source: str, target: str, fs_type: str, flags: int, data: str = "") -> None:
-    """mount(2). `data` has to be shorter than a page: the kernel cuts the rest off in silence."""
+    """mount(2). `data` must be shorter than a page: the kernel silently truncates the rest."""
     if len(data.encode()) >= 4096:
         raise OSError(7, "mount options are longer than a page", target)
     if _mount(source.encode(), target.encode(), fs_type.encode(), flags, data.encode()) != 0:
@@ -97,7 +97,7 @@ def umount2(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
 
 
 def is_mount_root(path: str) -> bool:
-    """Whether something is mounted at `path` itself (statx, Linux 5.8): no look at the mount table.
+    """Return whether `path` is a mount's root (statx, Linux 5.8), without reading the mount table.
 
     Unlike a comparison of device numbers this sees bind mounts too. `FileNotFoundError` if there is nothing.
     """

@@ -21,7 +21,7 @@ from oneagent.csi_driver.server.call_result import CallResult
 
 
 class DriverError(Exception):
-    """The root. `str()` of it is the message of the status: for people, without secrets."""
+    """Base class. `str()` is the message of the status, without secrets."""
 
     status = grpc.StatusCode.INTERNAL
     result = CallResult.ERROR

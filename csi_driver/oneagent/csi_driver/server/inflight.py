@@ -39,7 +39,7 @@ class InFlightCalls:
 
     @property
     def busy(self) -> bool:
-        """Whether any call is in flight."""
+        """True while any call is in flight."""
         return bool(self._calls)
 
     def hold(self, key: str, what: str, *, cancel_other: bool = False) -> Call:

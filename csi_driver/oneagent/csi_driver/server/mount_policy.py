@@ -47,7 +47,7 @@ class RetryLimits:
     timeout_seconds: float
 
     def describe_attempt(self, attempts: int) -> str:
-        """The number of an attempt, for people."""
+        """Return the number of an attempt, for messages."""
         return f"attempt {attempts} of {self.attempts:g}" if math.isfinite(self.attempts) else f"attempt {attempts}"
 
     def exhausted_reason(self, failures: Failures, now: float) -> str:
@@ -59,7 +59,7 @@ class RetryLimits:
         return ""
 
     def seconds_left(self, failures: Failures, now: float) -> float:
-        """Time until the timeout turns the volume's view into an empty one."""
+        """Return the time until the volume gets an empty view."""
         if not failures.first_at:
             return math.inf
         return failures.first_at + self.timeout_seconds - now

@@ -30,7 +30,7 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """The end of a successful publish, with its version. `reason` says why the desired one is not mounted."""
+    """Result of a successful publish. `reason`: why the desired version is not mounted."""
 
     result: CallResult
     version: str = ""

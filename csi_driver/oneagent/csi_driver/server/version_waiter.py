@@ -34,7 +34,7 @@ class VersionWaiter:
 
     @property
     def generation(self) -> int:
-        """To be read before the state that is waited for, and given to `wait_for_change`: nothing is missed in between."""
+        """Number of changes. Read it before the awaited state, and pass it to `wait_for_change`: none is missed."""
         return self._generation
 
     def wake(self) -> None:

@@ -29,7 +29,7 @@ _FOLDERS: Final = (
 
 
 class VolumeDirPool:
-    """Thread-safe. Call `start` once; without it every `acquire` makes the folders itself."""
+    """Thread-safe. Call `start` once; without it every `acquire` creates the directories itself."""
 
     def __init__(self, data: DataDir) -> None:
         self._pool_dir = str(data.volume_pool)
@@ -39,7 +39,7 @@ class VolumeDirPool:
         self._started = False
 
     def start(self) -> None:
-        """Keep some dir_pool from now on. Those of an earlier process may be half made, so they go."""
+        """Start to fill the pool. Directories of an earlier process may be incomplete, so they are removed."""
         for entry in os.scandir(self._pool_dir):
             shutil.rmtree(entry.path, ignore_errors=True)
         self._started = True
@@ -47,7 +47,7 @@ class VolumeDirPool:
         threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()
 
     def acquire(self, place: str) -> None:
-        """Make `place` a volume directory with a fresh `upper` and `work`; `OSError` if it exists."""
+        """Create the volume directory `place` with new `upper` and `work`; `OSError` if it exists."""
         try:
             directory = self._ready.popleft()
         except IndexError:
@@ -57,7 +57,7 @@ class VolumeDirPool:
             self._low.set()
 
     def _make(self) -> str:
-        """Modes are set by chmod, since the process-wide umask would cut them: any user id in a pod may write."""
+        """Create the directories. chmod sets the modes, since the umask would reduce them: any user id may write."""
         directory = f"{self._pool_dir}/{next(self._names):x}"
         os.mkdir(directory, 0o700)
         for name, mode in _FOLDERS:
@@ -77,7 +77,7 @@ class VolumeDirPool:
         while True:
             self._low.wait()
             self._low.clear()
-            # A full or read-only disk: the publish that finds no directory says so.
+            # A full or read-only disk: the publish that finds no directory reports it.
             with contextlib.suppress(OSError):
                 while len(self._ready) < KEPT:
                     self._ready.append(self._make())

@@ -42,7 +42,7 @@ class Lease:
 
 
 class AgentStore:
-    """The versions on this node. Stateless: the directory is the truth."""
+    """The versions on this node. Stateless: the directory is authoritative."""
 
     def __init__(self, data: DataDir) -> None:
         self._data = data
@@ -59,18 +59,18 @@ class AgentStore:
             )
 
     def lease(self) -> Lease:
-        """Keep versions from being removed. Shared: any number of publishes at once."""
+        """Prevent the removal of versions. Shared: any number of publishes at once."""
         return Lease(self._lock_path, fcntl.LOCK_SH)
 
     def removal(self) -> Lease:
-        """Keep mounts from being made; `StoreBusyError` if one is in progress."""
+        """Prevent mounts; `StoreBusyError` if one is in progress."""
         try:
             return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StoreBusyError("a mount is in progress") from error
 
     def add(self, version: Version, tree: Path) -> None:
-        """Make a finished, synced tree visible under the version's name; `FileExistsError` if one is there."""
+        """Publish a complete, synced tree under the version's name; `FileExistsError` if it exists."""
         place = Path(self._data.agent(version))
         if place.exists():
             raise FileExistsError(f"version {version} is in the store already")

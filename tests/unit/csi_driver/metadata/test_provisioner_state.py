@@ -120,7 +120,7 @@ class TestADatabaseThatCannotBeWritten:
         assert known.flush()
         assert {row.version for row in known.all_desired()} == {"2"}
 
-    def test_is_complained_about_once(self, folder: DataDir, caplog: pytest.LogCaptureFixture) -> None:
+    def test_is_logged_once(self, folder: DataDir, caplog: pytest.LogCaptureFixture) -> None:
         known = records(folder)
         known.set_desired([DEMO])
         writer = database.connect(folder.database)
