@@ -128,7 +128,7 @@ class TestADatabaseThatCannotBeWritten:
         for version in ("2", "3", "4"):
             known.set_desired([dataclasses.replace(DEMO, version=Version(version))])
         writer.close()
-        assert caplog.text.count("kept in memory") == 1
+        assert caplog.text.count("stay in memory") == 1
 
 
 class TestNotices:
