@@ -244,6 +244,8 @@ class Inverted:
     new: str
     before: bool
     after: bool
+    field: Schema
+    """The older version's description of it."""
 
     def up(self, tree: Tree) -> None:
         self._fill(tree, self.before)
@@ -252,7 +254,7 @@ class Inverted:
         self._fill(tree, self.after)
 
     def reshape(self, described: Schema) -> None:
-        pass
+        schema.put(described, self.new, self.field)
 
     def _fill(self, tree: Tree, default: bool) -> None:
         parent, _, key = self.new.rpartition(".")

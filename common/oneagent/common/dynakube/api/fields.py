@@ -82,6 +82,11 @@ _HOST: Final[Mapping[str, Schema]] = {
     "oneAgentResources": resources("CPU and memory of the host agent."),
 }
 
+USE_CSI_DRIVER: Final = switch(
+    "Whether applications' pods get their agent through the CSI driver. "
+    "Through the CSI driver where it is installed if not set."
+)
+
 _INJECTION: Final[Mapping[str, Schema]] = {
     "codeModulesImage": text(
         "Where the agent for applications comes from in place of the tenant: an image; or what is on "
@@ -92,10 +97,7 @@ _INJECTION: Final[Mapping[str, Schema]] = {
     ),
     "initResources": resources("CPU and memory of the init container that applications' pods get."),
     "namespaceSelector": selector("Namespaces whose pods get an agent; all that are not ignored if not set."),
-    "useCSIDriver": switch(
-        "Whether applications' pods get their agent through the CSI driver. "
-        "Through the CSI driver where it is installed if not set."
-    ),
+    "useCSIDriver": USE_CSI_DRIVER,
 }
 
 

@@ -92,12 +92,17 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             Dropped(path, schema.anything("Without effect: a volume with the agent."))
             for path in _each(fields.INJECTING_MODES, "volume")
         ),
-        Inverted(_USE_CSI_DRIVER, before=True, after=False),
+        Inverted(_USE_CSI_DRIVER, before=True, after=False, field=fields.USE_CSI_DRIVER),
         Renamed("status.connectionInfo", "status.oneAgent.connectionInfoStatus"),
     ),
     "v1beta1": (
         Respelled(),
-        Inverted(_USE_CSI_DRIVER, before=False, after=True),
+        Inverted(
+            _USE_CSI_DRIVER,
+            before=False,
+            after=True,
+            field=schema.switch("Whether applications' pods get their agent through the CSI driver. Not if not set."),
+        ),
         Typed(
             "metadata-enrichment",
             "spec.metadataEnrichment.enabled",
