@@ -1,7 +1,7 @@
-"""The driver behind a CSI socket, as far as its sidecars know it: is it there, who is it, is it well.
+"""Client of a CSI driver's Identity service: name, readiness, and the state of its socket.
 
-grpc_wire.RpcError      from every call
-ValueError              from `path_of`, for an address that is no unix socket
+RpcError      from every call
+ValueError    from `parse_address`, for an address that is not a unix socket
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _ATTEMPT_SECONDS: Final = 0.5
 _LOG_EVERY_SECONDS: Final = 10.0
 
 Observer = Callable[[str, StatusCode, float], None]
-"""Told of each call: its method, how it ended, how many seconds it took."""
+"""Called after each call with its method, status and seconds"""
 
 
-def path_of(address: str) -> str:
-    """The path of a `--csi-address`: `/csi/csi.sock`, `unix:/csi/csi.sock` or `unix:///csi/csi.sock`."""
+def parse_address(address: str) -> str:
+    """Return the path of a `--csi-address`: `/csi/csi.sock`, `unix:/csi/csi.sock` or `unix:///csi/csi.sock`."""
     path = address.removeprefix("unix:").removeprefix("//")
     if not path.startswith("/"):
         raise ValueError(f"{address!r} is not the absolute path of a unix socket, such as /run/csi/socket")
     return path
 
 
-def wait(path: str, limit_seconds: float | None) -> bool:
-    """Wait until the socket accepts a connection; False if it does not within the limit (`None`: none)."""
+def wait_for_socket(path: str, limit_seconds: float | None) -> bool:
+    """Wait until the socket accepts a connection; False after the limit (`None`: no limit)."""
     started = time.monotonic()
     last_logged = started
     while True:
@@ -52,7 +52,7 @@ def wait(path: str, limit_seconds: float | None) -> bool:
             client.connect(path, now + _ATTEMPT_SECONDS).close()
         except OSError as error:
             if now - last_logged >= _LOG_EVERY_SECONDS:
-                log.warning("still connecting to the driver", extra=logs.facts(socket=path, reason=error.strerror))
+                log.warning("driver not reachable yet", extra=logs.facts(socket=path, reason=error.strerror))
                 last_logged = now
             # connect() waits by itself where waiting helps; other errors (no permission) would spin.
             time.sleep(0.1)
@@ -61,9 +61,9 @@ def wait(path: str, limit_seconds: float | None) -> bool:
 
 
 def file_id(path: str) -> tuple[int, int, int] | None:
-    """What tells the socket's file from its successor at the same path; None if there is none.
+    """Return the identity of the socket's file, different for a successor; None if there is no file.
 
-    By the time, too: ext4 gives the number of a removed inode to the next file.
+    It includes the time, since ext4 reuses the number of a removed inode for the next file.
     """
     try:
         status = os.lstat(path)
@@ -72,7 +72,7 @@ def file_id(path: str) -> tuple[int, int, int] | None:
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
-def _ignore(_method: str, _status: StatusCode, _seconds: float) -> None:
+def _no_observer(_method: str, _status: StatusCode, _seconds: float) -> None:
     pass
 
 
@@ -82,22 +82,22 @@ class Driver:
 
     path: str
     timeout_seconds: float
-    observe: Observer = _ignore
+    observe: Observer = _no_observer
 
     def name(self) -> str:
-        """The driver's name, which may be empty only with a broken driver."""
+        """Return the driver's name; empty only if the driver is faulty."""
         try:
             answer = csi_pb2.GetPluginInfoResponse.FromString(self._call(GET_PLUGIN_INFO))
         except DecodeError as error:
-            raise RpcError(StatusCode.INTERNAL, f"{GET_PLUGIN_INFO} was answered with something else") from error
+            raise RpcError(StatusCode.INTERNAL, f"{GET_PLUGIN_INFO} returned an invalid response") from error
         return answer.name
 
     def ready(self) -> bool:
-        """Whether the driver says it is ready; one that answers without saying so is (CSI spec, Probe)."""
+        """Return whether the driver is ready; a response without the field means ready (CSI spec, Probe)."""
         try:
             answer = csi_pb2.ProbeResponse.FromString(self._call(PROBE))
         except DecodeError as error:
-            raise RpcError(StatusCode.INTERNAL, f"{PROBE} was answered with something else") from error
+            raise RpcError(StatusCode.INTERNAL, f"{PROBE} returned an invalid response") from error
         return answer.ready.value if answer.HasField("ready") else True
 
     def _call(self, method: str) -> bytes:

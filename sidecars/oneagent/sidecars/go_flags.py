@@ -45,7 +45,7 @@ class Flags(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=command, description=description, allow_abbrev=False)
-        self.switch("version", "say the version and exit")
+        self.switch("version", "print the version and exit")
         self.add_argument(
             "--log-format",
             "--logging-format",
@@ -62,9 +62,9 @@ class Flags(argparse.ArgumentParser):
         """A boolean: `--name` or `--name=true|false`."""
         self.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, help=text)
 
-    def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """The flags' values; ends the program for `--help`, `--version` and what cannot be understood."""
-        doubled = [f"-{word}" if re.match(r"-[a-zA-Z_]{2}|-v", word) else word for word in words]
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line; ends the program for `--help`, `--version` and invalid arguments."""
+        doubled = [f"-{word}" if re.match(r"-[a-zA-Z_]{2}|-v", word) else word for word in arguments]
         options = self.parse_args(doubled)
         if options.version:
             sys.stdout.write(f"{self.prog} {_version()}\n")
@@ -72,7 +72,7 @@ class Flags(argparse.ArgumentParser):
         return options
 
     def refuse(self, reason: str) -> NoReturn:
-        """End the program with 1 for values that are understood but impossible."""
+        """End the program with 1 because of an invalid combination of values."""
         self.exit(1, f"{self.prog}: {reason}\n")
 
 
@@ -95,7 +95,7 @@ def port(text: str) -> int:
 
 
 def _boolean(text: str) -> bool:
-    # The words that Go's strconv.ParseBool takes.
+    # The values that Go's strconv.ParseBool accepts.
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -104,7 +104,7 @@ def _boolean(text: str) -> bool:
 
 
 def _version() -> str:
-    from importlib import metadata  # costs a megabyte, wanted once
+    from importlib import metadata  # costs a megabyte, needed only here
 
     try:
         return metadata.version(identifiers.DISTRIBUTION)

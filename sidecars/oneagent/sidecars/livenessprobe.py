@@ -1,11 +1,11 @@
-"""`livenessprobe`: turns the CSI driver's Probe into an HTTP answer that kubelet's probes understand.
+"""`livenessprobe`: serves the CSI driver's Probe over HTTP for kubelet.
 
-Takes the flags of the Go program of that name and does its work, with two differences, both on purpose:
+It has the flags and behaviour of the Go program of that name, with two deliberate differences:
 
-- `/healthz` answers from the start. While there is no socket it says so with a 500, where the Go program
-  refuses the connection: a failing probe either way, but this one with its reason in kubelet's event.
-- A driver that does not say its name at first is asked again. The Go program ends with 1, and while kubelet
-  holds back its restart, the driver, by then healthy, is killed for want of an answer.
+- `/healthz` answers from the start: with 500 and the reason while there is no socket, where the Go program refuses the
+  connection. Both fail the probe, but only an answer has a reason for kubelet's Event.
+- If the driver's name is not available at first, the call is retried. The Go program exits with 1. During kubelet's
+  restart back-off its probe fails, and kubelet kills a driver that is healthy by then.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ _NO_NAME: Final = "unknown-driver"
 
 @dataclasses.dataclass(frozen=True)
 class LivenessProbeSettings:
-    """What the flags ask for."""
+    """Settings from the flags."""
 
     csi_path: str
     probe_timeout_seconds: float
     health_address: str
     metrics_address: str
-    """Where metrics are served: the same as `health_address`, another, or empty for nowhere."""
+    """Address of the metrics: the same as `health_address`, another, or empty for none"""
     metrics_path: str
     log_format: logs.Format
 
 
-def read_settings(words: Sequence[str]) -> LivenessProbeSettings:
-    """The settings of a command line."""
+def read_settings(arguments: Sequence[str]) -> LivenessProbeSettings:
+    """Parse a command line."""
     flags = go_flags.Flags("livenessprobe", "Serves a CSI driver's health over HTTP.")
     flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket")
-    flags.add_argument("--probe-timeout", type=go_flags.seconds, default=3.0, help="for one probe (default 3s)")
+    flags.add_argument("--probe-timeout", type=go_flags.seconds, default=3.0, help="timeout of a probe (default 3s)")
     flags.add_argument("--http-endpoint", default="", help="host:port of /healthz and of the metrics")
     flags.add_argument("--health-port", type=go_flags.port, default=_DEFAULT_PORT, help="deprecated (default 9808)")
     flags.add_argument("--metrics-address", default="", help="deprecated: use --http-endpoint")
     flags.add_argument("--metrics-path", default="/metrics", help="path of the metrics (default /metrics)")
-    options = flags.read(words)
+    options = flags.read(arguments)
     if options.http_endpoint and options.health_port != _DEFAULT_PORT:
         flags.refuse("--http-endpoint and --health-port exclude each other; use --http-endpoint")
     if options.http_endpoint and options.metrics_address:
@@ -60,7 +60,7 @@ def read_settings(words: Sequence[str]) -> LivenessProbeSettings:
     if not options.metrics_path.startswith("/") or options.metrics_path == "/healthz":
         flags.refuse(f"--metrics-path={options.metrics_path} must start with / and not be /healthz")
     try:
-        csi_path = csi_client.path_of(options.csi_address)
+        csi_path = csi_client.parse_address(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
     return LivenessProbeSettings(
@@ -74,7 +74,7 @@ def read_settings(words: Sequence[str]) -> LivenessProbeSettings:
 
 
 class Probe:
-    """The driver as it is watched: its health on request, its name once it has said it."""
+    """Health of the driver, and its name once it is known."""
 
     def __init__(self, csi_path: str, timeout_seconds: float, operations: sidecars_metrics.Operations) -> None:
         self._operations = operations
@@ -83,31 +83,31 @@ class Probe:
         self._healthy: bool | None = None
 
     def check(self) -> http_server.Answer:
-        """`/healthz`."""
+        """Answer `/healthz`."""
         try:
             ready = self._driver.ready()
         except RpcError as error:
-            return self._say(http_server.Answer(500, str(error)))
+            return self._log_change(http_server.Answer(500, str(error)))
         if not ready:
-            return self._say(http_server.Answer(500, "driver responded but is not ready"))
-        return self._say(http_server.Answer(200, "ok"))
+            return self._log_change(http_server.Answer(500, "driver responded but is not ready"))
+        return self._log_change(http_server.Answer(200, "ok"))
 
-    def learn_name(self) -> None:
-        """Wait, for ever if it must be, for the driver and the name that its metrics are labelled with."""
+    def read_name(self) -> None:
+        """Wait without limit for the driver's name, a label of the metrics."""
         while True:
-            csi_client.wait(self._driver.path, None)
+            csi_client.wait_for_socket(self._driver.path, None)
             try:
                 name = self._driver.name()
             except RpcError as error:
-                log.warning("the driver did not say its name; asking again", extra=logs.facts(reason=error))
+                log.warning("driver name not available; retrying", extra=logs.facts(reason=error))
                 time.sleep(_NAME_RETRY_SECONDS)
                 continue
             self._name = name or _NO_NAME
             log.info("probing the driver", extra=logs.facts(driver=name, socket=self._driver.path))
             return
 
-    def _say(self, answer: http_server.Answer) -> http_server.Answer:
-        # One line a change, not one a probe.
+    def _log_change(self, answer: http_server.Answer) -> http_server.Answer:
+        # Only changes are logged, not each probe.
         healthy = answer.status == 200
         if healthy != self._healthy:
             level = logging.INFO if healthy else logging.WARNING
@@ -122,7 +122,7 @@ class Probe:
 def main() -> int:
     settings = read_settings(sys.argv[1:])
     logs.setup(settings.log_format, "info")
-    codes = signals.catch()
+    codes = signals.install_handlers()
     operations = sidecars_metrics.Operations()
     probe = Probe(settings.csi_path, settings.probe_timeout_seconds, operations)
     try:
@@ -130,7 +130,7 @@ def main() -> int:
     except http_server.AddressError as error:
         log.error("cannot serve", extra=logs.facts(reason=error))
         return 1
-    threading.Thread(target=probe.learn_name, name="name", daemon=True).start()
+    threading.Thread(target=probe.read_name, name="name", daemon=True).start()
     return codes.get()
 
 

@@ -1,13 +1,13 @@
-"""`csi-node-driver-registrar`: tells kubelet that there is a CSI driver on this node, and where.
+"""`csi-node-driver-registrar`: registers the CSI driver with the node's kubelet.
 
-Takes the flags of the Go program of that name and does its work, with these differences, each on purpose:
+It has the flags and behaviour of the Go program of that name, with deliberate differences:
 
-- GetInfo asks the driver's Probe first and answers UNAVAILABLE for a driver that does not answer, so kubelet
-  never registers a dead driver, and `/healthz`, which asks GetInfo, tells the truth about it.
-- The registration socket is made again when its file was removed. A successor's socket is left alone.
-- A refused registration is answered before the program ends with 1, and no stale socket stays behind.
-- With `--stay-while-driver-serves` SIGTERM ends it only after the driver: kubelet calls no driver that is not
-  registered, and one that stays after an uninstall, until its last volume is gone, has to be called.
+- GetInfo calls the driver's Probe first, and returns UNAVAILABLE if the driver does not answer. So kubelet never
+  registers a dead driver, and `/healthz`, which calls GetInfo, reports it.
+- If the file of the registration socket was removed, it is created again. A successor's socket is left alone.
+- A refused registration is answered before the program exits with 1, and no stale socket stays behind.
+- With `--stay-while-driver-serves` it exits after SIGTERM only once the driver has ended. Kubelet calls registered
+  drivers only, and after an uninstall the driver serves until its last volume is unmounted.
 """
 
 from __future__ import annotations
@@ -35,44 +35,46 @@ GET_INFO: Final = "/pluginregistration.Registration/GetInfo"
 NOTIFY: Final = "/pluginregistration.Registration/NotifyRegistrationStatus"
 
 _WAIT_FOR_DRIVER_SECONDS: Final = 30.0
-_LOOK_FOR_SOCKET_SECONDS: Final = 1.0
-_LOOK_FOR_DRIVER_SECONDS: Final = 0.5
+_SOCKET_CHECK_SECONDS: Final = 1.0
+_DRIVER_CHECK_SECONDS: Final = 0.5
 _DRAIN_SECONDS: Final = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class RegistrarSettings:
-    """What the flags ask for."""
+    """Settings from the flags."""
 
     csi_path: str
-    """The driver's socket as this container sees it."""
+    """The driver's socket in this container"""
     kubelet_registration_path: str
-    """The driver's socket as kubelet sees it: a path on the host."""
+    """The driver's socket on the host, for kubelet"""
     plugin_registration_path: Path
-    """Kubelet's `plugins_registry` folder as this container sees it."""
+    """Kubelet's directory `plugins_registry` in this container"""
     timeout_seconds: float
-    """For each call to the driver."""
+    """Timeout of each call to the driver"""
     http_address: str
-    """Where `/healthz` is served; empty for nowhere."""
+    """Address of `/healthz`; empty for none"""
     stay_while_driver_serves: bool
-    """After a first signal, until the driver ends or a second one comes."""
+    """Serve after a first signal until the driver ends, or a second signal"""
     log_format: logs.Format
 
 
-def read_settings(words: Sequence[str]) -> RegistrarSettings | None:
-    """The settings of a command line; `None` for the probe mode, which has nothing to do."""
+def read_settings(arguments: Sequence[str]) -> RegistrarSettings | None:
+    """Parse a command line; `None` for the probe mode, which has nothing to do."""
     flags = go_flags.Flags("csi-node-driver-registrar", "Registers a CSI driver with this node's kubelet.")
     flags.add_argument("--csi-address", default="/run/csi/socket", help="the driver's socket, in this container")
     flags.add_argument("--kubelet-registration-path", default="", help="the driver's socket, on the host (required)")
     flags.add_argument("--plugin-registration-path", default="/registration", help="kubelet's plugins_registry")
-    flags.add_argument("--timeout", type=go_flags.seconds, default=1.0, help="for a call to the driver (default 1s)")
+    flags.add_argument(
+        "--timeout", type=go_flags.seconds, default=1.0, help="timeout of a call to the driver (default 1s)"
+    )
     flags.add_argument("--http-endpoint", default="", help="host:port of /healthz (default: none)")
     flags.add_argument("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
     flags.add_argument("--mode", default="registration", help="deprecated: kubelet-registration-probe exits with 0")
     flags.add_argument("--connection-timeout", help="deprecated, without effect")
-    flags.switch("stay-while-driver-serves", "on SIGTERM stay registered until the driver has ended")
+    flags.switch("stay-while-driver-serves", "after SIGTERM, stay registered until the driver has ended")
     flags.switch("enable-pprof", "without effect")
-    options = flags.read(words)
+    options = flags.read(arguments)
     if not options.kubelet_registration_path:
         flags.refuse("--kubelet-registration-path is required: the driver's socket as kubelet sees it")
     if options.mode == "kubelet-registration-probe":
@@ -82,7 +84,7 @@ def read_settings(words: Sequence[str]) -> RegistrarSettings | None:
     if options.http_endpoint and options.health_port:
         flags.refuse("--http-endpoint and --health-port exclude each other; use --http-endpoint")
     try:
-        csi_path = csi_client.path_of(options.csi_address)
+        csi_path = csi_client.parse_address(options.csi_address)
     except ValueError as error:
         flags.refuse(f"--csi-address: {error}")
     return RegistrarSettings(
@@ -97,7 +99,7 @@ def read_settings(words: Sequence[str]) -> RegistrarSettings | None:
 
 
 class Registration:
-    """The two calls that kubelet makes."""
+    """The service that kubelet calls."""
 
     def __init__(self, info: registration.PluginInfo, driver: csi_client.Driver, codes: signals.ExitCodes) -> None:
         self._info = info
@@ -108,9 +110,9 @@ class Registration:
         return {GET_INFO: self.get_info, NOTIFY: self.notify}
 
     def get_info(self, _request: bytes) -> bytes:
-        """What kubelet has to know, while the driver answers."""
+        """Return the driver's name and socket, if the driver answers."""
         try:
-            # Not ready is alive: whether the driver can serve kubelet's next call is for that call to tell.
+            # A driver that is not ready is alive; kubelet's next call shows whether it can serve.
             self._driver.ready()
         except RpcError as error:
             if error.status is not StatusCode.UNIMPLEMENTED:
@@ -118,22 +120,22 @@ class Registration:
         return self._info.SerializeToString()
 
     def notify(self, request: bytes) -> bytes:
-        """Kubelet's verdict. A refusal ends the program; the answer goes out before, as `stop` drains."""
+        """Log kubelet's result. A refusal ends the program; `stop` drains, so the response is sent before."""
         try:
             status = registration.RegistrationStatus.FromString(request)
         except DecodeError as error:
-            raise RpcError(StatusCode.INVALID_ARGUMENT, "this is no RegistrationStatus") from error
+            raise RpcError(StatusCode.INVALID_ARGUMENT, "the request is not a RegistrationStatus") from error
         if status.plugin_registered:
-            log.info("kubelet has registered the driver", extra=logs.facts(driver=self._info.name))
+            log.info("driver registered", extra=logs.facts(driver=self._info.name))
         else:
             facts = logs.facts(driver=self._info.name, reason=status.error)
-            log.error("kubelet has refused the driver; ending so that it is tried anew", extra=facts)
+            log.error("driver registration refused by kubelet; exiting to retry", extra=facts)
             self._codes.put(1)
         return registration.RegistrationStatusResponse().SerializeToString()
 
 
 def check_health(socket_path: Path, name: str, timeout_seconds: float) -> http_server.Answer:
-    """`/healthz`: whether kubelet could register the driver now."""
+    """Answer `/healthz`: can kubelet register the driver now?"""
     if not socket_path.exists():
         return http_server.Answer(404, "registration socket does not exist")
     try:
@@ -151,27 +153,27 @@ def main() -> int:
     if settings is None:
         return 0
     logs.setup(settings.log_format, "info")
-    codes = signals.catch()
+    codes = signals.install_handlers()
     driver = csi_client.Driver(settings.csi_path, settings.timeout_seconds)
-    name = _learn_name(driver)
+    name = _read_driver_name(driver)
     if not name:
         return 1
     return _register(settings, driver, name, codes)
 
 
-def _learn_name(driver: csi_client.Driver) -> str:
+def _read_driver_name(driver: csi_client.Driver) -> str:
     log.info("connecting to the driver", extra=logs.facts(socket=driver.path))
-    if not csi_client.wait(driver.path, _WAIT_FOR_DRIVER_SECONDS):
+    if not csi_client.wait_for_socket(driver.path, _WAIT_FOR_DRIVER_SECONDS):
         facts = logs.facts(socket=driver.path, seconds=_WAIT_FOR_DRIVER_SECONDS)
-        log.error("no driver; check that it runs and that --csi-address names its socket", extra=facts)
+        log.error("driver not reachable; check that it runs and that --csi-address names its socket", extra=facts)
         return ""
     try:
         name = driver.name()
     except RpcError as error:
-        log.error("the driver did not say its name", extra=logs.facts(socket=driver.path, reason=error))
+        log.error("driver name not available", extra=logs.facts(socket=driver.path, reason=error))
         return ""
     if not name or "/" in name:
-        log.error("the driver's name is empty or no file's name", extra=logs.facts(driver=name))
+        log.error("driver name invalid: it is empty or has a slash", extra=logs.facts(driver=name))
         return ""
     return name
 
@@ -186,7 +188,7 @@ def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str,
     socket_path = settings.plugin_registration_path / f"{name}-reg.sock"
     server = grpc_server.Server(socket_path, Registration(info, driver, codes).handlers())
     try:
-        server.keep()
+        server.ensure_socket()
         if settings.http_address:
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
@@ -197,41 +199,41 @@ def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str,
         server.stop(0)
         return 1
     log.info("waiting for kubelet", extra=logs.facts(driver=name, socket=socket_path, endpoint=info.endpoint))
-    code = _serve_until_told(server, socket_path, codes)
+    code = _serve_until_signal(server, socket_path, codes)
     if code == 0 and settings.stay_while_driver_serves:
-        code = _stay(server, socket_path, driver.path, codes)
+        code = _stay_registered(server, socket_path, driver.path, codes)
     server.stop(_DRAIN_SECONDS)
     log.info("stopped", extra=logs.facts(driver=name, exit_code=code))
     return code
 
 
-def _serve_until_told(server: grpc_server.Server, socket_path: Path, codes: signals.ExitCodes) -> int:
+def _serve_until_signal(server: grpc_server.Server, socket_path: Path, codes: signals.ExitCodes) -> int:
     while True:
         try:
-            return codes.get(timeout=_LOOK_FOR_SOCKET_SECONDS)
+            return codes.get(timeout=_SOCKET_CHECK_SECONDS)
         except queue.Empty:
-            _mend(server, socket_path)
+            _restore_socket(server, socket_path)
 
 
-def _stay(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: signals.ExitCodes) -> int:
-    """Serve until the driver of this moment has ended. Its successor at the same path has a registrar of its own."""
+def _stay_registered(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: signals.ExitCodes) -> int:
+    """Serve until the current driver has ended. Its successor at the same path has its own registrar."""
     driver = csi_client.file_id(driver_path)
     log.info("staying registered until the driver has ended", extra=logs.facts(socket=driver_path))
-    while driver == csi_client.file_id(driver_path) and csi_client.wait(driver_path, _LOOK_FOR_DRIVER_SECONDS):
+    while driver == csi_client.file_id(driver_path) and csi_client.wait_for_socket(driver_path, _DRIVER_CHECK_SECONDS):
         try:
-            return codes.get(timeout=_LOOK_FOR_DRIVER_SECONDS)
+            return codes.get(timeout=_DRIVER_CHECK_SECONDS)
         except queue.Empty:
-            _mend(server, socket_path)
+            _restore_socket(server, socket_path)
     return 0
 
 
-def _mend(server: grpc_server.Server, socket_path: Path) -> None:
+def _restore_socket(server: grpc_server.Server, socket_path: Path) -> None:
     try:
-        if server.keep():
-            log.warning("the registration socket had gone; made anew", extra=logs.facts(socket=socket_path))
+        if server.ensure_socket():
+            log.warning("registration socket was removed; created again", extra=logs.facts(socket=socket_path))
     except (grpc_server.SocketInUseError, OSError) as error:
         facts = logs.facts(socket=socket_path, reason=error)
-        log.error("the registration socket has gone and cannot be made anew yet", extra=facts)
+        log.error("registration socket was removed; creation failed, retrying", extra=facts)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ ExitCodes = queue.SimpleQueue[int]
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
 
-def catch() -> ExitCodes:
-    """A queue that gets a 0 for each SIGTERM and SIGINT; other threads may put other exit codes into it.
+def install_handlers() -> ExitCodes:
+    """Return a queue that receives 0 for each SIGTERM and SIGINT; other threads may add other exit codes.
 
-    To be called before any other thread is started: threads inherit that the signals are blocked.
+    Call it before starting any other thread, since threads inherit the blocked signals.
     """
     codes: ExitCodes = queue.SimpleQueue()
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)

@@ -56,7 +56,7 @@ class GoDriver(Peer):
         # What SIGKILL leaves behind.
         self.socket.unlink(missing_ok=True)
         super().start()
-        programs.until(lambda: csi_client.wait(str(self.socket), 1))
+        programs.until(lambda: csi_client.wait_for_socket(str(self.socket), 1))
 
     def behave(self, **behaviour: Any) -> None:
         assert self.order(**behaviour)

@@ -155,4 +155,4 @@ def test_durations_are_go_durations(text: str, value: float) -> None:
 
 
 def test_a_path_stays_a_path() -> None:
-    assert csi_client.path_of("/a:b/unix:/c.sock") == "/a:b/unix:/c.sock"
+    assert csi_client.parse_address("/a:b/unix:/c.sock") == "/a:b/unix:/c.sock"

@@ -249,11 +249,11 @@ class TestTheLog:
     ) -> None:
         caplog.set_level(logging.INFO, "oneagent")
         fakes.ask(client, "/inject", fakes.review(POD))
-        assert not [record for record in caplog.records if record.message == "decided"]
+        assert not [record for record in caplog.records if record.message == "admission decided"]
         serving.decisions.verdict = fakes.Verdict(["wrong"])
         fakes.ask(client, "/validate", fakes.review(KUBE))
         caplog.set_level(logging.DEBUG, "oneagent")
         fakes.ask(client, "/inject", fakes.review(POD))
-        told = [record.__dict__["facts"] for record in caplog.records if record.message == "decided"]
+        told = [record.__dict__["facts"] for record in caplog.records if record.message == "admission decided"]
         assert [(one["path"], one["outcome"]) for one in told] == [("/validate", "denied"), ("/inject", "injected")]
         assert told[0]["denied"] == "wrong"

@@ -119,7 +119,7 @@ class TestTheProcess:
             with webhook.running("--log-format=text") as process:
                 assert process.wait(20) == 1
         log = (tmp_path / "log").read_text()
-        assert "the webhook ends" in log
+        assert "webhook failed" in log
         assert str(webhook.port) in log
         assert "Traceback" not in log
 

@@ -1,9 +1,8 @@
-"""The server of admissions and conversions, over TLS.
+"""HTTPS server for admission and conversion requests.
 
-A request that can be read is answered with 200, whatever happens; one that can't with 400 or 413 and the reason.
-API servers hold connections open for 90 seconds after their last request: the server holds them longer, so that
-it never closes one just when a request is on its way. While it drains it is not ready any more but answers all
-that comes, and says in each answer that the connection ends with it.
+A valid request is always answered with 200, an invalid one with 400 or 413 and the reason. API servers keep idle
+connections for 90 seconds. The server keeps them longer, so that it never closes one while a request is on its way.
+While draining it is not ready, but still answers every request, and closes the connection with the response.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ CONVERT: Final = "/convert"
 
 _BODY_BYTES: Final = 8 << 20
 _KEEPALIVE_SECONDS: Final = 150.0
-_USUAL_SECONDS: Final = 10.0
-_LONGEST_SECONDS: Final = 30.0
-"""More than the API server allows anybody"""
+_DEFAULT_SECONDS: Final = 10.0
+_MAX_SECONDS: Final = 30.0
+"""Maximum of `timeoutSeconds` in a webhook configuration"""
 _BACKLOG: Final = 1024
 
 
@@ -44,11 +43,11 @@ class Admission(Protocol):
 class Settings:
     host: str
     port: int
-    """0 takes a free one."""
+    """0: a free port"""
     drain_seconds: float = 5.0
-    """How long requests go on coming once an endpoint is no longer ready."""
+    """Time during which requests still arrive at an endpoint that is no longer ready"""
     finish_seconds: float = 15.0
-    """How long requests that are being answered may take at the end."""
+    """Longest time for requests in progress at the end"""
 
 
 class Server:
@@ -58,12 +57,12 @@ class Server:
         self._settings, self._context, self._admission, self._metrics = settings, context, admission, metrics
         self._runner: web.AppRunner | None = None
         self.port = settings.port
-        """Where it listens, after `start`."""
+        """The port after `start`"""
         self.serving = False
         self.draining = False
 
     async def start(self) -> None:
-        """Listen; `OSError` if the port is not to be had."""
+        """Listen; `OSError` if the port is not available."""
         application = web.Application(client_max_size=_BODY_BYTES)
         application.add_routes(web.post(path, self._admit) for path in ADMISSIONS)
         application.add_routes([web.post(CONVERT, self._convert)])
@@ -78,10 +77,10 @@ class Server:
         await web.TCPSite(self._runner, host, port, ssl_context=self._context, backlog=_BACKLOG).start()
         self.port = self._runner.addresses[0][1]
         self.serving = True
-        log.info("admissions are served", extra=logs.facts(port=self.port))
+        log.info("serving admissions", extra=logs.facts(port=self.port))
 
     async def stop(self) -> None:
-        """Drain: serve until nobody sends requests here any more, finish those that are left, and close."""
+        """Drain: serve until requests stop, finish those in progress, and close."""
         self.draining = True
         log.info("draining", extra=logs.facts(seconds=self._settings.drain_seconds))
         await asyncio.sleep(self._settings.drain_seconds)
@@ -92,26 +91,26 @@ class Server:
     async def _admit(self, request: web.Request) -> web.Response:
         started, seconds = time.perf_counter(), _seconds(request)
         try:
-            asked = admission_review.admission(await _read(request, seconds))
+            review = admission_review.admission(await _read(request, seconds))
         except ReviewError as error:
-            return self._refused(request.path, error)
-        decision = await self._admission.decide(request.path, asked, seconds)
+            return self._reject(request.path, error)
+        decision = await self._admission.decide(request.path, review, seconds)
         answer = admission_review.admitted(
-            asked.uid, patch=decision.patch, warnings=decision.warnings, denied=decision.denied
+            review.uid, patch=decision.patch, warnings=decision.warnings, denied=decision.denied
         )
-        _tell(request.path, asked, decision)
-        return self._answered(request.path, decision.outcome, decision.reason, answer, started)
+        _log_decision(request.path, review, decision)
+        return self._respond(request.path, decision.outcome, decision.reason, answer, started)
 
     async def _convert(self, request: web.Request) -> web.Response:
         started = time.perf_counter()
         try:
-            asked = admission_review.conversion(await _read(request, _seconds(request)))
+            review = admission_review.conversion(await _read(request, _seconds(request)))
         except ReviewError as error:
-            return self._refused(CONVERT, error)
-        outcome, reason, answer = conversion.answer(asked)
-        return self._answered(CONVERT, outcome, reason, answer, started)
+            return self._reject(CONVERT, error)
+        outcome, reason, answer = conversion.answer(review)
+        return self._respond(CONVERT, outcome, reason, answer, started)
 
-    def _answered(self, path: str, outcome: str, reason: str, body: bytes, started: float) -> web.Response:
+    def _respond(self, path: str, outcome: str, reason: str, body: bytes, started: float) -> web.Response:
         self._metrics.requests.labels(path, outcome, reason).inc()
         self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
         response = web.Response(body=body, content_type="application/json")
@@ -119,11 +118,11 @@ class Server:
             response.force_close()
         return response
 
-    def _refused(self, path: str, error: ReviewError) -> web.Response:
+    def _reject(self, path: str, error: ReviewError) -> web.Response:
         self._metrics.requests.labels(path, "refused", str(error.status)).inc()
-        log.warning("a request can't be answered", extra=logs.facts(path=path, status=error.status, reason=error))
+        log.warning("request rejected", extra=logs.facts(path=path, status=error.status, reason=error))
         response = web.Response(status=error.status, text=f"{error}\n")
-        response.force_close()  # what else comes on this connection is not worth reading
+        response.force_close()  # the rest of the body is not read
         return response
 
 
@@ -138,26 +137,26 @@ async def _read(request: web.Request, seconds: float) -> bytes:
 
 
 def _seconds(request: web.Request) -> float:
-    """How long an answer is waited for, less what it needs for its way."""
+    """Return the request's timeout, less the time for the way back."""
     try:
-        given = durations.parse(request.query["timeout"])
+        timeout = durations.parse(request.query["timeout"])
     except (KeyError, ValueError):
-        given = _USUAL_SECONDS
-    return max(0.1, min(given, _LONGEST_SECONDS) * 0.9 - 0.1)
+        timeout = _DEFAULT_SECONDS
+    return max(0.1, min(timeout, _MAX_SECONDS) * 0.9 - 0.1)
 
 
-def _tell(path: str, asked: Request, decision: AdmissionDecision) -> None:
+def _log_decision(path: str, review: Request, decision: AdmissionDecision) -> None:
     level = logging.INFO if decision.outcome in ("denied", "error") else logging.DEBUG
     if not log.isEnabledFor(level):
         return
     fields = logs.facts(
         path=path,
-        namespace=asked.namespace,
-        name=asked.name,
-        operation=asked.operation,
+        namespace=review.namespace,
+        name=review.name,
+        operation=review.operation,
         outcome=decision.outcome,
         reason=decision.reason,
         denied=decision.denied.message if decision.denied else None,
-        uid=asked.uid,
+        uid=review.uid,
     )
-    log.log(level, "decided", extra=fields)
+    log.log(level, "admission decided", extra=fields)

@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 _FOLDER_SECONDS: Final = 1.0
 _UNSYNCED: Final = "the cluster's objects are not read yet"
-_PATIENCE_SECONDS: Final = 20.0
-"""How long this process is not ready for want of DynaKubes alone."""
+_DYNAKUBES_WAIT_SECONDS: Final = 20.0
+"""Longest time that this process is not ready only because DynaKubes are missing"""
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The webhook's flags; `--help` tells what each is."""
+    """The webhook's flags, described by `--help`."""
 
     namespace: str
     image: str
@@ -51,49 +51,51 @@ class Config:
 
 
 def parse(arguments: list[str] | None = None) -> Config:
-    """The configuration from flags and environment; ends the process with a clear message on a bad value."""
-    parser = flags.create_parser("oneagent-webhook", "Answers API servers about pods, namespaces and DynaKubes.")
+    """Read the configuration from flags and environment; ends the process on an invalid value."""
+    parser = flags.create_parser(
+        "oneagent-webhook", "Admission webhook for pods, namespaces and DynaKubes, and conversion of DynaKubes."
+    )
     add = flags.adder(parser)
     add("namespace", "dynatrace", "namespace of the DynaKubes, and of this process", env="POD_NAMESPACE")
-    add("image", "", "image of the init container in pods; this process' own, as a rule")
+    add("image", "", "image of the init container in pods; usually the webhook's own")
     add(
         "image-pull-policy",
         "IfNotPresent",
-        "when nodes pull that image",
+        "pull policy of that image",
         choices=("Always", "IfNotPresent", "Never"),
     )
     add("address", ":8443", "host:port for requests of API servers, with TLS", parse=flags.address)
     add("metrics-address", ":8080", "host:port for /livez, /readyz and Prometheus metrics", parse=flags.address)
     add("secret", "oneagent-webhook-certs", "name of the Secret with tls.crt and tls.key")
-    add("certificate-folder", "", "folder with tls.crt and tls.key instead of the Secret", parse=_folder)
-    add("drain", 5.0, "how long requests are taken after the signal to end", parse=flags.duration)
-    add("breaker-failures", 10, "so many pods without agent pause a DynaKube's injection; 0: never", parse=flags.count)
-    add("breaker-window", 300.0, "within what time they are counted", parse=flags.duration)
+    add("certificate-folder", "", "directory with tls.crt and tls.key instead of the Secret", parse=_folder)
+    add("drain", 5.0, "time after SIGTERM in which requests are still accepted", parse=flags.duration)
+    add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0: never", parse=flags.count)
+    add("breaker-window", 300.0, "time within which failed pods are counted", parse=flags.duration)
     flags.add_logging(add)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     for name in ("image", "address", "metrics_address"):
-        if not getattr(given, name):
+        if not getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} is missing")
-    if given.breaker_failures and not given.breaker_window:
+    if options.breaker_failures and not options.breaker_window:
         parser.error("--breaker-window 0s: give at least 1s, or --breaker-failures 0")
     return Config(
-        namespace=given.namespace,
-        image=given.image,
-        image_pull_policy=given.image_pull_policy,
-        address=given.address,
-        metrics_address=given.metrics_address,
-        secret=given.secret,
-        certificate_folder=given.certificate_folder,
-        drain_seconds=given.drain,
-        breaker_failures=given.breaker_failures,
-        breaker_window_seconds=given.breaker_window,
-        log_format=given.log_format,
-        log_level=given.log_level,
+        namespace=options.namespace,
+        image=options.image,
+        image_pull_policy=options.image_pull_policy,
+        address=options.address,
+        metrics_address=options.metrics_address,
+        secret=options.secret,
+        certificate_folder=options.certificate_folder,
+        drain_seconds=options.drain,
+        breaker_failures=options.breaker_failures,
+        breaker_window_seconds=options.breaker_window,
+        log_format=options.log_format,
+        log_level=options.log_level,
     )
 
 
 async def run(config: Config) -> int:
-    """Serve until SIGTERM, then drain. The exit code."""
+    """Serve until SIGTERM, drain, and return the exit code."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -106,10 +108,10 @@ async def run(config: Config) -> int:
         if stop.is_set():
             await webhook.drain()
             return 0
-        # Whatever has ended should not have: all begins anew, with nothing of before.
+        # A task that ended is a fault: the process exits, and kubelet restarts it with fresh state.
         for task in tasks:
             if task.done():
-                log.error("the webhook ends", exc_info=task.exception())
+                log.error("webhook task failed", exc_info=task.exception())
         return 1
     finally:
         for task in (stopping, *tasks):
@@ -119,7 +121,7 @@ async def run(config: Config) -> int:
 
 
 class Webhook:
-    """All parts of the process, put together."""
+    """All parts of the process."""
 
     def __init__(
         self,
@@ -134,13 +136,13 @@ class Webhook:
         circuit = circuit_breaker.CircuitBreaker(
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
-        self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._tell)
+        self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._record_event)
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
         metrics.watch_synced(lambda: self._cluster.is_synced)
         answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, answers, metrics)
-        self.health = HealthServer(*_address(config.metrics_address), self._trouble, registry)
+        self.health = HealthServer(*_address(config.metrics_address), self._readiness_problem, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on in the background, without end."""
@@ -162,20 +164,22 @@ class Webhook:
         await self.health.stop()
         await self._api.close()
 
-    def _trouble(self) -> str:
-        """Why this process should get no requests; empty if it should."""
+    def _readiness_problem(self) -> str:
+        """Return why this process is not ready; empty if it is."""
         if self._server.draining or not self._server.serving:
-            return "not serving, or not for long"
+            return "starting or draining"
         if not self._cluster.is_synced and not self._is_needed_first():
             return _UNSYNCED
         return self._tls.problem(time.time())
 
     def _is_needed_first(self) -> bool:
-        """Whether DynaKubes may be missing because nobody converts them: those that are stored in an older version
-        can only be read with the help of a webhook that is ready."""
-        return self._cluster.lacks_only_dynakubes and self._clock() - self._began >= _PATIENCE_SECONDS
+        """Return whether DynaKubes may be missing because no webhook converts them.
 
-    def _tell(self, dynakube: Object, notice: Notice) -> None:
+        The API server can list DynaKubes stored in an older version only with a webhook that is ready.
+        """
+        return self._cluster.lacks_only_dynakubes and self._clock() - self._began >= _DYNAKUBES_WAIT_SECONDS
+
+    def _record_event(self, dynakube: Object, notice: Notice) -> None:
         self._events.record(subject_of(dynakube), notice)
 
 
@@ -218,7 +222,7 @@ def main() -> None:
     try:
         code = asyncio.run(run(config))
     except (ApiError, OSError) as error:
-        log.error("the webhook ends", extra=logs.facts(reason=error))
+        log.error("webhook failed", extra=logs.facts(reason=error))
         code = 1
     raise SystemExit(code)
 

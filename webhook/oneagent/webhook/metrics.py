@@ -1,4 +1,4 @@
-"""What the webhook counts. No label takes a name of an object: reasons are constants of the code."""
+"""Metrics of the webhook. Labels have no names of objects; reasons are constants of the code."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "oneagent_webhook_requests",
-            "Requests of API servers, by what was decided and why.",
+            "Requests of API servers, by path, outcome and reason.",
             ["path", "outcome", "reason"],
             registry=registry,
         )
         self.seconds = Histogram(
             "oneagent_webhook_request_seconds",
-            "Seconds from a request's head to its answer.",
+            "Seconds from a request's headers to its response.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.events = Counter(
             "oneagent_webhook_events",
-            "Events for people, by what became of them: written, failed, or dropped as there were too many.",
+            "Kubernetes Events: written, failed, or dropped by the rate limit.",
             ["outcome"],
             registry=registry,
         )
         self.certificate_expiry = Gauge(
             "oneagent_webhook_certificate_expiry_seconds",
-            "When the certificate in use ends, in seconds since 1970; 0 without one.",
+            "Expiry of the certificate in use, in seconds since 1970; 0 without a certificate.",
             registry=registry,
         )
         self._synced = Gauge(
-            "oneagent_webhook_caches_synced", "Whether all that is watched has been read once.", registry=registry
+            "oneagent_webhook_caches_synced", "1 after every watch has read its first list, else 0.", registry=registry
         )
 
     def watch_synced(self, synced: Callable[[], bool]) -> None:

@@ -1,9 +1,8 @@
-"""One unary gRPC call over a connection of its own to a unix socket.
+"""Client for one unary gRPC call over its own connection to a unix socket.
 
-A new connection each time is what a health check wants: it proves that the other side still accepts.
-A missing or refusing socket is tried again until the deadline, as Go's clients do, so that a driver that is
-just restarting is not taken for a dead one. `call` never takes longer than its timeout.
-Raises `grpc_wire.RpcError` and nothing else.
+A new connection for each call suits a health check: it proves that the server still accepts. A missing or refusing
+socket is retried until the deadline, as Go's clients do, so that a restarting driver does not count as dead. `call`
+never takes longer than its timeout, and raises only `RpcError`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _READ_BYTES: Final = 16 * 1024
 _TIMEOUT_LIMIT_MILLIS: Final = 99_999_999  # `grpc-timeout` has eight digits at most.
 
 _FRAME_HEADER_BYTES: Final = 9
-_FRAME_LIMIT_BYTES: Final = 2**14  # SETTINGS_MAX_FRAME_SIZE, which we leave as it is at first.
+_FRAME_LIMIT_BYTES: Final = 2**14  # The initial SETTINGS_MAX_FRAME_SIZE.
 _GOAWAY: Final = 7
 
 _RESETS: Final[dict[int, StatusCode]] = {
@@ -38,7 +37,7 @@ _RESETS: Final[dict[int, StatusCode]] = {
     h2.errors.ErrorCodes.ENHANCE_YOUR_CALM: StatusCode.RESOURCE_EXHAUSTED,
     h2.errors.ErrorCodes.INADEQUATE_SECURITY: StatusCode.PERMISSION_DENIED,
 }
-"""The status that a reset stream amounts to, after PROTOCOL-HTTP2; INTERNAL for all others."""
+"""Status of a reset stream, as in PROTOCOL-HTTP2; INTERNAL for all others"""
 
 
 def call(path: str, method: str, request: bytes, timeout_seconds: float) -> bytes:
@@ -58,13 +57,13 @@ def call(path: str, method: str, request: bytes, timeout_seconds: float) -> byte
 
 
 def connect(path: str, deadline: float) -> socket.socket:
-    """A connection to the socket at `path`; `OSError` with the last reason once the deadline is over."""
+    """Connect to the socket at `path`; `OSError` with the last reason after the deadline."""
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(max(deadline - time.monotonic(), _RETRY_SECONDS))
             sock.connect(path)
-        # BlockingIOError: the socket is there, but its queue of connections is full.
+        # BlockingIOError: the socket exists, but its queue of connections is full.
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):
             sock.close()
             if time.monotonic() + _RETRY_SECONDS >= deadline:
@@ -78,7 +77,7 @@ def connect(path: str, deadline: float) -> socket.socket:
 
 
 class _Call:
-    """The connection's only stream, and what has come of its answer."""
+    """The connection's only stream, and the received part of the response."""
 
     def __init__(self, sock: socket.socket, method: str, deadline: float) -> None:
         self._sock = sock
@@ -134,7 +133,7 @@ class _Call:
         return remaining
 
     def _frames(self) -> Iterator[bytes]:
-        """Cut what has been received into whole frames."""
+        """Yield complete frames of the received bytes."""
         while not self._ended and len(self._received) >= _FRAME_HEADER_BYTES:
             length = int.from_bytes(self._received[:3])
             if length > _FRAME_LIMIT_BYTES:
@@ -147,7 +146,7 @@ class _Call:
             yield frame
 
     def _take(self, frame: bytes) -> None:
-        # A server that stops gracefully says so first and still answers what has begun. h2 takes no frame
+        # A server that stops gracefully sends a GOAWAY first and still answers open streams. h2 accepts no frame
         # after a GOAWAY, so it must not see one.
         if frame[3] == _GOAWAY:
             self._heed_goaway(frame[_FRAME_HEADER_BYTES:])
@@ -161,10 +160,10 @@ class _Call:
                     limit = protocol.MESSAGE_LIMIT_BYTES
                     raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"the answer has more than {limit} bytes")
             elif isinstance(event, h2.events.StreamEnded):
-                # Whatever comes now, a reset among it, changes nothing any more.
+                # Later frames, even a reset, change nothing.
                 self._ended = True
             elif isinstance(event, h2.events.StreamReset):
-                # The server knows our deadline too, and its reset may come before we notice that it is over.
+                # The server has our deadline too, and its reset may arrive before our own timeout.
                 self._remaining()
                 status = _RESETS.get(event.error_code or 0, StatusCode.INTERNAL)
                 raise RpcError(status, f"the call was reset with HTTP/2 error {event.error_code}")
@@ -175,7 +174,7 @@ class _Call:
             raise RpcError(StatusCode.UNAVAILABLE, f"the server goes away, with HTTP/2 error {code}")
 
     def _message(self) -> bytes:
-        """The response's bytes, if it has come whole and its status is OK."""
+        """Return the response's bytes; `RpcError` if it is incomplete or its status is not OK."""
         http_status = self._header(b":status")
         if http_status != "200":
             raise RpcError(StatusCode.UNAVAILABLE, f"HTTP status {http_status or 'none'} is not gRPC's")

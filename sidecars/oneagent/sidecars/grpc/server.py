@@ -1,16 +1,15 @@
-"""A server for unary gRPC calls at a unix socket that only its owner can open.
+"""Server for unary gRPC calls at a unix socket that only its owner can open.
 
-- The socket has mode 0700 from its first moment on: Linux takes a bound socket's mode from the unbound one's,
-  so neither a process-wide umask nor a later chmod is needed.
-- An old socket in its place is removed; anything else there is an error and stays.
-- `keep` makes the socket anew when its file was removed. It leaves a successor's socket alone, like `stop`.
-- `stop` lets the calls in flight be answered before it removes the file.
+- The socket has mode 0700 from the start: Linux takes a bound socket's mode from the unbound one's, so neither a
+  process-wide umask nor a later chmod is needed.
+- An old socket at the path is removed; any other file there is an error and stays.
+- `ensure_socket` creates the socket again if its file was removed. Like `stop`, it leaves a successor's socket alone.
+- `stop` waits for the calls in progress before it removes the file.
 
-A thread a connection, which answers the connection's calls one after the other (kubelet makes one at a time);
-pings are answered between them. Connections may be idle for ever and are not counted: whoever can open the
-socket owns the node.
+Each connection has a thread, which answers its calls one after the other (kubelet makes one at a time), and pings
+between them. Connections may be idle without limit and are not counted: only root can open the socket.
 
-    SocketTaken     what lies at the socket's path is not a socket
+    SocketInUseError     the file at the socket's path is not a socket
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 log = logging.getLogger(__name__)
 
 Handler = Callable[[bytes], bytes]
-"""From a request's bytes to the response's; a `RpcError` is the answer's status."""
+"""Turns a request's bytes into the response's; `RpcError` sets the response's status"""
 
 _MODE: Final = 0o700
 _READ_BYTES: Final = 16 * 1024
@@ -52,11 +51,11 @@ _START: Final = [(":status", "200"), ("content-type", "application/grpc")]
 
 
 class SocketInUseError(Exception):
-    """Something that is not a socket lies where the socket has to be."""
+    """The file at the socket's path is not a socket."""
 
 
 class Server:
-    """Answers `handlers` (by `/package.Service/Method`) at `path`, from `keep` until `stop`."""
+    """Serves `handlers` (by `/package.Service/Method`) at `path`, from `ensure_socket` until `stop`."""
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self._path = path
@@ -66,11 +65,11 @@ class Server:
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
 
-    def keep(self) -> bool:
-        """Make the socket if its file is not there; True if it was made. `SocketInUseError`, `OSError`."""
-        found = self._found()
+    def ensure_socket(self) -> bool:
+        """Create the socket if its file is missing; True if it was created. `SocketInUseError`, `OSError`."""
+        found = self._stat_socket()
         if self._listener and found:
-            # Ours, or that of a newer process, which is not fought.
+            # Our socket, or that of a newer process, which stays.
             return False
         self._close_listener()
         if found:
@@ -85,14 +84,14 @@ class Server:
         except BaseException:
             listener.close()
             raise
-        # Whoever removes the file may be as quick as this; the next call makes it anew.
-        bound = self._found()
+        # The file may be removed at once; the next call then creates it again.
+        bound = self._stat_socket()
         self._listener, self._inode = listener, (bound.st_dev, bound.st_ino) if bound else None
         threading.Thread(target=self._accept, args=(listener,), name="grpc-accept", daemon=True).start()
         return True
 
     def stop(self, grace_seconds: float) -> None:
-        """Accept no more, answer what has begun (for at most `grace_seconds`), then remove the socket."""
+        """Accept no more, finish calls in progress (for at most `grace_seconds`), then remove the socket."""
         self._close_listener()
         with self._lock:
             open_connections = dict(self._connections)
@@ -103,11 +102,11 @@ class Server:
         deadline = time.monotonic() + grace_seconds
         for thread in open_connections:
             thread.join(max(deadline - time.monotonic(), 0))
-        found = self._found()
+        found = self._stat_socket()
         if found and (found.st_dev, found.st_ino) == self._inode:
             self._path.unlink(missing_ok=True)
 
-    def _found(self) -> os.stat_result | None:
+    def _stat_socket(self) -> os.stat_result | None:
         try:
             return self._path.lstat()
         except FileNotFoundError:
@@ -128,8 +127,8 @@ class Server:
             except OSError as error:
                 if error.errno in _LISTENER_CLOSED:
                     return
-                # No file descriptor left, say: that passes, and must not make the server deaf for ever.
-                log.warning("no connection could be accepted", extra=logs.facts(reason=error))
+                # For example without a free file descriptor: a temporary fault must not end the server.
+                log.warning("accept failed", extra=logs.facts(reason=error))
                 time.sleep(_ACCEPT_RETRY_SECONDS)
                 continue
             thread = threading.Thread(target=self._serve, args=(sock,), name="grpc", daemon=True)
@@ -143,7 +142,7 @@ class Server:
             with sock:
                 _Connection(sock, self._handlers).run()
         except (OSError, h2.exceptions.H2Error) as error:
-            log.info("a connection broke", extra=logs.facts(reason=error))
+            log.info("connection failed", extra=logs.facts(reason=error))
         finally:
             with self._lock:
                 self._connections.pop(threading.current_thread(), None)
@@ -151,7 +150,7 @@ class Server:
 
 @dataclasses.dataclass
 class _Request:
-    """A call as far as it has arrived."""
+    """The received part of a call."""
 
     method: str
     body: bytearray = dataclasses.field(default_factory=bytearray)
@@ -159,7 +158,7 @@ class _Request:
 
 
 class _Connection:
-    """One client's connection, until it or we end it."""
+    """One client's connection, until either side closes it."""
 
     def __init__(self, sock: socket.socket, handlers: Mapping[str, Handler]) -> None:
         self._sock = sock
@@ -175,7 +174,7 @@ class _Connection:
         self._send()
         while self._open or self._waiting:
             if self._open:
-                # Also between answers: nobody's work is done who has given up by now.
+                # Also between responses, so that no cancelled call is run.
                 self._read(wait=not self._waiting)
             if self._waiting:
                 stream = next(iter(self._waiting))
@@ -195,11 +194,11 @@ class _Connection:
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError:
-            # Tells the client, by a GOAWAY, what it has done wrong.
+            # Sends the client a GOAWAY with the reason.
             self._send()
             raise
         if any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
-            # A client that goes away wants no answers any more, and h2 would send none.
+            # A client that sent a GOAWAY expects no responses, and h2 would send none.
             self._open = False
             self._waiting.clear()
             return
@@ -253,12 +252,12 @@ class _Connection:
         self._send()
 
     def _send_message(self, stream: int, message: bytes) -> bool:
-        """As fast as the client takes it; False if it does not want it any more."""
+        """Send as fast as flow control allows; False if the client cancelled."""
         while message:
-            room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
-            if room > 0:
-                self._h2.send_data(stream, message[:room])
-                message = message[room:]
+            window = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+            if window > 0:
+                self._h2.send_data(stream, message[:window])
+                message = message[window:]
                 continue
             self._send()
             self._read(wait=True)
@@ -278,11 +277,11 @@ class _Connection:
     def _run_handler(self, request: _Request) -> bytes:
         handler = self._handlers.get(request.method)
         if handler is None:
-            raise RpcError(StatusCode.UNIMPLEMENTED, f"there is no method {request.method}")
+            raise RpcError(StatusCode.UNIMPLEMENTED, f"unknown method {request.method}")
         try:
             return handler(protocol.unframe(bytes(request.body)))
         except RpcError:
             raise
         except Exception as error:
-            log.exception("a handler failed", extra=logs.facts(method=request.method))
+            log.exception("handler failed", extra=logs.facts(method=request.method))
             raise RpcError(StatusCode.INTERNAL, f"{request.method} failed: {type(error).__name__}") from error

@@ -21,7 +21,7 @@ class SettingsError(InstallError):
     """A variable is missing or invalid."""
 
 
-class ShareError(InstallError):
+class ShareWriteError(InstallError):
     """A file could not be written to the share directory."""
 
 

@@ -1,8 +1,8 @@
-"""The share folder: what the application's containers are told about themselves, a file for each reader.
+"""The share directory: files with metadata for the application's containers.
 
-Each file is mounted into containers by its name, so it has to be there before they start, whatever becomes of the
-agent. A file is replaced by a rename, because an earlier run may have left one that this user can't write to. Where
-an earlier run has written nothing, kubelet has made an empty folder of that name to mount, and that gives way too.
+Each file is mounted into containers by its name, so it must exist before they start, even without an agent. A file is
+replaced by a rename, because an earlier run may have left one that this user cannot write to. If an earlier run wrote
+nothing, kubelet has created an empty directory of that name to mount, which is replaced too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from oneagent.common.agent_config import container_conf
 from oneagent.common.injection import contract
-from oneagent.sidecars.init_container import ShareError
+from oneagent.sidecars.init_container import ShareWriteError
 from oneagent.sidecars.init_container.settings import InitContainerSettings
 
 _FOLDER_MODE: Final = 0o755
@@ -26,20 +26,20 @@ _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\u
 
 
 def write(folder: str, settings: InitContainerSettings) -> None:
-    """Make all files; `ShareError` names the first one that is refused."""
+    """Write all files; `ShareWriteError` names the first that fails."""
     for name, text in files(settings).items():
         path = os.path.join(folder, name)
         try:
             _make_folder(os.path.dirname(path))
             _replace(path, text.encode())
         except OSError as error:
-            raise ShareError(
-                f"{path}: {error.strerror}: the volume {contract.SHARE_VOLUME} has to be writable and have room"
+            raise ShareWriteError(
+                f"{path}: {error.strerror}: the volume {contract.SHARE_VOLUME} must be writable and have free space"
             ) from error
 
 
 def files(settings: InitContainerSettings) -> dict[str, str]:
-    """Each file's text by its path below the share folder."""
+    """Return each file's text by its path below the share directory."""
     found = {
         contract.CONTAINER_CONF.format(container=name): container_conf.render(
             dataclasses.replace(settings.pod, container_name=name, image_name=image)
@@ -59,9 +59,9 @@ def files(settings: InitContainerSettings) -> dict[str, str]:
 
 
 def enrichment(settings: InitContainerSettings) -> dict[str, str]:
-    """The pod's attributes, without those that are not known. Older readers know the keys that begin with `dt.`.
+    """Return the pod's known attributes. Older readers use the keys that begin with `dt.`.
 
-    All containers of the pod read the same folder, so nothing in it is about one of them.
+    All containers of the pod read the same directory, so no attribute is about a single container.
     """
     pod, kind = settings.pod, settings.workload_kind.lower()
     facts = {
@@ -85,14 +85,14 @@ def _make_folder(path: str) -> None:
         os.mkdir(path)
     except FileExistsError:
         return
-    os.chmod(path, _FOLDER_MODE)  # Not by `mkdir`, which minds the umask.
+    os.chmod(path, _FOLDER_MODE)  # Not by `mkdir`, which applies the umask.
 
 
 def _replace(path: str, content: bytes) -> None:
     fresh = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(fresh)
-    # A folder of enrichment may be writable for the application: nothing of its is followed.
+    # The application may be able to write to the enrichment directory: its links are not followed.
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)

@@ -1,12 +1,11 @@
 """`install-oneagent`: prepares a pod's agent and the files about its containers, then ends.
 
-The webhook puts it into pods as an init container and tells it everything by variables. Its promise depends on one
-of them: with the policy `silent` it ends with 0 whatever happens, and the pod starts, if need be unmonitored; with
-`fail` it ends with 1 until everything is in place, and the pod waits. Either way one line and the termination
-message, which `kubectl describe pod` shows, say what is wrong and what to do.
+The webhook adds it to pods as an init container and configures it by variables. Its exit code depends on the failure
+policy. With `silent` it is always 0, and the pod starts, if necessary unmonitored. With `fail` it is 1 until everything
+is in place, and the pod waits. Either way one log line and the termination message, which `kubectl describe pod`
+shows, have the problem and the remedy.
 
-Every pod waits for it, mostly on a tenth of a core, so the HTTP client and the flag parser are imported only when
-needed.
+Every pod waits for it, mostly on a tenth of a core, so HTTP client and flag parser are imported only when needed.
 """
 
 from __future__ import annotations
@@ -39,19 +38,19 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 
 class _Stopped(BaseException):
-    """A signal has come; no library takes it for an error of its own."""
+    """A signal arrived. A `BaseException`, so that no library handles it as an error."""
 
 
 def main() -> NoReturn:
     places = Places()
     if sys.argv[1:]:
         places = settings.read_places(sys.argv[1:])
-    # An orderly end of Python's is one with 120 where its last words can't be written, as on a full disk.
+    # Python's normal exit has the code 120 if its last output cannot be written, as on a full disk.
     os._exit(_install(os.environ, places))
 
 
 def _install(environ: Mapping[str, str], places: Places) -> int:
-    """The exit code."""
+    """Run everything and return the exit code."""
     logs.setup("json", "info")
     if settings.is_by_hand(environ):
         print(f"install-oneagent: {_problem_of(environ)}. See --help", file=sys.stderr)
@@ -68,19 +67,22 @@ def _install(environ: Mapping[str, str], places: Places) -> int:
     if not problems:
         log.info("done", extra=logs.facts(seconds=round(time.monotonic() - began, 3)))
         return 0
-    outcome = "the pod starts all the same" if silent else "the pod waits, since its failure policy is fail"
-    word = f"{'. '.join(problems)}. So {outcome}."
-    log.log(logging.WARNING if silent else logging.ERROR, word)
-    _leave_word(places.termination_log, word)
+    outcome = "the pod starts anyway" if silent else "the pod waits, because its failure policy is fail"
+    message = f"{'. '.join(problems)}. So {outcome}."
+    log.log(logging.WARNING if silent else logging.ERROR, message)
+    _write_termination_message(places.termination_log, message)
     return 0 if silent else 1
 
 
 def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: list[str]) -> None:
-    """Do everything that can be done; what could not be is added to the problems."""
+    """Run all steps, and add failures to the problems."""
     try:
-        wanted = settings.read(environ)
-        for part in (partial(container_files.write, places.share, wanted), partial(_agent, wanted, places, silent)):
-            # The failure of one is no reason to leave out the other.
+        container_settings = settings.read(environ)
+        for part in (
+            partial(container_files.write, places.share, container_settings),
+            partial(_agent, container_settings, places, silent),
+        ):
+            # A failed step does not stop the next one.
             try:
                 part()
             except InstallError as error:
@@ -91,16 +93,16 @@ def _run(environ: Mapping[str, str], places: Places, silent: bool, problems: lis
         problems.append("out of memory: raise the memory limit of the init container")
     except Exception as error:
         log.exception("internal error")
-        problems.append(f"internal error: {type(error).__name__}: its log says more")
+        problems.append(f"internal error: {type(error).__name__}: see its log")
 
 
-def _agent(wanted: InitContainerSettings, places: Places, silent: bool) -> None:
-    if wanted.mode == settings.PROVISIONED:
-        check_view(places.bin, wanted.pod.node_name)
-    elif wanted.mode == settings.INSTALLER:
+def _agent(container_settings: InitContainerSettings, places: Places, silent: bool) -> None:
+    if container_settings.mode == settings.PROVISIONED:
+        check_view(places.bin, container_settings.pod.node_name)
+    elif container_settings.mode == settings.INSTALLER:
         from oneagent.sidecars.init_container import installer
 
-        installer.install(wanted, places, silent=silent)
+        installer.install(container_settings, places, silent=silent)
 
 
 def check_view(directory: str, node: str) -> None:
@@ -124,19 +126,19 @@ def check_view(directory: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {contract.PRELOAD_LIBRARY}: the agent {where} is not whole, or not for this kind of "
-        "machine; name another version in the DynaKube and delete the pod to have it monitored"
+        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is incomplete, or for another CPU "
+        "architecture; set another version in the DynaKube and delete the pod to have it monitored"
     )
 
 
 def _catch_signals(longest_seconds: float) -> None:
-    """End orderly when the pod is deleted, or, if there is a limit, when the application has waited for long enough."""
+    """Stop in order when the pod is deleted, or after the time limit, if there is one."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        _ignore_signals()  # Only one is heeded: what is tidied up now is bounded.
+        _ignore_signals()  # One signal is enough: the remaining clean-up is bounded.
         if number == signal.SIGALRM:
             raise _Stopped(f"not done after {longest_seconds:g} s: is the network or the node's disk slow?")
-        raise _Stopped("stopped by a signal before all was in place: the pod is being deleted, or its node shut down")
+        raise _Stopped("stopped by a signal before it was done: the pod is being deleted, or its node shut down")
 
     for number in _SIGNALS:
         signal.signal(number, stop)
@@ -148,8 +150,8 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _leave_word(path: str, message: str) -> None:
-    """Write the termination message; where there is no such file, the log has said it."""
+def _write_termination_message(path: str, message: str) -> None:
+    """Write the termination message; without such a file, only the log has it."""
     with contextlib.suppress(OSError), open(path, "wb") as file:
         file.write(message.encode(errors="replace")[:_MAX_MESSAGE_LENGTH].decode(errors="ignore").encode())
 

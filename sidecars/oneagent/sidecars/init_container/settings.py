@@ -20,29 +20,29 @@ PROVISIONED: Final = "provisioned"
 INSTALLER: Final = "installer"
 
 VARIABLES: Final = (
-    (Variable.FAILURE_POLICY, "silent: always end with 0; fail: end with 1 if not all is in place"),
+    (Variable.FAILURE_POLICY, "silent: always exit with 0; fail: exit with 1 unless complete"),
     (Variable.MODE, "provisioned: a CSI volume has the agent; installer: download it"),
     (Variable.ONEAGENT_INJECTED, "true if the pod gets an agent"),
-    (Variable.ENRICHMENT_INJECTED, "true if the pod gets files of metadata"),
+    (Variable.ENRICHMENT_INJECTED, "true if the pod gets metadata files"),
     (Variable.DYNAKUBE, "the DynaKube that the pod belongs to"),
-    (Variable.VERSION, "of the agent, if this pod has one of its own (installer)"),
+    (Variable.VERSION, "agent version, if pinned for this pod (installer)"),
     (Variable.FLAVOR, "default or multidistro (installer)"),
     (Variable.TECHNOLOGIES, "such as java,nodejs, or all; the DynaKube's if empty (installer)"),
-    (Variable.INSTALL_PATH, "where the application's containers see the agent"),
+    (Variable.INSTALL_PATH, "path of the agent in the application's containers"),
     (Variable.VIEW_READ_ONLY, "true if the application's containers can't write to the agent's volume"),
-    (Variable.HOST_TENANT, "the host agents' tenant, if the pod is monitored by it too"),
-    (Variable.CONNECT_RETRY, "milliseconds; the agent retries its first connection for so long"),
+    (Variable.HOST_TENANT, "tenant of the host agents, if they monitor the pod's node"),
+    (Variable.CONNECT_RETRY, "milliseconds for which the agent retries its first connection"),
     (Variable.POD_NAME, "the pod's name"),
     (Variable.POD_UID, "the pod's UID"),
-    (Variable.BASE_POD_NAME, "the pod's name without what is random in it"),
+    (Variable.BASE_POD_NAME, "the pod's name without its random suffix"),
     (Variable.NAMESPACE, "the pod's namespace"),
     (Variable.NODE_NAME, "the pod's node"),
     (Variable.CLUSTER_ID, "UID of the namespace kube-system"),
-    (Variable.WORKLOAD_KIND, "kind of what the pod belongs to"),
-    (Variable.WORKLOAD_NAME, "name of what the pod belongs to"),
-    (Variable.CONTAINERS, "how many containers get the agent"),
-    (Variable.CONTAINER_NAME.format(number="<n>"), "each one's name, from 1 on"),
-    (Variable.CONTAINER_IMAGE.format(number="<n>"), "each one's image"),
+    (Variable.WORKLOAD_KIND, "kind of the pod's workload"),
+    (Variable.WORKLOAD_NAME, "name of the pod's workload"),
+    (Variable.CONTAINERS, "number of containers with the agent"),
+    (Variable.CONTAINER_NAME.format(number="<n>"), "name of each container, numbered from 1"),
+    (Variable.CONTAINER_IMAGE.format(number="<n>"), "image of each container"),
 )
 """Each variable and its meaning, for `--help`."""
 
@@ -54,7 +54,7 @@ _VALUE_SHOWN: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where everything is; only tests have it elsewhere."""
+    """Paths in the container; only tests use others."""
 
     bin: str = contract.BIN_DIRECTORY
     share: str = contract.SHARE_DIRECTORY
@@ -65,40 +65,40 @@ class Places:
 @dataclass(frozen=True, slots=True)
 class InitContainerSettings:
     mode: str
-    """`PROVISIONED`, `INSTALLER`, or empty if no agent is wanted."""
+    """`PROVISIONED`, `INSTALLER`, or empty without an agent"""
     enrichment: bool
     pod: container_conf.Container
-    """What is the same for all of its containers."""
+    """Attributes of the pod, the same for all of its containers"""
     containers: tuple[tuple[str, str], ...]
-    """Name and image of each that gets the agent."""
+    """Name and image of each container with the agent"""
     workload_kind: str
     workload_name: str
     connect_retry_ms: int
     version: str
-    """One that is pinned for this pod; else empty."""
+    """Version pinned for this pod; else empty"""
     flavor: str
     technologies: tuple[str, ...]
-    """None: those that the DynaKube names."""
+    """Empty: those of the DynaKube"""
 
 
 def is_silent(environ: Mapping[str, str]) -> bool:
-    """Whether the pod starts whatever happens. Only a clear `fail` holds it back, a misspelt one never."""
+    """Return whether the pod starts in any case. Only an exact `fail` keeps it from starting."""
     return environ.get(Variable.FAILURE_POLICY, "").strip() != "fail"
 
 
 def is_by_hand(environ: Mapping[str, str]) -> bool:
-    """Whether no variable is set, so that this is no init container."""
+    """Return whether no variable is set: a user runs the program outside of an init container."""
     return not any(name in environ for name in (Variable.FAILURE_POLICY, Variable.MODE, Variable.POD_NAME))
 
 
 def read(environ: Mapping[str, str]) -> InitContainerSettings:
-    """The settings; `SettingsError` names everything that is missing, or the first value that can't be used."""
+    """Read the settings; `SettingsError` names all missing variables, or the first invalid value."""
     agent, enrichment = _switch(environ, Variable.ONEAGENT_INJECTED), _switch(environ, Variable.ENRICHMENT_INJECTED)
     if missing := list(_missing(environ, agent=agent)):
         raise SettingsError(f"not set: {', '.join(missing)}: the webhook sets them for its init container")
     mode = environ[Variable.MODE] if agent else ""
     if mode not in ("", PROVISIONED, INSTALLER):
-        raise _unusable(Variable.MODE, mode, f"neither {PROVISIONED} nor {INSTALLER}")
+        raise _invalid(Variable.MODE, mode, f"neither {PROVISIONED} nor {INSTALLER}")
     return InitContainerSettings(
         mode=mode,
         enrichment=enrichment,
@@ -113,26 +113,28 @@ def read(environ: Mapping[str, str]) -> InitContainerSettings:
     )
 
 
-def read_places(words: Sequence[str]) -> Places:
+def read_places(arguments: Sequence[str]) -> Places:
     """Parse `install-oneagent`'s flags, which a pod never has; `--help` lists the variables."""
-    import argparse  # Costs time at the start of every pod, and only this needs it.
+    import argparse  # Costs time at every pod's start; needed only here.
 
     width = max(len(name) for name, _ in VARIABLES)
     parser = argparse.ArgumentParser(
         prog="install-oneagent",
-        description="Gets the agent of a pod ready before its containers start. The webhook puts it into pods as the "
-        f"init container {contract.INIT_CONTAINER}, and sets everything by variables.",
+        description="Prepares the agent of a pod before its containers start. The webhook adds it to pods as the "
+        f"init container {contract.INIT_CONTAINER}, and configures it by variables.",
         epilog="variables:\n" + "\n".join(f"  {name:{width}}  {meaning}" for name, meaning in VARIABLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    usual = Places()
-    parser.add_argument("--bin", default=usual.bin, help="folder of the agent (default %(default)s)")
-    parser.add_argument("--share", default=usual.share, help="folder of the containers' files (default %(default)s)")
-    parser.add_argument("--config", default=usual.config, help="folder of Secret and token (default %(default)s)")
-    parser.add_argument("--termination-log", default=usual.termination_log, help="file (default %(default)s)")
-    given = parser.parse_args(words)
-    return Places(given.bin, given.share, given.config, given.termination_log)
+    defaults = Places()
+    parser.add_argument("--bin", default=defaults.bin, help="directory of the agent (default %(default)s)")
+    parser.add_argument(
+        "--share", default=defaults.share, help="directory of the containers' files (default %(default)s)"
+    )
+    parser.add_argument("--config", default=defaults.config, help="directory of Secret and token (default %(default)s)")
+    parser.add_argument("--termination-log", default=defaults.termination_log, help="file (default %(default)s)")
+    options = parser.parse_args(arguments)
+    return Places(options.bin, options.share, options.config, options.termination_log)
 
 
 def _missing(environ: Mapping[str, str], *, agent: bool) -> Iterator[str]:
@@ -160,30 +162,30 @@ def _pod(environ: Mapping[str, str]) -> container_conf.Container:
 def _containers(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     count = environ[Variable.CONTAINERS]
     if not _COUNT.fullmatch(count):
-        raise _unusable(Variable.CONTAINERS, count, "not a number of containers")
-    found = []
+        raise _invalid(Variable.CONTAINERS, count, "not a number of containers")
+    containers = []
     for number in range(1, int(count) + 1):
         variable = Variable.CONTAINER_NAME.format(number=number)
         name = environ[variable]
         if not _CONTAINER.fullmatch(name):
-            raise _unusable(variable, name, "not the name of a container")
-        found.append((name, environ.get(Variable.CONTAINER_IMAGE.format(number=number), "")))
-    return tuple(found)
+            raise _invalid(variable, name, "not the name of a container")
+        containers.append((name, environ.get(Variable.CONTAINER_IMAGE.format(number=number), "")))
+    return tuple(containers)
 
 
 def _milliseconds(environ: Mapping[str, str]) -> int:
     text = environ.get(Variable.CONNECT_RETRY, "") or "-1"
     if not _MILLISECONDS.fullmatch(text):
-        raise _unusable(Variable.CONNECT_RETRY, text, "not a number of milliseconds")
+        raise _invalid(Variable.CONNECT_RETRY, text, "not a number of milliseconds")
     return int(text)
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:
     text = environ.get(name, "")
     if text not in ("", "true", "false"):
-        raise _unusable(name, text, "neither true nor false")
+        raise _invalid(name, text, "neither true nor false")
     return text == "true"
 
 
-def _unusable(name: str, value: str, why: str) -> SettingsError:
+def _invalid(name: str, value: str, why: str) -> SettingsError:
     return SettingsError(f"{name}: {value[:_VALUE_SHOWN]!r} is {why}: leave it to the webhook")

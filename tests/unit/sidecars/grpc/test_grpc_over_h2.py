@@ -63,7 +63,7 @@ def server(path: Path) -> Iterator[grpc_server.Server]:
         SLOW: answer_slowly,
     }
     server = grpc_server.Server(path, handlers)
-    server.keep()
+    server.ensure_socket()
     yield server
     server.stop(5)
 
@@ -151,7 +151,7 @@ def test_something_else_at_the_socket_is_an_error_and_no_crash(path: Path, noise
 def test_an_answer_that_is_not_the_expected_message_is_an_error(path: Path) -> None:
     handlers: dict[str, grpc_server.Handler] = {csi_client.PROBE: lambda _: b"\xff\xff\xff"}
     server = grpc_server.Server(path, handlers)
-    server.keep()
+    server.ensure_socket()
     try:
         with pytest.raises(RpcError) as failed:
             csi_client.Driver(str(path), 3).ready()
@@ -161,11 +161,11 @@ def test_an_answer_that_is_not_the_expected_message_is_an_error(path: Path) -> N
 
 
 def test_waiting_for_a_driver_ends_at_the_limit(path: Path) -> None:
-    assert csi_client.wait(str(path), 0.2) is False
+    assert csi_client.wait_for_socket(str(path), 0.2) is False
 
 
 def test_waiting_for_a_driver_ends_when_it_is_there(driver: IdentityDriver, path: Path) -> None:
-    assert csi_client.wait(str(path), None) is True
+    assert csi_client.wait_for_socket(str(path), None) is True
 
 
 def test_calls_are_observed_with_their_end(driver: IdentityDriver, path: Path) -> None:
@@ -241,7 +241,7 @@ def test_only_its_owner_can_open_the_socket(server: grpc_server.Server, path: Pa
 def test_an_old_socket_is_replaced(path: Path) -> None:
     socket.create_server(str(path), family=socket.AF_UNIX).close()
     server = grpc_server.Server(path, {ECHO: lambda request: request})
-    server.keep()
+    server.ensure_socket()
     try:
         assert grpc_client.call(str(path), ECHO, b"new", 2) == b"new"
     finally:
@@ -251,24 +251,24 @@ def test_an_old_socket_is_replaced(path: Path) -> None:
 def test_what_is_no_socket_is_left_alone(path: Path) -> None:
     path.write_text("precious")
     with pytest.raises(grpc_server.SocketInUseError, match=r"s\.sock is not a socket"):
-        grpc_server.Server(path, {}).keep()
+        grpc_server.Server(path, {}).ensure_socket()
     assert path.read_text() == "precious"
 
 
 def test_a_removed_socket_is_made_anew_and_only_then(server: grpc_server.Server, path: Path) -> None:
-    assert server.keep() is False
+    assert server.ensure_socket() is False
     for _ in range(3):
         path.unlink()
-        assert server.keep() is True
+        assert server.ensure_socket() is True
         assert grpc_client.call(str(path), ECHO, b"again", 2) == b"again"
 
 
 def test_a_successors_socket_survives_keep_and_stop(server: grpc_server.Server, path: Path) -> None:
     path.unlink()
     successor = grpc_server.Server(path, {ECHO: lambda _: b"successor"})
-    successor.keep()
+    successor.ensure_socket()
     try:
-        assert server.keep() is False
+        assert server.ensure_socket() is False
         server.stop(1)
         assert grpc_client.call(str(path), ECHO, b"", 2) == b"successor"
     finally:

@@ -138,7 +138,7 @@ def test_a_container_that_starts_again_asks_for_nothing(world: World) -> None:
 
 def test_after_a_reboot_nothing_is_trusted(world: World) -> None:
     world.install()
-    mark = world.pod.bin / installer.MARK
+    mark = world.pod.bin / installer.MARKER
     mark.write_text(json.dumps({"version": VERSION, "boot": "another"}))
     (world.pod.bin / "agent/filler.bin").chmod(0o600)
     (world.pod.bin / "agent/filler.bin").write_bytes(b"\0" * FILLER)
@@ -151,7 +151,7 @@ def test_after_a_reboot_nothing_is_trusted(world: World) -> None:
 def test_a_mark_that_cant_be_read_is_none(world: World, mark: str) -> None:
     (world.pod.bin / "agent/lib64").mkdir(parents=True)
     (world.pod.bin / "agent/lib64/liboneagentproc.so").write_text("half a library")
-    (world.pod.bin / installer.MARK).write_text(mark)
+    (world.pod.bin / installer.MARKER).write_text(mark)
     world.tell(package_url="")
     with pytest.raises(DownloadError, match="packageUrl is empty: start the operator with --package-address"):
         world.install()
@@ -175,7 +175,7 @@ class TestKilled:
         process.communicate()
         if world.pod.preloaded:
             assert (world.pod.bin / "agent/filler.bin").stat().st_size == LARGE_FILLER
-            assert (world.pod.bin / installer.MARK).exists()
+            assert (world.pod.bin / installer.MARKER).exists()
         assert world.install({"VERSION": LARGE}) == LARGE
         assert (world.pod.bin / "agent/filler.bin").stat().st_size == LARGE_FILLER
         assert installer.WORK not in world.left
@@ -205,12 +205,12 @@ class TestKilled:
     def test_again_and_again_it_gives_up_if_it_may(self, world: World) -> None:
         work = world.pod.bin / installer.WORK
         work.mkdir()
-        (work / "beginnings").write_text("." * installer.MOST_BEGINNINGS)
+        (work / "attempts").write_text("." * installer.MAX_ATTEMPTS)
         with pytest.raises(DownloadError, match="raise the memory limit of the init container install-oneagent"):
             world.install()
         assert world.left == set()
         work.mkdir()
-        (work / "beginnings").write_text("." * installer.MOST_BEGINNINGS)
+        (work / "attempts").write_text("." * installer.MAX_ATTEMPTS)
         assert world.install(silent=False) == VERSION
 
 
@@ -220,7 +220,7 @@ class TestTrouble:
         (world.pod.config / "injection.json").unlink()
         assert world.pod.run(variables("installer", policy))[0] == code
         message = world.pod.message.read_text()
-        assert "the Secret oneagent-injection of the pod's namespace was not there" in message
+        assert "the Secret oneagent-injection of the pod's namespace did not exist" in message
         assert "condition CodeModulesInjection" in message
 
     def test_a_secret_that_cant_be_read_is_explained_without_its_values(self, world: World) -> None:

@@ -17,7 +17,7 @@ from oneagent.sidecars.init_container import (
     InstallError,
     NoAgentError,
     SettingsError,
-    ShareError,
+    ShareWriteError,
     container_files,
     main,
     settings,
@@ -117,7 +117,7 @@ class TestFiles:
     def test_a_folder_that_refuses_is_named(self, pod: Pod) -> None:
         (pod.share / "container_app.conf").mkdir()
         (pod.share / "container_app.conf/file").touch()
-        with pytest.raises(ShareError, match=r"container_app\.conf: .*oneagent-share"):
+        with pytest.raises(ShareWriteError, match=r"container_app\.conf: .*oneagent-share"):
             container_files.write(str(pod.share), wanted("provisioned"))
 
 
@@ -185,8 +185,8 @@ class TestCommand:
         [
             ("silent", True, 0, ""),
             ("fail", True, 0, ""),
-            ("silent", False, 0, "So the pod starts all the same."),
-            ("fail", False, 1, "So the pod waits, since its failure policy is fail."),
+            ("silent", False, 0, "So the pod starts anyway."),
+            ("fail", False, 1, "So the pod waits, because its failure policy is fail."),
         ],
     )
     def test_the_policy_decides_what_becomes_of_an_empty_view(

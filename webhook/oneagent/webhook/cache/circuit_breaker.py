@@ -77,11 +77,11 @@ class CircuitBreaker:
         failures = self._failures.setdefault(dynakube, _Failures())
         pods = failures.pods
         pods[pod] = max(at, pods.get(pod, (0.0, ""))[0]), node
-        for other in [other for other, (then, _) in pods.items() if then <= now - window]:
+        for other in [other for other, (failed_at, _) in pods.items() if failed_at <= now - window]:
             del pods[other]
-        beside = [other for other, (_, where) in pods.items() if where == node]
-        if node and self._nodes > 1 and len(beside) > (limit + 1) // 2:
-            del pods[min(beside, key=pods.__getitem__)]
+        same_node = [other for other, (_, pod_node) in pods.items() if pod_node == node]
+        if node and self._nodes > 1 and len(same_node) > (limit + 1) // 2:
+            del pods[min(same_node, key=pods.__getitem__)]
         if len(pods) > limit:
             del pods[min(pods, key=pods.__getitem__)]
         if len(pods) >= limit or now < failures.open_until:

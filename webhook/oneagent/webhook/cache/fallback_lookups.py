@@ -40,9 +40,9 @@ class FallbackLookups(Generic[_T]):
 
     async def get(self, key: str) -> _T | None:
         """Return None if the object does not exist, or was not read in time."""
-        until, answer = self._cached.get(key, (0.0, None))
+        until, result = self._cached.get(key, (0.0, None))
         if self._clock() < until:
-            return answer
+            return result
         task = self._pending.get(key)
         if task is None:
             task = self._pending[key] = asyncio.create_task(self._fetch_once(key))
@@ -50,15 +50,15 @@ class FallbackLookups(Generic[_T]):
 
     async def _fetch_once(self, key: str) -> _T | None:
         try:
-            answer = await self._fetch(key)
+            result = await self._fetch(key)
         except ApiError as error:
             log.info("object lookup failed", extra=logs.facts(object=key, reason=error))
-            answer = None
+            result = None
         finally:
             del self._pending[key]
-        lifetime = _MISS_SECONDS if answer is None else _HIT_SECONDS
-        self._cached[key] = self._clock() + lifetime, answer
+        lifetime = _MISS_SECONDS if result is None else _HIT_SECONDS
+        self._cached[key] = self._clock() + lifetime, result
         self._cached.move_to_end(key)
         if len(self._cached) > _MAX_CACHED:
             self._cached.popitem(last=False)
-        return answer
+        return result

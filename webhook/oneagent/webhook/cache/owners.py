@@ -117,7 +117,7 @@ class Workloads:
         kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
         self.watched = {(kind.group, kind.kind): WatchedControllers(server, kind, first_pause) for kind in kinds}
         rare = _Kind("ReplicationController", "", "v1", "replicationcontrollers")
-        self._known: dict[tuple[str, str], ControllerLookup] = {
+        self._lookups_by_kind: dict[tuple[str, str], ControllerLookup] = {
             **self.watched,
             (rare.group, rare.kind): ControllerLookup(server, rare),
         }
@@ -132,9 +132,9 @@ class Workloads:
         for owner in _controllers(metadata):
             kind, name = owner.get("kind", ""), owner.get("name", "")
             group = owner.get("apiVersion", "").rpartition("/")[0]
-            known = self._known.get((group, kind))
-            above = await known.workload(namespace, name) if known is not None else None
-            return above or Workload(kind, name)
+            lookup = self._lookups_by_kind.get((group, kind))
+            workload = await lookup.workload(namespace, name) if lookup is not None else None
+            return workload or Workload(kind, name)
         return Workload("Pod", metadata.get("name") or metadata.get("generateName", "").removesuffix("-"))
 
 
