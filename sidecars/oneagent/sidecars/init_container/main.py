@@ -126,7 +126,7 @@ def check_view(directory: str, node: str) -> None:
             "conditions say why. Put that right and delete the pod to have it monitored"
         )
     raise NoAgentError(
-        f"{volume} has no {identifiers.PRELOAD_LIBRARY}: the agent {where} is incomplete, or for another CPU "
+        f"{volume} has no {contract.PRELOAD_LIBRARY}: the agent {where} is incomplete, or for another CPU "
         "architecture; set another version in the DynaKube and delete the pod to have it monitored"
     )
 
