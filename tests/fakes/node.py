@@ -1,7 +1,7 @@
-"""A node with a real driver on it: data folder, kubelet's folder, server process, and kubelet's part as a client.
+"""A node with a real driver: data directory, kubelet's directory, server process, and a client in kubelet's role.
 
-Used by the node ring, the benchmarks and the demonstration. It needs a mount namespace of its own, so that nothing
-it mounts can stay behind.
+Used by the node ring, the benchmarks and the demonstration. It needs a mount namespace of its own, so that no
+mount stays behind.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def install(data: DataDir, version: Version = VERSION, content: bytes = b"librar
     library.write_bytes(content)
     (tree / "agent/conf").mkdir()
     (tree / "agent/conf/ruxitagentproc.conf").write_text("[general]\nfromPackage yes\n")
-    for folder in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
-        folder.chmod(0o1777)
+    for directory in (tree, *(path for path in tree.rglob("*") if path.is_dir())):
+        directory.chmod(0o1777)
     tree.rename(data.agent(version))
 
 
@@ -54,14 +54,14 @@ def torn_layer(data: DataDir) -> LayerId:
 
 
 def want(data: DataDir, *wanted: desired_versions.DesiredState) -> None:
-    """Say what DynaKubes want, as the provisioner does."""
+    """Write the desired state of DynaKubes, as the provisioner does."""
     metadata = database.Database(data.database, data.database_lock)
     desired_versions.replace_all(metadata, data.dynakubes, wanted)
     metadata.close()
 
 
 def demo(**fields: Any) -> desired_versions.DesiredState:
-    """What the DynaKube `demo` wants unless told otherwise."""
+    """Return the desired state of the DynaKube `demo`."""
     defaults: dict[str, Any] = {
         "name": DynaKubeName("demo"),
         "tenant": TenantId("abc12345"),
@@ -72,7 +72,7 @@ def demo(**fields: Any) -> desired_versions.DesiredState:
 
 
 class Kubelet:
-    """What kubelet does for a pod's inline volume: makes the parent folder, calls, and cleans up."""
+    """Kubelet's work for an inline volume: creates the parent directory, calls, and cleans up."""
 
     def __init__(self, endpoint: Path, root: Path) -> None:
         self.root = root
@@ -110,7 +110,7 @@ class Kubelet:
         return request
 
     def publish(self, pod: str, *, timeout: float = 20, **fields: Any) -> Path:
-        """Publish a pod's volume; `grpc.RpcError` if the driver says no."""
+        """Publish a pod's volume; `grpc.RpcError` if the driver refuses."""
         self.target(pod).parent.mkdir(parents=True, exist_ok=True)
         self.node.NodePublishVolume(self.request(pod, **fields), timeout=timeout)
         return self.target(pod)
@@ -127,7 +127,7 @@ class Kubelet:
         )
 
     def forget(self, pod: str) -> None:
-        """Remove the volume's folders, as kubelet does once the pod is gone."""
+        """Remove the volume's directories, as kubelet does once the pod is gone."""
         with contextlib.suppress(OSError):
             os.removedirs(self.target(pod).parent)
 
@@ -140,7 +140,7 @@ class Kubelet:
 
 
 class Driver:
-    """One server process on one data folder; `start` and `kill` may be repeated."""
+    """One server process on one data directory; `start` and `kill` may be repeated."""
 
     def __init__(self, place: Path, *flags: str, command: tuple[str, ...] = ()) -> None:
         self.place = place
@@ -188,7 +188,7 @@ class Driver:
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
     def _accepts(self) -> bool:
-        """Whether somebody listens; asked without gRPC, which waits a second after a dead server's socket."""
+        """Return whether the socket accepts; without gRPC, which waits a second after a dead server's socket."""
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.socket)) == 0
 
@@ -199,7 +199,7 @@ class Driver:
         return self.process.wait(30)
 
     def kill(self) -> None:
-        """SIGKILL: nothing can be tidied up."""
+        """SIGKILL: the process cannot clean up."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
@@ -209,7 +209,7 @@ class Driver:
         return {str(row["id"]): row for row in self.table("volumes")}
 
     def state(self, pod: str) -> str:
-        """What the table says of a pod's volume; '' if it has no row. Of a mount it says so a moment later."""
+        """Return the state in the row of a pod's volume; empty without one. A mount is written a moment later."""
         return str(self.rows().get(Kubelet.volume_id(pod), {}).get("state", ""))
 
     def table(self, name: str) -> list[dict[str, Any]]:
@@ -218,7 +218,7 @@ class Driver:
             return [dict(row) for row in connection.execute(f"SELECT * FROM {name}")]
 
     def mounts(self) -> list[mount_table.Mount]:
-        """What is mounted below kubelet's folder."""
+        """Return the mounts below kubelet's directory."""
         return mount_table.at_or_below(mount_table.read(), str(self.target_root))
 
 

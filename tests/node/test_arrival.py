@@ -37,7 +37,7 @@ class FillingStore(AgentStore):
         return super().has(version)
 
 
-class Patient:
+class WaitingCaller:
     def time_remaining(self) -> float:
         return 100.0
 
@@ -66,7 +66,7 @@ def test_finds_its_configuration_in_place(tmp_path: Path, known: DesiredState | 
     target.parent.mkdir(parents=True)
     try:
         request = request_validation.publish(kubelet.request("pod"), str(driver.target_root))
-        assert publisher.publish(request, Patient()).result == "mounted"
+        assert publisher.publish(request, WaitingCaller()).result == "mounted"
         assert (target / "agent/conf/ruxitagentproc.conf").read_text() == "of the tenant"
     finally:
         node.unmount_all(driver)

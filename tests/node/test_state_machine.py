@@ -1,6 +1,6 @@
 """A node's life in any order: publishes, versions that come and go, restarts, reboots, failures.
 
-In one process, so that thousands of steps fit into a test: the publisher, its book, the reconciler and the garbage
+In one process, so that thousands of steps fit into a test: the publisher, its volumes, the reconciler and the garbage
 collection are the real ones, on a real disk with real mounts; only gRPC is left out. A crash is a driver that is
 dropped with what it has not written yet, a reboot takes its mounts as well.
 """
@@ -51,13 +51,13 @@ LIMIT: Final = 2
 
 
 class UnreliableDatabase(database.Database):
-    """A database that can be away."""
+    """A database that can be made unavailable."""
 
     away = False
 
     def _check(self) -> None:
         if self.away:
-            raise database.DatabaseUnavailableError("the database is away, because the test says so")
+            raise database.DatabaseUnavailableError("made unavailable by the test")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -76,7 +76,7 @@ class UnreliableDatabase(database.Database):
         super().write(collect)
 
 
-class Impatient:
+class CallerWithoutTime:
     """A caller that does not wait for a version."""
 
     def time_remaining(self) -> float:
@@ -98,7 +98,7 @@ class Pod:
     empty: bool = False
     failures: int | None = 0
     written: bool = True
-    """Whether the table holds all there is to know of the volume."""
+    """True if the table has the newest row of the volume."""
 
 
 class Node(RuleBasedStateMachine):
@@ -112,8 +112,8 @@ class Node(RuleBasedStateMachine):
         self.store = AgentStore(self.data)
         self.provisioner = database.Database(self.data.database, self.data.database_lock)
         self.records = ProvisionerState(self.provisioner, self.data.dynakubes)
-        self.wanted = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
-        self.records.set_desired(self.wanted.values())
+        self.desired = {name: node.demo(name=name, version=VERSIONS[0], mount_attempts=LIMIT) for name in DYNAKUBES}
+        self.records.set_desired(self.desired.values())
         self.pods: dict[str, Pod] = {}
         self.rebooted: set[str] = set()
         self.unknown_hosts: set[str] = set()
@@ -130,14 +130,14 @@ class Node(RuleBasedStateMachine):
         """A new server process on what the last one left."""
         self.database = UnreliableDatabase(self.data.database, self.data.database_lock)
         self.database.away = away
-        self.book = VolumeRepository(self.database)
-        self.database.on_new_file = self.book.rewrite
+        self.volumes = VolumeRepository(self.database)
+        self.database.on_new_file = self.volumes.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
         mounts = overlay.OverlayMounter(self.data, self.root, user_namespace=user_namespace)
-        wanted = DesiredStateReader(self.database, self.data.dynakubes)
-        self.publisher = Publisher(PublishSettings("node1"), self.data, self.store, mounts, self.book, wanted)
-        self.book.load()
-        self.reconciler = Reconciler(self.data, self.book, mounts, self.publisher.calls)
+        desired = DesiredStateReader(self.database, self.data.dynakubes)
+        self.publisher = Publisher(PublishSettings("node1"), self.data, self.store, mounts, self.volumes, desired)
+        self.volumes.load()
+        self.reconciler = Reconciler(self.data, self.volumes, mounts, self.publisher.calls)
         self.reconciler.reconcile()
         if away:
             for name, pod in self.pods.items():
@@ -178,11 +178,11 @@ class Node(RuleBasedStateMachine):
         self.target(name).parent.mkdir(parents=True, exist_ok=True)
         was_mounted = pod.mounted
         try:
-            result = self.publisher.publish(self.request(name, pod), Impatient()).result
+            result = self.publisher.publish(self.request(name, pod), CallerWithoutTime()).result
         except AttemptFailedError:
             assert not was_mounted
             assert pod.mode == "app"
-            # A folder that was there before may stay; a failed call leaves none of its own.
+            # An earlier directory may stay; a failed call leaves none of its own.
             assert pod.empty or not self.target(name).exists()
             pod.empty = self.target(name).exists()
             if pod.failures is not None:
@@ -205,9 +205,9 @@ class Node(RuleBasedStateMachine):
         self.unknown_hosts.discard(str(self.target(name)))
         if pod.mode == "app":
             shown = (self.target(name) / PRELOAD_LIBRARY).read_text()
-            expected = {pod.version} if pod.version else {self.wanted[pod.dynakube].version}
+            expected = {pod.version} if pod.version else {self.desired[pod.dynakube].version}
             if pod.version and not (pod.written and self.store.has(Version(pod.version))):
-                expected.add(self.wanted[pod.dynakube].version)
+                expected.add(self.desired[pod.dynakube].version)
             assert shown in expected, result
             pod.version = shown
 
@@ -220,7 +220,7 @@ class Node(RuleBasedStateMachine):
             return
         with pytest.raises(AlreadyExistsError):
             self.publisher.publish(
-                self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), Impatient()
+                self.request(name, dataclasses.replace(pod, read_only=not pod.read_only)), CallerWithoutTime()
             )
 
     @rule(name=st.sampled_from(PODS))
@@ -270,9 +270,9 @@ class Node(RuleBasedStateMachine):
     def want(self, dynakube: DynaKubeName, version: Version, torn: int) -> None:
         """`torn`: with a config layer with which the kernel refuses to mount."""
         layer = node.torn_layer(self.data) if torn else LayerId("")
-        fresh = dataclasses.replace(self.wanted[dynakube], version=version, layer=layer)
-        self.wanted[dynakube] = fresh
-        assert self.records.set_desired(self.wanted.values())
+        fresh = dataclasses.replace(self.desired[dynakube], version=version, layer=layer)
+        self.desired[dynakube] = fresh
+        assert self.records.set_desired(self.desired.values())
 
     @rule()
     def collect_garbage(self) -> None:
@@ -286,8 +286,8 @@ class Node(RuleBasedStateMachine):
             dynakube_names=lambda: DYNAKUBES,
         )
         collector.collect()
-        for wanted in self.wanted.values():
-            assert not wanted.version or wanted.version not in collector.collect()
+        for row in self.desired.values():
+            assert not row.version or row.version not in collector.collect()
 
     # ------------------------------------------------------------------ what goes wrong
 
@@ -298,25 +298,25 @@ class Node(RuleBasedStateMachine):
     @precondition(lambda self: not self.database.away)
     @rule()
     def everything_is_written(self) -> None:
-        assert self.book.flush()
+        assert self.volumes.flush()
         with contextlib.closing(database.connect(self.data.database)) as connection:
             rows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM volumes")}
-        assert rows == {record.id: dataclasses.asdict(record) for record in self.book.all()}
-        assert self.book.unwritten == 0
+        assert rows == {record.id: dataclasses.asdict(record) for record in self.volumes.all()}
+        assert self.volumes.unwritten == 0
         for pod in self.pods.values():
             pod.written = True
 
     @precondition(lambda self: not self.database.away)
     @rule()
     def sweep(self) -> None:
-        assert self.book.flush()
+        assert self.volumes.flush()
         self.reconciler.sweep()
         self.gone.clear()
 
     @rule(away=st.booleans())
     def restart(self, away: bool) -> None:
         """An orderly one."""
-        self.book.close()
+        self.volumes.close()
         self.lose_what_is_not_written()
         self.database.close()
         self.boot(away=away)
@@ -343,9 +343,9 @@ class Node(RuleBasedStateMachine):
     def lose_what_is_not_written(self) -> None:
         with contextlib.closing(database.connect(self.data.database)) as connection:
             rows = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM volumes")}
-        self.gone |= {row for row in rows if self.book.get(VolumeId(row)) is None and row[4:] not in self.pods}
+        self.gone |= {row for row in rows if self.volumes.get(VolumeId(row)) is None and row[4:] not in self.pods}
         for name, pod in self.pods.items():
-            record = self.book.get(VolumeId(f"csi-{name}"))
+            record = self.volumes.get(VolumeId(f"csi-{name}"))
             if record is None or rows.get(record.id) != dataclasses.asdict(record):
                 pod.written = False
                 if not pod.mounted:
@@ -357,7 +357,7 @@ class Node(RuleBasedStateMachine):
 
     @invariant()
     def is_sound(self) -> None:
-        rows = {str(record.id): dataclasses.asdict(record) for record in self.book.all()}
+        rows = {str(record.id): dataclasses.asdict(record) for record in self.volumes.all()}
         found = invariants.violations(
             self.data, str(self.root), rows, unmounted=self.rebooted | self.gone, unknown=self.unknown_hosts
         )
@@ -377,7 +377,7 @@ class Node(RuleBasedStateMachine):
                 self.unpublish_pod(name)
             self.sweep()
             self.everything_is_written()
-            rows = {str(record.id): dataclasses.asdict(record) for record in self.book.all()}
+            rows = {str(record.id): dataclasses.asdict(record) for record in self.volumes.all()}
             assert invariants.remains(self.data, str(self.root), rows) == []
         finally:
             self.database.close()
