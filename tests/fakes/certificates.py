@@ -65,10 +65,10 @@ class Cluster:
     def clock(self) -> float:
         return self.now
 
-    def put(self, key: Key, manifest: Mapping[str, Any]) -> None:
+    def put(self, key: Key, obj: Mapping[str, Any]) -> None:
         """As somebody else writes."""
         self._versions += 1
-        stored = copy.deepcopy(dict(manifest))
+        stored = copy.deepcopy(dict(obj))
         stored["metadata"] = {**stored["metadata"], "resourceVersion": str(self._versions)}
         self.objects[key] = stored
         bundles = {b64decode(config.get("caBundle") or "") for config in _configs(stored)}
@@ -98,21 +98,21 @@ class Cluster:
         found = self.objects.get(key)
         return copy.deepcopy(found)
 
-    async def create(self, resource: api.Resource, manifest: Mapping[str, Any], namespace: str = "") -> api.Object:
-        key = (resource.kind, manifest["metadata"]["name"])
+    async def create(self, resource: api.Resource, obj: Mapping[str, Any], namespace: str = "") -> api.Object:
+        key = (resource.kind, obj["metadata"]["name"])
         self._begin("create", key)
         if key in self.objects:
             raise ConflictError("it exists")
-        assert "resourceVersion" not in manifest["metadata"]
-        return self._done(key, manifest)
+        assert "resourceVersion" not in obj["metadata"]
+        return self._done(key, obj)
 
-    async def replace(self, resource: api.Resource, manifest: Mapping[str, Any]) -> api.Object:
-        key = (resource.kind, manifest["metadata"]["name"])
+    async def replace(self, resource: api.Resource, obj: Mapping[str, Any]) -> api.Object:
+        key = (resource.kind, obj["metadata"]["name"])
         self._begin("replace", key)
-        before = self._fresh(key, manifest)
-        if before.get("immutable") or before["type"] != manifest["type"]:
+        before = self._fresh(key, obj)
+        if before.get("immutable") or before["type"] != obj["type"]:
             raise InvalidError("it does not change")
-        return self._done(key, manifest)
+        return self._done(key, obj)
 
     async def merge(self, resource: api.Resource, name: str, patch: Mapping[str, Any]) -> api.Object:
         key = (resource.kind, name)
@@ -142,8 +142,8 @@ class Cluster:
             raise ConflictError("it has changed")
         return before
 
-    def _done(self, key: Key, manifest: Mapping[str, Any]) -> api.Object:
-        self.put(key, manifest)
+    def _done(self, key: Key, obj: Mapping[str, Any]) -> api.Object:
+        self.put(key, obj)
         self.after_write(key)
         return self.objects[key]
 
@@ -198,10 +198,10 @@ def definition() -> api.Object:
     return {"kind": DEFINITION[0], "metadata": {"name": DEFINITION[1]}, "spec": spec}
 
 
-def _configs(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _configs(obj: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Those of our webhook."""
-    conversion = ((manifest.get("spec") or {}).get("conversion") or {}).get("webhook") or {}
-    configs = [webhook["clientConfig"] for webhook in manifest.get("webhooks") or ()]
+    conversion = ((obj.get("spec") or {}).get("conversion") or {}).get("webhook") or {}
+    configs = [webhook["clientConfig"] for webhook in obj.get("webhooks") or ()]
     configs += [conversion["clientConfig"]] if conversion else []
     return [config for config in configs if (config.get("service") or {}).get("name") == SERVICE]
 

@@ -28,9 +28,9 @@ class Objects:
         self.before: Callable[[str, str, str], None] = lambda verb, kind, name: None
         self._version = 100
 
-    def put(self, kind: str, manifest: Mapping[str, Any]) -> api.Object:
+    def put(self, kind: str, obj: Mapping[str, Any]) -> api.Object:
         """Create or overwrite, as somebody else would."""
-        kept = copy.deepcopy(dict(manifest))
+        kept = copy.deepcopy(dict(obj))
         metadata = kept["metadata"]
         metadata["resourceVersion"] = self._next()
         metadata.setdefault("uid", f"uid-{metadata['name']}")
@@ -66,12 +66,12 @@ class Objects:
         """A watch without events."""
         yield _nothing()
 
-    async def replace(self, resource: api.Resource, manifest: Mapping[str, Any]) -> api.Object:
-        metadata = manifest["metadata"]
-        kept = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), manifest)
-        assert (manifest["apiVersion"], manifest["kind"]) == (resource.api_version, resource.kind)
+    async def replace(self, resource: api.Resource, obj: Mapping[str, Any]) -> api.Object:
+        metadata = obj["metadata"]
+        kept = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), obj)
+        assert (obj["apiVersion"], obj["kind"]) == (resource.api_version, resource.kind)
         kept.clear()
-        kept.update(copy.deepcopy(dict(manifest)))
+        kept.update(copy.deepcopy(dict(obj)))
         kept["metadata"]["resourceVersion"] = self._next()
         return copy.deepcopy(kept)
 

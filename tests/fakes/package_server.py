@@ -60,9 +60,9 @@ class Reviews:
         """Changes an answer before it is given."""
         self.seconds = 0.0
 
-    async def create(self, resource: api.Resource, manifest: Mapping[str, Any], namespace: str = "") -> api.Object:
+    async def create(self, resource: api.Resource, obj: Mapping[str, Any], namespace: str = "") -> api.Object:
         assert (resource, namespace) == (api.TOKEN_REVIEWS, "")
-        given, audiences = manifest["spec"]["token"], manifest["spec"]["audiences"]
+        given, audiences = obj["spec"]["token"], obj["spec"]["audiences"]
         self.asked.append(given)
         await asyncio.sleep(self.seconds)
         if self.away:

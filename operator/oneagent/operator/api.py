@@ -41,8 +41,8 @@ class Resource:
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"
-        where = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
-        return "/".join(part for part in (f"{root}{where}/{self.plural}", name, subresource) if part)
+        scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
+        return "/".join(part for part in (f"{root}{scope}/{self.plural}", name, subresource) if part)
 
 
 NAMESPACES: Final = Resource("v1", "Namespace", "namespaces", namespaced=False)
@@ -77,20 +77,20 @@ def dynakubes(version: str) -> Resource:
     return Resource(f"{identifiers.API_GROUP}/{version}", "DynaKube", "dynakubes")
 
 
-def content(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return the data of a Secret or ConfigMap as text, without values that are no text."""
-    data = manifest.get("data") or {}
-    if manifest.get("kind") == "ConfigMap":
+def decode_data(obj: Mapping[str, Any]) -> dict[str, str]:
+    """Return the data of a Secret or ConfigMap, without values that are not text."""
+    data = obj.get("data") or {}
+    if obj.get("kind") == "ConfigMap":
         return {str(key): str(value) for key, value in data.items()}
-    found = {}
+    texts = {}
     for key, value in data.items():
         with contextlib.suppress(ValueError):
-            found[str(key)] = base64.b64decode(value, validate=True).decode()
-    return found
+            texts[str(key)] = base64.b64decode(value, validate=True).decode()
+    return texts
 
 
 async def connect() -> client.ApiClient:
-    """A client configured by the pod, or by `KUBECONFIG` or `~/.kube/config`; `KubeconfigError` if there is none."""
+    """Connect by the pod's service account, `KUBECONFIG` or `~/.kube/config`; `KubeconfigError` without any."""
     settings = client.Configuration()
     try:
         try:
@@ -107,19 +107,19 @@ async def connect() -> client.ApiClient:
 
 
 class _RestClient(rest.RESTClientObject):
-    """With connections that the kernel keeps alive, and as many as there are watches and requests."""
+    """Adds TCP keep-alive, and lifts the limit of connections."""
 
     def _create_connector(self) -> aiohttp.TCPConnector:
         return aiohttp_client.connector(self.ssl_context)
 
 
 class Api:
-    """One connection pool; for one event loop."""
+    """Requests on one connection pool, for one event loop."""
 
     def __init__(self, api_client: client.ApiClient) -> None:
         self._client = api_client
         self.requests = 0
-        """Made so far; lists and streams of watches do not count."""
+        """Requests sent, without the lists and streams of watches."""
 
     async def close(self) -> None:
         await self._client.close()
@@ -145,26 +145,26 @@ class Api:
             if not query["continue"]:
                 return
 
-    async def create(self, resource: Resource, manifest: Mapping[str, Any], namespace: str = "") -> Object:
-        return await self.post(resource.path(namespace), manifest)
+    async def create(self, resource: Resource, obj: Mapping[str, Any], namespace: str = "") -> Object:
+        return await self.post(resource.path(namespace), obj)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Object:
-        """Create an object at a path."""
+        """Send a POST, which creates the object."""
         return await self._call("POST", path, body=body)
 
-    async def apply(self, resource: Resource, manifest: Mapping[str, Any], *, subresource: str = "") -> Object:
+    async def apply(self, resource: Resource, obj: Mapping[str, Any], *, subresource: str = "") -> Object:
         """Server-side apply: own the given fields, and remove fields that were given before."""
-        metadata = manifest["metadata"]
+        metadata = obj["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
-        whole = {"apiVersion": resource.api_version, "kind": resource.kind, **manifest}
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._call("PATCH", path, query, whole, "application/apply-patch+yaml")
+        return await self._call("PATCH", path, query, body, "application/apply-patch+yaml")
 
-    async def replace(self, resource: Resource, manifest: Mapping[str, Any]) -> Object:
+    async def replace(self, resource: Resource, obj: Mapping[str, Any]) -> Object:
         """Update; with the `resourceVersion` that was read, `ConflictError` if the object has changed since."""
-        metadata = manifest["metadata"]
+        metadata = obj["metadata"]
         path = resource.path(metadata.get("namespace", ""), metadata["name"])
-        return await self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
+        return await self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, obj)
 
     async def merge(
         self, resource: Resource, name: str, patch: Mapping[str, Any], namespace: str = "", *, subresource: str = ""
@@ -180,7 +180,7 @@ class Api:
             await self._call("DELETE", resource.path(namespace, name), {"propagationPolicy": "Background"})
 
     async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes:
-        """A response as it is, for a watch."""
+        """Return the body of a response unparsed, for a watch."""
         async with self._request("GET", path, parameters, accept=accept) as response:
             return await response.read()
 
@@ -188,7 +188,7 @@ class Api:
     async def stream(
         self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A response as it comes; the server ends it after `seconds` at most."""
+        """Yield the body of a response in parts; the server ends it after `seconds` at most."""
         timeout = aiohttp_client.stream_timeout(seconds)
         async with self._request("GET", path, parameters, accept=accept, timeout=timeout) as response:
             try:
@@ -208,10 +208,10 @@ class Api:
         async with self._request(method, path, query, body=body, content_type=content_type) as response:
             content = await response.read()
         try:
-            answered: Object = json.loads(content)
+            answer: Object = json.loads(content)
         except ValueError as error:
             raise UnavailableError(f"{method} {path}: the response is not JSON") from error
-        return answered
+        return answer
 
     @contextlib.asynccontextmanager
     async def _request(

@@ -21,10 +21,11 @@ from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundE
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
+from oneagent.operator.events import RecordEvent
 from oneagent.operator.rate_limit import RateLimiter
 from oneagent.operator.reconcile_result import ReconcileResult
 from oneagent.operator.reconcilers.context import ReconcileContext, Reconciler
-from oneagent.operator.status_writer import RecordEvent, StatusWriter
+from oneagent.operator.status_writer import StatusWriter
 from oneagent.operator.tenant_poller import TenantPoller
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from oneagent.common.dynakube.mode import Mode
-from oneagent.common.kubernetes import conditions, events, types
+from oneagent.common.kubernetes import conditions, types
 from oneagent.common.kubernetes.errors import NotFoundError
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
+from oneagent.operator.events import RecordEvent
 from oneagent.operator.reconcile_result import ReconcileResult
-
-RecordEvent = Callable[[types.Object, events.Kind, str, str], None]
-"""Records an Event: the object, `Normal` or `Warning`, reason, message."""
 
 _SECTIONS: Final = ("oneAgent", "codeModules")
 

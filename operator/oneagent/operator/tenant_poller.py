@@ -111,4 +111,4 @@ async def read_inputs(server: api.Api, namespace: str, dynakube: DynaKube) -> In
 async def _read_content(server: api.Api, namespace: str, name: ObjectName) -> Mapping[str, str] | None:
     resource = api.SECRETS if name[0] == "Secret" else api.CONFIG_MAPS
     found = await server.find(resource, name[1], namespace)
-    return None if found is None else api.content(found)
+    return None if found is None else api.decode_data(found)

@@ -187,7 +187,7 @@ class HostAgentReconciler:
 
     async def _read_content(self, context: ReconcileContext, name: str) -> Mapping[str, str]:
         found = await context.api.find(api.SECRETS, name, context.dynakube.namespace)
-        return api.content(found) if found else {}
+        return api.decode_data(found) if found else {}
 
     async def _apply(
         self, context: ReconcileContext, current: api.Object | None, desired: daemonset.Desired

@@ -43,7 +43,7 @@ _ACCOUNT: Final = "system:serviceaccount:"
 class Reviewer(Protocol):
     """The part of `api.Api` that is used here."""
 
-    async def create(self, resource: api.Resource, manifest: Mapping[str, Any], namespace: str = "") -> api.Object: ...
+    async def create(self, resource: api.Resource, obj: Mapping[str, Any], namespace: str = "") -> api.Object: ...
 
 
 class _Claims(msgspec.Struct):

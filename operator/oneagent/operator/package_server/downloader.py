@@ -29,11 +29,11 @@ from oneagent.common.tenant import client as tenant_client
 from oneagent.operator.package_server import cache
 from oneagent.operator.package_server.errors import (
     NoRoomError,
+    NotRequestedError,
     OriginError,
     PackagesError,
     PendingError,
     TooManyVariantsError,
-    UnwantedError,
 )
 from oneagent.operator.package_server.metrics import PackageMetrics
 
@@ -126,7 +126,7 @@ class Downloader:
         desired = self._desired.get((package.dynakube, package.version))
         if desired is None:
             self._on_unknown()
-            raise UnwantedError(f"DynaKube {package.dynakube} does not use version {package.version}")
+            raise NotRequestedError(f"DynaKube {package.dynakube} does not use version {package.version}")
         package = _with_technologies(desired, package)
         name = _key(desired, package)
         if name not in self._downloads and name in self._cache.variants(desired.group):

@@ -3,7 +3,7 @@
 PackagesError
 ├── BadRequestError         400: malformed request
 ├── UnauthenticatedError    401: no token, or no service account token for this audience
-├── UnwantedError           404: no DynaKube uses this version
+├── NotRequestedError       404: no DynaKube uses this version
 ├── MethodError             405
 ├── TooManyVariantsError    429: too many architectures and technologies of one version
 ├── OriginError             502: the tenant refuses, or its package is invalid
@@ -37,8 +37,8 @@ class UnauthenticatedError(PackagesError):
     status, outcome = 401, "unauthenticated"
 
 
-class UnwantedError(PackagesError):
-    status, outcome = 404, "unwanted"
+class NotRequestedError(PackagesError):
+    status, outcome = 404, "not_requested"
 
 
 class MethodError(PackagesError):

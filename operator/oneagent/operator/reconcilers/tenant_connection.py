@@ -1,4 +1,7 @@
-"""Endpoints that agents report to, as the tenant reported them last: agents can also start while it is down."""
+"""Condition of the endpoints that agents report to.
+
+The last known endpoints stay in the status, so that agents also start while the tenant is down.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ def decide(network_zone: str, known: Mapping[str, Any], state: TenantState) -> R
         last = None if changed else known.get("lastRequest")
         info["lastRequest"] = last or types.timestamp(state.polled_at)
         if state.problem:
-            return reconcile_result.failed(UNREACHABLE, f"{state.problem}; its last answer stays", **_fields(info))
+            message = f"{state.problem}; the last known endpoints stay in use"
+            return reconcile_result.failed(UNREACHABLE, message, **_fields(info))
         return reconcile_result.ok(READY, f"agents report to the tenant {state.tenant}", **_fields(info))
     if state.problem:
         return reconcile_result.failed(UNREACHABLE, state.problem, **_fields(known))

@@ -36,13 +36,13 @@ def decide(api_url: str, secret: str, state: TenantState) -> ReconcileResult | N
     if state.scopes is not None:
         return reconcile_result.ok(READY, "the tenant accepts the token, and it has the required scopes")
     if state.problem:
-        return reconcile_result.pending(NOT_POLLED, f"the tenant poll fails: {state.problem}")
+        return reconcile_result.pending(NOT_POLLED, f"the poll of the tenant failed: {state.problem}")
     return reconcile_result.ok(READY, "the tenant accepts the token; it does not report the token's scopes")
 
 
 def _find_problem(where: str, state: TenantState) -> str:
     if state.token_rejected:
-        return f"the tenant rejects the token: {state.problem}; put a valid one into {where}"
+        return f"the tenant rejects the token: {state.problem}; put a valid token into {where}"
     if state.token_invalid:
         return f"{state.problem}; correct {where}"
     if state.scopes is not None and poll.REQUIRED_SCOPE not in state.scopes:

@@ -1,4 +1,4 @@
-"""The agent versions that a DynaKube wants, in its status (see `desired_version`).
+"""The desired agent versions of a DynaKube, in its status (see `desired_version`).
 
 The tenant's latest is followed up, never down. The decision is kept in the status, so it survives a restart of the
 operator and an outage of the tenant.
@@ -94,30 +94,30 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], state: TenantState
     if chosen.origin is Origin.PINNED:
         return Choice(version, image, PINNED, DECIDED, f"version {version} is pinned")
     if chosen.origin is Origin.PACKAGE:
-        return Choice("", image, IMAGE, DECIDED, f"the image {image} decides the version")
+        return Choice("", image, IMAGE, DECIDED, f"the image {image} determines the version")
     if not version:
         reason = state.problem or "the tenant has not been polled yet"
         return Choice("", "", TENANT, NOT_KNOWN, f"the tenant's latest version is not known: {reason}")
     if chosen.older_offered:
-        message = f"the tenant offers {latest}, older than {version}, which stays; pin the older one to use it"
+        message = f"the tenant offers {latest}, older than {version}, which stays in use; pin {latest} to use it"
         return Choice(version, "", TENANT, OLDER_OFFERED, message)
     if version == latest:
         return Choice(version, "", TENANT, DECIDED, f"version {version} is the tenant's latest")
-    return Choice(version, "", TENANT, DECIDED, f"version {version} stays")
+    return Choice(version, "", TENANT, DECIDED, f"version {version} stays in use")
 
 
 def _follow_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
-    """Decide by the image's digest; while the registry fails to answer, the last digest stays."""
+    """Decide by the image's digest; the last digest stays while the registry is unavailable."""
     kube, state = context.dynakube, context.tenant_state.image
     if state.name != kube.package:
-        return reconcile_result.pending(NOT_KNOWN, f"the registry has not been polled yet for the image {kube.package}")
+        return reconcile_result.pending(NOT_KNOWN, f"the image {kube.package} has not been resolved yet")
     # A decision in the status holds for the image name that it was made for.
     image = state.image or (kube.image if kube.image and kube.image.digest else None)
-    message = f"the image {image} decides the version"
+    message = f"the image {image} determines the version"
     choice = Choice(kube.pinned_version or "", str(image or ""), IMAGE, DECIDED, message)
     section = _status_section(choice, known, context)
     if state.problem:
-        stays = f"{image} stays: " if image else "nodes that reach the registry decide for themselves: "
+        stays = f"{image} stays in use: " if image else "each node resolves the image itself: "
         return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{state.problem}", codeModules=section)
     return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
 

@@ -21,10 +21,11 @@ import aiohttp
 
 from oneagent.common import logs
 from oneagent.common.identifiers import DRIVER_NAME
-from oneagent.common.kubernetes import events, types
+from oneagent.common.kubernetes import events
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError
 from oneagent.operator import api
 from oneagent.operator.cache import Cache
+from oneagent.operator.events import RecordEvent
 from oneagent.operator.startup_taint import readiness
 from oneagent.operator.startup_taint.readiness import Decision, NodeState, StoreContents
 from oneagent.operator.startup_taint.taint import Taint
@@ -45,9 +46,6 @@ _CONCURRENCY: Final = 16
 _ATTEMPTS: Final = 5
 _METRICS_TIMEOUT_SECONDS: Final = 5.0
 _MAX_METRICS_BYTES: Final = 4 << 20
-
-RecordEvent = Callable[[types.Object, events.Kind, str, str], None]
-"""Records an Event: the object, `Normal` or `Warning`, reason, message."""
 
 
 class Nodes(Protocol):

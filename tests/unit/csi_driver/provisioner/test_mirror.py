@@ -103,7 +103,7 @@ class TestAMirror:
         serving.want()
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
-            p.wait_until(lambda: serving.counted("package_requests_total", outcome="unwanted"))
+            p.wait_until(lambda: serving.counted("package_requests_total", outcome="not_requested"))
             source.unavailable = True
             serving.want(fakes.wanted(VERSION, server.api_url))
             p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
@@ -143,7 +143,7 @@ class TestAnUnusableMirror:
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             shorten_waits(p)
             p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
-            assert results(p) == {"away": 1}
+            assert results(p) == {"unreachable": 1}
         assert server.count("package") == 1
         (line,) = [each for each in caplog.records if "mirror" in each.getMessage()]
         assert line.getMessage() == "mirror failed, trying the tenant"
@@ -157,7 +157,7 @@ class TestAnUnusableMirror:
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             shorten_waits(p)
             p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
-            assert results(p) == {"unwanted": 1}
+            assert results(p) == {"not_requested": 1}
 
     def test_because_it_is_busy_for_too_long(
         self,
@@ -298,7 +298,7 @@ class TestATransferThatBreaksOff:
                 eventually(lambda: part.exists() and part.stat().st_size > 0)
                 serving.stop()
                 p.wait_until(lambda: p.is_ready(OTHER), 20, what=p.condition)
-                assert results(p) == {"away": 1}
+                assert results(p) == {"unreachable": 1}
                 p.wait_until(lambda: p.collect() or not list(p.data.tmp.iterdir()))
         (asked,) = [request for request in server.requests if request.endpoint == "package"]
         assert "Range" not in asked.headers

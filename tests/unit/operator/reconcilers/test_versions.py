@@ -121,7 +121,7 @@ class TestAnImage:
     def test_stays_and_says_why_if_the_newest_cannot_be_followed(self) -> None:
         said = self.verdict(self.followed(ONE, "it is not signed"))
         assert (said.status, said.reason) == ("False", versions.NOT_FOLLOWED)
-        assert said.message == f"{ONE} stays: it is not signed"
+        assert said.message == f"{ONE} stays in use: it is not signed"
         assert said.fields["codeModules"]["imageID"] == ONE
 
     def test_stays_what_an_earlier_operator_has_decided_while_nothing_can_be_told(self) -> None:
@@ -132,7 +132,7 @@ class TestAnImage:
         said = self.verdict(self.followed(problem="cannot connect"), decided=ELSEWHERE)
         assert said.status == "False"
         assert said.fields["codeModules"]["imageID"] is None
-        assert said.message == "nodes that reach the registry decide for themselves: cannot connect"
+        assert said.message == "each node resolves the image itself: cannot connect"
 
     def test_is_waited_for_while_the_registry_was_not_asked_about_this_name(self) -> None:
         said = self.verdict(self.followed(ONE, name="registry.example/agent:0"), decided=TWO)

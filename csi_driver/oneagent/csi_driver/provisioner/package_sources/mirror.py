@@ -94,11 +94,11 @@ def _result(error: Exception) -> str:
     cause = error.cause if isinstance(error, download.DownloadSourceError) else error
     match cause:
         case errors.UnreachableError():
-            return "away"
+            return "unreachable"
         case errors.RateLimitedError():
             return "busy"
         case errors.HttpStatusError(status=404):
-            return "unwanted"
+            return "not_requested"
         case errors.HttpStatusError() | http_client.InvalidSettingsError():
             return "refused"
         case _:
