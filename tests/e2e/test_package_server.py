@@ -73,13 +73,13 @@ class Reviewer:
 
 
 @pytest.fixture
-def serving(control_plane: ControlPlane, commands: Kubectl, tmp_path: Path) -> Iterator[fakes.Serving]:
+def serving(control_plane: ControlPlane, commands: Kubectl, tmp_path: Path) -> Iterator[fakes.RunningPackageServer]:
     """The endpoint with a version of a tenant; asks the real API server."""
     kubeconfig = control_plane.authority.kubeconfig(REVIEWER, SERVER, common_name=REVIEWER)
     reviewer = Reviewer(kubeconfig)
-    with tenant.Tenant() as dynatrace, fakes.Serving(tmp_path / "endpoint", reviewer=reviewer) as serving:
+    with tenant.Tenant() as dynatrace, fakes.RunningPackageServer(tmp_path / "endpoint", reviewer=reviewer) as serving:
         dynatrace.release(VERSION, packages.build(tmp_path / "agent.zip"))
-        serving.want(fakes.wanted(VERSION, dynatrace.api_url))
+        serving.set_desired(fakes.desired_version(VERSION, dynatrace.api_url))
         yield serving
         serving.do(reviewer.close())
 
@@ -92,7 +92,7 @@ def account(commands: Kubectl) -> Iterator[str]:
     commands("delete", "serviceaccount", "shop", "--ignore-not-found")
 
 
-def fetch(serving: fakes.Serving, token: str, into: Path) -> download.Downloaded:
+def fetch(serving: fakes.RunningPackageServer, token: str, into: Path) -> download.Downloaded:
     serving.token_file.write_text(token)
     return package_client.download_package(serving.client, fakes.package(VERSION), into, cancelled=threading.Event())
 
@@ -104,7 +104,7 @@ def issued(commands: Kubectl, account: str, audience: str = package_client.AUDIE
 
 class TestAServiceAccount:
     def test_fetches_with_a_token_for_the_audience(
-        self, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path
+        self, commands: Kubectl, serving: fakes.RunningPackageServer, account: str, tmp_path: Path
     ) -> None:
         got = fetch(serving, issued(commands, account), tmp_path / "got.zip")
         assert got.path.read_bytes() == (tmp_path / "agent.zip").read_bytes()
@@ -112,13 +112,13 @@ class TestAServiceAccount:
 
     @pytest.mark.parametrize("audience", ["", "vault"])
     def test_is_refused_with_a_token_for_another_audience(
-        self, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path, audience: str
+        self, commands: Kubectl, serving: fakes.RunningPackageServer, account: str, tmp_path: Path, audience: str
     ) -> None:
         with pytest.raises(errors.HttpStatusError, match="not for the audience oneagent-packages"):
             fetch(serving, issued(commands, account, audience), tmp_path / "got.zip")
 
     def test_is_refused_once_it_is_deleted(
-        self, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path
+        self, commands: Kubectl, serving: fakes.RunningPackageServer, account: str, tmp_path: Path
     ) -> None:
         token = issued(commands, account)
         fetch(serving, token, tmp_path / "got.zip")
@@ -146,14 +146,14 @@ class TestAServiceAccount:
                      "get", "namespaces")  # fmt: skip
 
 
-def test_a_token_that_somebody_else_has_signed_is_refused(serving: fakes.Serving, tmp_path: Path) -> None:
+def test_a_token_that_somebody_else_has_signed_is_refused(serving: fakes.RunningPackageServer, tmp_path: Path) -> None:
     with pytest.raises(errors.HttpStatusError, match="401"):
         fetch(serving, fakes.token(account="default/shop"), tmp_path / "got.zip")
     assert serving.counted("token_reviews_total", result="refused") == 1
 
 
 def test_without_the_right_to_ask_nobody_is_let_in(
-    control_plane: ControlPlane, commands: Kubectl, serving: fakes.Serving, account: str, tmp_path: Path
+    control_plane: ControlPlane, commands: Kubectl, serving: fakes.RunningPackageServer, account: str, tmp_path: Path
 ) -> None:
     token = issued(commands, account)
     commands.delete(BINDING)

@@ -22,7 +22,7 @@ Key = tuple[str, str, str]
 
 class Objects:
     def __init__(self) -> None:
-        self.kept: dict[Key, api.Object] = {}
+        self.stored: dict[Key, api.Object] = {}
         self.calls: list[tuple[str, str, str]] = []
         """Verb, kind with the subresource, name."""
         self.before: Callable[[str, str, str], None] = lambda verb, kind, name: None
@@ -30,28 +30,28 @@ class Objects:
 
     def put(self, kind: str, obj: Mapping[str, Any]) -> api.Object:
         """Create or overwrite, as somebody else would."""
-        kept = copy.deepcopy(dict(obj))
-        metadata = kept["metadata"]
+        stored = copy.deepcopy(dict(obj))
+        metadata = stored["metadata"]
         metadata["resourceVersion"] = self._next()
         metadata.setdefault("uid", f"uid-{metadata['name']}")
-        self.kept[kind, metadata.get("namespace", ""), metadata["name"]] = kept
-        return kept
+        self.stored[kind, metadata.get("namespace", ""), metadata["name"]] = stored
+        return stored
 
     def remove(self, kind: str, name: str, namespace: str = "") -> None:
-        del self.kept[kind, namespace, name]
+        del self.stored[kind, namespace, name]
 
     async def find(self, resource: api.Resource, name: str, namespace: str = "") -> api.Object | None:
         self._call("find", resource.kind, name)
-        return copy.deepcopy(self.kept.get((resource.kind, namespace, name)))
+        return copy.deepcopy(self.stored.get((resource.kind, namespace, name)))
 
     async def list(self, resource: api.Resource, namespace: str = "", *, labels: str = "") -> AsyncIterator[api.Object]:
         self._call("list", resource.kind, "")
-        wanted = dict(pair.split("=") for pair in labels.split(",") if pair)
-        for (kind, where, _), kept in sorted(self.kept.items()):
-            has = kept["metadata"].get("labels") or {}
-            if kind == resource.kind and namespace in ("", where) and wanted.items() <= has.items():
+        selector = dict(pair.split("=") for pair in labels.split(",") if pair)
+        for (kind, where, _), stored in sorted(self.stored.items()):
+            own_labels = stored["metadata"].get("labels") or {}
+            if kind == resource.kind and namespace in ("", where) and selector.items() <= own_labels.items():
                 # Without kind and version, as in a list of the real one.
-                yield copy.deepcopy({key: kept[key] for key in kept if key not in ("kind", "apiVersion")})
+                yield copy.deepcopy({key: stored[key] for key in stored if key not in ("kind", "apiVersion")})
 
     async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes:
         """The list of a collection, for a watch."""
@@ -68,12 +68,12 @@ class Objects:
 
     async def replace(self, resource: api.Resource, obj: Mapping[str, Any]) -> api.Object:
         metadata = obj["metadata"]
-        kept = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), obj)
+        stored = self._for_change("replace", resource.kind, metadata["name"], metadata.get("namespace", ""), obj)
         assert (obj["apiVersion"], obj["kind"]) == (resource.api_version, resource.kind)
-        kept.clear()
-        kept.update(copy.deepcopy(dict(obj)))
-        kept["metadata"]["resourceVersion"] = self._next()
-        return copy.deepcopy(kept)
+        stored.clear()
+        stored.update(copy.deepcopy(dict(obj)))
+        stored["metadata"]["resourceVersion"] = self._next()
+        return copy.deepcopy(stored)
 
     async def merge(
         self,
@@ -84,25 +84,25 @@ class Objects:
         *,
         subresource: str = "",
     ) -> api.Object:
-        what = f"{resource.kind}/{subresource}" if subresource else resource.kind
-        kept = self._for_change("merge", what, name, namespace, patch)
-        _merge(kept, patch)
-        kept["metadata"]["resourceVersion"] = self._next()
-        return copy.deepcopy(kept)
+        kind_name = f"{resource.kind}/{subresource}" if subresource else resource.kind
+        stored = self._for_change("merge", kind_name, name, namespace, patch)
+        _merge(stored, patch)
+        stored["metadata"]["resourceVersion"] = self._next()
+        return copy.deepcopy(stored)
 
-    def _for_change(self, verb: str, what: str, name: str, namespace: str, given: Mapping[str, Any]) -> api.Object:
-        self._call(verb, what, name)
-        kept = self.kept.get((what.partition("/")[0], namespace, name))
-        if kept is None:
+    def _for_change(self, verb: str, kind_name: str, name: str, namespace: str, given: Mapping[str, Any]) -> api.Object:
+        self._call(verb, kind_name, name)
+        stored = self.stored.get((kind_name.partition("/")[0], namespace, name))
+        if stored is None:
             raise NotFoundError(name)
         version = given.get("metadata", {}).get("resourceVersion")
-        if version is not None and version != kept["metadata"]["resourceVersion"]:
+        if version is not None and version != stored["metadata"]["resourceVersion"]:
             raise ConflictError(name)
-        return kept
+        return stored
 
-    def _call(self, verb: str, what: str, name: str) -> None:
-        self.calls.append((verb, what, name))
-        self.before(verb, what, name)
+    def _call(self, verb: str, kind_name: str, name: str) -> None:
+        self.calls.append((verb, kind_name, name))
+        self.before(verb, kind_name, name)
 
     def _next(self) -> str:
         self._version += 1

@@ -1,9 +1,9 @@
 """The operator's package endpoint, really served on loopback, with an API server that only reviews tokens.
 
-`Serving` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves one
+`RunningPackageServer` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves one
 version of a tenant and accepts the tokens that `Reviews` makes:
 
-    python -m tests.fakes.package_server --folder DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
+    python -m tests.fakes.package_server --directory DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def token(
 
 
 class Reviews:
-    """Accepts every token that says of itself what it has to, but those of accounts that are `gone`."""
+    """Accepts every token that says of itself what it has to, but those of accounts that are `deleted`."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.gone: set[str] = set()
-        self.away = False
+        self.tokens: list[str] = []
+        self.deleted: set[str] = set()
+        self.unavailable = False
         self.answer: Callable[[dict[str, Any]], dict[str, Any]] = lambda status: status
         """Changes an answer before it is given."""
         self.seconds = 0.0
@@ -63,14 +63,14 @@ class Reviews:
     async def create(self, resource: api.Resource, obj: Mapping[str, Any], namespace: str = "") -> api.Object:
         assert (resource, namespace) == (api.TOKEN_REVIEWS, "")
         given, audiences = obj["spec"]["token"], obj["spec"]["audiences"]
-        self.asked.append(given)
+        self.tokens.append(given)
         await asyncio.sleep(self.seconds)
-        if self.away:
+        if self.unavailable:
             raise UnavailableError(f"POST tokenreviews: 503: {given}")
         body = given.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
         _, _, account = claims["sub"].partition("system:serviceaccount:")
-        if account.replace(":", "/") in self.gone:
+        if account.replace(":", "/") in self.deleted:
             return {"status": self.answer({"authenticated": False, "error": "no such account"})}
         shared = [audience for audience in audiences if audience in claims["aud"]]
         status = {"authenticated": bool(shared), "user": {"username": claims["sub"]}, "audiences": shared}
@@ -96,14 +96,14 @@ class Pair:
 class Files:
     """A pair that stays in two files."""
 
-    def __init__(self, folder: Path) -> None:
-        self._pair = server_tls.Pair((folder / "chain.pem").read_bytes(), (folder / "key.pem").read_bytes())
+    def __init__(self, directory: Path) -> None:
+        self._pair = server_tls.Pair((directory / "chain.pem").read_bytes(), (directory / "key.pem").read_bytes())
 
     async def current(self) -> server_tls.Pair:
         return self._pair
 
 
-def wanted(
+def desired_version(
     version: str,
     api_url: str,
     *,
@@ -124,12 +124,12 @@ def wanted(
     return DesiredVersion(DynaKubeName(dynakube), Version(version), origin, api_url, technologies)
 
 
-class Serving:
-    """An endpoint at work in a thread of its own while in use as a context manager."""
+class RunningPackageServer:
+    """A package server in a thread of its own; a context manager."""
 
     def __init__(
         self,
-        place: Path,
+        directory: Path,
         *,
         budget: int = 1 << 30,
         limits: servers.RequestLimits | None = None,
@@ -137,19 +137,19 @@ class Serving:
         reviewer: Reviewer | None = None,
         **settings: Any,
     ) -> None:
-        place.mkdir(exist_ok=True)
+        directory.mkdir(exist_ok=True)
         self.authority = trustme.CA()
         self.reviews = Reviews()
         self._reviewer = reviewer or self.reviews
         self.pair = Pair(self.authority)
         self.registry = prometheus_client.CollectorRegistry()
-        self.folder = place / "packages"
-        self.ca_file, self.token_file = place / "ca.crt", place / "token"
+        self.directory = directory / "packages"
+        self.ca_file, self.token_file = directory / "ca.crt", directory / "token"
         self.ca_file.write_bytes(self.authority.cert_pem.bytes())
         self.token_file.write_text(token())
         self.now = time.time
         self._settings = PackageServerSettings(
-            self.folder,
+            self.directory,
             budget,
             host="127.0.0.1",
             port=port,
@@ -189,11 +189,11 @@ class Serving:
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
-    def want(self, *versions: DesiredVersion) -> None:
-        async def want() -> None:
+    def set_desired(self, *versions: DesiredVersion) -> None:
+        async def apply() -> None:
             self.endpoint.set_desired(versions)
 
-        self.do(want())
+        self.do(apply())
 
     def stop(self) -> None:
         self.do(self.endpoint.stop())
@@ -204,7 +204,7 @@ class Serving:
 
     @property
     def client(self) -> package_client.Endpoint:
-        """How clients in common are told of it."""
+        """The settings for `package_client`."""
         return package_client.Endpoint(self.url, self.token_file, self.ca_file)
 
     def counted(self, metric: str, **labels: str) -> float:
@@ -216,10 +216,10 @@ def package(version: str, dynakube: str = "demo", **kind: Any) -> package_client
 
 
 async def _serve(given: argparse.Namespace) -> None:
-    settings = PackageServerSettings(given.folder, host="127.0.0.1", port=given.port, downloads=QUICK)
+    settings = PackageServerSettings(given.directory, host="127.0.0.1", port=given.port, downloads=QUICK)
     metrics = PackageMetrics(prometheus_client.CollectorRegistry())
     endpoint = PackageServer(settings, Reviews(), Files(given.pem), metrics)
-    endpoint.set_desired([wanted(given.version, given.tenant)])
+    endpoint.set_desired([desired_version(given.version, given.tenant)])
     await endpoint.start()
     unfinished = given.port_file.with_suffix(".new")
     unfinished.write_text(str(endpoint.port))
@@ -229,7 +229,7 @@ async def _serve(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fakes.package_server", description="An endpoint to kill")
-    for name in ("folder", "pem", "port-file"):
+    for name in ("directory", "pem", "port-file"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--tenant", required=True, help="its API URL")
     parser.add_argument("--version", required=True)

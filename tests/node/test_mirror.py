@@ -59,7 +59,7 @@ class Endpoint:
         port_file = self.place / "port"
         port_file.unlink(missing_ok=True)
         given = {
-            "folder": self.place / "packages",
+            "directory": self.place / "packages",
             "pem": self.place,
             "tenant": self._tenant.api_url,
             "version": VERSION,

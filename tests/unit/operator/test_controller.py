@@ -31,7 +31,7 @@ class Upgraded(Objects):
     def _answer(self, verb: str, kind: str, _name: str) -> None:
         if (verb, kind) == ("list", "DynaKube"):
             self.lists += 1
-            if self.lists > 1 and ("Secret", "dynatrace", "oneagent-webhook-certs") in self.kept:
+            if self.lists > 1 and ("Secret", "dynatrace", "oneagent-webhook-certs") in self.stored:
                 self.done.set()
             raise UnavailableError("500: conversion webhook for dynatrace.com/v1beta5, Kind=DynaKube failed")
 

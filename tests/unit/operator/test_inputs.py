@@ -50,12 +50,12 @@ def test_a_secret_that_is_not_there_is_watched_for() -> None:
 
 
 @pytest.mark.parametrize("image", ["", "file:///a.zip", "oci-layout:/a:1"])
-def test_without_an_image_no_secret_of_it_is_asked_for(image: str) -> None:
+def test_without_an_image_its_secret_is_not_read(image: str) -> None:
     found = read("image-keys", image)
     assert set(found.contents) == {("Secret", "demo")}
 
 
-def test_another_image_key_or_pull_secret_is_asked_about_at_once() -> None:
+def test_another_image_key_or_pull_secret_is_polled_at_once() -> None:
     def settings(**spec: Any) -> tuple[object, ...]:
         return inputs.poll_settings(dynakube.from_object(provisioner.manifest(api_url="https://a.b/api", **spec)))
 

@@ -42,7 +42,7 @@ class World:
 
     @property
     def definition(self) -> api.Object:
-        return self.objects.kept["CustomResourceDefinition", "", storage_migration.DEFINITION]
+        return self.objects.stored["CustomResourceDefinition", "", storage_migration.DEFINITION]
 
     @property
     def stored(self) -> list[str]:
@@ -52,12 +52,12 @@ class World:
         return [name for verb, _, name in self.objects.calls if verb in ("replace", "merge")]
 
     def contents(self) -> dict[Any, Any]:
-        kept = copy.deepcopy({key: kept for key, kept in self.objects.kept.items() if key[0] == "DynaKube"})
-        for one in kept.values():
+        stored = copy.deepcopy({key: stored for key, stored in self.objects.stored.items() if key[0] == "DynaKube"})
+        for one in stored.values():
             one["metadata"].pop("resourceVersion")
             one.pop("kind", None)
             one.pop("apiVersion", None)
-        return kept
+        return stored
 
 
 def test_every_object_of_every_namespace_is_written_as_it_is_and_then_the_crd_is_trimmed() -> None:
@@ -73,7 +73,7 @@ def test_every_object_of_every_namespace_is_written_as_it_is_and_then_the_crd_is
 def test_objects_are_read_and_written_in_the_storage_version() -> None:
     world = World()
     world.settled()
-    assert {kept["apiVersion"] for (kind, *_), kept in world.objects.kept.items() if kind == "DynaKube"} == {
+    assert {stored["apiVersion"] for (kind, *_), stored in world.objects.stored.items() if kind == "DynaKube"} == {
         "dynatrace.com/v1beta6"
     }
 
@@ -124,13 +124,13 @@ def test_an_object_that_somebody_else_writes_meanwhile_is_migrated_by_that_write
 
     def other(verb: str, kind: str, name: str) -> None:
         if verb == "replace" and name == "two":
-            theirs = copy.deepcopy(world.objects.kept["DynaKube", "dynatrace", "two"])
+            theirs = copy.deepcopy(world.objects.stored["DynaKube", "dynatrace", "two"])
             theirs["spec"]["apiUrl"] = "https://theirs.example/api"
             world.objects.put("DynaKube", theirs)
 
     world.objects.before = other
     world.settled()
-    assert world.objects.kept["DynaKube", "dynatrace", "two"]["spec"]["apiUrl"] == "https://theirs.example/api"
+    assert world.objects.stored["DynaKube", "dynatrace", "two"]["spec"]["apiUrl"] == "https://theirs.example/api"
     assert world.stored == ["v1beta6"]
 
 
@@ -195,7 +195,7 @@ def test_a_crd_that_gets_another_storage_version_meanwhile_is_not_trimmed_for_th
     assert world.stored == ["v1"]
 
 
-def test_an_api_server_that_does_not_answer_is_asked_again() -> None:
+def test_a_request_to_an_unavailable_api_server_is_repeated() -> None:
     world = World()
 
     def away(verb: str, kind: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""When a DynaKube's tenant is asked."""
+"""The times at which a DynaKube's tenant is polled."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def _shorten(tenant: Tenant) -> None:
         )  # fmt: skip
 
         async def look(interval: str) -> int:
-            """How often the tenant was asked when the worker has looked, and looked again for the answer."""
+            """Count the polls of the tenant after two runs of the worker: one starts a poll, one reads its result."""
             observed.dynakubes[NAME] = dynakube(tenant.api_url, interval)
             for _ in range(2):
                 cluster.looked.clear()

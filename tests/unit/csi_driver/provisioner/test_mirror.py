@@ -34,13 +34,13 @@ def upstream(package: Path) -> Iterator[double.Tenant]:
 
 
 @pytest.fixture
-def serving(tmp_path: Path, upstream: double.Tenant) -> Iterator[fakes.Serving]:
-    with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
-        serving.want(fakes.wanted(VERSION, upstream.api_url))
+def serving(tmp_path: Path, upstream: double.Tenant) -> Iterator[fakes.RunningPackageServer]:
+    with fakes.RunningPackageServer(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
+        serving.set_desired(fakes.desired_version(VERSION, upstream.api_url))
         yield serving
 
 
-def flags(serving: fakes.Serving) -> tuple[str, ...]:
+def flags(serving: fakes.RunningPackageServer) -> tuple[str, ...]:
     return (
         f"--package-mirror={serving.url}",
         f"--package-mirror-ca={serving.ca_file}",
@@ -69,7 +69,7 @@ class TestAMirror:
         tmp_path: Path,
         server: double.Tenant,
         upstream: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
     ) -> None:
         source.put(manifest("demo", server.api_url))
@@ -85,12 +85,12 @@ class TestAMirror:
         tmp_path: Path,
         server: double.Tenant,
         upstream: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
     ) -> None:
         upstream.bytes_per_second = 4_000_000
         upstream.release(OTHER, packages.build(tmp_path / "large.zip", OTHER, filler=4 << 20))
-        serving.want(fakes.wanted(OTHER, upstream.api_url))
+        serving.set_desired(fakes.desired_version(OTHER, upstream.api_url))
         source.put(manifest("demo", server.api_url, version=OTHER))
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             p.wait_until(lambda: p.is_ready(OTHER), 15, what=p.condition)
@@ -98,27 +98,32 @@ class TestAMirror:
         assert server.count("package") == 0
 
     def test_serves_while_the_node_can_read_no_secret(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource
+        self, tmp_path: Path, server: double.Tenant, serving: fakes.RunningPackageServer, source: FakeDynaKubeSource
     ) -> None:
-        serving.want()
+        serving.set_desired()
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             p.wait_until(lambda: serving.counted("package_requests_total", outcome="not_requested"))
             source.unavailable = True
-            serving.want(fakes.wanted(VERSION, server.api_url))
+            serving.set_desired(fakes.desired_version(VERSION, server.api_url))
             p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
 
     def test_is_not_asked_for_an_archive_of_the_nodes(
-        self, tmp_path: Path, serving: fakes.Serving, source: FakeDynaKubeSource, package: Path
+        self, tmp_path: Path, serving: fakes.RunningPackageServer, source: FakeDynaKubeSource, package: Path
     ) -> None:
         source.put(manifest(image=f"file://{package}", version=VERSION))
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
             assert results(p) == {}
-        assert serving.reviews.asked == []
+        assert serving.reviews.tokens == []
 
     def test_is_asked_once_for_a_package_that_did_not_fit_at_first(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource, package: Path
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        serving: fakes.RunningPackageServer,
+        source: FakeDynaKubeSource,
+        package: Path,
     ) -> None:
         source.put(manifest("demo", server.api_url))
         budget = package.stat().st_size + 20_000
@@ -134,7 +139,7 @@ class TestAnUnusableMirror:
         self,
         tmp_path: Path,
         server: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
@@ -150,9 +155,9 @@ class TestAnUnusableMirror:
         assert "cannot connect" in str(line.__dict__["facts"]["reason"])
 
     def test_because_it_does_not_know_the_version(
-        self, tmp_path: Path, server: double.Tenant, serving: fakes.Serving, source: FakeDynaKubeSource
+        self, tmp_path: Path, server: double.Tenant, serving: fakes.RunningPackageServer, source: FakeDynaKubeSource
     ) -> None:
-        serving.want()
+        serving.set_desired()
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
             shorten_waits(p)
@@ -164,7 +169,7 @@ class TestAnUnusableMirror:
         tmp_path: Path,
         server: double.Tenant,
         upstream: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
     ) -> None:
         upstream.plan("package", double.Fault(stall_after=1000))
@@ -180,7 +185,7 @@ class TestAnUnusableMirror:
         tmp_path: Path,
         server: double.Tenant,
         upstream: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
     ) -> None:
         upstream.plan("package", *[double.Fault(status=404)] * 5)
@@ -196,7 +201,7 @@ class TestAnUnusableMirror:
         self,
         tmp_path: Path,
         server: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
         content: str | None,
     ) -> None:
@@ -212,14 +217,14 @@ class TestAnUnusableMirror:
         self,
         tmp_path: Path,
         server: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
         package: Path,
     ) -> None:
         package_client.download_package(
             serving.client, fakes.package(VERSION), tmp_path / "warm.zip", cancelled=threading.Event()
         )
-        (kept,) = serving.folder.glob("*.zip")
+        (kept,) = serving.directory.glob("*.zip")
         content = bytearray(kept.read_bytes())
         content[inside(package, "lib64/liboneagentproc.so")] ^= 0xFF
         kept.write_bytes(content)
@@ -235,7 +240,7 @@ class TestAnUnusableMirror:
         tmp_path: Path,
         server: double.Tenant,
         upstream: double.Tenant,
-        serving: fakes.Serving,
+        serving: fakes.RunningPackageServer,
         source: FakeDynaKubeSource,
     ) -> None:
         with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
@@ -254,10 +259,15 @@ class TestATransferThatBreaksOff:
         return packages.build(tmp_path / "large.zip", OTHER, filler=24 << 20)
 
     def test_is_resumed_at_another_replica_with_the_same_bytes(
-        self, tmp_path: Path, server: double.Tenant, upstream: double.Tenant, serving: fakes.Serving, large: Path
+        self,
+        tmp_path: Path,
+        server: double.Tenant,
+        upstream: double.Tenant,
+        serving: fakes.RunningPackageServer,
+        large: Path,
     ) -> None:
         upstream.release(OTHER, large)
-        serving.want(fakes.wanted(OTHER, upstream.api_url))
+        serving.set_desired(fakes.desired_version(OTHER, upstream.api_url))
         offer = package_client.wait_for_package(serving.client, fakes.package(OTHER), cancelled=threading.Event())
         cancelled = threading.Event()
 
@@ -273,8 +283,8 @@ class TestATransferThatBreaksOff:
             download.download(offer.source, tmp_path / "got.zip", cancelled=cancelled, free=stop_early)
         port = serving.endpoint.port
         serving.stop()
-        with fakes.Serving(tmp_path / "second", port=port) as second:
-            second.want(fakes.wanted(OTHER, upstream.api_url))
+        with fakes.RunningPackageServer(tmp_path / "second", port=port) as second:
+            second.set_desired(fakes.desired_version(OTHER, upstream.api_url))
             client = package_client.Endpoint(second.url, second.token_file, second.ca_file)
             got = package_client.download_package(
                 client, fakes.package(OTHER), tmp_path / "got.zip", cancelled=threading.Event()
@@ -289,8 +299,8 @@ class TestATransferThatBreaksOff:
         server.release(OTHER, large)
         upstream.release(OTHER, large)
         slowly = servers.RequestLimits(block_bytes=512)
-        with fakes.Serving(tmp_path / "slow", limits=slowly, drain_seconds=0.0) as serving:
-            serving.want(fakes.wanted(OTHER, upstream.api_url))
+        with fakes.RunningPackageServer(tmp_path / "slow", limits=slowly, drain_seconds=0.0) as serving:
+            serving.set_desired(fakes.desired_version(OTHER, upstream.api_url))
             source.put(manifest("demo", server.api_url, version=OTHER))
             with Provisioning(tmp_path / "data", source, *flags(serving)) as p:
                 shorten_waits(p)

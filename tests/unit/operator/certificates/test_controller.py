@@ -1,4 +1,4 @@
-"""What the keeper does in the situations that a cluster's owner may meet."""
+"""The certificate controller in the situations that an administrator may meet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from oneagent.common.dynakube.api import crd
 from oneagent.common.kubernetes.errors import ForbiddenError, UnavailableError
-from oneagent.operator.certificates import cluster_state as holding
-from oneagent.operator.certificates import x509
+from oneagent.operator.certificates import cluster_state, x509
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.settings import CertificateSettings
 from tests.fakes import certificates as fakes
@@ -25,28 +24,28 @@ TARGETS = (MUTATING, VALIDATING, DEFINITION)
 
 
 class World:
-    """A cluster with everything installed, one replica that is told when to reload, and a keeper."""
+    """A cluster with everything installed, one replica that reloads on request, and a controller."""
 
     def __init__(self, settings: CertificateSettings = SETTINGS) -> None:
         self.cluster = Cluster(START)
         self.replica = Replica()
-        self.told: list[str] = []
-        self.asked = 0
+        self.events: list[str] = []
+        self.probes = 0
         self.registry = CollectorRegistry()
         self.cluster.put(MUTATING, fakes.configuration(MUTATING[0], "pods", "namespaces"))
         self.cluster.put(VALIDATING, fakes.configuration(VALIDATING[0]))
         self.cluster.put(DEFINITION, fakes.definition())
-        self.keeper = CertificateController(
+        self.controller = CertificateController(
             self.cluster,
             settings,
             self._probe,
             metrics=Metrics(self.registry),
-            on_change=lambda reason, message: self.told.append(reason),
+            on_change=lambda reason, message: self.events.append(reason),
             clock=self.cluster.clock,
         )
 
     def reconcile(self) -> float:
-        return fakes.run(self.keeper.reconcile())
+        return fakes.run(self.controller.reconcile())
 
     def converge(self) -> None:
         self.reconcile()
@@ -58,12 +57,12 @@ class World:
         return self.reconcile()
 
     @property
-    def record(self) -> holding.Record:
-        return holding.record(self.cluster.objects[AUTHORITY])
+    def record(self) -> cluster_state.Record:
+        return cluster_state.record(self.cluster.objects[AUTHORITY])
 
     @property
-    def served(self) -> holding.Served:
-        return holding.served(self.cluster.objects[CERTS])
+    def served(self) -> cluster_state.Served:
+        return cluster_state.served(self.cluster.objects[CERTS])
 
     def bundle(self) -> bytes:
         """The one that is published everywhere."""
@@ -71,7 +70,7 @@ class World:
         return bundle
 
     async def _probe(self, fingerprint: bytes) -> bool:
-        self.asked += 1
+        self.probes += 1
         return await fakes.serving([self.replica])(fingerprint)
 
 
@@ -85,7 +84,7 @@ def world() -> World:
 def test_a_new_cluster_gets_everything_in_one_round_but_the_conversion() -> None:
     world = World()
     assert world.reconcile() <= SETTINGS.longest_retry_seconds
-    assert world.told == [
+    assert world.events == [
         "WebhookAuthorityMade",
         "WebhookBundlePublished",
         "WebhookBundlePublished",
@@ -120,22 +119,22 @@ def test_the_crd_as_it_is_shipped_only_lacks_the_bundle_and_gets_it_before_the_w
     world.cluster.put(DEFINITION, shipped)
     world.reconcile()
     conversion = world.cluster.objects[DEFINITION]["spec"]["conversion"]
-    wanted = crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert", b64encode(world.bundle()).decode())
+    expected = crd.service(fakes.NAMESPACE, fakes.SERVICE, "/convert", b64encode(world.bundle()).decode())
     assert conversion == {
         **shipped["spec"]["conversion"],
-        "webhook": {**shipped["spec"]["conversion"]["webhook"], "clientConfig": wanted},
+        "webhook": {**shipped["spec"]["conversion"]["webhook"], "clientConfig": expected},
     }
     world.converge()
-    assert "ConversionSet" not in world.told
+    assert "ConversionSet" not in world.events
 
 
-def test_nothing_is_written_or_asked_while_nothing_is_due(world: World) -> None:
+def test_nothing_is_written_or_probed_while_nothing_is_due(world: World) -> None:
     world.cluster.writes.clear()
-    world.asked = 0
+    world.probes = 0
     for _ in range(20):
         assert world.wait(300) == SETTINGS.check_seconds
     assert world.cluster.writes == []
-    assert world.asked == 0
+    assert world.probes == 0
     assert world.cluster.reads / 22 < 20
 
 
@@ -146,7 +145,7 @@ def test_a_certificate_is_renewed_at_two_thirds_of_its_life_by_the_same_authorit
     world.wait(2)
     assert world.served.certificate != before
     assert world.record.current == authority
-    assert world.told[-1] == "WebhookCertificateIssued"
+    assert world.events[-1] == "WebhookCertificateIssued"
 
 
 def test_a_new_authority_is_published_before_it_issues_and_the_former_one_goes_last(world: World) -> None:
@@ -177,7 +176,7 @@ def test_a_new_authority_is_published_before_it_issues_and_the_former_one_goes_l
     assert world.bundle() == new.pem + before.pem
     world.wait(SETTINGS.grace_seconds)
     assert world.bundle() == new.pem
-    assert world.told[-4:].count("WebhookAuthorityRetired") == 1
+    assert world.events[-4:].count("WebhookAuthorityRetired") == 1
 
 
 def test_a_bundle_that_somebody_changes_is_put_right_and_nothing_else_is_touched(world: World) -> None:
@@ -270,9 +269,9 @@ def test_a_certificate_of_ours_that_clients_refuse_is_replaced(made: float, host
     world = World()
     authority = x509.new_authority(START - 30 * DAY, 365 * DAY, 600)
     pair = x509.issue(authority, hosts, START + made, 7 * DAY, 600)
-    record = holding.Record((authority.certificate,), authority)
-    world.cluster.put(AUTHORITY, holding.record_secret(record, SETTINGS, None))
-    world.cluster.put(CERTS, holding.served_secret(authority.certificate.pem, pair, SETTINGS, None))
+    record = cluster_state.Record((authority.certificate,), authority)
+    world.cluster.put(AUTHORITY, cluster_state.record_secret(record, SETTINGS, None))
+    world.cluster.put(CERTS, cluster_state.served_secret(authority.certificate.pem, pair, SETTINGS, None))
     world.reconcile()
     certificate = world.served.certificate
     assert certificate
@@ -326,8 +325,8 @@ def test_an_error_of_the_probe_is_no_answer() -> None:
         raise ForbiddenError("no endpoints for you")
 
     world = World()
-    keeper = CertificateController(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))
-    assert fakes.run(keeper.reconcile()) <= SETTINGS.longest_retry_seconds
+    controller = CertificateController(world.cluster, SETTINGS, failing, metrics=Metrics(CollectorRegistry()))
+    assert fakes.run(controller.reconcile()) <= SETTINGS.longest_retry_seconds
     assert world.cluster.objects[DEFINITION]["spec"]["conversion"] == {"strategy": "None"}
 
 
@@ -337,9 +336,9 @@ def test_an_error_of_the_probe_is_no_answer() -> None:
 def put_certificate(world: World, authority: x509.Pair, annotated: bool = True) -> None:
     """As cert-manager does."""
     pair = x509.issue(authority, SETTINGS.hosts, world.cluster.now, 90 * DAY, 600)
-    secret = holding.served_secret(authority.certificate.pem, pair, SETTINGS, None)
+    secret = cluster_state.served_secret(authority.certificate.pem, pair, SETTINGS, None)
     if annotated:
-        secret["metadata"]["annotations"] = {holding.CERT_MANAGER: "oneagent-webhook"}
+        secret["metadata"]["annotations"] = {cluster_state.CERT_MANAGER: "oneagent-webhook"}
     world.cluster.put(CERTS, secret)
 
 
@@ -353,7 +352,7 @@ def test_of_cert_manager_the_bundle_is_published_and_nothing_is_issued(chosen: s
     assert world.bundle() == OTHER.certificate.pem
     assert world.cluster.objects[CERTS] == before
     assert set(world.cluster.objects[AUTHORITY]["data"]) == {"ca.crt"}
-    assert world.told[0] == "WebhookAuthorityAdopted"
+    assert world.events[0] == "WebhookAuthorityAdopted"
 
 
 def test_until_cert_manager_has_made_the_secret_nothing_is_made() -> None:

@@ -40,7 +40,7 @@ LOSABLE = (VALIDATING, DEFINITION)
 
 
 class World(RuleBasedStateMachine):
-    """Time passes only in `_pass`, which lets keeper and replicas do what their time has come for."""
+    """Time passes only in `_pass`, which lets controller and replicas do what their time has come for."""
 
     snapshots: Bundle[Any] = Bundle("snapshots")
 
@@ -187,7 +187,9 @@ class World(RuleBasedStateMachine):
     def _start_keeper(self) -> None:
         metrics = Metrics(CollectorRegistry())
         probe = fakes.serving(self.replicas)
-        self.keeper = CertificateController(self.cluster, SETTINGS, probe, metrics=metrics, clock=self.cluster.clock)
+        self.controller = CertificateController(
+            self.cluster, SETTINGS, probe, metrics=metrics, clock=self.cluster.clock
+        )
         self.due = self.cluster.now
 
     def _pass(self, seconds: float) -> None:
@@ -210,7 +212,7 @@ class World(RuleBasedStateMachine):
 
     def _round(self) -> None:
         try:
-            self.due = self.cluster.now + max(fakes.run(self.keeper.reconcile()), 0.01)
+            self.due = self.cluster.now + max(fakes.run(self.controller.reconcile()), 0.01)
         except fakes.KilledError:
             self._start_keeper()
             self.due += self.away

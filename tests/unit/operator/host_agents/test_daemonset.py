@@ -34,18 +34,20 @@ def test_no_secret_stands_in_a_manifest(name: str) -> None:
     assert all(secret) and not [part for part in secret if part in written]
 
 
-def told(**facts: Any) -> dict[str, Any]:
+def daemon_set_with(**inputs: Any) -> dict[str, Any]:
     desired = cases.desired({"mode": "hostMonitoring"})
-    return daemonset.daemon_set(dataclasses.replace(desired, inputs=dataclasses.replace(desired.inputs, **facts)))
+    return daemonset.daemon_set(dataclasses.replace(desired, inputs=dataclasses.replace(desired.inputs, **inputs)))
 
 
 def test_new_endpoints_and_a_new_operator_restart_no_agent() -> None:
-    assert told() == told(endpoints=("https://other.example",), operator_version="0.2.0", registry_password="new")
+    assert daemon_set_with() == daemon_set_with(
+        endpoints=("https://other.example",), operator_version="0.2.0", registry_password="new"
+    )
 
 
 @pytest.mark.parametrize("changed", [{"tenant_token": "new"}, {"tenant": "xyz98765"}])
 def test_what_running_agents_do_not_learn_by_themselves_restarts_them(changed: dict[str, Any]) -> None:
-    assert told()["spec"]["template"] != told(**changed)["spec"]["template"]
+    assert daemon_set_with()["spec"]["template"] != daemon_set_with(**changed)["spec"]["template"]
 
 
 def test_a_new_proxy_in_the_users_secret_restarts_agents_unless_they_ignore_it() -> None:

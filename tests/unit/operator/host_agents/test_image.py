@@ -23,11 +23,11 @@ def version(choice: image.Choice | None) -> str:
 
 def test_a_newer_version_is_taken_and_an_older_one_is_not() -> None:
     assert version(choose(NEW, OLD)) == NEW
-    kept = choose(OLD, NEW)
-    assert version(kept) == NEW
-    assert kept is not None
-    assert OLD in kept.note
-    assert "spec.oneAgent.classicFullStack.version" in kept.note
+    chosen = choose(OLD, NEW)
+    assert version(chosen) == NEW
+    assert chosen is not None
+    assert OLD in chosen.note
+    assert "spec.oneAgent.classicFullStack.version" in chosen.note
 
 
 def test_versions_are_compared_as_numbers() -> None:

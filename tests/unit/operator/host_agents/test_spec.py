@@ -20,7 +20,7 @@ def read(obj: dict[str, Any]) -> spec.HostAgent:
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         ({"image": "Not An Image"}, f"{OWN}.image is 'Not An Image': must be an image"),
         ({"image": 1}, f"{OWN}.image is '1': must be text"),
@@ -45,10 +45,10 @@ def read(obj: dict[str, Any]) -> spec.HostAgent:
         ({"storageHostPath": "/a/../etc"}, f"{OWN}.storageHostPath is '/a/../etc': must be the absolute path"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_with_its_field_and_the_remedy(section: Any, said: str) -> None:
+def test_a_value_that_cannot_be_used_is_named_with_its_field_and_the_remedy(section: Any, message: str) -> None:
     with pytest.raises(kubernetes_fields.FieldError) as caught:
         read(cases.obj({"mode": MODE, "section": section}))
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(

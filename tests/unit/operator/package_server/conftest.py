@@ -27,13 +27,13 @@ def server(package: Path) -> Iterator[double.Tenant]:
 
 
 @pytest.fixture
-def serving(tmp_path: Path, server: double.Tenant) -> Iterator[fakes.Serving]:
-    with fakes.Serving(tmp_path / "endpoint") as serving:
-        serving.want(fakes.wanted(packages.VERSION, server.api_url))
+def serving(tmp_path: Path, server: double.Tenant) -> Iterator[fakes.RunningPackageServer]:
+    with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
+        serving.set_desired(fakes.desired_version(packages.VERSION, server.api_url))
         yield serving
 
 
-def http(serving: fakes.Serving, **headers: str) -> httpx.Client:
+def http(serving: fakes.RunningPackageServer, **headers: str) -> httpx.Client:
     """A client that trusts the endpoint, with a good token unless told otherwise."""
     context = ssl.create_default_context(cadata=serving.authority.cert_pem.bytes().decode())
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -47,6 +47,6 @@ def http(serving: fakes.Serving, **headers: str) -> httpx.Client:
 
 
 @pytest.fixture
-def client(serving: fakes.Serving) -> Iterator[httpx.Client]:
+def client(serving: fakes.RunningPackageServer) -> Iterator[httpx.Client]:
     with http(serving) as client:
         yield client

@@ -26,62 +26,62 @@ def asked_with(client: httpx.Client, token: str) -> httpx.Response:
 
 
 class TestACaller:
-    def test_is_asked_about_once_a_minute(self, client: httpx.Client, serving: fakes.Serving) -> None:
+    def test_is_asked_about_once_a_minute(self, client: httpx.Client, serving: fakes.RunningPackageServer) -> None:
         for _ in range(5):
             assert client.get(URL).status_code == 200
-        assert len(serving.reviews.asked) == 1
+        assert len(serving.reviews.tokens) == 1
         serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
         assert client.get(URL).status_code == 200
-        assert len(serving.reviews.asked) == 2
+        assert len(serving.reviews.tokens) == 2
 
     def test_is_asked_about_once_however_many_requests_come_together(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
         serving.reviews.seconds = 0.3
         with ThreadPoolExecutor(8) as threads:
             answers = list(threads.map(lambda _: client.get(URL).status_code, range(8)))
-        assert (answers, len(serving.reviews.asked)) == ([200] * 8, 1)
+        assert (answers, len(serving.reviews.tokens)) == ([200] * 8, 1)
 
     def test_whose_account_is_deleted_is_refused_a_minute_later(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
         assert client.get(URL).status_code == 200
-        serving.reviews.gone.add(fakes.ACCOUNT)
+        serving.reviews.deleted.add(fakes.ACCOUNT)
         serving.now = lambda: time.time() + authentication.ACCEPTED_SECONDS + 1
         answer = client.get(URL)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
 
     def test_is_let_in_soon_after_a_refusal_that_no_longer_holds(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
-        serving.reviews.gone.add(fakes.ACCOUNT)
+        serving.reviews.deleted.add(fakes.ACCOUNT)
         assert client.get(URL).status_code == 401
-        serving.reviews.gone.clear()
+        serving.reviews.deleted.clear()
         assert client.get(URL).status_code == 401
         serving.now = lambda: time.time() + authentication.REFUSED_SECONDS + 1
         assert client.get(URL).status_code == 200
 
     def test_hears_503_while_the_api_server_is_away_and_nothing_of_its_error(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
-        serving.reviews.away = True
+        serving.reviews.unavailable = True
         answer = client.get(URL)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert fakes.token()[:20] not in answer.text
-        serving.reviews.away = False
+        serving.reviews.unavailable = False
         assert client.get(URL).status_code == 200
 
 
 class TestAToken:
     def test_is_refused_once_it_has_expired_though_it_was_proven_a_moment_ago(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
         token = fakes.token(seconds=30)
         assert asked_with(client, token).status_code == 200
         serving.now = lambda: time.time() + 31
         answer = asked_with(client, token)
         assert (answer.status_code, "expired" in answer.text) == (401, True)
-        assert len(serving.reviews.asked) == 1
+        assert len(serving.reviews.tokens) == 1
 
     @pytest.mark.parametrize(
         "token",
@@ -101,14 +101,14 @@ class TestAToken:
         ],
     )
     def test_that_is_plainly_none_is_refused_without_asking(
-        self, client: httpx.Client, serving: fakes.Serving, token: str
+        self, client: httpx.Client, serving: fakes.RunningPackageServer, token: str
     ) -> None:
         answer = client.get(URL, headers=[(b"Authorization", b"Bearer " + token.encode())])
         assert answer.status_code == 401
-        assert serving.reviews.asked == []
+        assert serving.reviews.tokens == []
 
     @pytest.mark.parametrize("header", ["", "Basic eDp5", "Bearer"])
-    def test_that_is_not_there_is_missed(self, serving: fakes.Serving, header: str) -> None:
+    def test_that_is_not_there_is_missed(self, serving: fakes.RunningPackageServer, header: str) -> None:
         with http(serving) as client:
             client.headers.pop("Authorization")
             answer = client.get(URL, headers={"Authorization": header} if header else {})
@@ -128,14 +128,14 @@ class TestAToken:
         ids=str,
     )
     def test_that_the_api_server_does_not_vouch_for_is_refused(
-        self, client: httpx.Client, serving: fakes.Serving, server: double.Tenant, change: dict[str, Any]
+        self, client: httpx.Client, serving: fakes.RunningPackageServer, server: double.Tenant, change: dict[str, Any]
     ) -> None:
         serving.reviews.answer = lambda status: status | change
         assert client.get(URL).status_code == 401
         assert server.count("package") == 0
 
     def test_tells_nothing_of_what_is_wanted_unless_it_is_good(
-        self, client: httpx.Client, serving: fakes.Serving
+        self, client: httpx.Client, serving: fakes.RunningPackageServer
     ) -> None:
         bad = fakes.token("other")
         known, unknown = (client.get(url, headers={"Authorization": f"Bearer {bad}"}).text for url in (URL, "/nothing"))
@@ -152,6 +152,6 @@ def test_tokens_are_remembered_in_a_bounded_number() -> None:
         assert len(known._cache) == authentication.MAX_CACHED
         await known.authenticate(f"Bearer {tokens[-1]}")
         await known.authenticate(f"Bearer {tokens[0]}")
-        assert len(reviews.asked) == len(tokens) + 1
+        assert len(reviews.tokens) == len(tokens) + 1
 
     asyncio.run(many())

@@ -26,21 +26,25 @@ URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"
 NEVER = threading.Event()
 
 
-def fetch(serving: fakes.Serving, into: Path, **patience: float) -> download.Downloaded:
+def fetch(serving: fakes.RunningPackageServer, into: Path, **patience: float) -> download.Downloaded:
     found = package_client.WaitLimits(**{"away_seconds": 0.5, "pending_seconds": 10.0, **patience})
     return package_client.download_package(serving.client, fakes.package(VERSION), into, cancelled=NEVER, wait=found)
 
 
 class TestAClient:
-    def test_gets_the_package_verified(self, serving: fakes.Serving, tmp_path: Path, package: Path) -> None:
+    def test_gets_the_package_verified(
+        self, serving: fakes.RunningPackageServer, tmp_path: Path, package: Path
+    ) -> None:
         got = fetch(serving, tmp_path / "agent.zip")
         assert got.sha256 == hashlib.sha256(package.read_bytes()).hexdigest()
         assert (tmp_path / "agent.zip").read_bytes() == package.read_bytes()
 
     def test_waits_while_the_package_is_downloaded(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
         server.bytes_per_second = 1_500_000
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
-            serving.want(fakes.wanted(VERSION, server.api_url))
+        with fakes.RunningPackageServer(
+            tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)
+        ) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, server.api_url))
             fetch(serving, tmp_path / "agent.zip")
             assert serving.counted("package_requests_total", outcome="pending") >= 1
         assert (tmp_path / "agent.zip").read_bytes() == package.read_bytes()
@@ -48,8 +52,10 @@ class TestAClient:
 
     def test_gives_up_after_a_bounded_time(self, tmp_path: Path, server: double.Tenant) -> None:
         server.plan("package", double.Fault(stall_after=1000))
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)) as serving:
-            serving.want(fakes.wanted(VERSION, server.api_url))
+        with fakes.RunningPackageServer(
+            tmp_path / "endpoint", limits=servers.RequestLimits(wait_seconds=0.2)
+        ) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, server.api_url))
             began = time.monotonic()
             with pytest.raises(errors.RateLimitedError, match="is being downloaded"):
                 fetch(serving, tmp_path / "agent.zip", pending_seconds=1.0)
@@ -57,19 +63,19 @@ class TestAClient:
             server.closing.set()
 
     def test_waits_a_little_for_a_version_that_is_not_known_yet(
-        self, serving: fakes.Serving, server: double.Tenant, tmp_path: Path
+        self, serving: fakes.RunningPackageServer, server: double.Tenant, tmp_path: Path
     ) -> None:
-        serving.want()
-        timer = threading.Timer(0.5, lambda: serving.want(fakes.wanted(VERSION, server.api_url)))
+        serving.set_desired()
+        timer = threading.Timer(0.5, lambda: serving.set_desired(fakes.desired_version(VERSION, server.api_url)))
         timer.start()
         fetch(serving, tmp_path / "agent.zip", away_seconds=5.0)
-        serving.want()
+        serving.set_desired()
         with pytest.raises(errors.HttpStatusError, match="does not use"):
             fetch(serving, tmp_path / "agent.zip")
         timer.join()
 
-    def test_stops_waiting_when_asked_to(self, serving: fakes.Serving, tmp_path: Path) -> None:
-        serving.want()
+    def test_stops_waiting_when_asked_to(self, serving: fakes.RunningPackageServer, tmp_path: Path) -> None:
+        serving.set_desired()
         cancelled = threading.Event()
         threading.Timer(0.3, cancelled.set).start()
         patience = package_client.WaitLimits(away_seconds=30)
@@ -78,25 +84,27 @@ class TestAClient:
                 serving.client, fakes.package(VERSION), tmp_path / "x", cancelled=cancelled, wait=patience
             )
 
-    def test_shows_a_new_token_as_soon_as_there_is_one(self, serving: fakes.Serving, tmp_path: Path) -> None:
+    def test_shows_a_new_token_as_soon_as_there_is_one(
+        self, serving: fakes.RunningPackageServer, tmp_path: Path
+    ) -> None:
         serving.token_file.write_text(fakes.token(seconds=-1))
         with pytest.raises(errors.HttpStatusError, match="projected service account token"):
             fetch(serving, tmp_path / "agent.zip")
         serving.token_file.write_text(fakes.token())
         fetch(serving, tmp_path / "agent.zip")
 
-    def test_does_not_trust_another_authority(self, serving: fakes.Serving, tmp_path: Path) -> None:
+    def test_does_not_trust_another_authority(self, serving: fakes.RunningPackageServer, tmp_path: Path) -> None:
         client = package_client.Endpoint(serving.url, serving.token_file)
         with pytest.raises(errors.UnreachableError, match="not trusted"):
             package_client.download_package(client, fakes.package(VERSION), tmp_path / "x", cancelled=NEVER)
-        assert serving.reviews.asked == []
+        assert serving.reviews.tokens == []
 
     @pytest.mark.parametrize("url", ["http://x:1", "https://", "https://x/y", "https://u:p@x", "https://x?y", "x:1"])
     def test_is_told_only_of_an_address_with_tls(self, url: str) -> None:
         with pytest.raises(http_client.InvalidSettingsError, match="https://host:port is needed"):
             package_client.Endpoint(url, Path("/token"))
 
-    def test_without_a_token_says_so(self, serving: fakes.Serving, tmp_path: Path) -> None:
+    def test_without_a_token_says_so(self, serving: fakes.RunningPackageServer, tmp_path: Path) -> None:
         for content in (None, "", "two words"):
             serving.token_file.unlink(missing_ok=True)
             if content is not None:
@@ -109,8 +117,8 @@ class TestManyCallers:
     def test_share_one_download(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
         server.bytes_per_second = 4_000_000
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
-        with fakes.Serving(tmp_path / "endpoint") as serving:
-            serving.want(fakes.wanted(VERSION, server.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
+            serving.set_desired(fakes.desired_version(VERSION, server.api_url))
 
             def one(number: int) -> str:
                 token = fakes.token(account=f"ns{number}/default")
@@ -134,7 +142,7 @@ class TestATenantThat:
         assert second.headers["Range"] == "bytes=1000000-"
 
     def test_sends_wrong_bytes_is_not_believed(
-        self, serving: fakes.Serving, client: httpx.Client, server: double.Tenant, package: Path
+        self, serving: fakes.RunningPackageServer, client: httpx.Client, server: double.Tenant, package: Path
     ) -> None:
         server.plan("package", double.Fault(flip=package.stat().st_size // 2))
         answer = client.get(URL)
@@ -142,7 +150,7 @@ class TestATenantThat:
             answer.text
         )
         assert 1 <= int(answer.headers["Retry-After"]) <= 2
-        assert not list(serving.folder.glob("*.zip"))
+        assert not list(serving.directory.glob("*.zip"))
         eventually(lambda: client.get(URL).status_code == 200)
         assert client.get(URL).content == package.read_bytes()
 
@@ -154,9 +162,9 @@ class TestATenantThat:
         assert (answer.status_code, "not a readable zip" in answer.text) == (502, True)
 
     def test_refuses_is_not_asked_for_each_caller(
-        self, serving: fakes.Serving, client: httpx.Client, server: double.Tenant
+        self, serving: fakes.RunningPackageServer, client: httpx.Client, server: double.Tenant
     ) -> None:
-        serving.want(fakes.wanted(VERSION, server.api_url, token="dt0c01.WRONG.PRIVATE"))
+        serving.set_desired(fakes.desired_version(VERSION, server.api_url, token="dt0c01.WRONG.PRIVATE"))
         answers = [client.get(URL) for _ in range(5)]
         assert {answer.status_code for answer in answers} == {502}
         assert server.count("package") == 1
@@ -172,34 +180,38 @@ class TestATenantThat:
         assert time.monotonic() - began >= 1.9
         assert server.count("package") == 2
 
-    def test_is_unclear_is_an_answer_and_no_crash(self, serving: fakes.Serving, client: httpx.Client) -> None:
-        serving.want(fakes.wanted(VERSION, "https://tenant.example/no-api"))
+    def test_is_unclear_is_an_answer_and_no_crash(
+        self, serving: fakes.RunningPackageServer, client: httpx.Client
+    ) -> None:
+        serving.set_desired(fakes.desired_version(VERSION, "https://tenant.example/no-api"))
         answer = client.get(URL)
         assert (answer.status_code, "must end in /api" in answer.text) == (502, True)
 
 
 class TestAVersionThatIsNotWantedAnyMore:
-    def test_is_not_downloaded_to_its_end(self, serving: fakes.Serving, server: double.Tenant, tmp_path: Path) -> None:
+    def test_is_not_downloaded_to_its_end(
+        self, serving: fakes.RunningPackageServer, server: double.Tenant, tmp_path: Path
+    ) -> None:
         packages.build(tmp_path / "large.zip", OTHER, filler=24 << 20)
         server.release(OTHER, tmp_path / "large.zip")
         server.plan("package", double.Fault(bytes_per_second=12_000_000))
-        serving.want(fakes.wanted(OTHER, server.api_url))
+        serving.set_desired(fakes.desired_version(OTHER, server.api_url))
         with http(serving) as client, ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(client.get, f"/v1/packages/demo/{OTHER}?arch=x86_64")
-            eventually(lambda: any(file.stat().st_size > 1 << 20 for file in serving.folder.glob("*.part")))
-            serving.want()
+            eventually(lambda: any(file.stat().st_size > 1 << 20 for file in serving.directory.glob("*.part")))
+            serving.set_desired()
             assert waiting.result().status_code == 503
             assert serving.counted("package_downloads_total", result="cancelled") == 1
-            serving.want(fakes.wanted(OTHER, server.api_url))
+            serving.set_desired(fakes.desired_version(OTHER, server.api_url))
             assert client.get(f"/v1/packages/demo/{OTHER}?arch=x86_64").status_code == 200
         assert "Range" in server.requests[-1].headers
 
     def test_is_refused_though_it_lies_there(
-        self, serving: fakes.Serving, client: httpx.Client, server: double.Tenant
+        self, serving: fakes.RunningPackageServer, client: httpx.Client, server: double.Tenant
     ) -> None:
         assert client.get(URL).status_code == 200
-        serving.want()
+        serving.set_desired()
         assert client.get(URL).status_code == 404
-        serving.want(fakes.wanted(VERSION, server.api_url))
+        serving.set_desired(fakes.desired_version(VERSION, server.api_url))
         assert client.get(URL).status_code == 200
         assert server.count("package") == 1

@@ -44,9 +44,11 @@ class TestAWantedVersion:
         assert (answer.status_code, answer.content) == (304, b"")
 
     def test_is_one_download_for_all_dynakubes_of_a_tenant(
-        self, serving: fakes.Serving, client: httpx.Client, server: double.Tenant
+        self, serving: fakes.RunningPackageServer, client: httpx.Client, server: double.Tenant
     ) -> None:
-        serving.want(*(fakes.wanted(VERSION, server.api_url, dynakube=name) for name in ("demo", "other")))
+        serving.set_desired(
+            *(fakes.desired_version(VERSION, server.api_url, dynakube=name) for name in ("demo", "other"))
+        )
         for name in ("demo", "other"):
             assert client.get(f"/v1/packages/{name}/{VERSION}?arch=x86_64").status_code == 200
         assert server.count("package") == 1
@@ -60,9 +62,9 @@ class TestAWantedVersion:
         assert (second["include"], second["arch"], second["flavor"]) == (["all"], ["arm"], ["multidistro"])
 
     def test_comes_in_the_dynakubes_technologies_if_none_are_named(
-        self, serving: fakes.Serving, client: httpx.Client, server: double.Tenant
+        self, serving: fakes.RunningPackageServer, client: httpx.Client, server: double.Tenant
     ) -> None:
-        serving.want(fakes.wanted(VERSION, server.api_url, technologies=("php", "java")))
+        serving.set_desired(fakes.desired_version(VERSION, server.api_url, technologies=("php", "java")))
         client.get(URL)
         client.get(f"{URL}&technologies=java,php")
         assert [request.query["include"] for request in server.requests] == [["java", "php"]]
@@ -76,13 +78,15 @@ class TestAWantedVersion:
 
 class TestARange:
     @pytest.mark.parametrize(
-        ("asked", "first", "end"),
+        ("requested", "first", "end"),
         [("bytes=1000-", 1000, None), ("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=-7", -7, None)],
     )
-    def test_is_sent_alone(self, client: httpx.Client, package: Path, asked: str, first: int, end: int | None) -> None:
+    def test_is_sent_alone(
+        self, client: httpx.Client, package: Path, requested: str, first: int, end: int | None
+    ) -> None:
         content = package.read_bytes()
         etag = client.head(URL).headers["ETag"]
-        answer = client.get(URL, headers={"Range": asked, "If-Range": etag})
+        answer = client.get(URL, headers={"Range": requested, "If-Range": etag})
         assert (answer.status_code, answer.content) == (206, content[first:end])
         begin = first % len(content)
         assert answer.headers["Content-Range"] == (f"bytes {begin}-{begin + len(answer.content) - 1}/{len(content)}")
@@ -106,8 +110,8 @@ class TestARange:
 
     def test_beyond_the_end_is_refused_with_the_size(self, client: httpx.Client, package: Path) -> None:
         size = package.stat().st_size
-        for asked in (f"bytes={size}-", "bytes=-0"):
-            answer = client.get(URL, headers={"Range": asked})
+        for requested in (f"bytes={size}-", "bytes=-0"):
+            answer = client.get(URL, headers={"Range": requested})
             assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
 
 
@@ -132,9 +136,9 @@ class TestARequestForNothingWeHave:
         ],
     )
     def test_is_refused_with_a_reason(
-        self, client: httpx.Client, serving: fakes.Serving, url: str, status: int, message: str
+        self, client: httpx.Client, serving: fakes.RunningPackageServer, url: str, status: int, message: str
     ) -> None:
-        before = sorted(serving.folder.iterdir())
+        before = sorted(serving.directory.iterdir())
         # As it is: the client library would put a path right before it sends it.
         request = client.build_request("GET", "/")
         request.url = request.url.copy_with(raw_path=url.encode())
@@ -142,7 +146,7 @@ class TestARequestForNothingWeHave:
         assert answer.status_code == status
         error = answer.json()["error"]
         assert (error["code"], message in error["message"]) == (status, True), error
-        assert sorted(serving.folder.iterdir()) == before
+        assert sorted(serving.directory.iterdir()) == before
 
     def test_by_another_method_or_with_a_body_is_refused(self, client: httpx.Client) -> None:
         assert client.delete(URL).status_code == 405
@@ -153,7 +157,7 @@ class TestARequestForNothingWeHave:
         assert client.get(f"{URL}&technologies={'x' * 4000}").status_code == 400
         assert client.get(URL, headers={"X-Long": "x" * 9000}).status_code == 400
 
-    def test_is_counted_by_its_outcome(self, client: httpx.Client, serving: fakes.Serving) -> None:
+    def test_is_counted_by_its_outcome(self, client: httpx.Client, serving: fakes.RunningPackageServer) -> None:
         client.get("/v1/packages/demo/1.2.3?arch=x86_64")
         client.get(URL)
         client.get(URL, headers={"Range": "bytes=10-"})

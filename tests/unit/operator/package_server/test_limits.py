@@ -41,7 +41,7 @@ def tenant(large: Path) -> Iterator[double.Tenant]:
         yield server
 
 
-def connect(serving: fakes.Serving, authority: trustme.CA | None = None) -> ssl.SSLSocket:
+def connect(serving: fakes.RunningPackageServer, authority: trustme.CA | None = None) -> ssl.SSLSocket:
     """A connection with small buffers, so that what is not read here is not sent there."""
     context = ssl.create_default_context(cadata=(authority or serving.authority).cert_pem.bytes().decode())
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -57,7 +57,7 @@ def connect(serving: fakes.Serving, authority: trustme.CA | None = None) -> ssl.
 
 
 @contextlib.contextmanager
-def idling(serving: fakes.Serving) -> Iterator[ssl.SSLSocket]:
+def idling(serving: fakes.RunningPackageServer) -> Iterator[ssl.SSLSocket]:
     """A caller whose answer has begun and who reads no more of it."""
     with connect(serving) as connection:
         headers = {"Host": "x", "Authorization": f"Bearer {fakes.token()}", "Connection": "close"}
@@ -79,8 +79,8 @@ def rest(connection: ssl.SSLSocket) -> int:
 class TestACallerThatIsSlow:
     def test_is_cut_off_when_it_takes_nothing(self, tmp_path: Path, tenant: double.Tenant) -> None:
         limits = servers.RequestLimits(stall_seconds=0.5)
-        with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint", limits=limits) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving) as connection:
                 eventually(lambda: serving.counted("package_requests_total", outcome="slow"))
                 assert rest(connection) < LARGE
@@ -88,8 +88,8 @@ class TestACallerThatIsSlow:
 
     def test_is_cut_off_when_it_takes_too_little(self, tmp_path: Path, tenant: double.Tenant) -> None:
         limits = servers.RequestLimits(grace_seconds=0.3, least_bytes_per_second=100 << 20)
-        with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint", limits=limits) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving) as connection:
 
                 def sip() -> float:
@@ -101,8 +101,8 @@ class TestACallerThatIsSlow:
 
     def test_keeps_one_place_and_no_more(self, tmp_path: Path, tenant: double.Tenant) -> None:
         limits = servers.RequestLimits(transfers=1, wait_seconds=0.3)
-        with fakes.Serving(tmp_path / "endpoint", limits=limits) as serving, http(serving) as client:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint", limits=limits) as serving, http(serving) as client:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             eventually(lambda: client.head(URL).status_code == 200)
             with idling(serving):
                 answer = client.get(URL)
@@ -111,8 +111,8 @@ class TestACallerThatIsSlow:
             eventually(lambda: client.get(URL).status_code == 200)
 
     def test_that_goes_away_is_counted_and_leaves_its_place(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        with fakes.Serving(tmp_path / "endpoint", limits=servers.RequestLimits(transfers=1)) as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint", limits=servers.RequestLimits(transfers=1)) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving):
                 pass
             eventually(lambda: serving.counted("package_requests_total", outcome="gone"))
@@ -124,7 +124,7 @@ class TestACallerThatIsSlow:
 
 class TestAConnection:
     def test_without_a_request_is_closed(self, tmp_path: Path) -> None:
-        with fakes.Serving(tmp_path / "endpoint", idle_seconds=0.5) as serving:
+        with fakes.RunningPackageServer(tmp_path / "endpoint", idle_seconds=0.5) as serving:
             for beginning in (b"", b"GET /v1/packages HTTP/1.1\r\nHost: x\r\nX-Slow: "):
                 with connect(serving) as connection:
                     connection.sendall(beginning)
@@ -134,13 +134,16 @@ class TestAConnection:
 
     def test_without_a_handshake_is_closed(self, tmp_path: Path) -> None:
         with (
-            fakes.Serving(tmp_path / "endpoint", handshake_seconds=0.5) as serving,
+            fakes.RunningPackageServer(tmp_path / "endpoint", handshake_seconds=0.5) as serving,
             socket.create_connection(("127.0.0.1", serving.endpoint.port), timeout=5) as connection,
         ):
             assert connection.recv(1) == b""
 
     def test_too_many_is_closed_at_once(self, tmp_path: Path) -> None:
-        with fakes.Serving(tmp_path / "endpoint", connections=2) as serving, contextlib.ExitStack() as stack:
+        with (
+            fakes.RunningPackageServer(tmp_path / "endpoint", connections=2) as serving,
+            contextlib.ExitStack() as stack,
+        ):
             for _ in range(2):
                 stack.enter_context(connect(serving))
             one_more = None
@@ -152,8 +155,8 @@ class TestAConnection:
 
 class TestACertificate:
     def test_is_renewed_under_open_connections(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        with fakes.Serving(tmp_path / "endpoint") as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving) as connection:
                 another = trustme.CA()
                 serving.pair.renew(another, trustme.KeyType.RSA)
@@ -173,7 +176,7 @@ class TestACertificate:
     def test_that_does_not_fit_its_key_leaves_the_one_before(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        with fakes.Serving(tmp_path / "endpoint") as serving:
+        with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
             good = serving.pair.pair
             serving.pair.renew(serving.authority)
             serving.pair.pair = server_tls.Pair(serving.pair.pair.chain, good.key)
@@ -183,7 +186,7 @@ class TestACertificate:
             assert len([each for each in caplog.records if "certificate rejected" in each.getMessage()]) == 1
 
     def test_that_can_never_be_used_is_an_error_of_the_start(self, tmp_path: Path) -> None:
-        serving = fakes.Serving(tmp_path / "endpoint")
+        serving = fakes.RunningPackageServer(tmp_path / "endpoint")
         serving.pair.pair = server_tls.Pair(b"no", b"pem")
         with pytest.raises(server_tls.UnusableCertificateError), serving:
             pass
@@ -191,8 +194,8 @@ class TestACertificate:
 
 class TestAStop:
     def test_lets_transfers_end(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        with fakes.Serving(tmp_path / "endpoint") as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving) as connection, ThreadPoolExecutor(1) as threads:
                 stopping = threads.submit(serving.stop)
                 time.sleep(0.3)
@@ -203,8 +206,8 @@ class TestAStop:
                 stopping.result(10)
 
     def test_does_not_wait_for_ever(self, tmp_path: Path, tenant: double.Tenant) -> None:
-        with fakes.Serving(tmp_path / "endpoint", drain_seconds=0.3) as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint", drain_seconds=0.3) as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             with idling(serving):
                 began = time.monotonic()
                 serving.stop()
@@ -212,14 +215,14 @@ class TestAStop:
 
     def test_sends_away_who_waits_for_a_download(self, tmp_path: Path, tenant: double.Tenant) -> None:
         tenant.plan("package", double.Fault(bytes_per_second=12_000_000))
-        with fakes.Serving(tmp_path / "endpoint") as serving:
-            serving.want(fakes.wanted(VERSION, tenant.api_url))
+        with fakes.RunningPackageServer(tmp_path / "endpoint") as serving:
+            serving.set_desired(fakes.desired_version(VERSION, tenant.api_url))
             answers: list[httpx.Response] = []
             with http(serving) as client:
                 waiting = threading.Thread(target=lambda: answers.append(client.get(URL)))
                 waiting.start()
-                eventually(lambda: any(file.stat().st_size for file in serving.folder.glob("*.part")))
+                eventually(lambda: any(file.stat().st_size for file in serving.directory.glob("*.part")))
                 serving.stop()
                 waiting.join(10)
             assert answers[0].status_code == 503
-            assert list(serving.folder.glob("*.part")), "to be resumed"
+            assert list(serving.directory.glob("*.part")), "to be resumed"

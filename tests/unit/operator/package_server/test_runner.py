@@ -135,15 +135,15 @@ class TestAPairOfTheFormerCA:
 def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: World) -> None:
     cluster, replica = world.cluster, Replica()
     cluster.put(MUTATING, fakes.configuration(MUTATING[0]))
-    keeper = CertificateController(
+    controller = CertificateController(
         cluster, CERTIFICATES, fakes.serving([replica]), metrics=Metrics(CollectorRegistry()), clock=cluster.clock
     )
     seen: list[tuple[float, bytes]] = []
     issuers = set[bytes]()
 
-    def turn(seconds: float) -> None:
+    def pass_time(seconds: float) -> None:
         cluster.now += seconds
-        fakes.run(keeper.reconcile())
+        fakes.run(controller.reconcile())
         replica.reload(cluster)
         if not seen or seen[-1][1] != world.bundle:
             seen.append((cluster.now, world.bundle))
@@ -154,7 +154,7 @@ def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: 
         issuers.add(certificate.x509.issuer.public_bytes())
 
     for seconds in (0, *([4 * DAY] * 61), *([1] * 100)):
-        turn(seconds)
+        pass_time(seconds)
     assert len(issuers) == 2
     assert not cluster_state.record(cluster.objects[AUTHORITY]).former
 

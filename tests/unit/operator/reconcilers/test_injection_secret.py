@@ -1,4 +1,4 @@
-"""The Secrets of namespaces without CSI, against a double of the API server that keeps what it is told."""
+"""The Secrets of namespaces without CSI, against a double of the API server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Server:
         self.objects.pop((namespace, name), None)
 
 
-class Place:
+class Harness:
     """A DynaKube without CSI that has two namespaces."""
 
     def __init__(self, package_url: str = "https://oneagent-operator.dynatrace.svc:8443") -> None:
@@ -69,7 +69,7 @@ class Place:
             },
         }
         self.mapper.load({DYNAKUBE: namespace_mapping.claim(self.manifest, "dynatrace")})
-        self.facts = TenantState(
+        self.tenant_state = TenantState(
             polled_at=1.0,
             tenant=TenantId("abc12345"),
             tenant_token="dt0a01.agents",
@@ -91,13 +91,15 @@ class Place:
         }
         self.server.objects["dynatrace", AUTHORITY] = manifest
 
-    def look(self) -> reconcile_result.ReconcileResult | None:
+    def reconcile(self) -> reconcile_result.ReconcileResult | None:
         found = {"CodeModulesVersion": reconcile_result.ok("", "", codeModules={"version": "1.277.0.20230914-094321"})}
         kube, client = dynakube.from_object(self.manifest), cast("api.Api", self.server)
-        context = ReconcileContext(self.manifest, kube, "dynatrace", client, self.observed, self.facts, 1000.0, found)
+        context = ReconcileContext(
+            self.manifest, kube, "dynatrace", client, self.observed, self.tenant_state, 1000.0, found
+        )
         return asyncio.run(self.concern.reconcile(context))
 
-    def told(self, namespace: str) -> secret.Injection:
+    def injection(self, namespace: str) -> secret.Injection:
         return secret.decode(self.text(namespace))
 
     def text(self, namespace: str) -> bytes:
@@ -105,8 +107,8 @@ class Place:
 
 
 @pytest.fixture
-def place() -> Place:
-    return Place()
+def harness() -> Harness:
+    return Harness()
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +116,13 @@ def authorities() -> list[x509.Pair]:
     return [x509.new_authority(1_750_000_000.0, 24 * HOUR, 0.0) for _ in range(2)]
 
 
-def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities: list[x509.Pair]) -> None:
-    place.publish(authorities[0])
-    verdict = place.look()
+def test_each_namespace_gets_all_that_its_pods_need(harness: Harness, authorities: list[x509.Pair]) -> None:
+    harness.publish(authorities[0])
+    verdict = harness.reconcile()
     assert verdict is not None
     assert verdict.reason == injection_secret.READY
-    assert place.told("shop") == place.told("bank")
-    assert place.told("shop") == secret.Injection(
+    assert harness.injection("shop") == harness.injection("bank")
+    assert harness.injection("shop") == secret.Injection(
         dynakube="demo",
         tenant="abc12345",
         tenant_token="dt0a01.agents",
@@ -135,45 +137,47 @@ def test_each_namespace_is_told_all_that_its_pods_need(place: Place, authorities
     )
 
 
-def test_the_key_of_the_authority_stays_where_it_is(place: Place, authorities: list[x509.Pair]) -> None:
-    place.publish(*authorities)
-    place.look()
-    assert b"PRIVATE KEY" not in place.text("shop")
+def test_the_key_of_the_authority_stays_where_it_is(harness: Harness, authorities: list[x509.Pair]) -> None:
+    harness.publish(*authorities)
+    harness.reconcile()
+    assert b"PRIVATE KEY" not in harness.text("shop")
 
 
-def test_another_authority_is_told_once_and_with_the_one_before(place: Place, authorities: list[x509.Pair]) -> None:
+def test_another_authority_is_published_once_and_with_the_one_before(
+    harness: Harness, authorities: list[x509.Pair]
+) -> None:
     old, new = authorities
-    place.publish(old)
-    place.look()
-    place.look()
-    assert place.server.writes == 2
-    place.publish(new, old)
-    place.look()
-    assert place.server.writes == 4
-    assert place.told("bank").package_ca == (new.certificate.pem + old.certificate.pem).decode()
+    harness.publish(old)
+    harness.reconcile()
+    harness.reconcile()
+    assert harness.server.writes == 2
+    harness.publish(new, old)
+    harness.reconcile()
+    assert harness.server.writes == 4
+    assert harness.injection("bank").package_ca == (new.certificate.pem + old.certificate.pem).decode()
 
 
-def test_before_there_is_an_authority_nothing_is_written(place: Place) -> None:
-    verdict = place.look()
+def test_before_there_is_an_authority_nothing_is_written(harness: Harness) -> None:
+    verdict = harness.reconcile()
     assert verdict is not None
-    assert (verdict.reason, place.server.writes) == (injection_secret.NO_AUTHORITY, 0)
+    assert (verdict.reason, harness.server.writes) == (injection_secret.NO_AUTHORITY, 0)
     assert AUTHORITY in verdict.message
 
 
 def test_an_operator_that_serves_no_packages_needs_no_authority() -> None:
-    place = Place(package_url="")
-    verdict = place.look()
+    harness = Harness(package_url="")
+    verdict = harness.reconcile()
     assert verdict is not None
     assert verdict.reason == injection_secret.READY
-    assert (place.told("shop").package_url, place.told("shop").package_ca) == ("", "")
+    assert (harness.injection("shop").package_url, harness.injection("shop").package_ca) == ("", "")
 
 
-def test_with_csi_a_namespace_holds_nothing(place: Place, authorities: list[x509.Pair]) -> None:
-    place.publish(authorities[0])
-    place.look()
-    place.manifest["spec"]["oneAgent"]["applicationMonitoring"]["useCSIDriver"] = True
-    place.observed.csi_installed = True
-    verdict = place.look()
+def test_with_csi_a_namespace_holds_nothing(harness: Harness, authorities: list[x509.Pair]) -> None:
+    harness.publish(authorities[0])
+    harness.reconcile()
+    harness.manifest["spec"]["oneAgent"]["applicationMonitoring"]["useCSIDriver"] = True
+    harness.observed.csi_installed = True
+    verdict = harness.reconcile()
     assert verdict is not None
     assert verdict.reason == injection_secret.BY_CSI
-    assert [key for key in place.server.objects if key[1] == injection_secret.NAME] == []
+    assert [key for key in harness.server.objects if key[1] == injection_secret.NAME] == []

@@ -43,9 +43,9 @@ def reconciled(
         now=0.0,
         results={},
     )
-    verdict = asyncio.run(concern.reconcile(context))
-    assert verdict is not None
-    return verdict
+    reconcile = asyncio.run(concern.reconcile(context))
+    assert reconcile is not None
+    return reconcile
 
 
 def in_version(api_version: str, *, auto_update: bool | None, **section: str) -> dict[str, Any]:
@@ -64,9 +64,12 @@ def test_an_image_in_a_folder_is_what_the_nodes_find_there_whatever_version_is_p
     written = in_version("v1beta5", auto_update=None)
     image = {"codeModulesImage": "oci-layout:/data/agent:1", "codeModulesVersion": OLD}
     written["spec"]["oneAgent"] = {"applicationMonitoring": image}
-    verdict = reconciled(written, versions.CodeModules())
-    assert verdict.fields["codeModules"]["version"] is None
-    assert (verdict.reason, verdict.fields["codeModules"]["imageID"]) == (versions.DECIDED, "oci-layout:/data/agent:1")
+    reconcile = reconciled(written, versions.CodeModules())
+    assert reconcile.fields["codeModules"]["version"] is None
+    assert (reconcile.reason, reconcile.fields["codeModules"]["imageID"]) == (
+        versions.DECIDED,
+        "oci-layout:/data/agent:1",
+    )
 
 
 @pytest.mark.parametrize("auto_update", [None, True])
@@ -92,7 +95,7 @@ ELSEWHERE = f"registry.example/other:1@sha256:{'3' * 64}"
 
 
 class TestAnImage:
-    def verdict(self, found: ImageState, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
+    def reconcile(self, found: ImageState, decided: str = "", name: str = NAME) -> reconcile_result.ReconcileResult:
         manifest: dict[str, Any] = {
             "apiVersion": f"dynatrace.com/{NEWEST}",
             "kind": "DynaKube",
@@ -106,34 +109,34 @@ class TestAnImage:
         kube = dynakube.from_object(manifest)
         facts = TenantState(latest=Version(NEW), image=found)
         context = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), Cache(), facts, 0.0, {})
-        said = asyncio.run(versions.CodeModules().reconcile(context))
-        assert said is not None
-        return said
+        result = asyncio.run(versions.CodeModules().reconcile(context))
+        assert result is not None
+        return result
 
     def followed(self, text: str = "", problem: str = "", name: str = NAME) -> ImageState:
         return ImageState(name, reference.parse(text) if text else None, problem=problem)
 
     def test_is_decided_by_its_digest(self) -> None:
-        said = self.verdict(self.followed(ONE), decided=TWO)
-        assert said.status == "True"
-        assert (said.fields["codeModules"]["imageID"], said.fields["codeModules"]["version"]) == (ONE, None)
+        result = self.reconcile(self.followed(ONE), decided=TWO)
+        assert result.status == "True"
+        assert (result.fields["codeModules"]["imageID"], result.fields["codeModules"]["version"]) == (ONE, None)
 
     def test_stays_and_says_why_if_the_newest_cannot_be_followed(self) -> None:
-        said = self.verdict(self.followed(ONE, "it is not signed"))
-        assert (said.status, said.reason) == ("False", versions.NOT_FOLLOWED)
-        assert said.message == f"{ONE} stays in use: it is not signed"
-        assert said.fields["codeModules"]["imageID"] == ONE
+        result = self.reconcile(self.followed(ONE, "it is not signed"))
+        assert (result.status, result.reason) == ("False", versions.NOT_FOLLOWED)
+        assert result.message == f"{ONE} stays in use: it is not signed"
+        assert result.fields["codeModules"]["imageID"] == ONE
 
     def test_stays_what_an_earlier_operator_has_decided_while_nothing_can_be_told(self) -> None:
-        said = self.verdict(self.followed(problem="cannot connect"), decided=TWO)
-        assert said.fields["codeModules"]["imageID"] == TWO
+        result = self.reconcile(self.followed(problem="cannot connect"), decided=TWO)
+        assert result.fields["codeModules"]["imageID"] == TWO
 
     def test_is_left_to_nodes_if_nothing_was_decided_for_this_name(self) -> None:
-        said = self.verdict(self.followed(problem="cannot connect"), decided=ELSEWHERE)
-        assert said.status == "False"
-        assert said.fields["codeModules"]["imageID"] is None
-        assert said.message == "each node resolves the image itself: cannot connect"
+        result = self.reconcile(self.followed(problem="cannot connect"), decided=ELSEWHERE)
+        assert result.status == "False"
+        assert result.fields["codeModules"]["imageID"] is None
+        assert result.message == "each node resolves the image itself: cannot connect"
 
     def test_is_waited_for_while_the_registry_was_not_asked_about_this_name(self) -> None:
-        said = self.verdict(self.followed(ONE, name="registry.example/agent:0"), decided=TWO)
-        assert (said.status, dict(said.fields)) == ("Unknown", {})
+        result = self.reconcile(self.followed(ONE, name="registry.example/agent:0"), decided=TWO)
+        assert (result.status, dict(result.fields)) == ("Unknown", {})

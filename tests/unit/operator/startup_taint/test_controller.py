@@ -35,7 +35,7 @@ TIMEOUT = 600.0
 
 
 class Driver:
-    """The provisioner of one node, as it can be asked."""
+    """The metrics endpoint of one node's provisioner."""
 
     def __init__(self) -> None:
         self.metrics = ProvisionerMetrics()
@@ -113,7 +113,7 @@ class World:
         return asyncio.run(self.controller.reconcile())
 
     def taints(self, name: str = "node") -> list[Mapping[str, str]]:
-        return list(self.objects.kept["Node", "", name]["spec"].get("taints") or ())
+        return list(self.objects.stored["Node", "", name]["spec"].get("taints") or ())
 
     def is_held(self, name: str = "node") -> bool:
         return TAINT in self.taints(name)
@@ -266,7 +266,7 @@ class TestANodeWithoutTheDriver:
 
     def test_is_no_node_whose_pod_has_no_place_yet(self, world: World) -> None:
         world.pod("node", phase="Pending")
-        pod = world.objects.kept["Pod", "dynatrace", "driver-node"]
+        pod = world.objects.stored["Pod", "dynatrace", "driver-node"]
         del pod["spec"]["nodeName"]
         field = {"key": "metadata.name", "operator": "In", "values": ["node"]}
         required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
@@ -276,7 +276,7 @@ class TestANodeWithoutTheDriver:
         assert world.is_held()
 
     def test_is_no_node_whose_pod_was_gone_for_a_moment(self, world: World) -> None:
-        pod = copy.deepcopy(world.objects.kept["Pod", "dynatrace", "driver-node"])
+        pod = copy.deepcopy(world.objects.stored["Pod", "dynatrace", "driver-node"])
         world.reconcile()
         world.reconcile(after=TIMEOUT)
         world.objects.remove("Pod", "driver-node", "dynatrace")
@@ -338,7 +338,7 @@ class TestANodeThatDoesNotGetThere:
         world.reconcile(after=TIMEOUT - 1)
         world.node("node", OTHER)
         world.reconcile(after=1)
-        assert ("find", "Node", "node") in world.objects.calls, "it was asked for, not found by a list"
+        assert ("find", "Node", "node") in world.objects.calls, "it was read by name, not from a list"
         assert world.events == []
 
 

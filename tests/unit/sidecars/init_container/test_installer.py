@@ -33,7 +33,7 @@ FILLER, LARGE_FILLER = 1 << 20, 24 << 20
 class World:
     """A pod in a namespace with its Secret, and the operator that serves the package."""
 
-    def __init__(self, pod: Pod, serving: fakes.Serving, tenant: double.Tenant) -> None:
+    def __init__(self, pod: Pod, serving: fakes.RunningPackageServer, tenant: double.Tenant) -> None:
         self.pod, self.serving, self.tenant = pod, serving, tenant
         self.injection = secret.Injection(
             dynakube="demo",
@@ -68,7 +68,7 @@ class World:
 
 
 class Operator(NamedTuple):
-    serving: fakes.Serving
+    serving: fakes.RunningPackageServer
     tenant: double.Tenant
 
 
@@ -82,10 +82,10 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     }
     with zipfile.ZipFile(built[NO_AGENT], "w") as archive:
         packages.write(archive, "agent/readme", b"nothing to preload")
-    with double.Tenant() as tenant, fakes.Serving(place / "endpoint") as serving:
+    with double.Tenant() as tenant, fakes.RunningPackageServer(place / "endpoint") as serving:
         for version, package in built.items():
             tenant.release(version, package)
-        serving.want(*(fakes.wanted(version, tenant.api_url) for version in built))
+        serving.set_desired(*(fakes.desired_version(version, tenant.api_url) for version in built))
         yield Operator(serving, tenant)
 
 
