@@ -110,7 +110,7 @@ def argument_repeated(ctx: ValidationContext) -> Iterator[str]:
 
 def text_not_on_one_line(ctx: ValidationContext) -> Iterator[str]:
     """Refuse control characters, which would add lines to agents' configuration."""
-    values = {path: json_path.look(ctx.new, path) for path in ("spec.networkZone", "spec.oneAgent.hostGroup")}
+    values = {path: json_path.get_value(ctx.new, path) for path in ("spec.networkZone", "spec.oneAgent.hostGroup")}
     values[feature_flags.annotation("no-proxy")] = ctx.flag("no-proxy")
     for path, arguments in ctx.arguments():
         values |= {f"{path}[{number}]": argument for number, argument in enumerate(arguments)}
@@ -125,7 +125,7 @@ def text_not_on_one_line(ctx: ValidationContext) -> Iterator[str]:
 def csi_driver_missing(ctx: ValidationContext) -> Iterator[str]:
     for mode in ctx.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.useCSIDriver"
-        if json_path.look(ctx.new, path) is True and ctx.cluster.lacks_csi_driver:
+        if json_path.get_value(ctx.new, path) is True and ctx.cluster.lacks_csi_driver:
             yield (
                 f"{path} is true, but the CSI driver is not installed on this cluster. Make sure that the driver is "
                 "installed first, or leave the field out."
@@ -136,7 +136,7 @@ def read_only_volume_without_csi(ctx: ValidationContext) -> Iterator[str]:
     flag = "injection-readonly-volume"
     for mode in ctx.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.useCSIDriver"
-        is_off = json_path.look(ctx.new, path) is False
+        is_off = json_path.get_value(ctx.new, path) is False
         if ctx.flag(flag).lower() == "true" and (is_off or ctx.cluster.lacks_csi_driver):
             reason = f"{path} is false" if is_off else "it is not installed on this cluster"
             yield (

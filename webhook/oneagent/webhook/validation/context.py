@@ -67,7 +67,7 @@ class ValidationContext:
     @property
     def tenant(self) -> str:
         """The tenant in the operator's status; empty before the first connection."""
-        tenant = json_path.look(self.old or {}, _TENANT)
+        tenant = json_path.get_value(self.old or {}, _TENANT)
         return tenant if isinstance(tenant, str) else ""
 
     @property
@@ -78,7 +78,7 @@ class ValidationContext:
 
     def text(self, path: str) -> str:
         """Return a field's text, stripped; empty if it is absent or not a string."""
-        value = json_path.look(self.new, path)
+        value = json_path.get_value(self.new, path)
         return value.strip() if isinstance(value, str) else ""
 
     def modes(self, among: tuple[Mode, ...] = MODES) -> list[Mode]:
@@ -95,7 +95,7 @@ class ValidationContext:
         """Yield path and arguments of each host agent."""
         for mode in self.modes(fields.HOST_MODES):
             path = f"spec.oneAgent.{mode}.args"
-            if isinstance(arguments := json_path.look(self.new, path), list):
+            if isinstance(arguments := json_path.get_value(self.new, path), list):
                 yield path, [argument for argument in arguments if isinstance(argument, str)]
 
     def flag(self, name: str) -> str:
@@ -106,7 +106,7 @@ class ValidationContext:
 
     def other_dynakubes(self) -> list[Object]:
         """Return all other DynaKubes, sorted by name."""
-        by_name = {str(json_path.look(dict(other), "metadata.name")): other for other in self.cluster.dynakubes}
+        by_name = {str(json_path.get_value(dict(other), "metadata.name")): other for other in self.cluster.dynakubes}
         return [by_name[name] for name in sorted(by_name) if name != self.name]
 
 

@@ -78,7 +78,7 @@ def namespaces_overlap(ctx: ValidationContext) -> Iterator[str]:
 def _namespace_selectors(manifest: Object) -> list[str]:
     """Return the paths of namespace selectors that have an effect."""
     paths = [f"spec.oneAgent.{mode}.namespaceSelector" for mode in modes(manifest, fields.INJECTING_MODES)]
-    if json_path.look(dict(manifest), "spec.metadataEnrichment.enabled") is True:
+    if json_path.get_value(dict(manifest), "spec.metadataEnrichment.enabled") is True:
         paths.append("spec.metadataEnrichment.namespaceSelector")
     return paths
 
@@ -122,4 +122,4 @@ def _certainly_overlap(one: namespace_mapping.Claim, two: namespace_mapping.Clai
 
 
 def _name(manifest: Object) -> str:
-    return quote(str(json_path.look(dict(manifest), "metadata.name")))
+    return quote(str(json_path.get_value(dict(manifest), "metadata.name")))

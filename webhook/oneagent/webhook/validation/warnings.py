@@ -30,15 +30,15 @@ def unknown_fields(ctx: ValidationContext) -> Iterator[str]:
 def deprecated_fields(ctx: ValidationContext) -> Iterator[str]:
     for path, field in schema.fields(version_history.described(ctx.version)):
         meaning = field.get("description", "")
-        if meaning.startswith(_DEPRECATED) and json_path.look(ctx.written, path) is not None:
+        if meaning.startswith(_DEPRECATED) and json_path.get_value(ctx.written, path) is not None:
             yield f"{path} is deprecated: {meaning}"
 
 
 def other_products(ctx: ValidationContext) -> Iterator[str]:
     for name, product in sorted(fields.OUT_OF_SCOPE.items()):
-        if json_path.look(ctx.new, f"spec.{name}"):
+        if json_path.get_value(ctx.new, f"spec.{name}"):
             yield f"spec.{name} has no effect: it belongs to {product}."
-    if json_path.look(ctx.new, "spec.enableIstio") is True:
+    if json_path.get_value(ctx.new, "spec.enableIstio") is True:
         yield "spec.enableIstio has no effect."
 
 

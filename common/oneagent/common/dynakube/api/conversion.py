@@ -42,7 +42,7 @@ class Difference(msgspec.Struct, frozen=True):
 def convert(obj: Tree, to: str) -> Tree:
     """A new object of the API version `to`; `FieldError` for what is no DynaKube."""
     try:
-        tree = json_path.copied(obj)
+        tree = json_path.copy_tree(obj)
         _check(tree)
         version, wanted = _version("apiVersion", tree.get("apiVersion")), _version("desiredAPIVersion", to)
         if version != wanted:
@@ -69,10 +69,10 @@ def _step(tree: Tree, source: str, target: str) -> Tree:
     """From or to the newest version."""
     carried = _taken(tree, target)
     _taken(tree, source)
-    original = json_path.copied(tree)
+    original = json_path.copy_tree(tree)
     _move(tree, source, target)
     _restore(tree, carried)
-    returned = json_path.copied(tree)
+    returned = json_path.copy_tree(tree)
     _move(returned, target, source)
     _carry(tree, source, returned, original)
     tree["apiVersion"] = f"{identifiers.API_GROUP}/{target}"
@@ -104,14 +104,14 @@ def _check(tree: Tree) -> None:
     if tree.get("kind") != "DynaKube":
         raise fields.FieldError("kind", tree.get("kind"), "must be DynaKube")
     for path in ("metadata", "metadata.annotations", "spec", "status"):
-        if not isinstance(json_path.look(tree, path), dict | None):
-            raise fields.FieldError(path, json_path.look(tree, path), "must be a mapping of fields", hidden=True)
+        if not isinstance(json_path.get_value(tree, path), dict | None):
+            raise fields.FieldError(path, json_path.get_value(tree, path), "must be a mapping of fields", hidden=True)
 
 
 def _tidied(tree: Tree) -> Tree:
     """Without a mapping of annotations that holds none; the API server does not keep it either."""
-    if json_path.look(tree, "metadata.annotations") == {}:
-        json_path.take(tree, "metadata.annotations")
+    if json_path.get_value(tree, "metadata.annotations") == {}:
+        json_path.pop_value(tree, "metadata.annotations")
     return tree
 
 
@@ -119,12 +119,12 @@ def _carry(tree: Tree, version: str, made: Tree, was: Tree) -> None:
     found = list(_differences(_converted(made), _converted(was), []))
     if found:
         text = msgspec.json.encode(found, order="deterministic").decode()
-        json_path.put(tree, f"metadata.annotations[{CARRIER}{version}]", text)
+        json_path.set_value(tree, f"metadata.annotations[{CARRIER}{version}]", text)
 
 
 def _taken(tree: Tree, version: str) -> list[Difference]:
     """What is carried for a version, removed from the object. Of what somebody has spoilt nothing is used."""
-    text = json_path.take(tree, f"metadata.annotations[{CARRIER}{version}]")
+    text = json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]")
     try:
         return msgspec.json.decode(text, type=list[Difference]) if isinstance(text, str) else []
     except (msgspec.DecodeError, RecursionError):
@@ -146,7 +146,7 @@ def _holder(tree: Tree, way: list[str]) -> Tree | None:
     """The mapping that a place is in, if it is there and in a part of the object that is converted."""
     if way[:2] == ["metadata", "annotations"] and len(way) == 3:
         if json_path.section(tree, "metadata.annotations") is None:
-            json_path.put(tree, "metadata.annotations", {})
+            json_path.set_value(tree, "metadata.annotations", {})
     elif way[:1] not in (["spec"], ["status"]):
         return None
     here: Any = tree

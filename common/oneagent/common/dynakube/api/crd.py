@@ -84,7 +84,7 @@ def _kept(described: schema.Schema) -> schema.Schema:
     A manifest of another release, with fields that are not known here, can be applied as it is and comes back
     whole. What is unknown is told by the webhook, which would never see it if it were pruned.
     """
-    root = json_path.copied(described)
+    root = json_path.copy_tree(described)
     for part in ("spec", "status"):
         root["properties"][part] = schema.preserving(root["properties"][part])
     return root

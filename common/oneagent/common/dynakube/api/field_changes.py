@@ -25,8 +25,8 @@ class Move(Protocol):
 
 
 def _shift(tree: Tree, source: str, target: str) -> None:
-    if json_path.look(tree, source) is not None:
-        json_path.put(tree, target, json_path.take(tree, source, tidy=True))
+    if json_path.get_value(tree, source) is not None:
+        json_path.set_value(tree, target, json_path.pop_value(tree, source, tidy=True))
 
 
 def _place(described: Schema, path: str, field: Schema | None) -> None:
@@ -60,15 +60,15 @@ class Switched:
         section = json_path.section(tree, self.old)
         if section is None or not isinstance(section.get("enabled", True), bool):
             return
-        json_path.take(tree, self.old)
+        json_path.pop_value(tree, self.old)
         if section.pop("enabled", True):
-            json_path.put(tree, self.new, section)
+            json_path.set_value(tree, self.new, section)
 
     def down(self, tree: Tree) -> None:
         section = json_path.section(tree, self.new)
         if section is not None:
-            json_path.take(tree, self.new, tidy=True)
-            json_path.put(tree, self.old, {"enabled": True, **section})
+            json_path.pop_value(tree, self.new, tidy=True)
+            json_path.set_value(tree, self.old, {"enabled": True, **section})
 
     def reshape(self, described: Schema) -> None:
         _place(described, self.old, schema.take(described, self.new))
@@ -91,18 +91,18 @@ class Joined:
             return
         joined: Tree = {}
         for path in (self.first, self.second):
-            joined |= json_path.take(tree, path)
+            joined |= json_path.pop_value(tree, path)
         joined.pop("enabled", None)
-        json_path.put(tree, self.new, joined)
+        json_path.set_value(tree, self.new, joined)
 
     def down(self, tree: Tree) -> None:
         section = json_path.section(tree, self.new)
         if section is None:
             return
-        json_path.take(tree, self.new, tidy=True)
+        json_path.pop_value(tree, self.new, tidy=True)
         for path, belongs in ((self.first, False), (self.second, True)):
             part = {key: value for key, value in section.items() if (key in self.seconds) is belongs}
-            json_path.put(tree, path, {"enabled": True, **part})
+            json_path.set_value(tree, path, {"enabled": True, **part})
 
     def reshape(self, described: Schema) -> None:
         schema.take(described, self.new)
@@ -119,17 +119,17 @@ class Spread:
     new: tuple[str, ...]
 
     def up(self, tree: Tree) -> None:
-        value = json_path.look(tree, self.old)
+        value = json_path.get_value(tree, self.old)
         if value is None:
             return
-        json_path.take(tree, self.old)
+        json_path.pop_value(tree, self.old)
         for section, key in self._sections(tree):
             section.setdefault(key, copy.deepcopy(value))
 
     def down(self, tree: Tree) -> None:
         values = [section.pop(key, None) for section, key in self._sections(tree)]
         if values and values[0] is not None:
-            json_path.put(tree, self.old, values[0])
+            json_path.set_value(tree, self.old, values[0])
 
     def reshape(self, described: Schema) -> None:
         taken = [schema.take(described, path) for path in self.new]
@@ -162,23 +162,23 @@ class Typed:
     """A flag that says the contrary and counts where the first one is missing."""
 
     def up(self, tree: Tree) -> None:
-        if json_path.look(tree, self.new) is not None:
+        if json_path.get_value(tree, self.new) is not None:
             return
         value = self._given(tree)
         if value is None and self.meant != self.means:
             value = self.meant
         if value is not None:
-            json_path.put(tree, self.new, value)
+            json_path.set_value(tree, self.new, value)
 
     def down(self, tree: Tree) -> None:
-        value = json_path.look(tree, self.new)
+        value = json_path.get_value(tree, self.new)
         if value is None:
             value = self.means
         elif type(value) is not type(self.means):
             return
-        json_path.take(tree, self.new, tidy=True)
+        json_path.pop_value(tree, self.new, tidy=True)
         if value != self.meant:
-            json_path.put(tree, feature_flags.annotation(self.feature), str(value).lower())
+            json_path.set_value(tree, feature_flags.annotation(self.feature), str(value).lower())
 
     def reshape(self, described: Schema) -> None:
         schema.take(described, self.new)
@@ -187,10 +187,10 @@ class Typed:
         """What the flags say; flags that say something are taken away."""
         for feature in (self.feature, self.opposite):
             place = feature_flags.annotation(feature)
-            text = json_path.look(tree, place)
+            text = json_path.get_value(tree, place)
             value = self.read(text) if feature and isinstance(text, str) else None
             if value is not None:
-                json_path.take(tree, place)
+                json_path.pop_value(tree, place)
                 return value if feature == self.feature else not value
         return None
 
@@ -271,7 +271,7 @@ class Dropped:
     field: Schema
 
     def up(self, tree: Tree) -> None:
-        json_path.take(tree, self.old)
+        json_path.pop_value(tree, self.old)
 
     def down(self, tree: Tree) -> None:
         pass
@@ -289,21 +289,21 @@ class Noted:
     field: Schema
 
     def up(self, tree: Tree) -> None:
-        values = [value for path in self.old if isinstance(value := json_path.look(tree, path), bool)]
+        values = [value for path in self.old if isinstance(value := json_path.get_value(tree, path), bool)]
         for path in self.old:
-            if isinstance(json_path.look(tree, path), bool):
-                json_path.take(tree, path)
+            if isinstance(json_path.get_value(tree, path), bool):
+                json_path.pop_value(tree, path)
         if values:
-            json_path.put(tree, self._note, "true" if values[0] else "false")
+            json_path.set_value(tree, self._note, "true" if values[0] else "false")
 
     def down(self, tree: Tree) -> None:
-        value = {"true": True, "false": False}.get(str(json_path.look(tree, self._note)))
+        value = {"true": True, "false": False}.get(str(json_path.get_value(tree, self._note)))
         here = [path for path in self.old if json_path.section(tree, path.rpartition(".")[0]) is not None]
         if value is None or not here:
             return
-        json_path.take(tree, self._note)
+        json_path.pop_value(tree, self._note)
         for path in here:
-            json_path.put(tree, path, value)
+            json_path.set_value(tree, path, value)
 
     def reshape(self, described: Schema) -> None:
         for path in self.old:

@@ -19,57 +19,57 @@ ROOTS: Final = frozenset({"metadata", "spec", "status"})
 
 def keys(path: str) -> list[str]:
     if path.endswith("]"):
-        way, _, last = path[:-1].partition("[")
-        return [*way.split("."), last]
+        parent_keys, _, last = path[:-1].partition("[")
+        return [*parent_keys.split("."), last]
     return path.split(".")
 
 
-def look(tree: Tree, path: str) -> Any:
+def get_value(tree: Tree, path: str) -> Any:
     """What is there; `None` where there is nothing, and where the way is not one of mappings."""
-    here: Any = tree
+    node: Any = tree
     for key in keys(path):
-        if not isinstance(here, dict):
+        if not isinstance(node, dict):
             return None
-        here = here.get(key)
-    return here
+        node = node.get(key)
+    return node
 
 
 def section(tree: Tree, path: str) -> Tree | None:
-    found = look(tree, path)
-    return found if isinstance(found, dict) else None
+    value = get_value(tree, path)
+    return value if isinstance(value, dict) else None
 
 
-def put(tree: Tree, path: str, value: Any) -> None:
+def set_value(tree: Tree, path: str, value: Any) -> None:
     """Place a value, whatever was there. `FieldError` where a part of the way is neither a mapping nor missing."""
-    *way, last = keys(path)
-    here = tree
-    for depth, key in enumerate(way):
-        if here.get(key) is None:
-            here[key] = {}
-        if not isinstance(here[key], dict):
-            where = ".".join(way[: depth + 1])
-            raise fields.FieldError(where, here[key], "must be a mapping of fields", hidden=True)
-        here = here[key]
-    here[last] = value
+    *parent_keys, last = keys(path)
+    node = tree
+    for depth, key in enumerate(parent_keys):
+        if node.get(key) is None:
+            node[key] = {}
+        if not isinstance(node[key], dict):
+            where = ".".join(parent_keys[: depth + 1])
+            raise fields.FieldError(where, node[key], "must be a mapping of fields", hidden=True)
+        node = node[key]
+    node[last] = value
 
 
-def take(tree: Tree, path: str, *, tidy: bool = False) -> Any:
+def pop_value(tree: Tree, path: str, *, tidy: bool = False) -> Any:
     """Remove what is there and return it, or `None`. `tidy` removes sections that became empty by it, too."""
-    way = keys(path)
+    parent_keys = keys(path)
     parents = [tree]
-    for key in way[:-1]:
-        found = parents[-1].get(key)
-        if not isinstance(found, dict):
+    for key in parent_keys[:-1]:
+        value = parents[-1].get(key)
+        if not isinstance(value, dict):
             return None
-        parents.append(found)
-    value = parents[-1].pop(way[-1], None)
-    while tidy and len(parents) > 1 and not parents[-1] and way[len(parents) - 2] not in ROOTS:
+        parents.append(value)
+    value = parents[-1].pop(parent_keys[-1], None)
+    while tidy and len(parents) > 1 and not parents[-1] and parent_keys[len(parents) - 2] not in ROOTS:
         parents.pop()
-        del parents[-1][way[len(parents) - 1]]
+        del parents[-1][parent_keys[len(parents) - 1]]
     return value
 
 
-def copied(tree: Tree) -> Tree:
+def copy_tree(tree: Tree) -> Tree:
     """A copy that shares nothing; `ValueError` or `TypeError` for what JSON cannot say."""
     copy: Tree = json.loads(json.dumps(tree, allow_nan=False))
     return copy

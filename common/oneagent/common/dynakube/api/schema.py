@@ -61,12 +61,12 @@ def look(schema: Schema, path: str) -> Schema | None:
 
 
 def put(schema: Schema, path: str, field: Schema) -> None:
-    json_path.put(schema, _below(path), field)
+    json_path.set_value(schema, _below(path), field)
 
 
 def take(schema: Schema, path: str) -> Schema | None:
     """Remove the description of a field."""
-    taken: Schema | None = json_path.take(schema, _below(path))
+    taken: Schema | None = json_path.pop_value(schema, _below(path))
     return taken
 
 

@@ -137,7 +137,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
 @functools.cache
 def described(version: str) -> Schema:
     """The schema of a version, made from the newest one. Not to be changed."""
-    found = json_path.copied(fields.DYNAKUBE)
+    found = json_path.copy_tree(fields.DYNAKUBE)
     for step in reversed(versions.VERSIONS[versions.VERSIONS.index(version) : -1]):
         for move in reversed(MOVES[step]):
             move.reshape(found)

@@ -94,7 +94,7 @@ def described(draw: st.DrawFn, version: str, modes: int = 2) -> Manifest:
         chosen |= draw(st.sets(st.sampled_from([path for path in places if mode_of(path) == mode]), max_size=6))
         chosen.add(mode)
     for path in sorted(chosen):
-        json_path.put(manifest, path, copy.deepcopy(draw(places[path])))
+        json_path.set_value(manifest, path, copy.deepcopy(draw(places[path])))
     if flags := draw(_FLAGS):
         manifest["metadata"]["annotations"] = flags
     return manifest
@@ -116,7 +116,7 @@ def wild(draw: st.DrawFn, version: str) -> Manifest:
     for _ in range(draw(st.integers(0, 4))):
         path = draw(st.sampled_from(sorted(leaves(draw(st.sampled_from(versions.VERSIONS))))))
         try:
-            json_path.put(manifest, path, copy.deepcopy(draw(_SCALARS | _SECTIONS)))
+            json_path.set_value(manifest, path, copy.deepcopy(draw(_SCALARS | _SECTIONS)))
         except kubernetes_fields.FieldError:
             continue
     return manifest
