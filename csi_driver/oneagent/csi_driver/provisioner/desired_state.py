@@ -39,8 +39,8 @@ class Inputs:
     trees: Mapping[Version, Path]
     """Stored versions."""
     records: Mapping[Version, VersionRecord]
-    archives: Mapping[Path, Version]
-    """Versions of local zips, by their content."""
+    contents: Mapping[DynaKubeName, Version]
+    """Versions of packages that are known by their content, by DynaKube."""
     signatures: SignatureStore
     arriving: Mapping[Version, Path] = field(default_factory=dict)
     """Trees that are about to enter the store."""
@@ -144,8 +144,7 @@ def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: In
     if choice.origin is Origin.IMAGE:
         return _image_version(dynakube, state, before, inputs)
     if choice.origin is Origin.PACKAGE:
-        archive = dynakube.package_file
-        return (inputs.archives.get(archive) if archive else None) or before
+        return inputs.contents.get(dynakube.name) or before
     return Version(choice.version) if choice.version else None
 
 

@@ -20,9 +20,8 @@ from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.dynakube_sources import Snapshot
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
-from oneagent.csi_driver.provisioner import desired_state
+from oneagent.csi_driver.provisioner import desired_state, package_sources
 from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
-from oneagent.csi_driver.provisioner.package_sources import local_zip
 from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
 from oneagent.csi_driver.store import AgentStore, config_layers
 
@@ -53,7 +52,6 @@ class Planner:
         self._state = state
         self._poller = poller
         self._signatures = signatures
-        self._archives = local_zip.ContentVersions()
         self.decision_lock = threading.RLock()
         self.snapshot: Snapshot | None = None
         """The last report of the source; None before the first."""
@@ -95,21 +93,20 @@ class Planner:
         self, dynakubes: Iterable[DynaKube], arriving: Mapping[Version, Path] | None = None
     ) -> desired_state.Inputs:
         tenants: dict[DynaKubeName, TenantState] = {}
-        archives: dict[Path, Version] = {}
+        contents: dict[DynaKubeName, Version] = {}
         for dynakube in dynakubes:
             if (tenant := self._poller.state(dynakube.name)) is not None:
                 tenants[dynakube.name] = tenant
-            archive = dynakube.package_file
-            if archive is None or dynakube.decided_version or dynakube.pinned_version:
+            if dynakube.decided_version or dynakube.pinned_version:
                 continue
-            if version := self._archives.version_of(archive):
-                archives[archive] = version
+            if version := package_sources.find_kind(dynakube).content_version(dynakube):
+                contents[dynakube.name] = version
         return desired_state.Inputs(
             rows=self._state.desired,
             tenants=tenants,
             trees={version: Path(self._data.agent(version)) for version in self._store.versions()},
             records=self._state.versions,
-            archives=archives,
+            contents=contents,
             signatures=self._signatures,
             arriving=arriving or {},
         )

@@ -17,12 +17,12 @@ from typing import Final
 from oneagent.common import backoff
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.identifiers import DynaKubeName, TenantId
-from oneagent.common.oci import layout
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant import image_resolver, inputs, poll
 from oneagent.common.tenant.image_resolver import ImageState, SignatureStore
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.tenant.poll import TenantState
+from oneagent.csi_driver.provisioner import package_sources
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class _PollState:
     tenant: TenantState | None = None
     settings: tuple[object, ...] = ()
     image: str = ""
-    """The image's `_fingerprint` at the last poll."""
+    """The package's fingerprint at the last poll."""
     running: bool = False
     next_at: float = 0.0
 
@@ -78,7 +78,7 @@ class TenantPoller:
         """Start a poll in the background if one is due."""
         polled = self._polls.setdefault(dynakube.name, _PollState())
         settings = (*inputs.poll_settings(dynakube), dynakube.tenant, dynakube.technologies)
-        image = _fingerprint(dynakube)
+        image = package_sources.find_kind(dynakube).fingerprint(dynakube)
         due = settings != polled.settings or time.monotonic() >= polled.next_at
         if polled.running or not (due or image != polled.image):
             return
@@ -136,13 +136,3 @@ class TenantPoller:
     def _schedule(self, dynakube: DynaKube, polled: _PollState, state: TenantState) -> None:
         interval = dynakube.poll_seconds if state.failures else backoff.jittered(dynakube.poll_seconds)
         polled.next_at = time.monotonic() + poll.next_poll_seconds(state, interval, _FIRST_PAUSE_SECONDS)
-
-
-def _fingerprint(dynakube: DynaKube) -> str:
-    """Return a text that changes as soon as the image must be resolved again.
-
-    For a layout, its index changes. For a signed image, the DynaKube names another digest.
-    """
-    if dynakube.image_layout is not None:
-        return layout.index_fingerprint(dynakube.image_layout.path)
-    return dynakube.image.digest if dynakube.image_key and dynakube.image is not None else ""

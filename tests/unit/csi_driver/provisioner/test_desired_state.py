@@ -41,7 +41,7 @@ def inputs(state: TenantState | None, *, stored: tuple[Version, ...] = (), row: 
         tenants={DEMO: state} if state else {},
         trees={version: Path("/data/agents", version) for version in stored},
         records={},
-        archives={},
+        contents={},
         signatures=MemorySignatures(),
     )
 

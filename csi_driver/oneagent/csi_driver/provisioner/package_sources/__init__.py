@@ -32,6 +32,14 @@ class SourceKind(Protocol):
         """Return True if the DynaKube's package comes from this kind of source."""
         ...
 
+    def content_version(self, dynakube: DynaKube, /) -> Version | None:
+        """Return the version that the package's content is now; None if it cannot be read, or if its name decides."""
+        ...
+
+    def fingerprint(self, dynakube: DynaKube, /) -> str:
+        """Return a text that changes as soon as the package must be resolved again; cheap, asked every second."""
+        ...
+
     def open_source(
         self, dynakube: DynaKube, version: Version, objects: ObjectReader, registries: Registries, /
     ) -> PackageSource:

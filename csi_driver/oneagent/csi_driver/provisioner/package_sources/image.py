@@ -14,6 +14,7 @@ from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import download, errors
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
+from oneagent.common.oci import layout
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.oci.reference import ImageName
 from oneagent.common.tenant import image_resolver
@@ -42,6 +43,17 @@ def digest_of(version: Version) -> str:
 
 def is_source_of(dynakube: DynaKube) -> bool:
     return dynakube.image is not None or dynakube.image_layout is not None
+
+
+def content_version(_dynakube: DynaKube) -> None:
+    """The registry's answer, or the reference, has the digest."""
+
+
+def fingerprint(dynakube: DynaKube) -> str:
+    """For a layout, its index changes. For a signed image, the DynaKube names another digest."""
+    if dynakube.image_layout is not None:
+        return layout.index_fingerprint(dynakube.image_layout.path)
+    return dynakube.image.digest if dynakube.image_key and dynakube.image is not None else ""
 
 
 def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, registries: Registries) -> Image:

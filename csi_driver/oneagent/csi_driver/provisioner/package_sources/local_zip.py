@@ -28,6 +28,15 @@ def is_source_of(dynakube: DynaKube) -> bool:
     return dynakube.package_file is not None
 
 
+def content_version(dynakube: DynaKube) -> Version | None:
+    """Return the version by the zip's digest, hashed once for each change of the file."""
+    return _content_versions.version_of(dynakube.package_file) if dynakube.package_file is not None else None
+
+
+def fingerprint(_dynakube: DynaKube) -> str:
+    return ""
+
+
 def open_source(dynakube: DynaKube, version: Version, _objects: ObjectReader, _registries: Registries) -> LocalZip:
     assert dynakube.package_file is not None
     # The file may have changed since its digest became the version.
@@ -77,3 +86,6 @@ class ContentVersions:
         except OSError:
             return None
         return entry[1]
+
+
+_content_versions: Final = ContentVersions()

@@ -26,6 +26,14 @@ def is_source_of(dynakube: DynaKube) -> bool:
     return not dynakube.package
 
 
+def content_version(_dynakube: DynaKube) -> None:
+    """The tenant names the version."""
+
+
+def fingerprint(_dynakube: DynaKube) -> str:
+    return ""
+
+
 def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, _registries: Registries) -> TenantZip:
     """Return the source; `InvalidSettingsError`, or `ApiError` while Secrets cannot be read."""
     access = inputs.tenant_access(dynakube, objects)
