@@ -117,7 +117,7 @@ def _provisioner(driver: node.Driver, source: str, endpoints: list[str]) -> Iter
             api.put("secrets", {"metadata": {"name": "demo"}, "data": data})
             api.put("dynakubes", kube)
             flags += ["--dynakube-source=kubernetes", f"--kubeconfig={api.kubeconfig(driver.place / 'kubeconfig')}"]
-        with _running(driver, "csi_driver.provisioner", *flags) as process:
+        with _running(driver, "csi_driver.provisioner.main", *flags) as process:
             yield process
 
 

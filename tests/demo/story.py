@@ -127,7 +127,7 @@ class Story:
         )
         provisioner = self.programs.start(
             "provisioner",
-            "oneagent.csi_driver.provisioner",
+            "oneagent.csi_driver.provisioner.main",
             here,
             "--dynakube-source=directory",
             f"--dynakubes={self._dynakubes}",

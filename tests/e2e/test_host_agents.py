@@ -21,8 +21,8 @@ from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 from oneagent.operator.watches import Watches
 from tests.cluster import images
 from tests.cluster.cluster import Cluster
@@ -117,6 +117,8 @@ async def look(
         return verdict or ReconcileResult("True", "None", "")
     finally:
         await server.close()
+        # Sockets of cancelled watches end their TLS sessions in the event loop.
+        await asyncio.sleep(0.25)
 
 
 def dynakube(name: str, mode: str = "cloudNativeFullStack", **section: Any) -> Manifest:

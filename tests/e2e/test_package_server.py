@@ -108,7 +108,7 @@ class TestAServiceAccount:
     ) -> None:
         got = fetch(serving, issued(commands, account), tmp_path / "got.zip")
         assert got.path.read_bytes() == (tmp_path / "agent.zip").read_bytes()
-        assert serving.counted("token_reviews_total", result="proven") == 1
+        assert serving.counted("token_reviews_total", result="accepted") == 1
 
     @pytest.mark.parametrize("audience", ["", "vault"])
     def test_is_refused_with_a_token_for_another_audience(

@@ -1,7 +1,7 @@
 """The operator's package endpoint, really served on loopback, with an API server that only reviews tokens.
 
-`RunningPackageServer` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves one
-version of a tenant and accepts the tokens that `Reviews` makes:
+`RunningPackageServer` runs it in a thread of this process. As a process of its own, to be killed or measured, it serves
+one version of a tenant and accepts the tokens that `Reviews` makes:
 
     python -m tests.fakes.package_server --directory DIR --pem DIR --tenant URL --version V --port 0 --port-file FILE
 """

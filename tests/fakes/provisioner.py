@@ -223,7 +223,7 @@ def list_corrupt(data: DataDir) -> list[str]:
 class Process:
     """The provisioner's command on a data directory, with DynaKubes from files by default."""
 
-    def __init__(self, place: Path, *flags: str, module: str = "oneagent.csi_driver.provisioner") -> None:
+    def __init__(self, place: Path, *flags: str, module: str = "oneagent.csi_driver.provisioner.main") -> None:
         self.data = DataDir(place / "data")
         self.data.create()
         self.dynakubes = place / "dynakubes"

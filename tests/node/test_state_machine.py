@@ -38,8 +38,8 @@ from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server import overlay
 from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedError, InternalError
 from oneagent.csi_driver.server.publish import Publisher, PublishSettings
-from oneagent.csi_driver.server.reconcile import Reconciler
 from oneagent.csi_driver.server.request_validation import PublishRequest
+from oneagent.csi_driver.server.startup_reconcile import Reconciler
 from oneagent.csi_driver.store import AgentStore
 from tests.fakes import node
 from tests.node import invariants

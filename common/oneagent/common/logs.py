@@ -1,6 +1,6 @@
 """One event a line, as JSON or as text, with its details as fields.
 
-Components log with the standard library: `log.info("view mounted", extra=facts(volume=…, pod=…))`.
+Components log with the standard library: `log.info("view mounted", extra=logs.fields(volume=…, pod=…))`.
 The caller lists the fields. Nothing logs a whole request, so no secret gets in.
 """
 
@@ -14,12 +14,12 @@ from typing import Any, Final, Literal
 
 Format = Literal["json", "text"]
 
-_FACTS: Final = "facts"
+_FIELDS: Final = "fields"
 
 
-def facts(**fields: object) -> dict[str, object]:
+def fields(**values: object) -> dict[str, object]:
     """Return the `extra` of a log call; fields that are `None` or empty are left out."""
-    return {_FACTS: {name: value for name, value in fields.items() if value not in (None, "")}}
+    return {_FIELDS: {name: value for name, value in values.items() if value not in (None, "")}}
 
 
 class JsonFormatter(logging.Formatter):
@@ -31,7 +31,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name.removeprefix("oneagent."),
             "message": record.getMessage(),
-            **getattr(record, _FACTS, {}),
+            **getattr(record, _FIELDS, {}),
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
@@ -43,9 +43,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006
-        fields = "".join(f" {name}={value}" for name, value in getattr(record, _FACTS, {}).items())
+        details = "".join(f" {name}={value}" for name, value in getattr(record, _FIELDS, {}).items())
         name = record.name.rpartition(".")[2]
-        line = f"{clock} {record.levelname.lower():7} {name}: {record.getMessage()} {fields}".rstrip()
+        line = f"{clock} {record.levelname.lower():7} {name}: {record.getMessage()} {details}".rstrip()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

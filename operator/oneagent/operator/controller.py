@@ -24,6 +24,7 @@ from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
 from oneagent.operator.periodic import PeriodicTask
 from oneagent.operator.rate_limit import RateLimiter
+from oneagent.operator.reconcile_context import Reconciler
 from oneagent.operator.reconcilers import (
     injection_secret,
     namespaces,
@@ -32,7 +33,6 @@ from oneagent.operator.reconcilers import (
     unsupported_sections,
     versions,
 )
-from oneagent.operator.reconcilers.context import Reconciler
 from oneagent.operator.startup_taint.controller import StartupTaintController
 from oneagent.operator.startup_taint.taint import Taint
 from oneagent.operator.storage_migration import StorageMigration

@@ -23,8 +23,8 @@ from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.events import RecordEvent
 from oneagent.operator.rate_limit import RateLimiter
+from oneagent.operator.reconcile_context import ReconcileContext, Reconciler
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext, Reconciler
 from oneagent.operator.status_writer import StatusWriter
 from oneagent.operator.tenant_poller import TenantPoller
 
@@ -87,9 +87,9 @@ class DynaKubeWorker:
             except Exception as error:  # One DynaKube's error must not end the operator, which serves the others.
                 self._failures += 1
                 pause = backoff.exponential(self._failures, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
-                facts = logs.facts(dynakube=self.name, reason=repr(error), retry_seconds=pause)
+                details = logs.fields(dynakube=self.name, reason=repr(error), retry_seconds=pause)
                 expected = isinstance(error, ApiError | TimeoutError)
-                log.warning("DynaKube reconcile failed", extra=facts, exc_info=None if expected else error)
+                log.warning("DynaKube reconcile failed", extra=details, exc_info=None if expected else error)
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait for a wake-up or the time; merge changes that arrive together."""
@@ -139,7 +139,7 @@ class DynaKubeWorker:
         except ApiError as error:
             return reconcile_result.failed("ApiServerRefused", str(error), _LONGEST_RETRY_SECONDS / 10)
         except Exception as error:  # A bug in one reconciler must not stop the others.
-            log.exception("reconciler failed", extra=logs.facts(dynakube=self.name, condition=reconciler.condition))
+            log.exception("reconciler failed", extra=logs.fields(dynakube=self.name, condition=reconciler.condition))
             return reconcile_result.failed("InternalError", f"{type(error).__name__}: {error}", _LONGEST_RETRY_SECONDS)
 
     def _context(
@@ -157,7 +157,7 @@ class DynaKubeWorker:
             for reconciler in self._reconcilers:
                 await reconciler.finalize(self._context(obj, kube, {}))
         await self._set_finalizers(obj, [finalizer for finalizer in finalizers if finalizer != FINALIZER])
-        log.info("DynaKube finalized", extra=logs.facts(dynakube=self.name))
+        log.info("DynaKube finalized", extra=logs.fields(dynakube=self.name))
 
     async def _set_finalizers(self, obj: api.Object, finalizers: list[str]) -> bool:
         """Return False if the DynaKube is gone."""

@@ -54,13 +54,13 @@ class LeaderElection:
         """Acquire the Lease, work until the work ends or the Lease is lost, and release the Lease."""
         renewed = await self._acquire()
         self.is_leader = True
-        log.info("lease acquired", extra=logs.facts(lease=self._settings.name, identity=self._settings.identity))
+        log.info("lease acquired", extra=logs.fields(lease=self._settings.name, identity=self._settings.identity))
         worker = asyncio.ensure_future(work())
         renewer = asyncio.create_task(self._renew_until_lost(renewed))
         try:
             await asyncio.wait((worker, renewer), return_when=asyncio.FIRST_COMPLETED)
             if renewer.done():
-                log.error("lease lost, stopping", extra=logs.facts(lease=self._settings.name))
+                log.error("lease lost, stopping", extra=logs.fields(lease=self._settings.name))
         finally:
             self.is_leader = False
             for task in (worker, renewer):
@@ -108,7 +108,7 @@ class LeaderElection:
         except ConflictError:
             return None
         except ApiError as error:
-            log.warning("lease request failed", extra=logs.facts(lease=settings.name, reason=error))
+            log.warning("lease request failed", extra=logs.fields(lease=settings.name, reason=error))
             return None
         return requested
 
@@ -148,4 +148,4 @@ class LeaderElection:
             if lease and (lease.get("spec") or {}).get("holderIdentity") == settings.identity:
                 await self._api.replace(api.LEASES, {**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
         except ApiError as error:
-            log.warning("lease release failed", extra=logs.facts(lease=settings.name, reason=error))
+            log.warning("lease release failed", extra=logs.fields(lease=settings.name, reason=error))

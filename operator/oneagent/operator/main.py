@@ -163,7 +163,7 @@ async def run(config: Config) -> int:
             host, port = _address(config.metrics_address)
             health_server = health.HealthServer(host, port, lambda: controller.problem if election.is_leader else "")
             await stack.enter_async_context(health_server)
-        log.info("operator started", extra=logs.facts(namespace=config.namespace, identity=config.identity))
+        log.info("operator started", extra=logs.fields(namespace=config.namespace, identity=config.identity))
         if config.package_address:
             package_server = runner.PackageServerRunner(
                 server, _package_server_settings(config), PackageMetrics(prometheus_client.REGISTRY)
@@ -180,7 +180,7 @@ async def run(config: Config) -> int:
             return 0
         # After a lost Lease or a fatal error the process restarts: no state of the last term remains.
         if error is not None:
-            log.error("operator stopped", extra=logs.facts(reason=_reasons(error)))
+            log.error("operator stopped", extra=logs.fields(reason=_reasons(error)))
         return 1
 
 
@@ -230,7 +230,7 @@ def main() -> None:
     try:
         code = asyncio.run(run(config))
     except ApiError as error:
-        log.error("operator stopped", extra=logs.facts(reason=error))
+        log.error("operator stopped", extra=logs.fields(reason=error))
         code = 1
     # A thread may still wait for a tenant's response; it has nothing to lose.
     logging.shutdown()

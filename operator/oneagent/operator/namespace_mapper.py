@@ -180,7 +180,7 @@ class NamespaceMapper:
             self.problems[name] = str(error)
             self._failures[name] = self._failures.get(name, 0) + 1
             pause = backoff.exponential(self._failures[name], _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-            log.warning("namespace label update failed", extra=logs.facts(namespace=name, reason=error))
+            log.warning("namespace label update failed", extra=logs.fields(namespace=name, reason=error))
             if name not in self._retries:
                 self._retries[name] = asyncio.get_running_loop().call_later(pause, self._retry, name)
             return
@@ -203,7 +203,7 @@ class NamespaceMapper:
         )
         # Without waiting for the watch: under this lock the removed label must not be seen any more.
         self._cache.namespaces[name] = caches.namespace(updated)
-        log.info("namespace labelled", extra=logs.facts(namespace=name, dynakube=owner or None))
+        log.info("namespace labelled", extra=logs.fields(namespace=name, dynakube=owner or None))
         self.on_namespace(name)
 
     def _retry(self, name: str) -> None:

@@ -71,7 +71,7 @@ class StorageMigration:
             # The CRD has changed meanwhile, and the plan with it.
             return 1.0
         except ApiError as error:
-            log.warning("storage migration failed", extra=logs.facts(reason=error))
+            log.warning("storage migration failed", extra=logs.fields(reason=error))
             return _RETRY_SECONDS
         self._plan = None
         return _CHECK_SECONDS
@@ -79,7 +79,7 @@ class StorageMigration:
     async def _migrate(self, definition: api.Object, plan: Plan) -> float:
         if plan.problem:
             self._plan = None
-            log.info("storage migration postponed", extra=logs.facts(reason=plan.problem))
+            log.info("storage migration postponed", extra=logs.fields(reason=plan.problem))
             return _RETRY_SECONDS
         if left := self._seconds_to_settle(plan):
             return left
@@ -109,10 +109,10 @@ class StorageMigration:
             except (InvalidError, ForbiddenError) as error:
                 # 403 is also the refusal of a validating webhook.
                 refused += 1
-                facts = logs.facts(dynakube=item["metadata"]["name"], reason=error)
-                log.warning("DynaKube write refused", extra=facts)
-        facts = logs.facts(version=resource.api_version, written=written, refused=refused)
-        log.info("DynaKubes rewritten", extra=facts)
+                details = logs.fields(dynakube=item["metadata"]["name"], reason=error)
+                log.warning("DynaKube write refused", extra=details)
+        details = logs.fields(version=resource.api_version, written=written, refused=refused)
+        log.info("DynaKubes rewritten", extra=details)
         return not refused
 
     async def _trim(self, definition: api.Object, version: str) -> None:
@@ -122,7 +122,7 @@ class StorageMigration:
             "status": {"storedVersions": [version]},
         }
         await self._api.merge(api.DEFINITIONS, self._definition, patch, subresource="status")
-        log.info("stored versions trimmed", extra=logs.facts(version=version))
+        log.info("stored versions trimmed", extra=logs.fields(version=version))
 
 
 def make_plan(definition: Mapping[str, Any]) -> Plan | None:

@@ -169,7 +169,7 @@ class Watches:
                     on_object(key.rpartition("/")[2], found)
                 except Exception:
                     # A mistake of ours about one object must not hide the changes of the others.
-                    log.exception("change not handled", extra=logs.facts(kind=resource.kind, object=key))
+                    log.exception("change not handled", extra=logs.fields(kind=resource.kind, object=key))
 
         collection = list_watch.Collection(
             resource.path(self._namespace),

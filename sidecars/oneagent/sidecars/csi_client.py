@@ -52,7 +52,7 @@ def wait_for_socket(path: str, limit_seconds: float | None) -> bool:
             client.connect(path, now + _ATTEMPT_SECONDS).close()
         except OSError as error:
             if now - last_logged >= _LOG_EVERY_SECONDS:
-                log.warning("driver not reachable yet", extra=logs.facts(socket=path, reason=error.strerror))
+                log.warning("driver not reachable yet", extra=logs.fields(socket=path, reason=error.strerror))
                 last_logged = now
             # connect() waits by itself where waiting helps; other errors (no permission) would spin.
             time.sleep(0.1)

@@ -87,7 +87,7 @@ def _accept(listener: socket.socket, pages: Mapping[str, Page]) -> None:
         try:
             client, _ = listener.accept()
         except OSError as error:
-            log.warning("no connection could be accepted", extra=logs.facts(reason=error))
+            log.warning("no connection could be accepted", extra=logs.fields(reason=error))
             slots.release()
             time.sleep(_ACCEPT_RETRY_SECONDS)
             continue
@@ -136,5 +136,5 @@ def _answer(head: bytes, pages: Mapping[str, Page]) -> tuple[str, Answer]:
     try:
         return method, page()
     except Exception as error:
-        log.exception("a page failed", extra=logs.facts(target=target))
+        log.exception("a page failed", extra=logs.fields(target=target))
         return method, Answer(500, f"internal error: {type(error).__name__}\n")

@@ -99,11 +99,11 @@ class Probe:
             try:
                 name = self._driver.name()
             except RpcError as error:
-                log.warning("driver name not available; retrying", extra=logs.facts(reason=error))
+                log.warning("driver name not available; retrying", extra=logs.fields(reason=error))
                 time.sleep(_NAME_RETRY_SECONDS)
                 continue
             self._name = name or _NO_NAME
-            log.info("probing the driver", extra=logs.facts(driver=name, socket=self._driver.path))
+            log.info("probing the driver", extra=logs.fields(driver=name, socket=self._driver.path))
             return
 
     def _log_change(self, answer: http_server.Answer) -> http_server.Answer:
@@ -111,7 +111,7 @@ class Probe:
         healthy = answer.status == 200
         if healthy != self._healthy:
             level = logging.INFO if healthy else logging.WARNING
-            log.log(level, "health changed", extra=logs.facts(healthy=healthy, reason=answer.body))
+            log.log(level, "health changed", extra=logs.fields(healthy=healthy, reason=answer.body))
             self._healthy = healthy
         return answer
 
@@ -128,7 +128,7 @@ def main() -> int:
     try:
         _serve(settings, probe, operations)
     except http_server.AddressError as error:
-        log.error("cannot serve", extra=logs.facts(reason=error))
+        log.error("cannot serve", extra=logs.fields(reason=error))
         return 1
     threading.Thread(target=probe.read_name, name="name", daemon=True).start()
     return codes.get()
@@ -143,7 +143,7 @@ def _serve(settings: LivenessProbeSettings, probe: Probe, operations: sidecars_m
         addresses.setdefault(settings.metrics_address, {})[settings.metrics_path] = metrics
     for address, pages in addresses.items():
         bound = http_server.serve(address, pages)
-        log.info("serving", extra=logs.facts(address=bound, paths=sorted(pages)))
+        log.info("serving", extra=logs.fields(address=bound, paths=sorted(pages)))
 
 
 if __name__ == "__main__":

@@ -126,10 +126,10 @@ class Registration:
         except DecodeError as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, "the request is not a RegistrationStatus") from error
         if status.plugin_registered:
-            log.info("driver registered", extra=logs.facts(driver=self._info.name))
+            log.info("driver registered", extra=logs.fields(driver=self._info.name))
         else:
-            facts = logs.facts(driver=self._info.name, reason=status.error)
-            log.error("driver registration refused by kubelet; exiting to retry", extra=facts)
+            details = logs.fields(driver=self._info.name, reason=status.error)
+            log.error("driver registration refused by kubelet; exiting to retry", extra=details)
             self._codes.put(1)
         return registration.RegistrationStatusResponse().SerializeToString()
 
@@ -162,18 +162,18 @@ def main() -> int:
 
 
 def _read_driver_name(driver: csi_client.Driver) -> str:
-    log.info("connecting to the driver", extra=logs.facts(socket=driver.path))
+    log.info("connecting to the driver", extra=logs.fields(socket=driver.path))
     if not csi_client.wait_for_socket(driver.path, _WAIT_FOR_DRIVER_SECONDS):
-        facts = logs.facts(socket=driver.path, seconds=_WAIT_FOR_DRIVER_SECONDS)
-        log.error("driver not reachable; check that it runs and that --csi-address names its socket", extra=facts)
+        details = logs.fields(socket=driver.path, seconds=_WAIT_FOR_DRIVER_SECONDS)
+        log.error("driver not reachable; check that it runs and that --csi-address names its socket", extra=details)
         return ""
     try:
         name = driver.name()
     except RpcError as error:
-        log.error("driver name not available", extra=logs.facts(socket=driver.path, reason=error))
+        log.error("driver name not available", extra=logs.fields(socket=driver.path, reason=error))
         return ""
     if not name or "/" in name:
-        log.error("driver name invalid: it is empty or has a slash", extra=logs.facts(driver=name))
+        log.error("driver name invalid: it is empty or has a slash", extra=logs.fields(driver=name))
         return ""
     return name
 
@@ -193,17 +193,17 @@ def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str,
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
             page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
-            log.info("serving /healthz", extra=logs.facts(address=http_server.serve(settings.http_address, page)))
+            log.info("serving /healthz", extra=logs.fields(address=http_server.serve(settings.http_address, page)))
     except (grpc_server.SocketInUseError, http_server.AddressError, OSError) as error:
-        log.error("cannot serve", extra=logs.facts(socket=socket_path, reason=error))
+        log.error("cannot serve", extra=logs.fields(socket=socket_path, reason=error))
         server.stop(0)
         return 1
-    log.info("waiting for kubelet", extra=logs.facts(driver=name, socket=socket_path, endpoint=info.endpoint))
+    log.info("waiting for kubelet", extra=logs.fields(driver=name, socket=socket_path, endpoint=info.endpoint))
     code = _serve_until_signal(server, socket_path, codes)
     if code == 0 and settings.stay_while_driver_serves:
         code = _stay_registered(server, socket_path, driver.path, codes)
     server.stop(_DRAIN_SECONDS)
-    log.info("stopped", extra=logs.facts(driver=name, exit_code=code))
+    log.info("stopped", extra=logs.fields(driver=name, exit_code=code))
     return code
 
 
@@ -218,7 +218,7 @@ def _serve_until_signal(server: grpc_server.Server, socket_path: Path, codes: si
 def _stay_registered(server: grpc_server.Server, socket_path: Path, driver_path: str, codes: signals.ExitCodes) -> int:
     """Serve until the current driver has ended. Its successor at the same path has its own registrar."""
     driver = csi_client.file_id(driver_path)
-    log.info("staying registered until the driver has ended", extra=logs.facts(socket=driver_path))
+    log.info("staying registered until the driver has ended", extra=logs.fields(socket=driver_path))
     while driver == csi_client.file_id(driver_path) and csi_client.wait_for_socket(driver_path, _DRIVER_CHECK_SECONDS):
         try:
             return codes.get(timeout=_DRIVER_CHECK_SECONDS)
@@ -230,10 +230,10 @@ def _stay_registered(server: grpc_server.Server, socket_path: Path, driver_path:
 def _restore_socket(server: grpc_server.Server, socket_path: Path) -> None:
     try:
         if server.ensure_socket():
-            log.warning("registration socket was removed; created again", extra=logs.facts(socket=socket_path))
+            log.warning("registration socket was removed; created again", extra=logs.fields(socket=socket_path))
     except (grpc_server.SocketInUseError, OSError) as error:
-        facts = logs.facts(socket=socket_path, reason=error)
-        log.error("registration socket was removed; creation failed, retrying", extra=facts)
+        details = logs.fields(socket=socket_path, reason=error)
+        log.error("registration socket was removed; creation failed, retrying", extra=details)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_the_tenants_latest_is_followed_up_but_never_down(
     tenant.withdraw(NEWER)
     # Asked again at once, since there may be another token.
     apply(dynakubes.secret("up", tenant.token, note="renewed"))
-    dynakube_reader.wait_condition("up", "CodeModulesVersion", "True", "is older than")
+    dynakube_reader.wait_condition("up", "CodeModulesVersion", "True", "older than")
     assert dynakube_reader.status("up")["codeModules"]["version"] == NEWER
 
 

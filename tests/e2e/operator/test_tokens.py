@@ -15,7 +15,7 @@ def test_missing_wrong_and_too_weak_tokens_are_told_and_corrections_noticed(
     operator: operator_process.Operator, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader, kubectl: Kubectl
 ) -> None:
     apply(dynakubes.dynakube("tok", tenant.api_url, "t"))
-    dynakube_reader.wait_condition("tok", "Tokens", "False", "create the Secret tok with the key apiToken")
+    dynakube_reader.wait_condition("tok", "Tokens", "False", "create it with the key apiToken")
     apply(dynakubes.secret("tok", "dt0c01.WRONG.TOKEN"))
     dynakube_reader.wait_condition("tok", "Tokens", "False", "rejects the token")
     apply(dynakubes.secret("tok", f"{tenant.token} \n"))
@@ -35,5 +35,5 @@ def test_a_pinned_version_without_any_token_still_gets_its_status(
     operator: operator_process.Operator, tenant: Tenant, apply: Apply, dynakube_reader: DynaKubeReader
 ) -> None:
     apply(dynakubes.dynakube("bare", tenant.api_url, "bare", version=packages.VERSION))
-    dynakube_reader.wait_condition("bare", "Tokens", "False", "create the Secret bare")
+    dynakube_reader.wait_condition("bare", "Tokens", "False", "the Secret bare with the tokens does not exist")
     assert dynakube_reader.status("bare")["codeModules"]["version"] == packages.VERSION

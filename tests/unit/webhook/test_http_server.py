@@ -254,6 +254,6 @@ class TestTheLog:
         fakes.ask(client, "/validate", fakes.review(KUBE))
         caplog.set_level(logging.DEBUG, "oneagent")
         fakes.ask(client, "/inject", fakes.review(POD))
-        told = [record.__dict__["facts"] for record in caplog.records if record.message == "admission decided"]
+        told = [record.__dict__["fields"] for record in caplog.records if record.message == "admission decided"]
         assert [(one["path"], one["outcome"]) for one in told] == [("/validate", "denied"), ("/inject", "injected")]
         assert told[0]["denied"] == "wrong"

@@ -129,7 +129,7 @@ class TestReadiness:
         (tmp_path / "tls.crt").write_bytes((pair := fakes.pair(trustme.CA())).chain)
         (tmp_path / "tls.key").write_bytes(pair.key)
         flags = ["--image=x", "--address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--drain=0s"]
-        config = main.parse([*flags, f"--certificate-folder={tmp_path}"])
+        config = main.parse([*flags, f"--certificate-directory={tmp_path}"])
 
         async def ready(cluster: kube_api.KubeApi) -> list[tuple[int, str]]:
             now = [100.0]
@@ -165,7 +165,7 @@ class TestTheFlags:
             (["--image=x", "--address="], "--address is missing"),
             (["--image=x", "--breaker-window=0"], "--breaker-window 0s: give at least 1s"),
             (["--image=x", "--image-pull-policy=Sometimes"], "Sometimes"),
-            (["--image=x", "--certificate-folder=here"], "'here' is not an absolute path"),
+            (["--image=x", "--certificate-directory=here"], "'here' is not an absolute path"),
         ],
     )
     def test_that_can_not_be_used_are_refused(
@@ -178,4 +178,4 @@ class TestTheFlags:
     def test_have_the_usual_values(self) -> None:
         config = main.parse(["--image=x"])
         assert (config.namespace, config.address, config.drain_seconds) == ("dynatrace", ":8443", 5.0)
-        assert config.certificate_folder is None
+        assert config.certificate_directory is None

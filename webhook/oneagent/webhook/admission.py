@@ -96,7 +96,7 @@ class Admission:
                 return await decide(request)
         except Exception as error:
             reason = Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.INTERNAL_ERROR
-            about = logs.facts(path=path, namespace=request.namespace, name=request.name, uid=request.uid)
+            about = logs.fields(path=path, namespace=request.namespace, name=request.name, uid=request.uid)
             log.exception("admission failed, object admitted unchanged", extra=about)
             return fallback(request, reason)
 

@@ -21,10 +21,10 @@ def answer(asked: ConversionRequest) -> tuple[str, str, bytes]:
             converted.append(conversion.convert(obj, asked.desired))
         except fields.FieldError as error:
             message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {error}"
-            log.warning("not converted", extra=logs.facts(reason=message))
+            log.warning("not converted", extra=logs.fields(reason=message))
             return "failed", "FieldError", admission_review.unconverted(asked.uid, message)
         except Exception as error:
-            log.exception("not converted", extra=logs.facts(object=_name(obj), wanted=asked.desired))
+            log.exception("not converted", extra=logs.fields(object=_name(obj), wanted=asked.desired))
             message = f"{_name(obj)} can't be converted to {asked.desired[:80]}: {type(error).__name__}"
             return "failed", "InternalError", admission_review.unconverted(asked.uid, message)
     return "converted", "", admission_review.converted(asked.uid, converted)

@@ -77,12 +77,12 @@ class Server:
         await web.TCPSite(self._runner, host, port, ssl_context=self._context, backlog=_BACKLOG).start()
         self.port = self._runner.addresses[0][1]
         self.serving = True
-        log.info("serving admissions", extra=logs.facts(port=self.port))
+        log.info("serving admissions", extra=logs.fields(port=self.port))
 
     async def stop(self) -> None:
         """Drain: serve until requests stop, finish those in progress, and close."""
         self.draining = True
-        log.info("draining", extra=logs.facts(seconds=self._settings.drain_seconds))
+        log.info("draining", extra=logs.fields(seconds=self._settings.drain_seconds))
         await asyncio.sleep(self._settings.drain_seconds)
         self.serving = False
         if self._runner is not None:
@@ -120,7 +120,7 @@ class Server:
 
     def _reject(self, path: str, error: ReviewError) -> web.Response:
         self._metrics.requests.labels(path, "refused", str(error.status)).inc()
-        log.warning("request rejected", extra=logs.facts(path=path, status=error.status, reason=error))
+        log.warning("request rejected", extra=logs.fields(path=path, status=error.status, reason=error))
         response = web.Response(status=error.status, text=f"{error}\n")
         response.force_close()  # the rest of the body is not read
         return response
@@ -149,7 +149,7 @@ def _log_decision(path: str, review: Request, decision: AdmissionDecision) -> No
     level = logging.INFO if decision.outcome in ("denied", "error") else logging.DEBUG
     if not log.isEnabledFor(level):
         return
-    fields = logs.facts(
+    fields = logs.fields(
         path=path,
         namespace=review.namespace,
         name=review.name,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oneagent.webhook.injection.inputs import Object
 
-
-def metadata(obj: Object, section: str, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
+def metadata(obj: Mapping[str, Any], section: str, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
     """What makes a section, `labels` or `annotations`, have these values; None for a key that must not be there."""
     place = f"/metadata/{section}"
     present = (obj.get("metadata") or {}).get(section)

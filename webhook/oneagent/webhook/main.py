@@ -42,7 +42,7 @@ class Config:
     address: str
     metrics_address: str
     secret: str
-    certificate_folder: Path | None
+    certificate_directory: Path | None
     drain_seconds: float
     breaker_failures: int
     breaker_window_seconds: float
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("address", ":8443", "host:port for requests of API servers, with TLS", parse=flags.address)
     add("metrics-address", ":8080", "host:port for /livez, /readyz and Prometheus metrics", parse=flags.address)
     add("secret", "oneagent-webhook-certs", "name of the Secret with tls.crt and tls.key")
-    add("certificate-folder", "", "directory with tls.crt and tls.key instead of the Secret", parse=_folder)
+    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_folder)
     add("drain", 5.0, "time after SIGTERM in which requests are still accepted", parse=flags.duration)
     add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0: never", parse=flags.count)
     add("breaker-window", 300.0, "time within which failed pods are counted", parse=flags.duration)
@@ -85,7 +85,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         address=options.address,
         metrics_address=options.metrics_address,
         secret=options.secret,
-        certificate_folder=options.certificate_folder,
+        certificate_directory=options.certificate_directory,
         drain_seconds=options.drain,
         breaker_failures=options.breaker_failures,
         breaker_window_seconds=options.breaker_window,
@@ -146,7 +146,7 @@ class Webhook:
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What goes on in the background, without end."""
-        folder = self._config.certificate_folder
+        folder = self._config.certificate_directory
         if folder:
             pairs = certificates.follow(folder, self._tls, _FOLDER_SECONDS)
         else:
@@ -222,7 +222,7 @@ def main() -> None:
     try:
         code = asyncio.run(run(config))
     except (ApiError, OSError) as error:
-        log.error("webhook failed", extra=logs.facts(reason=error))
+        log.error("webhook failed", extra=logs.fields(reason=error))
         code = 1
     raise SystemExit(code)
 

@@ -79,13 +79,13 @@ class ServerTls:
         self._pair, self._serving, self._rejection = pair, context, ""
         self._valid_from, self.expires_at = valid_from, expires_at
         self._changed(expires_at)
-        log.info("certificate loaded", extra=logs.facts(expires_at=round(expires_at)))
+        log.info("certificate loaded", extra=logs.fields(expires_at=round(expires_at)))
 
     def reject(self, why: str) -> None:
         """Log once why there is no new certificate."""
         if why != self._rejection:
             self._rejection = why
-            log.warning("certificate rejected", extra=logs.facts(reason=why, serving=self._pair is not None))
+            log.warning("certificate rejected", extra=logs.fields(reason=why, serving=self._pair is not None))
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
         if self._serving is None:

@@ -70,7 +70,7 @@ DYNAKUBE_NOT_READY: Final = SkipReason(
     "the DynaKube has no tenant or version yet",
     "see the DynaKube's conditions, then restart the workload",
 )
-DRIVER_TROUBLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is unavailable")
+DRIVER_UNAVAILABLE: Final = SkipReason("DriverUnavailable", _WARN, "the CSI driver is unavailable")
 # Kubelet has a pod's volumes mounted with mapped users, which overlay file systems refuse.
 USER_NAMESPACE: Final = SkipReason(
     "UserNamespace",
@@ -94,4 +94,4 @@ CONFLICTING_MOUNTS: Final = SkipReason(
     "all of its containers have their own mounts at the agent's paths",
     "set the annotation oneagent.dynatrace.com/install-path to another path",
 )
-NOT_UNDERSTOOD: Final = SkipReason("InvalidPod", _WARN, "its manifest is invalid")
+INVALID_POD: Final = SkipReason("InvalidPod", _WARN, "its manifest is invalid")

@@ -66,7 +66,7 @@ class EventWriter:
         except Exception as error:  # noqa: BLE001 - whatever it is, the next one may be written
             self._aggregator.discard(write)
             self._count("failed")
-            facts = logs.facts(object=write.event.subject.name, reason=write.event.reason, error=repr(error))
-            log.warning("event write failed", extra=facts)
+            details = logs.fields(object=write.event.subject.name, reason=write.event.reason, error=repr(error))
+            log.warning("event write failed", extra=details)
         else:
             self._count("written")

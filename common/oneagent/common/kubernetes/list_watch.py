@@ -202,14 +202,14 @@ class ListWatch(Generic[_T]):
             return self._backoff.next()
         attempt = self._backoff.failures + 1
         self.problem = str(error)
-        facts = logs.facts(path=self.collection.path, reason=error, attempt=attempt)
+        details = logs.fields(path=self.collection.path, reason=error, attempt=attempt)
         if isinstance(error, errors.GoneError):
-            log.info("resource version expired, listing again", extra=facts)
+            log.info("resource version expired, listing again", extra=details)
         elif isinstance(error, errors.ApiError):
-            log.warning("list or watch failed", extra=facts)
+            log.warning("list or watch failed", extra=details)
         else:
             # A mistake of ours about one object must not end the watch for all others.
-            log.error("list or watch failed", extra=facts, exc_info=error)
+            log.error("list or watch failed", extra=details, exc_info=error)
         if not isinstance(error, errors.UnavailableError) or attempt % _FAILURES_BEFORE_LIST == 0:
             self._version = ""
         return self._backoff.next(error.retry_after if isinstance(error, errors.UnavailableError) else 0.0)
@@ -233,8 +233,8 @@ class ListWatch(Generic[_T]):
         try:
             into[key] = now = self._read(content)
         except errors.UnavailableError as error:
-            facts = logs.facts(path=self.collection.path, object=key, error=error)
-            log.warning("object cannot be read, ignored", extra=facts)
+            details = logs.fields(path=self.collection.path, object=key, error=error)
+            log.warning("object cannot be read, ignored", extra=details)
             return _removed(into, key)
         return Changes({key: now})
 

@@ -157,8 +157,8 @@ class Image:
             try:
                 return request(mirror)
             except errors.HttpError as error:
-                facts = logs.facts(image=self._reference.name, mirror=mirror.host, reason=error)
-                log.warning("image mirror failed, trying the next host", extra=facts)
+                details = logs.fields(image=self._reference.name, mirror=mirror.host, reason=error)
+                log.warning("image mirror failed, trying the next host", extra=details)
         return request(own)
 
 

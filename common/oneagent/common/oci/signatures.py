@@ -78,8 +78,8 @@ def find_signer(image: ImageName, access: oci_image.Access, keys: Sequence[Publi
             try:
                 return _find_in_source(mirror, image, keys)
             except (errors.HttpError, unpack.UnsignedImageError) as error:
-                facts = logs.facts(image=image.name, mirror=mirror.host, reason=error)
-                log.warning("no valid signature on image mirror, trying the next host", extra=facts)
+                details = logs.fields(image=image.name, mirror=mirror.host, reason=error)
+                log.warning("no valid signature on image mirror, trying the next host", extra=details)
         return _find_in_source(own, image, keys)
 
 

@@ -115,13 +115,13 @@ def resolve(
             signatures.verify(resolved, access, keys)
         return replace(state, image=resolved)
     except _EXPECTED_ERRORS as error:
-        log.warning("image not resolved", extra=logs.facts(dynakube=dynakube.name, reason=error))
+        log.warning("image not resolved", extra=logs.fields(dynakube=dynakube.name, reason=error))
         if isinstance(error, public_keys.InvalidPublicKeysError):
             state = replace(state, keys=frozenset())
         return replace(state, problem=str(error), retry_after=getattr(error, "retry_after", None) or None)
     except Exception as error:
         # URLs, certificates and proxies of users reach the libraries below: a fault is one of this image alone.
-        log.exception("image not resolved", extra=logs.facts(dynakube=dynakube.name))
+        log.exception("image not resolved", extra=logs.fields(dynakube=dynakube.name))
         return replace(state, problem=f"{type(error).__name__}: {error}")
 
 

@@ -129,7 +129,7 @@ def _poll_tenant(
                 state = replace(state, revision=config.revision, properties=config.properties)
                 _warn_of_invalid_names(dynakube, config)
     except (errors.HttpError, http_client.InvalidSettingsError, ApiError) as error:
-        log.warning("tenant poll failed", extra=logs.facts(dynakube=dynakube.name, reason=error))
+        log.warning("tenant poll failed", extra=logs.fields(dynakube=dynakube.name, reason=error))
         return replace(
             state,
             problem=str(error),
@@ -139,7 +139,7 @@ def _poll_tenant(
         )
     except Exception as error:
         # URLs, certificates and proxies of users reach the libraries below: a fault is one of this tenant alone.
-        log.exception("tenant poll failed", extra=logs.facts(dynakube=dynakube.name))
+        log.exception("tenant poll failed", extra=logs.fields(dynakube=dynakube.name))
         return replace(state, problem=f"{type(error).__name__}: {error}")
     return replace(state, complete=True)
 
@@ -162,5 +162,5 @@ def _warn_of_invalid_names(dynakube: DynaKube, config: client.ModuleConfig) -> N
     if invalid:
         log.warning(
             "tenant's configuration has invalid names",
-            extra=logs.facts(dynakube=dynakube.name, properties=", ".join(invalid)),
+            extra=logs.fields(dynakube=dynakube.name, properties=", ".join(invalid)),
         )

@@ -114,7 +114,7 @@ class KubernetesSource:
                 if write is not None:
                     self._send(write)
             except errors.ApiError as error:
-                log.warning("event write failed", extra=logs.facts(object=about.name, reason=reason, error=error))
+                log.warning("event write failed", extra=logs.fields(object=about.name, reason=reason, error=error))
 
     def has_daemonset(self, name: str) -> bool:
         """The DaemonSet of this process's own namespace exists and is not being deleted; `ApiError`."""
@@ -213,7 +213,7 @@ class _DynaKubeApi:
         for served in (str(each.get("version")) for each in group.get("versions") or ()):
             kinds = _decode_object(_call(self._http, "GET", f"/apis/{identifiers.API_GROUP}/{served}"))
             if any(kind.get("name") == _PLURAL for kind in kinds.get("resources") or ()):
-                log.info("DynaKube version chosen", extra=logs.facts(version=served, namespace=self._namespace))
+                log.info("DynaKube version chosen", extra=logs.fields(version=served, namespace=self._namespace))
                 return served
         raise errors.NotFoundError(f"the API server serves no {_PLURAL}.{identifiers.API_GROUP}")
 

@@ -63,7 +63,7 @@ class DirectorySource:
             before = _stamp(self._directory)
             if before is None:
                 if not missing:
-                    log.warning("directory of DynaKubes missing", extra=logs.facts(directory=self._directory))
+                    log.warning("directory of DynaKubes missing", extra=logs.fields(directory=self._directory))
                 self._polled_at = self._clock()
                 stop.wait(_POLL_SECONDS / 2)
             else:
@@ -93,7 +93,7 @@ class DirectorySource:
                     return
         except (OSError, RuntimeError) as error:
             # The directory was deleted, or this node has no inotify watches left.
-            log.warning("directory watch failed", extra=logs.facts(directory=self._directory, error=error))
+            log.warning("directory watch failed", extra=logs.fields(directory=self._directory, error=error))
             stop.wait(_POLL_SECONDS)
 
     def secret(self, name: str) -> Mapping[str, str]:
@@ -132,8 +132,8 @@ class DirectorySource:
         reason: str,
         message: str,
     ) -> None:
-        facts = logs.facts(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
-        log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=facts)
+        details = logs.fields(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
+        log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=details)
 
     def is_alive(self) -> bool:
         return self._clock() - self._polled_at < _ALIVE_SECONDS
@@ -151,7 +151,7 @@ class DirectorySource:
         snapshot = _snapshot(files)
         if snapshot != self._reported:
             for name, error in snapshot.newly_invalid(self._reported):
-                log.error("DynaKube not usable", extra=logs.facts(dynakube=name, error=error))
+                log.error("DynaKube not usable", extra=logs.fields(dynakube=name, error=error))
             self._reported = snapshot
             changed(snapshot)
 
@@ -164,7 +164,7 @@ def _read_files(directory: Path, known: Mapping[str, _File]) -> Mapping[str, _Fi
     try:
         paths = sorted(directory.iterdir())
     except OSError as error:
-        log.warning("directory read failed", extra=logs.facts(directory=directory, error=error))
+        log.warning("directory read failed", extra=logs.fields(directory=directory, error=error))
         return None
     wanted = (p for p in paths if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
     files = ((path.name, _file(path, known.get(path.name))) for path in wanted)

@@ -89,7 +89,7 @@ class DynaKubeWatch:
         snapshot = dynakube_sources.Snapshot(usable, invalid)
         if snapshot != self._reported:
             for name, error in snapshot.newly_invalid(self._reported):
-                log.error("DynaKube not usable", extra=logs.facts(dynakube=name, error=error))
+                log.error("DynaKube not usable", extra=logs.fields(dynakube=name, error=error))
             self._reported = snapshot
             changed(snapshot)
 

@@ -172,7 +172,7 @@ class Database:
         self._connection = connect(self._path)
         previous, self._inode = self._inode, self._path.stat().st_ino
         if previous:
-            log.warning("metadata database was replaced", extra=logs.facts(path=self._path))
+            log.warning("metadata database was replaced", extra=logs.fields(path=self._path))
             self.on_new_file()
         return self._connection
 
@@ -276,7 +276,7 @@ def move_aside(path: Path, lock: Path, reason: str) -> None:
 
 def _rename_aside(path: Path, reason: str) -> None:
     aside = path.with_name(f"{path.name}.aside-{time.time_ns()}")
-    log.error("metadata database moved aside", extra=logs.facts(path=path, aside=aside, reason=reason))
+    log.error("metadata database moved aside", extra=logs.fields(path=path, aside=aside, reason=reason))
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
@@ -302,7 +302,7 @@ def _create(path: Path) -> None:
 
 def _upgrade(path: Path, revision: str) -> None:
     """Bring an older file up to date, in a child process: alembic is 7 MiB that no running server needs."""
-    log.info("metadata database upgrade started", extra=logs.facts(path=path, schema=revision, to=HEAD))
+    log.info("metadata database upgrade started", extra=logs.fields(path=path, schema=revision, to=HEAD))
     command: list[Any] = [sys.executable, "-m", "oneagent.csi_driver.metadata.migrate", path]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if result.returncode:

@@ -70,7 +70,7 @@ class DesiredStateReader:
                 self._stale = self._unavailable = False
             except database.DatabaseUnavailableError as error:
                 if not self._unavailable:
-                    log.warning("metadata not readable, DynaKubes read from their copy", extra=logs.facts(error=error))
+                    log.warning("metadata not readable, DynaKubes read from their copy", extra=logs.fields(error=error))
                 self._unavailable = True
                 fresh = read_copy(self._copy) or self._rows
             different = fresh != self._rows

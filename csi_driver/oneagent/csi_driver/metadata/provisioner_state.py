@@ -150,7 +150,7 @@ class ProvisionerState:
             except (database.DatabaseUnavailableError, OSError) as error:
                 self._dirty = True
                 if not self._unavailable:
-                    log.error("metadata write failed, rows stay in memory", extra=logs.facts(error=error))
+                    log.error("metadata write failed, rows stay in memory", extra=logs.fields(error=error))
                 self._unavailable = True
                 return False
             self._dropped.clear()

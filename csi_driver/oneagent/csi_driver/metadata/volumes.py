@@ -91,7 +91,7 @@ class VolumeRepository:
         try:
             self._read()
         except database.DatabaseUnavailableError as error:
-            log.error("volumes table not readable, started without it", extra=logs.facts(error=error))
+            log.error("volumes table not readable, started without it", extra=logs.fields(error=error))
             self._unavailable = True
             self._pending.set()
 
@@ -197,7 +197,7 @@ class VolumeRepository:
                 self._unwritten.update(pending)
                 self._notices.extendleft(reversed(notices))
             if not self._unavailable:
-                log.error("metadata write failed, rows stay in memory", extra=logs.facts(error=error))
+                log.error("metadata write failed, rows stay in memory", extra=logs.fields(error=error))
             self._unavailable = True
             self._pending.set()
             return False

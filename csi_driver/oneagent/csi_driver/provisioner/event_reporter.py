@@ -82,6 +82,6 @@ class EventReporter:
                     kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"
                     self._source.event(pod, kind, notice.reason, notice.message)
         except database.DatabaseUnavailableError as error:
-            log.debug("notices not read", extra=logs.facts(error=error))
+            log.debug("notices not read", extra=logs.fields(error=error))
         except Exception:
             log.exception("notices not sent")

@@ -172,14 +172,14 @@ class GarbageCollector:
             removed = self._collect(self._policy)
         except _UNREADABLE as error:
             result = "skipped"
-            log.warning("garbage collection skipped", extra=logs.facts(reason=error))
+            log.warning("garbage collection skipped", extra=logs.fields(reason=error))
         try:
             policy = self._policy
             remaining = log_retention.expire(self._data, policy.keep_logs_seconds, policy.keep_logs_bytes, self._now())
             self._metrics.log_bytes.set(remaining)
             self.empty_trash()
         except _UNREADABLE as error:
-            log.warning("trash not emptied", extra=logs.facts(reason=error))
+            log.warning("trash not emptied", extra=logs.fields(reason=error))
         self._metrics.collections.labels(result).inc()
         self._measure()
         return removed
@@ -253,7 +253,7 @@ class GarbageCollector:
             for version in removed:
                 self._store.remove(version)
                 self._failpoint("version in the trash")
-                log.info("version removed", extra=logs.facts(version=version))
+                log.info("version removed", extra=logs.fields(version=version))
             self._discard_layers(references)
             self._discard_host_agents(references)
         self._delete_downloads(references.versions)
@@ -276,7 +276,7 @@ class GarbageCollector:
         for host in self._data.host_agents.iterdir():
             if host.name not in references.hosts:
                 self._data.discard(host)
-                log.info("host agent's directory removed", extra=logs.facts(dynakube=host.name))
+                log.info("host agent's directory removed", extra=logs.fields(dynakube=host.name))
 
     def _delete_downloads(self, needed: frozenset[Version]) -> None:
         """Delete download files and file manifests without a version."""

@@ -278,7 +278,7 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
             signal.signal(number, on_signal)
         prometheus.serve(config.metrics_address, metrics.registry)
         process.trim_memory()
-        log.info("provisioner started", extra=logs.facts(source=config.source, data=config.data_dir))
+        log.info("provisioner started", extra=logs.fields(source=config.source, data=config.data_dir))
         uninstall_thread = _watch_for_uninstall(config, source, stop)
         provisioner.run(stop)
     if uninstall_thread is not None:
@@ -305,3 +305,7 @@ def main() -> int:
         return run(parse())
     except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -130,7 +130,7 @@ class Provisioner:
 
     def _on_snapshot(self, snapshot: dynakube_sources.Snapshot) -> None:
         for name, problem in snapshot.newly_invalid(self.planner.snapshot):
-            log.error("DynaKube ignored, it is invalid", extra=logs.facts(dynakube=name, reason=problem))
+            log.error("DynaKube ignored, it is invalid", extra=logs.fields(dynakube=name, reason=problem))
         self.planner.snapshot = snapshot
         self.wake()
 
@@ -145,7 +145,7 @@ class Provisioner:
             try:
                 size = preload.store_preloaded(self._data, version, self.planner.prepare, self._failpoint)
             except file_manifest.TreeManifestError as error:
-                log.error("preloaded version discarded", extra=logs.facts(version=version, reason=error))
+                log.error("preloaded version discarded", extra=logs.fields(version=version, reason=error))
                 self._data.discard(self._data.preloaded / version)
                 continue
             except OSError as error:
@@ -157,13 +157,13 @@ class Provisioner:
                 self.state.put_version(
                     version, VersionState.READY, size_bytes=size, source="preload", installed_at=now, last_used_at=now
                 )
-                log.info("preloaded version stored", extra=logs.facts(version=version, bytes=size))
+                log.info("preloaded version stored", extra=logs.fields(version=version, bytes=size))
             self.wake()
 
     def _fail_import(self, version: Version, reason: str) -> None:
         record = self.state.versions.get(version)
         if record is None or (record.state, record.message) != (VersionState.FAILED, reason):
-            log.warning("preloaded version not stored, retrying", extra=logs.facts(version=version, reason=reason))
+            log.warning("preloaded version not stored, retrying", extra=logs.fields(version=version, reason=reason))
             self.state.put_version(version, VersionState.FAILED, message=reason)
 
     def _report(self, plan: Plan) -> None:

@@ -115,12 +115,13 @@ class Scrubber:
             if report.state == integrity.State.UNVERIFIED:
                 self._unverified[version] = self._now()
                 log.warning(
-                    "version not verified, it has no manifest", extra=logs.facts(version=version, reason=report.message)
+                    "version not verified, it has no manifest",
+                    extra=logs.fields(version=version, reason=report.message),
                 )
             if report.state == integrity.State.OK:
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(self._data.manifest(version))
-                log.info("version verified", extra=logs.facts(version=version, bytes=report.bytes))
+                log.info("version verified", extra=logs.fields(version=version, bytes=report.bytes))
             self._metrics.checks.labels(report.state.value).inc()
             return report
         return None
@@ -159,7 +160,7 @@ class Scrubber:
             return False
         for affected, message in removed.items():
             self._state.put_version(affected, VersionState.CORRUPT, message=message)
-            log.error("corrupt version removed", extra=logs.facts(version=affected, reason=message))
+            log.error("corrupt version removed", extra=logs.fields(version=affected, reason=message))
             self._on_corrupt(affected, message)
         return True
 

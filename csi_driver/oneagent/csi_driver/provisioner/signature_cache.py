@@ -44,7 +44,7 @@ class SignatureCache:
         version = image_source.version_of(image.digest)
         signers = self._signers.get(version, frozenset()) | {signer}
         self._signers[version] = signers
-        log.info("image signature verified", extra=logs.facts(image=image, key=signer))
+        log.info("image signature verified", extra=logs.fields(image=image, key=signer))
         file = self._data.signature(version)
         scratch = file.with_name(f".{file.name}")
         try:
@@ -52,4 +52,4 @@ class SignatureCache:
             scratch.replace(file)
         except OSError as error:
             # The next start verifies it again, no more.
-            log.warning("image signature not saved", extra=logs.facts(version=version, reason=error))
+            log.warning("image signature not saved", extra=logs.fields(version=version, reason=error))

@@ -55,7 +55,7 @@ def reconcile(data: DataDir, store: AgentStore, state: ProvisionerState) -> None
             state.put_version(
                 version, VersionState.READY, size_bytes=_size(data, version), installed_at=now, last_used_at=now
             )
-            log.info("stored version added to the metadata", extra=logs.facts(version=version))
+            log.info("stored version added to the metadata", extra=logs.fields(version=version))
     state.flush()
 
 

@@ -77,7 +77,7 @@ class Trash:
                 try:
                     freed += self._delete(entry)
                 except OSError as error:
-                    log.warning("trash entry not deleted", extra=logs.facts(entry=entry.name, reason=error))
+                    log.warning("trash entry not deleted", extra=logs.fields(entry=entry.name, reason=error))
             return freed
 
     def _delete(self, entry: Path) -> int:

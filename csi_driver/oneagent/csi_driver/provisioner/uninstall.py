@@ -34,8 +34,8 @@ def watch(cluster: Cluster, daemonset: str, data: DataDir, stop: threading.Event
     """Wait for `stop`; write the marker if it is an uninstall. Needs a thread of its own."""
     # A wrong name or role looks like an uninstall, and would delay the server at each update of the driver.
     if not stop.is_set() and (reason := _find_reason(cluster, daemonset)):
-        facts = logs.facts(daemonset=daemonset, reason=reason)
-        log.error("uninstall detection disabled: check --daemonset and that the role allows get", extra=facts)
+        details = logs.fields(daemonset=daemonset, reason=reason)
+        log.error("uninstall detection disabled: check --daemonset and that the role allows get", extra=details)
         return
     stop.wait()
     deadline = time.monotonic() + _LIMIT_SECONDS
@@ -44,7 +44,7 @@ def watch(cluster: Cluster, daemonset: str, data: DataDir, stop: threading.Event
         if reason := _find_reason(cluster, daemonset):
             # Empty, so it is never half written.
             data.uninstall_marker.touch(mode=0o600)
-            log.info("driver uninstalled", extra=logs.facts(daemonset=daemonset, reason=reason))
+            log.info("driver uninstalled", extra=logs.fields(daemonset=daemonset, reason=reason))
             return
         time.sleep(_POLL_SECONDS)
 

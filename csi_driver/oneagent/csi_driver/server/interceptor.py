@@ -97,7 +97,7 @@ class CallInterceptor(grpc.ServerInterceptor):
                 rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"this driver does not implement {method}")
             except Exception:
                 context.set_result(CallResult.ERROR, message="internal error; the driver's log has the details")
-                log.exception("call failed", extra=logs.facts(method=method, **_log_fields(request)))
+                log.exception("call failed", extra=logs.fields(method=method, **_log_fields(request)))
                 rpc.abort(grpc.StatusCode.INTERNAL, context.message)
             finally:
                 # Logged after the response is sent: kubelet waits for the mount, not for the log.
@@ -116,7 +116,7 @@ class CallInterceptor(grpc.ServerInterceptor):
                 "%s: %s",
                 method,
                 context.result,
-                extra=logs.facts(
+                extra=logs.fields(
                     **_log_fields(request),
                     version=context.version,
                     reason=context.message,
@@ -126,7 +126,7 @@ class CallInterceptor(grpc.ServerInterceptor):
 
 
 def _log_fields(request: Any) -> dict[str, Any]:
-    facts = {"volume": getattr(request, "volume_id", ""), "target": getattr(request, "target_path", "")}
+    details = {"volume": getattr(request, "volume_id", ""), "target": getattr(request, "target_path", "")}
     if context := getattr(request, "volume_context", None):
-        facts |= {name: context.get(key, "") for name, key in _CONTEXT.items()}
-    return facts
+        details |= {name: context.get(key, "") for name, key in _CONTEXT.items()}
+    return details

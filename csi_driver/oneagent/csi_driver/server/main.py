@@ -36,7 +36,7 @@ from oneagent.csi_driver.metadata.volumes import VolumeRepository
 from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, shutdown
 from oneagent.csi_driver.server.identity_service import IdentityService
 from oneagent.csi_driver.server.node_service import NodeService
-from oneagent.csi_driver.server.reconcile import Reconciler
+from oneagent.csi_driver.server.startup_reconcile import Reconciler
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class Server:
         self._grpc = server
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
         process.trim_memory()
-        log.info("serving", extra=logs.facts(socket=path, node=self._config.node_id))
+        log.info("serving", extra=logs.fields(socket=path, node=self._config.node_id))
 
     def count_volumes(self) -> int:
         """Return how many volumes still need the driver; at least one while a call is in flight."""
@@ -233,7 +233,7 @@ class Server:
             log.warning(
                 "data directory and target root lie on one mount, so each mounted view makes a publish slower; "
                 "make the data directory a mount of its own (in Kubernetes: a hostPath volume)",
-                extra=logs.facts(data=data, targets=targets),
+                extra=logs.fields(data=data, targets=targets),
             )
 
     def _register_gauges(self) -> None:
@@ -249,7 +249,7 @@ class Server:
         while not self._stopped.wait(SWEEP_SECONDS):
             try:
                 if dropped := self._reconciler.sweep():
-                    log.info("volumes of deleted pods dropped", extra=logs.facts(volumes=dropped))
+                    log.info("volumes of deleted pods dropped", extra=logs.fields(volumes=dropped))
             except Exception:
                 log.exception("sweep failed")
 

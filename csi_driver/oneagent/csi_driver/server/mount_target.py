@@ -210,6 +210,6 @@ def write_files(upper: str, files: Iterable[tuple[str, bytes]]) -> None:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             os.unlink(f"{upper}/{name}")
-            log.warning("disk full, view mounted without its configuration", extra=logs.facts(file=f"{upper}/{name}"))
+            log.warning("disk full, view mounted without its configuration", extra=logs.fields(file=f"{upper}/{name}"))
         finally:
             os.close(descriptor)

@@ -348,7 +348,7 @@ class Publisher:
             record = self._volumes.get(volume)
             is_recorded = record is not None and record.target == path
             if not is_recorded and target.is_mounted() and not self._is_own_mount(target, volume):
-                log.warning("foreign mount left in place", extra=logs.facts(volume=volume, target=path))
+                log.warning("foreign mount left in place", extra=logs.fields(volume=volume, target=path))
                 return
             # For a volume that the database lost, the pod's files in an empty view are removed, too.
             target.unmount_and_remove(

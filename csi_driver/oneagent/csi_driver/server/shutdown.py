@@ -42,7 +42,7 @@ def wait_until_drained(
 def _wait_for_last_volume(
     count_volumes: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
 ) -> None:
-    log.info("driver uninstalled, staying until the last volume is gone", extra=logs.facts(volumes=count_volumes()))
+    log.info("driver uninstalled, staying until the last volume is gone", extra=logs.fields(volumes=count_volumes()))
     while count_volumes() and uninstall_marker.exists():
         if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):
             return

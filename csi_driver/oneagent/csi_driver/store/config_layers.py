@@ -59,5 +59,5 @@ def ensure(data: DataDir, tenant: TenantId, text: str) -> LayerId:
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    log.info("config layer created", extra=logs.facts(tenant=tenant, layer=layer))
+    log.info("config layer created", extra=logs.fields(tenant=tenant, layer=layer))
     return layer

@@ -112,9 +112,9 @@ class CertificateController:
                 try:
                     await self._execute(step, state)
                 except ConflictError as error:
-                    log.info("update conflict, retrying", extra=logs.facts(error=error))
+                    log.info("update conflict, retrying", extra=logs.fields(error=error))
         except ApiError as error:
-            log.warning("certificate reconcile failed", extra=logs.facts(reason=API_FAILED, error=error))
+            log.warning("certificate reconcile failed", extra=logs.fields(reason=API_FAILED, error=error))
         return self._retry_delay()
 
     async def _read_state(self) -> ClusterState:
@@ -198,7 +198,7 @@ class CertificateController:
 
     def _mark_failed(self, name: str, error: ApiError) -> None:
         self._failed.add(name)
-        log.warning("CA bundle update failed", extra=logs.facts(reason=BUNDLE_NOT_PUBLISHED, target=name, error=error))
+        log.warning("CA bundle update failed", extra=logs.fields(reason=BUNDLE_NOT_PUBLISHED, target=name, error=error))
 
     async def _write_record(self, record: Record) -> None:
         before = self._secrets[self._settings.authority_secret]
@@ -223,10 +223,10 @@ class CertificateController:
         try:
             all_served = await self._probe(bytes.fromhex(certificate.fingerprint))
         except (ApiError, OSError) as error:
-            log.warning("probe of the webhook's endpoints failed", extra=logs.facts(reason=NOT_SERVED, error=error))
+            log.warning("probe of the webhook's endpoints failed", extra=logs.fields(reason=NOT_SERVED, error=error))
             return False
         if not all_served:
-            log.info("webhook does not serve its new certificate yet", extra=logs.facts(reason=NOT_SERVED))
+            log.info("webhook does not serve its new certificate yet", extra=logs.fields(reason=NOT_SERVED))
         return all_served
 
     def _report_record_change(self, before: Record, after: Record) -> None:
@@ -238,7 +238,7 @@ class CertificateController:
             )
 
     def _report(self, reason: str, message: str) -> None:
-        log.info(message, extra=logs.facts(reason=reason))
+        log.info(message, extra=logs.fields(reason=reason))
         if self._on_change:
             self._on_change(reason, message)
 

@@ -25,7 +25,7 @@ from oneagent.common.kubernetes.errors import InvalidError
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.host_agents import daemonset, image, node_conflicts, rollout, secrets, spec
 from oneagent.operator.host_agents.inputs import HostAgentInputs
-from oneagent.operator.reconcilers.context import ReconcileContext
+from oneagent.operator.reconcile_context import ReconcileContext
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class HostAgentReconciler:
         metadata = updated["metadata"]
         applied.digest, applied.uid, applied.generation = digest, metadata["uid"], metadata["generation"]
         if current is None or current["metadata"].get("generation") != applied.generation:
-            log.info("DaemonSet applied", extra=logs.facts(dynakube=context.dynakube.name, image=desired.choice.image))
+            log.info("DaemonSet applied", extra=logs.fields(dynakube=context.dynakube.name, image=desired.choice.image))
         return updated
 
     async def _apply_secrets(self, context: ReconcileContext, applied: _Applied, desired: daemonset.Desired) -> None:
@@ -234,7 +234,7 @@ class HostAgentReconciler:
         if applied := self._applied.get(context.dynakube.name):
             applied.digest = ""
         await context.api.delete(api.DAEMON_SETS, secrets.name(context.dynakube), context.dynakube.namespace)
-        log.info("DaemonSet deleted", extra=logs.facts(dynakube=context.dynakube.name))
+        log.info("DaemonSet deleted", extra=logs.fields(dynakube=context.dynakube.name))
 
 
 def _daemon_set(context: ReconcileContext) -> api.Object | None:

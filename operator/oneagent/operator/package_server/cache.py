@@ -191,7 +191,7 @@ class PackageCache:
         if intact:
             stored.verified = True
             return True
-        log.warning("cached package corrupt, removed", extra=logs.facts(package=stored.key))
+        log.warning("cached package corrupt, removed", extra=logs.fields(package=stored.key))
         with self._mutex:
             if self._stored.get(stored.key) is stored:
                 self._remove(stored)
@@ -261,7 +261,7 @@ class PackageCache:
             for stored in victims:
                 self._remove(stored)
                 self._metrics.evictions.inc()
-                log.info("package evicted", extra=logs.facts(package=stored.key, bytes=stored.size))
+                log.info("package evicted", extra=logs.fields(package=stored.key, bytes=stored.size))
             self._update_metrics()
 
     def _eviction_key(self, stored: CachedPackage) -> tuple[bool, float]:

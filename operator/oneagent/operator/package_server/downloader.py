@@ -188,7 +188,7 @@ class Downloader:
             self._metrics.download_seconds.observe(got.seconds)
             log.info(
                 "package downloaded",
-                extra=logs.facts(
+                extra=logs.fields(
                     version=package.version,
                     package=name,
                     arch=package.machine,
@@ -250,7 +250,7 @@ class Downloader:
             logging.WARNING if expected else logging.ERROR,
             "package download failed",
             exc_info=None if expected else error,
-            extra=logs.facts(version=package.version, reason=error, retry_seconds=round(pause, 1)),
+            extra=logs.fields(version=package.version, reason=error, retry_seconds=round(pause, 1)),
         )
 
 

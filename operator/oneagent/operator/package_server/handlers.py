@@ -206,7 +206,7 @@ class RequestHandler:
         package = transfer.package
         log.info(
             "package sent" if transfer.outcome in ("ok", "partial") else "package transfer incomplete",
-            extra=logs.facts(
+            extra=logs.fields(
                 outcome=transfer.outcome,
                 client=transfer.client,
                 dynakube=package.dynakube,

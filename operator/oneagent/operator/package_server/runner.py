@@ -75,7 +75,7 @@ class PackageServerRunner:
                 try:
                     self._server.set_desired(await self._list_desired())
                 except ApiError as error:
-                    log.warning("cannot refresh the list of requested packages", extra=logs.facts(reason=error))
+                    log.warning("cannot refresh the list of requested packages", extra=logs.fields(reason=error))
                 await asyncio.sleep(_MIN_LIST_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LIST_SECONDS):
@@ -93,7 +93,7 @@ class PackageServerRunner:
             except (server_tls.UnusableCertificateError, CacheError) as error:
                 if str(error) != last_reason:
                     last_reason = str(error)
-                    log.warning("package server not started, retrying", extra=logs.facts(reason=error))
+                    log.warning("package server not started, retrying", extra=logs.fields(reason=error))
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _list_desired(self) -> list[package_server.DesiredVersion]:

@@ -123,7 +123,7 @@ class PackageServer:
             raise
         self.port = self._server.sockets[0].getsockname()[1]
         self._renewing = asyncio.create_task(self._renew_periodically(), name="package certificate")
-        log.info("package server started", extra=logs.facts(port=self.port, directory=self._settings.directory))
+        log.info("package server started", extra=logs.fields(port=self.port, directory=self._settings.directory))
 
     async def stop(self) -> None:
         """Refuse connections, wait for transfers within the limit, and unlock the directory."""

@@ -21,8 +21,8 @@ from oneagent.common.kubernetes.errors import ApiError, NotFoundError
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.certificates import cluster_state, x509
 from oneagent.operator.namespace_mapper import NamespaceMapper
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 NAME: Final = contract.INJECTION_SECRET
 KEY: Final = contract.INJECTION_FILE

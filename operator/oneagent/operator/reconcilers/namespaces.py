@@ -7,8 +7,8 @@ from typing import Final
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.operator import reconcile_result
 from oneagent.operator.namespace_mapper import NamespaceMapper
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 MAPPED: Final = "NamespacesMapped"
 CONFLICT: Final = "NamespaceConflict"

@@ -11,8 +11,8 @@ from typing import Any, Final
 from oneagent.common.kubernetes import types
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 READY: Final = "ConnectionInfoReady"
 NO_ENDPOINT: Final = "NoEndpointForNetworkZone"

@@ -7,8 +7,8 @@ from typing import Final
 from oneagent.common.tenant import poll
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
@@ -44,7 +44,7 @@ def _find_problem(where: str, state: TenantState) -> str:
     if state.token_rejected:
         return f"the tenant rejects the token: {state.problem}; put a valid token into {where}"
     if state.token_invalid:
-        return f"{state.problem}; correct {where}"
+        return state.problem if where in state.problem else f"{state.problem}; correct {where}"
     if state.scopes is not None and poll.REQUIRED_SCOPE not in state.scopes:
         has = ", ".join(sorted(state.scopes)) or "none"
         return f"the token lacks the scope {poll.REQUIRED_SCOPE} (it has: {has}); add it, or renew the token in {where}"

@@ -7,8 +7,8 @@ from typing import Final
 from oneagent.common.dynakube.api import fields
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.operator import reconcile_result
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 NOT_HANDLED: Final = "SectionsNotHandled"
 

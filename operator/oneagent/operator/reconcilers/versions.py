@@ -16,8 +16,8 @@ from oneagent.common.kubernetes import types
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
 from oneagent.operator.host_agents import spec
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcile_result import ReconcileResult
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 DECIDED: Final = "VersionDecided"
 OLDER_OFFERED: Final = "OlderVersionOffered"

@@ -101,7 +101,7 @@ class StartupTaintController:
                     for name in list(self._tainted):
                         group.create_task(self._reconcile_node(name, pods.get(name, []), desired))
         except ApiError as error:
-            log.warning("startup taint reconcile failed", extra=logs.facts(reason=error))
+            log.warning("startup taint reconcile failed", extra=logs.fields(reason=error))
             return _REQUEUE_SECONDS
         if not self._tainted:
             return max(self._list_at - self._clock(), _REQUEUE_SECONDS)
@@ -152,7 +152,7 @@ class StartupTaintController:
                 else:
                     await self._report_overdue(name, decision)
             except ApiError as error:
-                log.warning("startup taint check of node failed", extra=logs.facts(node=name, reason=error))
+                log.warning("startup taint check of node failed", extra=logs.fields(node=name, reason=error))
 
     async def _node_state(self, name: str, pods: list[api.Object]) -> NodeState:
         waiting, now = self._tainted[name], self._clock()
@@ -176,7 +176,7 @@ class StartupTaintController:
             except NotFoundError:
                 pass
             else:
-                log.info("startup taint removed", extra=logs.facts(node=name, reason=decision.reason))
+                log.info("startup taint removed", extra=logs.fields(node=name, reason=decision.reason))
                 kind: events.Kind = "Normal" if decision.reason == readiness.STARTUP_TAINT_REMOVED else "Warning"
                 self._emit_event(node, kind, decision)
             self._tainted.pop(name, None)

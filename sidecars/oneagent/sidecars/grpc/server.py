@@ -128,7 +128,7 @@ class Server:
                 if error.errno in _LISTENER_CLOSED:
                     return
                 # For example without a free file descriptor: a temporary fault must not end the server.
-                log.warning("accept failed", extra=logs.facts(reason=error))
+                log.warning("accept failed", extra=logs.fields(reason=error))
                 time.sleep(_ACCEPT_RETRY_SECONDS)
                 continue
             thread = threading.Thread(target=self._serve, args=(sock,), name="grpc", daemon=True)
@@ -142,7 +142,7 @@ class Server:
             with sock:
                 _Connection(sock, self._handlers).run()
         except (OSError, h2.exceptions.H2Error) as error:
-            log.info("connection failed", extra=logs.facts(reason=error))
+            log.info("connection failed", extra=logs.fields(reason=error))
         finally:
             with self._lock:
                 self._connections.pop(threading.current_thread(), None)
@@ -266,8 +266,8 @@ class _Connection:
         return True
 
     def _refuse(self, stream: int, request: _Request, error: RpcError) -> None:
-        facts = logs.facts(method=request.method, status=error.status.name, reason=error.detail)
-        log.warning("call failed", extra=facts)
+        details = logs.fields(method=request.method, status=error.status.name, reason=error.detail)
+        log.warning("call failed", extra=details)
         end = [("grpc-status", str(int(error.status))), ("grpc-message", protocol.quote(error.detail))]
         self._h2.send_headers(stream, _START + end, end_stream=True)
         if not request.whole:
@@ -283,5 +283,5 @@ class _Connection:
         except RpcError:
             raise
         except Exception as error:
-            log.exception("handler failed", extra=logs.facts(method=request.method))
+            log.exception("handler failed", extra=logs.fields(method=request.method))
             raise RpcError(StatusCode.INTERNAL, f"{request.method} failed: {type(error).__name__}") from error

@@ -63,7 +63,7 @@ def install(
     """Install the agent and return its version; `DownloadError` on failure, which leaves no part of an agent."""
     into, work = Path(places.bin), Path(places.bin, WORK)
     if version := _installed(into):
-        log.info("agent already installed", extra=logs.facts(version=version))
+        log.info("agent already installed", extra=logs.fields(version=version))
         shutil.rmtree(work, ignore_errors=True)  # Left by a run that was killed near its end.
         return version
     try:
@@ -149,7 +149,7 @@ def _fetch(
         raise DownloadError(f"version {package.version} was not downloaded: {error}{_remedy(error)}") from error
     log.info(
         "package downloaded",
-        extra=logs.facts(
+        extra=logs.fields(
             version=package.version,
             bytes=package_file.size,
             sha256=package_file.sha256,

@@ -65,7 +65,7 @@ def _install(environ: Mapping[str, str], places: Places) -> int:
     except _Stopped as stopped:
         problems.append(str(stopped))
     if not problems:
-        log.info("done", extra=logs.facts(seconds=round(time.monotonic() - began, 3)))
+        log.info("done", extra=logs.fields(seconds=round(time.monotonic() - began, 3)))
         return 0
     outcome = "the pod starts anyway" if silent else "the pod waits, because its failure policy is fail"
     message = f"{'. '.join(problems)}. So {outcome}."

@@ -225,7 +225,7 @@ class TestDefinition:
             api.put("dynakubes", manifest("a"))
             api.served = ["v1beta6"]
             found.until_names("a")
-        reasons = [str(getattr(record, "facts", {}).get("reason")) for record in caplog.records]
+        reasons = [str(getattr(record, "fields", {}).get("reason")) for record in caplog.records]
         assert any("dynakubes.dynatrace.com" in reason and "installed?" in reason for reason in reasons)
 
     def test_a_version_that_is_no_longer_served_is_replaced(
@@ -249,7 +249,7 @@ class TestDefinition:
             eventually(lambda: len(api.seen("dynakubes")) > 1)
             api.forbidden.clear()
             found.until_names()
-        assert "role" in str(caplog.records[0].__dict__["facts"]["reason"])
+        assert "role" in str(caplog.records[0].__dict__["fields"]["reason"])
 
 
 class TestSecrets:

@@ -294,7 +294,7 @@ def test_events_go_to_the_log(place: Path, caplog: pytest.LogCaptureFixture) -> 
     directory.DirectorySource(place).event(pod, "Warning", "NoAgentMounted", "no agent")
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert record.__dict__["facts"] == {"object": "shop/cart-0", "reason": "NoAgentMounted", "text": "no agent"}
+    assert record.__dict__["fields"] == {"object": "shop/cart-0", "reason": "NoAgentMounted", "text": "no agent"}
 
 
 _TAGS = st.sampled_from(

@@ -72,7 +72,7 @@ class TestARow:
     def test_keeps_the_fallback_while_the_next_version_is_missing(self) -> None:
         row = desired(dynakube(), inputs(ANSWER, stored=(OLD,), row=STORED))
         assert (row.version, row.good_version, row.good_layer) == (NEW, OLD, LAYER)
-        assert row.condition == f"version {NEW} is not in the store yet (wanted)"
+        assert row.condition == f"version {NEW} is not in the store yet (pending)"
 
     def test_is_complete_with_a_stored_version(self) -> None:
         row = desired(dynakube(), inputs(ANSWER, stored=(NEW,)))

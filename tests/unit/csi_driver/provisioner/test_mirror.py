@@ -152,7 +152,7 @@ class TestAnUnusableMirror:
         assert server.count("package") == 1
         (line,) = [each for each in caplog.records if "mirror" in each.getMessage()]
         assert line.getMessage() == "mirror failed, trying the tenant"
-        assert "cannot connect" in str(line.__dict__["facts"]["reason"])
+        assert "cannot connect" in str(line.__dict__["fields"]["reason"])
 
     def test_because_it_does_not_know_the_version(
         self, tmp_path: Path, server: double.Tenant, serving: fakes.RunningPackageServer, source: FakeDynaKubeSource

@@ -18,7 +18,7 @@ from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.host_agents import daemonset, reconciler
-from oneagent.operator.reconcilers.context import ReconcileContext
+from oneagent.operator.reconcile_context import ReconcileContext
 from tests.unit.operator.host_agents import cases
 
 NAME = "prod-oneagent"

@@ -179,7 +179,7 @@ def test_a_transfer_is_one_line_of_the_log_and_no_token_is_in_any(
             break
         time.sleep(0.05)
     (sent,) = sent_records
-    facts = sent.__dict__["facts"]
+    facts = sent.__dict__["fields"]
     assert (facts["client"], facts["version"], facts["outcome"]) == (fakes.ACCOUNT, VERSION, "ok")
     everything = json.dumps([{**record.__dict__} for record in caplog.records], default=repr)
     assert double.TOKEN not in everything

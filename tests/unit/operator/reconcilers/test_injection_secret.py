@@ -19,8 +19,8 @@ from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api, cache, reconcile_result
 from oneagent.operator.certificates import x509
 from oneagent.operator.namespace_mapper import NamespaceMapper
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcilers import injection_secret
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 AUTHORITY = "oneagent-webhook-ca"
 DYNAKUBE = DynaKubeName("demo")

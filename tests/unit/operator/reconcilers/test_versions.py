@@ -16,8 +16,8 @@ from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
+from oneagent.operator.reconcile_context import ReconcileContext
 from oneagent.operator.reconcilers import versions
-from oneagent.operator.reconcilers.context import ReconcileContext
 
 OLD, NEW = "1.277.0.20230914-094321", "1.278.0.20231014-094321"
 

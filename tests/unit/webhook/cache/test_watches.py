@@ -223,7 +223,7 @@ def test_an_object_that_cannot_be_understood_hides_no_other(
             await eventually(lambda: set(watch.objects) == {"odd"})
 
     asyncio.run(test())
-    told = [record.__dict__["facts"]["object"] for record in caplog.records if record.levelno == logging.WARNING]
+    told = [record.__dict__["fields"]["object"] for record in caplog.records if record.levelno == logging.WARNING]
     assert told == ["odd", "shop"]
 
 

@@ -275,13 +275,13 @@ class ClusterCache:
     def _set_open(self, obj: Object, name: str, pause_reason: str) -> None:
         if pause_reason:
             self._open.add(name)
-            log.warning("injection paused", extra=logs.facts(dynakube=name, reason=pause_reason))
+            log.warning("injection paused", extra=logs.fields(dynakube=name, reason=pause_reason))
             self._notify(
                 obj, Notice("Warning", circuit_breaker.PAUSED, f"Injection of new pods is paused: {pause_reason}")
             )
         else:
             self._open.discard(name)
-            log.info("injection resumed", extra=logs.facts(dynakube=name))
+            log.info("injection resumed", extra=logs.fields(dynakube=name))
             self._notify(obj, Notice("Normal", circuit_breaker.RESUMED, "Injection of new pods has resumed"))
 
 

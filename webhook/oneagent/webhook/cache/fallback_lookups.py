@@ -52,7 +52,7 @@ class FallbackLookups(Generic[_T]):
         try:
             result = await self._fetch(key)
         except ApiError as error:
-            log.info("object lookup failed", extra=logs.facts(object=key, reason=error))
+            log.info("object lookup failed", extra=logs.fields(object=key, reason=error))
             result = None
         finally:
             del self._pending[key]

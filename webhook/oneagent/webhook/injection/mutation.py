@@ -49,7 +49,7 @@ def inject(obj: Object, context: PodContext, settings: Settings) -> InjectionRes
     try:
         pod = pod_model.parse(obj)
     except msgspec.ValidationError as error:
-        return _notify(replace(skip_reasons.NOT_UNDERSTOOD, detail=str(error)), "*", ())
+        return _notify(replace(skip_reasons.INVALID_POD, detail=str(error)), "*", ())
     if skip := exclusions.find_out_of_scope(pod, context, settings.own_namespace):
         return InjectionResult(injected=False, reason=skip.reason)
     found = existing.find(pod)

@@ -70,7 +70,7 @@ def create(pod: Pod, context: PodContext, dynakube: DynaKubeSettings) -> Plan | 
         if not _is_ready(dynakube, csi):
             return skip_reasons.DYNAKUBE_NOT_READY
         if csi and context.driver_problem:
-            return replace(skip_reasons.DRIVER_TROUBLE, detail=context.driver_problem)
+            return replace(skip_reasons.DRIVER_UNAVAILABLE, detail=context.driver_problem)
         if csi and pod.spec.host_users is False:
             return skip_reasons.USER_NAMESPACE
         if not install_path:

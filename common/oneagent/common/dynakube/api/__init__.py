@@ -4,7 +4,7 @@
     fields             fields of the newest version, as an OpenAPI schema
     feature_flags      the feature flags, which are annotations
     version_history    changes of fields by version: the one table behind older schemas and conversion
-    field_changes      the kinds of changes
+    change_kinds       the kinds of changes
     conversion         lossless conversion between versions
     crd                the CustomResourceDefinition with all versions
 

@@ -21,7 +21,7 @@ import msgspec
 
 from oneagent.common import identifiers
 from oneagent.common.dynakube.api import json_path, version_history
-from oneagent.common.dynakube.api.field_changes import Switched
+from oneagent.common.dynakube.api.change_kinds import Switched
 from oneagent.common.dynakube.api.json_path import Tree
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.kubernetes import fields

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from oneagent.common.dynakube.api import feature_flags, fields, json_path, schema, versions
-from oneagent.common.dynakube.api.field_changes import (
+from oneagent.common.dynakube.api.change_kinds import (
     Dropped,
     Filled,
     Inverted,

@@ -164,8 +164,8 @@ class Transfer:
                 if attempt >= self.limits.attempts or not self._is_retryable(error):
                     raise DownloadSourceError(str(error), error) from error
                 pause = backoff.at_least(self.limits.pause(attempt), error.retry_after)
-                facts = logs.facts(error=str(error), received=self.part.received.size, pause=round(pause, 1))
-                log.warning("download interrupted, retrying", extra=facts)
+                details = logs.fields(error=str(error), received=self.part.received.size, pause=round(pause, 1))
+                log.warning("download interrupted, retrying", extra=details)
             sleep(pause)
 
     def _is_retryable(self, error: errors.HttpError) -> bool:

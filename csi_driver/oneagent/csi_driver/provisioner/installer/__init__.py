@@ -34,7 +34,7 @@ from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.garbage_collector import NoSpaceError
 from oneagent.csi_driver.provisioner.installer.fetch import Fetcher, InstallRequest, RetryState, SpaceMaker
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.package_sources.package import Package
+from oneagent.csi_driver.provisioner.package_sources.package_source import Package
 from oneagent.csi_driver.store import demand, usage
 
 log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Installer:
             logging.WARNING if expected else logging.ERROR,
             "install failed",
             exc_info=None if expected else error,
-            extra=logs.facts(version=version, reason=error, retry_seconds=round(pause, 1)),
+            extra=logs.fields(version=version, reason=error, retry_seconds=round(pause, 1)),
         )
         self._metrics.installs.labels(_result(error)).inc()
         self._state.put_version(version, VersionState.FAILED, message=str(error) if expected else "internal error")
@@ -258,7 +258,7 @@ class Installer:
         self._metrics.store_bytes.labels(version).set(size)
         log.info(
             "version installed",
-            extra=logs.facts(
+            extra=logs.fields(
                 version=version,
                 package_bytes=package.size,
                 bytes=size,

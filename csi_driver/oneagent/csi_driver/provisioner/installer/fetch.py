@@ -23,7 +23,7 @@ from oneagent.csi_driver.provisioner import package_sources
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources import PackageSources
 from oneagent.csi_driver.provisioner.package_sources.mirror import MirrorZip
-from oneagent.csi_driver.provisioner.package_sources.package import Package, PackageSource
+from oneagent.csi_driver.provisioner.package_sources.package_source import Package, PackageSource
 
 
 @dataclass(frozen=True, slots=True)

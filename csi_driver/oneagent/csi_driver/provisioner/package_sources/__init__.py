@@ -17,7 +17,7 @@ from oneagent.common.tenant import inputs
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.csi_driver.provisioner.package_sources import image, local_zip, tenant_zip
 from oneagent.csi_driver.provisioner.package_sources.mirror import Mirror, MirrorZip
-from oneagent.csi_driver.provisioner.package_sources.package import PackageSource
+from oneagent.csi_driver.provisioner.package_sources.package_source import PackageSource
 
 
 class SourceKind(Protocol):

@@ -21,7 +21,7 @@ from oneagent.common.tenant import image_resolver
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.provisioner import download_files
-from oneagent.csi_driver.provisioner.package_sources.package import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
 
 log = logging.getLogger(__name__)
 
@@ -125,5 +125,5 @@ def _fetch_layer(
         try:
             return fetch(mirror, limits=_MIRROR_LIMITS)
         except (download.DownloadSourceError, download.ContentMismatchError) as error:
-            log.warning("image mirror failed, trying the next host", extra=logs.facts(reason=error))
+            log.warning("image mirror failed, trying the next host", extra=logs.fields(reason=error))
     return fetch(own, limits=DOWNLOAD_LIMITS)

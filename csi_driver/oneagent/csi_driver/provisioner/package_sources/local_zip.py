@@ -16,7 +16,7 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
-from oneagent.csi_driver.provisioner.package_sources.package import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
 
 IS_CONTENT_ADDRESSED: Final = False
 """The user may replace the file."""

@@ -21,7 +21,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
-from oneagent.csi_driver.provisioner.package_sources.package import FreeBytes, Package
+from oneagent.csi_driver.provisioner.package_sources.package_source import FreeBytes, Package
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class MirrorZip:
         self.mirror.metrics.mirror.labels(result).inc()
         log.warning(
             "mirror failed, trying the tenant",
-            extra=logs.facts(version=self.package.version, result=result, reason=reason),
+            extra=logs.fields(version=self.package.version, result=result, reason=reason),
         )
 
 

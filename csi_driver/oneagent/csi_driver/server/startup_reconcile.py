@@ -131,7 +131,7 @@ class Reconciler:
             self._drop(volume)
         log.info(
             "volumes reconciled",
-            extra=logs.facts(
+            extra=logs.fields(
                 rows=len(self._volumes.all()),
                 changed=len(changes.put),
                 dropped=len(changes.drop),
@@ -147,7 +147,7 @@ class Reconciler:
             try:
                 volumes.append(VolumeId(component(entry.name, "volume id")))
             except UnsafeNameError:
-                log.warning("entry that is no volume ignored", extra=logs.facts(path=entry))
+                log.warning("entry that is no volume ignored", extra=logs.fields(path=entry))
         return volumes
 
     def _add_pod_name(self, record: VolumeRecord) -> VolumeRecord:

@@ -15,7 +15,7 @@ from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
 from oneagent.csi_driver.linux.mount_table import Mount, Overlay
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
-from oneagent.csi_driver.server import reconcile
+from oneagent.csi_driver.server import startup_reconcile
 
 DATA = DataDir(Path("/data"))
 VOLUME = VolumeId("csi-1")
@@ -46,13 +46,13 @@ def plan(
     *,
     mounted: bool = False,
     gone: bool = False,
-) -> reconcile.Plan:
-    return reconcile.plan(
+) -> startup_reconcile.Plan:
+    return startup_reconcile.plan(
         rows, views, [VolumeId(name) for name in folders], lambda _row: mounted, lambda _row: gone, DATA
     )
 
 
-NOTHING = reconcile.Plan()
+NOTHING = startup_reconcile.Plan()
 
 
 @pytest.mark.parametrize("state", ["waiting", "empty", "mounted"])
@@ -67,7 +67,7 @@ def test_a_row_of_a_mount_that_a_reboot_took_stays_with_its_version() -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "empty", "mounted"])
 def test_the_row_of_a_pod_that_is_gone_goes(state: str) -> None:
-    assert plan([row(state)], gone=True) == reconcile.Plan(drop=[VOLUME])
+    assert plan([row(state)], gone=True) == startup_reconcile.Plan(drop=[VOLUME])
 
 
 def test_a_mount_is_never_dropped_even_if_its_pod_seems_to_be_gone() -> None:
@@ -107,7 +107,7 @@ def test_of_a_view_and_its_parts_the_view_tells_the_target(order: int) -> None:
 
 
 def test_a_folder_that_is_neither_mounted_nor_known_goes() -> None:
-    assert plan([], [], [VOLUME]) == reconcile.Plan(discard=[VOLUME])
+    assert plan([], [], [VOLUME]) == startup_reconcile.Plan(discard=[VOLUME])
 
 
 def test_mounts_of_others_are_none_of_our_business() -> None:
@@ -143,8 +143,8 @@ def test_no_plan_touches_what_is_mounted_and_a_second_one_finds_nothing_to_do(
     records = {name: row(state, id=VolumeId(name), target=target(name)) for name, state in rows.items()}
     overlays = [view(name, version) for name, version in views.items()]
 
-    def planned(on_disk: set[str]) -> reconcile.Plan:
-        return reconcile.plan(
+    def planned(on_disk: set[str]) -> startup_reconcile.Plan:
+        return startup_reconcile.plan(
             records.values(),
             overlays,
             [VolumeId(name) for name in sorted(on_disk)],

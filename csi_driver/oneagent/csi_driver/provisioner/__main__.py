@@ -1,3 +1,0 @@
-from oneagent.csi_driver.provisioner.main import main
-
-raise SystemExit(main())
