@@ -1,1 +1,1 @@
-"""What the components share: names, the tenant API, agent packages, logging and metrics."""
+"""Code that the components share: identifiers, the tenant API, agent packages, logging and metrics."""

@@ -1,4 +1,4 @@
-"""What one node reports about itself in JSON: types of `oneagent-csi status -o json` and `oneagent-csi why -o json`.
+"""The JSON reports of one node: types of `oneagent-csi status -o json` and `oneagent-csi why -o json`.
 
 The driver's command line writes them and `kubectl oneagent` reads them, perhaps of another release. So a reader
 ignores keys that it does not know, and a key that is missing or has another type reads as empty. Keys are only ever

@@ -14,7 +14,7 @@
     volume-pool/                  volume directories made in advance
     demand/                       versions that pods wait for: marked by the server, read by the provisioner
     logs/<volume id>@<time>/      upper layers kept for their logs after unpublish
-    uninstall.marker              tells the server to stay until the last volume is gone; a starting server removes it
+    uninstall.marker              keeps the server running until the last volume is gone; a starting server removes it
     tmp/  trash/                  may be deleted at any start
 
 Every name that becomes part of a path is checked to be a single, plain path component first. The root's own path must

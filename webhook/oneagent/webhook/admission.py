@@ -41,7 +41,7 @@ class Reason:
 
 
 class Cluster(Protocol):
-    """What is known of the cluster."""
+    """The cluster's state, from watches."""
 
     @property
     def is_synced(self) -> bool: ...

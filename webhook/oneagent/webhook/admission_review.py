@@ -1,6 +1,6 @@
 """The JSON at the border to the API server: AdmissionReview and ConversionReview, both in their version v1.
 
-    ReviewError        a body that is none of what is asked for (400)
+    ReviewError        a body that is no review of the expected kind (400)
       OversizeError    larger than anything an API server sends (413)
       LateError        it did not come in time (408)
 
@@ -42,7 +42,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, rename="camel"):
-    """What is asked of an admission webhook."""
+    """The request of an AdmissionReview."""
 
     uid: str
     operation: str
@@ -106,7 +106,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def admission(body: bytes) -> Request:
-    """What an AdmissionReview asks; `ReviewError`."""
+    """Return the request of an AdmissionReview; `ReviewError`."""
     request = _read(_admissions, body, ADMISSION).request
     if request is None:
         raise ReviewError("the AdmissionReview has no request")
@@ -114,7 +114,7 @@ def admission(body: bytes) -> Request:
 
 
 def conversion(body: bytes) -> ConversionRequest:
-    """What a ConversionReview asks; `ReviewError`."""
+    """Return the request of a ConversionReview; `ReviewError`."""
     request = _read(_conversions, body, CONVERSION).request
     if request is None:
         raise ReviewError("the ConversionReview has no request")

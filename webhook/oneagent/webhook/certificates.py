@@ -1,4 +1,4 @@
-"""Where the webhook's certificate comes from: a Secret that is watched, or a folder."""
+"""The webhook's certificate, from a Secret that is watched or from a directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oneagent.common.kubernetes.watch import Client, Watch
 
 
 class Secret(msgspec.Struct, frozen=True):
-    """What is read of one of type `kubernetes.io/tls`."""
+    """The part of a Secret of type `kubernetes.io/tls` that is used."""
 
     data: dict[str, str] | None = None
 
@@ -52,7 +52,7 @@ def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Se
 
 
 async def follow(folder: Path, tls: ServerTls, seconds: float) -> None:
-    """Take every new pair in a folder, until cancelled."""
+    """Load every new pair in a directory, until cancelled."""
     while True:
         tls.load(lambda: from_folder(folder))
         await asyncio.sleep(seconds)

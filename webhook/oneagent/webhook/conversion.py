@@ -1,4 +1,4 @@
-"""The answer to a ConversionReview: all of its objects in the version that is asked for, or why not one of them."""
+"""The answer to a ConversionReview: all of its objects in the requested version, or the reason why none of them."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def metadata(obj: Mapping[str, Any], section: str, wanted: Mapping[str, str | None]) -> list[dict[str, Any]]:
-    """What makes a section, `labels` or `annotations`, have these values; None for a key that must not be there."""
+def metadata(obj: Mapping[str, Any], section: str, desired: Mapping[str, str | None]) -> list[dict[str, Any]]:
+    """Return the patch that gives `labels` or `annotations` these values; None removes a key."""
     place = f"/metadata/{section}"
     present = (obj.get("metadata") or {}).get(section)
-    changed = {key: value for key, value in wanted.items() if (present or {}).get(key) != value}
+    changed = {key: value for key, value in desired.items() if (present or {}).get(key) != value}
     if not changed:
         return []
     if not present:

@@ -145,7 +145,7 @@ class Webhook:
         self.health = HealthServer(*_address(config.metrics_address), self._readiness_problem, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
-        """What goes on in the background, without end."""
+        """Run the background tasks until cancelled."""
         folder = self._config.certificate_directory
         if folder:
             pairs = certificates.follow(folder, self._tls, _FOLDER_SECONDS)

@@ -1,4 +1,4 @@
-"""What a DynaKube says to a node, in one shape for every API version it may be written in.
+"""The typed DynaKube that every component reads, the same for all API versions.
 
     DynaKubeError   a field that cannot be used: names the field, its value and the remedy
 
@@ -63,11 +63,11 @@ class DynaKube:
     mode: Mode
     needs_views: bool
     decided_version: identifiers.Version | None
-    """What the operator decided (`status.codeModules.version`)."""
+    """The operator's decision (`status.codeModules.version`)."""
     pinned_version: identifiers.Version | None
-    """What the user asked for; complete, as `1.277.0.20230914-094321`."""
+    """The user's choice; complete, as `1.277.0.20230914-094321`."""
     package: str
-    """`codeModulesImage`: a `file:` URL, an image in a folder or an image reference; empty for the tenant's package."""
+    """`codeModulesImage`: a `file:` URL, an OCI layout or an image reference; empty for the tenant's package."""
     image_id: str
     """The image that the operator decided (`status.codeModules.imageID`)."""
     pull_secret: str
@@ -94,10 +94,10 @@ class DynaKube:
     mount_attempts: int
     mount_timeout_seconds: float
     mount_policy: str
-    """What pods get while the version is not there: one of `MOUNT_POLICIES`."""
+    """One of `MOUNT_POLICIES`, for pods that start while the version is missing."""
     request_threshold_minutes: int
     poll_seconds: float
-    """How often the tenant is asked for news (annotation `poll-interval`; else the request threshold)."""
+    """Interval of the tenant's polls (annotation `poll-interval`; else the request threshold)."""
     warnings: tuple[str, ...]
 
     @property
@@ -128,7 +128,7 @@ class DynaKube:
 
     @property
     def is_local(self) -> bool:
-        """Whether the package is on the nodes, so that no tenant and no registry is needed for it."""
+        """Return True if the package is on the nodes, so that it needs neither tenant nor registry."""
         return is_local(self.package)
 
 
@@ -293,7 +293,7 @@ def _package(obj: Mapping[str, object], field: str) -> str:
 
 
 def is_local(package: str) -> bool:
-    """Whether a `codeModulesImage` names something on the nodes, readable or not."""
+    """Return True if a `codeModulesImage` names something on the nodes, readable or not."""
     return package.startswith(_LOCAL)
 
 
@@ -309,7 +309,7 @@ def _image_key(obj: Mapping[str, object]) -> str:
 
 
 def find_image_key_fault(text: str) -> str:
-    """Why this cannot be the keys of images; empty if it can. Shows nothing of it, as it could be a private key."""
+    """Return why the text cannot be keys of images; empty if it can. Never quotes it: it could be a private key."""
     if not public_keys.is_pem(text):
         remedy = f"has to be public keys in PEM form, or the name of a Secret whose entry {IMAGE_KEY_ENTRY} has them"
         return "" if fields.is_dns_name(text) else remedy

@@ -24,7 +24,7 @@ class Origin(Enum):
 
 
 class Follow(Enum):
-    """What to do when the tenant's latest is another version than the current one."""
+    """The direction in which the tenant's latest version replaces the current one."""
 
     ALWAYS = auto()
     UPWARDS = auto()

@@ -17,17 +17,17 @@ class Mode(StrEnum):
 
     @property
     def injects(self) -> bool:
-        """Whether pods of applications get an agent."""
+        """Pods of applications get an agent."""
         return self in (Mode.APPLICATION_MONITORING, Mode.CLOUD_NATIVE_FULL_STACK)
 
     @property
     def runs_on_hosts(self) -> bool:
-        """Whether each node gets an agent."""
+        """Each node gets an agent."""
         return self in (Mode.CLASSIC_FULL_STACK, Mode.CLOUD_NATIVE_FULL_STACK, Mode.HOST_MONITORING)
 
     @property
     def has_host_volume(self) -> bool:
-        """Whether host agents see the host read-only, and so keep their files in a volume of the CSI driver."""
+        """Host agents see the host read-only, and so keep their files in a volume of the CSI driver."""
         return self.runs_on_hosts and self is not Mode.CLASSIC_FULL_STACK
 
     @property

@@ -1,10 +1,10 @@
-"""What both ends of a unary gRPC call share: statuses, errors, message framing.
+"""Statuses, errors and message framing for both ends of a unary gRPC call.
 
 The sidecars make and answer three kinds of tiny unary calls over a unix socket. grpcio does that in 39 MiB of
 resident memory (it loads asyncio, TLS and a C core, and starts nine threads); h2 with these modules needs 22.
 Two sidecars run on every node, commonly limited to 30 MiB each, so they speak gRPC over h2 and keep only what
 such calls need: no compression, no streams, no TLS, messages up to `MESSAGE_LIMIT_BYTES`.
-What counts is set down in grpc's PROTOCOL-HTTP2 document; tests talk to grpcio and to grpc-go.
+grpc's PROTOCOL-HTTP2 document specifies it; tests talk to grpcio and to grpc-go.
 
     RpcError        any failed call, with the status that the other side gave or that the failure amounts to
 """
@@ -18,7 +18,7 @@ from typing import Final
 
 _PREFIX: Final = struct.Struct(">BI")
 MESSAGE_LIMIT_BYTES: Final = 2**16 - 1 - _PREFIX.size
-"""What a stream's first flow-control window takes, so that no end ever has to enlarge one."""
+"""Bytes in a stream's first flow-control window, so that no end ever has to enlarge one."""
 
 
 class StatusCode(enum.IntEnum):
@@ -63,7 +63,7 @@ def frame(message: bytes) -> bytes:
 
 
 def too_long(start: bytes | bytearray) -> bool:
-    """Whether, by the start of its body, the end of a message could never arrive."""
+    """Return True if, by the start of its body, the end of a message can never arrive."""
     return len(start) >= _PREFIX.size and _PREFIX.unpack_from(start)[1] > MESSAGE_LIMIT_BYTES
 
 

@@ -29,7 +29,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
         (
             kube(mode("hostMonitoring", autoUpdate=True), version="v1beta5"),
             [
-                "spec.oneAgent.hostMonitoring.autoUpdate is deprecated: Deprecated. Whether host agents are updated to "
+                "spec.oneAgent.hostMonitoring.autoUpdate is deprecated: Deprecated. Update host agents to "
                 "the tenant's newest version."
             ],
         ),

@@ -27,9 +27,9 @@ class ClusterState:
     """Labels of all namespaces by name; None before the first list"""
     own_namespace: str
     has_csi_driver: bool = False
-    """Whether the node driver is installed"""
+    """The node driver is installed."""
     is_csi_driver_known: bool = False
-    """Whether `has_csi_driver` says anything"""
+    """`has_csi_driver` is known."""
 
     @property
     def lacks_csi_driver(self) -> bool:

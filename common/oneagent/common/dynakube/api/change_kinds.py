@@ -72,7 +72,7 @@ class Switched:
 
     def reshape(self, described: Schema) -> None:
         _place(described, self.old, schema.take(described, self.new))
-        schema.put(described, f"{self.old}.enabled", schema.switch("Whether this mode is on. It is if not set."))
+        schema.put(described, f"{self.old}.enabled", schema.switch("Enable this mode. On if not set."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class Typed:
         schema.take(described, self.new)
 
     def _given(self, tree: Tree) -> object | None:
-        """What the flags say; flags that say something are taken away."""
+        """Remove the flags that are set, and return their value."""
         for feature in (self.feature, self.opposite):
             place = feature_flags.annotation(feature)
             text = json_path.get_value(tree, place)

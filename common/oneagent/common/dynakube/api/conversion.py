@@ -2,14 +2,14 @@
 
     convert(object, "dynatrace.com/v1beta1")
 
-It goes through the newest version, by the table in `moves`. Nothing is lost on the way there and back: whatever
-the way back alone would not bring is carried in an annotation, `conversion.internal.dynatrace.com/VERSION`, as a
-list of places with what conversion makes of them and what they really were. On return a place that still is what
-conversion made of it gets its real value; one that somebody has changed meanwhile keeps the change. So the moves
-need not be exact inverses of each other, and a move that forgets something is no bug.
+It goes through the newest version, by the table in `version_history`. Nothing is lost on the way there and back:
+whatever the way back alone would not bring is carried in an annotation, `conversion.internal.dynatrace.com/VERSION`,
+as a list of places with what conversion makes of them and what they really were. On return a place that still is what
+conversion made of it gets its real value; one that a user has changed meanwhile keeps the change. So the moves need
+not be exact inverses of each other, and a move that forgets something is no bug.
 
-The API server converts whole lists, and one object that cannot be converted fails its list for everybody. So what
-could be stored converts, however odd; `FieldError` is left for what the API server would never have taken.
+The API server converts whole lists, and one object that cannot be converted fails its list for all clients. So
+everything that could be stored converts, however odd; `FieldError` is left for what the API server never accepts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _step(tree: Tree, source: str, target: str) -> Tree:
 
 
 def _move(tree: Tree, source: str, target: str) -> None:
-    """What the table says, no more."""
+    """Apply the moves of the table, and nothing else."""
     if target == NEWEST:
         for step in VERSIONS[VERSIONS.index(source) : -1]:
             for move in version_history.MOVES[step]:
@@ -123,7 +123,7 @@ def _carry(tree: Tree, version: str, made: Tree, was: Tree) -> None:
 
 
 def _taken(tree: Tree, version: str) -> list[Difference]:
-    """What is carried for a version, removed from the object. Of what somebody has spoilt nothing is used."""
+    """Remove and return the values that are carried for a version; none of them if the annotation is invalid."""
     text = json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]")
     try:
         return msgspec.json.decode(text, type=list[Difference]) if isinstance(text, str) else []

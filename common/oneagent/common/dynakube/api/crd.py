@@ -3,7 +3,7 @@
     manifest(client)    with conversion by the webhook that `client` names
     service(…)          such a client: the webhook behind its Service
 
-Every version is served, and none without somebody who converts: the API server by itself changes only the version's
+Every version is served, and always with a converting webhook: the API server by itself changes only the version's
 name on an object, and a selector of `v1beta1` would be stored where nothing looks for it.
 
 The file that is shipped names the webhook before there is one, and no `caBundle`: the operator adds it with the
@@ -31,7 +31,7 @@ COLUMNS: Final = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
     ("Age", "date", ".metadata.creationTimestamp"),
 )
-"""What `kubectl get` shows: the same places in every version, which a test holds."""
+"""Columns of `kubectl get`: the same paths in every version, which a test holds."""
 
 
 def manifest(client: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def manifest(client: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def service(namespace: str, name: str, path: str, bundle: str = "") -> dict[str, Any]:
-    """`bundle` is what the webhook's certificate is checked with, PEM in base64; somebody else adds it if empty."""
+    """Return the client. `bundle` is the webhook's CA, PEM in base64; the operator adds it later if empty."""
     client: dict[str, Any] = {"service": {"namespace": namespace, "name": name, "path": path, "port": 443}}
     return {**client, "caBundle": bundle} if bundle else client
 
@@ -79,10 +79,10 @@ def _version(version: str) -> dict[str, Any]:
 
 
 def _kept(described: schema.Schema) -> schema.Schema:
-    """The schema by which nothing that somebody has written is pruned.
+    """Return a schema that prunes no field.
 
     A manifest of another release, with fields that are not known here, can be applied as it is and comes back
-    whole. What is unknown is told by the webhook, which would never see it if it were pruned.
+    whole. The webhook warns of unknown fields, which it would never see if they were pruned.
     """
     root = json_path.copy_tree(described)
     for part in ("spec", "status"):

@@ -22,11 +22,11 @@ class Feature:
     name: str
     kind: Kind
     default: str = ""
-    """As somebody would write it; empty if there is none."""
+    """As a user would write it; empty if there is none."""
     instead: str = ""
-    """What took its place. Such a flag is deprecated."""
+    """The field that replaces it. Such a flag is deprecated."""
     handled: bool = True
-    """Whether anything here may act on it."""
+    """A component acts on it."""
 
 
 _NOT_HANDLED: Final = (

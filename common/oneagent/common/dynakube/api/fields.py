@@ -1,4 +1,4 @@
-"""What a DynaKube of the newest version has: one description for the CRD, the webhook, the operator and people.
+"""The fields of the newest DynaKube: one description for the CRD, the webhook, the operator and the docs.
 
 Defaults are written into stored objects, so only what never changes its meaning has one here. What a field means
 when it is not set stands in its text. Names that must exist (secrets, images, selectors) are checked where they are
@@ -75,7 +75,7 @@ _HOST: Final[Mapping[str, Schema]] = {
     ),
     "secCompProfile": text("Seccomp profile of the host agent: the path of a profile on the nodes."),
     "storageHostPath": text(
-        "Folder on the nodes where the host agent keeps its state if there is no CSI driver. "
+        "Directory on the nodes where the host agent keeps its state if there is no CSI driver. "
         "/var/opt/dynatrace if not set.",
         pattern="^$|^/",
     ),
@@ -83,13 +83,13 @@ _HOST: Final[Mapping[str, Schema]] = {
 }
 
 USE_CSI_DRIVER: Final = switch(
-    "Whether applications' pods get their agent through the CSI driver. "
+    "Mount the agent into applications' pods through the CSI driver. "
     "Through the CSI driver where it is installed if not set."
 )
 
 _INJECTION: Final[Mapping[str, Schema]] = {
     "codeModulesImage": text(
-        "Where the agent for applications comes from in place of the tenant: an image; or what is on "
+        "Source of the agent for applications in place of the tenant: an image; or what is on "
         "the nodes, a package at file:///path/to/archive.zip or an image in a folder, oci-layout:/path/of/folder:name."
     ),
     "codeModulesVersion": text(
@@ -142,15 +142,15 @@ _API_URL: Final = text(
 )
 
 SPEC: Final = section(
-    "What is wanted.",
+    "The desired state.",
     {
         "apiUrl": _API_URL,
         "tokens": _name("Secret with the keys apiToken and, if used, paasToken. The DynaKube's own name if not set."),
         "oneAgent": _ONE_AGENT,
         "metadataEnrichment": section(
-            "What applications can tell about themselves: files in their pods that name pod, workload and cluster.",
+            "Metadata for applications: files in their pods that name pod, workload and cluster.",
             {
-                "enabled": switch("Whether pods get them. Not if not set."),
+                "enabled": switch("Write the files into pods. Off if not set."),
                 "namespaceSelector": selector("Namespaces whose pods get them; all that are not ignored if not set."),
             },
         ),
@@ -163,7 +163,7 @@ SPEC: Final = section(
             },
         ),
         "trustedCAs": _name("ConfigMap whose key certs holds certificates (PEM) that are trusted besides the usual."),
-        "skipCertCheck": switch("Whether the tenant's certificate is not checked.", default=False),
+        "skipCertCheck": switch("Do not check the tenant's certificate.", default=False),
         "customPullSecret": _name("Pull secret for images. One made from the tenant's tokens if not set."),
         "dynatraceApiRequestThreshold": number(
             "Minutes between two questions of the same kind to the tenant. 15 if not set.", minimum=0, maximum=65535
@@ -180,7 +180,7 @@ def _versions(what: str, **more: Schema) -> Schema:
         {
             "version": text("The version that is wanted."),
             "imageID": text("The image that is wanted, with its digest."),
-            "source": text("Who decided: tenant-registry, custom-image, custom-version or public-registry."),
+            "source": text("Origin of the decision: tenant-registry, custom-image, custom-version or public-registry."),
             "lastProbeTimestamp": moment("When the version was last asked for."),
             **more,
         },
@@ -188,7 +188,7 @@ def _versions(what: str, **more: Schema) -> Schema:
 
 
 STATUS: Final = section(
-    "What is, as the operator sees it.",
+    "The observed state, written by the operator.",
     {
         "phase": text("Running, Deploying or Error: the condition Ready in one word."),
         "mode": text("The OneAgent mode that is acted on."),
@@ -202,7 +202,7 @@ STATUS: Final = section(
                 section("A host agent.", {"podName": text("Its pod."), "ipAddress": text("Its address.")}),
             ),
             lastInstanceStatusUpdate=moment("When the host agents were last looked at."),
-            healthcheck=anything("The command by which the host agent's image tells its health."),
+            healthcheck=anything("The health check of the host agent's image."),
             connectionInfoStatus=section(
                 "How agents reach the tenant.",
                 {

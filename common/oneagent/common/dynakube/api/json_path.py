@@ -14,7 +14,7 @@ from oneagent.common.kubernetes import fields
 Tree = dict[str, Any]
 
 ROOTS: Final = frozenset({"metadata", "spec", "status"})
-"""What every object has; never removed, however empty."""
+"""Sections of every object; never removed, however empty."""
 
 
 def keys(path: str) -> list[str]:
@@ -25,7 +25,7 @@ def keys(path: str) -> list[str]:
 
 
 def get_value(tree: Tree, path: str) -> Any:
-    """What is there; `None` where there is nothing, and where the way is not one of mappings."""
+    """Return the value; `None` if it is missing, or if the path leads through anything but mappings."""
     node: Any = tree
     for key in keys(path):
         if not isinstance(node, dict):
@@ -54,7 +54,7 @@ def set_value(tree: Tree, path: str, value: Any) -> None:
 
 
 def pop_value(tree: Tree, path: str, *, tidy: bool = False) -> Any:
-    """Remove what is there and return it, or `None`. `tidy` removes sections that became empty by it, too."""
+    """Remove and return the value, or `None`. `tidy` also removes sections that became empty."""
     parent_keys = keys(path)
     parents = [tree]
     for key in parent_keys[:-1]:
@@ -76,7 +76,7 @@ def copy_tree(tree: Tree) -> Tree:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON. Python's own comparison takes `1`, `1.0` and `true` for equal."""
+    """Return True if two values are the same JSON. Python's own comparison takes `1`, `1.0` and `true` for equal."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):

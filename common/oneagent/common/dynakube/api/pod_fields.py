@@ -17,8 +17,8 @@ def resources(description: str) -> Schema:
     return section(
         description,
         {
-            "requests": table("What a node has to have free.", _QUANTITY),
-            "limits": table("What is never exceeded.", _QUANTITY),
+            "requests": table("Resources that a node must have free.", _QUANTITY),
+            "limits": table("Resources that are never exceeded.", _QUANTITY),
         },
     )
 
@@ -65,7 +65,7 @@ def variables(description: str) -> Schema:
         {
             "name": text("Its name."),
             "value": text("Its value."),
-            "valueFrom": anything("Where the value comes from: a field, resource, Secret or ConfigMap."),
+            "valueFrom": anything("Source of the value: a field, resource, Secret or ConfigMap."),
         },
         required=["name"],
     )
@@ -76,10 +76,10 @@ def conditions(description: str) -> Schema:
     condition = section(
         "A condition, by the conventions of Kubernetes.",
         {
-            "type": text("What it is about."),
-            "status": text("Whether it holds.", enum=["True", "False", "Unknown"]),
-            "reason": text("Why, in one word."),
-            "message": text("Why, in a sentence."),
+            "type": text("Subject of the condition."),
+            "status": text("Status of the condition.", enum=["True", "False", "Unknown"]),
+            "reason": text("Reason in one word."),
+            "message": text("Reason as a sentence."),
             "lastTransitionTime": moment("When the status changed."),
             "observedGeneration": number("The generation of the DynaKube that it speaks of.", format="int64"),
         },

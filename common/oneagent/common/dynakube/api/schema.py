@@ -1,4 +1,4 @@
-"""What descriptions of fields are made of, and the ways about in a tree of them.
+"""Building blocks of field descriptions, and paths in a tree of them.
 
 A description is an OpenAPI schema in the form that Kubernetes takes in a CRD. It is plain data and says only what
 is known; that the API server has to keep the rest is added by `preserving`, so that `unknown` can tell it.
@@ -52,7 +52,7 @@ def listing(description: str, item: Schema, **more: Any) -> Schema:
 
 
 def rule(expression: str, message: str) -> Schema:
-    """What must hold, in CEL, and what the API server says if it does not."""
+    """Return a CEL rule with the API server's message for a violation."""
     return {"rule": expression, "message": message}
 
 

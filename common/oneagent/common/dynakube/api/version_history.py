@@ -1,6 +1,6 @@
 """Where a field was in older versions: the one table that older schemas and the conversion come from.
 
-What no move speaks of stays where it is, fields that only newer versions know included.
+A field without a move stays where it is, also one that only newer versions have.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def _each(modes: tuple[Mode, ...], field: str) -> tuple[str, ...]:
     return tuple(f"spec.oneAgent.{mode}.{field}" for mode in modes)
 
 
-_AUTO_UPDATE: Final = schema.switch("Deprecated. Whether host agents are updated to the tenant's newest version.")
+_AUTO_UPDATE: Final = schema.switch("Deprecated. Update host agents to the tenant's newest version.")
 _USE_CSI_DRIVER: Final = f"spec.oneAgent.{Mode.APPLICATION_MONITORING}.useCSIDriver"
 
-# What happens to an object of a version on its way to the next one; backwards in the reverse order.
+# The moves of an object of a version on its way to the next one; backwards in the reverse order.
 MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
     "v1alpha1": (
         Renamed("spec.codeModules.resources", "spec.codeModules.initResources"),
@@ -101,7 +101,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             _USE_CSI_DRIVER,
             before=False,
             after=True,
-            field=schema.switch("Whether applications' pods get their agent through the CSI driver. Not if not set."),
+            field=schema.switch("Mount the agent into applications' pods through the CSI driver. Off if not set."),
         ),
         Typed(
             "metadata-enrichment",

@@ -1,4 +1,4 @@
-"""What of a node's state needs a person: one sentence each, with the remedy where there is one.
+"""Problems of a node that need an administrator: one sentence each, with the remedy where there is one.
 
 What puts itself right within a minute is none: a version on its way, a tenant that is being asked, a view that
 is being mounted.

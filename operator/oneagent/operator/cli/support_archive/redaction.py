@@ -1,4 +1,4 @@
-"""Redaction of everything that looks like a secret, wherever it is.
+"""Redaction of everything that looks like a secret.
 
 It matches forms, not known values, which would have to be read first. In doubt it removes too much rather than too
 little.
