@@ -31,10 +31,10 @@ def from_secret(secret: Secret | None) -> Pair:
         raise UnusableCertificateError("tls.crt or tls.key of the Secret is missing or no base64") from error
 
 
-def from_folder(folder: Path) -> Pair:
+def from_directory(directory: Path) -> Pair:
     """The files `tls.crt` and `tls.key`; `UnusableCertificateError`."""
     try:
-        return Pair((folder / "tls.crt").read_bytes(), (folder / "tls.key").read_bytes())
+        return Pair((directory / "tls.crt").read_bytes(), (directory / "tls.key").read_bytes())
     except OSError as error:
         raise UnusableCertificateError(f"{error.filename}: {error.strerror}") from error
 
@@ -51,8 +51,8 @@ def watch(server: Client, namespace: str, name: str, tls: ServerTls) -> Watch[Se
     return watched
 
 
-async def follow(folder: Path, tls: ServerTls, seconds: float) -> None:
+async def follow(directory: Path, tls: ServerTls, seconds: float) -> None:
     """Load every new pair in a directory, until cancelled."""
     while True:
-        tls.load(lambda: from_folder(folder))
+        tls.load(lambda: from_directory(directory))
         await asyncio.sleep(seconds)

@@ -26,7 +26,7 @@ from oneagent.webhook.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_FOLDER_SECONDS: Final = 1.0
+_DIRECTORY_SECONDS: Final = 1.0
 _UNSYNCED: Final = "the cluster's objects are not read yet"
 _DYNAKUBES_WAIT_SECONDS: Final = 20.0
 """Longest time that this process is not ready only because DynaKubes are missing"""
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("address", ":8443", "host:port for requests of API servers, with TLS", parse=flags.address)
     add("metrics-address", ":8080", "host:port for /livez, /readyz and Prometheus metrics", parse=flags.address)
     add("secret", "oneagent-webhook-certs", "name of the Secret with tls.crt and tls.key")
-    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_folder)
+    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_parse_directory)
     add("drain", 5.0, "time after SIGTERM in which requests are still accepted", parse=flags.duration)
     add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0: never", parse=flags.count)
     add("breaker-window", 300.0, "time within which failed pods are counted", parse=flags.duration)
@@ -146,9 +146,9 @@ class Webhook:
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """Run the background tasks until cancelled."""
-        folder = self._config.certificate_directory
-        if folder:
-            pairs = certificates.follow(folder, self._tls, _FOLDER_SECONDS)
+        directory = self._config.certificate_directory
+        if directory:
+            pairs = certificates.follow(directory, self._tls, _DIRECTORY_SECONDS)
         else:
             pairs = certificates.watch(self._api, self._config.namespace, self._config.secret, self._tls).run()
         return [self._cluster.run(), self._events.run(), pairs]
@@ -207,7 +207,7 @@ def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers
     return admission.Handlers(inject, validate, validation.message)
 
 
-def _folder(text: str) -> Path | None:
+def _parse_directory(text: str) -> Path | None:
     return Path(flags.absolute_path(text)) if text else None
 
 

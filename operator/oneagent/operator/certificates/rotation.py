@@ -126,11 +126,11 @@ def _renew_authority(state: ClusterState, settings: CertificateSettings, now: fl
         # serves or has just served.
         elsewhere = (state.served.bundle, *(bundle for target in state.targets for bundle in target.bundles))
         known = (*record.trusted, *(one for bundle in elsewhere for one in x509.read_bundle(bundle)))
-        return NewAuthority(MISSING_OR_BROKEN, _former(state, known, now))
+        return NewAuthority(MISSING_OR_BROKEN, _former_authorities(state, known, now))
     if not record.authority.certificate.is_valid(now):
-        return NewAuthority(OUT_OF_DATE, _former(state, record.trusted, now))
+        return NewAuthority(OUT_OF_DATE, _former_authorities(state, record.trusted, now))
     if now >= renewal(record.authority.certificate, settings):
-        return NewAuthority(RENEWAL_DUE, _former(state, record.trusted, now))
+        return NewAuthority(RENEWAL_DUE, _former_authorities(state, record.trusted, now))
     return None
 
 
@@ -253,7 +253,9 @@ def _is_trusted_everywhere(state: ClusterState) -> bool:
     )
 
 
-def _former(state: ClusterState, known: Iterable[x509.Certificate], now: float) -> tuple[x509.Certificate, ...]:
+def _former_authorities(
+    state: ClusterState, known: Iterable[x509.Certificate], now: float
+) -> tuple[x509.Certificate, ...]:
     """Return the former CAs to keep: first the issuer of the served certificate, then the newest."""
     served = state.served.certificate
 

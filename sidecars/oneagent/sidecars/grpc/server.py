@@ -220,7 +220,7 @@ class _Connection:
                 self._h2.increment_flow_control_window(event.flow_controlled_length)
             self._collect(event.stream_id, event.data or b"")
         elif isinstance(event, h2.events.StreamEnded) and event.stream_id:
-            self._has_come(event.stream_id, whole=True)
+            self._has_arrived(event.stream_id, whole=True)
         elif isinstance(event, h2.events.StreamReset) and event.stream_id:
             self._arriving.pop(event.stream_id, None)
             self._waiting.pop(event.stream_id, None)
@@ -230,9 +230,9 @@ class _Connection:
         if request is not None:
             request.body += data
             if protocol.too_long(request.body):
-                self._has_come(stream, whole=False)
+                self._has_arrived(stream, whole=False)
 
-    def _has_come(self, stream: int, *, whole: bool) -> None:
+    def _has_arrived(self, stream: int, *, whole: bool) -> None:
         request = self._arriving.pop(stream, None) or self._waiting.get(stream)
         if request is not None:
             request.whole = whole

@@ -19,18 +19,18 @@ from oneagent.common.injection import contract
 from oneagent.sidecars.init_container import ShareWriteError
 from oneagent.sidecars.init_container.settings import InitContainerSettings
 
-_FOLDER_MODE: Final = 0o755
+_DIRECTORY_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
 """Containers run as any user."""
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
-def write(folder: str, settings: InitContainerSettings) -> None:
+def write(directory: str, settings: InitContainerSettings) -> None:
     """Write all files; `ShareWriteError` names the first that fails."""
     for name, text in files(settings).items():
-        path = os.path.join(folder, name)
+        path = os.path.join(directory, name)
         try:
-            _make_folder(os.path.dirname(path))
+            _make_directory(os.path.dirname(path))
             _replace(path, text.encode())
         except OSError as error:
             raise ShareWriteError(
@@ -80,12 +80,12 @@ def enrichment(settings: InitContainerSettings) -> dict[str, str]:
     return {key: value for key, value in cleaned if value}
 
 
-def _make_folder(path: str) -> None:
+def _make_directory(path: str) -> None:
     try:
         os.mkdir(path)
     except FileExistsError:
         return
-    os.chmod(path, _FOLDER_MODE)  # Not by `mkdir`, which applies the umask.
+    os.chmod(path, _DIRECTORY_MODE)  # Not by `mkdir`, which applies the umask.
 
 
 def _replace(path: str, content: bytes) -> None:

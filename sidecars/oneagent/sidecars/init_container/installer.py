@@ -47,7 +47,7 @@ _AGENT: Final = "agent"
 _ARCHIVE: Final = "agent.zip"
 _CONF: Final = "agent/conf/ruxitagentproc.conf"
 _FILE_MODE: Final = 0o644
-_FOLDER_MODE: Final = 0o1777
+_DIRECTORY_MODE: Final = 0o1777
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _MIB: Final = 1 << 20
@@ -208,9 +208,9 @@ def _configure(root: Path, injection: Injection) -> None:
     merged = ruxitagentproc.merge(
         package, [ruxitagentproc.Property(*prop) for prop in injection.properties], own_properties
     )
-    for folder in (root / _AGENT, file.parent):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(_FOLDER_MODE)
+    for directory in (root / _AGENT, file.parent):
+        directory.mkdir(exist_ok=True)
+        directory.chmod(_DIRECTORY_MODE)
     file.unlink(missing_ok=True)
     file.write_text(merged.text, errors="replace")
     file.chmod(_FILE_MODE)

@@ -20,7 +20,7 @@ _DEPRECATED: Final = ("Deprecated.", "Without effect")
 def unknown_fields(ctx: ValidationContext) -> Iterator[str]:
     unknown = schema.unknown(version_history.described(ctx.version), ctx.written)
     for path in itertools.islice(unknown, _MAX_UNKNOWN_FIELDS):
-        versions = [version for version in VERSIONS if schema.look(version_history.described(version), path)]
+        versions = [version for version in VERSIONS if schema.get_field(version_history.described(version), path)]
         hint = f"it is a field of {versions[-1]}" if versions else "it has no effect"
         yield f"{_printable_path(path)} is not a field of {ctx.version}: {hint}."
     if rest := sum(1 for _ in unknown):

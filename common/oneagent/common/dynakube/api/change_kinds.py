@@ -31,7 +31,7 @@ def _shift(tree: Tree, source: str, target: str) -> None:
 
 def _place(described: Schema, path: str, field: Schema | None) -> None:
     if field is not None:
-        schema.put(described, path, field)
+        schema.set_field(described, path, field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Renamed:
         _shift(tree, self.new, self.old)
 
     def reshape(self, described: Schema) -> None:
-        _place(described, self.old, schema.take(described, self.new))
+        _place(described, self.old, schema.pop_field(described, self.new))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Switched:
             json_path.set_value(tree, self.old, {"enabled": True, **section})
 
     def reshape(self, described: Schema) -> None:
-        _place(described, self.old, schema.take(described, self.new))
-        schema.put(described, f"{self.old}.enabled", schema.switch("Enable this mode. On if not set."))
+        _place(described, self.old, schema.pop_field(described, self.new))
+        schema.set_field(described, f"{self.old}.enabled", schema.switch("Enable this mode. On if not set."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Joined:
             json_path.set_value(tree, path, {"enabled": True, **part})
 
     def reshape(self, described: Schema) -> None:
-        schema.take(described, self.new)
+        schema.pop_field(described, self.new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Spread:
             json_path.set_value(tree, self.old, values[0])
 
     def reshape(self, described: Schema) -> None:
-        taken = [schema.take(described, path) for path in self.new]
+        taken = [schema.pop_field(described, path) for path in self.new]
         if not self.old.startswith("metadata."):
             _place(described, self.old, taken[0])
 
@@ -164,7 +164,7 @@ class Typed:
     def up(self, tree: Tree) -> None:
         if json_path.get_value(tree, self.new) is not None:
             return
-        value = self._given(tree)
+        value = self._pop_flags(tree)
         if value is None and self.meant != self.means:
             value = self.meant
         if value is not None:
@@ -181,9 +181,9 @@ class Typed:
             json_path.set_value(tree, feature_flags.annotation(self.feature), str(value).lower())
 
     def reshape(self, described: Schema) -> None:
-        schema.take(described, self.new)
+        schema.pop_field(described, self.new)
 
-    def _given(self, tree: Tree) -> object | None:
+    def _pop_flags(self, tree: Tree) -> object | None:
         """Remove the flags that are set, and return their value."""
         for feature in (self.feature, self.opposite):
             place = feature_flags.annotation(feature)
@@ -254,7 +254,7 @@ class Inverted:
         self._fill(tree, self.after)
 
     def reshape(self, described: Schema) -> None:
-        schema.put(described, self.new, self.field)
+        schema.set_field(described, self.new, self.field)
 
     def _fill(self, tree: Tree, default: bool) -> None:
         parent, _, key = self.new.rpartition(".")
@@ -277,7 +277,7 @@ class Dropped:
         pass
 
     def reshape(self, described: Schema) -> None:
-        schema.put(described, self.old, self.field)
+        schema.set_field(described, self.old, self.field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class Noted:
 
     def reshape(self, described: Schema) -> None:
         for path in self.old:
-            schema.put(described, path, self.field)
+            schema.set_field(described, path, self.field)
 
     @property
     def _note(self) -> str:

@@ -67,8 +67,8 @@ def to_newest(obj: Tree) -> Tree:
 
 def _step(tree: Tree, source: str, target: str) -> Tree:
     """From or to the newest version."""
-    carried = _taken(tree, target)
-    _taken(tree, source)
+    carried = _pop_carried(tree, target)
+    _pop_carried(tree, source)
     original = json_path.copy_tree(tree)
     _move(tree, source, target)
     _restore(tree, carried)
@@ -122,7 +122,7 @@ def _carry(tree: Tree, version: str, made: Tree, was: Tree) -> None:
         json_path.set_value(tree, f"metadata.annotations[{CARRIER}{version}]", text)
 
 
-def _taken(tree: Tree, version: str) -> list[Difference]:
+def _pop_carried(tree: Tree, version: str) -> list[Difference]:
     """Remove and return the values that are carried for a version; none of them if the annotation is invalid."""
     text = json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]")
     try:

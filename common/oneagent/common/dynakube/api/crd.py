@@ -74,11 +74,11 @@ def _version(version: str) -> dict[str, Any]:
         **({} if newest else {"deprecated": True, "deprecationWarning": old}),
         "subresources": {"status": {}},
         "additionalPrinterColumns": [{"name": name, "type": kind, "jsonPath": path} for name, kind, path in COLUMNS],
-        "schema": {"openAPIV3Schema": _kept(version_history.described(version))},
+        "schema": {"openAPIV3Schema": _without_pruning(version_history.described(version))},
     }
 
 
-def _kept(described: schema.Schema) -> schema.Schema:
+def _without_pruning(described: schema.Schema) -> schema.Schema:
     """Return a schema that prunes no field.
 
     A manifest of another release, with fields that are not known here, can be applied as it is and comes back

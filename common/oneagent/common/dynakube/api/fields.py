@@ -90,7 +90,7 @@ USE_CSI_DRIVER: Final = switch(
 _INJECTION: Final[Mapping[str, Schema]] = {
     "codeModulesImage": text(
         "Source of the agent for applications in place of the tenant: an image; or what is on "
-        "the nodes, a package at file:///path/to/archive.zip or an image in a folder, oci-layout:/path/of/folder:name."
+        "the nodes, a package at file:///path/to/archive.zip or an OCI layout, oci-layout:/path/of/layout:name."
     ),
     "codeModulesVersion": text(
         "Version of the agent for applications, complete, such as 1.277.0.20230914-094321. The version if not set."

@@ -56,15 +56,15 @@ def rule(expression: str, message: str) -> Schema:
     return {"rule": expression, "message": message}
 
 
-def look(schema: Schema, path: str) -> Schema | None:
+def get_field(schema: Schema, path: str) -> Schema | None:
     return json_path.section(schema, _below(path))
 
 
-def put(schema: Schema, path: str, field: Schema) -> None:
+def set_field(schema: Schema, path: str, field: Schema) -> None:
     json_path.set_value(schema, _below(path), field)
 
 
-def take(schema: Schema, path: str) -> Schema | None:
+def pop_field(schema: Schema, path: str) -> Schema | None:
     """Remove the description of a field."""
     taken: Schema | None = json_path.pop_value(schema, _below(path))
     return taken

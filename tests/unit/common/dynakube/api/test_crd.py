@@ -93,14 +93,14 @@ class TestASchema:
 
     def test_takes_every_section_of_other_products(self, version: str) -> None:
         for name in fields.OUT_OF_SCOPE:
-            section = schema.look(version_history.described(version), f"spec.{name}")
+            section = schema.get_field(version_history.described(version), f"spec.{name}")
             assert section is not None
             assert section[schema.PRESERVE] is True
 
 
 def test_fields_are_where_each_version_had_them() -> None:
     def has(version: str, path: str) -> bool:
-        return schema.look(version_history.described(version), path) is not None
+        return schema.get_field(version_history.described(version), path) is not None
 
     assert has("v1alpha1", "spec.classicFullStack.resources")
     assert has("v1alpha1", "spec.codeModules.volume")

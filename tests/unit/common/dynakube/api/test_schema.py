@@ -54,6 +54,6 @@ def test_what_took_a_flags_place_is_there() -> None:
     for feature in feature_flags.FEATURES.values():
         place = feature.instead.replace("MODE", "hostMonitoring")
         if place.startswith("spec."):
-            assert schema.look(NEWEST, place)
+            assert schema.get_field(NEWEST, place)
         elif place:
             assert place.removeprefix("feature.dynatrace.com/") in feature_flags.FEATURES
