@@ -58,12 +58,12 @@ class Reviewer:
         self._api: api.Api | None = None
         self.answers: list[api.Object] = []
 
-    async def create(self, resource: api.Resource, manifest: Any, namespace: str = "") -> api.Object:
+    async def create(self, resource: api.Resource, obj: Any, namespace: str = "") -> api.Object:
         if self._api is None:
             settings = client.Configuration()
             await config.load_kube_config(str(self._kubeconfig), client_configuration=settings)
             self._api = api.Api(client.ApiClient(settings))
-        answer = await self._api.create(resource, manifest, namespace)
+        answer = await self._api.create(resource, obj, namespace)
         self.answers.append(answer)
         return answer
 

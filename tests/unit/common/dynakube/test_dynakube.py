@@ -157,7 +157,7 @@ def test_a_mode_of_v1alpha1_that_is_neither_on_nor_off_is_refused(section: Any, 
 
 
 def test_the_flag_that_became_a_field_is_read_from_an_old_object_without_kind() -> None:
-    obj = manifest() | {"apiVersion": "dynatrace.com/v1beta1"}
+    obj: dict[str, Any] = manifest() | {"apiVersion": "dynatrace.com/v1beta1"}
     del obj["kind"]
     obj["metadata"]["annotations"] = {"feature.dynatrace.com/dynatrace-api-request-threshold": "20"}
     assert dynakube.from_object(obj).request_threshold_minutes == 20

@@ -174,11 +174,10 @@ def test_a_transfer_is_one_line_of_the_log_and_no_token_is_in_any(
     caplog.set_level("DEBUG", "oneagent")
     client.get(URL)
     # The client may have the last byte before the server has logged the transfer.
-    for _ in range(100):
-        if sent_records := [record for record in caplog.records if record.getMessage() == "package sent"]:
-            break
+    deadline = time.monotonic() + 5
+    while not any(record.getMessage() == "package sent" for record in caplog.records) and time.monotonic() < deadline:
         time.sleep(0.05)
-    (sent,) = sent_records
+    (sent,) = [record for record in caplog.records if record.getMessage() == "package sent"]
     facts = sent.__dict__["fields"]
     assert (facts["client"], facts["version"], facts["outcome"]) == (fakes.ACCOUNT, VERSION, "ok")
     everything = json.dumps([{**record.__dict__} for record in caplog.records], default=repr)
