@@ -78,14 +78,17 @@ def agent_images(
 
 
 @pytest.fixture(scope="module")
-def do(cluster: Cluster) -> Do:
-    """Let the concern look once at a DynaKube, with what a watch would have seen by now."""
+def do(cluster: Cluster) -> Iterator[Do]:
+    """Let the reconciler look once at a DynaKube, with what a watch would have seen by now."""
     agents = reconciler.HostAgentReconciler("0.1.0")
+    with asyncio.Runner() as runner:
 
-    def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
-        return asyncio.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
+        def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
+            return runner.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
 
-    return do
+        yield do
+        # Sockets of cancelled watches end their TLS sessions in the event loop.
+        runner.run(asyncio.sleep(1))
 
 
 async def look(
@@ -117,8 +120,6 @@ async def look(
         return verdict or ReconcileResult("True", "None", "")
     finally:
         await server.close()
-        # Sockets of cancelled watches end their TLS sessions in the event loop.
-        await asyncio.sleep(0.25)
 
 
 def dynakube(name: str, mode: str = "cloudNativeFullStack", **section: Any) -> Manifest:

@@ -163,7 +163,7 @@ class TestTheDataFolder:
     def test_with_a_name_that_overlay_can_not_take_is_refused(self, tmp_path: Path, folder: str) -> None:
         done = start_with(f"--data-dir={tmp_path}/{folder}", f"--target-root={tmp_path}")
         assert done.returncode == 1
-        assert "--data-dir: data folder" in done.stderr
+        assert "--data-dir: data directory" in done.stderr
 
 
 class TestTheCommandLine:

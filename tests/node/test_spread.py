@@ -24,7 +24,7 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
         provisioner.eventually(lambda: process.row().get("version"), what="the version is wanted")
         time.sleep(1.5)  # Longer than the provisioner's turn takes
         assert server.count("package") == 0
-        assert process.row()["condition"] == f"version {packages.VERSION} is not in the store yet (wanted)"
+        assert process.row()["condition"] == f"version {packages.VERSION} is not in the store yet (pending)"
         try:
             kubelet = driver.start()
             assert (kubelet.publish("pod1") / PRELOAD_LIBRARY).exists()

@@ -160,7 +160,7 @@ def test_a_driver_that_does_not_say_its_name_at_first_is_asked_again(
     driver.failure = grpc.StatusCode.UNAVAILABLE
     driver.start()
     program = start(f"--http-endpoint=127.0.0.1:{port}")
-    programs.until(lambda: "asking again" in program.log())
+    programs.until(lambda: "driver name not available; retrying" in program.log())
     driver.failure = None
     until_ok(port)
     programs.until(lambda: "probing the driver" in program.log())
