@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from kubernetes.aio import client, config
-
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.mode import Mode
 from oneagent.operator import api
@@ -79,9 +77,7 @@ class DynaKubeReader:
 
 async def create(kubeconfig: Path, manifests: Iterable[Manifest]) -> None:
     """Namespaces, in a fraction of the time that kubectl takes for so many."""
-    settings = client.Configuration()
-    await config.load_kube_config(str(kubeconfig), client_configuration=settings)
-    server, free = api.Api(client.ApiClient(settings)), asyncio.Semaphore(_AT_ONCE)
+    server, free = api.Api(await api.connect(kubeconfig)), asyncio.Semaphore(_AT_ONCE)
 
     async def one(manifest: Manifest) -> None:
         async with free:

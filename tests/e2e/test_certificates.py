@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client, config
 from prometheus_client import CollectorRegistry
 
 from oneagent.common.kubernetes.errors import ApiError
@@ -284,10 +283,8 @@ def _definition() -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _world(cluster: Cluster, namespace: str, folder: Path, **times: float) -> AsyncIterator[World]:
     """Everything converged, and requests are answered."""
-    access = client.Configuration()
-    await config.load_kube_config(str(cluster.control_plane.admin), client_configuration=access)
     # Two pools of connections: nobody waits for the other's.
-    store, users = (api.Api(client.ApiClient(access)) for _ in range(2))
+    store, users = [api.Api(await api.connect(cluster.control_plane.admin)) for _ in range(2)]
     world = World(store, users, namespace, folder, **times)
     tasks = []
     try:

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 import pytest
 import yaml
-from kubernetes.aio import client, config
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import FEATURE_PREFIX, TenantId, Version
@@ -78,25 +77,20 @@ def agent_images(
 
 
 @pytest.fixture(scope="module")
-def do(cluster: Cluster) -> Iterator[Do]:
+def do(cluster: Cluster) -> Do:
     """Let the reconciler look once at a DynaKube, with what a watch would have seen by now."""
     agents = reconciler.HostAgentReconciler("0.1.0")
-    with asyncio.Runner() as runner:
 
-        def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
-            return runner.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
+    def do(name: str, version: str = OLD, later: float = 0.0) -> ReconcileResult:
+        return asyncio.run(look(agents, cluster.control_plane.admin, name, version, time.time() + later))
 
-        yield do
-        # Sockets of cancelled watches end their TLS sessions in the event loop.
-        runner.run(asyncio.sleep(1))
+    return do
 
 
 async def look(
     agents: reconciler.HostAgentReconciler, kubeconfig: Path, name: str, version: str, now: float
 ) -> ReconcileResult:
-    settings = client.Configuration()
-    await config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
-    server = api.Api(client.ApiClient(settings))
+    server = api.Api(await api.connect(kubeconfig))
     try:
         resource, observed = api.dynakubes("v1beta6"), Cache()
         watches = Watches(server, NAMESPACE, resource, observed, Nobody())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.aio import client, config
 
 from oneagent.common import package_client
 from oneagent.common.http import download, errors
@@ -60,9 +59,7 @@ class Reviewer:
 
     async def create(self, resource: api.Resource, obj: Any, namespace: str = "") -> api.Object:
         if self._api is None:
-            settings = client.Configuration()
-            await config.load_kube_config(str(self._kubeconfig), client_configuration=settings)
-            self._api = api.Api(client.ApiClient(settings))
+            self._api = api.Api(await api.connect(self._kubeconfig))
         answer = await self._api.create(resource, obj, namespace)
         self.answers.append(answer)
         return answer

@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -89,14 +90,17 @@ def decode_data(obj: Mapping[str, Any]) -> dict[str, str]:
     return texts
 
 
-async def connect() -> client.ApiClient:
-    """Connect by the pod's service account, `KUBECONFIG` or `~/.kube/config`; `KubeconfigError` without any."""
+async def connect(kubeconfig: Path | None = None) -> client.ApiClient:
+    """Connect by `kubeconfig`, or else by the pod's service account, `KUBECONFIG` or `~/.kube/config`.
+
+    `KubeconfigError` without any.
+    """
     settings = client.Configuration()
     try:
-        try:
-            config.load_incluster_config(client_configuration=settings)
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=settings)
+        if kubeconfig is not None:
+            await config.load_kube_config(str(kubeconfig), client_configuration=settings)
+        else:
+            await _find_configuration(settings)
     except (config.ConfigException, OSError, ValueError) as error:
         raise KubeconfigError(f"no usable API server configuration: {error}") from error
     # Not shared between sessions: each client has one session.
@@ -104,6 +108,13 @@ async def connect() -> client.ApiClient:
     connected = client.ApiClient(settings)
     connected.rest_client = _RestClient(settings)
     return connected
+
+
+async def _find_configuration(settings: client.Configuration) -> None:
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=settings)
 
 
 class _RestClient(rest.RESTClientObject):

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from kubernetes.aio import client, config
 
 from oneagent.common.dynakube.api import crd
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
@@ -89,9 +88,7 @@ def listed(kubectl: Kubectl) -> list[str]:
 
 async def migrate(rights: Path) -> None:
     """Until there is nothing left to do."""
-    access = client.Configuration()
-    await config.load_kube_config(str(rights), client_configuration=access)
-    server = api.Api(client.ApiClient(access))
+    server = api.Api(await api.connect(rights))
     migration = storage_migration.StorageMigration(server, clock=lambda: time.monotonic() * FASTER)
     try:
         for _ in range(20):
