@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +102,21 @@ class Node:
         (status,) = (found for found in pod["status"]["containerStatuses"] if found["name"] == container)
         identity = status["containerID"].removeprefix("containerd://")
         return {process for file in self._groups(identity) for process in cgroups.members(file)}
+
+    def first_process(self, pod: Mapping[str, Any], container: str, *, within_seconds: float = 10) -> int:
+        """The first process of a pod's running container, once it waits for something.
+
+        kubelet reports a container as running while its process is still runc's, or loads its libraries.
+        """
+        deadline = time.monotonic() + within_seconds
+        while True:
+            process = min(self.processes_of(pod, container))
+            name, state = psutil.Process(process).name(), psutil.Process(process).status()
+            if state == psutil.STATUS_SLEEPING and not name.startswith("runc"):
+                return process
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"process {process} of the container {container} is {name}, {state}")
+            time.sleep(0.05)
 
     def _groups(self, name: str) -> list[Path]:
         # Unlike `rglob`, this passes over groups that go while it looks.

@@ -29,7 +29,7 @@ def test_the_first_process_of_a_container_has_the_library_mapped(
 ) -> None:
     apply(manifests.pod("app", namespace, dynakube))
     pod = running(namespace, "app")
-    first = min(node.processes_of(pod, "shop"))
+    first = node.first_process(pod, "shop")
     assert f"{manifests.AGENT}/{PRELOAD_LIBRARY}" in Path(f"/proc/{first}/maps").read_text()
 
 
@@ -70,7 +70,7 @@ def test_the_view_carries_the_configuration_of_its_pod(
 
 def _view_of(node: Node, pod: dict[str, Any]) -> mount_table.Overlay:
     """The only view that a pod's process has in its mount table."""
-    process = min(node.processes_of(pod, "shop"))
+    process = node.first_process(pod, "shop")
     views = mount_table.overlays(mount_table.read(Path(f"/proc/{process}/mountinfo")))
     (view,) = (view for view in views if view.mount.target == manifests.AGENT)
     assert not [mount for mount in views if mount.mount.target != manifests.AGENT and "/agents/" in str(mount.lower)]

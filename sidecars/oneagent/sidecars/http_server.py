@@ -95,7 +95,7 @@ def _accept(listener: socket.socket, pages: Mapping[str, Page]) -> None:
 
 
 def _handle(client: socket.socket, pages: Mapping[str, Page], slots: threading.BoundedSemaphore) -> None:
-    # A client that has gone before its answer is nobody's problem.
+    # A client that has gone before its answer is no error.
     with contextlib.suppress(OSError), contextlib.ExitStack() as leave:
         leave.callback(slots.release)
         leave.enter_context(client)

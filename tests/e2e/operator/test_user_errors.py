@@ -1,4 +1,4 @@
-"""What tenants and owners get wrong: it is said, what was decided stays, and nobody else is concerned."""
+"""Mistakes of tenants and owners: a condition names them, the decided version stays, other DynaKubes are untouched."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class ShopNamespace:
         return {**{key: found[key] for key in ("apiVersion", "kind", "spec")}, "metadata": kept}
 
     def running(self, pod: Pod) -> Running:
-        process = min(self._cluster.node.processes_of(pod, "shop"))
+        process = self._cluster.node.first_process(pod, "shop")
         mounts = mount_table.read(Path(f"/proc/{process}/mountinfo"))
         (container,) = pod["status"]["containerStatuses"]
         return Running(container["containerID"], process, tuple((mount.mount_id, mount.target) for mount in mounts))

@@ -48,7 +48,7 @@ class Applications:
 
     def maps(self, pod: Pod, container: str = "shop") -> str:
         """What the first process of a container has mapped."""
-        return Path(f"/proc/{min(self._cluster.node.processes_of(pod, container))}/maps").read_text()
+        return Path(f"/proc/{self._cluster.node.first_process(pod, container)}/maps").read_text()
 
     def monitored(self, pod: Pod, container: str = "shop") -> bool:
         return LIBRARY in self.maps(pod, container)

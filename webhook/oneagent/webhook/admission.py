@@ -1,6 +1,6 @@
 """Answers to admission requests; any failure admits the object.
 
-    /inject     pods that are created       never denied; an error: unchanged, but for annotations that say so
+    /inject     pods that are created       never denied; an error: unchanged, but for annotations with the reason
     /label-ns   namespaces                  never denied; an error: unchanged
     /validate   DynaKubes                   denied with all errors found; an error of ours: allowed, with a warning
 

@@ -27,7 +27,7 @@ def patch(namespace: Object, dynakubes: Iterable[Object], own_namespace: str) ->
             continue  # The operator is taking its labels off.
         try:
             claims.append(namespace_mapping.claim(dynakube, own_namespace))
-        except fields.FieldError:  # The DynaKube's own condition says so.
+        except fields.FieldError:  # The DynaKube's own condition reports it.
             if fields.at(dynakube, "metadata.name") == labels.get(namespace_mapping.LABEL):
                 return []
     decision = namespace_mapping.decide(name, labels, claims)

@@ -3,7 +3,7 @@
     UnusableCertificateError   a pair that cannot be served; the text contains nothing of the key
 
 Each pair has its own context, which is tested by a handshake in memory. The hook for server names then gives it to
-every new connection. Open connections keep their certificate, and a rejected pair leaves the one before in use. A
+every new connection. Open connections keep their certificate, and a rejected pair leaves the previous one in use. A
 new pair in the old context would not do, because a context holds one certificate for each type of key. After a change
 from ECDSA to RSA, as from our own certificates to cert-manager's, it would still serve the old one.
 """

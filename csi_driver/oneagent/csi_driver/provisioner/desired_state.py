@@ -133,7 +133,7 @@ def _with_layer(
 
 
 def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
-    """Return the desired version; the one before until it is known."""
+    """Return the desired version; until it is known, the previous one."""
     choice = desired_version.choose(
         image=str(dynakube.image or dynakube.image_layout or ""),
         pinned=dynakube.decided_version or dynakube.pinned_version or "",

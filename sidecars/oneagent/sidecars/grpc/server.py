@@ -96,7 +96,7 @@ class Server:
         with self._lock:
             open_connections = dict(self._connections)
         for sock in open_connections.values():
-            # What has arrived can still be read and answered; after that the connection reads its end.
+            # Requests that have arrived are still read and answered; after them the connection reads its end.
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RD)
         deadline = time.monotonic() + grace_seconds

@@ -1,6 +1,6 @@
 """Attempts to download one file from one server, until it is complete or a retry is pointless.
 
-Each attempt continues where the one before broke (see `part_file`, `http_range`), after a growing pause and never
+Each attempt continues where the previous one broke (see `part_file`, `http_range`), after a growing pause and never
 before the server's `Retry-After`. No transfer starts that does not fit on the disk.
 
     DownloadError

@@ -1,7 +1,7 @@
 """Problems of a node that need an administrator: one sentence each, with the remedy where there is one.
 
-What puts itself right within a minute is none: a version on its way, a tenant that is being asked, a view that
-is being mounted.
+Whatever the driver mends by itself within a minute is none: a version that is downloaded, a tenant that is polled,
+a view that is being mounted.
 """
 
 from __future__ import annotations
