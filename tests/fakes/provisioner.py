@@ -132,6 +132,7 @@ class FakeDynaKubeSource:
         kind: dynakube_sources.Kind,
         reason: str,
         message: str,
+        related: dynakube_sources.PodReference | None = None,
     ) -> None:
         self.events.append((about.name, kind, reason, message))
 

@@ -19,7 +19,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.sidecars import csi_client, go_flags, http_server, signals
+from oneagent.common.http import page_server
+from oneagent.common.http.connections import AddressError
+from oneagent.sidecars import csi_client, go_flags, signals
 from oneagent.sidecars import metrics as sidecars_metrics
 from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
 
@@ -82,15 +84,15 @@ class Probe:
         self._driver = csi_client.Driver(csi_path, timeout_seconds, self._observe)
         self._healthy: bool | None = None
 
-    def check(self) -> http_server.Answer:
+    def check(self) -> page_server.Answer:
         """Answer `/healthz`."""
         try:
             ready = self._driver.ready()
         except RpcError as error:
-            return self._log_change(http_server.Answer(500, str(error)))
+            return self._log_change(page_server.Answer(500, str(error)))
         if not ready:
-            return self._log_change(http_server.Answer(500, "driver responded but is not ready"))
-        return self._log_change(http_server.Answer(200, "ok"))
+            return self._log_change(page_server.Answer(500, "driver responded but is not ready"))
+        return self._log_change(page_server.Answer(200, "ok"))
 
     def read_name(self) -> None:
         """Wait without limit for the driver's name, a label of the metrics."""
@@ -106,7 +108,7 @@ class Probe:
             log.info("probing the driver", extra=logs.fields(driver=name, socket=self._driver.path))
             return
 
-    def _log_change(self, answer: http_server.Answer) -> http_server.Answer:
+    def _log_change(self, answer: page_server.Answer) -> page_server.Answer:
         # Only changes are logged, not each probe.
         healthy = answer.status == 200
         if healthy != self._healthy:
@@ -127,7 +129,7 @@ def main() -> int:
     probe = Probe(settings.csi_path, settings.probe_timeout_seconds, operations)
     try:
         _serve(settings, probe, operations)
-    except http_server.AddressError as error:
+    except AddressError as error:
         log.error("cannot serve", extra=logs.fields(reason=error))
         return 1
     threading.Thread(target=probe.read_name, name="name", daemon=True).start()
@@ -135,14 +137,14 @@ def main() -> int:
 
 
 def _serve(settings: LivenessProbeSettings, probe: Probe, operations: sidecars_metrics.Operations) -> None:
-    def metrics() -> http_server.Answer:
-        return http_server.Answer(200, operations.render(), sidecars_metrics.CONTENT_TYPE)
+    def metrics() -> page_server.Answer:
+        return page_server.Answer(200, operations.render(), sidecars_metrics.CONTENT_TYPE)
 
-    addresses: dict[str, dict[str, http_server.Page]] = {settings.health_address: {"/healthz": probe.check}}
+    addresses: dict[str, dict[str, page_server.Page]] = {settings.health_address: {"/healthz": probe.check}}
     if settings.metrics_address:
         addresses.setdefault(settings.metrics_address, {})[settings.metrics_path] = metrics
     for address, pages in addresses.items():
-        bound = http_server.serve(address, pages)
+        bound = page_server.serve(address, pages)
         log.info("serving", extra=logs.fields(address=bound, paths=sorted(pages)))
 
 

@@ -23,8 +23,10 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from oneagent.common import logs
+from oneagent.common.http import page_server
+from oneagent.common.http.connections import AddressError
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
-from oneagent.sidecars import csi_client, go_flags, http_server, signals
+from oneagent.sidecars import csi_client, go_flags, signals
 from oneagent.sidecars.grpc import client
 from oneagent.sidecars.grpc import server as grpc_server
 from oneagent.sidecars.grpc.protocol import RpcError, StatusCode
@@ -134,18 +136,18 @@ class Registration:
         return registration.RegistrationStatusResponse().SerializeToString()
 
 
-def check_health(socket_path: Path, name: str, timeout_seconds: float) -> http_server.Answer:
+def check_health(socket_path: Path, name: str, timeout_seconds: float) -> page_server.Answer:
     """Answer `/healthz`: can kubelet register the driver now?"""
     if not socket_path.exists():
-        return http_server.Answer(404, "registration socket does not exist")
+        return page_server.Answer(404, "registration socket does not exist")
     try:
         answer = client.call(str(socket_path), GET_INFO, b"", timeout_seconds)
         answered = registration.PluginInfo.FromString(answer).name
     except (RpcError, DecodeError) as error:
-        return http_server.Answer(500, str(error))
+        return page_server.Answer(500, str(error))
     if answered != name:
-        return http_server.Answer(500, f"the registration socket answers for {answered!r}, not for {name!r}")
-    return http_server.Answer(200, "ok")
+        return page_server.Answer(500, f"the registration socket answers for {answered!r}, not for {name!r}")
+    return page_server.Answer(200, "ok")
 
 
 def main() -> int:
@@ -193,8 +195,8 @@ def _register(settings: RegistrarSettings, driver: csi_client.Driver, name: str,
             # GetInfo needs up to the driver's timeout by itself.
             timeout = settings.timeout_seconds + 1
             page = {"/healthz": lambda: check_health(socket_path, name, timeout)}
-            log.info("serving /healthz", extra=logs.fields(address=http_server.serve(settings.http_address, page)))
-    except (grpc_server.SocketInUseError, http_server.AddressError, OSError) as error:
+            log.info("serving /healthz", extra=logs.fields(address=page_server.serve(settings.http_address, page)))
+    except (grpc_server.SocketInUseError, AddressError, OSError) as error:
         log.error("cannot serve", extra=logs.fields(socket=socket_path, reason=error))
         server.stop(0)
         return 1

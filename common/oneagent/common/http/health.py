@@ -9,6 +9,10 @@ import prometheus_client
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from oneagent.common.http import connections
+from oneagent.common.http.bounded_listener import BoundedListener
+from oneagent.common.http.connections import ConnectionLimits
+
 
 class HealthServer:
     """Serves from `start` to `stop`, or while in use as a context manager."""
@@ -19,10 +23,12 @@ class HealthServer:
         port: int,
         problem: Callable[[], str],
         registry: CollectorRegistry = prometheus_client.REGISTRY,
+        limits: ConnectionLimits = connections.DEFAULT,
     ) -> None:
         """`problem` returns the reason why the process is not ready, or ''."""
-        self._host, self.port, self._problem, self._registry = host, port, problem, registry
+        self._host, self.port, self._problem, self._registry, self._limits = host, port, problem, registry, limits
         self._runner: web.AppRunner | None = None
+        self._listener: BoundedListener | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -32,15 +38,21 @@ class HealthServer:
         await self.stop()
 
     async def start(self) -> None:
-        application = web.Application()
+        self._listener = BoundedListener(self._limits)
+        application = web.Application(middlewares=[self._listener.middleware()])
         routes = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
         application.add_routes(web.get(path, handler) for path, handler in routes.items())
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        # No request has a body here, so none is waited for.
+        self._runner = web.AppRunner(
+            application, access_log=None, auto_decompress=False, lingering_time=0, shutdown_timeout=1.0
+        )
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host or None, self.port).start()
-        self.port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        self.port = await self._listener.start(self._runner.server, self._host, self.port)
 
     async def stop(self) -> None:
+        if self._listener is not None:
+            await self._listener.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 

@@ -23,6 +23,9 @@ mount points for something writable, and a container whose mount point is missin
 AGENT_NOT_MOUNTED: Final = "AgentNotMounted"
 LAST_GOOD_MOUNTED: Final = "LastGoodAgentMounted"
 """Reasons of the Events about pods that got an empty view, or an older version than the desired one."""
+POD_WITHOUT_AGENT: Final = "PodWithoutAgent"
+"""Reason of the Event about a DynaKube whose pod, which is the related object, got an empty view. It is in the driver's
+namespace, where users can write none: the webhook counts these."""
 
 PACKAGE_AUDIENCE: Final = "oneagent-packages"
 """Audience of the service account tokens that the operator's package server accepts."""

@@ -42,6 +42,8 @@ class Event:
     kind: Kind
     reason: str
     message: str
+    related: Subject | None = None
+    """Another object that it concerns"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +121,13 @@ class Aggregator:
 
     def _body(self, event: Event, name: str) -> dict[str, Any]:
         now, subject = types.timestamp(time.time()), event.subject
+        related = {} if event.related is None else {"related": _reference(event.related)}
         return {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": name, "namespace": _namespace(subject)},
-            "involvedObject": {
-                "apiVersion": subject.api_version,
-                "kind": subject.kind,
-                "namespace": subject.namespace,
-                "name": subject.name,
-                "uid": subject.uid,
-            },
+            "involvedObject": _reference(subject),
+            **related,
             "type": event.kind,
             "reason": event.reason,
             "message": event.message[:_LONGEST_MESSAGE],
@@ -147,6 +145,16 @@ def subject_of(obj: types.Object) -> Subject:
     metadata = obj["metadata"]
     namespace, uid = (str(metadata.get(field) or "") for field in ("namespace", "uid"))
     return Subject(obj["apiVersion"], obj["kind"], namespace, metadata["name"], uid)
+
+
+def _reference(subject: Subject) -> dict[str, str]:
+    return {
+        "apiVersion": subject.api_version,
+        "kind": subject.kind,
+        "namespace": subject.namespace,
+        "name": subject.name,
+        "uid": subject.uid,
+    }
 
 
 def _namespace(subject: Subject) -> str:

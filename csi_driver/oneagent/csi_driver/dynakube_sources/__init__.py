@@ -54,7 +54,14 @@ class DynaKubeSource(Protocol):
         """Read a ConfigMap of the DynaKubes' namespace; `ApiError`."""
         ...
 
-    def event(self, about: dynakube.DynaKube | PodReference, kind: Kind, reason: str, message: str) -> None:
+    def event(
+        self,
+        about: dynakube.DynaKube | PodReference,
+        kind: Kind,
+        reason: str,
+        message: str,
+        related: PodReference | None = None,
+    ) -> None:
         """Write an Event, at best effort: repeats are counted, and nothing is raised."""
         ...
 

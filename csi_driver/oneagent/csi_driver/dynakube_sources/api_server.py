@@ -107,9 +107,11 @@ class KubernetesSource:
         kind: dynakube_sources.Kind,
         reason: str,
         message: str,
+        related: dynakube_sources.PodReference | None = None,
     ) -> None:
+        pod = _subject(related) if related is not None else None
         with self._events_lock:
-            write = self._events.add(events.Event(_subject(about), kind, reason, message))
+            write = self._events.add(events.Event(_subject(about), kind, reason, message, pod))
             try:
                 if write is not None:
                     self._send(write)

@@ -131,6 +131,7 @@ class DirectorySource:
         kind: dynakube_sources.Kind,
         reason: str,
         message: str,
+        related: dynakube_sources.PodReference | None = None,
     ) -> None:
         details = logs.fields(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=details)

@@ -6,14 +6,17 @@ Events go over the network, and there may be one for each pod of the node, so a 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from oneagent.common import dynakube, logs
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.injection import contract
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.metadata import database
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.metadata.volumes import Notice
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,10 @@ class EventReporter:
         self._reported: dict[tuple[str, Version], str] = {}
         self._refused: dict[str, str] = {}
 
-    def forward_notices(self) -> None:
-        """Send the server's new notices, unless the last ones are still being sent."""
+    def forward_notices(self, dynakubes: Mapping[DynaKubeName, dynakube.DynaKube]) -> None:
+        """Send the server's new notices, unless the last ones are still being sent; `dynakubes` are all there are."""
         if self._notices is None or self._notices.done():
-            self._notices = self._thread.submit(self._report_notices)
+            self._notices = self._thread.submit(self._report_notices, dynakubes)
 
     def expect_version(self, target: dynakube.DynaKube, version: Version) -> None:
         """Expect a version that is not in the store: its arrival gets an Event, however quick it is."""
@@ -74,14 +77,21 @@ class EventReporter:
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _report_notices(self) -> None:
+    def _report_notices(self, dynakubes: Mapping[DynaKubeName, dynakube.DynaKube]) -> None:
         try:
             with self._state.notices() as notices:
                 for notice in notices:
-                    pod = dynakube_sources.PodReference(notice.pod_namespace, notice.pod_name, notice.pod_uid)
-                    kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"
-                    self._source.event(pod, kind, notice.reason, notice.message)
+                    self._report_notice(notice, dynakubes.get(DynaKubeName(notice.dynakube)))
         except database.DatabaseUnavailableError as error:
             log.debug("notices not read", extra=logs.fields(error=error))
         except Exception:
             log.exception("notices not sent")
+
+    def _report_notice(self, notice: Notice, target: dynakube.DynaKube | None) -> None:
+        """Send the Event of a pod, for its owner, and one of its DynaKube, which is what the webhook believes."""
+        pod = dynakube_sources.PodReference(notice.pod_namespace, notice.pod_name, notice.pod_uid)
+        kind: dynakube_sources.Kind = "Normal" if notice.kind == "Normal" else "Warning"
+        self._source.event(pod, kind, notice.reason, notice.message)
+        if target is not None and kind == "Warning" and notice.reason == contract.AGENT_NOT_MOUNTED:
+            message = f"Pod {pod.namespace}/{pod.name} has no agent; its Event {notice.reason} has the cause"
+            self._source.event(target, kind, contract.POD_WITHOUT_AGENT, message, related=pod)

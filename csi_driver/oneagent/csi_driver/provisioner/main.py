@@ -13,6 +13,7 @@ from typing import Final
 
 from oneagent.common import flags, logs, package_client, prometheus
 from oneagent.common.http import client as http_client
+from oneagent.common.http.connections import AddressError
 from oneagent.common.identifiers import Version
 from oneagent.common.kubernetes import errors
 from oneagent.common.oci import hosts
@@ -305,6 +306,8 @@ def main() -> int:
         return run(parse())
     except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
+    except AddressError as error:
+        raise SystemExit(f"--metrics-address: {error}") from error
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ class Provisioner:
 
     def reconcile(self) -> None:
         """Reconcile once. Called from the loop; safe to call from other threads."""
-        self._reporter.forward_notices()
         snapshot = self.planner.snapshot
+        self._reporter.forward_notices(snapshot.dynakubes if snapshot is not None else {})
         if snapshot is None:
             self.state.flush()
             return

@@ -26,6 +26,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from oneagent.common import flags, logs, prometheus
+from oneagent.common.http.connections import AddressError
 from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
@@ -297,6 +298,8 @@ def main() -> int:
         return run(parse())
     except UnsafeNameError as error:
         raise SystemExit(f"--data-dir: {error}") from error
+    except AddressError as error:
+        raise SystemExit(f"--metrics-address: {error}") from error
 
 
 if __name__ == "__main__":

@@ -77,6 +77,12 @@ def retry_limits(request: PublishRequest, desired: DesiredState | None) -> Retry
     return RetryLimits(desired.mount_attempts, desired.mount_timeout_seconds if timeout is None else timeout)
 
 
+def is_impatient(request: PublishRequest, desired: DesiredState | None) -> bool:
+    """Return whether the pod's own timeout is shorter than that of its DynaKube."""
+    timeout = request.retry_timeout_seconds
+    return timeout is not None and desired is not None and timeout < desired.mount_timeout_seconds
+
+
 def fallback_version(desired: DesiredState | None, store: AgentStore) -> DesiredState | None:
     """Return the DynaKube's state with its last good version; None if the policy or the store has none."""
     if desired is None or desired.mount_policy != LAST_GOOD or desired.good_version == desired.version:

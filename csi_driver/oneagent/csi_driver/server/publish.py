@@ -287,16 +287,19 @@ class Publisher:
             attempt.target.create_empty(read_only=request.read_only)
         except OSError as error:
             raise UnavailableError(f"target {request.target} can't be created: {error.strerror}") from error
-        notice = self._notice(request, AGENT_NOT_MOUNTED, f"The pod starts without its agent: {reason}")
+        text = f"The pod starts without its agent: {reason}"
+        # A timeout of the pod's own, shorter than the DynaKube's, proves nothing about the DynaKube.
+        kind = "Normal" if mount_policy.is_impatient(request, attempt.desired) else "Warning"
+        notice = self._notice(request, AGENT_NOT_MOUNTED, text, kind)
         previous = self._volumes.get(request.volume)
         notices = () if previous is not None and previous.state == VolumeState.EMPTY else (notice,)
         record = self._record(request, VolumeState.EMPTY, failures=attempt.failures, reason=reason)
         self._volumes.put(record, *notices)
         return PublishResult(CallResult.EMPTY, reason=reason)
 
-    def _notice(self, request: PublishRequest, reason: str, message: str) -> Notice:
+    def _notice(self, request: PublishRequest, reason: str, message: str, kind: str = "Warning") -> Notice:
         return Notice(
-            kind="Warning",
+            kind=kind,
             reason=reason,
             message=message,
             dynakube=request.dynakube,

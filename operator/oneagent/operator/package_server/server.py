@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from aiohttp import web
 
 from oneagent.common import logs
 from oneagent.common.http import download, server_tls
+from oneagent.common.http.bounded_listener import BoundedListener
+from oneagent.common.http.connections import ConnectionLimits
 from oneagent.operator.package_server import cache, handlers
 from oneagent.operator.package_server.authentication import Authenticator, Reviewer
 from oneagent.operator.package_server.downloader import DesiredVersion, Downloader
@@ -38,10 +39,9 @@ class PackageServerSettings:
     """None: all addresses."""
     port: int = 8443
     connections: int = 1024
-    """Limit; further ones are closed at once."""
-    idle_seconds: float = 15.0
-    """Time after which a connection without a complete request is closed."""
-    handshake_seconds: float = 10.0
+    """Limit; see `common.http.connections` for what becomes of further ones."""
+    idle_seconds: float = 10.0
+    """Time after which a connection without a complete request is closed; the handshake is part of it."""
     drain_seconds: float = 30.0
     """Time for running transfers at shutdown."""
     renew_seconds: float = 10.0
@@ -84,7 +84,8 @@ class PackageServer:
         self.port = settings.port
         """Port of the listener after `start`; 0 chooses a free one."""
         self._protocols: web.Server | None = None
-        self._server: asyncio.Server | None = None
+        limits = ConnectionLimits(settings.connections, settings.idle_seconds, settings.idle_seconds, _BACKLOG)
+        self._listener = BoundedListener(limits, self._tls.context)
         self._renewing: asyncio.Task[None] | None = None
 
     def set_desired(self, versions: Iterable[DesiredVersion]) -> None:
@@ -99,29 +100,19 @@ class PackageServer:
         await asyncio.to_thread(self._cache.open)
         try:
             self._protocols = web.Server(
-                self._handler,
+                self._answer,
                 handler_cancellation=True,
                 access_log=None,
-                keepalive_timeout=self._settings.idle_seconds,
+                auto_decompress=False,
                 lingering_time=0,
                 max_line_size=_LINE_BYTES,
                 max_field_size=_HEADER_BYTES,
                 max_headers=_HEADERS,
             )
-            self._server = await asyncio.get_running_loop().create_server(
-                self._connection,
-                self._settings.host,
-                self._settings.port,
-                family=socket.AF_UNSPEC,
-                backlog=_BACKLOG,
-                ssl=self._tls.context,
-                ssl_handshake_timeout=self._settings.handshake_seconds,
-                ssl_shutdown_timeout=self._settings.handshake_seconds,
-            )
+            self.port = await self._listener.start(self._protocols, self._settings.host or "", self._settings.port)
         except BaseException:
             self._cache.close()
             raise
-        self.port = self._server.sockets[0].getsockname()[1]
         self._renewing = asyncio.create_task(self._renew_periodically(), name="package certificate")
         log.info("package server started", extra=logs.fields(port=self.port, directory=self._settings.directory))
 
@@ -131,8 +122,7 @@ class PackageServer:
             self._renewing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._renewing
-        if self._server is not None:
-            self._server.close()
+        await self._listener.stop()
         # Requests that wait for a download get `Retry-After`, maybe for another replica.
         await self._downloader.stop()
         if self._protocols is not None:
@@ -145,11 +135,9 @@ class PackageServer:
         self._handler.close()
         self._cache.close()
 
-    def _connection(self) -> asyncio.Protocol:
-        assert self._protocols is not None
-        if len(self._protocols.connections) >= self._settings.connections:
-            return _Refused()
-        return self._protocols()
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        with self._listener.answering(request):
+            return await self._handler(request)
 
     async def _renew(self) -> None:
         newest = await self._certificates.current()
@@ -164,11 +152,3 @@ class PackageServer:
                 self._tls.reject(str(error))
             except Exception:
                 log.exception("certificate renewal failed")
-
-
-class _Refused(asyncio.Protocol):
-    """Closes a connection beyond the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()

@@ -38,15 +38,14 @@ def test_a_dynakube_of_the_api_server_gets_its_version_and_events_tell(tmp_path:
                 Notice("Warning", "AgentNotMounted", message, "demo", "pod1", "shop", "uid-pod1", time.time())
             )
             book.flush()
-            p.wait_until(lambda: len(api.objects("events")) > 2)
+            p.wait_until(lambda: len(api.objects("events")) > 3)
             events = {event["reason"]: event for event in api.objects("events")}
             api.delete("dynakubes", "demo")
             p.wait_until(lambda: p.row() is None)
             assert p.collect() == [VERSION]
         source.close()
-    failed, ready, pod = (
-        events[name] for name in ("FailedInstallAgentVersion", "InstallAgentVersion", "AgentNotMounted")
-    )
+    names = ("FailedInstallAgentVersion", "InstallAgentVersion", "AgentNotMounted", "PodWithoutAgent")
+    failed, ready, pod, counted = (events[name] for name in names)
     assert failed["type"] == "Warning"
     assert "check apiToken" in failed["message"]
     assert (ready["type"], ready["involvedObject"]["name"]) == ("Normal", "demo")
@@ -54,6 +53,9 @@ def test_a_dynakube_of_the_api_server_gets_its_version_and_events_tell(tmp_path:
     assert pod["message"] == message
     assert pod["involvedObject"]["uid"] == "uid-pod1"
     assert pod["metadata"]["namespace"] == "shop"
+    assert (counted["metadata"]["namespace"], counted["involvedObject"]["kind"]) == ("dynatrace", "DynaKube")
+    assert counted["involvedObject"]["name"] == "demo"
+    assert counted["related"] == pod["involvedObject"]
 
 
 def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: double.Tenant) -> None:

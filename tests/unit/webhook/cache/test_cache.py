@@ -101,11 +101,13 @@ def daemonset(*, desired: int, ready: int, **metadata: str) -> dict[str, Any]:
     }
 
 
-def failure(pod: str, at: float, namespace: str = "shop", reason: str = "AgentNotMounted") -> dict[str, Any]:
+def failure(pod: str, at: float, namespace: str = "shop", reason: str = "PodWithoutAgent") -> dict[str, Any]:
+    """An Event of the driver, in its own namespace."""
     stamp = datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
-        "metadata": {"name": f"{pod}.{reason}", "namespace": namespace, "creationTimestamp": stamp},
-        "involvedObject": {"kind": "Pod", "namespace": namespace, "name": pod, "uid": f"uid-{pod}"},
+        "metadata": {"name": f"{pod}.{reason}", "namespace": "dynatrace", "creationTimestamp": stamp},
+        "involvedObject": {"kind": "DynaKube", "namespace": "dynatrace", "name": "prod", "uid": "uid-prod"},
+        "related": {"kind": "Pod", "namespace": namespace, "name": pod, "uid": f"uid-{pod}"},
         "reason": reason,
         "lastTimestamp": stamp,
     }
@@ -322,6 +324,23 @@ class TestTheBreaker:
 
         asyncio.run(test())
 
+    def test_events_that_users_can_write_pause_nothing(self, kube: kube_api.KubeApi, tmp_path: Path) -> None:
+        async def test() -> None:
+            async with seen(kube, tmp_path) as found:
+                for number in range(20):
+                    for reason in ("AgentNotMounted", "PodWithoutAgent"):
+                        event = failure(f"pod-{number}", time.time(), reason=reason)
+                        event["metadata"]["namespace"] = "shop"
+                        event["source"] = {"component": "oneagent-csi", "host": f"node-{number}"}
+                        kube.put("events", event)
+                        kube.put("events", event | {"involvedObject": event["related"]})
+                kube.put("events", failure("real", time.time()))
+                await eventually(lambda: found.cluster._events.objects)
+                assert list(found.cluster._events.objects) == ["dynatrace/real.PodWithoutAgent"]
+                assert found.cluster.pause_reason("prod") == ""
+
+        asyncio.run(test())
+
     def test_pods_that_failed_before_its_start_count_however_late_their_namespace_is_known(
         self, kube: kube_api.KubeApi, tmp_path: Path
     ) -> None:
@@ -342,7 +361,9 @@ class TestTheBreaker:
                 for pod, node in (("a", "one"), ("b", "one"), ("c", "two")):
                     assert found.cluster.pause_reason("prod") == ""
                     kube.put("events", failure(pod, time.time()) | {"source": {"host": node}})
-                    await eventually(partial(found.cluster._events.objects.__contains__, f"shop/{pod}.AgentNotMounted"))
+                    await eventually(
+                        partial(found.cluster._events.objects.__contains__, f"dynatrace/{pod}.PodWithoutAgent")
+                    )
                 await eventually(lambda: found.cluster.pause_reason("prod"))
 
         asyncio.run(test())

@@ -5,7 +5,8 @@ because a watch can be later than the pod. A namespace, its label, or a ReplicaS
 that wait for it, and for half a second at most.
 
 Of a namespace the cache holds the labels and our annotations; DynaKubes are few and stored whole. The cache also
-updates the circuit breaker: from the driver's DaemonSet, and from Events about pods that got an empty view.
+updates the circuit breaker: from the driver's DaemonSet, and from its Events about DynaKubes whose pods got an empty
+view. Those are in the own namespace. Events about pods prove nothing: every user may write them in his own.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ _CSI_DRIVERS: Final = list_watch.Collection(
     "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
 # The API server has no cache of Events: their resource version may expire after five minutes, and each list reads
-# all Events of the cluster. So a watch of them lasts as long as possible.
-_EVENTS: Final = list_watch.Collection("/api/v1/events", f"reason={contract.AGENT_NOT_MOUNTED}", watch_seconds=2700.0)
+# all Events of the namespace. So a watch of them lasts as long as possible.
+_EVENTS: Final = f"reason={contract.POD_WITHOUT_AGENT},involvedObject.kind=DynaKube"
+_EVENTS_WATCH_SECONDS: Final = 2700.0
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
@@ -91,6 +93,7 @@ class _Source(msgspec.Struct, frozen=True):
 class _Event(_Object, frozen=True):
     source: _Source = _Source()
     about: _Involved = msgspec.field(name="involvedObject", default=_Involved())
+    related: _Involved = _Involved()
     last: datetime | None = msgspec.field(name="lastTimestamp", default=None)
 
 
@@ -129,12 +132,15 @@ class ClusterCache:
         daemonset = list_watch.Collection(
             f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}"
         )
+        failures = list_watch.Collection(
+            f"/api/v1/namespaces/{own}/events", _EVENTS, watch_seconds=_EVENTS_WATCH_SECONDS
+        )
         retry = functools.partial(backoff.Backoff, first_pause, list_watch.LONGEST_PAUSE)
         self._namespaces = Watch(server, _NAMESPACES, self._read_namespace, retry=retry())
         self._dynakubes = Watch(server, collection, _read_dynakube, self._dynakubes_changed, retry=retry())
         self._csi_drivers = Watch(server, _CSI_DRIVERS, _read_name, retry=retry())
         self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
-        self._events = Watch(server, _EVENTS, self._read_event, retry=retry())
+        self._events = Watch(server, failures, self._read_event, retry=retry())
         self._workloads = owners.Workloads(server, first_pause=first_pause)
         self._lookups = fallback_lookups.FallbackLookups(self._fetch_namespace)
 
@@ -230,17 +236,21 @@ class ClusterCache:
         return Namespace(labels, ours or _NONE)
 
     def _read_event(self, content: msgspec.Raw) -> None:
-        """Count a failure; nothing is stored."""
+        """Count a failure; nothing is stored.
+
+        A pod names the DynaKube of its volume itself: it counts only for the one that its namespace belongs to.
+        """
         event = errors.decode(content, _Event)
-        namespace = self._namespaces.objects.get(event.about.namespace)
-        dynakube = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
+        pod, dynakube = event.related, event.about.name
+        namespace = self._namespaces.objects.get(pod.namespace)
+        owner = namespace.labels.get(namespace_mapping.LABEL) if namespace is not None else None
         at = event.last or event.metadata.created
-        if dynakube and at and event.about.kind == "Pod":
-            pod = event.about.uid or f"{event.about.namespace}/{event.about.name}"
-            self._breaker.record_failure(dynakube, pod, at.timestamp(), event.source.host)
+        if dynakube and dynakube == owner and at:
+            name = pod.uid or f"{pod.namespace}/{pod.name}"
+            self._breaker.record_failure(dynakube, name, at.timestamp(), event.source.host)
 
     async def _watch_events(self) -> None:
-        await self._namespaces.wait_until_synced()  # They name the DynaKube of an Event's pod.
+        await self._namespaces.wait_until_synced()  # They tell the DynaKube of an Event's pod.
         await self._events.run()
 
     def _driver_changed(self, _: object) -> None:

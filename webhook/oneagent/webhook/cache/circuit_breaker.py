@@ -4,8 +4,8 @@ It opens for one of two reasons:
 
 - The node driver does not exist, or is ready on no node for longer than a grace period, which outlasts an update.
 - Within the window as many pods of a DynaKube got an empty view as the limit allows. The driver writes an Event
-  about each such pod, and each pod counts once. On several nodes, the pods of a single node count for at most half
-  of the limit: a fault of one node must not leave thousands of pods unmonitored.
+  about each such pod into its own namespace, and each pod counts once. On several nodes, the pods of a single node
+  count for at most half of the limit: a fault of one node must not leave thousands of pods unmonitored.
 
 The first closes as soon as the driver is ready. The second closes when no pod has failed for a whole window. Pods
 without injection cannot fail, so the next injected pods are the trial.
