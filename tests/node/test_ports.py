@@ -63,8 +63,9 @@ def test_publishes_are_untouched_by_1500_connections_to_the_metrics(tmp_path: Pa
     port = ports.free()
     with node.running(tmp_path, f"--metrics-address=:{port}") as (driver, kubelet):
         assert driver.process is not None
-        limit_descriptors(driver.process.pid)
-        before = descriptors(driver.process.pid)
+        server = driver.process.pid
+        limit_descriptors(server)
+        before = descriptors(server)
         with neighbours(port, say):
             began = time.monotonic()
             for number in range(20):
@@ -73,7 +74,7 @@ def test_publishes_are_untouched_by_1500_connections_to_the_metrics(tmp_path: Pa
             assert time.monotonic() - began < 5
             assert "oneagent_csi_call_seconds" in page(port)
             # Two for calls that may be under way.
-            eventually(lambda: descriptors(driver.process.pid) <= before + BOUND + 2)
+            eventually(lambda: descriptors(server) <= before + BOUND + 2)
         assert "Too many open files" not in driver.log.read_text()
         assert "oneagent_csi_call_seconds" in page(port)
 
@@ -83,10 +84,11 @@ def test_a_provisioner_is_untouched_by_1500_connections_to_its_metrics(tmp_path:
     with provisioner.running(tmp_path, f"--metrics-address=:{port}") as process:
         assert process.process is not None
         eventually(lambda: ports.get(port, "/metrics")[0] == 200, 20)
-        limit_descriptors(process.process.pid)
+        pid = process.process.pid
+        limit_descriptors(pid)
         with neighbours(port):
             assert "oneagent_csi_dynakubes" in page(port)
-            eventually(lambda: descriptors(process.process.pid) < BOUND + 30)
+            eventually(lambda: descriptors(pid) < BOUND + 30)
 
 
 def test_a_liveness_probe_is_answered_among_1500_connections(tmp_path: Path) -> None:
