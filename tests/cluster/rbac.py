@@ -71,7 +71,9 @@ def granted(manifests: Iterable[Mapping[str, Any]]) -> frozenset[Grant]:
                 raise ValueError(f"{kind} {name} is for the {subject['kind']} {subject['name']}: name service accounts")
             user = f"{_PREFIX}{subject['namespace']}:{subject['name']}"
             found |= {
-                Grant(user, f"{kind} {name}", namespace, *right) for rule in role["rules"] for right in _rights(rule)
+                Grant(user, f"{kind} {name}", namespace, *right)
+                for rule in role.get("rules", ())
+                for right in _rights(rule)
             }
     return frozenset(found)
 

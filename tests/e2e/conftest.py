@@ -189,6 +189,6 @@ def pod_batch(
     """An empty batch; its DynaKube's version is in the store, and no volume is on the node."""
     wait_for(lambda: not driver.traces(), "earlier tests' volumes are gone")
     version = release()
-    apply(*manifests.dynakube(namespace, dynatrace.api_url, version))
+    apply(*manifests.with_access(*manifests.dynakube(namespace, dynatrace.api_url, version)))
     wait_for(lambda: version in driver.versions(), "the version is in the store")
     return PodBatch(driver, kubectl, namespace, wait_for)

@@ -40,6 +40,31 @@ def dynakube(name: str, api_url: str, version: str, **features: str) -> tuple[Ma
     )
 
 
+def with_access(*objects: Manifest) -> tuple[Manifest, ...]:
+    """The objects, and the right for nodes to read the Secrets and ConfigMaps among them: without an operator."""
+    name = f"e2e-{objects[0]['metadata']['name']}"
+    metadata = {"name": name, "namespace": NAMESPACE}
+    group = "rbac.authorization.k8s.io"
+    rules = [
+        {"apiGroups": [""], "resources": [f"{kind.lower()}s"], "resourceNames": names, "verbs": ["get"]}
+        for kind in ("Secret", "ConfigMap")
+        if (names := [one["metadata"]["name"] for one in objects if one["kind"] == kind])
+    ]
+    subjects = [{"kind": "ServiceAccount", "name": "oneagent-csi-driver", "namespace": NAMESPACE}]
+    reference = {"apiGroup": group, "kind": "Role", "name": name}
+    return (
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": reference,
+            "subjects": subjects,
+        },
+        *objects,
+    )
+
+
 def as_yaml(*manifests: Manifest) -> str:
     return str(yaml.safe_dump_all(manifests, sort_keys=False))
 

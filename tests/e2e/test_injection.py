@@ -20,7 +20,7 @@ from tests.fakes.tenant import Tenant
 @pytest.fixture
 def dynakube(driver: Installed, apply: Apply, dynatrace: Tenant, release: Release, namespace: str) -> str:
     """A DynaKube of the test's own, with a version of its own."""
-    apply(*manifests.dynakube(namespace, dynatrace.api_url, release()))
+    apply(*manifests.with_access(*manifests.dynakube(namespace, dynatrace.api_url, release())))
     return namespace
 
 

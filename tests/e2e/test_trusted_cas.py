@@ -33,5 +33,5 @@ def test_nodes_fetch_from_a_tenant_whose_authority_the_dynakube_names(
         tenant.release(VERSION, packages.build(tmp_path / "agent.zip", VERSION))
         kube, secret = manifests.dynakube(NAME, tenant.api_url, VERSION)
         kube["spec"]["trustedCAs"] = NAME
-        apply(trusted, secret, kube)
+        apply(*manifests.with_access(trusted, secret, kube))
         wait_for(lambda: VERSION in driver.versions(), "the version is in the store")

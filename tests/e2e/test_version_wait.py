@@ -30,7 +30,7 @@ def test_a_pod_starts_within_a_second_of_the_arrival_of_its_version(
     version = release(filler=24 << 20)
     dynatrace.bytes_per_second = 3 << 20
     try:
-        apply(*manifests.dynakube(namespace, dynatrace.api_url, version))
+        apply(*manifests.with_access(*manifests.dynakube(namespace, dynatrace.api_url, version)))
         apply(manifests.pod("early", namespace, namespace))
         pod = running(namespace, "early")
     finally:
@@ -54,7 +54,7 @@ def test_without_its_tenant_a_pod_starts_with_an_empty_view_and_an_event_says_wh
 ) -> None:
     nobody = f"http://{Node.address}:{ports.free()}/api"
     version = "1.299.0.20261001-120000"
-    apply(*manifests.dynakube(namespace, nobody, version, max_csi_mount_attempts="2"))
+    apply(*manifests.with_access(*manifests.dynakube(namespace, nobody, version, max_csi_mount_attempts="2")))
     apply(manifests.pod("blind", namespace, namespace))
     running(namespace, "blind", within=90)
     assert kubectl("-n", namespace, "exec", "blind", "--", "ls", manifests.AGENT) == ""

@@ -25,11 +25,11 @@ def test_running_pods_keep_their_version_and_the_last_of_them_takes_it_along(
     wait_for: WaitFor,
 ) -> None:
     old, new = release(), release()
-    apply(*manifests.dynakube(namespace, dynatrace.api_url, old))
+    apply(*manifests.with_access(*manifests.dynakube(namespace, dynatrace.api_url, old)))
     apply(manifests.pod("first", namespace, namespace))
     first = running(namespace, "first")
 
-    apply(*manifests.dynakube(namespace, dynatrace.api_url, new))
+    apply(*manifests.with_access(*manifests.dynakube(namespace, dynatrace.api_url, new)))
     wait_for(lambda: new in driver.versions(), "the new version is in the store")
     apply(manifests.pod("second", namespace, namespace))
     second = running(namespace, "second")

@@ -28,6 +28,7 @@ from oneagent.operator.reconcile_context import Reconciler
 from oneagent.operator.reconcilers import (
     injection_secret,
     namespaces,
+    node_access,
     tenant_connection,
     tokens,
     unsupported_sections,
@@ -75,7 +76,11 @@ class Controller:
         # The package server's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.CertificateSettings(namespace=settings.namespace).authority_secret
         self._injection = injection_secret.InjectionSecrets(self._mapper, settings.package_url, self._authority)
+        self._node_access = node_access.NodeAccess(server, settings.namespace, self.cache)
+        self._access_resync = PeriodicTask(self._node_access.resync)
         self._reconcilers: Sequence[Reconciler] = (
+            # First: nodes want to read the tokens as soon as they see the DynaKube.
+            self._node_access,
             tokens.Tokens(),
             tenant_connection.Connection(),
             versions.CodeModules(),
@@ -117,7 +122,8 @@ class Controller:
             for name in list(self.cache.dynakubes):
                 self.dynakube_changed(name)
             group.create_task(self._mapper.run())
-            for task in (self._nodes, PeriodicTask(StorageMigration(self._api).reconcile)):
+            migration = PeriodicTask(StorageMigration(self._api).reconcile)
+            for task in (self._nodes, self._access_resync, migration):
                 if task is not None:
                     group.create_task(task.run())
 
@@ -202,6 +208,7 @@ class Controller:
         finally:
             del self._workers[name]
         self._mapper.forget(name)
+        self._access_resync.wake()
         if name in self.cache.dynakubes:  # Created again meanwhile.
             self.dynakube_changed(name)
 

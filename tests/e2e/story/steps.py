@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
 
+from oneagent.operator.reconcilers import node_access
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.e2e.manifests import NAMESPACE
@@ -30,6 +31,12 @@ def refuse_what_cannot_work(kubectl: Kubectl) -> None:
         kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=yaml.safe_dump(wrong))
     said = str(refused.value)
     assert documented_commands.blocks(documented_commands.DYNAKUBE, "What is refused")[0].strip() in said, said
+
+
+def node_access_role(kubectl: Kubectl) -> tuple[str, Any]:
+    """Version and rules of the Role by which nodes read what DynaKubes name."""
+    role = kubectl.json("-n", NAMESPACE, "get", "role", node_access.ROLE)
+    return role["metadata"]["resourceVersion"], role["rules"]
 
 
 def outlive_an_upgrade(kubectl: Kubectl, user: Administrator, shop: ShopNamespace, *pods: Pod) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from deploy import generate
 
+from oneagent.operator.reconcilers import node_access
 from tests.cluster import rbac
 from tests.e2e import least_privilege
 
@@ -120,7 +121,10 @@ def test_no_role_gives_more_of_itself(grants: frozenset[rbac.Grant]) -> None:
     subresources = {grant.resource for grant in grants if "/" in grant.resource}
     assert subresources == {"dynakubes/status", "dynakubes/finalizers", "customresourcedefinitions/status"}
     assert not {grant.resource for grant in grants} & {"serviceaccounts", "certificatesigningrequests"}
-    assert "rbac.authorization.k8s.io" not in {grant.group for grant in grants}
+    roles = {grant for grant in grants if grant.group == "rbac.authorization.k8s.io"}
+    assert {(_account(grant), grant.verb, grant.resource, grant.namespace, grant.name) for grant in roles} == {
+        ("oneagent-operator", verb, "roles", "dynatrace", node_access.ROLE) for verb in ("get", "patch")
+    }
 
 
 def test_no_role_can_delete_collections(grants: frozenset[rbac.Grant]) -> None:
@@ -138,7 +142,6 @@ def test_secrets_are_read_by_who_needs_them(grants: frozenset[rbac.Grant]) -> No
     assert {
         (_account(grant), grant.verb, grant.namespace, grant.name) for grant in grants if grant.resource == "secrets"
     } == {
-        ("oneagent-csi-driver", "get", own, ""),
         ("oneagent-webhook", "list", own, certificates),
         ("oneagent-webhook", "watch", own, certificates),
         *(
@@ -150,6 +153,23 @@ def test_secrets_are_read_by_who_needs_them(grants: frozenset[rbac.Grant]) -> No
         ("oneagent-operator", "patch", "", injection),
         ("oneagent-operator", "delete", "", injection),
     }
+
+
+def test_nodes_read_what_the_operator_writes_into_one_role(shipped: list[dict[str, Any]]) -> None:
+    """With rules in the manifest, an upgrade would take away those of the operator."""
+    named = {one["kind"]: one for one in shipped if one["metadata"]["name"] == node_access.ROLE}
+    assert named.keys() == {"Role", "RoleBinding"}
+    assert "rules" not in named["Role"]
+    assert [subject["name"] for subject in named["RoleBinding"]["subjects"]] == ["oneagent-csi-driver"]
+
+
+def test_the_operator_may_do_what_it_grants_to_nodes(grants: frozenset[rbac.Grant]) -> None:
+    """The API server refuses it otherwise."""
+    objects: list[tuple[Any, str]] = [("Secret", "shop"), ("ConfigMap", "authorities")]
+    own = {grant for grant in grants if (_account(grant), grant.namespace) == ("oneagent-operator", "dynatrace")}
+    held = {(grant.resource, grant.verb) for grant in own if not grant.name}
+    rules = node_access.build_rules(objects)
+    assert {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]} <= held
 
 
 def test_outside_of_their_namespace_they_write_what_is_listed_here(grants: frozenset[rbac.Grant]) -> None:

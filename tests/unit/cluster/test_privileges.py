@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from tests.cluster import sandbox
+from tests.cluster.audit import Call, Outcome
+from tests.e2e import least_privilege
 
 ROOT: Final = Path(__file__).parents[3]
 USER: Final = "system:serviceaccount:home:worker"
@@ -113,3 +115,16 @@ def test_workers_tell_what_was_called_on_their_clusters(tmp_path: Path) -> None:
     assert (code, UNUSED in text) == (1, False), text
     assert f"wanted, and not granted: {USER}: delete secrets home/: forbidden" in text
     assert f"{USER} called: delete secrets, get secrets, list secrets" in text
+
+
+@pytest.mark.parametrize("kind", ["secrets", "configmaps"])
+def test_what_the_operator_grants_later_may_be_refused_before(kind: str) -> None:
+    driver = "system:serviceaccount:dynatrace:oneagent-csi-driver"
+    early = Call(driver, "get", "", kind, "dynatrace", "shop", Outcome.FORBIDDEN)
+    assert not least_privilege.findings([], [early], whole=False)
+    for other in (
+        Call(driver, "list", "", kind, "dynatrace", "", Outcome.FORBIDDEN),
+        Call(driver.replace("csi-driver", "webhook"), "get", "", kind, "dynatrace", "shop", Outcome.FORBIDDEN),
+        Call(driver, "get", "", kind, "dynatrace", "shop", Outcome.INCOMPLETE),
+    ):
+        assert least_privilege.findings([], [early, other], whole=False) == [f"wanted, and not granted: {other}"]

@@ -77,6 +77,11 @@ class TestGrants:
         with pytest.raises(ValueError, match="Group system:authenticated: name service accounts"):
             rbac.granted([role, binding])
 
+    def test_of_a_role_without_rules_are_none(self) -> None:
+        role, binding = bound("[]")
+        del role["rules"]
+        assert not rbac.granted([role, binding])
+
     def test_say_what_they_are(self) -> None:
         rules = "- {apiGroups: [apps], resources: [daemonsets], resourceNames: [x], verbs: [get]}"
         (grant,) = rbac.granted(bound(rules))

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from oneagent.common import durations, identifiers
+from oneagent.common.dynakube import secret_names
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES, Mode
@@ -141,6 +142,7 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
     mode = _mode(obj)
     own = f"spec.oneAgent.{mode}"
     package = _package(obj, f"{own}.codeModulesImage") if mode.injects else ""
+    secret_names.check_env(obj, f"{own}.env")
     warnings: list[str] = []
     threshold = _request_threshold(obj, warnings)
     return DynaKube(
@@ -155,17 +157,17 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
         image_id=fields.text(obj, "status.codeModules.imageID"),
-        pull_secret=fields.dns_name(obj, "spec.customPullSecret", hidden=True),
+        pull_secret=secret_names.read(obj, "spec.customPullSecret"),
         image_key=_image_key(obj),
         technologies=_technologies(obj),
         network_zone=fields.text(obj, "spec.networkZone"),
         host_group=fields.text(obj, "spec.oneAgent.hostGroup") or _host_group_argument(obj, own),
         proxy=fields.text(obj, "spec.proxy.value", hidden=True),
-        proxy_secret=fields.dns_name(obj, "spec.proxy.valueFrom", hidden=True),
+        proxy_secret=secret_names.read(obj, "spec.proxy.valueFrom"),
         no_proxy=feature_flags.text(obj, "no-proxy"),
         trusted_cas=fields.dns_name(obj, "spec.trustedCAs"),
         skip_cert_check=fields.flag(obj, "spec.skipCertCheck") or False,
-        tokens_secret=fields.dns_name(obj, "spec.tokens", hidden=True) or name,
+        tokens_secret=secret_names.read_tokens(obj),
         tenant=_tenant(obj),
         cluster_id=fields.text(obj, "status.kubeSystemUUID"),
         endpoints=fields.text(obj, "status.oneAgent.connectionInfoStatus.endpoints"),
@@ -303,6 +305,7 @@ def _image_key(obj: Mapping[str, object]) -> str:
     if not key:
         return ""
     text = fields.lines(obj, key)
+    secret_names.refuse_reserved(f"metadata.annotations[{key}]", text)
     if why := find_image_key_fault(text):
         raise DynaKubeError(f"metadata.annotations[{key}]", text, why, hidden=True)
     return text

@@ -18,7 +18,7 @@ from oneagent.common import logs, unpack
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
-from oneagent.common.kubernetes.errors import ApiError, NotFoundError
+from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, NotFoundError
 from oneagent.common.oci import hosts, public_keys, pull_secret
 from oneagent.common.oci import image as oci_image
 from oneagent.common.oci.public_keys import PublicKey
@@ -50,6 +50,8 @@ class ImageState:
     """Fingerprints of the keys that the image must be signed with; None until they could be read."""
     problem: str = ""
     """The reason why the last poll failed."""
+    is_forbidden: bool = False
+    """This process may not read a Secret or ConfigMap that the poll needs, perhaps not yet."""
     retry_after: float | None = None
 
     @property
@@ -101,7 +103,7 @@ def resolve(
 ) -> ImageState:
     """Resolve the image's name and verify its signature. For a thread; never raises for what a registry may do."""
     state = before if before.name == dynakube.package else ImageState(dynakube.package)
-    state = replace(state, problem="", retry_after=None)
+    state = replace(state, problem="", is_forbidden=False, retry_after=None)
     try:
         keys = read_keys(dynakube, objects)
         state = replace(state, keys=frozenset(key.fingerprint for key in keys))
@@ -118,7 +120,12 @@ def resolve(
         log.warning("image not resolved", extra=logs.fields(dynakube=dynakube.name, reason=error))
         if isinstance(error, public_keys.InvalidPublicKeysError):
             state = replace(state, keys=frozenset())
-        return replace(state, problem=str(error), retry_after=getattr(error, "retry_after", None) or None)
+        return replace(
+            state,
+            problem=str(error),
+            is_forbidden=isinstance(error, ForbiddenError),
+            retry_after=getattr(error, "retry_after", None) or None,
+        )
     except Exception as error:
         # URLs, certificates and proxies of users reach the libraries below: a fault is one of this image alone.
         log.exception("image not resolved", extra=logs.fields(dynakube=dynakube.name))

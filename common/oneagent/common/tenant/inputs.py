@@ -68,6 +68,17 @@ def referenced_objects(dynakube: DynaKube) -> frozenset[ObjectName]:
     return frozenset(objects)
 
 
+def named_objects(dynakube: DynaKube) -> frozenset[ObjectName]:
+    """Return all objects that a DynaKube names, also those that another field makes needless: nodes may read these."""
+    secrets = {dynakube.tokens_secret, dynakube.proxy_secret, dynakube.pull_secret}
+    if not public_keys.is_pem(dynakube.image_key):
+        secrets.add(dynakube.image_key)
+    objects: set[ObjectName] = {("Secret", name) for name in secrets if name}
+    if dynakube.trusted_cas:
+        objects.add(("ConfigMap", dynakube.trusted_cas))
+    return frozenset(objects)
+
+
 def poll_settings(dynakube: DynaKube) -> tuple[object, ...]:
     """Return the fields of a DynaKube that change the result of a poll."""
     return (

@@ -17,7 +17,7 @@ from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.identifiers import TenantId, Version
-from oneagent.common.kubernetes.errors import ApiError
+from oneagent.common.kubernetes.errors import ApiError, ForbiddenError
 from oneagent.common.tenant import client, inputs
 from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.inputs import ObjectReader
@@ -25,6 +25,10 @@ from oneagent.common.tenant.inputs import ObjectReader
 log = logging.getLogger(__name__)
 
 REQUIRED_SCOPE: Final = "InstallerDownload"
+
+FIRST_FORBIDDEN_PAUSE: Final = 1.0
+LONGEST_FORBIDDEN_PAUSE: Final = 15.0
+"""The operator grants the Secrets of a DynaKube just after the nodes have seen it: they try again soon."""
 
 _LONGEST_RETRY_AFTER: Final = 3600.0
 
@@ -54,6 +58,8 @@ class TenantState:
     image: ImageState = field(default_factory=ImageState)
     problem: str = ""
     """The reason why the last poll of the tenant failed."""
+    is_forbidden: bool = False
+    """This process may not read one of the objects that the poll needs, perhaps not yet."""
     failures: int = 0
     """Failed polls in a row, of the tenant or of the registry."""
     retry_after: float | None = None
@@ -100,6 +106,8 @@ def next_poll_seconds(state: TenantState, interval: float, first_pause: float, s
     interval = max(interval, shortest)
     if not state.failures:
         return interval
+    if state.is_forbidden or state.image.is_forbidden:
+        first_pause, interval = FIRST_FORBIDDEN_PAUSE, min(interval, LONGEST_FORBIDDEN_PAUSE)
     pause = backoff.exponential(state.failures, first_pause, interval)
     retry_after = max(state.retry_after or 0.0, state.image.retry_after or 0.0)
     return max(backoff.at_least(pause, min(retry_after, _LONGEST_RETRY_AFTER)), shortest)
@@ -113,7 +121,8 @@ def _poll_tenant(
     now: Callable[[], float],
     wait: Callable[[str], None],
 ) -> TenantState:
-    state = replace(before, problem="", retry_after=None, token_invalid=False, token_rejected=False, polled_at=now())
+    state = replace(before, problem="", is_forbidden=False, retry_after=None, polled_at=now())
+    state = replace(state, token_invalid=False, token_rejected=False)
     if not dynakube.api_url:
         return replace(state, tenant=dynakube.tenant, complete=True)
     try:
@@ -135,6 +144,7 @@ def _poll_tenant(
             problem=str(error),
             token_invalid=isinstance(error, client.InvalidTokenError),
             token_rejected=isinstance(error, errors.HttpStatusError) and error.status in (401, 403),
+            is_forbidden=isinstance(error, ForbiddenError),
             retry_after=getattr(error, "retry_after", None),
         )
     except Exception as error:

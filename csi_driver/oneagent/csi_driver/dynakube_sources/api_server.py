@@ -42,6 +42,10 @@ _TIMEOUT: Final = httpx2.Timeout(10.0, connect=client.CONNECT_SECONDS)
 _DAEMONSET_TIMEOUT: Final = httpx2.Timeout(2.0)
 _EVENT_TIMEOUT: Final = httpx2.Timeout(3.0)
 _REMEMBERED_EVENTS: Final = 256
+_NOT_GRANTED: Final = (
+    "nodes may not read {} {} yet: the operator allows what DynaKubes name, and their condition NodeAccess has the "
+    "reason if it cannot; without an operator, bind a Role of your own to this service account"
+)
 
 
 def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE_ACCOUNT) -> tuple[httpx2.Client, str]:
@@ -134,7 +138,11 @@ class KubernetesSource:
     def _data(self, plural: str, name: str) -> dict[str, str]:
         if not fields.is_dns_name(name):
             raise errors.NotFoundError(f"{plural}: {name[:80]!r} cannot be the name of an object")
-        obj = _decode_object(_call(self._http, "GET", f"/api/v1/namespaces/{self._namespace}/{plural}/{name}"))
+        try:
+            content = _call(self._http, "GET", f"/api/v1/namespaces/{self._namespace}/{plural}/{name}")
+        except errors.ForbiddenError as error:
+            raise errors.ForbiddenError(f"{_NOT_GRANTED.format(plural, name)} ({error})") from error
+        obj = _decode_object(content)
         data = obj.get("data") or {}
         return {key: value for key, value in data.items() if isinstance(value, str)}
 

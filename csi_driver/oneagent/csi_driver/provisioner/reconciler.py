@@ -171,9 +171,10 @@ class Provisioner:
         versions = self.state.versions
         ready = waiting = 0
         for dynakube in plan.dynakubes:
-            self._reporter.report_refusal(
-                dynakube, desired_state.explain_refusal(dynakube, self._poller.state(dynakube.name))
-            )
+            tenant = self._poller.state(dynakube.name)
+            # Until the operator has granted the Secret, no node is to send an Event.
+            if tenant is None or not tenant.image.is_forbidden:
+                self._reporter.report_refusal(dynakube, desired_state.explain_refusal(dynakube, tenant))
             record = versions.get(plan.rows[dynakube.name].version)
             is_ready = record is not None and record.state == VersionState.READY
             # A DynaKube whose pods get no views waits for nothing.

@@ -74,3 +74,37 @@ def test_an_api_server_that_goes_away_changes_nothing(tmp_path: Path, server: do
             assert p.collect() == []
             assert server.count("package") == 1
         source.close()
+
+
+def test_a_secret_that_may_not_be_read_yet_delays_a_version_by_seconds_and_sends_no_event(
+    tmp_path: Path, server: double.Tenant
+) -> None:
+    with KubeApi() as api:
+        api.forbidden.add("secrets")
+        api.put("secrets", secret(server.token))
+        api.put("dynakubes", manifest("demo", server.api_url, version=VERSION))
+        source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: "nodes may not read secrets demo yet" in p.condition(), what=p.condition)
+            assert "condition NodeAccess" in p.condition()
+            p.wait_until(lambda: sum(request.path.endswith("/secrets/demo") for request in api.requests) >= 4)
+            api.forbidden.clear()
+            granted = time.monotonic()
+            p.wait_until(lambda: p.is_ready(VERSION), what=p.condition)
+            assert time.monotonic() - granted < 6
+            p.wait_until(lambda: api.objects("events"))
+            assert {event["reason"] for event in api.objects("events")} == {"InstallAgentVersion"}
+        source.close()
+
+
+def test_a_secret_that_no_role_allows_is_told_of_by_an_event(tmp_path: Path, server: double.Tenant) -> None:
+    with KubeApi() as api:
+        api.forbidden.add("configmaps")
+        api.put("secrets", secret(server.token))
+        api.put("dynakubes", manifest("demo", server.api_url, version=VERSION, trustedCAs="authorities"))
+        source = KubernetesSource(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))
+        with Provisioning(tmp_path / "data", source) as p:
+            p.wait_until(lambda: api.objects("events"))
+            (event,) = api.objects("events")
+            assert "nodes may not read configmaps authorities yet" in event["message"]
+        source.close()

@@ -26,6 +26,7 @@ from oneagent.common.http import client as http_client
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.kubernetes import errors as api_errors
+from oneagent.common.tenant import poll
 from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 MAX_PARALLEL: Final = 3
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 300.0
+_SILENT_FORBIDDEN: Final = 3
+"""Refusals to read a Secret, some five seconds, before the install counts as failed: the operator may be late."""
 _WRONG_CONTENT_PAUSE: Final = 3600.0
 """The same digest never becomes an agent, but the cause could have been a fault of this node's disk."""
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -195,6 +198,9 @@ class Installer:
             exc_info=None if expected else error,
             extra=logs.fields(version=version, reason=error, retry_seconds=round(pause, 1)),
         )
+        if isinstance(error, api_errors.ForbiddenError) and install.failures <= _SILENT_FORBIDDEN:
+            self._state.put_version(version, VersionState.PENDING, message=str(error))
+            return
         self._metrics.installs.labels(_result(error)).inc()
         self._state.put_version(version, VersionState.FAILED, message=str(error) if expected else "internal error")
 
@@ -272,7 +278,10 @@ def _pause(install: _Install, error: Exception) -> float:
     """Return the seconds until the next attempt."""
     if install.request.is_content_addressed and isinstance(error, unpack.PackageError) and not _is_node_fault(error):
         return _WRONG_CONTENT_PAUSE
-    pause = backoff.exponential(install.failures, FIRST_PAUSE, LONGEST_PAUSE)
+    first, longest = FIRST_PAUSE, LONGEST_PAUSE
+    if isinstance(error, api_errors.ForbiddenError):
+        first, longest = poll.FIRST_FORBIDDEN_PAUSE, poll.LONGEST_FORBIDDEN_PAUSE
+    pause = backoff.exponential(install.failures, first, longest)
     return backoff.at_least(pause, getattr(error, "retry_after", None))
 
 
