@@ -7,6 +7,7 @@ PackageError                    one line for the log; nothing of the package sta
 ├── UnsupportedPackageError     encrypted, or compressed by an unsupported method
 ├── NotAnAgentError             a valid package without an agent in it
 ├── UnsignedImageError          an image without a required signature
+├── UnpackProcessError          the process that unpacked the package ended, or exceeded a limit
 ├── UnpackFailedError           the disk or the archive's file system failed; `errno` says why
 └── UnpackCancelledError        cancelled by the caller
 """
@@ -17,13 +18,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
     from oneagent.common.unpack import dedup, tree_writer
 
+PackageFile = Path | int
+"""A file of a package: its path, or a descriptor that is open for reading."""
+
 _RATIO_FREE: Final = 16 << 20
 """Bytes that any archive may unpack to: a small package of zeros is harmless."""
+
+
+def describe_file(file: PackageFile) -> str:
+    """Name a file of a package in a message."""
+    return "the package" if isinstance(file, int) else str(file)
 
 
 class PackageError(Exception):
@@ -54,13 +63,21 @@ class UnsignedImageError(PackageError):
     """The image lacks a signature with a required key."""
 
 
+class UnpackProcessError(PackageError):
+    """The process that unpacked the package crashed, was killed, or did not do what it has to."""
+
+
 class UnpackFailedError(PackageError):
     """The operating system reported an error; `errno` as in `OSError` (`ENOSPC`: the disk is full)."""
 
-    def __init__(self, what: str, error: OSError) -> None:
+    def __init__(self, message: str, errno: int | None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    @classmethod
+    def from_os_error(cls, what: str, error: OSError) -> Self:
         name = f" ({os.fsdecode(error.filename)})" if error.filename else ""
-        super().__init__(f"{what}: {error.strerror or error}{name}")
-        self.errno = error.errno
+        return cls(f"{what}: {error.strerror or error}{name}", error.errno)
 
 
 class UnpackCancelledError(PackageError):

@@ -11,7 +11,7 @@ with a complaint of the loader and without the agent.
 
 from __future__ import annotations
 
-import platform
+import os
 import re
 import struct
 from typing import Final
@@ -67,7 +67,7 @@ def check_machine(beginning: bytes, machine: str | None = None) -> None:
 
     A file that is not ELF passes: it is not for any machine.
     """
-    machine = machine or platform.machine()
+    machine = machine or os.uname().machine
     if len(beginning) < HEADER_BYTES or machine not in _MACHINES:
         return
     magic, wordsize, order, edition = _IDENTITY.unpack_from(beginning)

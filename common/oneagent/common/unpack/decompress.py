@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol, cast
 
 from isal import igzip_threaded, isal_zlib
 
 from oneagent.common import page_cache
-from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnsupportedPackageError
+from oneagent.common.unpack import CorruptPackageError, PackageFile, PackageTooLargeError, UnsupportedPackageError
 
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -48,9 +48,10 @@ class Budget:
 
 
 @contextlib.contextmanager
-def open_layer(layer: Path, budget: Budget) -> Iterator[io.BufferedIOBase]:
+def open_layer(layer: PackageFile, budget: Budget) -> Iterator[io.BufferedIOBase]:
     """Open the content of a layer. Raises `PackageError`, or `OSError` of the disk."""
     with _UncachedFile(layer) as file:
+        file.seek(0)
         magic = file.read(4)
         file.seek(0)
         opened: contextlib.AbstractContextManager[_Readable] = contextlib.nullcontext(file)
@@ -95,8 +96,8 @@ class _Readable(Protocol):
 class _UncachedFile(io.FileIO):
     """A file whose page cache is dropped while it is read."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, layer: PackageFile) -> None:
+        super().__init__(os.dup(layer) if isinstance(layer, int) else layer)
         self._dropped = 0
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -54,10 +54,35 @@ class Prefix(NamedTuple):
     digest: Digest
 
 
-class ExistingFiles:
-    """The files of installed versions, as candidates for a new version's. Thread-safe."""
+class DeferredLinks:
+    """Hard links that another process will make, because this one has no right to. Thread-safe.
 
-    def __init__(self, versions: Iterable[tuple[Path, file_manifest.Manifest]] = ()) -> None:
+    `of` has the source of each path: a tree and a path in it; for a file of the new tree itself, None and its path.
+    """
+
+    def __init__(self) -> None:
+        self.of: dict[str, tuple[Path | None, str]] = {}
+
+    def find_origin(self, path: str) -> tuple[Path | None, str]:
+        """Return the tree and the path of the file that has the content now; None for the new tree."""
+        tree: Path | None = None
+        while tree is None and path in self.of:
+            tree, path = self.of[path]
+        return tree, path
+
+
+class ExistingFiles:
+    """The files of installed versions, as candidates for a new version's. Thread-safe.
+
+    With `deferred`, links are added to it instead of made.
+    """
+
+    def __init__(
+        self,
+        versions: Iterable[tuple[Path, file_manifest.Manifest]] = (),
+        deferred: DeferredLinks | None = None,
+    ) -> None:
+        self.deferred = deferred
         self.shared_bytes = 0
         self._guard = threading.Lock()
         self._by_name: dict[tuple[int, int, str], list[Candidate]] = {}

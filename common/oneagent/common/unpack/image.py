@@ -9,6 +9,7 @@ decompression costs less than writing files and deleting them again.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ _TAR_OVERHEAD: Final = 2048
 class ImagePackage:
     """Layers that have been read and have an agent."""
 
-    layers: tuple[Path, ...]
+    layers: tuple[common_unpack.PackageFile, ...]
     plan: layer_merge.Plan
     root: str
     """The agent's directory within the index."""
@@ -67,7 +68,7 @@ class ImagePackage:
             for number, layer in enumerate(self.layers):
                 written += self._write_layer(number, layer, budget, writer, cancelled or _never)
             agent_layout.check_machine(
-                writer.tree.read_prefix(agent_layout.library_path(self.root), agent_layout.HEADER_BYTES)
+                writer.read_prefix(agent_layout.library_path(self.root), agent_layout.HEADER_BYTES)
             )
             return written
 
@@ -80,7 +81,7 @@ class ImagePackage:
     def _write_layer(
         self,
         number: int,
-        layer: Path,
+        layer: common_unpack.PackageFile,
         budget: decompress.Budget,
         writer: tree_writer.FileWriter,
         cancelled: Callable[[], bool],
@@ -111,12 +112,12 @@ class ImagePackage:
             written = writer.write(directory, first, content.mode, _cancellable(tar.chunks(), cancelled))
         yield written
         for path in others:
-            writer.tree.make_hard_link(path, first)
+            writer.make_hard_link(path, first)
             yield msgspec.structs.replace(written, path=path)
 
 
 def read(
-    layers: Sequence[Path],
+    layers: Sequence[common_unpack.PackageFile],
     *,
     limits: common_unpack.UnpackLimits | None = None,
     cancelled: Callable[[], bool] | None = None,
@@ -124,7 +125,7 @@ def read(
     """Read an image's layers, lowest first. `PackageError` if they are refused."""
     limits = limits or common_unpack.UnpackLimits()
     with _map_disk_errors("the image cannot be read"):
-        size = sum(layer.stat().st_size for layer in layers)
+        size = sum(os.stat(layer).st_size for layer in layers)
         max_bytes = limits.max_unpacked_bytes(size) + _TAR_OVERHEAD * limits.entries
         merged = layer_merge.LayerMerge(limits)
         budget = decompress.Budget(max_bytes)
@@ -141,7 +142,7 @@ def _map_disk_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise common_unpack.UnpackFailedError(what, error) from error
+        raise common_unpack.UnpackFailedError.from_os_error(what, error) from error
 
 
 def _cancellable(things: Iterable[_T], cancelled: Callable[[], bool]) -> Iterator[_T]:

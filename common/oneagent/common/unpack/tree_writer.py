@@ -8,7 +8,7 @@ name can neither lead elsewhere nor replace anything, even if the check of names
 Directories come first, links last: while files are written the tree has no link at all. Directories are
 opened one by one rather than by `openat2`, which nodes with a kernel before 5.6 lack.
 
-Modes are set on descriptors. Anything else would need another umask, which belongs to the whole process.
+Modes are given at creation, and set on descriptors where the umask, which belongs to the whole process, took bits away.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,9 +78,9 @@ class TreeWriter:
             above, _, name = path.rpartition("/")
             if name:
                 with self.open_directory(above) as fd:
-                    os.mkdir(name, 0o700, dir_fd=fd)
+                    os.mkdir(name, file_manifest.DIRECTORY_MODE, dir_fd=fd)
             with self.open_directory(path) as fd:
-                os.fchmod(fd, file_manifest.DIRECTORY_MODE)
+                _set_mode(fd, file_manifest.DIRECTORY_MODE)
 
     def write_file(
         self,
@@ -94,7 +95,7 @@ class TreeWriter:
         `prefix` is the file's existing beginning; `chunks` are then the rest.
         """
         digest = prefix.digest if prefix else dedup.new_digest()
-        fd = os.open(path.rpartition("/")[2], _NEW, 0o600, dir_fd=directory)
+        fd = os.open(path.rpartition("/")[2], _NEW, mode, dir_fd=directory)
         try:
             size, cache = 0, page_cache.WriteTracker(fd)
             if prefix:
@@ -104,7 +105,7 @@ class TreeWriter:
                 digest.update(chunk)
                 size += _write(fd, chunk)
                 cache.advance_to(size)
-            os.fchmod(fd, mode)
+            _set_mode(fd, mode)
         finally:
             os.close(fd)
         return file_manifest.File(path=path, size=size, mode=mode, sha256=digest.hexdigest())
@@ -148,11 +149,14 @@ class TreeWriter:
         return True
 
     def drop_page_cache(self, paths: Iterable[str]) -> None:
-        """Give back the page cache of files that have been synced."""
+        """Give back the page cache of files that have been synced. Deferred links are missing, and skipped."""
         for path in paths:
             above, _, name = path.rpartition("/")
             with self.open_directory(above) as fd:
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                except FileNotFoundError:
+                    continue
                 try:
                     page_cache.drop_read(file, 0, 0)
                 finally:
@@ -160,7 +164,10 @@ class TreeWriter:
 
 
 class FileWriter:
-    """Writes the files of one tree, or links existing ones. May be used from several threads."""
+    """Writes the files of one tree, or links existing ones. May be used from several threads.
+
+    Links may be deferred (see `dedup.DeferredLinks`); the tree lacks their files then.
+    """
 
     def __init__(
         self,
@@ -179,7 +186,7 @@ class FileWriter:
 
         `mode` is the package's. An error of `chunks` leaves a part of the file, and ends the tree.
         """
-        mode, name = file_mode(mode), path.rpartition("/")[2]
+        mode = file_mode(mode)
         if self._on_written is not None:
             chunks = _reporting(chunks, self._on_written)
         similar = self._existing.find_similar(path, self._sizes.get(path, -1), mode)
@@ -191,12 +198,40 @@ class FileWriter:
             coming, digest = iter(chunks), dedup.new_digest()
             same, other = dedup.compare_prefix(existing, coming, digest)
             whole = (same, digest.hexdigest()) == (similar.file.size, similar.file.sha256) and not other
-            if whole and dedup.link_file(existing, directory, name):
+            if whole and self._link(directory, path, similar, existing):
                 self._existing.count_shared(same)
                 return file_manifest.File(path, same, mode, similar.file.sha256)
             rest = itertools.chain((other,), coming)
             file = self.tree.write_file(directory, path, mode, rest, dedup.Prefix(existing, same, digest))
         return file if whole else self._deduplicate(directory, file)
+
+    def make_hard_link(self, path: str, first: str) -> None:
+        """Give a file of the tree another name."""
+        if self._existing.deferred is None:
+            self.tree.make_hard_link(path, first)
+        else:
+            self._existing.deferred.of[path] = (None, first)
+
+    def read_prefix(self, path: str, count: int) -> bytes:
+        """Return the first bytes of a file of the tree, which may be a deferred link."""
+        if self._existing.deferred is not None:
+            existing, path = self._existing.deferred.find_origin(path)
+            if existing is not None:
+                with TreeWriter(existing) as tree:
+                    return tree.read_prefix(path, count)
+        return self.tree.read_prefix(path, count)
+
+    def _link(self, directory: int, path: str, candidate: dedup.Candidate, existing: int) -> bool:
+        if self._existing.deferred is None:
+            return dedup.link_file(existing, directory, path.rpartition("/")[2])
+        self._existing.deferred.of[path] = (candidate.tree, candidate.file.path)
+        return True
+
+    def _replace(self, directory: int, path: str, candidate: dedup.Candidate, existing: int) -> bool:
+        if self._existing.deferred is None:
+            return self.tree.replace_with_link(directory, path, existing)
+        os.unlink(path.rpartition("/")[2], dir_fd=directory)
+        return self._link(directory, path, candidate, existing)
 
     def _deduplicate(self, directory: int, file: file_manifest.File) -> file_manifest.File:
         """Replace a written file with a link to an equal existing one."""
@@ -207,7 +242,7 @@ class FileWriter:
             if (
                 existing is not None
                 and self._has_equal_content(directory, file, existing)
-                and self.tree.replace_with_link(directory, file.path, existing)
+                and self._replace(directory, file.path, equal, existing)
             ):
                 self._existing.count_shared(file.size)
         return file
@@ -238,7 +273,7 @@ class UnpackedAgent:
             with TreeWriter(self.root) as tree:
                 tree.drop_page_cache(file.path for file in self.manifest.files)
         except OSError as error:
-            raise unpack.UnpackFailedError(f"{self.root} cannot be synced", error) from error
+            raise unpack.UnpackFailedError.from_os_error(f"{self.root} cannot be synced", error) from error
 
 
 def write_tree(
@@ -282,6 +317,11 @@ def _empty_directory(directory: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _set_mode(fd: int, mode: int) -> None:
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        os.fchmod(fd, mode)
 
 
 def _write(fd: int, chunk: bytes | memoryview) -> int:

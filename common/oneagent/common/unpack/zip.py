@@ -37,7 +37,7 @@ Jobs = collections.deque[list[zip_reader.Member]]
 class ZipPackage:
     """A zip that has been read and has an agent."""
 
-    path: Path
+    file: unpack.PackageFile
     unpacked_size: int
 
     def unpack(
@@ -50,17 +50,17 @@ class ZipPackage:
         on_written: tree_writer.OnWritten | None = None,
     ) -> tree_writer.UnpackedAgent:
         return unpack_agent(
-            self.path, scratch, threads=threads, cancelled=cancelled, existing=existing, on_written=on_written
+            self.file, scratch, threads=threads, cancelled=cancelled, existing=existing, on_written=on_written
         )
 
 
-def read(archive: Path) -> ZipPackage:
+def read(archive: unpack.PackageFile) -> ZipPackage:
     """Read a zip. `PackageError` if it is refused."""
     return ZipPackage(archive, zip_reader.unpacked_size(archive))
 
 
 def unpack_agent(
-    archive: Path,
+    archive: unpack.PackageFile,
     scratch: Path,
     *,
     limits: unpack.UnpackLimits | None = None,
@@ -78,8 +78,8 @@ def unpack_agent(
         root = agent_layout.prepare(package.index)
         library = agent_layout.library_path(root)
 
-        def check(tree: tree_writer.TreeWriter) -> None:
-            agent_layout.check_machine(tree.read_prefix(library, agent_layout.HEADER_BYTES))
+        def check(writer: tree_writer.FileWriter) -> None:
+            agent_layout.check_machine(writer.read_prefix(library, agent_layout.HEADER_BYTES))
 
         whole = _unpack(package, scratch, threads, cancelled, existing, check, on_written)
     manifest = whole.subtree(root)
@@ -104,13 +104,14 @@ def unpack_zip(
 
 
 @contextlib.contextmanager
-def open_zip(archive: Path, limits: unpack.UnpackLimits | None = None) -> Iterator[zip_reader.ZipReader]:
+def open_zip(archive: unpack.PackageFile, limits: unpack.UnpackLimits | None = None) -> Iterator[zip_reader.ZipReader]:
     """Open and check a zip; `PackageError` if it is refused."""
     try:
         with zip_reader.ZipReader(archive, limits or unpack.UnpackLimits()) as package:
             yield package
     except OSError as error:
-        raise unpack.UnpackFailedError(f"{archive} cannot be unpacked", error) from error
+        what = f"{unpack.describe_file(archive)} cannot be unpacked"
+        raise unpack.UnpackFailedError.from_os_error(what, error) from error
 
 
 def _unpack(
@@ -119,15 +120,15 @@ def _unpack(
     threads: int | None,
     cancelled: Callable[[], bool] | None,
     existing: dedup.ExistingFiles | None = None,
-    check: Callable[[tree_writer.TreeWriter], None] | None = None,
+    check: Callable[[tree_writer.FileWriter], None] | None = None,
     on_written: tree_writer.OnWritten | None = None,
 ) -> file_manifest.Manifest:
-    """`check` gets the tree once its files are written, and may refuse it."""
+    """`check` gets the writer once all files are written, and may refuse the tree."""
 
     def write_files(writer: tree_writer.FileWriter) -> list[file_manifest.File]:
         written = _write_files(package, writer, threads or _default_threads(), cancelled or (lambda: False))
         if check:
-            check(writer.tree)
+            check(writer)
         return written
 
     return tree_writer.write_tree(into, package.index, write_files, existing, on_written)

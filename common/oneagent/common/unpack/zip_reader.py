@@ -18,7 +18,6 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
 
@@ -73,7 +72,7 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 class ZipReader:
     """An open zip whose entry index has been checked; `chunks` may be called from several threads."""
 
-    def __init__(self, archive: Path, limits: unpack.UnpackLimits) -> None:
+    def __init__(self, archive: unpack.PackageFile, limits: unpack.UnpackLimits) -> None:
         self._file = _BoundedFile(archive, limits)
         try:
             self._fd = self._file.fileno()
@@ -244,8 +243,8 @@ class _BoundedFile(io.FileIO):
     """The file as `zipfile` reads it. The central directory comes in one `read` of a size that the archive
     names, and each entry of it costs memory, so both are bounded here, before `zipfile` parses anything."""
 
-    def __init__(self, archive: Path, limits: unpack.UnpackLimits) -> None:
-        super().__init__(os.fspath(archive))
+    def __init__(self, archive: unpack.PackageFile, limits: unpack.UnpackLimits) -> None:
+        super().__init__(os.dup(archive) if isinstance(archive, int) else os.fspath(archive))
         self._limits = limits
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -257,10 +256,11 @@ class _BoundedFile(io.FileIO):
         return data
 
 
-def unpacked_size(archive: Path, limits: unpack.UnpackLimits | None = None) -> int:
+def unpacked_size(archive: unpack.PackageFile, limits: unpack.UnpackLimits | None = None) -> int:
     """Return the bytes that the package takes on a disk, for the free-space check."""
     try:
         with ZipReader(archive, limits or unpack.UnpackLimits()) as opened:
             return opened.index.disk_bytes
     except OSError as error:
-        raise unpack.UnpackFailedError(f"{archive} cannot be read", error) from error
+        what = f"{unpack.describe_file(archive)} cannot be read"
+        raise unpack.UnpackFailedError.from_os_error(what, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneagent.common.injection import contract
-from oneagent.common.unpack import CorruptPackageError, dedup, file_manifest, image, zip
+from oneagent.common.unpack import CorruptPackageError, UnsupportedPackageError, dedup, file_manifest, image, zip
 from oneagent.common.unpack.file_manifest import Manifest
 from tests.fakes import images as layers
 from tests.unit.common.unpack import archives
@@ -143,6 +144,55 @@ class TestAnImage:
         assert (store.new / NEW / "almost").read_bytes() == BIG[:-1] + b"!"
         assert store.shared() == {"same", "same2", "liboneagentproc.so"}
         assert store.is_intact()
+
+
+class TestADeferredLink:
+    """Made by another process: here the list says what it would be, and the existing files stay untouched."""
+
+    def test_of_an_equal_file_has_its_source_and_no_file(self, place: Path) -> None:
+        store = Store(place, same=BIG, before=BIG[::-1])
+        store.present.deferred = links = dedup.DeferredLinks()
+        archive = package(place / "new.zip", same=BIG, after=BIG[::-1], other=b"new")
+        found = zip.unpack_agent(archive, store.new, existing=store.present)
+        found.make_durable()
+        assert links.of == {
+            contract.PRELOAD_LIBRARY: (store.old, contract.PRELOAD_LIBRARY),
+            f"{NEW}/same": (store.old, f"{OLD}/same"),
+            f"{NEW}/after": (store.old, f"{OLD}/before"),
+        }
+        assert {finding.path for finding in file_manifest.verify(store.new, found.manifest)} == set(links.of)
+        assert store.present.shared_bytes == 2 * len(BIG) + len(b"library")
+
+    def test_of_a_hard_link_is_one_to_the_new_tree(self, place: Path) -> None:
+        store = Store(place, same=BIG)
+        store.present.deferred = links = dedup.DeferredLinks()
+        entries = [
+            layers.Entry(f"{NEW}/first", b"library"),
+            layers.hard_link(contract.PRELOAD_LIBRARY, f"{NEW}/first"),
+            layers.Entry(f"{NEW}/same", BIG),
+            layers.hard_link(f"{NEW}/same2", f"{NEW}/same"),
+        ]
+        layer = place / "layer"
+        layer.write_bytes(layers.tar(*entries))
+        image.read([layer]).unpack(store.new, existing=store.present)
+        assert {links.find_origin(f"{NEW}/{name}") for name in ("same", "same2")} == {(store.old, f"{OLD}/same")}
+        names = {contract.PRELOAD_LIBRARY, f"{NEW}/first"}
+        [written] = [name for name in names if (store.new / name).exists()]
+        [linked] = names - {written}
+        assert links.of[linked] == (None, written)
+
+    def test_to_a_library_for_another_machine_is_refused_all_the_same(self, place: Path) -> None:
+        store = Store(place)
+        store.present.deferred = dedup.DeferredLinks()
+        wrong = b"\x7fELF\x01\x01\x01" + bytes(11) + b"\x03\x00" + bytes(20)
+        library = store.old / contract.PRELOAD_LIBRARY
+        library.chmod(0o755)
+        library.write_bytes(wrong)
+        file = file_manifest.File(contract.PRELOAD_LIBRARY, len(wrong), 0o755, hashlib.sha256(wrong).hexdigest())
+        store.present = dedup.ExistingFiles([(store.old, Manifest([file], [], []))], dedup.DeferredLinks())
+        archive = archives.of(place / "new.zip", (contract.PRELOAD_LIBRARY, wrong, 0o100755))
+        with pytest.raises(UnsupportedPackageError, match="is for machine"):
+            zip.unpack_agent(archive, store.new, existing=store.present)
 
 
 class TestAVersionThatIsThere:
