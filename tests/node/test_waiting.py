@@ -7,12 +7,15 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.server.request_validation import POD_NAMESPACE, POD_UID
 from tests.fakes import node, ports
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused, status_of
@@ -59,6 +62,27 @@ def late(version: Version) -> DesiredState:
     return node.demo(name=DynaKubeName(f"late{version.rpartition('.')[2]}"), version=version)
 
 
+def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynakube: str) -> Any:
+    """Begin to publish a volume of a pod in this namespace; of several volumes of one pod, `pod` is its name."""
+    target = kubelet.target(volume)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    request = kubelet.request(volume, dynakube=dynakube)
+    request.volume_context[POD_NAMESPACE] = namespace
+    if pod:
+        request.volume_context[POD_UID] = f"uid-{pod}"
+    return kubelet.node.NodePublishVolume.future(request, timeout=60)
+
+
+def is_in_flight(kubelet: Kubelet, pod: str) -> bool:
+    """Return whether a publish of the pod's volume is under way."""
+    return status_of_failure(kubelet.begin(pod))[0] == grpc.StatusCode.ABORTED
+
+
+def status_of_failure(answer: Any) -> tuple[grpc.StatusCode, str]:
+    """Wait for the answer, and return status and message of its error."""
+    return status_of(answer.exception(20))
+
+
 @pytest.fixture(autouse=True)
 def nobody_waits() -> None:
     """Each test begins with those of the one before it gone."""
@@ -77,14 +101,21 @@ class TestAWaitingPublish:
         assert time.monotonic() - came < 0.5
         assert os.path.ismount(kubelet.target("woken"))
 
-    def test_is_woken_by_its_dynakube(self, driver: Driver, kubelet: Kubelet) -> None:
-        answer = kubelet.begin("unknown", dynakube="newcomer")
-        eventually(lambda: waiting() == 1)
-        node.want(driver.data, node.demo(), node.demo(name=DynaKubeName("newcomer")))
-        came = time.monotonic()
-        answer.result(10)
-        assert time.monotonic() - came < 0.5
-        assert os.path.ismount(kubelet.target("unknown"))
+    def test_is_woken_by_its_dynakube_where_none_has_been_read_yet(self, tmp_path: Path) -> None:
+        fresh = Driver(tmp_path, "--publish-wait=30s")
+        node.install(fresh.data)
+        try:
+            kubelet = fresh.start()
+            answer = kubelet.begin("first")
+            eventually(lambda: is_in_flight(kubelet, "first"))
+            node.want(fresh.data, node.demo())
+            came = time.monotonic()
+            answer.result(10)
+            assert time.monotonic() - came < 0.5
+            assert os.path.ismount(kubelet.target("first"))
+        finally:
+            fresh.kill()
+            node.unmount_all(fresh)
 
     def test_is_woken_by_another_wanted_version_that_is_there_already(
         self, driver: Driver, kubelet: Kubelet, slow: str
@@ -174,7 +205,8 @@ class TestManyAtOnce:
     def test_more_than_can_wait_are_told_to_come_back_without_being_counted(
         self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
     ) -> None:
-        answers = [kubelet.begin(f"crowd{number}", dynakube=slow, timeout=60) for number in range(450)]
+        pods = {f"crowd{number}": f"team{number % 3}" for number in range(450)}
+        answers = [begin(kubelet, pod, namespace, dynakube=slow) for pod, namespace in pods.items()]
         eventually(lambda: waiting() >= 400 and sum(answer.done() for answer in answers) >= 50)
         kubelet.publish("beside-the-crowd")
         turned_away = [answer for answer in answers if answer.done()]
@@ -182,9 +214,68 @@ class TestManyAtOnce:
             code, message = status_of(answer)
             assert code == grpc.StatusCode.UNAVAILABLE
             assert "other volumes are waiting" in message
-        assert not [volume for volume in driver.rows() if volume.startswith("csi-crowd")]
+        crowd = [row for volume, row in driver.rows().items() if volume.startswith("csi-crowd")]
+        assert [row["attempts"] for row in crowd] == [0] * 50
         node.install(driver.data, version)
         assert sum(answer.exception(20) is None for answer in answers) == 400
-        for number in range(450):
-            kubelet.unpublish(f"crowd{number}")
+        for pod in pods:
+            kubelet.unpublish(pod)
         assert not [volume for volume in driver.rows() if volume.startswith("csi-crowd")]
+
+
+class TestAPlaceToWait:
+    def test_is_never_taken_by_a_dynakube_that_does_not_exist(self, driver: Driver, kubelet: Kubelet) -> None:
+        answers = [begin(kubelet, f"stray{number}", f"team{number % 9}", dynakube="absent") for number in range(400)]
+        for answer in answers:
+            code, message = status_of_failure(answer)
+            assert code == grpc.StatusCode.UNAVAILABLE
+            assert "attempt 1 of 10: DynaKube 'absent' is not known on this node" in message
+        assert waiting() == 0
+        node.want(driver.data, node.demo(), node.demo(name=DynaKubeName("absent")))
+        kubelet.publish("stray7", dynakube="absent")
+        assert os.path.ismount(kubelet.target("stray7")), "kubelet's next call finds the DynaKube"
+
+    def test_is_given_eight_times_to_one_pod(self, kubelet: Kubelet, slow: str) -> None:
+        answers = [begin(kubelet, f"greedy{number}", "default", pod="greedy", dynakube=slow) for number in range(20)]
+        eventually(lambda: waiting() == 8 and sum(answer.done() for answer in answers) == 12)
+        assert all("8 other volumes are waiting of this pod" in status_of(each)[1] for each in answers if each.done())
+        honest = begin(kubelet, "honest", "default", dynakube=slow)
+        eventually(lambda: waiting() == 9)
+        for answer in (*answers, honest):
+            answer.cancel()
+
+    def test_is_left_for_other_namespaces_by_one_that_fills_its_half(
+        self, driver: Driver, kubelet: Kubelet, slow: str, version: Version
+    ) -> None:
+        greedy = [begin(kubelet, f"half{number}", "greedy", dynakube=slow) for number in range(420)]
+        eventually(lambda: waiting() == 200 and sum(answer.done() for answer in greedy) == 220)
+        honest = [begin(kubelet, f"honest{number}", "honest", dynakube=slow) for number in range(PODS_ON_A_NODE)]
+        eventually(lambda: waiting() == 200 + PODS_ON_A_NODE)
+        node.install(driver.data, version)
+        assert all(answer.exception(20) is None for answer in honest)
+
+    def test_that_a_call_does_not_find_starts_its_mount_timeout_all_the_same(
+        self, driver: Driver, kubelet: Kubelet, slow: str
+    ) -> None:
+        crowd = [begin(kubelet, f"full{number}", f"team{number % 2}", dynakube=slow) for number in range(400)]
+        eventually(lambda: waiting() == 400)
+        with refused(grpc.StatusCode.UNAVAILABLE, "400 other volumes are waiting"):
+            kubelet.publish("innocent", dynakube=slow, retryTimeout="500ms")
+        row = driver.rows()["csi-innocent"]
+        assert (row["attempts"], row["state"]) == (0, "waiting")
+        assert row["first_failed_at"] > time.time() - 5
+        eventually(lambda: time.time() >= row["first_failed_at"] + 0.5)
+        assert waiting() == 400
+        kubelet.publish("innocent", dynakube=slow, retryTimeout="500ms")
+        assert driver.state("innocent") == "empty"
+        assert "mount attempts failed for 0.5 s" in driver.rows()["csi-innocent"]["reason"]
+        for answer in crowd:
+            answer.cancel()
+
+    def test_comes_back_when_its_call_ends(self, kubelet: Kubelet, slow: str) -> None:
+        for _ in range(3):
+            answers = [begin(kubelet, f"again{n}", "default", pod="again", dynakube=slow) for n in range(8)]
+            eventually(lambda: waiting() == 8)
+            for answer in answers:
+                answer.cancel()
+            eventually(lambda: waiting() == 0)

@@ -2,6 +2,7 @@
 
 Components log with the standard library: `log.info("view mounted", extra=logs.fields(volume=…, pod=…))`.
 The caller lists the fields. Nothing logs a whole request, so no secret gets in.
+Texts of others may be among the values, so characters that are not printable are masked or escaped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import logging
 import sys
 from typing import Any, Final, Literal
+
+from oneagent.common import printable
 
 Format = Literal["json", "text"]
 
@@ -35,7 +38,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _escape_json(json.dumps(line, default=str, ensure_ascii=False))
 
 
 class TextFormatter(logging.Formatter):
@@ -45,10 +48,20 @@ class TextFormatter(logging.Formatter):
         clock = datetime.datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]  # noqa: DTZ006
         details = "".join(f" {name}={value}" for name, value in getattr(record, _FIELDS, {}).items())
         name = record.name.rpartition(".")[2]
-        line = f"{clock} {record.levelname.lower():7} {name}: {record.getMessage()} {details}".rstrip()
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
+        text = f"{clock} {record.levelname.lower():7} {name}: {record.getMessage()} {details}".rstrip()
+        lines = [text, *self._trace(record)]
+        return "\n".join(map(printable.mask, lines))
+
+    def _trace(self, record: logging.LogRecord) -> list[str]:
+        """Return the lines of an exception, indented: its message must not look like a line of its own."""
+        return [f"  {line}" for line in self.formatException(record.exc_info).splitlines()] if record.exc_info else []
+
+
+def _escape_json(text: str) -> str:
+    """Escape what JSON leaves as it is: everything outside of ASCII that is not printable, and DEL."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each).strip('"') for each in text)
 
 
 def setup(log_format: Format, level: str) -> None:

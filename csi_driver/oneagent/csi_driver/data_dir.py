@@ -164,11 +164,14 @@ class DataDir:
         name, _, last = path.removeprefix(self._volumes).partition("/")
         return VolumeId(name) if path.startswith(self._volumes) and last == "upper" else None
 
+    def trash_entry(self, name: str) -> str:
+        """Return the path of a new entry of the trash for something of this name."""
+        return f"{self._trash}{name}.{time.time_ns():x}"
+
     def discard(self, path: str | Path) -> bool:
         """Move a file or directory to the trash by one rename; False if it isn't there."""
-        name = f"{os.path.basename(path)}.{time.time_ns():x}"
         try:
-            os.rename(path, self._trash + name)
+            os.rename(path, self.trash_entry(os.path.basename(path)))
         except FileNotFoundError:
             return False
         return True

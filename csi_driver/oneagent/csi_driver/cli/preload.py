@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from rich import progress
 from rich.console import Console
 
-from oneagent.common import unpack
+from oneagent.common import printable, unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
@@ -120,7 +120,7 @@ def run(
         with console.status("waiting for the provisioner"):
             is_stored = _wait_until_stored(data, store, version, wait_seconds)
     except (NotPreloadedError, unpack.PackageError, download.DownloadError) as error:
-        raise SystemExit(f"{package}: {error}") from error
+        raise SystemExit(printable.mask(f"{package}: {error}")) from error
     except OSError as error:
         raise SystemExit(f"{package} can't be preloaded: {error.strerror} ({error.filename})") from error
     if json_output:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from oneagent.common import printable
 from oneagent.common.identifiers import TenantId, Version
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.store import integrity
@@ -26,7 +27,7 @@ def run(data: DataDir, versions: Iterable[Version], *, bytes_per_second: float |
         for report in integrity.check(data, versions, bytes_per_second=bytes_per_second):
             reports.append(report)
             if not json_output:
-                sys.stdout.writelines(f"{line}\n" for line in to_lines(data, report))
+                sys.stdout.writelines(f"{printable.mask(line)}\n" for line in to_lines(data, report))
                 sys.stdout.flush()
     except OSError as error:
         raise SystemExit(f"agent store can't be read: {error.strerror} ({error.filename})") from error

@@ -88,7 +88,8 @@ def parse(lines: Iterable[str]) -> list[Mount]:
 
 def read(path: Path = SELF) -> list[Mount]:
     """Read the mount table of this process's mount namespace."""
-    with path.open(encoding="latin-1") as table:
+    # The kernel escapes the line feed in a name, but not the carriage return, at which Python would end a line, too.
+    with path.open(encoding="latin-1", newline="\n") as table:
         return parse(table)
 
 

@@ -31,12 +31,17 @@ _AT_NO_AUTOMOUNT: Final = 0x800
 _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 # openat2 has no wrapper in glibc before 2.43; its number is the same on every architecture (Linux 5.6).
 _SYS_OPENAT2: Final = 437
+_AT_EMPTY_PATH: Final = 0x1000
+_MAX_HANDLE_BYTES: Final = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 _umount2 = _libc.umount2
 _umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_getdents64 = _libc.getdents64
+_getdents64.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+_getdents64.restype = ctypes.c_ssize_t
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -75,6 +80,26 @@ _statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, c
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE_BYTES),
+    )
+
+
+_name_to_handle_at = _libc.name_to_handle_at
+_name_to_handle_at.argtypes = [
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(_FileHandle),
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.c_int,
+]
+_open_by_handle_at = _libc.open_by_handle_at
+_open_by_handle_at.argtypes = [ctypes.c_int, ctypes.POINTER(_FileHandle), ctypes.c_int]
 
 
 def _error(path: str) -> OSError:
@@ -119,4 +144,28 @@ def openat2(directory: int, path: str, flags: int, resolve: int) -> int:
     )
     if descriptor < 0:
         raise _error(path)
+    return int(descriptor)
+
+
+def getdents64(directory: int, buffer: bytearray) -> int:
+    """getdents64(2): fill the buffer with entries of an open directory; return the filled bytes, 0 at the end."""
+    filled = _getdents64(directory, (ctypes.c_char * len(buffer)).from_buffer(buffer), len(buffer))
+    if filled < 0:
+        raise _error("")
+    return int(filled)
+
+
+def open_in_mount(directory: int, mount: int) -> int:
+    """Open the open `directory` again as a part of the mount that `mount` lies on (open_by_handle_at(2)).
+
+    rename(2) works between two directories of one file system only if both were opened in the same mount. Both
+    descriptors must belong to the same file system: handles mean nothing in another one. Needs CAP_DAC_READ_SEARCH.
+    """
+    handle = _FileHandle(_MAX_HANDLE_BYTES)
+    mount_id = ctypes.c_int()
+    if _name_to_handle_at(directory, b"", ctypes.byref(handle), ctypes.byref(mount_id), _AT_EMPTY_PATH) != 0:
+        raise _error("")
+    descriptor = _open_by_handle_at(mount, ctypes.byref(handle), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if descriptor < 0:
+        raise _error("")
     return int(descriptor)

@@ -77,6 +77,11 @@ class DesiredStateReader:
             self._rows = fresh
             return different
 
+    @property
+    def has_been_written(self) -> bool:
+        """True once the provisioner has written the DynaKubes, even if there are none."""
+        return bool(self._rows) or self._copy.exists()
+
     def get_cached(self, name: DynaKubeName) -> DesiredState | None:
         """Return the row as of the last refresh."""
         return self._rows.get(name)

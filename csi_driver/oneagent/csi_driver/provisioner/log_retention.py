@@ -1,25 +1,40 @@
 """Retention of logs: the upper layers of deleted pods, up to an age and a size.
 
-The server moves them to `logs/<volume id>@<seconds>`. Expired ones go into the trash.
+The server moves them to `logs/<volume id>@<seconds>`. Expired ones go into the trash, and so does a tree that can't be
+measured, because it is too deep or unreadable: its bytes would escape the limit.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from oneagent.common import logs
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import disk_usage
+
+log = logging.getLogger(__name__)
 
 
 def expire(data: DataDir, keep_seconds: float, keep_bytes: int, now: float) -> int:
     """Remove logs by age, then the oldest until the rest fits (0: no limit); return the remaining bytes."""
-    entries = sorted(data.logs.iterdir(), key=_archived_at)
-    sizes = {entry: disk_usage.total_bytes(entry) for entry in entries}
-    total = sum(sizes.values())
-    for entry in entries:
-        if now - _archived_at(entry) >= keep_seconds or (keep_bytes and total > keep_bytes):
+    kept: list[tuple[Path, int]] = []
+    for entry in sorted(data.logs.iterdir(), key=_archived_at):
+        if now - _archived_at(entry) >= keep_seconds:
             data.discard(entry)
-            total -= sizes[entry]
+            continue
+        usage = disk_usage.measure(entry)
+        if usage.complete:
+            kept.append((entry, usage.size_bytes))
+        else:
+            data.discard(entry)
+            log.warning("kept log removed: its tree is too deep or unreadable", extra=logs.fields(entry=entry.name))
+    total = sum(size for _, size in kept)
+    for entry, size in kept:
+        if not keep_bytes or total <= keep_bytes:
+            break
+        data.discard(entry)
+        total -= size
     return total
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import time
 
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files
@@ -28,7 +28,8 @@ def clean_tmp(data: DataDir) -> None:
     """Empty `tmp/`, except for resumable downloads."""
     for entry in data.tmp.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                tree_walker.remove(entry)
         elif not download_files.is_resumable(entry):
             entry.unlink(missing_ok=True)
     preload.remove_leftovers(data)

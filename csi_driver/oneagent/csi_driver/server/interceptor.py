@@ -15,10 +15,11 @@ from typing import Any, Final
 import grpc
 
 from oneagent.common import logs
-from oneagent.csi_driver.server import request_validation
+from oneagent.csi_driver.server import request_decoding, request_validation
 from oneagent.csi_driver.server.call_result import CallResult
 from oneagent.csi_driver.server.errors import DriverError
 from oneagent.csi_driver.server.metrics import ServerMetrics
+from oneagent.csi_driver.server.request_decoding import RefusedRequest
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ _CONTEXT: Final = {
     "dynakube": "dynakube",
     "mode": "mode",
 }
+_MAX_FIELD: Final = 512
+# gRPC limits the headers with a status to 8 KiB, where a character outside of ASCII has up to 12 bytes.
+_MAX_MESSAGE: Final = 600
 
 
 class CallContext:
@@ -78,7 +82,7 @@ class CallInterceptor(grpc.ServerInterceptor):
                 return handler
             wrapped = self._handlers[path] = grpc.unary_unary_rpc_method_handler(
                 self._wrap(path.rpartition("/")[2], handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=request_decoding.bounded(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         return wrapped
@@ -88,10 +92,13 @@ class CallInterceptor(grpc.ServerInterceptor):
             started = time.perf_counter()
             context = CallContext(rpc)
             try:
+                if isinstance(request, RefusedRequest):
+                    raise request.to_error()
                 return behaviour(request, context)
             except DriverError as error:
-                context.set_result(error.result, message=str(error))
-                rpc.abort(error.status, str(error))
+                message = _shorten(str(error), _MAX_MESSAGE)
+                context.set_result(error.result, message=message)
+                rpc.abort(error.status, message)
             except NotImplementedError:
                 context.set_result(CallResult.UNIMPLEMENTED)
                 rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"this driver does not implement {method}")
@@ -129,4 +136,8 @@ def _log_fields(request: Any) -> dict[str, Any]:
     details = {"volume": getattr(request, "volume_id", ""), "target": getattr(request, "target_path", "")}
     if context := getattr(request, "volume_context", None):
         details |= {name: context.get(key, "") for name, key in _CONTEXT.items()}
-    return details
+    return {name: _shorten(value, _MAX_FIELD) for name, value in details.items()}
+
+
+def _shorten(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}…"

@@ -34,7 +34,7 @@ from oneagent.csi_driver.linux import mount_table, process
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
-from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, shutdown
+from oneagent.csi_driver.server import interceptor, metrics, overlay, publish, request_decoding, shutdown
 from oneagent.csi_driver.server.identity_service import IdentityService
 from oneagent.csi_driver.server.node_service import NodeService
 from oneagent.csi_driver.server.startup_reconcile import Reconciler
@@ -190,7 +190,10 @@ class Server:
         server = grpc.server(
             ThreadPoolExecutor(_WORKERS, thread_name_prefix="call"),
             interceptors=[interceptor.CallInterceptor(self.metrics)],
-            options=[("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", request_decoding.MAX_MESSAGE_BYTES),
+            ],
         )
         csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(importlib.metadata.version(DISTRIBUTION)), server)
         csi_pb2_grpc.add_NodeServicer_to_server(self._node, server)

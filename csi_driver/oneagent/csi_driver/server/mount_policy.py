@@ -6,7 +6,8 @@
 
 The limit, exactly: with N attempts, N calls fail and the next one succeeds with an empty view. With a timeout T,
 the first call that comes T or later after the first failure succeeds with an empty view. A call that is waiting
-when T passes does so then. The earlier of the two applies. A successful mount resets both.
+when T passes does so then. The earlier of the two applies. A successful mount resets both. A call that finds no place
+to wait is no attempt, but T begins with it.
 
 The last good version was desired and in the store at the same time, so it is complete and has its configuration.
 Garbage collection keeps it for a DynaKube of this policy. A corrupt one has left the store, so pods wait for it as
@@ -37,6 +38,10 @@ class Failures:
 
     def increment(self, now: float) -> Failures:
         return Failures(self.attempts + 1, self.first_at or now)
+
+    def start_timeout(self, now: float) -> Failures:
+        """Count no attempt, but let the mount timeout begin."""
+        return Failures(self.attempts, self.first_at or now)
 
 
 @dataclass(frozen=True, slots=True)

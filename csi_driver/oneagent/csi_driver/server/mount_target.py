@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import TargetPath, Volume
-from oneagent.csi_driver.linux import mount_table, syscalls
+from oneagent.csi_driver.linux import mount_table, syscalls, tree_walker
 from oneagent.csi_driver.server.errors import InternalError, InvalidRequestError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -128,10 +127,10 @@ class MountTarget:
         finally:
             os.close(directory)
 
-    def unmount_and_remove(self, failpoint: Callable[[str], None], *, remove_contents: bool = False) -> None:
+    def unmount_and_remove(self, failpoint: Callable[[str], None], *, trash_entry: str = "") -> None:
         """Unmount everything here and remove the directory; `InternalError` if the kernel refuses.
 
-        Without `remove_contents` a directory that is not empty stays.
+        A directory that is not empty becomes this entry of the trash; without one it stays.
         """
         if not self.is_reachable:
             return
@@ -150,17 +149,48 @@ class MountTarget:
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise InternalError(f"{self.path} can't be removed: {error.strerror}") from error
-            if remove_contents:
-                self._remove_contents()
+            if trash_entry:
+                self._discard(trash_entry)
 
-    def _remove_contents(self) -> None:
-        """Remove a pod's files from its empty view, if the mount table has no mount there."""
+    def _discard(self, trash_entry: str) -> None:
+        """Discard an empty view with what its pod wrote, if the mount table has no mount there."""
         if mount_table.at_or_below(mount_table.read(), self.real_path()):
             raise InternalError(f"{self.path} can't be removed: something is mounted below it")
         try:
-            shutil.rmtree(self._name, dir_fd=self._parent)
+            try:
+                self._move_to(trash_entry)
+            except OSError as error:
+                # The trash is on another file system, which may also be full or read-only.
+                log.info("view deleted in place", extra=logs.fields(target=self.path, reason=error.strerror))
+                tree_walker.remove(self._name, self._parent)
         except OSError as error:
             raise InternalError(f"{self.path} can't be removed: {error.strerror} ({error.filename})") from error
+
+    def _move_to(self, trash_entry: str) -> None:
+        """Move the target by one rename, however large it is. A container sees trash and target in two mounts."""
+        try:
+            os.rename(self._name, trash_entry, src_dir_fd=self._parent)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            trash, name = os.path.split(trash_entry)
+            with _opened(trash) as there, _opened(".", self._parent) as here:
+                if os.fstat(there).st_dev != os.fstat(here).st_dev:
+                    raise
+                with _closing(syscalls.open_in_mount(there, here)) as entry_parent:
+                    os.rename(self._name, name, src_dir_fd=here, dst_dir_fd=entry_parent)
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str, parent: int | None = None) -> contextlib.AbstractContextManager[int]:
+    return _closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent))
 
 
 def open_below(root_path: str, target: TargetPath) -> MountTarget:

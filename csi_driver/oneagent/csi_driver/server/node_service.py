@@ -82,9 +82,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 csi_pb2.VolumeUsage(unit=unit, total=amount.total, available=amount.available, used=amount.used)
                 for unit, amount in units
             ],
-            volume_condition=csi_pb2.VolumeCondition(
-                abnormal=bool(stats.problem), message=stats.problem or "the view is mounted"
-            ),
+            volume_condition=csi_pb2.VolumeCondition(abnormal=bool(stats.problem), message=stats.message),
         )
 
     def NodeGetCapabilities(

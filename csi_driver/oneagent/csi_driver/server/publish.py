@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
@@ -38,6 +39,7 @@ from oneagent.csi_driver.server.publish_attempt import Caller, PublishAttempt, P
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.version_waiter import VersionWaiter
 from oneagent.csi_driver.server.view_mounter import ViewMounter
+from oneagent.csi_driver.server.waiting_places import Place, WaitingPlaces
 from oneagent.csi_driver.store import AgentStore, demand
 
 log = logging.getLogger(__name__)
@@ -54,7 +56,8 @@ class PublishSettings:
     """Settings of `Publisher`.
 
     `publish_wait_seconds`: the longest wait of one call for its version before it counts as a failed attempt.
-    `max_waiting`: maximum of calls that wait at once; others fail with UNAVAILABLE, which counts as no attempt.
+    `max_waiting`: maximum of calls that wait at once, of which a pod and a namespace have shares; others fail with
+    UNAVAILABLE, which counts as no attempt but starts the mount timeout.
     `host_namespace`: only its pods get the host agent's directory, which they share; empty for any pod.
     """
 
@@ -92,6 +95,7 @@ class Publisher:
             settings.node_id, data, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
         self.version_waiter = VersionWaiter(str(data.agents), desired.refresh)
+        self.places = WaitingPlaces(settings.max_waiting)
         self.calls = InFlightCalls(self.version_waiter.wake)
 
     # ------------------------------------------------------------------ publish
@@ -179,6 +183,15 @@ class Publisher:
 
     def _publish_view(self, attempt: PublishAttempt) -> PublishResult:
         """Mount as soon as the version is in the store; else end before the deadline: failed attempt or empty view."""
+        request = attempt.request
+        with self.places.reserve(request.pod_namespace, request.pod_uid or request.pod_name) as place:
+            limits = self._wait_and_mount(attempt, place)
+        if isinstance(limits, PublishResult):
+            return limits
+        return self._fail_or_publish_empty(attempt, limits)
+
+    def _wait_and_mount(self, attempt: PublishAttempt, place: Place) -> PublishResult | RetryLimits:
+        """Mount as soon as the version is in the store; return the retry limits once the call has waited in vain."""
         request, failures = attempt.request, attempt.failures
         started = time.monotonic()
         longest_wait = self._longest_wait(attempt.caller)
@@ -192,7 +205,7 @@ class Publisher:
                     return done
             except view_mounter.MountError as error:
                 attempt.reason = str(error)
-                break
+                return limits
             except view_mounter.VersionGoneError as error:
                 attempt.reason = str(error)
             spent = time.monotonic() - started
@@ -201,10 +214,10 @@ class Publisher:
                 raise UnavailableError(
                     f"volume {request.volume}: the call was cancelled while it waited ({attempt.reason})"
                 )
-            if left <= 0 or limits.exhausted_reason(failures, self._now()):
-                break
-            if self.version_waiter.waiting >= self._settings.max_waiting:
-                raise UnavailableError(f"{self.version_waiter.waiting} other volumes are waiting; {attempt.reason}")
+            if left <= 0 or limits.exhausted_reason(failures, self._now()) or self._is_unknown(attempt):
+                return limits
+            if refusal := place.take():
+                self._refuse(attempt, refusal)
             if not registered:
                 registered = True
                 if not attempt.caller.add_callback(lambda: self.calls.cancel(request.volume, attempt.call)):
@@ -212,7 +225,18 @@ class Publisher:
                 continue
             demand.mark(self._data, attempt.desired.version if attempt.desired is not None else Version(""))
             self.version_waiter.wait_for_change(generation, left)
-        return self._fail_or_publish_empty(attempt, limits)
+
+    def _is_unknown(self, attempt: PublishAttempt) -> bool:
+        """Return whether the DynaKube does not exist: there is nothing to wait for, and kubelet will ask again."""
+        return attempt.desired is None and self._desired.has_been_written
+
+    def _refuse(self, attempt: PublishAttempt, refusal: str) -> NoReturn:
+        """Refuse a call that found no place to wait: no attempt is counted, but the mount timeout begins."""
+        failures = attempt.failures.start_timeout(self._now())
+        if failures != attempt.failures:
+            reason = f"{refusal}; {attempt.reason}"
+            self._volumes.put(self._record(attempt.request, VolumeState.WAITING, failures=failures, reason=reason))
+        raise UnavailableError(f"volume {attempt.request.volume}: {refusal}; {attempt.reason}")
 
     def _longest_wait(self, caller: Caller) -> float:
         remaining = caller.time_remaining()
@@ -354,9 +378,8 @@ class Publisher:
                 log.warning("foreign mount left in place", extra=logs.fields(volume=volume, target=path))
                 return
             # For a volume that the database lost, the pod's files in an empty view are removed, too.
-            target.unmount_and_remove(
-                self._failpoint, remove_contents=is_recorded or _CSI_TARGET.search(path) is not None
-            )
+            is_ours = is_recorded or _CSI_TARGET.search(path) is not None
+            target.unmount_and_remove(self._failpoint, trash_entry=self._data.trash_entry(volume) if is_ours else "")
             self._failpoint("target removed")
             if record is not None and record.target != path:
                 return

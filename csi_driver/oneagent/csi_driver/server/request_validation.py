@@ -2,6 +2,7 @@
 
 csi-sanity and callers rely on the order of the checks: identifiers first, then the capability, then the volume
 context. Every refusal names the field, its value and the remedy.
+Every field has a longest value, and a refusal quotes only the beginning of one.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ _FLAGS: Final = {
     "relatime": syscalls.MS_RELATIME,
     "rw": 0,
 }
+MAX_CONTAINERS: Final = 1000
+MAX_CONTAINERS_BYTES: Final = 64 << 10
+_MAX_MOUNT_FLAGS: Final = 64
+_MAX_PATH: Final = 4095
+_MAX_VOLUME_ID: Final = 129
+"""One more than is valid: the rest need not be looked at."""
+_MAX_QUOTED: Final = 100
+_MAX_VALUE: Final = 253
+"""Longest value of the volume context but `containers`: that of a name in Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ def volume_id(value: str) -> VolumeId:
     if not value:
         raise InvalidRequestError("volume_id", "is missing in the request")
     try:
-        return VolumeId(data_dir.component(value, "volume id"))
+        return VolumeId(data_dir.component(value[:_MAX_VOLUME_ID], "volume id"))
     except data_dir.UnsafeNameError as error:
         raise InvalidRequestError("volume_id", str(error)) from error
 
@@ -73,10 +83,11 @@ def target_path(value: str, root: str) -> TargetPath:
     """Return a path strictly below `root`, without `..` or `//`; opening it refuses symlinks."""
     if not value:
         raise InvalidRequestError("target_path", "is missing in the request")
-    if "\0" in value or os.path.normpath(value) != value or not value.startswith(root + "/"):
+    _refuse_longer("target_path", value, _MAX_PATH)
+    if not value.isprintable() or os.path.normpath(value) != value or not value.startswith(root + "/"):
         raise InvalidRequestError(
             "target_path",
-            f"{value!r} is not a plain path below {root!r}; set --target-root to kubelet's root directory",
+            f"{_quote(value)} is not a plain path below {root!r}; set --target-root to kubelet's root directory",
         )
     return TargetPath(value)
 
@@ -85,6 +96,7 @@ def volume_path(value: str, root: str) -> TargetPath:
     """Return the path for statistics; empty for one outside `root`, where no volume can be."""
     if not value:
         raise InvalidRequestError("volume_path", "is missing in the request")
+    _refuse_longer("volume_path", value, _MAX_PATH)
     return TargetPath(value if value.startswith(root + "/") else "")
 
 
@@ -93,7 +105,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> PublishRequ
     volume = volume_id(request.volume_id)
     target = target_path(request.target_path, root)
     flags, options = _capability(request)
-    context = dict(request.volume_context)
+    context = request.volume_context
     if not context:
         raise InvalidRequestError(
             "volume_context", "is missing in the request; the CSIDriver needs podInfoOnMount: true"
@@ -107,11 +119,21 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, root: str) -> PublishRequ
         dynakube=_dynakube(context),
         retry_timeout_seconds=_retry_timeout(context),
         containers=_containers(context),
-        pod_uid=context.get(POD_UID, ""),
+        pod_uid=_optional(context, POD_UID),
         read_only=request.readonly,
         mount_flags=flags,
         mount_options=options,
     )
+
+
+def _quote(value: str) -> str:
+    """Return the beginning of a value for a message, with control characters escaped."""
+    return repr(value if len(value) <= _MAX_QUOTED else f"{value[:_MAX_QUOTED]}…")
+
+
+def _refuse_longer(field: str, value: str, characters: int) -> None:
+    if len(value) > characters:
+        raise InvalidRequestError(field, f"has {len(value)} characters, and at most {characters} are accepted")
 
 
 def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[str, ...]]:
@@ -124,21 +146,35 @@ def _capability(request: csi_pb2.NodePublishVolumeRequest) -> tuple[int, tuple[s
         raise InvalidRequestError("volume_capability", "has no access type; use mount access")
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
     options = []
-    for flag in capability.mount.mount_flags:
+    given = capability.mount.mount_flags
+    if len(given) > _MAX_MOUNT_FLAGS:
+        raise InvalidRequestError(
+            "volume_capability.mount.mount_flags",
+            f"has {len(given)} entries, and at most {_MAX_MOUNT_FLAGS} are accepted",
+        )
+    for flag in given:
         if flag in _FLAGS:
             flags |= _FLAGS[flag]
-        elif _CONTEXT.fullmatch(flag):
+        elif len(flag) <= _MAX_PATH and _CONTEXT.fullmatch(flag):
             options.append(flag)
         else:
             raise InvalidRequestError(
                 "volume_capability.mount.mount_flags",
-                f"{flag!r} is not allowed; allowed are {', '.join(_FLAGS)} and SELinux's context options",
+                f"{_quote(flag)} is not allowed; allowed are {', '.join(_FLAGS)} and SELinux's context options",
             )
     return flags, tuple(options)
 
 
-def _required(context: Mapping[str, str], key: str, remedy: str) -> str:
+def _optional(context: Mapping[str, str], key: str) -> str:
     value = context.get(key, "")
+    _refuse_longer(f"volume_context[{key}]", value, _MAX_VALUE)
+    if not value.isprintable():
+        raise InvalidRequestError(f"volume_context[{key}]", f"{_quote(value)} contains a control character")
+    return value
+
+
+def _required(context: Mapping[str, str], key: str, remedy: str) -> str:
+    value = _optional(context, key)
     if not value:
         raise InvalidRequestError(f"volume_context[{key}]", f"is missing in the request; {remedy}")
     return value
@@ -164,7 +200,7 @@ def _dynakube(context: Mapping[str, str]) -> DynaKubeName:
 
 
 def _retry_timeout(context: Mapping[str, str]) -> float | None:
-    text = context.get("retryTimeout", "")
+    text = _optional(context, "retryTimeout")
     if not text:
         return None
     try:
@@ -174,8 +210,19 @@ def _retry_timeout(context: Mapping[str, str]) -> float | None:
 
 
 def _containers(context: Mapping[str, str]) -> tuple[str, ...]:
-    names = tuple(name for name in context.get("containers", "").split(",") if name)
+    """Return the names of containers; each of them becomes a file of the view."""
+    field = "volume_context[containers]"
+    text = context.get("containers", "")
+    if len(text) > MAX_CONTAINERS_BYTES:
+        raise InvalidRequestError(field, f"has {len(text)} bytes, and at most {MAX_CONTAINERS_BYTES} are accepted")
+    names = tuple(name for name in text.split(",") if name)
+    if len(names) > MAX_CONTAINERS:
+        raise InvalidRequestError(field, f"has {len(names)} names, and at most {MAX_CONTAINERS} are accepted")
+    seen = set[str]()
     for name in names:
         if not _CONTAINER.fullmatch(name):
-            raise InvalidRequestError("volume_context[containers]", f"{name!r} is not a container name")
+            raise InvalidRequestError(field, f"{_quote(name)} is not a container name")
+        if name in seen:
+            raise InvalidRequestError(field, f"{name!r} is named twice")
+        seen.add(name)
     return names

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from typing import Final
 
 from oneagent.common import logs
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, UnsafeNameError, VolumeId, component
-from oneagent.csi_driver.linux import mount_table, syscalls
+from oneagent.csi_driver.linux import mount_table, tree_walker
 from oneagent.csi_driver.linux.mount_table import Overlay
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
@@ -155,16 +154,10 @@ class Reconciler:
         if record.pod_name or record.mode != "app":
             return record
         try:
-            upper = os.open(self._data.volume(record.id).upper, os.O_PATH | os.O_CLOEXEC)
-            try:
-                resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS
-                descriptor = syscalls.openat2(upper, IDENTITY_FILE, os.O_RDONLY | os.O_NONBLOCK, resolve)
-            finally:
-                os.close(upper)
-            with os.fdopen(descriptor, "rb") as file:
-                lines = file.read(4096).decode(errors="replace").splitlines()
+            content = tree_walker.read_file(self._data.volume(record.id).upper, IDENTITY_FILE, 4096)
         except OSError:
             return record
+        lines = content.decode(errors="replace").splitlines()
         identity = dict(line.split(" ", 1) for line in lines if " " in line)
         return dataclasses.replace(
             record,

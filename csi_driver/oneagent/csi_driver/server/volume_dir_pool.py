@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import threading
 import time
 from collections import deque
 from typing import Final
 
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE
 
 KEPT: Final = 32
@@ -41,7 +41,8 @@ class VolumeDirPool:
     def start(self) -> None:
         """Start to fill the pool. Directories of an earlier process may be incomplete, so they are removed."""
         for entry in os.scandir(self._pool_dir):
-            shutil.rmtree(entry.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                tree_walker.remove(entry.path)
         self._started = True
         self._low.set()
         threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()

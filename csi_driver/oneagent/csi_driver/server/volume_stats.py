@@ -1,12 +1,12 @@
 """Usage and condition of a volume: the response to NodeGetVolumeStats.
 
 `used` counts the pod's own files (its upper layer), since all pods share the agent below. `total` and `available` are
-those of the upper layer's file system, because the pod would fill that.
+those of the upper layer's file system, because the pod would fill that. Of a large upper layer only the first entries
+are counted, and the condition's message reports it: CSI has no field for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from oneagent.common.identifiers import Version
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
+from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.metadata.states import VolumeState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord, VolumeRepository
 from oneagent.csi_driver.server.errors import NotFoundError
@@ -35,11 +36,18 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Usage of a volume, and its problem; empty for a healthy one."""
+    """Usage of a volume, and its problem; empty for a healthy one. `complete`: all of its entries are counted."""
 
     size: Amount
     inodes: Amount
     problem: str
+    complete: bool
+
+    @property
+    def message(self) -> str:
+        """The message of the volume condition."""
+        state = self.problem or "the view is mounted"
+        return state if self.complete else f"{state}; its usage counts the first {MAX_ENTRIES} entries only"
 
 
 def read_usage(
@@ -63,6 +71,7 @@ def read_usage(
         ),
         inodes=Amount(total=filesystem.f_files, available=filesystem.f_favail, used=inodes),
         problem=problem,
+        complete=inodes < MAX_ENTRIES,
     )
 
 
@@ -81,15 +90,13 @@ def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
 
 
 def _count_written(upper: str) -> tuple[int, int]:
-    """Count bytes on disk and files below a directory; 0 without one, as of an empty view."""
-    size = entries = 0
-    # The pod writes and deletes meanwhile.
-    with contextlib.suppress(FileNotFoundError):
-        for _, directories, files, descriptor in os.fwalk(upper):
-            for name in (*directories, *files):
-                with contextlib.suppress(FileNotFoundError):
-                    size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-                entries += 1
-                if entries >= MAX_ENTRIES:
-                    return size, entries
-    return size, entries
+    """Count bytes on disk and entries below a directory, up to `MAX_ENTRIES`; 0 without one, as of an empty view."""
+    size, count = 0, 0
+    below = tree_walker.entries(upper)
+    next(below, None)
+    for status, _ in below:
+        size += status.st_blocks * 512
+        count += 1
+        if count >= MAX_ENTRIES:
+            break
+    return size, count

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from oneagent.common import dynakube, flags
+from oneagent.common import dynakube, flags, printable
 from oneagent.common.kubernetes import fields
 from oneagent.operator.cli.kubectl import Kubectl, KubectlError
 
@@ -203,7 +203,7 @@ def main() -> int:
     try:
         exit_code: int = args.run(args)
     except KubectlError as error:
-        print(f"{PROGRAM}: no access to the cluster: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: no access to the cluster: {printable.mask_lines(str(error))}", file=sys.stderr)
         return 2
     return exit_code
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from oneagent.operator.cli import terminal
+from oneagent.common import printable
 from oneagent.operator.cli.doctor import DoctorReport, Severity
 from oneagent.operator.cli.status import ClusterStatus, NodeRow
 
@@ -66,7 +66,7 @@ def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int]
 
 
 def _escape(text: str) -> str:
-    return escape(terminal.strip_control(text))
+    return escape(printable.mask(text))
 
 
 def _console(file: IO[str] | None) -> Console:

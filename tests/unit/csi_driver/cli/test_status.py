@@ -328,3 +328,10 @@ class TestTheCommand:
         shown = io.StringIO()
         tables.print_status(healthy.status(), shown)
         assert "[red]no[/]" in shown.getvalue()
+
+    def test_shows_no_control_character_of_others(self, healthy: Node) -> None:
+        healthy.volume("cart", VolumeState.EMPTY, attempts=1, reason="a\x1b[2Jb\nforged\x9b\u202e")
+        shown = io.StringIO()
+        tables.print_status(healthy.status(), shown)
+        assert "a?[2Jb?forged??" in shown.getvalue()
+        assert all(line.isprintable() for line in shown.getvalue().split("\n"))

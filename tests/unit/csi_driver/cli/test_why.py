@@ -360,3 +360,9 @@ class TestTheCommand:
         text = why_text.render(seen, diagnose.diagnose(seen))
         assert "not read   no table" in text
         assert "maps can't be read, environment can't be read" in text
+
+    def test_shows_no_control_character_of_others(self) -> None:
+        seen = found(unreadable=("a\x1b[2Jb\nforged\x9b",))
+        text = why_text.render(seen, diagnose.diagnose(seen))
+        assert "not read   a?[2Jb?forged?" in text
+        assert all(line.isprintable() for line in text.split("\n"))

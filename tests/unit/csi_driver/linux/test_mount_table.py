@@ -59,6 +59,15 @@ def test_names_are_as_python_gives_them_elsewhere(tmp_path: Path, written: bytes
     assert mount.target == name
 
 
+def test_a_carriage_return_in_a_name_ends_no_line(tmp_path: Path) -> None:
+    """The kernel does not escape it. A pod chooses such a name by a subPath."""
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        b"".join(line(name, "rw").encode() for name in ("/a", "TARGET", "/c")).replace(b"TARGET", b"/b\r\x1c\x85x")
+    )
+    assert [mount.target for mount in mount_table.read(table)][::2] == ["/a", "/c"]
+
+
 def test_the_layers_of_an_overlay_topmost_first() -> None:
     found = overlay(
         "rw,lowerdir=/data/config-layers/t/1:/data/agents/1.0,upperdir=/data/v/upper,workdir=/data/v/work,uuid=on"

@@ -202,7 +202,7 @@ def _disk(data: DataDir) -> node_report.Disk | None:
     except OSError:
         return None
     return node_report.Disk(
-        store_bytes=_bytes_below(data.agents),
+        store_bytes=_store_bytes(data),
         volumes_bytes=_bytes_below(data.volumes),
         logs_bytes=_bytes_below(data.logs),
         trash_bytes=_bytes_below(data.trash),
@@ -212,9 +212,17 @@ def _disk(data: DataDir) -> node_report.Disk | None:
     )
 
 
-def _bytes_below(directory: Path) -> int:
-    """Return the bytes below a directory, without the directory itself."""
+def _store_bytes(data: DataDir) -> int:
+    """Return the bytes of all versions; a file that they share counts once."""
     try:
-        return disk_usage.total_bytes(*(entry.path for entry in os.scandir(directory)))
+        return disk_usage.total_bytes(*(entry.path for entry in os.scandir(data.agents)))
+    except OSError:
+        return 0
+
+
+def _bytes_below(directory: Path) -> int:
+    """Return the bytes below a directory that pods wrote to, without the directory itself."""
+    try:
+        return sum(disk_usage.measure(entry.path).size_bytes for entry in os.scandir(directory))
     except OSError:
         return 0

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from oneagent.common import printable
 from oneagent.common.node_report import NodeStatus
 
 _FILE_WIDTH = 160
@@ -41,14 +42,14 @@ def print_status(status: NodeStatus, file: IO[str] | None = None) -> None:
     running = ((name, getattr(status.running, name)) for name in ("server", "provisioner"))
     words = {True: "running", False: "[red]not running[/]", None: "unknown"}
     console.print("[bold]Processes[/]  " + ", ".join(f"{name} {words[held]}" for name, held in running))
-    moved = f"; corrupt ones were moved away: {escape(', '.join(status.set_aside))}" if status.set_aside else ""
+    moved = f"; corrupt ones were moved away: {_escape(', '.join(status.set_aside))}" if status.set_aside else ""
     console.print(f"[bold]Database[/]   {status.metadata}{moved}")
     if not status.problems:
         console.print("[green]Nothing needs attention.[/]")
         return
     console.print("[bold red]Needs attention[/]")
     for problem in status.problems:
-        console.print(f"  - {escape(problem)}", soft_wrap=True)
+        console.print(f"  - {_escape(problem)}", soft_wrap=True)
 
 
 def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -63,7 +64,11 @@ def _table(console: Console, title: str, header: Sequence[str], rows: Iterable[S
 
 def _coloured(cell: str) -> str:
     colour = _COLOURS.get(cell)
-    return f"[{colour}]{cell}[/]" if colour else escape(cell)
+    return f"[{colour}]{cell}[/]" if colour else _escape(cell)
+
+
+def _escape(text: str) -> str:
+    return escape(printable.mask(text))
 
 
 def _versions(status: NodeStatus) -> Iterable[Sequence[str]]:

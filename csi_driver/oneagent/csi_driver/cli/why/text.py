@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oneagent.common import printable
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess
 
 
 def render(evidence: PodEvidence, diagnosis: Diagnosis) -> str:
     """Return the text."""
-    return "".join(f"{line}\n" for line in _lines(evidence, diagnosis))
+    return "".join(f"{printable.mask(line)}\n" for line in _lines(evidence, diagnosis))
 
 
 def _lines(evidence: PodEvidence, diagnosis: Diagnosis) -> Iterator[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from oneagent.common import printable
 from oneagent.common.node_report import Diagnosis
-from oneagent.operator.cli import terminal
 from oneagent.operator.cli.why import Evidence
 
 
 def render(evidence: Evidence, diagnosis: Diagnosis) -> str:
     """Return the text."""
-    return terminal.strip_control("".join(f"{line}\n" for line in _lines(evidence, diagnosis)))
+    return "".join(f"{printable.mask(line)}\n" for line in _lines(evidence, diagnosis))
 
 
 def _lines(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[str]:
