@@ -25,7 +25,8 @@ def naming(field: str, name: str) -> dict[str, Any]:
         obj["spec"]["oneAgent"]["cloudNativeFullStack"]["env"] = env
         return obj
     last = field.rpartition(".")[2]
-    return manifest(api_url=URL, **({"proxy": {"valueFrom": name}} if last == "valueFrom" else {last: name}))
+    spec: dict[str, Any] = {"proxy": {"valueFrom": name}} if last == "valueFrom" else {last: name}
+    return manifest(api_url=URL, **spec)
 
 
 @pytest.mark.parametrize("name", sorted(secret_names.RESERVED))
@@ -43,7 +44,7 @@ def test_a_secret_with_keys_of_the_webhook_is_refused_wherever_it_is_named(field
     with pytest.raises(dynakube.DynaKubeError) as refused:
         dynakube.from_object(naming(field, name))
     assert str(refused.value).startswith(f"{field} is '{name}': name another Secret: ")
-    assert dynakube.from_object(naming(field, "shop"))
+    assert dynakube.from_object(naming(field, "shop")).name == "demo"
 
 
 def test_neither_does_a_dynakube_of_that_name_read_it() -> None:
@@ -57,4 +58,4 @@ def test_neither_does_a_dynakube_of_that_name_read_it() -> None:
 def test_other_variables_are_left_to_the_api_server(env: object) -> None:
     obj = manifest(api_url=URL)
     obj["spec"]["oneAgent"]["cloudNativeFullStack"]["env"] = env
-    assert dynakube.from_object(obj)
+    assert dynakube.from_object(obj).name == "demo"

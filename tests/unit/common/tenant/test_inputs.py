@@ -10,6 +10,7 @@ import pytest
 
 from oneagent.common import dynakube
 from oneagent.common.http.client import InvalidSettingsError
+from oneagent.common.identifiers import Version
 from oneagent.common.kubernetes.errors import NotFoundError
 from oneagent.common.oci import reference
 from oneagent.common.oci.hosts import Registries
@@ -83,6 +84,6 @@ def test_are_all_that_nodes_and_operator_read(image: str, key: str, empty: bool)
             image_resolver.resolve(kube, named, objects, ImageState(), Registries(), signatures)
         with contextlib.suppress(InvalidSettingsError, NotFoundError):
             source = package_sources.find_kind(kube)
-            source.open_source(kube, kube.pinned_version or packages.VERSION, objects, Registries())
+            source.open_source(kube, Version(packages.VERSION), objects, Registries())
         assert objects.read <= inputs.named_objects(kube)
         assert inputs.referenced_objects(kube) <= inputs.named_objects(kube)
