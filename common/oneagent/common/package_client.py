@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import httpx2 as httpx
 import msgspec
 
 from oneagent.common import identifiers
 from oneagent.common.http import client as http_client
-from oneagent.common.http import download, errors
+from oneagent.common.http import download, errors, exchange
 from oneagent.common.injection import contract
 from oneagent.common.tenant import client as tenant_client
 
@@ -164,7 +163,8 @@ def download_package(
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
     """Download a package to `into` and verify it. Raises `DownloadError`, `HttpError` or `InvalidSettingsError`."""
-    available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
+    with exchange.cancel_scope(cancelled):
+        available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
     return download.download(
         available.source,
         into,
@@ -214,15 +214,15 @@ def _max_wait_seconds(error: errors.HttpError, wait: WaitLimits) -> float:
 def _request_metadata(source: download.HttpSource, package: Package) -> Metadata:
     location, _, query = source.url.partition("?")
     url = f"{location}/{METADATA}?{query}"
-    timeout = httpx.Timeout(source.http.timeout_seconds, read=_RESPONSE_SECONDS)
-    try:
-        with (
-            http_client.create(source.http) as http,
-            http.stream("GET", url, headers=dict(source.headers), timeout=timeout) as response,
-        ):
-            body = _read_bounded(response)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise errors.from_transport_error(error, url) from error
+    with http_client.create(source.http) as http:
+        response, body = http.fetch(
+            "GET",
+            url,
+            headers=source.headers,
+            max_bytes=_MAX_RESPONSE_BYTES,
+            idle_seconds=_RESPONSE_SECONDS,
+            deadline_seconds=_CONNECT_SECONDS + _RESPONSE_SECONDS,
+        )
     if response.status_code != 200:
         raise errors.from_response(response, body, secret=source.secret, remedy=source.remedy)
     try:
@@ -232,15 +232,6 @@ def _request_metadata(source: download.HttpSource, package: Package) -> Metadata
     if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
         raise errors.UnexpectedResponseError(f"{location}: describes another version than {package.version}")
     return answer
-
-
-def _read_bounded(response: httpx.Response) -> bytes:
-    body = bytearray()
-    for chunk in response.iter_raw():
-        body += chunk
-        if len(body) > _MAX_RESPONSE_BYTES:
-            raise errors.UnexpectedResponseError(f"{errors.redact_url(str(response.url))}: the response is too large")
-    return bytes(body)
 
 
 def _read_file(path: Path) -> str:

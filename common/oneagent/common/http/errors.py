@@ -4,7 +4,8 @@
     ├── UnreachableError            no response: name, connection, TLS, proxy or timeout (see `stage`)
     ├── HttpStatusError             an error status, with the server's own words
     ├── RateLimitedError            "later": 429 or 503, with `retry_after` seconds if the server gave them
-    └── UnexpectedResponseError     a response of another form than the documented one
+    ├── UnexpectedResponseError     a response of another form than the documented one
+    └── RequestCancelledError       cancelled by the caller
 
 `is_transient` is True if the same request may succeed later without a change. No message shows a header, a
 query or the user part of a URL, so no token and no password.
@@ -75,6 +76,12 @@ class RateLimitedError(HttpError):
 
 class UnexpectedResponseError(HttpError):
     """The response is not of the documented form."""
+
+    is_transient = False
+
+
+class RequestCancelledError(HttpError):
+    """The caller cancelled the request."""
 
     is_transient = False
 

@@ -15,6 +15,7 @@ from typing import Final
 import httpx2 as httpx
 import msgspec
 
+from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.oci import hosts, pull_secret
 from oneagent.common.oci import http as oci_http
@@ -66,7 +67,7 @@ class Login:
             return {"Authorization": self._authorization}
         return {}
 
-    def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
+    def handle_unauthorized(self, http: http_client.Client, response: httpx.Response) -> bool:
         """React to a 401; True if a retry with new headers is worthwhile. Raises `HttpError`."""
         if response.url.netloc != httpx.URL(self._endpoint.url).netloc:
             return False  # a host that we were sent on to, which our credentials are not for
@@ -78,7 +79,7 @@ class Login:
             self._authorization, self._expires_at = self._credentials.basic_auth, float("inf")
         return self._authorization not in ("", sent)
 
-    def _fetch_token(self, http: httpx.Client, challenge: Mapping[str, str]) -> None:
+    def _fetch_token(self, http: http_client.Client, challenge: Mapping[str, str]) -> None:
         realm = self._parse_realm(challenge.get("realm", ""))
         params = {"scope": challenge.get("scope") or f"repository:{self._endpoint.path}:pull"}
         if "service" in challenge:
@@ -86,8 +87,8 @@ class Login:
         headers = {"Authorization": self._credentials.basic_auth} if self._credentials else {}
         # Asked for before the request, so that a slow answer shortens the token's life and never prolongs it.
         now = self._clock()
-        request = http.build_request("GET", realm.copy_merge_params(params), headers=headers)
-        response, body = oci_http.fetch(http, request, _MAX_TOKEN_BYTES)
+        url = str(realm.copy_merge_params(params))
+        response, body = http.fetch("GET", url, headers=headers, max_bytes=_MAX_TOKEN_BYTES)
         if response.status_code != 200:
             raise errors.from_response(response, body, secret=self.secret, remedy=self.remedy)
         where = errors.redact_url(str(realm))

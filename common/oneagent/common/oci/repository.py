@@ -16,7 +16,6 @@ from oneagent.common import unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts
-from oneagent.common.oci import http as oci_http
 from oneagent.common.oci import manifest as oci_manifest
 from oneagent.common.oci import reference as oci_reference
 
@@ -112,12 +111,9 @@ class Repository:
     def _send(self, method: str, path: str) -> tuple[httpx.Response, bytes]:
         accept = ", ".join(oci_manifest.TYPES) if path.startswith("manifests/") else "*/*"
         headers = {**self._login.headers(), "Accept": accept}
-        url = f"{self._endpoint.url}/{path}"
-        try:
-            request = self._http.build_request(method, url, headers=headers)
-        except httpx.InvalidURL as error:  # A list of referrers may have any text as a digest.
-            raise errors.from_transport_error(error, self._endpoint.url) from error
-        return oci_http.fetch(self._http, request, oci_manifest.MAX_BYTES)
+        return self._http.fetch(
+            method, f"{self._endpoint.url}/{path}", headers=headers, max_bytes=oci_manifest.MAX_BYTES
+        )
 
 
 def _digest(body: bytes) -> str:

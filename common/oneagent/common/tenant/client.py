@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import platform
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -114,9 +113,7 @@ class Tenant:
 
     def __init__(self, access: TenantAccess) -> None:
         self._access = access
-        self._http = http_client.create(
-            access.http, {**access.headers, "Accept": "application/json", "Accept-Encoding": "identity"}
-        )
+        self._http = http_client.create(access.http, {**access.headers, "Accept": "application/json"})
 
     def __enter__(self) -> Self:
         return self
@@ -186,30 +183,13 @@ class Tenant:
         json: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """Return status and body, for status 200 or a tolerated one. With `json`, the request is a POST."""
-        url = self._access.api_url + path
-        try:
-            with self._http.stream("GET" if json is None else "POST", url, params=params, json=json) as response:
-                body = self._read_body(response)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise errors.from_transport_error(error, url) from error
+        method = "GET" if json is None else "POST"
+        response, body = self._http.fetch(
+            method, self._access.api_url + path, params=params, json=json, max_bytes=MAX_RESPONSE_BYTES
+        )
         if response.status_code != 200 and response.status_code not in tolerated:
             raise errors.from_response(response, body, secret=self._access.token, remedy=self._access.remedy)
         return response.status_code, body
-
-    def _read_body(self, response: httpx.Response) -> bytes:
-        """The body, if it comes whole within twice the time limit and is not too large to be true."""
-        where, deadline = (
-            errors.redact_url(str(response.url)),
-            time.monotonic() + 2 * self._access.http.timeout_seconds,
-        )
-        body = bytearray()
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > MAX_RESPONSE_BYTES:
-                raise errors.UnexpectedResponseError(f"{where}: a response of more than {MAX_RESPONSE_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise errors.UnreachableError(f"{where}: the response is too slow", errors.Stage.TIMEOUT)
-        return bytes(body)
 
 
 def package_source(

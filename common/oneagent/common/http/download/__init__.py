@@ -23,6 +23,7 @@ from typing import Final
 
 from oneagent.common import page_cache
 from oneagent.common.http import client as http_client
+from oneagent.common.http import exchange
 from oneagent.common.http.download import part_file
 from oneagent.common.http.download.transfer import (
     ContentMismatchError,
@@ -133,7 +134,7 @@ def download(
         size, sha256 = _hash_local_file(source.path, cancelled, progress)
         expected.check(size, sha256, str(source.path))
         return Downloaded(source.path, size, sha256, is_temporary=False, seconds=clock() - started)
-    with contextlib.ExitStack() as stack, _map_disk_errors(into):
+    with contextlib.ExitStack() as stack, _map_disk_errors(into), exchange.cancel_scope(cancelled):
         http = stack.enter_context(http_client.create(source.http))
         part = stack.enter_context(part_file.PartFile(into, source.content_id or source.url))
         resumed_at = part.received.size

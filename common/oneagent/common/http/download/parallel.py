@@ -13,22 +13,36 @@ so a server that redirects is not asked again for each.
 from __future__ import annotations
 
 import collections
-import contextlib
+import contextvars
 import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import httpx2 as httpx
 
-from oneagent.common.http import errors
+from oneagent.common.http import client as http_client
+from oneagent.common.http import errors, exchange
 from oneagent.common.http.download import http_range
 
 WINDOW_BYTES: Final = 4 << 20
 _MIN_BYTES: Final = 8 * WINDOW_BYTES
 """Below this, opening connections costs more than it gains."""
+
+
+class WindowLimits(Protocol):
+    """The part of `transfer.DownloadLimits` that is used here."""
+
+    @property
+    def connections(self) -> int: ...
+
+    @property
+    def stall_seconds(self) -> float: ...
+
+    @property
+    def rate(self) -> exchange.MinimumRate: ...
 
 
 def is_worthwhile(first: httpx.Response, received: http_range.Received, connections: int) -> bool:
@@ -39,11 +53,11 @@ def is_worthwhile(first: httpx.Response, received: http_range.Received, connecti
 
 
 def fetch_rest(
-    first: httpx.Response, http: httpx.Client, received: http_range.Received, connections: int
+    first: httpx.Response, http: http_client.Client, received: http_range.Received, limits: WindowLimits
 ) -> Iterator[bytes]:
     """Yield all bytes behind `received`, the first window of them from `first`, which is then closed.
 
-    `HttpError` or `httpx.HTTPError` if a window cannot be fetched; the bytes before it are valid.
+    `HttpError` if a window cannot be fetched; the bytes before it are valid.
     """
     assert received.total is not None
     spans = [
@@ -51,17 +65,23 @@ def fetch_rest(
         for start in range(received.size, received.total, WINDOW_BYTES)
     ]
     later = iter(spans[1:])
-    windows = _Windows(http, first.request, received, threading.Event())
+    windows = _Windows(http, first.request, received, limits, threading.Event())
     pending: collections.deque[Future[list[bytes]]] = collections.deque()
-    with ThreadPoolExecutor(connections, thread_name_prefix="window") as pool:
+    with ThreadPoolExecutor(limits.connections, thread_name_prefix="window") as pool:
+
+        def begin(count: int) -> None:
+            for span in itertools.islice(later, count):
+                # In a copy of this thread's context, so that its cancel scopes end the windows too.
+                pending.append(pool.submit(contextvars.copy_context().run, windows.fetch, *span))
+
         try:
-            pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, connections - 1))
+            begin(limits.connections - 1)
             yield from _read_first_window(first, WINDOW_BYTES)
             first.close()
-            pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
+            begin(1)
             while pending:
                 chunks = pending.popleft().result()
-                pending.extend(pool.submit(windows.fetch, *span) for span in itertools.islice(later, 1))
+                begin(1)
                 yield from chunks
         finally:
             windows.ended.set()
@@ -71,25 +91,32 @@ def fetch_rest(
 
 @dataclass(frozen=True, slots=True)
 class _Windows:
-    http: httpx.Client
+    http: http_client.Client
     request: httpx.Request
     """The request of the first response."""
     received: http_range.Received
+    limits: WindowLimits
     ended: threading.Event
 
     def fetch(self, start: int, stop: int) -> list[bytes]:
         """Return the bytes from `start` up to `stop`, excluded."""
         headers = self.request.headers.copy()
         headers["Range"], headers["If-Range"] = f"bytes={start}-{stop - 1}", self.received.validator
-        request = self.http.build_request("GET", self.request.url, headers=headers, extensions=self.request.extensions)
-        with contextlib.closing(self.http.send(request, stream=True)) as response:
+        with (
+            exchange.cancel_scope(self.ended),
+            self.http.stream(
+                "GET",
+                str(self.request.url),
+                headers=headers,
+                idle_seconds=self.limits.stall_seconds,
+                rate=self.limits.rate,
+            ) as response,
+        ):
             self._check(response, f"bytes {start}-{stop - 1}/{self.received.total}")
             chunks, size = [], 0
             for chunk in response.iter_raw():
                 chunks.append(chunk)
                 size += len(chunk)
-                if self.ended.is_set():
-                    return []
                 if size > stop - start:
                     break
         if size != stop - start:

@@ -27,7 +27,7 @@ import httpx2 as httpx
 
 from oneagent.common import backoff, logs
 from oneagent.common.http import client as http_client
-from oneagent.common.http import errors
+from oneagent.common.http import errors, exchange
 from oneagent.common.http.download import http_range, parallel, part_file
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Authenticator(Protocol):
         """Return the headers of the next request."""
         ...
 
-    def handle_unauthorized(self, http: httpx.Client, response: httpx.Response) -> bool:
+    def handle_unauthorized(self, http: http_client.Client, response: httpx.Response) -> bool:
         """React to a 401; True if a retry with new headers is worthwhile. May send requests; raises `HttpError`."""
         ...
 
@@ -107,6 +107,8 @@ class DownloadLimits:
     attempts: int = 5
     stall_seconds: float = 30.0
     """A connection without a byte for this time counts as broken."""
+    rate: exchange.MinimumRate = exchange.PACKAGE_RATE
+    """A connection that is slower counts as broken."""
     min_pause_seconds: float = 1.0
     max_pause_seconds: float = 60.0
     """A server that asks for a longer pause ends the call: the caller has alternatives."""
@@ -139,7 +141,7 @@ class Transfer:
     """State of one transfer: `run` makes the attempts, `_attempt` is one of them."""
 
     source: HttpSource
-    http: httpx.Client
+    http: http_client.Client
     part: part_file.PartFile
     expected: Expected
     limits: DownloadLimits
@@ -160,6 +162,8 @@ class Transfer:
             try:
                 self._attempt()
                 return
+            except errors.RequestCancelledError:
+                raise self._cancelled_error() from None
             except errors.HttpError as error:
                 if attempt >= self.limits.attempts or not self._is_retryable(error):
                     raise DownloadSourceError(str(error), error) from error
@@ -190,28 +194,23 @@ class Transfer:
 
     def _fetch(self) -> None:
         authenticator = self.source.authenticator
-        try:
-            with contextlib.closing(self._send_request()) as response:
-                repeat = (
-                    response.status_code == 401
-                    and authenticator is not None
-                    and authenticator.handle_unauthorized(self.http, response)
-                )
-                if not repeat:
-                    return self._receive(response)
-            with contextlib.closing(self._send_request()) as response:
+        with self._request() as response:
+            repeat = (
+                response.status_code == 401
+                and authenticator is not None
+                and authenticator.handle_unauthorized(self.http, response)
+            )
+            if not repeat:
                 return self._receive(response)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise errors.from_transport_error(error, self.source.url) from error
+        with self._request() as response:
+            return self._receive(response)
 
-    def _send_request(self) -> httpx.Response:
+    def _request(self) -> contextlib.AbstractContextManager[httpx.Response]:
         auth_headers = self.source.authenticator.headers() if self.source.authenticator else {}
-        headers = {**self.source.headers, **auth_headers, "Accept": "*/*", "Accept-Encoding": "identity"}
-        timeout = httpx.Timeout(self.source.http.timeout_seconds, read=self.limits.stall_seconds)
-        request = self.http.build_request(
-            "GET", self.source.url, headers=headers | http_range.request_headers(self.part.received), timeout=timeout
+        headers = {**self.source.headers, **auth_headers, **http_range.request_headers(self.part.received)}
+        return self.http.stream(
+            "GET", self.source.url, headers=headers, idle_seconds=self.limits.stall_seconds, rate=self.limits.rate
         )
-        return self.http.send(request, stream=True)
 
     def _receive(self, response: httpx.Response) -> None:
         if response.status_code not in (200, 206, 416):
@@ -237,7 +236,7 @@ class Transfer:
             yield from response.iter_raw()
             return
         try:
-            yield from parallel.fetch_rest(response, self.http, plan, self.limits.connections)
+            yield from parallel.fetch_rest(response, self.http, plan, self.limits)
         except (errors.HttpError, httpx.HTTPError):
             self.single_connection.set()
             raise
@@ -278,7 +277,10 @@ class Transfer:
 
     def _stop_if_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise DownloadCancelledError(f"{self._location}: stopped after {self.part.received.size} bytes")
+            raise self._cancelled_error()
+
+    def _cancelled_error(self) -> DownloadCancelledError:
+        return DownloadCancelledError(f"{self._location}: stopped after {self.part.received.size} bytes")
 
 
 def _read_error_body(response: httpx.Response) -> bytes:
