@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -122,3 +123,50 @@ def test_a_refused_pattern_of_a_dynakube_is_named_with_its_annotation() -> None:
     manifest = {"metadata": {"name": "one", "annotations": annotations}, "spec": {}}
     with pytest.raises(FieldError, match=r"ignored-namespaces\].*'\(\?=a\)' is not a regular expression.*: see https:"):
         namespace_mapping.claim(manifest, "dynatrace")
+
+
+class TestAListOfPatterns:
+    def test_matches_what_one_of_them_matches(self) -> None:
+        found = safe_regex.compile_all(["^(?P<a>prod)-", "^(?P<a>test)$", "(?i)^SHOP$"])
+        matching = [text for text in ("prod-1", "test", "tests", "shop", "other") if found.search(text)]
+        assert matching == ["prod-1", "test", "shop"]
+        assert not safe_regex.compile_all([]).search("")
+
+    def test_is_the_same_if_its_texts_are(self) -> None:
+        assert safe_regex.compile_all(["a", "b"]) == safe_regex.compile_all(["a", "b"])
+        assert safe_regex.compile_all(["a"]) != safe_regex.compile_all(["b"])
+
+    @pytest.mark.parametrize(
+        ("patterns", "reason"),
+        [
+            (["a"] * 201, "it has 201 patterns: use 200 at most"),
+            (["[a-z]{1000}"] * 10, r"too large together, from '\[a-z\]\{1000\}' on: use fewer, or smaller repetitions"),
+            ([f"(a{{{number}}}){{9}}" for number in range(2, 102)], "too large together"),
+        ],
+    )
+    def test_has_one_budget(self, patterns: list[str], reason: str) -> None:
+        with pytest.raises(ValueError, match=reason):
+            safe_regex.compile_all(patterns)
+
+    def test_of_a_dynakube_that_is_too_large_is_named_with_its_annotation(self) -> None:
+        annotations = {"feature.dynatrace.com/ignored-namespaces": json.dumps(["[a-z]{1000}"] * 10)}
+        manifest = {"metadata": {"name": "one", "annotations": annotations}, "spec": {}}
+        with pytest.raises(FieldError, match=r"ignored-namespaces\].*too large together.*use fewer"):
+            namespace_mapping.claim(manifest, "dynatrace")
+
+    def test_takes_little_memory_and_time_however_hostile(self) -> None:
+        program = """if True:
+            import json, resource, sys, time
+            from oneagent.common import safe_regex
+            safe_regex.compile_all(["a"]).search("a")
+            before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+            for pattern in ("[a-z]{49}", "(a|b)*c.{40}", "((a?){9}){5}b", ".*a.{45}"):
+                patterns = safe_regex.compile_all([f"{pattern}{number}" for number in range(20)])
+                for number in range(500):
+                    patterns.search(f"{'ab' * 30}{number}")
+            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            print(json.dumps([grown, time.process_time() - began]))
+        """
+        found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        grown_kib, seconds = json.loads(found.stdout)
+        assert (grown_kib < 16 << 10, seconds < 5) == (True, True), found.stdout

@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from oneagent.common import logs
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission_review, events, json_patch, namespace_label
-from oneagent.webhook.admission_review import Request, Status
+from oneagent.webhook.admission_review import Request, Status, TooLargeError
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Reason:
     NOT_SYNCED: Final = "NotSynced"
     """The webhook has just started, and its cache is not filled yet."""
     INVALID: Final = "Invalid"
+    TOO_LARGE: Final = "TooLarge"
 
 
 class Cluster(Protocol):
@@ -101,7 +102,10 @@ class Admission:
             return fallback(request, reason)
 
     async def _inject(self, request: Request) -> AdmissionDecision:
-        pod = admission_review.decoded(request.object)
+        try:
+            pod = admission_review.decoded(request.object)
+        except TooLargeError as error:
+            return await self._leave_large_pod(request, error)
         if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
             return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
@@ -115,8 +119,26 @@ class Admission:
             "injected" if outcome.injected else "skipped", outcome.reason, outcome.patch, outcome.warnings
         )
 
+    async def _leave_large_pod(self, request: Request, error: TooLargeError) -> AdmissionDecision:
+        """Leave a pod alone of which nothing is decoded but that there are annotations."""
+        if await self._cluster.pod_context(request.namespace or "", {}) is None:
+            return AdmissionDecision("skipped", skip_reasons.NAMESPACE_NOT_MONITORED.reason)
+        skip = replace(skip_reasons.TOO_LARGE, detail=str(error))
+        annotations = {
+            pod_annotations.AGENT_INJECTED: "false",
+            pod_annotations.REASON: skip.reason,
+            pod_annotations.DYNAKUBE_INJECTED: "false",
+        }
+        has_annotations = admission_review.has_annotations(request.object)
+        outline = {"metadata": {"annotations": {"": ""} if has_annotations else {}}}
+        patch = [] if has_annotations is None else json_patch.metadata(outline, "annotations", annotations)
+        return AdmissionDecision("skipped", skip.reason, patch, (f"pod {request.name or ''} is not injected: {skip}",))
+
     async def _label(self, request: Request) -> AdmissionDecision:
-        namespace = admission_review.decoded(request.object)
+        try:
+            namespace = admission_review.decoded(request.object)
+        except TooLargeError:
+            return AdmissionDecision("unchanged", Reason.TOO_LARGE)
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("unchanged", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
@@ -126,10 +148,15 @@ class Admission:
         return AdmissionDecision("changed" if patch else "unchanged", patch=patch)
 
     async def _validate(self, request: Request) -> AdmissionDecision:
-        new = admission_review.decoded(request.object)
+        try:
+            new = admission_review.decoded_dynakube(request.object)
+            old = admission_review.decoded(request.old_object)
+        except TooLargeError as error:
+            message = self._handlers.message([f"The DynaKube is too large: {error}. Make sure that it is smaller."])
+            return AdmissionDecision("denied", Reason.TOO_LARGE, denied=Status("Failure", message, "Forbidden", 403))
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
-        result = self._handlers.validate(new, admission_review.decoded(request.old_object))
+        result = self._handlers.validate(new, old)
         if not result.errors:
             return AdmissionDecision("allowed", warnings=result.warnings)
         # Not 422 with `Invalid`: `kubectl apply --force` then deletes the object and creates it again.

@@ -3,6 +3,11 @@
     ReviewError        a body that is no review of the expected kind (400)
       OversizeError    larger than anything an API server sends (413)
       LateError        it did not come in time (408)
+      BusyError        there are too many of them at the time (503)
+    TooLargeError      an object that would take more memory than one request may
+
+JSON of a megabyte can become objects of a hundred: `[{},{},…]` does. So the values of an object are counted before it
+is decoded; commas and brackets in its strings count, too, and a stored object has room for them.
 
 Only what is used of a review is read. The objects in it stay as they came, to be decoded by who needs them: a
 struct would lose the fields that it does not know.
@@ -11,7 +16,7 @@ struct would lose the fields that it does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -19,6 +24,19 @@ from oneagent.webhook.injection.inputs import Object
 
 ADMISSION: Final = ("admission.k8s.io/v1", "AdmissionReview")
 CONVERSION: Final = ("apiextensions.k8s.io/v1", "ConversionReview")
+
+OBJECT_BYTES: Final = 3 << 20
+"""An API server takes no larger object from a user, and stores none of half the size."""
+OBJECT_VALUES: Final = 200_000
+DYNAKUBE_BYTES: Final = 3 << 19
+DYNAKUBE_VALUES: Final = 20_000
+REVIEW_VALUES: Final = 100_000
+"""Of all objects of a ConversionReview"""
+_WARNINGS: Final = 50
+_WARNING_LENGTH: Final = 1000
+
+_Text = Annotated[str, msgspec.Meta(max_length=1024)]
+"""Names and such, so that logs, Events and caches stay small."""
 
 
 class ReviewError(Exception):
@@ -35,22 +53,30 @@ class LateError(ReviewError):
     status = 408
 
 
+class BusyError(ReviewError):
+    status = 503
+
+
+class TooLargeError(Exception):
+    """Its text has the size and the bound."""
+
+
 class Kind(msgspec.Struct, frozen=True):
-    group: str = ""
-    version: str = ""
-    kind: str = ""
+    group: _Text = ""
+    version: _Text = ""
+    kind: _Text = ""
 
 
 class Request(msgspec.Struct, frozen=True, rename="camel"):
     """The request of an AdmissionReview."""
 
-    uid: str
-    operation: str
+    uid: _Text
+    operation: _Text
     kind: Kind = Kind()
-    name: str | None = ""
+    name: _Text | None = ""
     """Empty for an object whose name the API server makes later"""
-    namespace: str | None = ""
-    sub_resource: str | None = ""
+    namespace: _Text | None = ""
+    sub_resource: _Text | None = ""
     dry_run: bool | None = False
     object: msgspec.Raw = msgspec.Raw(b"null")
     old_object: msgspec.Raw = msgspec.Raw(b"null")
@@ -63,9 +89,9 @@ class AdmissionReview(msgspec.Struct, frozen=True, rename={"api_version": "apiVe
 
 
 class ConversionRequest(msgspec.Struct, frozen=True, rename={"desired": "desiredAPIVersion"}):
-    uid: str
-    desired: str
-    objects: list[dict[str, Any]]
+    uid: _Text
+    desired: _Text
+    objects: list[msgspec.Raw]
 
 
 class ConversionReview(msgspec.Struct, frozen=True, rename={"api_version": "apiVersion"}):
@@ -95,7 +121,15 @@ class _Response(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel")
 class _Converted(msgspec.Struct, frozen=True, rename="camel"):
     uid: str
     result: Status
-    converted_objects: Sequence[Object] = ()
+    converted_objects: Sequence[msgspec.Raw] = ()
+
+
+class _Annotated(msgspec.Struct, frozen=True):
+    annotations: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Outline(msgspec.Struct, frozen=True):
+    metadata: _Annotated | None = None
 
 
 _Review = TypeVar("_Review", AdmissionReview, ConversionReview)
@@ -115,15 +149,35 @@ def admission(body: bytes) -> Request:
 
 def conversion(body: bytes) -> ConversionRequest:
     """Return the request of a ConversionReview; `ReviewError`."""
+    if _values(body) > REVIEW_VALUES:
+        raise OversizeError(f"the ConversionReview is too large: at most {REVIEW_VALUES} values are converted at once")
     request = _read(_conversions, body, CONVERSION).request
     if request is None:
         raise ReviewError("the ConversionReview has no request")
     return request
 
 
-def decoded(raw: msgspec.Raw) -> dict[str, Any] | None:
-    """An object of a request; None if there is none."""
+def decoded(
+    raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_values: int = OBJECT_VALUES
+) -> dict[str, Any] | None:
+    """Return an object of a request; None if there is none; `TooLargeError`."""
+    size = memoryview(raw).nbytes
+    if size > most_bytes:
+        raise TooLargeError(f"it has {size} bytes, and at most {most_bytes} are read")
+    if (values := _values(bytes(raw))) > most_values:
+        raise TooLargeError(f"it has {values} values, and at most {most_values} are read")
     return _objects.decode(raw)
+
+
+def decoded_dynakube(raw: msgspec.Raw) -> dict[str, Any] | None:
+    """Return a DynaKube to validate, which takes more work than other objects; `TooLargeError`."""
+    return decoded(raw, most_bytes=DYNAKUBE_BYTES, most_values=DYNAKUBE_VALUES)
+
+
+def has_annotations(raw: msgspec.Raw) -> bool | None:
+    """Return whether an object of any size has annotations; None if it has no metadata."""
+    metadata = msgspec.json.decode(raw, type=_Outline).metadata
+    return None if metadata is None else bytes(metadata.annotations).strip() not in (b"null", b"{}")
 
 
 def admitted(
@@ -131,19 +185,28 @@ def admitted(
 ) -> bytes:
     """The AdmissionReview that answers."""
     # A warning is sent as an HTTP header: the API server drops one with a line break.
-    lines = tuple(" ".join(warning.split()) for warning in warnings)
+    lines = tuple(" ".join(warning[:_WARNING_LENGTH].split()) for warning in warnings[:_WARNINGS])
     response = _Response(uid, denied is None, denied, warnings=lines)
     if patch:
         response = msgspec.structs.replace(response, patch_type="JSONPatch", patch=_encode(patch))
     return _answer(ADMISSION, response)
 
 
-def converted(uid: str, objects: Sequence[Object]) -> bytes:
+def converted(uid: str, objects: Sequence[msgspec.Raw]) -> bytes:
     return _answer(CONVERSION, _Converted(uid, Status("Success"), objects))
 
 
 def unconverted(uid: str, message: str) -> bytes:
     return _answer(CONVERSION, _Converted(uid, Status("Failed", message)))
+
+
+def encoded(obj: Object) -> msgspec.Raw:
+    return msgspec.Raw(_encode(obj))
+
+
+def _values(text: bytes) -> int:
+    """Return an upper bound of the number of values in a JSON text, and of keys."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _read(decoder: msgspec.json.Decoder[_Review], body: bytes, wanted: tuple[str, str]) -> _Review:

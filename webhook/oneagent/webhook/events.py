@@ -19,6 +19,8 @@ COMPONENT: Final = "oneagent-webhook"
 _QUIET_SECONDS: Final = 300.0
 _REMEMBERED: Final = 2000
 _PAUSE_SECONDS: Final = 0.1
+_LONGEST_NAME: Final = 253
+_LONGEST_MESSAGE: Final = 1024
 
 
 def subject_of_pod(pod: types.Object, namespace: str) -> events.Subject:
@@ -52,5 +54,8 @@ class Recorder:
         self.run = self._writer.run
 
     def record(self, subject: events.Subject, notice: Notice) -> None:
-        """Queue an Event unless the same was written within the last five minutes."""
-        self._writer.add(events.Event(subject, notice.kind, notice.reason, notice.message))
+        """Queue an Event unless the same was written within the last five minutes; none about an impossible name."""
+        parts = (subject.api_version, subject.kind, subject.namespace, subject.name, subject.uid)
+        if all(len(part) <= _LONGEST_NAME for part in parts):
+            message = notice.message[:_LONGEST_MESSAGE]
+            self._writer.add(events.Event(subject, notice.kind, notice.reason, message))

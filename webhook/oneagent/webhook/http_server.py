@@ -1,7 +1,8 @@
 """HTTPS server for admission and conversion requests.
 
-A valid request is always answered with 200, an invalid one with 400 or 413 and the reason. API servers keep idle
-connections for 90 seconds. The server keeps them longer, so that it never closes one while a request is on its way.
+A valid request is answered with 200, an invalid one with 400, 408 or 413 and the reason, and one that is too much at
+the time with 503. API servers keep idle connections for 90 seconds. The server keeps those that it has answered
+longer, so that it never closes one while a request is on its way; others have ten seconds for their first request.
 While draining it is not ready, but still answers every request, and closes the connection with the response.
 """
 
@@ -17,9 +18,12 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from oneagent.common import durations, logs
+from oneagent.common.http.bounded_listener import BoundedListener
+from oneagent.common.http.connections import ConnectionLimits
 from oneagent.webhook import admission_review, conversion
 from oneagent.webhook.admission import AdmissionDecision
-from oneagent.webhook.admission_review import LateError, OversizeError, Request, ReviewError
+from oneagent.webhook.admission_review import Request, ReviewError
+from oneagent.webhook.body_budget import BodyBudget
 from oneagent.webhook.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,12 +31,12 @@ log = logging.getLogger(__name__)
 ADMISSIONS: Final = ("/inject", "/label-ns", "/validate")
 CONVERT: Final = "/convert"
 
-_BODY_BYTES: Final = 8 << 20
-_KEEPALIVE_SECONDS: Final = 150.0
+_LIMITS: Final = ConnectionLimits(connections=256, idle_seconds=150.0)
+_LINGER_SECONDS: Final = 2.0
+"""For the rest of a rejected body, so that its sender reads the reason"""
 _DEFAULT_SECONDS: Final = 10.0
 _MAX_SECONDS: Final = 30.0
 """Maximum of `timeoutSeconds` in a webhook configuration"""
-_BACKLOG: Final = 1024
 
 
 class Admission(Protocol):
@@ -54,7 +58,9 @@ class Server:
     """For one event loop."""
 
     def __init__(self, settings: Settings, context: ssl.SSLContext, admission: Admission, metrics: Metrics) -> None:
-        self._settings, self._context, self._admission, self._metrics = settings, context, admission, metrics
+        self._settings, self._admission, self._metrics = settings, admission, metrics
+        self._listener = BoundedListener(_LIMITS, context)
+        self._bodies = BodyBudget()
         self._runner: web.AppRunner | None = None
         self.port = settings.port
         """The port after `start`"""
@@ -63,19 +69,19 @@ class Server:
 
     async def start(self) -> None:
         """Listen; `OSError` if the port is not available."""
-        application = web.Application(client_max_size=_BODY_BYTES)
+        application = web.Application(middlewares=[self._listener.middleware()])
         application.add_routes(web.post(path, self._admit) for path in ADMISSIONS)
         application.add_routes([web.post(CONVERT, self._convert)])
         self._runner = web.AppRunner(
             application,
             access_log=None,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
+            auto_decompress=False,
+            lingering_time=_LINGER_SECONDS,
             shutdown_timeout=self._settings.finish_seconds,
         )
         await self._runner.setup()
-        host, port = self._settings.host or None, self._settings.port
-        await web.TCPSite(self._runner, host, port, ssl_context=self._context, backlog=_BACKLOG).start()
-        self.port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        self.port = await self._listener.start(self._runner.server, self._settings.host, self._settings.port)
         self.serving = True
         log.info("serving admissions", extra=logs.fields(port=self.port))
 
@@ -85,30 +91,37 @@ class Server:
         log.info("draining", extra=logs.fields(seconds=self._settings.drain_seconds))
         await asyncio.sleep(self._settings.drain_seconds)
         self.serving = False
+        await self._listener.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def _admit(self, request: web.Request) -> web.Response:
         started, seconds = time.perf_counter(), _seconds(request)
-        try:
-            review = admission_review.admission(await _read(request, seconds))
-        except ReviewError as error:
-            return self._reject(request.path, error)
-        decision = await self._admission.decide(request.path, review, seconds)
-        answer = admission_review.admitted(
-            review.uid, patch=decision.patch, warnings=decision.warnings, denied=decision.denied
-        )
-        _log_decision(request.path, review, decision)
-        return self._respond(request.path, decision.outcome, decision.reason, answer, started)
+        with self._bodies.share() as share:
+            try:
+                body = await share.read(request, min(seconds, _LIMITS.request_seconds))
+                self._listener.received(request)
+                review = admission_review.admission(body)
+            except ReviewError as error:
+                return self._reject(request.path, error)
+            decision = await self._admission.decide(request.path, review, seconds)
+            answer = admission_review.admitted(
+                review.uid, patch=decision.patch, warnings=decision.warnings, denied=decision.denied
+            )
+            _log_decision(request.path, review, decision)
+            return self._respond(request.path, decision.outcome, decision.reason, answer, started)
 
     async def _convert(self, request: web.Request) -> web.Response:
-        started = time.perf_counter()
-        try:
-            review = admission_review.conversion(await _read(request, _seconds(request)))
-        except ReviewError as error:
-            return self._reject(CONVERT, error)
-        outcome, reason, answer = conversion.answer(review)
-        return self._respond(CONVERT, outcome, reason, answer, started)
+        started, seconds = time.perf_counter(), _seconds(request)
+        with self._bodies.share() as share:
+            try:
+                body = await share.read(request, min(seconds, _LIMITS.request_seconds))
+                self._listener.received(request)
+                review = admission_review.conversion(body)
+            except ReviewError as error:
+                return self._reject(CONVERT, error)
+            outcome, reason, answer = await conversion.answer(review)
+            return self._respond(CONVERT, outcome, reason, answer, started)
 
     def _respond(self, path: str, outcome: str, reason: str, body: bytes, started: float) -> web.Response:
         self._metrics.requests.labels(path, outcome, reason).inc()
@@ -124,16 +137,6 @@ class Server:
         response = web.Response(status=error.status, text=f"{error}\n")
         response.force_close()  # the rest of the body is not read
         return response
-
-
-async def _read(request: web.Request, seconds: float) -> bytes:
-    try:
-        async with asyncio.timeout(seconds):
-            return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise OversizeError(f"the body is too large: at most {_BODY_BYTES} bytes are read") from error
-    except TimeoutError as error:
-        raise LateError(f"the body did not come within {seconds:g} s") from error
 
 
 def _seconds(request: web.Request) -> float:

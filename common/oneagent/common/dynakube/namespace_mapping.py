@@ -22,7 +22,6 @@ LABEL: Final = "dynakube.internal.dynatrace.com/instance"
 
 _IGNORED: Final = ("^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*")
 _FLAG: Final = identifiers.FEATURE_PREFIX + "ignored-namespaces"
-_MOST_PATTERNS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Claim:
     """Of its modes that inject an agent: one, or none."""
     enrichment_selector: selectors.Selector | None
     """None if enrichment is off."""
-    ignored: tuple[safe_regex.Pattern, ...]
+    ignored: safe_regex.PatternSet
 
     @property
     def selectors(self) -> tuple[selectors.Selector, ...]:
@@ -50,7 +49,7 @@ class Claim:
     def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
         if not any(selector.matches(labels) for selector in self.selectors):
             return False
-        return not any(pattern.search(namespace) for pattern in self.ignored)
+        return not self.ignored.search(namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +91,11 @@ def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -
     return Decision(owner, tuple(dynakube for dynakube in wanting if dynakube != owner))
 
 
-def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[safe_regex.Pattern, ...]:
+def _ignored(manifest: Mapping[str, object], own_namespace: str) -> safe_regex.PatternSet:
     text = fields.annotation(manifest, _FLAG)
     if not text:
-        return tuple(re.compile(pattern) for pattern in (f"^{re.escape(own_namespace)}$", *_IGNORED))
+        patterns = (f"^{re.escape(own_namespace)}$", *_IGNORED)
+        return safe_regex.PatternSet(patterns, re.compile("|".join(patterns)))
     field = f"metadata.annotations[{_FLAG}]"
     try:
         given = json.loads(text)
@@ -103,8 +103,7 @@ def _ignored(manifest: Mapping[str, object], own_namespace: str) -> tuple[safe_r
         given = None
     if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
         raise fields.FieldError(field, text, 'must be a JSON list of patterns such as ["^prod-.*"]')
-    patterns = given[:_MOST_PATTERNS]
     try:
-        return tuple(safe_regex.compile(pattern) for pattern in patterns)
+        return safe_regex.compile_all(given)
     except ValueError as error:
-        raise fields.FieldError(field, patterns, str(error)) from error
+        raise fields.FieldError(field, given, str(error)) from error

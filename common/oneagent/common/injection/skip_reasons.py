@@ -94,4 +94,10 @@ CONFLICTING_MOUNTS: Final = SkipReason(
     "all of its containers have their own mounts at the agent's paths",
     "set the annotation oneagent.dynatrace.com/install-path to another path",
 )
+TOO_LARGE: Final = SkipReason(
+    "PodTooLarge",
+    _WARN,
+    "it is too large",
+    "split it into several pods",
+)
 INVALID_POD: Final = SkipReason("InvalidPod", _WARN, "its manifest is invalid")

@@ -46,6 +46,9 @@ class Selector:
 
 EVERYTHING: Final = Selector()
 
+_MAX_REQUIREMENTS: Final = 100
+"""Each is compared with the labels of all namespaces."""
+
 
 def parse(obj: object, path: str) -> Selector:
     """Parse the selector at a dotted path of an object; an absent one matches everything."""
@@ -60,6 +63,9 @@ def parse(obj: object, path: str) -> Selector:
     expressions = fields.at(obj, f"{path}.matchExpressions")
     if expressions is not None and not isinstance(expressions, Sequence):
         raise fields.FieldError(f"{path}.matchExpressions", expressions, "must be a list")
+    count = len(labels or ()) + len(expressions or ())
+    if count > _MAX_REQUIREMENTS:
+        raise fields.FieldError(path, f"{count} requirements", f"must have at most {_MAX_REQUIREMENTS}")
     for number, expression in enumerate(expressions or ()):
         requirements.append(_requirement(expression, f"{path}.matchExpressions[{number}]"))
     return Selector(tuple(requirements))

@@ -27,7 +27,7 @@ from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.injection import contract
-from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes import errors, fields, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api
 from oneagent.webhook.cache import circuit_breaker, fallback_lookups, owners
@@ -217,6 +217,8 @@ class ClusterCache:
     async def _get_labelled(self, name: str) -> Namespace | None:
         """Read a namespace also if its label is missing: the API server sends only pods of labelled ones."""
         found = self._namespaces.objects.get(name)
+        if not fields.is_dns_name(name):
+            return None
         if found is None or namespace_mapping.LABEL not in found.labels:
             found = await self._lookups.get(name)
         return found if found is not None and namespace_mapping.LABEL in found.labels else None

@@ -21,7 +21,7 @@ _cache: dict[tuple[str, str, str], DynaKubeSettings] = {}
 class DynaKubeSettings:
     common: dynakube.DynaKube
     annotations: Mapping[str, str]
-    ignored: tuple[safe_regex.Pattern, ...]
+    ignored: safe_regex.PatternSet
     """Patterns of namespaces that the DynaKube ignores"""
     agent_selector: selectors.Selector | None
     """None if its mode does not inject"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -18,9 +19,11 @@ from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
 from oneagent.webhook.injection.inputs import PodContext
-from oneagent.webhook.injection.pod_model import Pod, Term
+from oneagent.webhook.injection.pod_model import PATH_MAX, Pod, Term
 
 KUBE_SYSTEM: Final = "kube-system"
+
+_MAX_CONTAINERS: Final = 500
 
 _CRITICAL: Final = ("system-node-critical", "system-cluster-critical")
 _NAMING_LABELS: Final = ("k8s-app", "app.kubernetes.io/name", "app")
@@ -50,7 +53,14 @@ def find_out_of_scope(pod: Pod, context: PodContext, own_namespace: str) -> Skip
 
 def is_ignored(namespace: str, dynakube: DynaKubeSettings) -> bool:
     """Return whether the DynaKube ignores a namespace that still has its label."""
-    return any(pattern.search(namespace) for pattern in dynakube.ignored)
+    return dynakube.ignored.search(namespace)
+
+
+def find_oversize(pod: Pod) -> SkipReason | None:
+    """Return the reason for a pod whose patch would be too large; none is injected, however it got here."""
+    if (count := pod.count_containers()) <= _MAX_CONTAINERS:
+        return None
+    return replace(skip_reasons.TOO_LARGE, detail=f"{count} containers, and at most {_MAX_CONTAINERS} are injected")
 
 
 def find_exclusion(pod: Pod) -> SkipReason | None:
@@ -102,7 +112,7 @@ def _is_infrastructure(pod: Pod) -> bool:
 
 
 def _is_infrastructure_path(path: str) -> bool:
-    parts = PurePosixPath(path).parts
+    parts = PurePosixPath(path[:PATH_MAX]).parts
     if any(path == directory or path.startswith(f"{directory}/") for directory in _CNI_DIRECTORIES):
         return True
     # Kubelet's root may be anywhere, but its name starts with `kubelet` and it contains the plugin directories.

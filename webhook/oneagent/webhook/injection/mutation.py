@@ -53,6 +53,8 @@ def inject(obj: Object, context: PodContext, settings: Settings) -> InjectionRes
     if skip := exclusions.find_out_of_scope(pod, context, settings.own_namespace):
         return InjectionResult(injected=False, reason=skip.reason)
     found = existing.find(pod)
+    if skip := exclusions.find_oversize(pod):
+        return InjectionResult(injected=True, reason="") if found is not None else _skipped(obj, pod, skip)
     if found is not None and existing.is_complete(pod):
         return InjectionResult(injected=True, reason="")
     dynakube = _read_dynakube(context, settings)

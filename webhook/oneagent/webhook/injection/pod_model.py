@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from oneagent.webhook.injection.inputs import Object
+
+PATH_MAX: Final = 4096
+"""Of Linux, in bytes"""
 
 
 class _KubernetesObject(msgspec.Struct, frozen=True, rename="camel"):
@@ -31,7 +34,9 @@ class Mount(_KubernetesObject, frozen=True):
 
     @property
     def normalized_path(self) -> str:
-        """The path as a container runtime reads it: always absolute."""
+        """The path as a container runtime reads it: always absolute. One that is too long for Linux stays as it is."""
+        if len(self.mount_path) > PATH_MAX:
+            return self.mount_path
         return posixpath.normpath(f"/{self.mount_path.lstrip('/')}")
 
 
@@ -107,6 +112,7 @@ class Affinity(_KubernetesObject, frozen=True):
 class Spec(_KubernetesObject, frozen=True):
     containers: list[Container]
     init_containers: list[Container] | None = None
+    ephemeral_containers: list[Any] | None = None
     volumes: list[Volume] | None = None
     security_context: SecurityContext | None = None
     resources: Resources | None = None
@@ -158,6 +164,12 @@ class Pod(_KubernetesObject, frozen=True):
     def all_containers(self) -> Iterator[Container]:
         yield from self.spec.init_containers or ()
         yield from self.spec.containers
+
+    def count_containers(self) -> int:
+        """Return the number of all containers, of any kind."""
+        return sum(
+            map(len, (self.spec.containers, self.spec.init_containers or (), self.spec.ephemeral_containers or ()))
+        )
 
 
 def parse(pod: Object) -> Pod:

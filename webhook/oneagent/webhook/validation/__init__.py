@@ -16,7 +16,8 @@ writable also on a DynaKube that is older than a rule, or was created while no w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from oneagent.common import dynakube, identifiers
@@ -55,6 +56,8 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     selectors.namespaces_overlap,
 )
 
+_MAX_SENTENCES: Final = 50
+
 _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.unknown_fields,
     validation_warnings.deprecated_fields,
@@ -73,15 +76,21 @@ def validate(new: Object, old: Object | None, cluster: ClusterState) -> Validati
     """Validate an object in any served version. Never raises for what the API server sends."""
     try:
         ctx = ValidationContext(dict(new), _newest(new), _newest(old) if old is not None else None, cluster)
-        errors = [] if ctx.unchanged else [sentence for rule in _ERRORS for sentence in rule(ctx)]
+        errors = [] if ctx.unchanged else _sentences(_ERRORS, ctx)
         if not errors and not ctx.unchanged:
             errors = _remaining_errors(ctx)
-        warnings = [sentence for rule in _WARNINGS for sentence in rule(ctx)]
+        warnings = _sentences(_WARNINGS, ctx)
     except kubernetes_fields.FieldError as error:
         return ValidationResult((context.describe_field_error(error),))
     if errors and ctx.version != versions.NEWEST:
         warnings.append(f"The errors name fields of {versions.NEWEST}; this DynaKube was written in {ctx.version}.")
     return ValidationResult(tuple(errors), tuple(warnings))
+
+
+def _sentences(rules: Iterable[Rule], ctx: ValidationContext) -> list[str]:
+    """Run the rules, up to as many sentences as a user can read."""
+    sentences = itertools.chain.from_iterable(rule(ctx) for rule in rules)
+    return list(itertools.islice(sentences, _MAX_SENTENCES))
 
 
 def message(errors: Sequence[str]) -> str:

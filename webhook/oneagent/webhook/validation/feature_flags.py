@@ -14,7 +14,9 @@ from oneagent.webhook.validation.context import ValidationContext, quote
 
 IGNORED_NAMESPACES: Final = "ignored-namespaces"
 
-_MAX_PATTERNS: Final = 200
+_HINTS: Final = 10
+"""Unknown flags for which a similar one is looked for, which takes a millisecond each"""
+_LONGEST_NAME: Final = 100
 
 
 def _is_duration(text: str) -> bool:
@@ -76,25 +78,27 @@ def ignored_namespaces_invalid(ctx: ValidationContext) -> Iterator[str]:
             '["^prod-.*", "^test$"].'
         )
         return
-    if len(patterns) > _MAX_PATTERNS:
-        yield f"{annotation} has {len(patterns)} patterns. Make sure that it has at most {_MAX_PATTERNS}."
-    for pattern in sorted(set(patterns)):
-        try:
-            safe_regex.compile(pattern)
-        except ValueError as error:
-            yield (
-                f"{annotation} has an invalid pattern: {error}. Make sure that it is a regular expression without "
-                "look-around, such as ^prod-.*"
-            )
+    if len(patterns) > safe_regex.MAX_PATTERNS:
+        most = safe_regex.MAX_PATTERNS
+        yield f"{annotation} has {len(patterns)} patterns. Make sure that it has at most {most}."
+        return
+    try:
+        safe_regex.compile_all(patterns)
+    except ValueError as error:
+        yield (
+            f"{annotation} has an invalid pattern: {error}. Make sure that it is a regular expression without "
+            "look-around, such as ^prod-.*"
+        )
 
 
 def unknown(ctx: ValidationContext) -> Iterator[str]:
     names = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
-    for key, feature in _given_flags(ctx):
-        if feature is None:
-            similar = difflib.get_close_matches(key.rpartition("/")[2].removeprefix("feature-"), names, n=1)
-            hint = f"did you mean {identifiers.FEATURE_PREFIX}{similar[0]}?" if similar else "it has no effect."
-            yield f"metadata.annotations[{key}] is not a feature flag: {hint}"
+    unknown_keys = (key for key, feature in _given_flags(ctx) if feature is None)
+    for number, key in enumerate(unknown_keys):
+        name = key.rpartition("/")[2].removeprefix("feature-")[:_LONGEST_NAME]
+        similar = difflib.get_close_matches(name, names, n=1) if number < _HINTS else []
+        hint = f"did you mean {identifiers.FEATURE_PREFIX}{similar[0]}?" if similar else "it has no effect."
+        yield f"metadata.annotations[{key}] is not a feature flag: {hint}"
 
 
 def deprecated(ctx: ValidationContext) -> Iterator[str]:
