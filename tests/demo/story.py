@@ -17,7 +17,7 @@ from typing import Final
 
 import grpc
 
-from oneagent.common.identifiers import DRIVER_NAME, Version
+from oneagent.common.identifiers import DRIVER_NAME, Version, agent_version
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import DataDir, VolumeId
@@ -229,9 +229,10 @@ class Story:
         return time.monotonic() - started
 
     def _state_of_version(self) -> str:
-        if Path(self.data.agent(VERSION)).exists():
+        if next(self.data.agents.glob(f"{VERSION}_*"), None):
             return "ready"
-        return next((row.state for row in readonly.read(self.data).versions if row.version == VERSION), "")
+        rows = readonly.read(self.data).versions
+        return next((row.state for row in rows if agent_version(row.version) == VERSION), "")
 
     def _run_application(self) -> None:
         user = f"user {container.USER}" if container.has_other_users() else "root of this user namespace"
@@ -244,7 +245,7 @@ class Story:
         telling.quote(effect)
         upper = Path(self.data.volume(VolumeId(self.kubelet.volume_id(POD))).upper)
         written = upper / "agent/log/shop.log"
-        if not written.exists() or Path(self.data.agent(VERSION), "agent/log/shop.log").exists():
+        if not written.exists() or any(self.data.agents.glob("*/agent/log/shop.log")):
             raise ProgramFailedError("what the application wrote is not in its own upper layer, or in the shared one")
         telling.step("what it wrote is in its own upper layer, and not in the shared version:")
         telling.quote([f"{self._short(str(written))}: {written.read_text().strip()}"])

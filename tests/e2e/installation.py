@@ -13,7 +13,7 @@ import psutil
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from oneagent.common.identifiers import DRIVER_NAME
+from oneagent.common.identifiers import DRIVER_NAME, agent_version
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster.cluster import Cluster
@@ -153,8 +153,9 @@ class Installed:
         return [mount for mount in self._cluster.node.mounts() if "kubernetes.io~csi" in mount.target]
 
     def versions(self) -> set[str]:
-        """What is in the agent store."""
-        return {path.name for path in self.data.agents.iterdir()} if self.data.agents.exists() else set()
+        """The versions in the agent store, as their sources name them."""
+        found = self.data.agents.iterdir() if self.data.agents.exists() else ()
+        return {agent_version(path.name) for path in found}
 
     def rows(self) -> list[dict[str, Any]]:
         """The volumes that the metadata DB knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from oneagent.common.identifiers import agent_version
 from oneagent.csi_driver.linux import mount_table
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
@@ -52,4 +53,4 @@ def _version(driver: Installed, pod: dict[str, Any]) -> str:
     uid = pod["metadata"]["uid"]
     (view,) = (view for view in mount_table.overlays(driver.views()) if uid in view.mount.target)
     (version,) = (layer.rpartition("/")[2] for layer in view.lower if "/agents/" in layer)
-    return version
+    return agent_version(version)

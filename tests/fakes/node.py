@@ -26,8 +26,9 @@ from oneagent.common.proto.csi.v1 import csi_pb2, csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.metadata import database, desired_versions
+from oneagent.csi_driver.store import store_key
 
-VERSION = Version("1.277.0.20230914-094321")
+VERSION = store_key.of_version(Version("1.277.0.20230914-094321"), "the tests")
 
 
 def install(data: DataDir, version: Version = VERSION, content: bytes = b"library") -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from oneagent.common import dynakube
-from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, Version, agent_version
 from oneagent.common.kubernetes import errors
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
@@ -179,9 +179,15 @@ class Provisioning:
 
     def is_ready(self, version: str, name: str = "demo") -> bool:
         row = self.row(name)
-        if row is None or (row.version, row.condition) != (version, ""):
+        if row is None or (agent_version(row.version), row.condition) != (version, ""):
             return False
-        return row.good_version == version and self.store.has(row.version)
+        return row.good_version == row.version and self.store.has(row.version)
+
+    def key(self, name: str = "demo") -> StoreKey:
+        """Return the store's key of a DynaKube's version."""
+        row = self.row(name)
+        assert row is not None
+        return StoreKey(row.version)
 
     def layer(self, name: str = "demo") -> str:
         """Return the text of the config layer of a DynaKube's next pod."""
@@ -198,8 +204,13 @@ class Provisioning:
 
         eventually(woken, seconds, what)
 
+    def versions(self) -> list[Version]:
+        """Return the versions in the store, as their sources name them."""
+        return [agent_version(key) for key in self.store.versions()]
+
     def collect(self) -> list[Version]:
-        return self.provisioner.collector.collect()
+        """Collect garbage; return the removed versions, as their sources name them."""
+        return [agent_version(key) for key in self.provisioner.collector.collect()]
 
 
 def table(data: DataDir, name: str) -> list[dict[str, Any]]:
@@ -269,19 +280,26 @@ class Process:
         return self.process.wait(20)
 
     def versions(self) -> list[Version]:
-        return AgentStore(self.data).versions()
+        """Return the versions in the store, as their sources name them."""
+        return [agent_version(key) for key in AgentStore(self.data).versions()]
+
+    def key(self, name: str = "demo") -> StoreKey:
+        """Return the store's key of a DynaKube's version."""
+        return StoreKey(Version(self.row(name)["version"]))
 
     def row(self, name: str = "demo") -> dict[str, Any]:
         return next((row for row in table(self.data, "dynakubes") if row["name"] == name), {})
 
     def states(self) -> dict[str, str]:
         """Return the state of each version in the versions table."""
-        return {row["version"]: row["state"] for row in table(self.data, "versions")}
+        return {agent_version(row["version"]): row["state"] for row in table(self.data, "versions")}
 
     def is_ready(self, version: str, name: str = "demo") -> bool:
         """Return True if a version is installed according to all rows."""
         row = self.row(name)
-        return (row.get("version"), row.get("condition")) == (version, "") and self.states().get(version) == "ready"
+        return (agent_version(row.get("version", "")), row.get("condition")) == (version, "") and self.states().get(
+            version
+        ) == "ready"
 
     def await_ready(self, version: str, name: str = "demo", seconds: float = 15) -> None:
         eventually(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from oneagent.csi_driver.store import store_key
 from tests.cluster import buildah
 from tests.fakes import images, node, packages, provisioner
 from tests.fakes.provisioner import eventually
@@ -56,7 +57,7 @@ def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, dr
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         (version,) = process.versions()
-        assert version.startswith("sha256-")
+        assert version.startswith("zip-sha256-")
         # What the collector takes shows that it was here.
         unused = process.data.config_layers / "shop" / "0123456789abcdef"
         unused.mkdir(parents=True)
@@ -75,7 +76,7 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
         process.set_dynakubes(of_the_page("Images from the nodes' disks", data))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
-        assert process.versions() == [several.digest.replace(":", "-")]
+        assert process.versions() == [store_key.of_image(several.digest)]
 
 
 def preload(process: provisioner.Process, what: Path | str) -> None:

@@ -59,7 +59,7 @@ def test_views_report_whether_they_have_the_corrupt_tree_or_the_new_one(
         kubelet = driver.start()
         old = kubelet.publish("old", read_only=read_only)
         whole = library(old)
-        spoil(driver.data.agent(VERSION))
+        spoil(driver.data.agent(process.key()))
         eventually(lambda: server.count("package") == 2)
         process.await_ready(VERSION)
         new = kubelet.publish("new", read_only=read_only)
@@ -94,7 +94,7 @@ def test_a_pod_that_starts_while_the_version_is_away_waits_for_the_new_one(
         kubelet = driver.start()
         whole = library(kubelet.publish("old"))
         server.bytes_per_second = 5_000
-        spoil(driver.data.agent(VERSION))
+        spoil(driver.data.agent(process.key()))
         eventually(lambda: server.count("package") == 2)
         waiting = kubelet.begin("new")
         waiting.result(15)
@@ -112,7 +112,7 @@ def test_a_removal_of_a_corrupt_version_that_is_killed_is_finished_by_the_next_p
         process.await_ready(VERSION)
         kubelet = driver.start()
         old = kubelet.publish("old")
-        spoil(driver.data.agent(VERSION))
+        spoil(driver.data.agent(process.key()))
         assert process.wait_for_exit() == -9
         assert kubelet.stats("old").volume_condition.abnormal
         assert library(old)[:4] == b"\x7fELF"
@@ -138,7 +138,7 @@ def test_a_view_that_is_bound_elsewhere_keeps_the_corrupt_tree(
         kubelet = driver.start()
         subprocess.run(["mount", "--bind", kubelet.publish("old"), container], check=True)
         try:
-            spoil(driver.data.agent(VERSION))
+            spoil(driver.data.agent(process.key()))
             eventually(lambda: server.count("package") == 2)
             kubelet.unpublish("old")
             process.await_ready(VERSION)

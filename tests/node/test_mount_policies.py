@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version, agent_version
 from oneagent.common.injection.contract import LAST_GOOD_MOUNTED
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.node import VERSION, Driver, Kubelet
@@ -50,7 +51,7 @@ class TestLastGood:
         eventually(lambda: driver.rows().get("csi-lucky", {}).get("version") == VERSION)
         (notice,) = [row for row in driver.table("notices") if row["pod_name"] == "lucky"]
         assert (notice["reason"], notice["kind"]) == (LAST_GOOD_MOUNTED, "Warning")
-        assert f"last good agent version {VERSION}: the tenant is away" in notice["message"]
+        assert f"last good agent version {agent_version(VERSION)}: the tenant is away" in notice["message"]
         assert "last_good" in driver.log.read_text()
         assert not kubelet.stats("lucky").volume_condition.abnormal
 
@@ -61,7 +62,7 @@ class TestLastGood:
             kubelet.publish(f"unlucky{good}", timeout=SHORT, dynakube=dynakube)
 
     def test_is_no_reason_to_leave_the_wanted_version_once_it_is_there(self, driver: Driver, kubelet: Kubelet) -> None:
-        wanted = Version("5.5.5")
+        wanted = store_key.of_version(Version("5.5.5"), "tests")
         dynakube = lacking(driver, "last-good", version=wanted, good_version=VERSION)
         node.install(driver.data, wanted, b"newer")
         assert (kubelet.publish("newest", dynakube=dynakube) / LIBRARY).read_bytes() == b"newer"

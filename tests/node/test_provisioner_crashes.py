@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import agent_version
 from oneagent.common.unpack import dedup, zip
 from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import preload
@@ -61,7 +61,7 @@ def assert_settled(process: Process, *versions: str) -> None:
     eventually(lambda: process.versions() == sorted(versions), what=process.versions)
     eventually(lambda: process.states() == dict.fromkeys(versions, "ready"), what=process.states)
     eventually(lambda: not [*data.tmp.iterdir(), *data.trash.iterdir()], what=lambda: list(data.trash.iterdir()))
-    eventually(lambda: sorted(file.stem for file in data.manifests.iterdir()) == sorted(versions))
+    eventually(lambda: sorted(agent_version(file.stem) for file in data.manifests.iterdir()) == sorted(versions))
     assert all(row["size_bytes"] for row in provisioner.table(data, "versions"))
 
 
@@ -225,8 +225,7 @@ def test_the_next_process_finishes_a_killed_import(
     preload.preload(
         process.data,
         partial(zip.read, tmp_path / "agent.zip"),
-        Version(VERSION),
-        3600.0,
+        preload.PreloadOrigin(version=VERSION, dynakube="demo", sha256="0" * 64, keep_until=time.time() + 3600),
         dedup.ExistingFiles(),
     )
     process.set_dynakubes(manifest("demo", server.api_url))

@@ -40,11 +40,15 @@ from oneagent.csi_driver.server.errors import AlreadyExistsError, AttemptFailedE
 from oneagent.csi_driver.server.publish import Publisher, PublishSettings
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.startup_reconcile import Reconciler
-from oneagent.csi_driver.store import AgentStore
+from oneagent.csi_driver.store import AgentStore, store_key
 from tests.fakes import node
 from tests.node import invariants
 
-VERSIONS: Final = [Version("1.0"), Version("2.0"), Version("sha256-3")]
+VERSIONS: Final = [
+    store_key.of_version(Version("1.0"), "tests"),
+    store_key.of_version(Version("2.0"), "tests"),
+    store_key.of_image("sha256:" + "3" * 64),
+]
 DYNAKUBES: Final = [DynaKubeName("one"), DynaKubeName("two")]
 PODS: Final = ["a", "b", "c", "d"]
 LIMIT: Final = 2

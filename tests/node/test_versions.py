@@ -12,12 +12,13 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
 from oneagent.csi_driver.data_dir import LayerId, VolumeId
 from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
-OLD, NEW = Version("1.0.0"), Version("sha256-0123456789abcdef")
+OLD, NEW = store_key.of_version(Version("1.0.0"), "tests"), store_key.of_image("sha256:" + "0123456789abcdef" * 4)
 
 
 @pytest.fixture(scope="module")

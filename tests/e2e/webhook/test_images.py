@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 import trustme
 
+from oneagent.csi_driver.store import store_key
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
@@ -73,13 +74,13 @@ def test_a_tag_s_image_is_in_the_pod_and_a_moved_tag_is_a_new_version(
         return kubectl("-n", NAMESPACE, "get", "dynakube", NAME, "-o", template)
 
     wait_for(lambda: decided() == f"{locked.host}/{PATH}:1@{first}", "the operator has looked the tag up")
-    wait_for(lambda: first.replace(":", "-") in driver.versions(), "the image is in the store")
+    wait_for(lambda: store_key.of_image(first) in driver.versions(), "the image is in the store")
     applications = Applications(cluster, f"{NAME}-shop", wait_for)
     pod = applications.started(manifests.application("cart", f"{NAME}-shop"))
     assert applications.monitored(pod)
 
     second = locked.push(PATH, image("1.292.0.20261001-120000"))
     wait_for(lambda: decided().endswith(second), "the operator has seen the tag move")
-    wait_for(lambda: second.replace(":", "-") in driver.versions(), "the new image is in the store")
+    wait_for(lambda: store_key.of_image(second) in driver.versions(), "the new image is in the store")
     assert applications.monitored(pod)
     kubectl("-n", f"{NAME}-shop", "delete", "pod", "cart")

@@ -184,7 +184,7 @@ class TestALimitOfRequests:
             source.put(manifest("demo", f"http://{front.host}/api", version=VERSION))
             with Provisioning(tmp_path / "data", source) as p:
                 p.wait_until(lambda: f"answered {status}" in p.condition(), what=p.condition)
-                assert p.provisioner.installer._installs[VERSION].next_at > time.monotonic() + 600
+                assert p.provisioner.installer._installs[p.key()].next_at > time.monotonic() + 600
                 assert "\n" not in p.condition() and list_leftovers(p) == []
             assert len(front.answers("/version/")) == 1
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
+from oneagent.csi_driver.store import store_key
 from tests.fakes import images, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
@@ -36,8 +37,8 @@ def plain(tmp_path: Path) -> Iterator[Registry]:
         yield found
 
 
-def version(digest: str) -> Version:
-    return Version(digest.replace(":", "-"))
+def version(digest: str) -> StoreKey:
+    return store_key.of_image(digest)
 
 
 def agent(text: str = "", *, filler: int = 0) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.csi_driver.server import mount_policy
+from oneagent.csi_driver.store import store_key
 from tests.fakes import images, provisioner, registry
 from tests.fakes import packages as agents
 from tests.fakes import tenant as double
@@ -52,8 +53,8 @@ def kube(server: double.Tenant, plain: Registry) -> Callable[..., dict[str, Any]
     return make
 
 
-def version(digest: str) -> Version:
-    return Version(digest.replace(":", "-"))
+def version(digest: str) -> StoreKey:
+    return store_key.of_image(digest)
 
 
 def push(plain: Registry, text: str, *signers: Signer) -> str:

@@ -231,8 +231,11 @@ def _api_url(obj: Mapping[str, object], *, optional: bool) -> str:
 
 
 def _decided_version(obj: Mapping[str, object]) -> identifiers.Version | None:
-    form = "a version such as 1.277.0.20230914-094321"
-    text = fields.matching(obj, _DIRECTORY_NAME, form, "status.codeModules.version")
+    field = "status.codeModules.version"
+    text = fields.text(obj, field)
+    if text and not identifiers.is_version(text):
+        form = f"a version such as 1.277.0.20230914-094321 ({identifiers.VERSION_FORM})"
+        raise DynaKubeError(field, text, f"must be {form}")
     return identifiers.Version(text) if text else None
 
 

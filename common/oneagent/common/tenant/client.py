@@ -150,7 +150,8 @@ class Tenant:
             return None
         answer = _decode(body, _Connection, path)
         if not _DIRECTORY_NAME.fullmatch(answer.tenantUUID):
-            raise errors.UnexpectedResponseError(_invalid_name("tenantUUID", answer.tenantUUID))
+            rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
+            raise errors.UnexpectedResponseError(f"tenantUUID: {answer.tenantUUID[:140]!r}: {rule}")
         return Connection(
             identifiers.TenantId(answer.tenantUUID), answer.tenantToken, tuple(answer.communicationEndpoints)
         )
@@ -201,8 +202,8 @@ def package_source(
     machine: str | None = None,
 ) -> download.HttpSource:
     """Return the download of a version's package; `machine` as in `platform.machine()`."""
-    if not _DIRECTORY_NAME.fullmatch(wanted):
-        raise http_client.InvalidSettingsError(_invalid_name("version", wanted))
+    if not identifiers.is_version(wanted):
+        raise http_client.InvalidSettingsError(_invalid_version("version", wanted))
     params: list[tuple[str, str | int | float | bool | None]] = [
         ("flavor", flavor),
         ("arch", architecture(machine)),
@@ -227,15 +228,14 @@ def architecture(machine: str | None = None) -> str:
 
 
 def parse_version(text: str, source: str) -> identifiers.Version:
-    """Check that a version is usable as a directory name; `source` is its field, for the error."""
-    if not _DIRECTORY_NAME.fullmatch(text):
-        raise errors.UnexpectedResponseError(_invalid_name(source, text))
+    """Check the name of a version; `source` is its field, for the error."""
+    if not identifiers.is_version(text):
+        raise errors.UnexpectedResponseError(_invalid_version(source, text))
     return identifiers.Version(text)
 
 
-def _invalid_name(source: str, text: str) -> str:
-    rule = "letters, digits, '.', '_' and '-' are allowed, no '.' first, at most 128 characters"
-    return f"{source}: {text[:140]!r}: {rule}"
+def _invalid_version(source: str, text: str) -> str:
+    return f"{source}: {text[:140]!r}: not a version: it must be {identifiers.VERSION_FORM}"
 
 
 def _decode(body: bytes, wanted: type[_T], path: str) -> _T:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import flags, node_report
+from oneagent.common import flags, identifiers, node_report
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference as oci_reference
 from oneagent.csi_driver import data_dir
@@ -66,8 +67,9 @@ exit code:
 _PRELOAD: Final = """\
 Puts an agent package on this machine into this node's store: for nodes that reach neither tenant nor registry, or
 ahead of their first pods. The package is a zip, or an image in an OCI image layout, as written by
-skopeo copy docker://… oci:directory. The version of an image is its digest, so a DynaKube that names this digest, or
-a tag that the operator resolves to it, needs no registry. It works before the driver is installed and while it runs.
+skopeo copy docker://… oci:directory. An image is known by its digest, so a DynaKube that names this digest, or a tag
+that the operator resolves to it, needs no registry. A zip is for one DynaKube, named by --dynakube, and DynaKubes with
+the same package source. It works before the driver is installed and while it runs.
 The package is checked and unpacked like a downloaded one; then the provisioner puts the version into the store.
 The version stays for --keep if no DynaKube requests it, and after that like any other.
 
@@ -99,6 +101,12 @@ def make_parser() -> argparse.ArgumentParser:
     command = _add_command(commands, "preload", "put a package into this node's store", _PRELOAD)
     add = flags.adder(command)
     add("version", "", "version of a zip (default: as the package names it)", parse=flags.checked(_version_or_none))
+    add(
+        "dynakube",
+        "",
+        "DynaKube whose package source a zip is from",
+        parse=flags.checked(_dynakube),
+    )
     add("keep", 30 * 86400.0, "retention while no DynaKube requests the version", parse=flags.duration)
     add("wait", 60.0, "timeout for the provisioner to put it into the store", parse=flags.duration)
     command.add_argument(
@@ -139,7 +147,15 @@ def _version(text: str) -> Version:
 
 
 def _version_or_none(text: str) -> Version:
-    return _version(text) if text else Version("")
+    if text and not identifiers.is_version(text):
+        raise ValueError(f"{text!r} is no version: it must be {identifiers.VERSION_FORM}")
+    return Version(text)
+
+
+def _dynakube(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        raise ValueError(f"{text!r} is not the name of a DynaKube, for example my-dynakube")
+    return text
 
 
 def _package(text: str) -> Path | oci_reference.LayoutReference:
@@ -199,6 +215,7 @@ def _preload(args: argparse.Namespace) -> int:
         _data(args),
         args.package,
         args.version,
+        args.dynakube,
         keep_seconds=args.keep,
         wait_seconds=args.wait,
         json_output=args.output == "json",

@@ -1,11 +1,13 @@
 """`oneagent-csi preload`: put a zip, or an image in an OCI layout, into the agent store of this node.
 
-A zip names its version by a directory in it. An image's version is its digest, as if a registry had sent it: so a
-DynaKube that requests the image finds it in the store. `store.preload` has the steps from the package to the store.
+A zip is the package of one DynaKube's source; it names its version by a directory in it. An image is known by its
+digest, as if a registry had sent it: so a DynaKube that requests the image finds it in the store. `store.preload` has
+the steps from the package to the store.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tarfile
@@ -17,10 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
 from rich import progress
 from rich.console import Console
 
-from oneagent.common import printable, unpack
+from oneagent.common import identifiers, printable, unpack
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import image as oci_image
@@ -30,10 +33,9 @@ from oneagent.common.unpack import AgentPackage, agent_layout, zip
 from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
-from oneagent.csi_driver.provisioner.package_sources import image as image_source
-from oneagent.csi_driver.store import AgentStore, usage
+from oneagent.csi_driver.store import AgentStore, store_key, usage
 from oneagent.csi_driver.store import preload as store_preload
-from oneagent.csi_driver.store.preload import NotPreloadedError
+from oneagent.csi_driver.store.preload import NotPreloadedError, PreloadOrigin
 
 JSON_FORMAT: Final = 1
 """Fields of the JSON form are only ever added; this changes if one has to go."""
@@ -45,7 +47,7 @@ ReportProgress = Callable[[int, int], None]
 
 class LocalPackage(Protocol):
     @property
-    def version(self) -> Version: ...
+    def origin(self) -> PreloadOrigin: ...
 
     def read(self, report_progress: ReportProgress) -> AgentPackage:
         """Verify the package; `unpack.PackageError` or `download.DownloadError` if it is corrupt."""
@@ -57,7 +59,14 @@ class ZipPackage:
     """A zip on this machine."""
 
     version: Version
+    dynakube: str
     path: Path
+
+    @property
+    def origin(self) -> PreloadOrigin:
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return PreloadOrigin(version=self.version, dynakube=self.dynakube, sha256=digest)
 
     def read(self, report_progress: ReportProgress) -> AgentPackage:
         return zip.read(self.path)
@@ -70,8 +79,8 @@ class ImagePackage:
     image: oci_reference.LayoutReference
 
     @property
-    def version(self) -> Version:
-        return image_source.version_of(self.image.digest)
+    def origin(self) -> PreloadOrigin:
+        return PreloadOrigin(image=self.image.digest)
 
     def read(self, report_progress: ReportProgress) -> AgentPackage:
         with oci_image.Image(self.image, oci_image.Access()) as opened:
@@ -96,6 +105,7 @@ def run(
     data: DataDir,
     package: Path | oci_reference.LayoutReference,
     version: Version,
+    dynakube: str,
     *,
     keep_seconds: float,
     wait_seconds: float,
@@ -106,39 +116,44 @@ def run(
     try:
         data.create()
         store = AgentStore(data)
-        local = open_package(package, version)
-        version = local.version
+        local = open_package(package, version, dynakube)
+        origin = msgspec.structs.replace(local.origin, keep_until=time.time() + keep_seconds)
         with _progress_bars(console) as bars:
             preloaded = store_preload.preload(
                 data,
                 lambda: local.read(_add_bar(bars, "checking")),
-                version,
-                keep_seconds,
+                origin,
                 usage.list_shareable(data, store),
                 on_begin=lambda size: partial(bars.advance, bars.add_task("unpacking", total=size)),
             )
         with console.status("waiting for the provisioner"):
-            is_stored = _wait_until_stored(data, store, version, wait_seconds)
+            is_stored = _wait_until_stored(data, origin, wait_seconds)
     except (NotPreloadedError, unpack.PackageError, download.DownloadError) as error:
         raise SystemExit(printable.mask(f"{package}: {error}")) from error
     except OSError as error:
         raise SystemExit(f"{package} can't be preloaded: {error.strerror} ({error.filename})") from error
     if json_output:
-        result: dict[str, Any] = {"format": JSON_FORMAT, "version": version, "taken": is_stored}
+        named = store_key.of_image(origin.image) if origin.image else origin.version
+        result: dict[str, Any] = {"format": JSON_FORMAT, "version": named, "taken": is_stored}
         result |= {"bytes": preloaded.bytes, "shared_bytes": preloaded.shared_bytes}
         sys.stdout.write(json.dumps(result | {"seconds": round(preloaded.seconds, 3)}, indent=2) + "\n")
     else:
         place = "is in the store" if is_stored else "waits for the provisioner, which puts it into the store"
-        sys.stdout.write(f"version {version}, {preloaded.bytes >> 20} MiB, {place}\n")
+        if not is_stored and origin.dynakube:
+            place += " once the DynaKube is known on this node"
+        sys.stdout.write(f"{origin.title}, {preloaded.bytes >> 20} MiB, {place}\n")
     return 0
 
 
-def open_package(package: Path | oci_reference.LayoutReference, version: Version) -> LocalPackage:
-    """Return the package with its version; `version` is that of the command line, if any."""
+def open_package(package: Path | oci_reference.LayoutReference, version: Version, dynakube: str) -> LocalPackage:
+    """Return the package; `version` and `dynakube` are those of the command line, if any."""
     if isinstance(package, Path):
-        return ZipPackage(version or _read_version(package), package)
-    if version:
-        raise NotPreloadedError("the version of an image is its digest; leave --version out")
+        version = version or _read_version(package)
+        if not dynakube:
+            raise NotPreloadedError("a zip does not name its source; set --dynakube to the DynaKube that it is for")
+        return ZipPackage(version, dynakube, package)
+    if version or dynakube:
+        raise NotPreloadedError("an image is known by its digest; leave --version and --dynakube out")
     with oci_image.Image(package, oci_image.Access()) as opened:
         return ImagePackage(package.at(opened.digest()))
 
@@ -155,7 +170,7 @@ def _read_version(archive: Path) -> Version:
         if command := _layout_command(archive):
             raise NotPreloadedError(f"a tar is no package; convert it to an OCI layout: {command}") from error
         raise
-    if not version:
+    if not version or not identifiers.is_version(version):
         raise NotPreloadedError("the package names no version; set --version")
     return Version(version)
 
@@ -194,10 +209,10 @@ def _add_bar(bars: progress.Progress, title: str) -> ReportProgress:
     return report_progress
 
 
-def _wait_until_stored(data: DataDir, store: AgentStore, version: Version, wait_seconds: float) -> bool:
-    """Wait for the version in the store while a provisioner is running; False if it is not there in time."""
+def _wait_until_stored(data: DataDir, origin: PreloadOrigin, wait_seconds: float) -> bool:
+    """Wait for the provisioner, if one is running, to take the package; False if it does not in time."""
     deadline = time.monotonic() + wait_seconds
-    while not store.has(version):
+    while (data.preloaded / origin.name).exists():
         if time.monotonic() > deadline or not process.is_locked(data.root / "provisioner.lock"):
             return False
         time.sleep(_POLL_SECONDS)

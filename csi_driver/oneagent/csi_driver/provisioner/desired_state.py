@@ -14,15 +14,16 @@ from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.dynakube import DynaKube, desired_version
 from oneagent.common.dynakube.desired_version import Origin
 from oneagent.common.dynakube.mode import Mode
-from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, TenantId, Version, agent_version
 from oneagent.common.tenant.image_resolver import SignatureStore
 from oneagent.common.tenant.poll import TenantState
 from oneagent.csi_driver.data_dir import LayerId
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
+from oneagent.csi_driver.provisioner import package_sources
 from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
-from oneagent.csi_driver.provisioner.package_sources import image
+from oneagent.csi_driver.store import store_key
 
 LayerWriter = Callable[[DynaKube, TenantState, DesiredState, Path], LayerId]
 """Makes the config layer of a DynaKube for a version's tree; `OSError`."""
@@ -39,8 +40,8 @@ class Inputs:
     trees: Mapping[Version, Path]
     """Stored versions."""
     records: Mapping[Version, VersionRecord]
-    contents: Mapping[DynaKubeName, Version]
-    """Versions of packages that are known by their content, by DynaKube."""
+    contents: Mapping[DynaKubeName, StoreKey]
+    """Keys of packages that are known by their content, by DynaKube."""
     signatures: SignatureStore
     arriving: Mapping[Version, Path] = field(default_factory=dict)
     """Trees that are about to enter the store."""
@@ -55,13 +56,15 @@ def find_missing(
     dynakubes: Iterable[DynaKube], rows: Mapping[DynaKubeName, DesiredState], inputs: Inputs
 ) -> list[InstallRequest]:
     """Return the versions to install, each once however many DynaKubes use it."""
-    users: dict[Version, list[DynaKube]] = {}
+    users: dict[StoreKey, list[DynaKube]] = {}
     for dynakube in dynakubes:
         version = rows[dynakube.name].version
-        # Before the first poll there is no configuration for a version.
-        if version and dynakube.name in inputs.tenants and version not in inputs.trees:
-            users.setdefault(version, []).append(dynakube)
-    return [InstallRequest(version, tuple(dynakubes)) for version, dynakubes in users.items()]
+        # Before the first poll there is no configuration for a version. And a version of the DynaKube's former source
+        # does not come from the present one.
+        is_missing = dynakube.name in inputs.tenants and version not in inputs.trees
+        if is_missing and package_sources.serves(dynakube, version):
+            users.setdefault(StoreKey(version), []).append(dynakube)
+    return [InstallRequest(key, tuple(dynakubes)) for key, dynakubes in users.items()]
 
 
 def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc.Property]:
@@ -82,7 +85,7 @@ def explain_refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
 
 
 def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState:
-    before = inputs.rows.get(dynakube.name) or DesiredState(dynakube.name)
+    before = _without_unproven(inputs.rows.get(dynakube.name) or DesiredState(dynakube.name))
     row = dataclasses.replace(
         before,
         mount_attempts=dynakube.mount_attempts,
@@ -101,7 +104,8 @@ def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState
     tenant = state.tenant or dynakube.tenant or row.tenant or TenantId(dynakube.name)
     # Agents of another tenant report to that tenant: none of them is a fallback.
     usable = tenant == row.tenant and _may_fall_back(dynakube, state, row.good_version, inputs.signatures)
-    row = dataclasses.replace(row if usable else _without_fallback(row), tenant=tenant)
+    own_layer = row.layer if tenant == row.tenant else LayerId("")
+    row = dataclasses.replace(row if usable else _without_fallback(row), tenant=tenant, layer=own_layer)
     version = _version(dynakube, state, before.version, inputs)
     if not version:
         condition = state.any_problem or "the tenant names no version"
@@ -133,19 +137,21 @@ def _with_layer(
 
 
 def _version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
-    """Return the desired version; until it is known, the previous one."""
+    """Return the desired key; until the version is known, the previous key."""
     choice = desired_version.choose(
         image=str(dynakube.image or dynakube.image_layout or ""),
         pinned=dynakube.decided_version or dynakube.pinned_version or "",
         package=dynakube.package,
         latest=state.latest or "",
-        current=before,
+        current=agent_version(before),
     )
     if choice.origin is Origin.IMAGE:
         return _image_version(dynakube, state, before, inputs)
     if choice.origin is Origin.PACKAGE:
         return inputs.contents.get(dynakube.name) or before
-    return Version(choice.version) if choice.version else None
+    if choice.origin is Origin.TENANT and not state.latest:
+        return before
+    return package_sources.version_key(dynakube, Version(choice.version))
 
 
 def _image_version(dynakube: DynaKube, state: TenantState, before: Version, inputs: Inputs) -> Version | None:
@@ -153,12 +159,12 @@ def _image_version(dynakube: DynaKube, state: TenantState, before: Version, inpu
     stored = before if before in inputs.trees else None
     if not dynakube.image_key:
         digest = (named.digest if named else "") or state.image.digest
-        return image.version_of(digest) if digest else stored
+        return store_key.of_image(digest) if digest else stored
     if state.image.keys is None:
         # Until the keys can be read, nothing changes.
         return stored
-    for version in (image.version_of(state.image.digest), before):
-        if inputs.signatures.is_signed(image.digest_of(version), state.image.keys):
+    for version in (store_key.of_image(state.image.digest), before):
+        if inputs.signatures.is_signed(store_key.image_digest(version), state.image.keys):
             return version
     return None
 
@@ -167,15 +173,22 @@ def _may_fall_back(dynakube: DynaKube, state: TenantState, version: Version, sig
     """Return True if a version may be mounted instead of the desired one: it needs the same signature."""
     if dynakube.image is None or not dynakube.image_key or state.image.keys is None:
         return True
-    return signatures.is_signed(image.digest_of(version), state.image.keys)
+    return signatures.is_signed(store_key.image_digest(version), state.image.keys)
 
 
 def _explain_missing(version: Version, state: TenantState, record: VersionRecord | None) -> str:
     if record is not None and record.state == VersionState.FAILED:
-        return f"version {version} can't be installed: {record.message}"
+        return f"version {agent_version(version)} can't be installed: {record.message}"
     progress = record.state if record is not None else VersionState.PENDING
     problem = f"; {state.any_problem}" if state.any_problem else ""
-    return f"version {version} is not in the store yet ({progress}){problem}"
+    return f"version {agent_version(version)} is not in the store yet ({progress}){problem}"
+
+
+def _without_unproven(row: DesiredState) -> DesiredState:
+    """Leave out what an older driver stored: nothing proves where such a tree is from."""
+    if not store_key.is_key(row.good_version):
+        row = _without_fallback(row)
+    return row if store_key.is_key(row.version) else dataclasses.replace(row, version=Version(""), layer=LayerId(""))
 
 
 def _without_fallback(row: DesiredState) -> DesiredState:

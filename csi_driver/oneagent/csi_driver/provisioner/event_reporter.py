@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from oneagent.common import dynakube, logs
-from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version, agent_version
 from oneagent.common.injection import contract
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.metadata import database
@@ -52,17 +52,17 @@ class EventReporter:
             return
         self._reported[key] = status
         if record.state == VersionState.READY:
-            message = f"Installed agent version {record.version}"
+            message = f"Installed agent version {agent_version(record.version)}"
             self._thread.submit(self._source.event, target, "Normal", "InstallAgentVersion", message)
         elif record.state == VersionState.FAILED:
-            message = f"Agent version {record.version}: {record.message}"
+            message = f"Agent version {agent_version(record.version)}: {record.message}"
             self._thread.submit(self._source.event, target, "Warning", "FailedInstallAgentVersion", message)
 
     def report_corrupt(self, target: dynakube.DynaKube, version: Version, message: str) -> None:
         """Send an Event when a DynaKube's version was corrupt and removed. May be called from any thread."""
         text = (
-            f"Agent version {version} was corrupted on this node: {message}. It is installed again; pods that were "
-            "started before have the corrupt files until they are restarted"
+            f"Agent version {agent_version(version)} was corrupted on this node: {message}. It is installed again; "
+            "pods that were started before have the corrupt files until they are restarted"
         )
         self._thread.submit(self._source.event, target, "Warning", "CorruptAgentVersion", text)
 

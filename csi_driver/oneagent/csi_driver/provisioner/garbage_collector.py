@@ -34,7 +34,7 @@ from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import download_files, log_retention
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.trash import Trash
-from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, preload, usage
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, corruption_log, preload, store_key, usage
 from oneagent.csi_driver.store.usage import StoreUsage
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ class GarbageCollector:
         for version in set(records) - set(stored) - references.versions | set(removed):
             self._state.drop_version(version)
             with contextlib.suppress(KeyError):
-                self._metrics.store_bytes.remove(version)
+                self._metrics.store_bytes.remove(*store_key.split(version))
         return removed
 
     def _discard_layers(self, references: References) -> None:
@@ -298,7 +298,7 @@ class GarbageCollector:
             self._metrics.disk_bytes.set(self._usage.total_bytes())
         for version, record in self._state.versions.items():
             if record.size_bytes:
-                self._metrics.store_bytes.labels(version).set(record.size_bytes)
+                self._metrics.store_bytes.labels(*store_key.split(version)).set(record.size_bytes)
 
 
 def _mib(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of the provisioner. The label `version` is dropped with the version, so its values stay bounded."""
+"""Metrics of the provisioner. The labels of a version are dropped with it, so its values stay bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class ProvisionerMetrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.store_bytes = Gauge(
-            "oneagent_csi_store_bytes", "Size of each version in the store.", ["version"], registry=registry
+            "oneagent_csi_store_bytes",
+            "Size of each version in the store; the source is a digest of where a version is from.",
+            ["version", "source"],
+            registry=registry,
         )
         self.disk_bytes = Gauge(
             "oneagent_csi_store_disk_bytes",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oneagent.common.dynakube import DynaKube
-from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, Version
 from oneagent.common.tenant.image_resolver import SignatureStore
 from oneagent.common.tenant.poll import TenantState
 from oneagent.csi_driver.data_dir import DataDir, LayerId
@@ -93,18 +93,19 @@ class Planner:
         self, dynakubes: Iterable[DynaKube], arriving: Mapping[Version, Path] | None = None
     ) -> desired_state.Inputs:
         tenants: dict[DynaKubeName, TenantState] = {}
-        contents: dict[DynaKubeName, Version] = {}
+        contents: dict[DynaKubeName, StoreKey] = {}
         for dynakube in dynakubes:
             if (tenant := self._poller.state(dynakube.name)) is not None:
                 tenants[dynakube.name] = tenant
             if dynakube.decided_version or dynakube.pinned_version:
                 continue
-            if version := package_sources.find_kind(dynakube).content_version(dynakube):
-                contents[dynakube.name] = version
+            if key := package_sources.find_kind(dynakube).content_key(dynakube):
+                contents[dynakube.name] = key
+        stored = [version for version in self._store.versions() if self._store.has(version)]
         return desired_state.Inputs(
             rows=self._state.desired,
             tenants=tenants,
-            trees={version: Path(self._data.agent(version)) for version in self._store.versions()},
+            trees={version: Path(self._data.agent(version)) for version in stored},
             records=self._state.versions,
             contents=contents,
             signatures=self._signatures,

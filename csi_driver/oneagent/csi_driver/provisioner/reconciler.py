@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
-from oneagent.csi_driver.provisioner import desired_state
+from oneagent.csi_driver.provisioner import desired_state, package_sources
 from oneagent.csi_driver.provisioner.event_reporter import EventReporter
 from oneagent.csi_driver.provisioner.garbage_collector import GarbageCollector
 from oneagent.csi_driver.provisioner.installer import Installer, InstallQueue
@@ -28,7 +28,7 @@ from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.planner import Plan, Planner
 from oneagent.csi_driver.provisioner.scrubber import Scrubber
 from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
-from oneagent.csi_driver.store import preload
+from oneagent.csi_driver.store import preload, store_key
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Provisioner:
             for request in plan.requests:
                 for dynakube in request.dynakubes:
                     self._reporter.expect_version(dynakube, request.version)
-            preloaded = preload.list_waiting(self._data)
+            preloaded = self._find_preloaded(snapshot)
             self.installer.set_requests(request for request in plan.requests if request.version not in preloaded)
             self._import_preloaded(preloaded, plan)
             self._report(plan)
@@ -134,19 +134,33 @@ class Provisioner:
         self.planner.snapshot = snapshot
         self.wake()
 
-    def _import_preloaded(self, preloaded: list[Version], plan: Plan) -> None:
+    def _find_preloaded(self, snapshot: dynakube_sources.Snapshot) -> dict[StoreKey, preload.Waiting]:
+        """Return the preloaded packages whose key is known: a zip's depends on the source of its DynaKube."""
+        found: dict[StoreKey, preload.Waiting] = {}
+        for waiting in preload.list_waiting(self._data, time.time()):
+            origin = waiting.origin
+            dynakube = snapshot.dynakubes.get(DynaKubeName(origin.dynakube))
+            if origin.image:
+                found[store_key.of_image(origin.image)] = waiting
+            elif dynakube is not None:
+                key = package_sources.key_of_zip(dynakube, Version(origin.version), origin.sha256)
+                if key is not None:
+                    found[key] = waiting
+        return found
+
+    def _import_preloaded(self, preloaded: dict[StoreKey, preload.Waiting], plan: Plan) -> None:
         """Move preloaded versions into the store, unless an install of them is running."""
         unpolled = {
             plan.rows[dynakube.name].version for dynakube in plan.dynakubes if self._poller.state(dynakube.name) is None
         }
-        for version in preloaded:
+        for version, waiting in preloaded.items():
             if version in unpolled or version in self._queue.versions():
                 continue
             try:
-                size = preload.store_preloaded(self._data, version, self.planner.prepare, self._failpoint)
+                size = preload.store_preloaded(self._data, waiting, version, self.planner.prepare, self._failpoint)
             except file_manifest.TreeManifestError as error:
                 log.error("preloaded version discarded", extra=logs.fields(version=version, reason=error))
-                self._data.discard(self._data.preloaded / version)
+                self._data.discard(waiting.directory)
                 continue
             except OSError as error:
                 # Like a failed install: it stops no others, and is retried.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import Version, agent_version
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
@@ -149,7 +149,7 @@ class Scrubber:
                     if self._identity(version) != tree:
                         return False
                     removed = {version: reason} | dict.fromkeys(
-                        self._find_sharing(report), f"shared with {version}: {reason}"
+                        self._find_sharing(report), f"shared with {agent_version(version)}: {reason}"
                     )
                     for affected, message in removed.items():
                         self._discard(affected, message)

@@ -17,7 +17,7 @@ from oneagent.common.oci.public_keys import PublicKey
 from oneagent.common.oci.reference import ImageName
 from oneagent.common.tenant import image_resolver
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.provisioner.package_sources import image as image_source
+from oneagent.csi_driver.store import store_key
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ class SignatureCache:
                 file.unlink()
 
     def is_signed(self, digest: str, fingerprints: Collection[str]) -> bool:
-        version = image_source.version_of(digest)
+        version = store_key.of_image(digest)
         return not self._signers.get(version, frozenset()).isdisjoint(fingerprints)
 
     def verify(self, image: ImageName, access: oci_image.Access, keys: Sequence[PublicKey]) -> None:
         signer = image_resolver.find_signer(image, access, keys)
-        version = image_source.version_of(image.digest)
+        version = store_key.of_image(image.digest)
         signers = self._signers.get(version, frozenset()) | {signer}
         self._signers[version] = signers
         log.info("image signature verified", extra=logs.fields(image=image, key=signer))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from oneagent.common import logs
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import Version, agent_version
 from oneagent.common.injection.contract import AGENT_NOT_MOUNTED, LAST_GOOD_MOUNTED
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import mount_table
@@ -274,7 +274,7 @@ class Publisher:
         elif not desired.version:
             attempt.reason = desired.condition or f"no version is known yet for DynaKube {request.dynakube!r}"
         elif desired.version != seen:
-            attempt.reason = desired.condition or f"version {desired.version} is not in the store yet"
+            attempt.reason = desired.condition or f"version {agent_version(desired.version)} is not in the store yet"
         else:
             if not desired.layer:
                 copied = self._desired.get_copied(request.dynakube)
@@ -291,7 +291,7 @@ class Publisher:
         fallback = mount_policy.fallback_version(attempt.desired, self._store)
         if fallback is None:
             return None
-        text = f"The pod starts with the last good agent version {fallback.version}: {attempt.reason}"
+        text = f"The pod starts with the last good agent version {agent_version(fallback.version)}: {attempt.reason}"
         self._mount(attempt, fallback, fallback.version, self._notice(attempt.request, LAST_GOOD_MOUNTED, text))
         return PublishResult(CallResult.LAST_GOOD, fallback.version, attempt.reason)
 

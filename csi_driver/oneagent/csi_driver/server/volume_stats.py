@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import Version, agent_version
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId
 from oneagent.csi_driver.linux import tree_walker
@@ -83,9 +83,9 @@ def _problem(record: VolumeRecord, mounted: bool, data: DataDir) -> str:
     if record.mode == "app":
         version = Version(record.version)
         if corruption := corruption_log.for_volume(data, record.id, version):
-            return f"version {version} was corrupted under this view: {corruption}; restart the pod"
+            return f"version {agent_version(version)} was corrupted under this view: {corruption}; restart the pod"
         if not os.path.isfile(f"{data.agent(version)}/{PRELOAD_LIBRARY}"):
-            return f"version {version} is corrupt: {PRELOAD_LIBRARY} is missing in the store"
+            return f"version {agent_version(version)} is corrupt: {PRELOAD_LIBRARY} is missing in the store"
     return ""
 
 

@@ -12,9 +12,10 @@ import fcntl
 import os
 from pathlib import Path
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.store import store_key
 
 
 class StoreBusyError(Exception):
@@ -49,10 +50,11 @@ class AgentStore:
         self._lock_path = str(data.agents)
 
     def has(self, version: Version) -> bool:
-        return bool(version) and os.path.isdir(self._data.agent(version))
+        """Return True for a tree whose name proves its content or source; trees of older drivers are never mounted."""
+        return store_key.is_key(version) and os.path.isdir(self._data.agent(version))
 
     def versions(self) -> list[Version]:
-        """List the versions; other directories are ignored."""
+        """List all versions, also those of older drivers; other directories are ignored."""
         with os.scandir(self._data.agents) as entries:
             return sorted(
                 Version(entry.name) for entry in entries if entry.is_dir() and data_dir.is_component(entry.name)
@@ -69,8 +71,8 @@ class AgentStore:
         except BlockingIOError as error:
             raise StoreBusyError("a mount is in progress") from error
 
-    def add(self, version: Version, tree: Path) -> None:
-        """Publish a complete, synced tree under the version's name; `FileExistsError` if it exists."""
+    def add(self, version: StoreKey, tree: Path) -> None:
+        """Publish a complete, synced tree under its key; `FileExistsError` if it exists."""
         place = Path(self._data.agent(version))
         if place.exists():
             raise FileExistsError(f"version {version} is in the store already")

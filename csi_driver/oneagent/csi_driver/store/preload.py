@@ -1,12 +1,15 @@
 """Preloaded versions: unpacked by `oneagent-csi preload`, put into the store by the provisioner.
 
-    preloaded/.<version>/    being unpacked, locked by the command
-    preloaded/<version>/     complete and durable: the tree `agent/` and `manifest.json`
-    pins/<version>           time until which it stays without a DynaKube (seconds since the epoch)
+    preloaded/.<name>/     being unpacked, locked by the command
+    preloaded/<name>/      complete and durable: the tree `agent/`, `manifest.json`, and `package.json` with its origin
+    pins/<key>             time until which it stays without a DynaKube (seconds since the epoch)
 
 The command does not touch the store itself. A version that a DynaKube waits for must not become visible before its
 configuration exists, which only the provisioner makes. So the store has one writer, and a command that is killed at
 any moment leaves nothing in it. Without a running provisioner the version waits for the next one.
+
+The store's key of an image is its digest. That of a zip depends on the source of the DynaKube that it is for, so it
+waits until that DynaKube exists, too.
 
 No DynaKube requests a version that is preloaded early, so garbage collection would remove it. Its pin keeps it until
 a DynaKube requests it, and after that it is a version like any other, or until the pin expires.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -24,25 +28,58 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import fsync
+import msgspec
+
+from oneagent.common import fsync, logs
 from oneagent.common.http import download
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
-from oneagent.csi_driver import data_dir
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.store import AgentStore, sync_directory
+from oneagent.csi_driver.store import AgentStore, store_key, sync_directory
+
+log = logging.getLogger(__name__)
 
 TREE: Final = "agent"
 MANIFEST: Final = "manifest.json"
+ORIGIN: Final = "package.json"
 
 
 class NotPreloadedError(Exception):
     """The package can't be preloaded; the reason in one line."""
 
 
+class PreloadOrigin(msgspec.Struct, frozen=True):
+    """What a preloaded package is: an image, or a zip with the version that its DynaKube's source has."""
+
+    image: str = ""
+    """Digest of an image, `sha256:HEX`; empty for a zip."""
+    version: str = ""
+    dynakube: str = ""
+    """Name of the DynaKube whose package the zip is."""
+    sha256: str = ""
+    """Digest of the zip."""
+    keep_until: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return store_key.of_image(self.image) if self.image else f"{self.dynakube}.{self.version}"
+
+    @property
+    def title(self) -> str:
+        return f"image {self.image}" if self.image else f"version {self.version} for DynaKube {self.dynakube}"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A package that waits for the provisioner."""
+
+    directory: Path
+    origin: PreloadOrigin
+
+
 @dataclass(frozen=True, slots=True)
 class Preloaded:
-    version: Version
     bytes: int
     shared_bytes: int
     """Bytes shared with other versions by hard links."""
@@ -52,8 +89,7 @@ class Preloaded:
 def preload(
     data: DataDir,
     read_package: Callable[[], AgentPackage],
-    version: Version,
-    keep_seconds: float,
+    origin: PreloadOrigin,
     existing: dedup.ExistingFiles,
     failpoint: Callable[[str], None] = lambda _name: None,
     on_begin: Callable[[int], tree_writer.OnWritten | None] = lambda _bytes: None,
@@ -64,17 +100,18 @@ def preload(
     `PackageError`, `OSError`, and the errors of `read_package`.
     """
     started = time.perf_counter()
-    if AgentStore(data).has(version) or (data.preloaded / version).exists():
-        raise NotPreloadedError(f"version {version} is on this node already")
+    is_stored = bool(origin.image) and AgentStore(data).has(store_key.of_image(origin.image))
+    if is_stored or (data.preloaded / origin.name).exists():
+        raise NotPreloadedError(f"{origin.title} is on this node already")
     package = read_package()
     needed, free = package.unpacked_size, download.free_bytes(data.root)
     if needed > free:
-        raise NotPreloadedError(f"version {version} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
-    scratch = data.preloaded / f".{version}"
+        raise NotPreloadedError(f"{origin.title} takes {needed >> 20} MiB, and {free >> 20} MiB are free")
+    scratch = data.preloaded / f".{origin.name}"
     scratch.mkdir(exist_ok=True)
     with _locked(scratch) as is_locked:
         if not is_locked:
-            raise NotPreloadedError(f"version {version} is being preloaded by another command")
+            raise NotPreloadedError(f"{origin.title} is being preloaded by another command")
         try:
             _clear(scratch)
             unpacked = package.unpack(scratch / "package", existing=existing, on_written=on_begin(needed))
@@ -82,33 +119,52 @@ def preload(
             shutil.rmtree(scratch / "package", ignore_errors=True)
             failpoint("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
+            (scratch / ORIGIN).write_bytes(msgspec.json.encode(origin))
             fsync.sync_tree(scratch)
-            fsync.replace(data.pin(version), f"{time.time() + keep_seconds:.0f}\n".encode())
-            failpoint("pinned")
-            scratch.rename(data.preloaded / version)
+            failpoint("synced")
+            scratch.rename(data.preloaded / origin.name)
             sync_directory(data.preloaded)
             failpoint("preloaded")
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     seconds = time.perf_counter() - started
-    return Preloaded(version, unpacked.unpacked_bytes, existing.shared_bytes, seconds)
+    return Preloaded(unpacked.unpacked_bytes, existing.shared_bytes, seconds)
 
 
-def list_waiting(data: DataDir) -> list[Version]:
-    """Return the versions that wait for the provisioner."""
-    return sorted(Version(entry.name) for entry in os.scandir(data.preloaded) if _is_version(entry.name))
+def list_waiting(data: DataDir, now: float) -> list[Waiting]:
+    """Return the packages that wait for the provisioner. Removes expired ones, and those of older drivers."""
+    found = []
+    for directory in sorted(data.preloaded.glob("[!.]*")):
+        try:
+            origin = msgspec.json.decode((directory / ORIGIN).read_bytes(), type=PreloadOrigin)
+        except (OSError, ValueError) as error:
+            log.error("preloaded package discarded, preload it again", extra=logs.fields(path=directory, reason=error))
+            data.discard(directory)
+            continue
+        if origin.keep_until <= now:
+            log.info("preloaded package discarded, its time is over", extra=logs.fields(package=origin.title))
+            data.discard(directory)
+        else:
+            found.append(Waiting(directory, origin))
+    return found
 
 
 def store_preloaded(
-    data: DataDir, version: Version, prepare: Callable[[Version, Path], None], failpoint: Callable[[str], None]
+    data: DataDir,
+    waiting: Waiting,
+    version: StoreKey,
+    prepare: Callable[[Version, Path], None],
+    failpoint: Callable[[str], None],
 ) -> int | None:
-    """Put a waiting version into the store; returns its bytes, or None if it was there already.
+    """Put a waiting package into the store under its key; returns its bytes, or None if it was there already.
 
     The steps are in the order of an install, and can be repeated after each of them.
     """
-    preloaded, store = data.preloaded / version, AgentStore(data)
+    preloaded, store = waiting.directory, AgentStore(data)
     size = None
+    fsync.replace(data.pin(version), f"{waiting.origin.keep_until:.0f}\n".encode())
+    failpoint("pinned")
     if not store.has(version):
         manifest = file_manifest.Manifest.load(preloaded / MANIFEST)
         manifest.dump(data.manifest(version))
@@ -163,10 +219,3 @@ def _locked(scratch: Path) -> Iterator[bool]:
 def _clear(scratch: Path) -> None:
     for entry in scratch.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _is_version(name: str) -> bool:
-    try:
-        return bool(data_dir.component(name, "agent version"))
-    except data_dir.UnsafeNameError:
-        return False

@@ -116,7 +116,7 @@ def _row(node: str, state: str, registered: bool, report: NodeReport | None, pro
     status = report.status if report is not None else None
     if status is None:
         return NodeRow(node, state, registered, (), None, None, None, problems)
-    versions = tuple(row.version for row in status.versions if row.state == "ready")
+    versions = tuple(identifiers.agent_version(row.version) for row in status.versions if row.state == "ready")
     views = sum(row.mounted is True for row in status.volumes)
     free = status.disk.free_bytes if status.disk is not None else None
     return NodeRow(node, state, registered, versions, views, len(status.failures), free, problems)

@@ -22,11 +22,16 @@ from oneagent.csi_driver.cli import main
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
 from oneagent.csi_driver.store import preload as store_preload
+from oneagent.csi_driver.store import store_key
+from oneagent.csi_driver.store.preload import PreloadOrigin
 from tests.fakes import images, packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, list_corrupt, manifest, table
 
 VERSION = Version(packages.VERSION)
+ABSENT = "1.0.0.20230101-000000"
+"""A version that the tenant does not have."""
+ORIGIN = PreloadOrigin(version=VERSION, dynakube="demo", sha256="0" * 64, keep_until=time.time() + 3600)
 HERE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
@@ -44,7 +49,9 @@ class Command:
         self._patch = patch
         self._capsys = capsys
 
-    def __call__(self, archive: Path | str, *words: str) -> dict[str, Any]:
+    def __call__(self, archive: Path | str, *words: str, dynakube: str = "demo") -> dict[str, Any]:
+        if str(archive).endswith(".zip"):
+            words = (f"--dynakube={dynakube}", *words)
         self._patch.setattr(
             "sys.argv", ["oneagent-csi", "preload", f"--data-dir={self._root}", "-ojson", *words, str(archive)]
         )
@@ -64,15 +71,18 @@ def preload(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 class TestBeforeTheDriverIsThere:
-    def test_it_waits_and_is_taken_by_the_first_provisioner(
-        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
+    def test_it_waits_for_the_first_provisioner_and_its_dynakube(
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         answer = preload(package)
         assert (answer["version"], answer["taken"]) == (VERSION, False)
         assert answer["bytes"] > 0
-        source.put()
         with Provisioning(root, source) as p:
-            p.wait_until(lambda: p.store.has(VERSION))
+            source.put()
+            p.provisioner.reconcile()
+            assert p.store.versions() == []
+            source.put(manifest("demo", server.api_url, version=OTHER))
+            p.wait_until(lambda: VERSION in p.versions())
             p.wait_until(lambda: [row["state"] for row in table(p.data, "versions")] == ["ready"])
             assert list_corrupt(p.data) == []
             assert list(p.data.preloaded.iterdir()) == []
@@ -100,25 +110,34 @@ class TestWhileAProvisionerRuns:
             p.wait_until(lambda: p.is_ready(OTHER), what=p.condition)
 
     def test_what_is_there_already_is_refused(
-        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
+        self, root: Path, preload: Command, tmp_path: Path, package: Path, source: FakeDynaKubeSource
     ) -> None:
-        preload(package)
-        with pytest.raises(SystemExit, match=f"version {VERSION} is on this node already"):
-            preload(package)
+        image = an_image()
+        layout = images.write_layout(tmp_path / "layout", (image, {}))
+        for what, title in ((package, f"version {VERSION} for DynaKube demo"), (layout, f"image {image.digest}")):
+            preload(what)
+            with pytest.raises(SystemExit, match=f"{title} is on this node already"):
+                preload(what)
         source.put()
         with Provisioning(root, source) as p:
-            p.wait_until(lambda: p.store.has(VERSION))
-            with pytest.raises(SystemExit, match=f"version {VERSION} is on this node already"):
-                preload(package)
+            p.wait_until(lambda: p.store.has(store_key.of_image(image.digest)))
+            with pytest.raises(SystemExit, match="is on this node already"):
+                preload(layout)
 
     def test_files_that_other_versions_have_are_shared(
-        self, root: Path, preload: Command, package: Path, other_package: Path, source: FakeDynaKubeSource
+        self,
+        root: Path,
+        preload: Command,
+        package: Path,
+        other_package: Path,
+        server: double.Tenant,
+        source: FakeDynaKubeSource,
     ) -> None:
-        source.put()
+        source.put(manifest("demo", server.api_url, version=ABSENT))
         with Provisioning(root, source) as p, process.exclusive_lock(root / "provisioner.lock"):
             preload(package)
             assert preload(other_package)["shared_bytes"] > 0
-            assert p.store.versions() == sorted([VERSION, OTHER])
+            assert p.versions() == sorted([VERSION, OTHER])
             assert list_corrupt(p.data) == []
 
 
@@ -132,7 +151,7 @@ class TestAVersionThatCannotBeTaken:
         server: double.Tenant,
         source: FakeDynaKubeSource,
     ) -> None:
-        first = "1.0.0.20230101-000000"
+        first = ABSENT
         source.put(manifest("demo", server.api_url, version=first))
         with Provisioning(root, source) as p:
             p.wait_until(lambda: "can't be installed" in p.condition(), what=p.condition)
@@ -140,7 +159,7 @@ class TestAVersionThatCannotBeTaken:
             in_the_way.write_text("no folder")
             preload(package, f"--version={first}")
             preload(other_package)
-            p.wait_until(lambda: p.store.has(OTHER))
+            p.wait_until(lambda: OTHER in p.versions())
             p.wait_until(lambda: "can't be put into the store: File exists" in p.condition(), what=p.condition)
             in_the_way.unlink()
             p.wait_until(lambda: p.is_ready(first), what=p.condition)
@@ -148,14 +167,15 @@ class TestAVersionThatCannotBeTaken:
 
 class TestAPin:
     def test_keeps_what_nobody_wants_until_its_time_is_over(
-        self, root: Path, preload: Command, package: Path, source: FakeDynaKubeSource
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
     ) -> None:
         preload(package, "--keep=1h")
-        source.put()
+        source.put(manifest("demo", server.api_url, version=ABSENT))
         with Provisioning(root, source) as p:
-            p.wait_until(lambda: p.store.has(VERSION))
+            p.wait_until(lambda: p.versions() == [VERSION])
             assert p.collect() == []
-            p.data.pin(VERSION).write_text(str(time.time() - 1))
+            (pin,) = p.data.pins.iterdir()
+            pin.write_text(str(time.time() - 1))
             assert p.collect() == [VERSION]
             assert list(p.data.pins.iterdir()) == []
 
@@ -179,7 +199,7 @@ class TestAnImageInAFolder:
         image = an_image()
         folder = images.write_layout(tmp_path / "layout", (images.index((f"linux/{HERE}", image)), {}))
         index = json.loads((folder / "index.json").read_text())["manifests"][0]["digest"]
-        version = Version(index.replace(":", "-"))
+        version = store_key.of_image(index)
         answer = preload(folder)
         assert (answer["version"], answer["taken"]) == (version, False)
         away = f"registry.invalid/team/agent@{index}"
@@ -195,16 +215,17 @@ class TestAnImageInAFolder:
         )
         with pytest.raises(SystemExit, match=r"has 2 images, 1, 2: choose one by :NAME or @sha256:"):
             preload(folder)
-        assert preload(f"oci-layout:{folder}:2")["version"] == two.digest.replace(":", "-")
-        assert preload(f"oci-layout:{folder}@{one.digest}")["version"] == one.digest.replace(":", "-")
+        assert preload(f"oci-layout:{folder}:2")["version"] == store_key.of_image(two.digest)
+        assert preload(f"oci-layout:{folder}@{one.digest}")["version"] == store_key.of_image(one.digest)
 
     def test_that_is_refused_leaves_nothing(
         self, root: Path, preload: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         image = an_image()
         folder = images.write_layout(tmp_path / "layout", (image, {}))
-        with pytest.raises(SystemExit, match="leave --version out"):
-            preload(folder, f"--version={VERSION}")
+        for flag in (f"--version={VERSION}", "--dynakube=demo"):
+            with pytest.raises(SystemExit, match="leave --version and --dynakube out"):
+                preload(folder, flag)
         with pytest.raises(SystemExit, match="2"):
             preload("oci-layout:relative")
         assert "the path must be absolute" in capsys.readouterr().err
@@ -236,7 +257,8 @@ class TestAnImageInAFolder:
 def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind: str) -> None:
     what = package if kind == "zip" else images.write_layout(tmp_path / "layout", (an_image(), {}))
     terminal, line = pty.openpty()
-    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={root}", str(what)]
+    flags = ["--dynakube=demo"] if kind == "zip" else []
+    command = [sys.executable, "-m", "oneagent.csi_driver.cli.main", "preload", f"--data-dir={root}", *flags, str(what)]
     with os.fdopen(terminal, "rb", buffering=0) as seen:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=line, timeout=60, check=True)
         os.close(line)
@@ -244,6 +266,46 @@ def test_who_looks_on_sees_bars(root: Path, tmp_path: Path, package: Path, kind:
     assert b"unpacking" in shown
     assert (b"checking" in shown) == (kind == "image")
     assert b"waits for the provisioner" in done.stdout
+
+
+class TestAZipWithoutItsSource:
+    def test_is_refused_with_the_remedy(self, root: Path, preload: Command, package: Path) -> None:
+        with pytest.raises(SystemExit, match="set --dynakube to the DynaKube that it is for"):
+            preload(package, dynakube="")
+
+    @pytest.mark.parametrize("version", ["sha256-" + "0" * 64, "image-sha256-" + "0" * 64, "../1", "a" * 101])
+    def test_takes_no_version_that_claims_a_content(
+        self, preload: Command, package: Path, capsys: pytest.CaptureFixture[str], version: str
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            preload(package, f"--version={version}")
+        assert "no digest such as sha256-" in capsys.readouterr().err
+
+    def test_serves_no_dynakube_with_another_source(
+        self, root: Path, preload: Command, package: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        preload(package, dynakube="other")
+        source.put(manifest("demo", server.api_url), manifest("other", server.api_url, skipCertCheck=True))
+        with Provisioning(root, source) as p:
+            p.wait_until(lambda: p.is_ready(VERSION) and p.is_ready(VERSION, "other"))
+            assert server.count("package") == 1
+            assert len(p.store.versions()) == 2
+
+
+def test_a_package_of_an_older_driver_is_discarded(root: Path, source: FakeDynaKubeSource) -> None:
+    data = DataDir(root)
+    data.create()
+    (data.preloaded / VERSION / store_preload.TREE).mkdir(parents=True)
+    source.put()
+    with Provisioning(root, source) as p:
+        p.wait_until(lambda: list(data.preloaded.iterdir()) == [])
+        assert p.store.versions() == []
+
+
+def test_a_package_whose_time_is_over_is_discarded(root: Path, preload: Command, package: Path) -> None:
+    preload(package, "--keep=0s")
+    assert store_preload.list_waiting(DataDir(root), time.time() + 1) == []
+    assert list(DataDir(root).preloaded.iterdir()) == []
 
 
 class TestAPackageThatIsRefused:
@@ -281,14 +343,14 @@ class TestAPackageThatIsRefused:
                 assert go_on.wait(10)
 
         at_work = threading.Thread(
-            target=store_preload.preload, args=(data, read, VERSION, 60.0, dedup.ExistingFiles(), failpoint)
+            target=store_preload.preload, args=(data, read, ORIGIN, dedup.ExistingFiles(), failpoint)
         )
         at_work.start()
         assert reached.wait(10)
         store_preload.remove_leftovers(data)
-        assert os.listdir(data.preloaded) == [f".{VERSION}"]
+        assert os.listdir(data.preloaded) == [f".{ORIGIN.name}"]
         with pytest.raises(store_preload.NotPreloadedError, match="by another command"):
-            store_preload.preload(data, read, VERSION, 60.0, dedup.ExistingFiles())
+            store_preload.preload(data, read, ORIGIN, dedup.ExistingFiles())
         go_on.set()
         at_work.join(10)
-        assert store_preload.list_waiting(data) == [VERSION]
+        assert [each.origin for each in store_preload.list_waiting(data, time.time())] == [ORIGIN]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver.linux import disk_usage
 from oneagent.csi_driver.store import integrity
@@ -24,8 +24,12 @@ def both_versions(server: double.Tenant, source: FakeDynaKubeSource, other_packa
     source.put(manifest("a", server.api_url, version=VERSION))
 
 
+def key(p: Provisioning, version: Version) -> StoreKey:
+    return p.key("a" if version == VERSION else "b")
+
+
 def file(p: Provisioning, version: Version) -> Path:
-    return Path(p.data.agent(version), "agent/bin", version, COMMON)
+    return Path(p.data.agent(key(p, version)), "agent/bin", version, COMMON)
 
 
 def install_both(p: Provisioning, source: FakeDynaKubeSource, server: double.Tenant) -> None:
@@ -45,7 +49,7 @@ def test_a_file_of_both_is_stored_and_counted_once(
         assert shared >= file(p, OTHER).stat().st_size
         p.collect()
         together = p.metrics.registry.get_sample_value("oneagent_csi_store_disk_bytes")
-        one_by_one = [disk_usage.total_bytes(p.data.agent(version)) for version in (VERSION, OTHER)]
+        one_by_one = [disk_usage.total_bytes(p.data.agent(key(p, version))) for version in (VERSION, OTHER)]
         assert together == disk_usage.total_bytes(p.data.agents) - p.data.agents.stat().st_blocks * 512
         assert together is not None
         assert together < sum(one_by_one)
@@ -83,7 +87,7 @@ def test_a_shared_file_that_cannot_be_read_is_corruption_of_both(
     tmp_path: Path, source: FakeDynaKubeSource, server: double.Tenant
 ) -> None:
     lost = file_manifest.Finding(f"agent/bin/{OTHER}/{COMMON}", "unreadable", "Input/output error")
-    found = integrity.IntegrityReport("version", OTHER, integrity.State.CORRUPT, findings=(lost,))
     with Provisioning(tmp_path, source) as p:
         install_both(p, source, server)
-        assert p.provisioner.scrubber._find_sharing(found) == [VERSION]
+        found = integrity.IntegrityReport("version", key(p, OTHER), integrity.State.CORRUPT, findings=(lost,))
+        assert p.provisioner.scrubber._find_sharing(found) == [key(p, VERSION)]

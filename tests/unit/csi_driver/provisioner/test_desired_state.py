@@ -10,7 +10,7 @@ import pytest
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common.dynakube import DynaKube
-from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, TenantId, Version
 from oneagent.common.oci import reference
 from oneagent.common.tenant.image_resolver import ImageState, MemorySignatures
 from oneagent.common.tenant.poll import TenantState
@@ -18,12 +18,12 @@ from oneagent.csi_driver.data_dir import LayerId
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import VersionRecord
 from oneagent.csi_driver.metadata.states import VersionState
-from oneagent.csi_driver.provisioner import desired_state
+from oneagent.csi_driver.provisioner import desired_state, package_sources
 from oneagent.csi_driver.provisioner.desired_state import Inputs
-from oneagent.csi_driver.provisioner.package_sources import image
+from oneagent.csi_driver.store import store_key
 from tests.fakes import provisioner
 
-OLD, NEW = Version("1.277.0.20230914-094321"), Version("1.278.0.20231014-094321")
+LATEST = Version("1.278.0.20231014-094321")
 DEMO = DynaKubeName("demo")
 TENANT = TenantId("abc12345")
 LAYER = LayerId("0123456789abcdef")
@@ -33,6 +33,15 @@ IMAGE = "registry.example/agent:1"
 
 def dynakube(name: str = DEMO, **fields: Any) -> DynaKube:
     return dynakubes.from_object(provisioner.manifest(name, "https://abc12345.example/api", **fields))
+
+
+def key(version: str) -> StoreKey:
+    found = package_sources.version_key(dynakube(), Version(version))
+    assert found is not None
+    return found
+
+
+OLD, NEW = key("1.277.0.20230914-094321"), key(LATEST)
 
 
 def inputs(state: TenantState | None, *, stored: tuple[Version, ...] = (), row: DesiredState | None = None) -> Inputs:
@@ -54,7 +63,7 @@ def desired(kube: DynaKube, given: Inputs) -> DesiredState:
     return desired_state.find_desired([kube], given, write_layer)[kube.name]
 
 
-ANSWER = TenantState(polled_at=1.0, tenant=TENANT, latest=NEW, complete=True)
+ANSWER = TenantState(polled_at=1.0, tenant=TENANT, latest=LATEST, complete=True)
 STORED = DesiredState(
     DEMO, tenant=TENANT, version=OLD, layer=LAYER, good_version=OLD, good_layer=LAYER, host_tenant=True
 )
@@ -72,7 +81,7 @@ class TestARow:
     def test_keeps_the_fallback_while_the_next_version_is_missing(self) -> None:
         row = desired(dynakube(), inputs(ANSWER, stored=(OLD,), row=STORED))
         assert (row.version, row.good_version, row.good_layer) == (NEW, OLD, LAYER)
-        assert row.condition == f"version {NEW} is not in the store yet (pending)"
+        assert row.condition == f"version {LATEST} is not in the store yet (pending)"
 
     def test_is_complete_with_a_stored_version(self) -> None:
         row = desired(dynakube(), inputs(ANSWER, stored=(NEW,)))
@@ -91,7 +100,7 @@ class TestARow:
     def test_has_the_reason_of_a_failed_install(self) -> None:
         record = VersionRecord(NEW, VersionState.FAILED, message="no space")
         given = dataclasses.replace(inputs(ANSWER), records={NEW: record})
-        assert desired(dynakube(), given).condition == f"version {NEW} can't be installed: no space"
+        assert desired(dynakube(), given).condition == f"version {LATEST} can't be installed: no space"
 
     def test_says_that_its_layer_can_not_be_written(self) -> None:
         def fail(*_: object) -> LayerId:
@@ -121,22 +130,22 @@ class TestASignedImage:
 
     def test_is_desired_once_it_is_known_to_be_signed(self, kube: DynaKube) -> None:
         row = desired(kube, self.given(self.state(SIGNED, frozenset({"key"}))))
-        assert row.version == image.version_of(SIGNED)
+        assert row.version == store_key.of_image(SIGNED)
 
     def test_stays_when_the_tag_moves_to_an_unsigned_one(self, kube: DynaKube) -> None:
-        before = image.version_of(SIGNED)
+        before = store_key.of_image(SIGNED)
         row = DesiredState(DEMO, tenant=TENANT, version=before, good_version=before)
         found = desired(kube, self.given(self.state(UNSIGNED, frozenset({"key"})), before, row=row))
         assert (found.version, found.condition) == (before, "it is not signed")
 
     def test_is_not_desired_by_another_key(self, kube: DynaKube) -> None:
-        before = image.version_of(SIGNED)
+        before = store_key.of_image(SIGNED)
         row = DesiredState(DEMO, tenant=TENANT, version=before, good_version=before)
         found = desired(kube, self.given(self.state(SIGNED, frozenset({"other"})), before, row=row))
         assert (found.version, found.good_version) == ("", "")
 
     def test_stays_while_the_keys_can_not_be_read(self, kube: DynaKube) -> None:
-        before = image.version_of(UNSIGNED)
+        before = store_key.of_image(UNSIGNED)
         row = DesiredState(DEMO, tenant=TENANT, version=before)
         assert desired(kube, self.given(self.state(SIGNED, None), before, row=row)).version == before
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName, agent_version
 from oneagent.csi_driver.data_dir import LayerId
+from oneagent.csi_driver.store import store_key
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, manifest
@@ -50,7 +51,7 @@ class TestPrecedence:
             server.release(OTHER, other_package)
             p.wait_until(lambda: p.is_ready(OTHER))
             assert p.collect() == [packages.VERSION]
-            assert [row.version for row in p.provisioner.state.versions.values()] == [OTHER]
+            assert [agent_version(row.version) for row in p.provisioner.state.versions.values()] == [OTHER]
 
 
 class TestATenantThatIsDownAtTheStart:
@@ -99,7 +100,7 @@ class TestAnArchiveOnTheNode:
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
         source.put(manifest(image=f"file://{package}"))
         with Provisioning(tmp_path, source) as p:
-            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"), what=p.condition)
+            p.wait_until(lambda: p.is_ready(store_key.of_zip(digest)), what=p.condition)
         assert package.exists()
         assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -119,7 +120,7 @@ class TestAnArchiveOnTheNode:
             (tmp_path / "new").write_bytes(other_package.read_bytes())
             (tmp_path / "new").rename(archive)
             digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
-            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"))
+            p.wait_until(lambda: p.is_ready(store_key.of_zip(digest)))
 
     def test_that_is_missing_says_so(self, tmp_path: Path, source: FakeDynaKubeSource) -> None:
         source.put(manifest(image="file:///nowhere/agent.zip", version=packages.VERSION))
@@ -187,7 +188,7 @@ class TestADynaKube:
             second.properties = [{"section": "general", "key": "fromSecond", "value": "yes"}]
             p.wait_until(lambda: p.is_ready(packages.VERSION))
             source.put(manifest("demo", second.api_url))
-            p.wait_until(lambda: (row := p.row()) and row.tenant == "second")
+            p.wait_until(lambda: (row := p.row()) and row.tenant == "second" and row.layer)
             assert "fromSecond yes" in p.layer()
             assert "fromFirst" not in p.layer()
 

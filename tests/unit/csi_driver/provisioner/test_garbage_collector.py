@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common.identifiers import DynaKubeName, TenantId, Version
+from oneagent.common.identifiers import DynaKubeName, StoreKey, TenantId, Version
 from oneagent.csi_driver.data_dir import DataDir, LayerId, VolumeId
 from oneagent.csi_driver.linux import disk_usage, mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
@@ -235,7 +235,7 @@ class Collector:
         tree.mkdir()
         (tree / "library").write_bytes(b"x" * size)
         self.data.manifest(Version(version)).write_text("{}")
-        self.store.add(Version(version), tree)
+        self.store.add(StoreKey(Version(version)), tree)
         self.records.put_version(Version(version), VersionState.READY, size_bytes=size, last_used_at=last)
 
     def layer(self, digest: str) -> Path:

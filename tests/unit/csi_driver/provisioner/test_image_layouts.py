@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
+from oneagent.csi_driver.store import store_key
 from tests.fakes import images, signing
 from tests.fakes import packages as agents
 from tests.fakes.images import index_entry, write_layout
@@ -23,7 +24,7 @@ def agent(text: str, how: str = "gzip") -> images.Image:
 
 
 def version(image: images.Image) -> Version:
-    return Version(image.digest.replace(":", "-"))
+    return store_key.of_image(image.digest)
 
 
 ONE, TWO = agent("one"), agent("two", "zstd")

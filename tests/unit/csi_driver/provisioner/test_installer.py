@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import Version, agent_version
+from oneagent.csi_driver.store import store_key
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import OTHER, FakeDynaKubeSource, Provisioning, list_corrupt, manifest
@@ -74,14 +75,14 @@ class TestOneVersion:
         with Provisioning(tmp_path, source, failpoint=failpoint) as p:
             assert reached.wait(20)
             source.put(manifest("demo", server.api_url, version=OTHER))
-            p.wait_until(lambda: (row := p.row()) and row.version == OTHER)
+            p.wait_until(lambda: (row := p.row()) and agent_version(row.version) == OTHER)
             source.put(manifest("demo", server.api_url, version=VERSION))
-            p.wait_until(lambda: (row := p.row()) and row.version == VERSION)
+            p.wait_until(lambda: (row := p.row()) and agent_version(row.version) == VERSION)
             go_on.set()
             p.wait_until(lambda: p.is_ready(VERSION))
             p.collect()
             p.wait_until(lambda: p.provisioner._queue.versions() == set())
-            assert [version for version in p.provisioner.state.versions] == [VERSION]
+            assert [agent_version(version) for version in p.provisioner.state.versions] == [VERSION]
             assert list(p.data.tmp.iterdir()) == []
 
 
@@ -182,7 +183,7 @@ class TestABadPackage:
     ) -> None:
         def failpoint(name: str) -> None:
             if name == "downloaded" and server.count("package") == 1:
-                (tmp_path / f"tmp/{VERSION}.zip").unlink()
+                next((tmp_path / "tmp").glob(f"{VERSION}_*.zip")).unlink()
 
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, source, failpoint=failpoint) as p:
@@ -205,8 +206,8 @@ class TestABadPackage:
         source.put(manifest(image=f"file://{archive}"))
         with Provisioning(tmp_path / "data", source, failpoint=failpoint) as p:
             digest = hashlib.sha256(other_package.read_bytes()).hexdigest()
-            p.wait_until(lambda: p.is_ready(f"sha256-{digest}"))
-            assert p.store.versions() == [f"sha256-{digest}"]
+            p.wait_until(lambda: p.is_ready(store_key.of_zip(digest)))
+            assert p.store.versions() == [store_key.of_zip(digest)]
 
     def test_is_tried_again_at_once_when_the_dynakube_is_mended(
         self, tmp_path: Path, source: FakeDynaKubeSource, package: Path
@@ -214,7 +215,7 @@ class TestABadPackage:
         source.put(manifest(image="file:///nowhere.zip", version=VERSION))
         with Provisioning(tmp_path, source) as p:
             p.wait_until(lambda: "can't be installed" in p.condition())
-            p.provisioner.installer._installs[VERSION].next_at = time.monotonic() + 3600
+            p.provisioner.installer._installs[p.key()].next_at = time.monotonic() + 3600
             source.put(manifest(image=f"file://{package}", version=VERSION))
             p.wait_until(lambda: p.is_ready(VERSION), 3)
 
@@ -226,7 +227,7 @@ class TestABadPackage:
         with Provisioning(tmp_path, source, f"--disk-budget={budget}") as p:
             p.wait_until(lambda: "MiB are needed" in p.condition(), what=p.condition)
             assert "disk budget" in p.condition()
-            p.wait_until(lambda: p.provisioner.installer._installs[VERSION].failures >= 2, what=p.condition)
+            p.wait_until(lambda: p.provisioner.installer._installs[p.key()].failures >= 2, what=p.condition)
         assert server.count("package") == 1
 
 

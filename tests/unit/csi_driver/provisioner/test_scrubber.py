@@ -47,11 +47,11 @@ def installed(tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource)
 
 @pytest.fixture
 def library(installed: Provisioning) -> Path:
-    return Path(installed.data.agent(VERSION), PRELOAD_LIBRARY)
+    return Path(installed.data.agent(installed.key()), PRELOAD_LIBRARY)
 
 
-def check(p: Provisioning, version: Version = VERSION) -> State | None:
-    found = p.provisioner.scrubber.scrub(version, threading.Event())
+def check(p: Provisioning) -> State | None:
+    found = p.provisioner.scrubber.scrub(p.key(), threading.Event())
     return found.state if found else None
 
 
@@ -62,7 +62,7 @@ class TestACorruptVersion:
         source.put(manifest("demo", server.api_url))
         with Provisioning(tmp_path, source, "--scrub-interval=50ms", "--scrub-rate=1Gi") as p:
             p.wait_until(lambda: p.is_ready(VERSION) and count(p, "ok"))
-            spoil(Path(p.data.agent(VERSION), PRELOAD_LIBRARY))
+            spoil(Path(p.data.agent(p.key()), PRELOAD_LIBRARY))
             p.wait_until(lambda: server.count("package") == 2 and p.is_ready(VERSION))
             assert provisioner.list_corrupt(p.data) == []
             p.wait_until(
@@ -76,7 +76,7 @@ class TestACorruptVersion:
     def test_is_recorded_as_corrupt_until_it_is_installed_again(self, installed: Provisioning, library: Path) -> None:
         spoil(library)
         assert check(installed) == State.CORRUPT
-        assert not installed.store.has(VERSION)
+        assert not installed.store.has(installed.key())
         (row,) = provisioner.table(installed.data, "versions")
         assert (row["state"], row["message"]) == ("corrupt", f"{PRELOAD_LIBRARY} (content)")
         assert installed.metrics.registry.get_sample_value("oneagent_csi_corrupt_versions") == 1
@@ -93,7 +93,7 @@ class TestACorruptVersion:
         for version in (OTHER, Version("3")):
             other = Path(installed.data.agent(version), PRELOAD_LIBRARY)
             other.parent.mkdir(parents=True)
-            (installed.data.manifest(version)).write_bytes(installed.data.manifest(VERSION).read_bytes())
+            (installed.data.manifest(version)).write_bytes(installed.data.manifest(installed.key()).read_bytes())
         os.link(library, Path(installed.data.agent(OTHER), PRELOAD_LIBRARY))
         Path(installed.data.agent(Version("3")), PRELOAD_LIBRARY).write_bytes(library.read_bytes())
         spoil(library)
@@ -111,17 +111,17 @@ class TestACorruptVersion:
             checking.start()
             checking.join(0.3)
             assert checking.is_alive()
-            assert installed.store.has(VERSION)
+            assert installed.store.has(installed.key())
         checking.join(5)
         assert found == [State.CORRUPT]
 
 
 class TestAWholeVersion:
     def test_is_due_again_a_period_after_its_last_check(self, installed: Provisioning) -> None:
-        checks, file = installed.provisioner.scrubber, installed.data.manifest(VERSION)
+        checks, file = installed.provisioner.scrubber, installed.data.manifest(installed.key())
         assert checks.due() is None
         os.utime(file, (0, time.time() - DAY - 1))
-        assert checks.due() == VERSION
+        assert checks.due() == installed.key()
         assert check(installed) == State.OK
         assert checks.due() is None
         assert abs(file.stat().st_mtime - time.time()) < 60
@@ -130,30 +130,30 @@ class TestAWholeVersion:
         spoil(library)
         stop = threading.Event()
         stop.set()
-        assert installed.provisioner.scrubber.scrub(VERSION, stop) is None
-        assert installed.store.has(VERSION)
+        assert installed.provisioner.scrubber.scrub(installed.key(), stop) is None
+        assert installed.store.has(installed.key())
 
     def test_that_is_collected_meanwhile_is_not_reported_as_corrupt(self, installed: Provisioning) -> None:
-        installed.store.remove(VERSION)
+        installed.store.remove(installed.key())
         assert check(installed) is None
         assert corruption_log.list_versions(installed.data) == []
 
     def test_without_a_manifest_is_looked_at_once_a_period(self, installed: Provisioning) -> None:
-        installed.data.manifest(VERSION).unlink()
-        assert installed.provisioner.scrubber.due() == VERSION
+        installed.data.manifest(installed.key()).unlink()
+        assert installed.provisioner.scrubber.due() == installed.key()
         assert check(installed) == State.UNVERIFIED
         assert installed.provisioner.scrubber.due() is None
-        assert installed.store.has(VERSION)
+        assert installed.store.has(installed.key())
 
 
 class TestANote:
     def test_of_a_version_that_never_left_is_undone_and_the_version_checked_at_once(
         self, tmp_path: Path, installed: Provisioning
     ) -> None:
-        corruption_log.record(installed.data, VERSION, Corruption(time.time() + 1, "x"))
+        corruption_log.record(installed.data, installed.key(), Corruption(time.time() + 1, "x"))
         after = Provisioning(tmp_path, FakeDynaKubeSource())
         assert corruption_log.list_versions(after.data) == []
-        assert after.provisioner.scrubber.due() == VERSION
+        assert after.provisioner.scrubber.due() == installed.key()
 
     def test_stays_until_the_version_is_installed_again_and_no_volume_has_the_old_one(
         self, installed: Provisioning
@@ -173,9 +173,9 @@ class TestANote:
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"at": "soon", "message": "x"}', b"\xff"])
     def test_that_cannot_be_read_counts_as_none(self, installed: Provisioning, content: bytes) -> None:
-        installed.data.corruption_record(VERSION).write_bytes(content)
-        assert corruption_log.read(installed.data, VERSION) is None
-        assert corruption_log.for_volume(installed.data, VolumeId("v"), VERSION) == ""
+        installed.data.corruption_record(installed.key()).write_bytes(content)
+        assert corruption_log.read(installed.data, installed.key()) is None
+        assert corruption_log.for_volume(installed.data, VolumeId("v"), installed.key()) == ""
 
 
 def volume() -> VolumeRecord:

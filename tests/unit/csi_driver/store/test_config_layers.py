@@ -35,7 +35,7 @@ class TestALayer:
         assert f"serverAddress {{{';'.join(server.endpoints)}}}" in lines
         assert not any("bad" in line for line in lines)
 
-    def test_is_each_tenants_own_though_the_version_is_shared(
+    def test_is_each_tenants_own_with_the_same_version(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, package: Path
     ) -> None:
         server.properties = [prop("whose", "first")]
@@ -48,7 +48,7 @@ class TestALayer:
                 assert "whose first" in p.layer("a")
                 assert "tenant second" in p.layer("b")
                 assert "whose second" in p.layer("b")
-                assert server.count("package") + second.count("package") == 1
+                assert (server.count("package"), second.count("package")) == (1, 1)
 
     def test_is_in_the_row_before_the_version_is_in_the_store(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
@@ -141,7 +141,9 @@ class TestALayerThatCannotBeWritten:
             (p.data.config_layers / "second").write_text("in the way")
             second.release(VERSION, package)
             source.put(manifest("broken", second.api_url))
-            p.wait_until(lambda: "configuration can't be written: File exists" in p.condition("broken"))
+            p.wait_until(
+                lambda: "can't be installed" in p.condition("broken") and "File exists" in p.condition("broken")
+            )
             server.properties, server.revision = [prop("fresh", "yes")], 2
             p.wait_until(lambda: "fresh yes" in p.layer())
             (p.data.config_layers / "second").unlink()

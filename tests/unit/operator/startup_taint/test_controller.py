@@ -56,7 +56,7 @@ class Driver:
     def has(self, *versions: str, ready: int, waiting: int = 0) -> None:
         self.metrics.store_bytes.clear()
         for version in versions:
-            self.metrics.store_bytes.labels(version).set(1 << 30)
+            self.metrics.store_bytes.labels(version, "").set(1 << 30)
         self.metrics.dynakubes.labels("ready").set(ready)
         self.metrics.dynakubes.labels("waiting").set(waiting)
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
+from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import DynaKubeStatus, NodeStatus, VersionStatus, VolumeStatus
 from oneagent.csi_driver.cli.status import MISSING
 from oneagent.csi_driver.metadata.states import VersionState, VolumeState
@@ -49,13 +50,14 @@ def _find_problems(status: NodeStatus) -> Iterator[str]:
 
 
 def _of_version(version: VersionStatus) -> Iterator[str]:
+    name = agent_version(version.version)
     if version.state == VersionState.FAILED:
-        yield f"version {version.version} can't be installed: {version.message}; the provisioner retries with back-off"
+        yield f"version {name} can't be installed: {version.message}; the provisioner retries with back-off"
     elif version.state == VersionState.CORRUPT:
         detail = version.message or "its preload library is missing in the store"
-        yield f"version {version.version} is corrupt: {detail}"
+        yield f"version {name} is corrupt: {detail}"
     elif version.state == MISSING and version.views:
-        yield f"version {version.version} is mounted {version.views} times, but it is not in the store"
+        yield f"version {name} is mounted {version.views} times, but it is not in the store"
 
 
 def _of_dynakube(kube: DynaKubeStatus, version_state: str, now: float) -> Iterator[str]:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oneagent.common import printable
+from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import NodeStatus
 
 _FILE_WIDTH = 160
@@ -75,7 +76,7 @@ def _versions(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.versions:
         used = "now" if row.views else _ago(row.last_used_at, status.taken_at)
         size = _size(row.size_bytes) if row.size_bytes else ""
-        yield (row.version, row.state, size, str(row.views), ", ".join(row.wanted_by), used, row.message)
+        yield (agent_version(row.version), row.state, size, str(row.views), ", ".join(row.wanted_by), used, row.message)
 
 
 def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
@@ -85,7 +86,7 @@ def _volumes(status: NodeStatus) -> Iterable[Sequence[str]]:
         if row.mounted is False and row.state == "mounted":
             here = "not mounted"
         state = f"{row.state} (host)" if row.mode == "host" else row.state
-        yield (pod, row.dynakube, row.version, state, here, _ago(row.since, status.taken_at), row.id)
+        yield (pod, row.dynakube, agent_version(row.version), state, here, _ago(row.since, status.taken_at), row.id)
 
 
 def _failures(status: NodeStatus) -> Iterable[Sequence[str]]:
@@ -99,7 +100,7 @@ def _dynakubes(status: NodeStatus) -> Iterable[Sequence[str]]:
     for row in status.dynakubes:
         in_store = "yes" if row.in_store else "no"
         since = _ago(row.since, status.taken_at)
-        yield (row.name, row.tenant, row.version, in_store, row.condition or "ok", since)
+        yield (row.name, row.tenant, agent_version(row.version), in_store, row.condition or "ok", since)
 
 
 def _disk(console: Console, status: NodeStatus) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess, Volume
 from oneagent.csi_driver.cli.why import Reason
 from oneagent.csi_driver.metadata.states import VolumeState
@@ -25,7 +26,7 @@ def diagnose(evidence: PodEvidence) -> Diagnosis:
     if evidence.is_corrupt:
         return Diagnosis(
             Reason.VERSION_CORRUPT,
-            f"{_pod(evidence)} has a view of version {evidence.volume.version}, {evidence.corruption}",
+            f"{_pod(evidence)} has a view of version {agent_version(evidence.volume.version)}, {evidence.corruption}",
             f"move the directory of version {evidence.volume.version} from agents/ to trash/ if the provisioner has "
             "not done so, wait until it is installed again, and restart the pod",
         )
@@ -91,7 +92,7 @@ def _without_view(evidence: PodEvidence, volume: Volume) -> Diagnosis:
 
 
 def _of_processes(evidence: PodEvidence, volume: Volume) -> Diagnosis:
-    pod, version = _pod(evidence), volume.version or "unknown"
+    pod, version = _pod(evidence), agent_version(volume.version) or "unknown"
     if not evidence.processes:
         return _no_process(evidence)
     mapped = [process for process in evidence.processes if process.mapped]

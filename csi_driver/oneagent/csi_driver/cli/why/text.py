@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from oneagent.common import printable
+from oneagent.common.identifiers import agent_version
 from oneagent.common.node_report import Diagnosis, PodEvidence, PodProcess
 
 
@@ -22,7 +23,7 @@ def _lines(evidence: PodEvidence, diagnosis: Diagnosis) -> Iterator[str]:
     if volume is not None:
         yield f"volume     {volume.id}, mode {volume.mode}, {volume.state}"
         yield f"DynaKube   {volume.dynakube or 'unknown'}{f' ({volume.condition})' if volume.condition else ''}"
-        yield f"version    {volume.version or 'none yet'}"
+        yield f"version    {agent_version(volume.version) or 'none yet'}"
         yield f"target     {volume.target}"
     for layer in (evidence.view.upper, *evidence.view.lower) if evidence.view is not None else ():
         if layer is not None:

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 from oneagent.common import backoff, logs, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.kubernetes import errors as api_errors
 from oneagent.common.tenant import poll
 from oneagent.csi_driver import store
@@ -36,7 +36,7 @@ from oneagent.csi_driver.provisioner.garbage_collector import NoSpaceError
 from oneagent.csi_driver.provisioner.installer.fetch import Fetcher, InstallRequest, RetryState, SpaceMaker
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.package_source import Package
-from oneagent.csi_driver.store import demand, usage
+from oneagent.csi_driver.store import demand, store_key, usage
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ class InstallQueue:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.installs: dict[Version, _Install] = {}
+        self.installs: dict[StoreKey, _Install] = {}
 
-    def versions(self) -> set[Version]:
+    def versions(self) -> set[StoreKey]:
         """Return the versions whose files must stay."""
         with self.lock:
             return set(self.installs)
@@ -261,7 +261,7 @@ class Installer:
         )
         self._failpoint("row ready")
         self._metrics.installs.labels("ok").inc()
-        self._metrics.store_bytes.labels(version).set(size)
+        self._metrics.store_bytes.labels(*store_key.split(version)).set(size)
         log.info(
             "version installed",
             extra=logs.fields(

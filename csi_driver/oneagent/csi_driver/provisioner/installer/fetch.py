@@ -15,7 +15,7 @@ from typing import Protocol
 from oneagent.common import unpack
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import download
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
@@ -30,7 +30,7 @@ from oneagent.csi_driver.provisioner.package_sources.package_source import Packa
 class InstallRequest:
     """A version to install, and the DynaKubes that use it. Each attempt reads from the source of the next one."""
 
-    version: Version
+    version: StoreKey
     dynakubes: tuple[DynaKube, ...]
 
     @property
@@ -113,7 +113,7 @@ class Fetcher:
         package.delete()
 
     def _fetch_from(
-        self, source: PackageSource, version: Version, retry: RetryState, cancelled: threading.Event
+        self, source: PackageSource, version: StoreKey, retry: RetryState, cancelled: threading.Event
     ) -> Package | None:
         """Return the package of an earlier attempt if it is from this source; otherwise download it."""
         self._state.put_version(version, VersionState.DOWNLOADING, source=source.location)

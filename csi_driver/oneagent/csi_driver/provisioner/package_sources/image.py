@@ -12,7 +12,7 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import download, errors
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.oci import image as oci_image
 from oneagent.common.oci import layout
 from oneagent.common.oci.hosts import Registries
@@ -22,6 +22,7 @@ from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.store import store_key
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +32,21 @@ _MIRROR_LIMITS: Final = replace(DOWNLOAD_LIMITS, attempts=2)
 """The next host may have the layer at once."""
 
 
-def version_of(digest: str) -> Version:
-    """Return the version that an image with this digest is."""
-    return Version(digest.replace(":", "-", 1))
-
-
-def digest_of(version: Version) -> str:
-    """Return the digest of the image that a version is."""
-    return version.replace("-", ":", 1)
-
-
 def is_source_of(dynakube: DynaKube) -> bool:
     return dynakube.image is not None or dynakube.image_layout is not None
 
 
-def content_version(_dynakube: DynaKube) -> None:
+def content_key(_dynakube: DynaKube) -> None:
     """The registry's answer, or the reference, has the digest."""
+
+
+def version_key(_dynakube: DynaKube, _version: Version) -> None:
+    """Only a digest names an image."""
+
+
+def serves(_dynakube: DynaKube, key: Version) -> bool:
+    """Return True for every digest: what comes is checked against it."""
+    return bool(store_key.image_digest(key))
 
 
 def fingerprint(dynakube: DynaKube) -> str:
@@ -56,9 +56,9 @@ def fingerprint(dynakube: DynaKube) -> str:
     return dynakube.image.digest if dynakube.image_key and dynakube.image is not None else ""
 
 
-def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, registries: Registries) -> Image:
+def open_source(dynakube: DynaKube, key: StoreKey, objects: ObjectReader, registries: Registries) -> Image:
     """Return the source; `InvalidSettingsError`, or `ApiError` while Secrets cannot be read."""
-    digest = digest_of(version)
+    digest = store_key.image_digest(key)
     if dynakube.image_layout is not None:
         return Image(dynakube.image_layout.at(digest), oci_image.Access())
     assert dynakube.image is not None

@@ -17,7 +17,7 @@ from oneagent.common import logs, package_client
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, agent_version
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -34,10 +34,11 @@ class Mirror:
     metrics: ProvisionerMetrics
     wait: package_client.WaitLimits = package_client.DEFAULT_WAIT
 
-    def open_source(self, dynakube: DynaKube, version: Version) -> MirrorZip | None:
+    def open_source(self, dynakube: DynaKube, key: StoreKey) -> MirrorZip | None:
         """Return the source of a version; None for a package that only the DynaKube's own source has."""
         if dynakube.package:
             return None
+        version = agent_version(key)
         technologies = tuple(dynakube.technologies)
         try:
             package = package_client.Package(dynakube.name, version, platform.machine(), technologies=technologies)

@@ -9,13 +9,14 @@ from typing import Final
 
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import download
-from oneagent.common.identifiers import Version
+from oneagent.common.identifiers import StoreKey, Version, agent_version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant import client, inputs
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.store import store_key
 
 IS_CONTENT_ADDRESSED: Final = False
 """A tenant may serve other bytes under the same version later."""
@@ -26,17 +27,27 @@ def is_source_of(dynakube: DynaKube) -> bool:
     return not dynakube.package
 
 
-def content_version(_dynakube: DynaKube) -> None:
+def content_key(_dynakube: DynaKube) -> None:
     """The tenant names the version."""
+
+
+def version_key(dynakube: DynaKube, version: Version) -> StoreKey:
+    """All that decides whose bytes come: two DynaKubes that differ in one of these trust different servers."""
+    trust = ("unchecked",) if dynakube.skip_cert_check else ("checked", dynakube.trusted_cas)
+    return store_key.of_version(version, "tenant", dynakube.api_url, sorted(dynakube.technologies), trust)
+
+
+def serves(dynakube: DynaKube, key: Version) -> bool:
+    return version_key(dynakube, agent_version(key)) == key
 
 
 def fingerprint(_dynakube: DynaKube) -> str:
     return ""
 
 
-def open_source(dynakube: DynaKube, version: Version, objects: ObjectReader, _registries: Registries) -> TenantZip:
+def open_source(dynakube: DynaKube, key: StoreKey, objects: ObjectReader, _registries: Registries) -> TenantZip:
     """Return the source; `InvalidSettingsError`, or `ApiError` while Secrets cannot be read."""
-    access = inputs.tenant_access(dynakube, objects)
+    access, version = inputs.tenant_access(dynakube, objects), agent_version(key)
     return TenantZip(client.package_source(access, version, technologies=dynakube.technologies))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from oneagent.common import printable
+from oneagent.common import identifiers, printable
 from oneagent.common.node_report import Diagnosis
 from oneagent.operator.cli.why import Evidence
 
@@ -47,7 +47,8 @@ def _of_node(evidence: Evidence) -> Iterator[str]:
     if evidence.on_node is None:
         return
     if (volume := evidence.on_node.evidence.volume) is not None:
-        yield f"volume     {volume.state}, DynaKube {volume.dynakube}, version {volume.version or 'none yet'}"
+        version = identifiers.agent_version(volume.version) or "none yet"
+        yield f"volume     {volume.state}, DynaKube {volume.dynakube}, version {version}"
     for process in evidence.on_node.evidence.processes:
         library = {True: "library loaded", False: "library not loaded", None: "maps can't be read"}[process.mapped]
         yield f"process    {process.pid} {process.command}: {library}"
