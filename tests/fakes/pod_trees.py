@@ -19,7 +19,7 @@ def write_deep(top: Path, levels: int, name: str = "d") -> None:
 
 def write_wide(top: Path, names: int) -> None:
     """Make names of one empty file: links are made faster than files. Some file systems allow 32,000 of one file."""
-    here = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    here, first = os.open(top, os.O_RDONLY | os.O_DIRECTORY), ""
     for number in range(names):
         if number % 30_000 == 0:
             first = f"file{number}"

@@ -193,6 +193,7 @@ def _to_next_child(
 ) -> Generator[_Step, None, _Child | None]:
     """Yield the entries up to the next subdirectory that can be entered, and return that; None at the end."""
     for name, position in names:
+        status = None
         try:
             status = os.stat(name, dir_fd=here, follow_symlinks=False)
             if not stat.S_ISDIR(status.st_mode):
