@@ -6,6 +6,7 @@ responses, headers and body. Sockets never block; waits are slices of `exchange.
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import select
@@ -67,7 +68,7 @@ class _SocketStream(httpcore.NetworkStream):
         view = memoryview(buffer)
         try:
             while view:
-                view = view[self._complete(lambda view=view: self._socket.send(view), select.POLLOUT, timeout) :]
+                view = view[self._complete(functools.partial(self._socket.send, view), select.POLLOUT, timeout) :]
         except TimeoutError as error:
             raise httpcore.WriteTimeout(str(error)) from error
         except OSError as error:
@@ -149,7 +150,7 @@ class _TunnelStream(httpcore.NetworkStream):
         view = memoryview(buffer)
         try:
             while view:
-                view = view[self._complete(lambda view=view: self._tls.write(view), timeout) :]
+                view = view[self._complete(functools.partial(self._tls.write, view), timeout) :]
         except ssl.SSLError as error:
             raise httpcore.WriteError(str(error)) from error
 

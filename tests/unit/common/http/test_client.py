@@ -279,7 +279,8 @@ def test_a_name_that_is_not_resolved_in_time_holds_nobody(monkeypatch: pytest.Mo
     def hang(host: str, port: int, **options: int) -> object:
         if options.get("flags"):
             return asked(host, port, **options)
-        return time.sleep(5)
+        time.sleep(5)
+        return None
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     began = time.monotonic()

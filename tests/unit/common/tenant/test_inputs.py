@@ -18,6 +18,7 @@ from oneagent.common.tenant import image_resolver, inputs, poll
 from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.poll import TenantState
 from oneagent.csi_driver.provisioner import package_sources
+from oneagent.csi_driver.store import store_key
 from tests.fakes import packages
 from tests.fakes.provisioner import manifest
 
@@ -84,6 +85,7 @@ def test_are_all_that_nodes_and_operator_read(image: str, key: str, empty: bool)
             image_resolver.resolve(kube, named, objects, ImageState(), Registries(), signatures)
         with contextlib.suppress(InvalidSettingsError, NotFoundError):
             source = package_sources.find_kind(kube)
-            source.open_source(kube, Version(packages.VERSION), objects, Registries())
+            key = source.version_key(kube, Version(packages.VERSION)) or store_key.of_image(f"sha256:{'0' * 64}")
+            source.open_source(kube, key, objects, Registries())
         assert objects.read <= inputs.named_objects(kube)
         assert inputs.referenced_objects(kube) <= inputs.named_objects(kube)

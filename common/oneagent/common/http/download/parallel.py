@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import functools
 import itertools
 import threading
 from collections.abc import Iterator
@@ -72,7 +73,8 @@ def fetch_rest(
         def begin(count: int) -> None:
             for span in itertools.islice(later, count):
                 # In a copy of this thread's context, so that its cancel scopes end the windows too.
-                pending.append(pool.submit(contextvars.copy_context().run, windows.fetch, *span))
+                run = contextvars.copy_context().run
+                pending.append(pool.submit(functools.partial(run, windows.fetch, *span)))
 
         try:
             begin(limits.connections - 1)
