@@ -16,6 +16,7 @@ from oneagent.common.kubernetes import fields
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, events
 from oneagent.operator.cache import Cache
+from oneagent.operator.certificates import ca_bundle
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import EndpointProbe
@@ -75,6 +76,8 @@ class Controller:
         self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
         # The package server's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.CertificateSettings(namespace=settings.namespace).authority_secret
+        publisher = ca_bundle.BundlePublisher(server, settings.namespace, self._authority)
+        self._ca_bundle = PeriodicTask(publisher.reconcile)
         self._injection = injection_secret.InjectionSecrets(self._mapper, settings.package_url, self._authority)
         self._node_access = node_access.NodeAccess(server, settings.namespace, self.cache)
         self._access_resync = PeriodicTask(self._node_access.resync)
@@ -123,7 +126,7 @@ class Controller:
                 self.dynakube_changed(name)
             group.create_task(self._mapper.run())
             migration = PeriodicTask(StorageMigration(self._api).reconcile)
-            for task in (self._nodes, self._access_resync, migration):
+            for task in (self._nodes, self._access_resync, self._ca_bundle, migration):
                 if task is not None:
                     group.create_task(task.run())
 
@@ -161,6 +164,8 @@ class Controller:
             and name in (settings.secret, settings.authority_secret)
         ):
             self._certificates.wake()
+        if (kind, name) in (("Secret", self._authority), ("ConfigMap", ca_bundle.NAME)):
+            self._ca_bundle.wake()
         if self._startup_taint and self._nodes and kind in ("Node", "CSINode"):
             if kind == "Node":
                 self._startup_taint.on_node(name)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
+from deploy import generate
 
 from oneagent.common.dynakube import secret_names
+from oneagent.operator.certificates import ca_bundle
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError, Manifest
 from tests.e2e import dynakubes, operator_process
@@ -144,6 +149,28 @@ def test_the_keys_of_the_webhook_are_refused_and_others_do_not_notice(
     wait_for(lambda: token.reads("secret/modest"), "nodes may read the other DynaKube's Secret", within=5)
     dynakube_reader.wait_condition("modest", "NodeAccess", "True", within=5)
     assert not token.reads(f"secret/{AUTHORITY}")
+
+
+def test_the_authorities_of_packages_come_to_nodes_without_a_secret(
+    rights: Path, kubectl: Kubectl, wait_for: WaitFor
+) -> None:
+    text = generate.template(values=json.dumps({"packages": {"mirror": True}}))
+    wanted = {("Role", "oneagent-operator"), ("ConfigMap", ca_bundle.NAME)}
+    shipped = [one for one in yaml.safe_load_all(text) if one and (one["kind"], one["metadata"]["name"]) in wanted]
+    try:
+        kubectl.apply(*shipped)
+
+        def published() -> bool:
+            data = kubectl.json("-n", NAMESPACE, "get", "configmap", ca_bundle.NAME).get("data", {})
+            secret = kubectl.json("-n", NAMESPACE, "get", "secret", AUTHORITY)["data"]
+            return bool(data == {"ca.crt": base64.b64decode(secret["ca.crt"]).decode()})
+
+        wait_for(published, "the ConfigMap has the CA")
+        kubectl.apply(*shipped)
+        assert published(), "an upgrade keeps it"
+    finally:
+        kubectl.delete(*(one for one in shipped if one["kind"] == "ConfigMap"))
+        operator_process.install_rights(kubectl)
 
 
 def test_the_operator_can_give_nodes_nothing_that_it_has_not(rights: Path, kubectl: Kubectl) -> None:

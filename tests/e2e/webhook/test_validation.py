@@ -44,6 +44,7 @@ def said(kubectl: Kubectl, manifest: Manifest) -> str:
     [
         (dynakube({"apiUrl": ""}), "is missing the API URL or still has the example value set. Make sure you"),
         (dynakube({"apiUrl": "https://abc12345.live.dynatrace.com"}), "invalid API URL value set. Make sure you"),
+        (dynakube({"tokens": "oneagent-webhook-ca"}), "spec.tokens is 'oneagent-webhook-ca': name another Secret"),
         (dynakube({"proxy": {"value": "proxy:3128"}}), "is not the URL of a proxy"),
         (dynakube({"proxy": {"value": "http://me:a%2Cb@proxy:3128"}}), "characters that agents cannot read: ','"),
         (dynakube({}, name="s" * 49), "has 49 characters"),

@@ -19,6 +19,7 @@ from deploy import generate
 from oneagent.csi_driver.provisioner import main as provisioner
 from oneagent.csi_driver.server import main
 from oneagent.operator import main as operator
+from oneagent.operator.certificates import ca_bundle
 from oneagent.sidecars import livenessprobe, registrar
 from oneagent.webhook import main as webhook
 
@@ -233,9 +234,24 @@ def test_nodes_ask_the_operator_with_a_token_of_their_own() -> None:
     assert config.mirror.url == f"https://oneagent-operator.dynatrace.svc:{service['spec']['ports'][0]['port']}"
     pod = one(manifests, "DaemonSet")["spec"]["template"]["spec"]
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "packages")
-    token, secret = volume["projected"]["sources"]
+    token, authorities = volume["projected"]["sources"]
     assert token["serviceAccountToken"]["audience"] == "oneagent-packages"
-    assert [item["key"] for item in secret["secret"]["items"]] == ["ca.crt"]
+    assert authorities["configMap"]["name"] == ca_bundle.NAME
+    assert [item["key"] for item in authorities["configMap"]["items"]] == [ca_bundle.KEY]
+    assert "data" not in one(manifests, "ConfigMap", ca_bundle.NAME), "an upgrade would take the operator's away"
+    role = one(manifests, "Role", "oneagent-operator")
+    rights = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [ca_bundle.NAME], "verbs": ["patch"]}
+    assert rights in role["rules"]
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_pod_of_a_node_names_a_secret_which_its_kubelet_could_then_read(mirror: bool) -> None:
+    pod = one(rendered({"packages": {"mirror": mirror}}), "DaemonSet")["spec"]["template"]["spec"]
+    sources = [source for volume in pod["volumes"] for source in volume.get("projected", {}).get("sources", [volume])]
+    assert sources
+    assert not [source for source in sources if "secret" in source]
+    variables = [entry for each in pod["containers"] for entry in each.get("env", ())]
+    assert not [entry for entry in variables if "secretKeyRef" in entry.get("valueFrom", {})]
 
 
 def test_cert_manager_makes_the_webhooks_certificate_and_no_packages_are_served() -> None:
