@@ -54,7 +54,7 @@ class World:
     def add_dynakubes(self) -> None:
         """With the driver, as far as the operator looks for it."""
         self._cluster.kubectl.apply(
-            *(one for one in installation.manifests("csi-driver.yaml") if one["kind"] == "CSIDriver")
+            *(one for one in installation.manifests("csi-driver.yaml") if one["kind"] in ("CSIDriver", "Role"))
         )
         for team in _TEAMS:
             manifest = dynakubes.dynakube(team, self._tenant.api_url, team, useCSIDriver=True)

@@ -14,13 +14,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from oneagent.common import dynakube, logs
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
-from oneagent.common.kubernetes.errors import ApiError, NotFoundError
+from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, NotFoundError
 from oneagent.common.tenant import inputs
 from oneagent.common.tenant.inputs import ObjectName
 from oneagent.operator import api, reconcile_result
@@ -35,11 +36,12 @@ MAX_NAMES: Final = 1000
 """Names in the Role. API servers compare them one by one, and an object has a greatest size."""
 
 GRANTED: Final = "NodesMayRead"
-NO_ROLE: Final = "RoleMissing"
+NOT_MANAGED: Final = "RoleNotManaged"
 FULL: Final = "RoleFull"
 
 _RESYNC_SECONDS: Final = 300.0
 _RETRY_SECONDS: Final = 10.0
+_NOT_MANAGED_SECONDS: Final = 60.0
 _RESOURCES: Final = {"Secret": "secrets", "ConfigMap": "configmaps"}
 
 
@@ -65,9 +67,8 @@ class NodeAccess:
             return None
         try:
             await self._set(kube.name, needed)
-        except NotFoundError:
-            message = f"the Role {ROLE} does not exist, so nodes cannot read tokens: apply the manifests or the chart"
-            return reconcile_result.failed(NO_ROLE, message, _RETRY_SECONDS) if needed else None
+        except (NotFoundError, ForbiddenError) as error:
+            return _not_managed(error) if needed else None
         if not needed:
             return None
         if kube.name in self._left_out:
@@ -96,7 +97,7 @@ class NodeAccess:
                 await self._write(self._load())
         except ApiError as error:
             _log_failure(error)
-            return _RETRY_SECONDS
+            return _NOT_MANAGED_SECONDS if isinstance(error, NotFoundError | ForbiddenError) else _RETRY_SECONDS
         return _RESYNC_SECONDS
 
     async def _set(self, name: DynaKubeName, objects: frozenset[ObjectName]) -> None:
@@ -157,6 +158,13 @@ def build_rules(objects: Iterable[ObjectName]) -> list[dict[str, Any]]:
 
 def _needed(kube: DynaKube) -> frozenset[ObjectName]:
     return inputs.named_objects(kube) if kube.needs_views else frozenset()
+
+
+def _not_managed(error: ApiError) -> ReconcileResult:
+    """No failure: manifests of an older version, which lack the Role, let nodes read all Secrets."""
+    message = f"nodes need another Role than {ROLE}, which the operator cannot write ({error})"
+    remedy = "apply the manifests or the chart of this version"
+    return replace(reconcile_result.ok(NOT_MANAGED, f"{message}: {remedy}"), requeue_seconds=_NOT_MANAGED_SECONDS)
 
 
 def _log_failure(error: ApiError) -> None:

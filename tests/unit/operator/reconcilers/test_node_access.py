@@ -9,7 +9,7 @@ import pytest
 
 from oneagent.common import dynakube
 from oneagent.common.identifiers import DynaKubeName
-from oneagent.common.kubernetes.errors import ConflictError, UnavailableError
+from oneagent.common.kubernetes.errors import ConflictError, ForbiddenError, UnavailableError
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
@@ -174,12 +174,24 @@ def test_a_role_that_is_missing_is_told_of_with_the_remedy(cluster: Harness) -> 
     cluster.server.remove("Role", node_access.ROLE, NAMESPACE)
     result = cluster.grant("shop")
     assert result is not None
-    assert (result.status, result.reason) == ("False", node_access.NO_ROLE)
+    assert result.reason == node_access.NOT_MANAGED
     assert node_access.ROLE in result.message and "apply the manifests" in result.message
+    assert 0 < (result.requeue_seconds or 0) <= 60
     cluster.resync()
     cluster.server.put("Role", {"metadata": {"name": node_access.ROLE, "namespace": NAMESPACE}})
     result = cluster.reconcile("shop")
-    assert result is not None and result.status == "True"
+    assert result is not None and result.reason == node_access.GRANTED
+
+
+def test_with_the_manifests_of_an_older_version_a_dynakube_is_ready_all_the_same(cluster: Harness) -> None:
+    def refuse(_verb: str, _kind: str, _name: str) -> None:
+        raise ForbiddenError("403")
+
+    cluster.server.before = refuse
+    result = cluster.grant("shop")
+    assert result is not None
+    assert (result.status, result.reason) == ("True", node_access.NOT_MANAGED)
+    assert "403" in result.message
 
 
 def test_a_failed_write_is_repeated(cluster: Harness) -> None:
