@@ -95,8 +95,8 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: setup  ## unpack CASES malformed packages generated from SEED
-	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),200000) --seed $(or $(SEED),1)
+fuzz: setup  ## try CASES malformed packages and requests generated from SEED; TARGET=csi-requests for one kind
+	$(BIN)/python -m tests.fuzz $(if $(TARGET),--target $(TARGET)) $(if $(CASES),--cases $(CASES)) --seed $(or $(SEED),1)
 
 docs: setup  ## the documentation as a site, in build/site; a broken link is an error
 	$(BIN)/properdocs build --quiet --strict --config-file docs/site/properdocs.yml --site-dir $(CURDIR)/build/site

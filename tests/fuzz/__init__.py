@@ -1,4 +1,4 @@
-"""Hostile packages by the hundred thousand: zips and layers that are built wrongly and then altered.
+"""Hostile packages and requests by the hundred thousand: built wrongly and then altered.
 
 A case is made from a source of chance. For the long run (`make fuzz`) that is a seed and the case's number, which
 reproduce it; in the unit ring it is Hypothesis, which makes a failing case small.
@@ -6,4 +6,5 @@ reproduce it; in the unit ring it is Hypothesis, which makes a failing case smal
     tars, zipfiles ─> a case: bytes, and whether they are valid
     readings       content by the standard library's reading of the same bytes, layers merged plainly
     judging        unpack it, and compare
+    csi_requests   calls of kubelet's, and the server's handlers that have to bear them
 """

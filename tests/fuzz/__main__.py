@@ -1,6 +1,6 @@
-"""The long run: a stated number of cases, from a seed, on every core.
+"""The long run: a stated number of cases of each target, from a seed, on every core.
 
-    python -m tests.fuzz [--cases N] [--seed S] [--jobs J]
+    python -m tests.fuzz [--target TARGET] [--cases N] [--seed S] [--jobs J]
     python -m tests.fuzz --again KIND NUMBER [--seed S]
 
 A case that fails is named by its kind and number, and `--again` judges just that one. Memory is bounded from
@@ -22,9 +22,27 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz import judging
+from tests.fuzz import csi_requests, judging
 
-KINDS: Final[dict[str, Callable[[random.Random], str]]] = {"zip": judging.archive, "image": judging.image}
+KINDS: Final[dict[str, Callable[[random.Random], str]]] = {
+    "zip": judging.archive,
+    "image": judging.image,
+    "csi-request": csi_requests.judge,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is tried: kinds of cases, in equal parts, and how many of them in all."""
+
+    kinds: tuple[str, ...]
+    cases: int
+
+
+TARGETS: Final = {
+    "packages": Target(("zip", "image"), 200_000),
+    "csi-requests": Target(("csi-request",), 200_000),
+}
 _BATCH: Final = 500
 _MEMORY: Final = 1 << 30
 _SECONDS: Final = 30.0
@@ -33,7 +51,7 @@ _SECONDS: Final = 30.0
 
 @dataclass
 class Tally:
-    """What became of some cases: how often unpacked ("") or refused by what, and the slowest."""
+    """What became of some cases: how often taken ("") or refused by what, and the slowest."""
 
     results: collections.Counter[str] = field(default_factory=collections.Counter)
     failures: list[str] = field(default_factory=list)
@@ -73,10 +91,11 @@ def bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
 
 
-def run(seed: int, cases: int, jobs: int) -> Tally:
-    """Half of the cases are zips, half are images."""
-    starts = range(0, cases // 2, _BATCH)
-    work = [(kind, range(start, min(start + _BATCH, cases // 2))) for start in starts for kind in KINDS]
+def run(target: Target, seed: int, cases: int, jobs: int) -> Tally:
+    """The kinds of a target share its cases."""
+    each = cases // len(target.kinds)
+    starts = range(0, each, _BATCH)
+    work = [(kind, range(start, min(start + _BATCH, each))) for start in starts for kind in target.kinds]
     whole = Tally()
     with ProcessPoolExecutor(jobs, initializer=bound_memory) as pool:
         for done, tally in enumerate(pool.map(batch, *zip(*((k, seed, n) for k, n in work), strict=True)), 1):
@@ -89,23 +108,31 @@ def run(seed: int, cases: int, jobs: int) -> Tally:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz", description="Unpack packages that nobody should send."
+        prog="python -m tests.fuzz", description="Try packages and requests that nobody should send."
     )
-    parser.add_argument("--cases", type=int, default=200_000)
+    parser.add_argument("--target", choices=TARGETS, help="what to try (default: everything)")
+    parser.add_argument("--cases", type=int, help="number of cases of each target (default: its own)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--again", nargs=2, metavar=("KIND", "NUMBER"), help="judge one case only")
     given = parser.parse_args()
     if given.again:
-        print(judge(given.again[0], given.seed, int(given.again[1])) or "unpacked")
+        print(judge(given.again[0], given.seed, int(given.again[1])) or "taken")
         return 0
+    names = [given.target] if given.target else list(TARGETS)
+    tallies = [report(name, given.seed, given.cases or TARGETS[name].cases, given.jobs) for name in names]
+    return any(tally.failures for tally in tallies)
+
+
+def report(name: str, seed: int, cases: int, jobs: int) -> Tally:
+    """Run a target and print what became of its cases."""
     started = time.monotonic()
-    tally = run(given.seed, given.cases, given.jobs)
-    said = ", ".join(f"{count:,} {name or 'unpacked'}" for name, count in tally.results.most_common())
+    tally = run(TARGETS[name], seed, cases, jobs)
+    said = ", ".join(f"{count:,} {name or 'taken'}" for name, count in tally.results.most_common())
     seconds = time.monotonic() - started
-    print(f"seed {given.seed}: {tally.results.total():,} cases in {seconds:,.0f} s: {said}")
+    print(f"{name}, seed {seed}: {tally.results.total():,} cases in {seconds:,.0f} s: {said}")
     print(f"slowest case {tally.slowest:.2f} s, peak memory {tally.peak_kib >> 10} MiB, {len(tally.failures)} failures")
-    return bool(tally.failures)
+    return tally
 
 
 if __name__ == "__main__":

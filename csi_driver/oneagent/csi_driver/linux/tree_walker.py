@@ -51,7 +51,7 @@ class _Event(enum.Enum):
 class _Step(NamedTuple):
     """`directory` is the descriptor of the directory with the entry, valid until the next step.
 
-    `status` is None for LEAVE. `error` is the reason of UNREADABLE.
+    `status` is None for LEAVE, and if it can't be read. `error` is the reason of UNREADABLE.
     """
 
     event: _Event
@@ -82,7 +82,7 @@ class _Child(NamedTuple):
 def entries(path: str | Path) -> Iterator[Entry]:
     """Yield what is at a path, and everything below it, each directory before its contents.
 
-    Never fails: files that vanish meanwhile are left out, and the walk ends where a directory was moved.
+    Never fails: what vanishes meanwhile or can't be read is left out, and the walk ends where a directory was moved.
     """
     with contextlib.suppress(OSError):
         status = os.lstat(path)
@@ -193,15 +193,20 @@ def _to_next_child(
 ) -> Generator[_Step, None, _Child | None]:
     """Yield the entries up to the next subdirectory that can be entered, and return that; None at the end."""
     for name, position in names:
-        status = None
         try:
             status = os.stat(name, dir_fd=here, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode):
-                yield _Step(_Event.FILE, here, name, status)
-                continue
-            if level >= MAX_LEVELS:
-                yield _Step(_Event.TOO_DEEP, here, name, status)
-                continue
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield _Step(_Event.UNREADABLE, here, name, None, error)
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            yield _Step(_Event.FILE, here, name, status)
+            continue
+        if level >= MAX_LEVELS:
+            yield _Step(_Event.TOO_DEEP, here, name, status)
+            continue
+        try:
             descriptor = _open_child(here, name, device)
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -45,6 +45,7 @@ MAX_CONTAINERS: Final = 1000
 MAX_CONTAINERS_BYTES: Final = 64 << 10
 _MAX_MOUNT_FLAGS: Final = 64
 _MAX_PATH: Final = 4095
+_MAX_NAME_BYTES: Final = 255
 _MAX_VOLUME_ID: Final = 129
 """One more than is valid: the rest need not be looked at."""
 _MAX_QUOTED: Final = 100
@@ -84,7 +85,8 @@ def target_path(value: str, root: str) -> TargetPath:
     if not value:
         raise InvalidRequestError("target_path", "is missing in the request")
     _refuse_longer("target_path", value, _MAX_PATH)
-    if not value.isprintable() or os.path.normpath(value) != value or not value.startswith(root + "/"):
+    is_plain = value.isprintable() and os.path.normpath(value) == value and value.startswith(f"{root}/")
+    if not is_plain or max(len(part.encode()) for part in value.split("/")) > _MAX_NAME_BYTES:
         raise InvalidRequestError(
             "target_path",
             f"{_quote(value)} is not a plain path below {root!r}; set --target-root to kubelet's root directory",

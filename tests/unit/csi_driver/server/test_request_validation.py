@@ -145,9 +145,23 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
                 f"{ROOT}/pods/x/",
                 f"{ROOT}/./x",
                 f"{ROOT}/x\0y",
+                f"{ROOT}/x\x1by",
+                f"{ROOT}/x\u202ey",
+                f"{ROOT}/{'x' * 256}",
+                f"{ROOT}/{'é' * 128}",
+                f"{ROOT}{'/x' * 2100}",
             )
         ),
         (context(POD_NAME, ""), f"volume_context[{POD_NAME}]: is missing"),
+        *(
+            (context(name, bad), f"volume_context[{name}]: {problem}")
+            for name in (POD_NAME, POD_NAMESPACE, POD_UID, "mode", "dynakube", "retryTimeout")
+            for bad, problem in (
+                ("x" * 254, "has 254 characters, and at most 253 are accepted"),
+                ("x\x1b[2J", "'x\\x1b[2J' contains a control character"),
+                ("x\n", "'x\\n' contains a control character"),
+            )
+        ),
         (context("mode", "APP"), "volume_context[mode]: 'APP' is unknown; use app or host"),
         *(
             (context("dynakube", bad), "volume_context[dynakube]: ")
@@ -159,7 +173,16 @@ def test_of_several_faults_the_first_one_in_order_is_told(first: int) -> None:
         ),
         *(
             (context("containers", bad), "volume_context[containers]: ")
-            for bad in ("A", "a,b c", "../x", "a,-b", "x" * 64)
+            for bad in (
+                "A",
+                "a,b c",
+                "../x",
+                "a,-b",
+                "x" * 64,
+                "a,b,a",
+                ",".join(map(str, range(1001))),
+                "," * (64 << 10) + ",",
+            )
         ),
         *(
             (flag(bad), "volume_capability.mount.mount_flags: ")
