@@ -134,7 +134,7 @@ class Target:
 
         details: Any = Details()
         details.method = f"/csi.v1.Node/{method}"
-        behaviour = grpc.unary_unary_rpc_method_handler(
+        behaviour: Any = grpc.unary_unary_rpc_method_handler(
             getattr(self._service, method), request_deserializer=MESSAGES[method].FromString
         )
         handler = self._interceptor.intercept_service(lambda _: behaviour, details)

@@ -113,6 +113,12 @@ def remove(path: str | Path, parent: int | None = None, on_file: Callable[[], No
     return freed + status.st_blocks * 512
 
 
+def remove_if_possible(path: str | Path) -> None:
+    """Remove a file or a tree as far as possible; the rest is left to the next clean-up."""
+    with contextlib.suppress(OSError):
+        remove(path)
+
+
 def _remove_contents(top: int, on_file: Callable[[], None]) -> int:
     freed, moved, is_flat = 0, 0, False
     while not is_flat:

@@ -28,8 +28,7 @@ def clean_tmp(data: DataDir) -> None:
     """Empty `tmp/`, except for resumable downloads."""
     for entry in data.tmp.iterdir():
         if entry.is_dir() and not entry.is_symlink():
-            with contextlib.suppress(OSError):
-                tree_walker.remove(entry)
+            tree_walker.remove_if_possible(entry)
         elif not download_files.is_resumable(entry):
             entry.unlink(missing_ok=True)
     preload.remove_leftovers(data)

@@ -26,12 +26,12 @@ _NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | 
 
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
-    """The mount of a view. `files` and `directories` are created below the upper layer first."""
+    """The mount of a view. `files`, rendered one by one, and `directories` are created below the upper layer first."""
 
     volume: Volume
     options: str
     flags: int
-    files: tuple[tuple[str, bytes], ...]
+    files: Iterable[tuple[str, bytes]]
     directories: tuple[str, ...] = ()
 
 

@@ -13,6 +13,7 @@ The agent's files are never copied: its directories are world-writable with the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from oneagent.common.identifiers import Version
@@ -46,7 +47,7 @@ class OverlayMounter:
         read_only: bool,
         flags: int,
         options: tuple[str, ...],
-        files: tuple[tuple[str, bytes], ...],
+        files: Iterable[tuple[str, bytes]],
     ) -> ViewPlan:
         """Plan a view; pure."""
         lower = [self._data.agent(version)]

@@ -11,7 +11,7 @@ import dataclasses
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from oneagent.common.agent_config import container_conf
@@ -139,8 +139,8 @@ class ViewMounter:
             self.discard(volume)
             self.dir_pool.acquire(path)
 
-    def _identity_files(self, request: PublishRequest, desired: DesiredState) -> tuple[tuple[str, bytes], ...]:
-        """Render the identity files: one for the pod, and one for each container that the webhook named."""
+    def _identity_files(self, request: PublishRequest, desired: DesiredState) -> Iterator[tuple[str, bytes]]:
+        """Render the identity files one by one: that of the pod, and one for each container that the webhook named."""
         pod = container_conf.Container(
             pod_name=request.pod_name,
             pod_uid=request.pod_uid,
@@ -150,12 +150,10 @@ class ViewMounter:
             host_tenant=desired.tenant if desired.host_tenant else "",
             container_name=request.containers[0] if len(request.containers) == 1 else "",
         )
-        files = [(IDENTITY_FILE, pod)]
-        files += [
-            (f"{CONFIG_DIRECTORY}/container_{name}.conf", dataclasses.replace(pod, container_name=name))
-            for name in request.containers
-        ]
-        return tuple((name, container_conf.render(container).encode()) for name, container in files)
+        yield IDENTITY_FILE, container_conf.render(pod).encode()
+        for name in request.containers:
+            container = dataclasses.replace(pod, container_name=name)
+            yield f"{CONFIG_DIRECTORY}/container_{name}.conf", container_conf.render(container).encode()
 
 
 def describe_error(error: OSError | UnsafeNameError) -> str:

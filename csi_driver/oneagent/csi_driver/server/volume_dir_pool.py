@@ -41,8 +41,7 @@ class VolumeDirPool:
     def start(self) -> None:
         """Start to fill the pool. Directories of an earlier process may be incomplete, so they are removed."""
         for entry in os.scandir(self._pool_dir):
-            with contextlib.suppress(OSError):
-                tree_walker.remove(entry.path)
+            tree_walker.remove_if_possible(entry.path)
         self._started = True
         self._low.set()
         threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()

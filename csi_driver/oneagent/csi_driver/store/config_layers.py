@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.agent_config.ruxitagentproc import Property
 from oneagent.common.identifiers import TenantId
 from oneagent.csi_driver.data_dir import DataDir, LayerId
+from oneagent.csi_driver.linux import tree_walker
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def ensure(data: DataDir, tenant: TenantId, text: str) -> LayerId:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         scratch.rename(target)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        tree_walker.remove_if_possible(scratch)
         raise
     log.info("config layer created", extra=logs.fields(tenant=tenant, layer=layer))
     return layer

@@ -21,7 +21,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from oneagent.common.http import download
 from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.store import AgentStore, store_key, sync_directory
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def preload(
             _clear(scratch)
             unpacked = package.unpack(scratch / "package", existing=existing, on_written=on_begin(needed))
             unpacked.root.rename(scratch / TREE)
-            shutil.rmtree(scratch / "package", ignore_errors=True)
+            tree_walker.remove_if_possible(scratch / "package")
             failpoint("unpacked")
             unpacked.manifest.dump(scratch / MANIFEST)
             (scratch / ORIGIN).write_bytes(msgspec.json.encode(origin))
@@ -126,7 +126,7 @@ def preload(
             sync_directory(data.preloaded)
             failpoint("preloaded")
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            tree_walker.remove_if_possible(scratch)
             raise
     seconds = time.perf_counter() - started
     return Preloaded(unpacked.unpacked_bytes, existing.shared_bytes, seconds)
@@ -199,7 +199,7 @@ def remove_leftovers(data: DataDir) -> None:
     for scratch in data.preloaded.glob(".*"):
         with contextlib.suppress(FileNotFoundError), _locked(scratch) as is_locked:
             if is_locked:
-                shutil.rmtree(scratch, ignore_errors=True)
+                tree_walker.remove_if_possible(scratch)
 
 
 @contextlib.contextmanager
@@ -218,4 +218,4 @@ def _locked(scratch: Path) -> Iterator[bool]:
 
 def _clear(scratch: Path) -> None:
     for entry in scratch.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        tree_walker.remove(entry)

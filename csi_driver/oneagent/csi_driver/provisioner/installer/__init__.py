@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import random
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -29,6 +28,7 @@ from oneagent.common.kubernetes import errors as api_errors
 from oneagent.common.tenant import poll
 from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files
@@ -235,7 +235,7 @@ class Installer:
 
         self._state.put_version(version, VersionState.UNPACKING)
         scratch = self._data.tmp / f"{version}.tree"
-        shutil.rmtree(scratch, ignore_errors=True)
+        tree_walker.remove_if_possible(scratch)
         try:
             unpacking = time.perf_counter()
             agent = package.read(cancelled)
@@ -252,7 +252,7 @@ class Installer:
             self._failpoint("prepared")
             self._store.add(version, unpacked.root)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            tree_walker.remove_if_possible(scratch)
         return unpacked.unpacked_bytes
 
     def _finish(self, version: Version, package: Package, size: int, seconds: float) -> None:
