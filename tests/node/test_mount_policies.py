@@ -20,7 +20,8 @@ from tests.fakes.provisioner import OTHER, eventually, manifest
 from tests.node.answers import refused
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
-MISSING = Version("9.9.9")
+MISSING = store_key.of_version(Version("9.9.9"), "tests")
+LACKING = f"version {agent_version(MISSING)} is not in the store"
 BEFORE = Version("1.270.0.20230101-000000")
 """A name of its own: whatever is mounted of a version, on any data folder, keeps that."""
 SHORT = 1.05
@@ -58,7 +59,7 @@ class TestLastGood:
     @pytest.mark.parametrize("good", ["", "8.8.8", MISSING])
     def test_that_is_not_there_either_is_waited_for(self, driver: Driver, kubelet: Kubelet, good: str) -> None:
         dynakube = lacking(driver, "last-good", good_version=good)
-        with refused(grpc.StatusCode.UNAVAILABLE, f"attempt 1 of 10: version {MISSING} is not in the store"):
+        with refused(grpc.StatusCode.UNAVAILABLE, f"attempt 1 of 10: {LACKING}"):
             kubelet.publish(f"unlucky{good}", timeout=SHORT, dynakube=dynakube)
 
     def test_is_no_reason_to_leave_the_wanted_version_once_it_is_there(self, driver: Driver, kubelet: Kubelet) -> None:
@@ -78,7 +79,7 @@ class TestFail:
     def test_never_gives_an_empty_view_whatever_the_limits(self, driver: Driver, kubelet: Kubelet) -> None:
         dynakube = lacking(driver, "fail", mount_attempts=0, mount_timeout_seconds=0.0)
         for attempt in (1, 2, 3):
-            with refused(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt}: version {MISSING} is not in the store"):
+            with refused(grpc.StatusCode.UNAVAILABLE, f"attempt {attempt}: {LACKING}"):
                 kubelet.publish("patient", timeout=SHORT, dynakube=dynakube, retryTimeout="0s")
         node.install(driver.data, MISSING, b"at last")
         assert (kubelet.publish("patient", dynakube=dynakube) / LIBRARY).read_bytes() == b"at last"

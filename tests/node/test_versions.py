@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, TenantId, Version
@@ -15,7 +18,7 @@ from oneagent.csi_driver.linux import mount_table
 from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
-from tests.node.answers import eventually
+from tests.node.answers import eventually, refused
 
 LIBRARY = "agent/lib64/liboneagentproc.so"
 OLD, NEW = store_key.of_version(Version("1.0.0"), "tests"), store_key.of_image("sha256:" + "0123456789abcdef" * 4)
@@ -159,3 +162,23 @@ def test_the_rows_of_pods_that_went_away_while_the_driver_was_down_are_dropped(
     assert "csi-vanished" not in driver.rows()
     assert "csi-vanished" not in os.listdir(driver.data.volumes)
     assert Path(driver.data.agent(OLD)).is_dir()
+
+
+@pytest.mark.parametrize("name", ["1.2.3", "sha256-" + "0" * 64])
+def test_a_tree_that_an_older_driver_stored_is_never_mounted(driver: Driver, kubelet: Kubelet, name: str) -> None:
+    """Also not for a volume that has had it, as after a reboot of the node."""
+    unproven, pod = Version(name), f"upgraded-{name[:6]}"
+    node.install(driver.data, unproven, b"of an unknown source")
+    node.want(driver.data, node.demo(version=unproven, good_version=unproven, mount_policy="last-good"))
+    with refused(grpc.StatusCode.UNAVAILABLE, f"version {name} is not in the store"):
+        kubelet.publish(pod)
+    node.want(driver.data, node.demo(version=NEW))
+    view = kubelet.publish(pod)
+    eventually(lambda: driver.state(pod) == "mounted")
+    driver.stop()
+    with contextlib.closing(sqlite3.connect(driver.data.database)) as rows, rows:
+        rows.execute("UPDATE volumes SET version = ? WHERE id = ?", (name, kubelet.volume_id(pod)))
+    subprocess.run(["umount", view], check=True)
+    kubelet = driver.start()
+    assert (kubelet.publish(pod) / LIBRARY).read_bytes() == b"new"
+    kubelet.unpublish(pod)
