@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci.hosts import Registries
-from oneagent.operator import api, events
+from oneagent.operator import api, events, tenant_poller
 from oneagent.operator.cache import Cache
 from oneagent.operator.certificates import ca_bundle
 from oneagent.operator.certificates import settings as certificates_settings
@@ -41,8 +39,6 @@ from oneagent.operator.storage_migration import StorageMigration
 from oneagent.operator.watches import Watches
 
 log = logging.getLogger(__name__)
-
-_TENANT_THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class Controller:
         self.cache = Cache()
         self._events = events.Recorder(server)
         self._limit = RateLimiter()
-        self._threads = ThreadPoolExecutor(_TENANT_THREADS, thread_name_prefix="tenant")
+        self._slots = tenant_poller.create_slots()
         self._mapper = NamespaceMapper(server, self.cache, self.wake, self._release)
         # The package server's certificate is signed by the webhook's CA.
         self._authority = certificates_settings.CertificateSettings(namespace=settings.namespace).authority_secret
@@ -202,7 +198,7 @@ class Controller:
             self.cache,
             self._reconcilers,
             self._limit,
-            self._threads,
+            self._slots,
             self._events.record,
             self._settings.registries,
         )

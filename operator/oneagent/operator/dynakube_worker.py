@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Final
 
 from oneagent.common import backoff, dynakube, identifiers, logs
@@ -19,6 +18,7 @@ from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.common.oci.hosts import Registries
+from oneagent.common.tenant.slots import Slots
 from oneagent.operator import api, reconcile_result
 from oneagent.operator.cache import Cache
 from oneagent.operator.events import RecordEvent
@@ -48,7 +48,7 @@ class DynaKubeWorker:
         cache: Cache,
         reconcilers: Sequence[Reconciler],
         limit: RateLimiter,
-        threads: Executor,
+        slots: Slots,
         record_event: RecordEvent,
         registries: Registries,
         clock: Callable[[], float] = time.time,
@@ -56,7 +56,7 @@ class DynaKubeWorker:
         self.name = name
         self._resource, self._namespace, self._api, self._cache = resource, namespace, server, cache
         self._reconcilers, self._clock = reconcilers, clock
-        self._poller = TenantPoller(server, namespace, limit, threads, registries, self.wake, clock)
+        self._poller = TenantPoller(server, namespace, limit, slots, registries, self.wake, clock)
         self._status = StatusWriter(server, resource, namespace, cache, record_event, clock)
         self._woken = asyncio.Event()
         self._failures = 0
@@ -71,6 +71,12 @@ class DynaKubeWorker:
 
     async def run(self) -> None:
         """Return when the DynaKube is gone."""
+        try:
+            await self._run_until_gone()
+        finally:
+            self._poller.stop()
+
+    async def _run_until_gone(self) -> None:
         pause: float | None = 0.0
         while True:
             await self._sleep(pause)

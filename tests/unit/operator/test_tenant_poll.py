@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,14 +14,16 @@ from oneagent.common import dynakube as dynakubes
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant.poll import TenantState
-from oneagent.operator import api
+from oneagent.operator import api, tenant_poller
 from oneagent.operator.cache import Cache
 from oneagent.operator.dynakube_worker import FINALIZER, DynaKubeWorker
 from oneagent.operator.rate_limit import RateLimiter
 from oneagent.operator.tenant_poller import TenantPoller
-from tests.fakes import packages
+from tests.fakes import packages, raw_server
 from tests.fakes.object_api import Objects
+from tests.fakes.provisioner import eventually
 from tests.fakes.proxy import Proxy
+from tests.fakes.raw_server import RawServer
 from tests.fakes.tenant import Tenant
 
 NAMESPACE = "dynatrace"
@@ -55,30 +56,36 @@ async def _shorten(tenant: Tenant) -> None:
     cluster, observed, now = Cluster(), Cache(), [1_750_000_000.0]
     token = base64.b64encode(tenant.token.encode()).decode()
     cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
-    with ThreadPoolExecutor(1) as threads:
-        worker = DynaKubeWorker(
-            NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), RateLimiter(), threads,
-            lambda *_: None, Registries(), lambda: now[0],
-        )  # fmt: skip
+    slots = tenant_poller.create_slots()
 
-        async def look(interval: str) -> int:
-            """Count the polls of the tenant after two runs of the worker: one starts a poll, one reads its result."""
-            observed.dynakubes[NAME] = dynakube(tenant.api_url, interval)
-            for _ in range(2):
-                cluster.looked.clear()
-                worker.wake()
-                await cluster.looked.wait()
-                await asyncio.wrap_future(threads.submit(lambda: None))
-            return tenant.count("latest")
+    def is_idle() -> bool:
+        if slot := slots.acquire(tenant.api_url):
+            slots.release(slot)
+        return slot is not None
 
-        running = asyncio.create_task(worker.run())
-        async with asyncio.timeout(10):
-            assert await look("15m") == 1
-            now[0] += 61
-            assert await look("15m") == 1
-            assert await look("60s") == 2
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    worker = DynaKubeWorker(
+        NAME, api.dynakubes("v1beta6"), NAMESPACE, cast("api.Api", cluster), observed, (), RateLimiter(), slots,
+        lambda *_: None, Registries(), lambda: now[0],
+    )  # fmt: skip
+
+    async def look(interval: str) -> int:
+        """Count the polls of the tenant after two runs of the worker: one starts a poll, one reads its result."""
+        observed.dynakubes[NAME] = dynakube(tenant.api_url, interval)
+        for _ in range(2):
+            cluster.looked.clear()
+            worker.wake()
+            await cluster.looked.wait()
+            await asyncio.to_thread(eventually, is_idle)
+        return tenant.count("latest")
+
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(10):
+        assert await look("15m") == 1
+        now[0] += 61
+        assert await look("15m") == 1
+        assert await look("60s") == 2
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def dynakube(api_url: str, interval: str) -> dict[str, Any]:
@@ -149,9 +156,33 @@ async def _poll_once(
     obj["spec"].update(spec)
     kube = dynakubes.from_object(obj)
     ended = asyncio.Event()
-    with ThreadPoolExecutor(1) as threads:
-        poller = TenantPoller(cast("api.Api", cluster), NAMESPACE, RateLimiter(), threads, Registries(), ended.set)
-        assert await poller.poll_if_due(kube) is None
-        await ended.wait()
-        await poller.poll_if_due(kube)
+    slots = tenant_poller.create_slots()
+    poller = TenantPoller(cast("api.Api", cluster), NAMESPACE, RateLimiter(), slots, Registries(), ended.set)
+    assert await poller.poll_if_due(kube) is None
+    await ended.wait()
+    await poller.poll_if_due(kube)
     return poller.state
+
+
+def test_a_corrected_url_is_polled_at_once_while_the_former_tenant_hangs(tenant: Tenant) -> None:
+    asyncio.run(_correct(tenant))
+
+
+async def _correct(tenant: Tenant) -> None:
+    cluster, ended = Cluster(), asyncio.Event()
+    token = base64.b64encode(tenant.token.encode()).decode()
+    cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
+    poller = TenantPoller(
+        cast("api.Api", cluster), NAMESPACE, RateLimiter(), tenant_poller.create_slots(), Registries(), ended.set
+    )
+    with RawServer(lambda connection, _: raw_server.drip(connection, b"HTTP/1.1 200 OK\r\nX: ")) as hanging:
+        assert await poller.poll_if_due(dynakubes.from_object(dynakube(f"{hanging.url}/api", "15m"))) is None
+        await asyncio.to_thread(eventually, lambda: hanging.requests)
+        corrected = dynakubes.from_object(dynakube(tenant.api_url, "15m"))
+        async with asyncio.timeout(2):
+            await poller.poll_if_due(corrected)
+            while not poller.state.complete:
+                await ended.wait()
+                ended.clear()
+                await poller.poll_if_due(corrected)
+        await asyncio.to_thread(eventually, lambda: not hanging.open_connections, 2)

@@ -56,7 +56,7 @@ class _SocketStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            data = self._complete(lambda: self._socket.recv(max_bytes), select.POLLIN, timeout)
+            data = self._complete(functools.partial(self._socket.recv, max_bytes), select.POLLIN, timeout)
         except TimeoutError as error:
             raise httpcore.ReadTimeout(str(error)) from error
         except OSError as error:
@@ -140,7 +140,7 @@ class _TunnelStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            return self._complete(lambda: self._tls.read(max_bytes), timeout)
+            return self._complete(functools.partial(self._tls.read, max_bytes), timeout)
         except ssl.SSLZeroReturnError:
             return b""
         except ssl.SSLError as error:

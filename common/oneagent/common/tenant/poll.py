@@ -101,6 +101,11 @@ def with_image(state: TenantState, image: ImageState, failures: int) -> TenantSt
     return replace(state, image=image, failures=failures + 1 if failed else 0)
 
 
+def after_error(before: TenantState, error: Exception) -> TenantState:
+    """Return the state after an error that nobody has expected: it is shown and retried as any other."""
+    return replace(before, problem=f"{type(error).__name__}: {error}"[:300], failures=before.failures + 1)
+
+
 def next_poll_seconds(state: TenantState, interval: float, first_pause: float, shortest: float = 0.0) -> float:
     """Return the pause after a poll: the DynaKube's interval, or a back-off after a failure."""
     interval = max(interval, shortest)

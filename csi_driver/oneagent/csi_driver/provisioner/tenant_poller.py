@@ -1,33 +1,46 @@
 """The schedule of polls: each DynaKube's tenant and registry, rarely, in a task of its own.
 
 A poll is repeated at the DynaKube's own interval, sooner after a failure, and at once when the DynaKube names another
-tenant, registry or image. A tenant that hangs delays no other.
+tenant, registry or image: a poll with the former settings is cancelled. A tenant that hangs delays no other, and no
+tenant has two polls at once.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Container
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
 from oneagent.common import backoff
 from oneagent.common.dynakube import DynaKube
+from oneagent.common.http import exchange
 from oneagent.common.identifiers import DynaKubeName, TenantId
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant import image_resolver, inputs, poll
 from oneagent.common.tenant.image_resolver import ImageState, SignatureStore
 from oneagent.common.tenant.inputs import ObjectReader
 from oneagent.common.tenant.poll import TenantState
+from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.csi_driver.provisioner import package_sources
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _TENANTS_AT_ONCE: Final = 4
+_PATIENCE_SECONDS: Final = 3.0
+"""A poll of two or three small answers seldom takes a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A poll in progress."""
+
+    slot: Slot
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -38,7 +51,7 @@ class _PollState:
     settings: tuple[object, ...] = ()
     image: str = ""
     """The package's fingerprint at the last poll."""
-    running: bool = False
+    task: _Task | None = None
     next_at: float = 0.0
 
 
@@ -59,7 +72,9 @@ class TenantPoller:
         self._on_state = on_state
         self._now = now
         self._polls: dict[DynaKubeName, _PollState] = {}
-        self._tasks = ThreadPoolExecutor(_TENANTS_AT_ONCE, thread_name_prefix="tenant")
+        self._slots = Slots(_TENANTS_AT_ONCE, _PATIENCE_SECONDS)
+        self._lock = threading.Lock()
+        """Held while a poll's end and its cancellation are decided."""
 
     def state(self, name: DynaKubeName) -> TenantState | None:
         """Return the last answers; None before the first poll has ended."""
@@ -69,47 +84,66 @@ class TenantPoller:
     def retain(self, names: Container[DynaKubeName]) -> None:
         """Drop the state of all other DynaKubes."""
         for name in [name for name in self._polls if name not in names]:
-            del self._polls[name]
+            self._cancel(self._polls.pop(name))
 
     def stop(self) -> None:
-        self._tasks.shutdown(wait=False, cancel_futures=True)
+        """Cancel all polls. Their threads end soon, or with the process."""
+        for polled in self._polls.values():
+            self._cancel(polled)
 
     def poll_if_due(self, dynakube: DynaKube) -> None:
         """Start a poll in the background if one is due."""
         polled = self._polls.setdefault(dynakube.name, _PollState())
         settings = (*inputs.poll_settings(dynakube), dynakube.tenant, dynakube.technologies)
         image = package_sources.find_kind(dynakube).fingerprint(dynakube)
-        due = settings != polled.settings or time.monotonic() >= polled.next_at
-        if polled.running or not (due or image != polled.image):
-            return
         if settings != polled.settings:
-            polled.settings = settings
+            self._cancel(polled)
             # Another tenant or host group counts its revisions from the start. Until it answers, the row stays.
-            polled.tenant = None
+            polled.settings, polled.tenant, polled.next_at = settings, None, 0.0
+        due = time.monotonic() >= polled.next_at
+        if polled.task is not None or not (due or image != polled.image):
+            return
+        slot = self._slots.acquire(dynakube.api_url or dynakube.package or dynakube.name)
+        if slot is None:
+            return  # The loop comes back in a second, and when a poll ends.
         polled.image = image
-        polled.running = True
-        self._tasks.submit(self._run, dynakube, polled, due)
+        polled.task = task = _Task(slot)
+        # A daemon: reading a Secret can't be cancelled, and must not keep the process from ending.
+        arguments = (dynakube, polled, task, due)
+        threading.Thread(target=self._run, args=arguments, name="tenant", daemon=True).start()
 
-    def _run(self, dynakube: DynaKube, polled: _PollState, due: bool) -> None:
+    def _cancel(self, polled: _PollState) -> None:
+        """Cancel a running poll, whose result is then ignored."""
+        with self._lock:
+            task, polled.task = polled.task, None
+        if task is not None:
+            task.cancelled.set()
+            self._slots.release(task.slot)
+
+    def _run(self, dynakube: DynaKube, polled: _PollState, task: _Task, due: bool) -> None:
+        before = polled.tenant
         try:
-            if due or polled.tenant is None:
-                polled.tenant = self._poll(dynakube, polled.tenant or TenantState())
-                self._schedule(dynakube, polled, polled.tenant)
-                return
-            # A new image alone is no reason to poll the tenant, from all nodes at once.
-            before = polled.tenant
-            image = self._resolve_image(dynakube, before.image)
-            if image.problem:
-                polled.tenant = poll.with_image(before, image, before.failures)
-                self._schedule(dynakube, polled, polled.tenant)
-            else:
-                polled.tenant = replace(before, image=image)
-        except Exception:
+            with exchange.cancel_scope(task.cancelled):
+                state = self._next_state(dynakube, before, due)
+        except Exception as error:
             log.exception("poll failed")
-            polled.next_at = time.monotonic() + dynakube.poll_seconds
+            state = poll.after_error(before or TenantState(), error)
+        try:
+            with self._lock:
+                if polled.task is task:
+                    if due or before is None or state.failures != before.failures:
+                        self._schedule(dynakube, polled, state)
+                    polled.tenant, polled.task = state, None
         finally:
-            polled.running = False
+            self._slots.release(task.slot)
             self._on_state()
+
+    def _next_state(self, dynakube: DynaKube, before: TenantState | None, due: bool) -> TenantState:
+        if due or before is None:
+            return self._poll(dynakube, before or TenantState())
+        # A new image alone is no reason to poll the tenant, from all nodes at once.
+        image = self._resolve_image(dynakube, before.image)
+        return poll.with_image(before, image, before.failures) if image.problem else replace(before, image=image)
 
     def _poll(self, dynakube: DynaKube, before: TenantState) -> TenantState:
         state = poll.poll(

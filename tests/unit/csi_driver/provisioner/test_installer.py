@@ -87,7 +87,28 @@ class TestOneVersion:
 
 
 class TestSeveralVersions:
-    def test_arrive_side_by_side(
+    def test_of_one_tenant_arrive_one_after_another(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
+    ) -> None:
+        fetching: list[str] = []
+        most = 0
+
+        def failpoint(name: str) -> None:
+            nonlocal most
+            if name == "download begun":
+                fetching.append(name)
+                most = max(most, len(fetching))
+                time.sleep(0.2)
+            if name == "downloaded":
+                fetching.pop()
+
+        server.release(OTHER, other_package)
+        source.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+            p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(OTHER, "b"))
+        assert most == 1
+
+    def test_of_two_tenants_arrive_side_by_side(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, other_package: Path
     ) -> None:
         together = threading.Barrier(2)
@@ -96,10 +117,11 @@ class TestSeveralVersions:
             if name == "downloaded":
                 together.wait(5)
 
-        server.release(OTHER, other_package)
-        source.put(manifest("a", server.api_url, version=VERSION), manifest("b", server.api_url, version=OTHER))
-        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
-            p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(OTHER, "b"))
+        with double.Tenant() as second:
+            second.release(OTHER, other_package)
+            source.put(manifest("a", server.api_url, version=VERSION), manifest("b", second.api_url, version=OTHER))
+            with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+                p.wait_until(lambda: p.is_ready(VERSION, "a") and p.is_ready(OTHER, "b"))
         assert list_corrupt(p.data) == []
 
 

@@ -4,7 +4,8 @@
 
 `prepare` gets the finished tree just before it becomes visible, so that a publish that waits for the version finds its
 configuration as soon as it wakes. A failed install is retried after a back-off with jitter, not before the source's
-`Retry-After`, and from the next DynaKube that uses the version. Other installs continue meanwhile.
+`Retry-After`, and from the next DynaKube that uses the version. Other installs continue meanwhile: a source has one
+place, and slow ones take no place from others.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from oneagent.common import backoff, logs, unpack
+from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
-from oneagent.common.http import download
+from oneagent.common.http import download, exchange
 from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.kubernetes import errors as api_errors
 from oneagent.common.tenant import poll
+from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import tree_walker
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
-from oneagent.csi_driver.provisioner import download_files
+from oneagent.csi_driver.provisioner import download_files, package_sources
 from oneagent.csi_driver.provisioner.garbage_collector import NoSpaceError
 from oneagent.csi_driver.provisioner.installer.fetch import Fetcher, InstallRequest, RetryState, SpaceMaker
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
@@ -41,6 +43,8 @@ from oneagent.csi_driver.store import demand, store_key, usage
 log = logging.getLogger(__name__)
 
 MAX_PARALLEL: Final = 3
+_PATIENCE_SECONDS: Final = 10.0
+_STOP_SECONDS: Final = 2.0
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 300.0
 _SILENT_FORBIDDEN: Final = 3
@@ -65,7 +69,9 @@ _EXPECTED_ERRORS: Final = (
 class _Install:
     request: InstallRequest
     cancelled: threading.Event
-    running: bool = False
+    task: threading.Thread | None = None
+    source: DynaKube | None = None
+    """The DynaKube from whose source the running attempt reads."""
     failures: int = 0
     next_at: float = 0.0
     retry: RetryState = field(default_factory=RetryState)
@@ -129,7 +135,8 @@ class Installer:
         self._failpoint = failpoint
         self._lock = queue.lock
         self._installs = queue.installs
-        self._pool = ThreadPoolExecutor(MAX_PARALLEL, thread_name_prefix="install")
+        self._slots = Slots(MAX_PARALLEL, _PATIENCE_SECONDS)
+        self._unpacking = threading.Semaphore(MAX_PARALLEL)
 
     def set_requests(self, requests: Iterable[InstallRequest]) -> None:
         """Install these versions, and cancel the installs of all others."""
@@ -139,16 +146,20 @@ class Installer:
             for version, install in list(self._installs.items()):
                 if version not in desired:
                     install.cancelled.set()
-                    if not install.running:
+                    if install.task is None:
                         del self._installs[version]
             for version, request in desired.items():
                 if version not in self._installs:
                     start = self._now() + random.uniform(0.0, self._jitter_seconds)
                     self._installs[version] = _Install(request, threading.Event(), next_at=start)
-                self._start_if_due(self._installs[version], request, version in in_demand)
+            # A source that fails again and again is never before one that has not had its turn.
+            for version in sorted(desired, key=lambda version: self._installs[version].failures):
+                self._start_if_due(self._installs[version], desired[version], version in in_demand)
 
     def _start_if_due(self, install: _Install, request: InstallRequest, in_demand: bool) -> None:
-        if install.running:
+        if install.task is not None:
+            if install.source is not None and not request.has_settings_of(install.source):
+                install.cancelled.set()
             return
         if install.failures and install.request.settings != request.settings:
             install.failures, install.next_at = 0, 0.0
@@ -156,28 +167,38 @@ class Installer:
             install.next_at = 0.0
         if install.next_at > self._now():
             return
-        install.request, install.running = request, True
+        source = request.source(install.failures)
+        if (slot := self._slots.acquire(package_sources.server_of(source))) is None:
+            return
+        install.request, install.source = request, source
         install.cancelled.clear()
-        self._pool.submit(self._run, install)
+        # A daemon: reading a Secret can't be cancelled, and must not keep the process from ending.
+        install.task = threading.Thread(target=self._run, args=(install, slot), name="install", daemon=True)
+        install.task.start()
 
     def stop(self) -> None:
-        """Cancel all installs and wait for them; the next start resumes their downloads."""
+        """Cancel all installs and wait for them, but not long; the next start resumes their downloads."""
         with self._lock:
+            tasks = [install.task for install in self._installs.values() if install.task is not None]
             for install in self._installs.values():
                 install.cancelled.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for task in tasks:
+            task.join(max(0.0, deadline - time.monotonic()))
 
-    def _run(self, install: _Install) -> None:
+    def _run(self, install: _Install, slot: Slot) -> None:
         version = install.request.version
         try:
-            self._install(install)
+            with exchange.cancel_scope(install.cancelled):
+                self._install(install)
         except Exception as error:  # noqa: BLE001 - any install is retried
             self._failed(install, error)
         else:
             with self._lock:
                 self._installs.pop(version, None)
         finally:
-            install.running = False
+            self._slots.release(slot)
+            install.task = None
             self._on_change()
 
     def _failed(self, install: _Install, error: Exception) -> None:
@@ -212,7 +233,8 @@ class Installer:
         package = self.fetcher.fetch(install.request, install.failures, install.retry, install.cancelled)
         self._failpoint("downloaded")
         try:
-            size = self._unpack(install, package)
+            with self._unpacking:
+                size = self._unpack(install, package)
         except unpack.PackageError as error:
             if _is_package_lost(error):
                 self.fetcher.discard(install.retry, package)

@@ -38,6 +38,14 @@ class InstallRequest:
         """After a change of these, a failed install is retried at once."""
         return tuple(package_sources.fetch_settings(dynakube) for dynakube in self.dynakubes)
 
+    def has_settings_of(self, dynakube: DynaKube) -> bool:
+        """Return True if a package is fetched for one of the DynaKubes as it is for this one."""
+        return package_sources.fetch_settings(dynakube) in self.settings
+
+    def source(self, failures: int) -> DynaKube:
+        """Return the DynaKube from whose source the next attempt reads."""
+        return self.dynakubes[failures % len(self.dynakubes)]
+
     @property
     def is_content_addressed(self) -> bool:
         return all(package_sources.find_kind(dynakube).IS_CONTENT_ADDRESSED for dynakube in self.dynakubes)
@@ -91,7 +99,7 @@ class Fetcher:
     def fetch(self, request: InstallRequest, failures: int, retry: RetryState, cancelled: threading.Event) -> Package:
         """Return the package; `failures` is the number of failed attempts before this one."""
         version = request.version
-        dynakube = request.dynakubes[failures % len(request.dynakubes)]
+        dynakube = request.source(failures)
         if not retry.mirror_rejected and (mirror := self.sources.open_mirror(dynakube, version)):
             usable = retry.package is None or retry.source == mirror
             if usable and (package := self._fetch_from(mirror, version, retry, cancelled)):

@@ -102,3 +102,8 @@ def serves(dynakube: DynaKube, key: Version) -> bool:
 def fetch_settings(dynakube: DynaKube) -> tuple[object, ...]:
     """Return the fields of a DynaKube that change how a package is fetched: after a change a retry makes sense."""
     return (*inputs.poll_settings(dynakube), dynakube.tenant, dynakube.technologies)
+
+
+def server_of(dynakube: DynaKube) -> str:
+    """Return the server that a DynaKube's package comes from: its registry, its tenant, or the package on the node."""
+    return dynakube.image.registry if dynakube.image is not None else dynakube.package or dynakube.api_url
