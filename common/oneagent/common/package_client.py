@@ -163,8 +163,11 @@ def download_package(
     free: Callable[[Path], int] = download.free_bytes,
 ) -> download.Downloaded:
     """Download a package to `into` and verify it. Raises `DownloadError`, `HttpError` or `InvalidSettingsError`."""
-    with exchange.cancel_scope(cancelled):
-        available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
+    try:
+        with exchange.cancel_scope(cancelled):
+            available = wait_for_package(endpoint, package, cancelled=cancelled, wait=wait)
+    except errors.RequestCancelledError as error:
+        raise download.DownloadCancelledError(str(error)) from error
     return download.download(
         available.source,
         into,

@@ -103,7 +103,8 @@ def with_image(state: TenantState, image: ImageState, failures: int) -> TenantSt
 
 def after_error(before: TenantState, error: Exception) -> TenantState:
     """Return the state after an error that nobody has expected: it is shown and retried as any other."""
-    return replace(before, problem=f"{type(error).__name__}: {error}"[:300], failures=before.failures + 1)
+    problem = f"internal error ({type(error).__name__}): see the log"
+    return replace(before, problem=problem, failures=before.failures + 1)
 
 
 def next_poll_seconds(state: TenantState, interval: float, first_pause: float, shortest: float = 0.0) -> float:

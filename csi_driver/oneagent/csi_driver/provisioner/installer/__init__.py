@@ -223,7 +223,9 @@ class Installer:
             self._state.put_version(version, VersionState.PENDING, message=str(error))
             return
         self._metrics.installs.labels(_result(error)).inc()
-        self._state.put_version(version, VersionState.FAILED, message=str(error) if expected else "internal error")
+        # The text of an error that nobody has expected may have anything in it.
+        message = str(error) if expected else f"internal error ({type(error).__name__}): see the provisioner's log"
+        self._state.put_version(version, VersionState.FAILED, message=message)
 
     def _install(self, install: _Install) -> None:
         version = install.request.version

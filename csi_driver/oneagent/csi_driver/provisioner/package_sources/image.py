@@ -99,6 +99,8 @@ class Image:
         try:
             with oci_image.Image(self.reference, self.access) as image:
                 return image.layers()
+        except errors.RequestCancelledError as error:
+            raise download.DownloadCancelledError(str(error)) from error
         except errors.HttpError as error:
             raise download.DownloadSourceError(str(error), error) from error
 
