@@ -287,6 +287,31 @@ def test_those_who_may_read_metrics_are_named_and_the_operator_is_one_of_them() 
     assert metrics["from"]
 
 
+def test_metrics_are_read_from_namespaces_that_are_labelled_for_monitoring_by_default() -> None:
+    for name in ("operator", "webhook", "csi-driver"):
+        *_, metrics = one(rendered({}), "NetworkPolicy", f"oneagent-{name}")["spec"]["ingress"]
+        labels = [peer["namespaceSelector"]["matchLabels"] for peer in metrics["from"] if "namespaceSelector" in peer]
+        assert labels == [{"metrics": "enabled"}, {"network.openshift.io/policy-group": "monitoring"}]
+
+
+def test_the_webhook_can_be_left_to_the_addresses_of_api_servers() -> None:
+    manifests = rendered({"networkPolicies": {"apiServers": ["10.0.0.0/28", "fd00::/64"]}})
+    requests, _ = one(manifests, "NetworkPolicy", "oneagent-webhook")["spec"]["ingress"]
+    assert [peer["ipBlock"]["cidr"] for peer in requests["from"][:-1]] == ["10.0.0.0/28", "fd00::/64"]
+    # It looks which certificate is served.
+    assert requests["from"][-1]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+
+
+def test_the_webhook_can_ask_api_servers_for_certificates() -> None:
+    manifests = rendered({"webhook": {"clientCA": "api-servers"}})
+    webhook = container(manifests, "webhook")
+    (mount,) = webhook["volumeMounts"]
+    (volume,) = one(manifests, "Deployment", "oneagent-webhook")["spec"]["template"]["spec"]["volumes"]
+    assert (volume["name"], volume["configMap"]["name"]) == (mount["name"], "api-servers")
+    (item,) = volume["configMap"]["items"]
+    assert f"--client-ca={mount['mountPath']}/{item['path']}" in webhook["args"]
+
+
 @pytest.mark.parametrize("kind", ["PodMonitor", "ServiceMonitor"])
 def test_every_port_with_metrics_is_read_whichever_kind_of_monitor_is_chosen(kind: str) -> None:
     manifests = rendered({f"{kind[0].lower()}{kind[1:]}s": {"enabled": True, "interval": "7s", "labels": {"a": "b"}}})

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -122,6 +123,62 @@ class TestTheProcess:
         assert "webhook failed" in log
         assert str(webhook.port) in log
         assert "Traceback" not in log
+
+
+class TestClients:
+    def test_prove_themselves_where_a_ca_is_given_and_a_new_ca_counts_at_once(self, tmp_path: Path) -> None:
+        authority, ours, others = trustme.CA(), trustme.CA(), trustme.CA()
+        file = tmp_path / "client-ca.crt"
+        with kube_api.KubeApi() as cluster:
+            cluster.put("secrets", secret(authority))
+            webhook = Process(tmp_path, cluster)
+            with webhook.running(f"--client-ca={file}", "--drain=0s"):
+                until(lambda: "no CA certificates of clients" in webhook.ready()[1])
+                assert not self._is_answered(webhook, authority, ours)
+                file.write_bytes(ours.cert_pem.bytes())
+                until(lambda: webhook.ready()[0] == 200)
+                assert self._is_answered(webhook, authority, ours)
+                assert not self._is_answered(webhook, authority, others)
+                assert not self._is_answered(webhook, authority, None)
+                file.write_bytes(b"no certificate")
+                time.sleep(1.5)
+                assert self._is_answered(webhook, authority, ours)
+                file.write_bytes(others.cert_pem.bytes())
+                until(lambda: self._is_answered(webhook, authority, others))
+                assert not self._is_answered(webhook, authority, ours)
+                cluster.put("secrets", secret(renewed := trustme.CA()))
+                until(lambda: self._is_answered(webhook, renewed, others))
+                assert not self._is_answered(webhook, renewed, None)
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    def test_are_refused_by_the_handshake_whatever_its_version(self, tmp_path: Path, version: ssl.TLSVersion) -> None:
+        authority, ours = trustme.CA(), trustme.CA()
+        (file := tmp_path / "client-ca.crt").write_bytes(ours.cert_pem.bytes())
+        with kube_api.KubeApi() as cluster:
+            cluster.put("secrets", secret(authority))
+            webhook = Process(tmp_path, cluster)
+            with webhook.running(f"--client-ca={file}", "--drain=0s"):
+                until(lambda: webhook.ready()[0] == 200)
+                assert self._is_answered(webhook, authority, ours, version)
+                assert not self._is_answered(webhook, authority, None, version)
+
+    def _is_answered(
+        self,
+        webhook: Process,
+        authority: trustme.CA,
+        client_authority: trustme.CA | None,
+        version: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
+    ) -> bool:
+        context = fakes.trusting(authority)
+        context.maximum_version = version
+        if client_authority is not None:
+            client_authority.issue_cert(common_name="api-server").configure_cert(context)
+        url = f"https://127.0.0.1:{webhook.port}"
+        with httpx.Client(base_url=url, verify=context, trust_env=False) as client:
+            try:
+                return client.post("/inject", json=fakes.review(POD)).status_code == 200
+            except httpx.TransportError:
+                return False
 
 
 class TestReadiness:

@@ -56,3 +56,17 @@ async def follow(directory: Path, tls: ServerTls, seconds: float) -> None:
     while True:
         tls.load(lambda: from_directory(directory))
         await asyncio.sleep(seconds)
+
+
+async def follow_client_authorities(file: Path, tls: ServerTls, seconds: float) -> None:
+    """Load every new version of a file of clients' CA certificates, until cancelled."""
+
+    def read() -> bytes:
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise UnusableCertificateError(f"{error.filename}: {error.strerror}") from error
+
+    while True:
+        tls.load_client_authorities(read)
+        await asyncio.sleep(seconds)

@@ -43,6 +43,7 @@ class Config:
     metrics_address: str
     secret: str
     certificate_directory: Path | None
+    client_ca: Path | None
     drain_seconds: float
     breaker_failures: int
     breaker_window_seconds: float
@@ -67,7 +68,13 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("address", ":8443", "host:port for requests of API servers, with TLS", parse=flags.address)
     add("metrics-address", ":8080", "host:port for /livez, /readyz and Prometheus metrics", parse=flags.address)
     add("secret", "oneagent-webhook-certs", "name of the Secret with tls.crt and tls.key")
-    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_parse_directory)
+    add("certificate-directory", "", "directory with tls.crt and tls.key instead of the Secret", parse=_parse_path)
+    add(
+        "client-ca",
+        "",
+        "file of CA certificates; only clients with a certificate of theirs are answered at --address",
+        parse=_parse_path,
+    )
     add("drain", 5.0, "time after SIGTERM in which requests are still accepted", parse=flags.duration)
     add("breaker-failures", 10, "failed pods that open a DynaKube's circuit breaker; 0: never", parse=flags.count)
     add("breaker-window", 300.0, "time within which failed pods are counted", parse=flags.duration)
@@ -86,6 +93,7 @@ def parse(arguments: list[str] | None = None) -> Config:
         metrics_address=options.metrics_address,
         secret=options.secret,
         certificate_directory=options.certificate_directory,
+        client_ca=options.client_ca,
         drain_seconds=options.drain,
         breaker_failures=options.breaker_failures,
         breaker_window_seconds=options.breaker_window,
@@ -137,7 +145,8 @@ class Webhook:
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
         self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._record_event)
-        self._tls = server_tls.ServerTls(metrics.certificate_expiry.set)
+        verify_clients = config.client_ca is not None
+        self._tls = server_tls.ServerTls(metrics.certificate_expiry.set, verify_clients=verify_clients)
         metrics.watch_synced(lambda: self._cluster.is_synced)
         answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
@@ -151,7 +160,10 @@ class Webhook:
             pairs = certificates.follow(directory, self._tls, _DIRECTORY_SECONDS)
         else:
             pairs = certificates.watch(self._api, self._config.namespace, self._config.secret, self._tls).run()
-        return [self._cluster.run(), self._events.run(), pairs]
+        tasks = [self._cluster.run(), self._events.run(), pairs]
+        if file := self._config.client_ca:
+            tasks.append(certificates.follow_client_authorities(file, self._tls, _DIRECTORY_SECONDS))
+        return tasks
 
     async def start(self) -> None:
         await self.health.start()
@@ -207,7 +219,7 @@ def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers
     return admission.Handlers(inject, validate, validation.message)
 
 
-def _parse_directory(text: str) -> Path | None:
+def _parse_path(text: str) -> Path | None:
     return Path(flags.absolute_path(text)) if text else None
 
 

@@ -6,6 +6,9 @@ Each pair has its own context, which is tested by a handshake in memory. The hoo
 every new connection. Open connections keep their certificate, and a rejected pair leaves the previous one in use. A
 new pair in the old context would not do, because a context holds one certificate for each type of key. After a change
 from ECDSA to RSA, as from our own certificates to cert-manager's, it would still serve the old one.
+
+Where clients have to prove themselves, the listener's context asks for their certificates, and each pair's context has
+the authorities to verify them by. Until these are known, no client gets through.
 """
 
 from __future__ import annotations
@@ -44,9 +47,12 @@ class Pair:
 class ServerTls:
     """The context of a server, TLS 1.2 or newer, and its certificate."""
 
-    def __init__(self, changed: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(self, changed: Callable[[float], None] = lambda _: None, *, verify_clients: bool = False) -> None:
         self.context = _context()
         """For the listener; without a certificate every handshake fails."""
+        if verify_clients:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+        self._verifies_clients, self._client_authorities = verify_clients, b""
         self.context.sni_callback = self._choose
         self.expires_at = 0.0
         """In seconds since 1970; 0 while there is no certificate."""
@@ -54,12 +60,14 @@ class ServerTls:
         self._changed = changed
         self._pair: Pair | None = None
         self._serving: ssl.SSLContext | None = None
-        self._rejection = ""
+        self._rejection = self._clients_rejection = ""
 
     def problem(self, now: float) -> str:
         """Return the reason why clients reject the certificate; empty if they accept it."""
         if self._pair is None:
             return f"there is no certificate: {self._rejection or 'none has been read yet'}"
+        if self._verifies_clients and not self._client_authorities:
+            return f"there are no CA certificates of clients: {self._clients_rejection or 'none have been read yet'}"
         if not self._valid_from <= now < self.expires_at:
             return "the certificate is not valid at this time"
         return ""
@@ -70,7 +78,7 @@ class ServerTls:
             pair = read()
             if pair == self._pair:
                 return
-            context, valid_from, expires_at = _test_context(pair)
+            context, valid_from, expires_at = self._create(pair, self._client_authorities)
             if expires_at <= time.time():
                 raise UnusableCertificateError("the certificate has expired")
         except UnusableCertificateError as error:
@@ -80,6 +88,32 @@ class ServerTls:
         self._valid_from, self.expires_at = valid_from, expires_at
         self._changed(expires_at)
         log.info("certificate loaded", extra=logs.fields(expires_at=round(expires_at)))
+
+    def load_client_authorities(self, read: Callable[[], bytes]) -> None:
+        """Verify clients by the certificates that are read, in PEM form, or log once why that cannot be."""
+        try:
+            authorities = read()
+            if authorities == self._client_authorities:
+                return
+            if self._pair is None:
+                _trust(_context(), authorities)
+            else:
+                self._serving, *_ = self._create(self._pair, authorities)
+        except UnusableCertificateError as error:
+            if str(error) != self._clients_rejection:
+                self._clients_rejection = str(error)
+                log.warning("CA certificates of clients rejected", extra=logs.fields(reason=error))
+            return
+        self._client_authorities, self._clients_rejection = authorities, ""
+        log.info("CA certificates of clients loaded")
+
+    def _create(self, pair: Pair, client_authorities: bytes) -> tuple[ssl.SSLContext, float, float]:
+        context, valid_from, expires_at = _test_context(pair)
+        if self._verifies_clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            if client_authorities:
+                _trust(context, client_authorities)
+        return context, valid_from, expires_at
 
     def reject(self, why: str) -> None:
         """Log once why there is no new certificate."""
@@ -116,6 +150,14 @@ def _test_context(pair: Pair) -> tuple[ssl.SSLContext, float, float]:
         reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
         raise UnusableCertificateError(f"certificate and key cannot be used: {reason}") from error
     return server, start, end
+
+
+def _trust(context: ssl.SSLContext, authorities: bytes) -> None:
+    """`UnusableCertificateError`."""
+    try:
+        context.load_verify_locations(cadata=authorities.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise UnusableCertificateError("they are no certificates in PEM form") from error
 
 
 def _handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
