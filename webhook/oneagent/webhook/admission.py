@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from oneagent.common import logs
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.webhook import admission_review, events, json_patch, namespace_label
-from oneagent.webhook.admission_review import Request, Status, TooLargeError
+from oneagent.webhook.admission_review import InvalidError, Request, Status, TooLargeError
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,9 @@ class Admission:
             pod = admission_review.decoded(request.object)
         except TooLargeError as error:
             return await self._leave_large_pod(request, error)
+        except InvalidError as error:
+            skip = replace(skip_reasons.INVALID_POD, detail=str(error))
+            return AdmissionDecision("skipped", skip.reason, warnings=(f"the pod is not injected: {skip}",))
         if pod is None or request.sub_resource or (request.kind.kind, request.operation) != ("Pod", "CREATE"):
             return AdmissionDecision("skipped", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
@@ -139,11 +142,15 @@ class Admission:
             namespace = admission_review.decoded(request.object)
         except TooLargeError:
             return AdmissionDecision("unchanged", Reason.TOO_LARGE)
+        except InvalidError:
+            return AdmissionDecision("unchanged", Reason.INVALID)
         if namespace is None or request.kind.kind != "Namespace" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("unchanged", Reason.NOT_ASKED_FOR)
         if not self._cluster.is_synced:
             # Without all DynaKubes a valid label would be removed.
             return AdmissionDecision("unchanged", Reason.NOT_SYNCED)
+        if not namespace.get("metadata"):
+            return AdmissionDecision("unchanged", Reason.INVALID)
         patch = namespace_label.patch(namespace, self._cluster.dynakubes(), self._own)
         return AdmissionDecision("changed" if patch else "unchanged", patch=patch)
 
@@ -152,16 +159,20 @@ class Admission:
             new = admission_review.decoded_dynakube(request.object)
             old = admission_review.decoded(request.old_object)
         except TooLargeError as error:
-            message = self._handlers.message([f"The DynaKube is too large: {error}. Make sure that it is smaller."])
-            return AdmissionDecision("denied", Reason.TOO_LARGE, denied=Status("Failure", message, "Forbidden", 403))
+            return self._deny(Reason.TOO_LARGE, [f"The DynaKube is too large: {error}. Make sure that it is smaller."])
+        except InvalidError as error:
+            return self._deny(Reason.INVALID, [f"The DynaKube is invalid: {error}. Make sure that it is an object."])
         if new is None or request.kind.kind != "DynaKube" or request.operation not in ("CREATE", "UPDATE"):
             return AdmissionDecision("allowed", Reason.NOT_ASKED_FOR)
         result = self._handlers.validate(new, old)
         if not result.errors:
             return AdmissionDecision("allowed", warnings=result.warnings)
+        return self._deny(Reason.INVALID, result.errors, result.warnings)
+
+    def _deny(self, reason: str, errors: Sequence[str], warnings: Sequence[str] = ()) -> AdmissionDecision:
         # Not 422 with `Invalid`: `kubectl apply --force` then deletes the object and creates it again.
-        status = Status("Failure", self._handlers.message(result.errors), "Forbidden", 403)
-        return AdmissionDecision("denied", Reason.INVALID, warnings=result.warnings, denied=status)
+        status = Status("Failure", self._handlers.message(errors), "Forbidden", 403)
+        return AdmissionDecision("denied", reason, warnings=warnings, denied=status)
 
     def _not_injected(self, request: Request, reason: str) -> AdmissionDecision:
         shown = Reason.NOT_SYNCED if reason == Reason.NOT_SYNCED else Reason.INTERNAL_ERROR

@@ -4,7 +4,9 @@
       OversizeError    larger than anything an API server sends (413)
       LateError        it did not come in time (408)
       BusyError        there are too many of them at the time (503)
-    TooLargeError      an object that would take more memory than one request may
+    ObjectError        an object in a review that can't be used
+      TooLargeError    it would take more memory than one request may
+      InvalidError     no JSON, or nothing with metadata as every object has it
 
 JSON of a megabyte can become objects of a hundred: `[{},{},…]` does. So the values of an object are counted before it
 is decoded; commas and brackets in its strings count, too, and a stored object has room for them.
@@ -35,6 +37,8 @@ REVIEW_VALUES: Final = 100_000
 _WARNINGS: Final = 50
 _WARNING_LENGTH: Final = 1000
 
+Tree = dict[str, Any]
+
 _Text = Annotated[str, msgspec.Meta(max_length=1024)]
 """Names and such, so that logs, Events and caches stay small."""
 
@@ -57,8 +61,16 @@ class BusyError(ReviewError):
     status = 503
 
 
-class TooLargeError(Exception):
-    """Its text has the size and the bound."""
+class ObjectError(Exception):
+    """Its text is for users."""
+
+
+class TooLargeError(ObjectError):
+    """With the size and the bound."""
+
+
+class InvalidError(ObjectError):
+    """With the place."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -124,6 +136,27 @@ class _Converted(msgspec.Struct, frozen=True, rename="camel"):
     converted_objects: Sequence[msgspec.Raw] = ()
 
 
+class _Owner(msgspec.Struct, frozen=True, rename="camel"):
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    name: str | None = None
+    generate_name: str | None = None
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[_Owner] | None = None
+
+
+class _Object(msgspec.Struct, frozen=True):
+    metadata: _Metadata | None = None
+
+
 class _Annotated(msgspec.Struct, frozen=True):
     annotations: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -135,7 +168,7 @@ class _Outline(msgspec.Struct, frozen=True):
 _Review = TypeVar("_Review", AdmissionReview, ConversionReview)
 _admissions: Final = msgspec.json.Decoder(AdmissionReview)
 _conversions: Final = msgspec.json.Decoder(ConversionReview)
-_objects: Final[msgspec.json.Decoder[dict[str, Any] | None]] = msgspec.json.Decoder(dict[str, Any] | None)
+_objects: Final[msgspec.json.Decoder[Tree | None]] = msgspec.json.Decoder(Tree | None)
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -157,27 +190,42 @@ def conversion(body: bytes) -> ConversionRequest:
     return request
 
 
-def decoded(
-    raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_values: int = OBJECT_VALUES
-) -> dict[str, Any] | None:
-    """Return an object of a request; None if there is none; `TooLargeError`."""
+def decoded(raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_values: int = OBJECT_VALUES) -> Tree | None:
+    """Return an object of a request; None if there is none; `ObjectError`."""
+    obj = decoded_tree(raw, most_bytes=most_bytes, most_values=most_values)
+    try:
+        msgspec.convert(obj, _Object | None)
+    except msgspec.ValidationError as error:
+        raise InvalidError(str(error)) from error
+    return obj
+
+
+def decoded_dynakube(raw: msgspec.Raw) -> Tree | None:
+    """Return a DynaKube to validate, which takes more work than other objects; `ObjectError`."""
+    return decoded(raw, most_bytes=DYNAKUBE_BYTES, most_values=DYNAKUBE_VALUES)
+
+
+def decoded_tree(raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_values: int = OBJECT_VALUES) -> Tree | None:
+    """Return an object of any form; `ObjectError`."""
     size = memoryview(raw).nbytes
     if size > most_bytes:
         raise TooLargeError(f"it has {size} bytes, and at most {most_bytes} are read")
     if (values := _values(bytes(raw))) > most_values:
         raise TooLargeError(f"it has {values} values, and at most {most_values} are read")
-    return _objects.decode(raw)
-
-
-def decoded_dynakube(raw: msgspec.Raw) -> dict[str, Any] | None:
-    """Return a DynaKube to validate, which takes more work than other objects; `TooLargeError`."""
-    return decoded(raw, most_bytes=DYNAKUBE_BYTES, most_values=DYNAKUBE_VALUES)
+    try:
+        return _objects.decode(raw)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidError(f"it is no object in JSON: {error}") from error
 
 
 def has_annotations(raw: msgspec.Raw) -> bool | None:
-    """Return whether an object of any size has annotations; None if it has no metadata."""
-    metadata = msgspec.json.decode(raw, type=_Outline).metadata
-    return None if metadata is None else bytes(metadata.annotations).strip() not in (b"null", b"{}")
+    """Return whether an object of any size has annotations; None if none can be added."""
+    try:
+        metadata = msgspec.json.decode(raw, type=_Outline).metadata
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    annotations = b"" if metadata is None else bytes(metadata.annotations).strip()
+    return annotations.startswith(b"{") if annotations.startswith((b"{", b"null")) else None
 
 
 def admitted(

@@ -17,7 +17,7 @@ from oneagent.common import logs
 from oneagent.common.dynakube.api import conversion
 from oneagent.common.kubernetes import fields
 from oneagent.webhook import admission_review
-from oneagent.webhook.admission_review import ConversionRequest, TooLargeError
+from oneagent.webhook.admission_review import ConversionRequest, InvalidError, TooLargeError
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ def _convert(raw: msgspec.Raw, desired: str) -> msgspec.Raw:
     """`_UnconvertibleError`."""
     obj: Mapping[str, object] = {}
     try:
-        obj = decoded = admission_review.decoded(raw) or {}
+        obj = decoded = admission_review.decoded_tree(raw) or {}
         return admission_review.encoded(conversion.convert(decoded, desired))
     except fields.FieldError as error:
         raise _UnconvertibleError("FieldError", f"{_about(obj, desired)}: {error}") from error
     except TooLargeError as error:
         raise _UnconvertibleError("TooLarge", f"{_about(obj, desired)}: {error}") from error
-    except msgspec.DecodeError as error:
-        raise _UnconvertibleError("FieldError", f"{_about(obj, desired)}: it is no object: {error}") from error
+    except InvalidError as error:
+        raise _UnconvertibleError("FieldError", f"{_about(obj, desired)}: {error}") from error
     except Exception as error:
         log.exception("not converted", extra=logs.fields(object=_about(obj, desired)))
         raise _UnconvertibleError("InternalError", f"{_about(obj, desired)}: {type(error).__name__}") from error

@@ -160,7 +160,7 @@ class Webhook:
             pairs = certificates.follow(directory, self._tls, _DIRECTORY_SECONDS)
         else:
             pairs = certificates.watch(self._api, self._config.namespace, self._config.secret, self._tls).run()
-        tasks = [self._cluster.run(), self._events.run(), pairs]
+        tasks: list[Coroutine[Any, Any, None]] = [self._cluster.run(), self._events.run(), pairs]
         if file := self._config.client_ca:
             tasks.append(certificates.follow_client_authorities(file, self._tls, _DIRECTORY_SECONDS))
         return tasks
