@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,16 @@ class TestANewVersion:
             eventually(lambda: not list(process.data.host_agents.iterdir()))
 
 
+def eventually_counted(api: KubeApi) -> list[dict[str, Any]]:
+    """The Events by which the webhook counts pods without an agent."""
+
+    def counted() -> list[dict[str, Any]]:
+        return [event for event in api.objects("events") if event["reason"] == "PodWithoutAgent"]
+
+    eventually(counted)
+    return counted()
+
+
 class TestTheCluster:
     @pytest.mark.parametrize("driver", ["300ms"], indirect=True)
     def test_gets_an_event_for_a_pod_without_its_agent(
@@ -176,6 +187,11 @@ class TestTheCluster:
                     "apiVersion": "v1", "kind": "Pod", "namespace": "default", "name": "pod1", "uid": "uid-pod1",
                 }  # fmt: skip
                 assert "answered 404" in str(event["message"])
+                counted = eventually_counted(api)
+                assert [(one["metadata"]["namespace"], one["involvedObject"]["name"]) for one in counted] == [
+                    ("dynatrace", "demo")
+                ]
+                assert counted[0]["related"] == event["involvedObject"]
                 process.stop()
 
 
