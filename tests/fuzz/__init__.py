@@ -7,4 +7,6 @@ reproduce it; in the unit ring it is Hypothesis, which makes a failing case smal
     readings       content by the standard library's reading of the same bytes, layers merged plainly
     judging        unpack it, and compare
     csi_requests   calls of kubelet's, and the server's handlers that have to bear them
+    admission_reviews
+                   requests of API servers to the webhook, from body to answer
 """

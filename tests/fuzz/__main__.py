@@ -22,12 +22,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz import csi_requests, judging
+from tests.fuzz import admission_reviews, csi_requests, judging
 
 KINDS: Final[dict[str, Callable[[random.Random], str]]] = {
     "zip": judging.archive,
     "image": judging.image,
     "csi-request": csi_requests.judge,
+    "admission-review": admission_reviews.judge,
 }
 
 
@@ -42,6 +43,7 @@ class Target:
 TARGETS: Final = {
     "packages": Target(("zip", "image"), 200_000),
     "csi-requests": Target(("csi-request",), 200_000),
+    "admission-reviews": Target(("admission-review",), 50_000),
 }
 _BATCH: Final = 500
 _MEMORY: Final = 1 << 30
