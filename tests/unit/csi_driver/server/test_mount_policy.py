@@ -5,6 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.proto.csi.v1 import csi_pb2
+from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.server import mount_policy, request_validation
 from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
 
 FOR_EVER = 1e12
@@ -67,3 +71,21 @@ def test_the_reason_names_the_limit_that_was_reached() -> None:
         "mount attempts failed for 600 s (the mount timeout)"
     )
     assert RetryLimits(3, 600.0).exhausted_reason(Failures(1, 1.0), 600.9) == ""
+
+
+def test_a_pod_with_a_shorter_timeout_of_its_own_is_no_evidence_against_its_dynakube() -> None:
+    context = {
+        request_validation.POD_NAME: "a",
+        request_validation.POD_NAMESPACE: "b",
+        "mode": "app",
+        "dynakube": "demo",
+    }
+
+    def is_impatient(retry_timeout: str) -> bool:
+        asked = csi_pb2.NodePublishVolumeRequest(volume_id="v", target_path="/pods/v")
+        asked.volume_capability.mount.SetInParent()
+        asked.volume_context.update(context | {"retryTimeout": retry_timeout})
+        desired = DesiredState(DynaKubeName("demo"), mount_timeout_seconds=60.0)
+        return mount_policy.is_impatient(request_validation.publish(asked, "/pods"), desired)
+
+    assert [is_impatient(timeout) for timeout in ("1ms", "59s", "60s", "1h", "")] == [True, True, False, False, False]
