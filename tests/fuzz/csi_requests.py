@@ -53,7 +53,8 @@ STATUSES: Final = {
 GROWTH_BYTES: Final = 5 << 20
 _LARGE: Final = 1_000_000
 LONGEST_MESSAGE: Final = 1_000
-LONGEST_LINE: Final = 5_000
+LONGEST_LINE: Final = 20_000
+"""Five values of 512 characters, each of which JSON may write with six."""
 _PODS: Final = ("a", "b")
 _TARGET: Final = "pods/{}/volumes/kubernetes.io~csi/agent/mount"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import struct
 import sys
 import time
@@ -256,6 +257,18 @@ class TestAProcessOfThePod:
         exe.unlink()
         exe.symlink_to(program)
         assert node.evidence().processes[0].static is None
+
+    def test_may_run_a_program_that_claims_gigabytes_of_headers(self, node: Node, tmp_path: Path) -> None:
+        program = tmp_path / "greedy"
+        header = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 65535, 65535, 0, 0, 0)
+        program.write_bytes(header)
+        os.truncate(program, 5 << 30)
+        exe = node.process(20, "greedy", node.view) / "exe"
+        exe.unlink()
+        exe.symlink_to(program)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert node.evidence().processes[0].static is None
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
     def test_may_end_while_it_is_looked_at(self, node: Node) -> None:
         (node.process(20, "java", node.view) / "maps").unlink()

@@ -28,6 +28,8 @@ from oneagent.csi_driver.linux.mount_table import Mount
 _LIBRARY: Final = os.path.basename(PRELOAD_LIBRARY)
 _ELF64_LITTLE: Final = b"\x7fELF\x02\x01"
 _PT_INTERP: Final = 3
+_MAX_HEADERS_BYTES: Final = 1 << 16
+"""The kernel starts no program with more, and a pod chooses what its program's headers claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ def _is_static(program: Path) -> bool | None:
                 return None
             (offset,) = struct.unpack_from("<Q", header, 32)
             size, count = struct.unpack_from("<HH", header, 54)
+            if size * count > _MAX_HEADERS_BYTES:
+                return None
             file.seek(offset)
             headers = file.read(size * count)
     except (OSError, ValueError):
