@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+_M_ARENA_MAX: Final = -8  # <malloc.h>
+
 HANDOVER_SECONDS: Final = 30.0
 """Seconds a new process waits for the old one on the same data directory to end."""
 
@@ -58,5 +60,16 @@ def trim_memory() -> None:
     """Release the memory that only loading needed, and freeze the objects that stay."""
     gc.collect()
     gc.freeze()
+    release_memory()
+
+
+def share_heap() -> None:
+    """Let all threads use one heap: with one each, what many threads have freed stays with the process."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def release_memory() -> None:
+    """Give unused pages of the heap back to the kernel."""
     with contextlib.suppress(AttributeError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)

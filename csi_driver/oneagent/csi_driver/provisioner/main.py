@@ -35,6 +35,7 @@ from oneagent.csi_driver.provisioner.reconciler import Provisioner
 from oneagent.csi_driver.provisioner.scrubber import Scrubber, ScrubSettings
 from oneagent.csi_driver.provisioner.signature_cache import SignatureCache
 from oneagent.csi_driver.provisioner.tenant_poller import TenantPoller
+from oneagent.csi_driver.provisioner.unpacker.process import Unpacker
 from oneagent.csi_driver.store import AgentStore
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def build(
         planner,
         metrics,
         changed.set,
-        threads=config.unpack_threads,
+        unpacker=Unpacker(threads=config.unpack_threads),
         jitter_seconds=config.jitter_seconds,
         failpoint=failpoint,
     )
@@ -262,6 +263,7 @@ def build(
 
 def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> int:
     """Run until SIGTERM or SIGINT."""
+    process.share_heap()
     logs.setup(config.log_format, config.log_level)
     stop = threading.Event()
     try:

@@ -8,30 +8,57 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import fsync, logs
+from oneagent.common import fsync, logs, unpack
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.agent_config.ruxitagentproc import Property
 from oneagent.common.identifiers import TenantId
 from oneagent.csi_driver.data_dir import DataDir, LayerId
-from oneagent.csi_driver.linux import tree_walker
+from oneagent.csi_driver.linux import syscalls, tree_walker
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE: Final = "agent/conf/ruxitagentproc.conf"
+MAX_CONFIG_BYTES: Final = 2 << 20
+"""Size of a package's file; a current one has 20 KiB."""
 
 
 def merge_config(tree: Path, tenant: Iterable[Property], own: Iterable[Property]) -> str:
     """Merge the file of a version's tree with the tenant's settings and our own; ours win."""
     try:
-        package = (tree / CONFIG_FILE).read_text(errors="replace")
-    except FileNotFoundError:
+        package = read_config(tree)
+    except unpack.PackageError as error:
+        # It was refused before it was stored, unless an older driver did that.
+        log.warning("package's configuration ignored", extra=logs.fields(tree=tree, reason=error))
         package = ""
     return ruxitagentproc.merge(package, tenant, own).text
+
+
+def read_config(tree: Path) -> str:
+    """Return the file of a version's tree, "" without one. `PackageError` if it is too large, or leads elsewhere."""
+    resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_MAGICLINKS
+    top = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = syscalls.openat2(top, CONFIG_FILE, os.O_RDONLY | os.O_NONBLOCK, resolve)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise unpack.UnsafePackageError(f"{CONFIG_FILE}: {error.strerror}") from error
+    finally:
+        os.close(top)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise unpack.UnsafePackageError(f"{CONFIG_FILE} is not a regular file")
+        content = file.read(MAX_CONFIG_BYTES + 1)
+    if len(content) > MAX_CONFIG_BYTES:
+        raise unpack.PackageTooLargeError(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES >> 20} MiB")
+    return content.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def layer_id(content: bytes) -> LayerId:

@@ -2,6 +2,8 @@
 
     download to tmp/ (resumable, hashed) → read → make room → unpack → sync → manifest → prepare → rename
 
+Packages are read and unpacked by a child process without rights, see `unpacker`.
+
 `prepare` gets the finished tree just before it becomes visible, so that a publish that waits for the version finds its
 configuration as soon as it wakes. A failed install is retried after a back-off with jitter, not before the source's
 `Retry-After`, and from the next DynaKube that uses the version. Other installs continue meanwhile: a source has one
@@ -30,7 +32,7 @@ from oneagent.common.tenant import poll
 from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.linux import tree_walker
+from oneagent.csi_driver.linux import process, tree_walker
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files, package_sources
@@ -38,7 +40,9 @@ from oneagent.csi_driver.provisioner.garbage_collector import NoSpaceError
 from oneagent.csi_driver.provisioner.installer.fetch import Fetcher, InstallRequest, RetryState, SpaceMaker
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.package_source import Package
-from oneagent.csi_driver.store import demand, store_key, usage
+from oneagent.csi_driver.provisioner.unpacker.messages import Existing
+from oneagent.csi_driver.provisioner.unpacker.process import Unpacker
+from oneagent.csi_driver.store import config_layers, demand, store_key
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +119,7 @@ class Installer:
         metrics: ProvisionerMetrics,
         on_change: Callable[[], None],
         *,
-        threads: int | None = None,
+        unpacker: Unpacker | None = None,
         jitter_seconds: float = 0.0,
         now: Callable[[], float] = time.monotonic,
         failpoint: Callable[[str], None] = lambda _name: None,
@@ -129,7 +133,7 @@ class Installer:
         self._preparer = preparer
         self._metrics = metrics
         self._on_change = on_change
-        self._threads = threads
+        self._unpacker = unpacker or Unpacker()
         self._jitter_seconds = jitter_seconds
         self._now = now
         self._failpoint = failpoint
@@ -199,6 +203,7 @@ class Installer:
         finally:
             self._slots.release(slot)
             install.task = None
+            process.release_memory()
             self._on_change()
 
     def _failed(self, install: _Install, error: Exception) -> None:
@@ -262,15 +267,18 @@ class Installer:
         tree_walker.remove_if_possible(scratch)
         try:
             unpacking = time.perf_counter()
-            agent = package.read(cancelled)
-            self._space.make_room(agent.unpacked_size)
-            present = usage.list_shareable(self._data, self._store)
-            unpacked = agent.unpack(scratch, threads=self._threads, cancelled=cancelled, existing=present)
-            self._metrics.shared_bytes.inc(present.shared_bytes)
+            existing = [
+                Existing(self._data.agent(stored), str(self._data.manifest(stored)))
+                for stored in self._store.versions()
+            ]
+            unpacked = self._unpacker.unpack(
+                package.content, scratch, existing, cancelled=cancelled, make_room=self._space.make_room
+            )
+            config_layers.read_config(unpacked.root)
+            self._metrics.shared_bytes.inc(unpacked.shared_bytes)
             self._metrics.unpack_seconds.observe(time.perf_counter() - unpacking)
-            unpacked.make_durable()
             self._failpoint("unpacked")
-            unpacked.manifest.dump(self._data.manifest(version))
+            unpacked.store_manifest(self._data.manifest(version))
             self._failpoint("manifest written")
             self._preparer.prepare(version, unpacked.root)
             self._failpoint("prepared")
@@ -300,7 +308,9 @@ class Installer:
 
 def _pause(install: _Install, error: Exception) -> float:
     """Return the seconds until the next attempt."""
-    if install.request.is_content_addressed and isinstance(error, unpack.PackageError) and not _is_node_fault(error):
+    is_wrong = isinstance(error, unpack.PackageError) and not _is_node_fault(error)
+    # A process may also end because the node lacks memory.
+    if install.request.is_content_addressed and is_wrong and not isinstance(error, unpack.UnpackProcessError):
         return _WRONG_CONTENT_PAUSE
     first, longest = FIRST_PAUSE, LONGEST_PAUSE
     if isinstance(error, api_errors.ForbiddenError):

@@ -19,9 +19,9 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.common.oci.reference import ImageName
 from oneagent.common.tenant import image_resolver
 from oneagent.common.tenant.inputs import ObjectReader
-from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.provisioner.unpacker.messages import PackageContent
 from oneagent.csi_driver.store import store_key
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,9 @@ class Image:
                 f"{stem.parent}: {needed:,} bytes of layers do not fit into {available:,}", needed
             )
         files = {digest: _fetch_layer(layer, targets[digest], cancelled, free) for digest, layer in unique.items()}
-        blobs = [files[layer.digest].path for layer in layers]
+        blobs = tuple(files[layer.digest].path for layer in layers)
         sha256 = self.reference.digest.removeprefix("sha256:")
-        return Package(tuple(files.values()), sha256, lambda cancelled: unpack_image.read(blobs, cancelled=cancelled))
+        return Package(tuple(files.values()), sha256, PackageContent("image", blobs))
 
     def _layers(self) -> list[oci_image.Layer]:
         try:

@@ -14,9 +14,9 @@ from oneagent.common.http import download
 from oneagent.common.identifiers import StoreKey, Version, agent_version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant.inputs import ObjectReader
-from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.provisioner.unpacker.messages import PackageContent
 from oneagent.csi_driver.store import store_key
 
 IS_CONTENT_ADDRESSED: Final = False
@@ -70,7 +70,7 @@ class LocalZip:
             limits=DOWNLOAD_LIMITS,
             free=free,
         )
-        return Package((file,), file.sha256, lambda _cancelled: zip.read(file.path))
+        return Package((file,), file.sha256, PackageContent("zip", (file.path,)))
 
 
 class ContentKeys:

@@ -18,10 +18,10 @@ from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.identifiers import StoreKey, agent_version
-from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.provisioner.package_sources.package_source import FreeBytes, Package
+from oneagent.csi_driver.provisioner.unpacker.messages import PackageContent
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class MirrorZip:
             self._report_failure(_result(error), error)
             return None
         mirror.metrics.mirror.labels("ok").inc()
-        return Package((file,), file.sha256, lambda _cancelled: zip.read(file.path))
+        return Package((file,), file.sha256, PackageContent("zip", (file.path,)))
 
     def reject(self, reason: Exception) -> None:
         """Report that the mirror's package is no agent."""

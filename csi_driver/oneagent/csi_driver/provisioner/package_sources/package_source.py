@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from oneagent.common.http import download
-from oneagent.common.unpack import AgentPackage
+from oneagent.csi_driver.provisioner.unpacker.messages import PackageContent
 
 DOWNLOAD_LIMITS: Final = download.DownloadLimits(connections=3)
 
@@ -20,11 +20,11 @@ FreeBytes = Callable[[Path], int]
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A downloaded package. `read` returns its content, or raises `PackageError`."""
+    """A downloaded package. An image may have the same file as several of its layers."""
 
     files: tuple[download.Downloaded, ...]
     sha256: str
-    read: Callable[[Callable[[], bool]], AgentPackage]
+    content: PackageContent
 
     @property
     def is_temporary(self) -> bool:

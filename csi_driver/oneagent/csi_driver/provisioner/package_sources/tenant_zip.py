@@ -13,9 +13,9 @@ from oneagent.common.identifiers import StoreKey, Version, agent_version
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant import client, inputs
 from oneagent.common.tenant.inputs import ObjectReader
-from oneagent.common.unpack import zip
 from oneagent.csi_driver.provisioner import download_files
 from oneagent.csi_driver.provisioner.package_sources.package_source import DOWNLOAD_LIMITS, FreeBytes, Package
+from oneagent.csi_driver.provisioner.unpacker.messages import PackageContent
 from oneagent.csi_driver.store import store_key
 
 IS_CONTENT_ADDRESSED: Final = False
@@ -63,4 +63,4 @@ class TenantZip:
         file = download.download(
             self.source, download_files.zip_file(stem), cancelled=cancelled, limits=DOWNLOAD_LIMITS, free=free
         )
-        return Package((file,), file.sha256, lambda _cancelled: zip.read(file.path))
+        return Package((file,), file.sha256, PackageContent("zip", (file.path,)))

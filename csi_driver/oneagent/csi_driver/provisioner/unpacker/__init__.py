@@ -1,0 +1,1 @@
+"""Unpacks packages in a child process without rights: whatever a package does to its parser, it does it there."""

@@ -1,0 +1,109 @@
+"""The provisioner and the process that unpacks a package: what that takes from the node, and what its end does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import packages, provisioner
+from tests.fakes import tenant as double
+from tests.fakes.provisioner import OTHER, Process, eventually, manifest
+
+VERSION = packages.VERSION
+MORE = ("1.301.0.20240101-000000", "1.302.0.20240101-000000", "1.303.0.20240101-000000")
+
+
+@pytest.fixture
+def server() -> Iterator[double.Tenant]:
+    with double.Tenant() as server:
+        yield server
+
+
+def find_child(process: Process) -> int | None:
+    assert process.process is not None
+    for thread in Path(f"/proc/{process.process.pid}/task").iterdir():
+        if children := (thread / "children").read_text().split():
+            return int(children[0])
+    return None
+
+
+def is_unpacking(process: Process) -> bool:
+    return any(any(tree.iterdir()) for tree in process.data.tmp.glob("*.tree/tree"))
+
+
+def resident_bytes(process: Process) -> int:
+    assert process.process is not None
+    lines = Path(f"/proc/{process.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS:"))
+
+
+def test_a_killed_child_is_a_condition_and_a_retry(tmp_path: Path, server: double.Tenant) -> None:
+    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+    server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
+    with provisioner.running(tmp_path) as process:
+        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+        eventually(lambda: is_unpacking(process))
+        child = find_child(process)
+        assert child is not None
+        os.kill(child, signal.SIGKILL)
+        eventually(lambda: "signal 9, Killed" in process.row().get("condition", ""), what=process.row)
+        assert not list(process.data.tmp.glob("*.tree"))
+        # Others are installed meanwhile, and it is installed later, by the same provisioner.
+        process.set_dynakubes(
+            manifest("demo", server.api_url, version=VERSION), manifest("other", server.api_url, version=OTHER)
+        )
+        process.await_ready(OTHER, "other")
+        process.await_ready(VERSION)
+        assert find_child(process) is None
+        assert provisioner.list_corrupt(process.data) == []
+        assert process.stop() == 0
+
+
+def test_a_stopped_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant) -> None:
+    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+    with provisioner.running(tmp_path) as process:
+        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+        eventually(lambda: is_unpacking(process))
+        child = find_child(process)
+        assert child is not None
+        os.kill(child, signal.SIGSTOP)  # It would not end by itself.
+        assert process.stop() == 0
+        eventually(lambda: not Path(f"/proc/{child}").exists(), 2)
+
+
+def test_a_killed_provisioner_leaves_no_child(tmp_path: Path, server: double.Tenant) -> None:
+    server.release(VERSION, packages.build(tmp_path / "agent.zip", filler=48 << 20))
+    with provisioner.running(tmp_path) as process:
+        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+        eventually(lambda: is_unpacking(process))
+        child = find_child(process)
+        process.kill()
+        eventually(lambda: not Path(f"/proc/{child}").exists() or is_zombie(child), 5)
+
+
+def is_zombie(process_id: int | None) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{process_id}/stat").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def test_three_installs_leave_no_memory_with_the_provisioner(tmp_path: Path, server: double.Tenant) -> None:
+    with provisioner.running(tmp_path) as process:
+        # It has asked the tenant, which has no such package yet.
+        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+        eventually(lambda: "404" in process.row().get("condition", ""), what=process.row)
+        idle = resident_bytes(process)
+        for number, version in enumerate(MORE):
+            archive = packages.build_large(tmp_path / f"{version}.zip", version, megabytes=30, files=3000, seed=number)
+            server.release(version, archive)
+        process.set_dynakubes(*(manifest(f"kube{number}", server.api_url, version=v) for number, v in enumerate(MORE)))
+        for number, version in enumerate(MORE):
+            process.await_ready(version, f"kube{number}", 60)
+        eventually(
+            lambda: resident_bytes(process) <= idle + (3 << 20), what=lambda: f"{idle=} {resident_bytes(process)=}"
+        )
