@@ -2,7 +2,10 @@
 
 A host asks in its 401 (`WWW-Authenticate`; RFC 9110 section 11, and the distribution project's token
 specification). No credentials are sent before that, so a host that needs none gets none. A token is used until it
-expires and then requested again. Credentials of a host with TLS never go to an address without TLS.
+expires and then requested again.
+
+The host chooses the address, so credentials go to few: the host itself, Docker Hub's issuer for Docker Hub, and what
+the administrator lists. An address without TLS is the host itself, if it is listed as one without TLS, or it is listed.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ _MAX_TOKEN_BYTES: Final = 1 << 20
 _DEFAULT_LIFETIME: Final = 60.0
 """Seconds that a token lives if its issuer does not say, by the specification."""
 _EXPIRY_MARGIN: Final = 5.0
+_DOCKER_HUB: Final = ("registry-1.docker.io", "auth.docker.io")
+"""Docker Hub's registry, and its issuer of tokens."""
 _CHALLENGE_PART: Final = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][A-Za-z0-9-]*)')
 
 
@@ -108,11 +113,29 @@ class Login:
             raise errors.UnexpectedResponseError(
                 f"{where}: requires a token, but names no valid realm to request it from"
             )
-        if realm.scheme == "http" and not self._endpoint.plain_http:
+        if realm.scheme == "http" and not (self._endpoint.plain_http or _host_of(realm) in self._endpoint.realms):
             raise errors.UnexpectedResponseError(
                 f"{where}: requires a token from {errors.redact_url(text)}, which is without TLS"
             )
+        if self._credentials and not self._may_have_credentials(realm):
+            raise errors.UnexpectedResponseError(
+                f"{where}: requires a token from {errors.redact_url(text)}, which is another host: its credentials are"
+                f" not sent there unless --registry-realms lists {_host_of(realm)}"
+            )
         return realm
+
+    def _may_have_credentials(self, realm: httpx.URL) -> bool:
+        own = httpx.URL(self._endpoint.url)
+        if _host_of(realm) in self._endpoint.realms:
+            return True
+        if realm.scheme == "http":
+            return self._endpoint.plain_http and _host_of(realm) == _host_of(own)
+        return realm.host == own.host or (own.host, _host_of(realm)) == _DOCKER_HUB
+
+
+def _host_of(url: httpx.URL) -> str:
+    """Return `host`, or `host:port` if the port is not the scheme's own."""
+    return url.netloc.decode("ascii", "replace").lower()
 
 
 def _parse_challenges(header: str) -> dict[str, dict[str, str]]:

@@ -29,6 +29,8 @@ class Endpoint:
     host: str
     path: str
     plain_http: bool = False
+    realms: frozenset[str] = frozenset()
+    """Hosts, `host[:port]`, that may get its credentials to issue a token, besides its own."""
 
     @property
     def url(self) -> str:
@@ -44,6 +46,8 @@ class Registries:
     plain_http: frozenset[str] = frozenset()
     allowed: tuple[str, ...] = ()
     """Registries, `registry/path` for everything below, or `*.example.com`; empty for all."""
+    realms: frozenset[str] = frozenset()
+    """Hosts, `host[:port]`, that may get a registry's credentials to issue a token, besides its own."""
 
     def endpoints(self, image: reference.Reference) -> tuple[Endpoint, ...]:
         """Return the hosts to ask, in this order; `InvalidSettingsError` if the image is not allowed."""
@@ -53,12 +57,13 @@ class Registries:
                 f"{image.name} is of a registry that this node may not use: --registry-allow is {listed}"
             )
         mirrors = self.mirrors.get(image.registry, self.mirrors.get(ANY, ()))
-        own = Endpoint(image.registry, image.host, image.path, image.registry in self.plain_http)
+        own = Endpoint(image.registry, image.host, image.path, image.registry in self.plain_http, self.realms)
         return (*(self._mirror_endpoint(location, image.path) for location in mirrors), own)
 
     def _mirror_endpoint(self, location: str, path: str) -> Endpoint:
         host, _, directory = location.partition("/")
-        return Endpoint(host, host, f"{directory}/{path}" if directory else path, host in self.plain_http)
+        path = f"{directory}/{path}" if directory else path
+        return Endpoint(host, host, path, host in self.plain_http, self.realms)
 
 
 def _is_covered(entry: str, name: str) -> bool:
@@ -87,11 +92,19 @@ def add_flags(add: flags.AddFlag) -> None:
         "registries that images may come from, as registry, registry/path or *.example.com; all if empty",
         parse=host_list,
     )
+    add(
+        "registry-realms",
+        "",
+        "hosts that may get a registry's credentials to issue a token, besides its own, separated by commas",
+        parse=flags.checked(parse_realms),
+    )
 
 
 def from_flags(args: argparse.Namespace) -> Registries:
     """Return the rules of parsed flags."""
-    return Registries(args.registry_mirrors, frozenset(args.registry_plain_http), args.registry_allow)
+    return Registries(
+        args.registry_mirrors, frozenset(args.registry_plain_http), args.registry_allow, args.registry_realms
+    )
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -100,6 +113,15 @@ def parse_list(text: str) -> tuple[str, ...]:
     for part in entries:
         _check_location(part)
     return entries
+
+
+def parse_realms(text: str) -> frozenset[str]:
+    """Parse hosts, `host[:port]`, separated by commas."""
+    entries = parse_list(text)
+    for part in entries:
+        if "/" in part or "*" in part:
+            raise ValueError(f"{part!r} is not host[:port]")
+    return frozenset(entries)
 
 
 def parse_mirrors(text: str) -> dict[str, tuple[str, ...]]:

@@ -43,6 +43,9 @@ annotations: {{ toYaml . | nindent 2 }}
 {{- with .allow }}
 - {{ printf "--registry-allow=%s" (join "," .) | quote }}
 {{- end }}
+{{- with .realms }}
+- {{ printf "--registry-realms=%s" (join "," .) | quote }}
+{{- end }}
 {{- end -}}
 
 {{/* Lines of a pod's `spec` that say where it may run. Takes the root, the part's values, and its tolerations. */}}

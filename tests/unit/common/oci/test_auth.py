@@ -8,11 +8,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx2 as httpx
 import pytest
+import trustme
 
 from oneagent.common.http import client as http_client
+from oneagent.common.http import errors
 from oneagent.common.oci import auth, hosts, pull_secret
 from oneagent.common.oci import repository as oci_repository
+from tests.fakes.raw_server import RawServer
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,3 +57,87 @@ def test_a_token_is_read_from_an_issuer_that_packs_its_answers(host: str) -> Non
     login = auth.Login(endpoint, pull_secret.Credentials("agent", "open sesame"))
     with oci_repository.Repository(endpoint, login, http_client.HttpSettings()) as repository:
         assert repository.find_by_tag("1") == [b"{}"]
+
+
+class TestCredentials:
+    """Whom a registry's password goes to, by the requests that arrive at the address that the registry names."""
+
+    def login(self, own: str, realm: str, *, realms: frozenset[str] = frozenset(), anonymous: bool = False) -> None:
+        """React to a 401 of a registry that names this realm."""
+        url = httpx.URL(own)
+        host = url.netloc.decode()
+        endpoint = hosts.Endpoint(host, host, "team/agent", url.scheme == "http", realms)
+        login = auth.Login(endpoint, None if anonymous else pull_secret.Credentials("agent", "open sesame"))
+        request = httpx.Request("GET", f"{own}/v2/team/agent/manifests/1")
+        challenge = {"WWW-Authenticate": f'Bearer realm="{realm}",service="it"'}
+        settings = http_client.HttpSettings(timeout_seconds=2, skip_cert_check=True)
+        with http_client.create(settings) as http:
+            login.handle_unauthorized(http, httpx.Response(401, headers=challenge, request=request))
+
+    def test_go_to_no_other_host_that_the_registry_names(self) -> None:
+        with (
+            issuer() as foreign,
+            pytest.raises(errors.UnexpectedResponseError, match="--registry-realms lists") as told,
+        ):
+            self.login("https://registry.example", foreign.url)
+        assert foreign.requests == []
+        assert "sesame" not in str(told.value)
+
+    @pytest.mark.parametrize("own", ["http://127.0.0.1:1", "https://127.0.0.1:1", "https://registry.example"])
+    def test_go_to_no_address_without_tls_that_is_not_listed(self, own: str) -> None:
+        with issuer(tls=False) as plain, pytest.raises(errors.UnexpectedResponseError):
+            self.login(own, plain.url)
+        assert plain.requests == []
+
+    @pytest.mark.parametrize("tls", [True, False])
+    def test_go_to_a_host_that_is_listed(self, tls: bool) -> None:
+        with issuer(tls=tls) as listed:
+            self.login("https://registry.example", listed.url, realms=frozenset({f"127.0.0.1:{listed.port}"}))
+        assert b"authorization: basic" in listed.requests[0].lower()
+
+    def test_go_to_the_registry_itself(self) -> None:
+        with issuer() as own:
+            self.login(own.url, f"{own.url}/token")
+        assert b"authorization: basic" in own.requests[0].lower()
+
+    @pytest.mark.parametrize(
+        ("own", "realm", "goes"),
+        [
+            ("https://registry-1.docker.io", "https://auth.docker.io/token", True),
+            ("https://registry-1.docker.io", "https://auth.docker.io.example/token", False),
+            ("https://registry-1.docker.io", "http://auth.docker.io/token", False),
+            ("https://registry-1.docker.io", "https://auth.docker.io:444/token", False),
+            ("https://registry.example", "https://auth.docker.io/token", False),
+            ("https://registry.example", "https://registry.example@foreign.example/token", False),
+            ("https://registry.example", "https://foreign.example/registry.example", False),
+            ("https://registry.example", "https://REGISTRY.example/token", True),
+        ],
+    )
+    def test_go_to_docker_hubs_own_issuer_for_docker_hub_only(self, own: str, realm: str, goes: bool) -> None:
+        endpoint = hosts.Endpoint(own, httpx.URL(own).host, "team/agent")
+        login = auth.Login(endpoint, pull_secret.Credentials("agent", "open sesame"))
+        try:
+            login._parse_realm(realm)
+        except errors.UnexpectedResponseError:
+            assert not goes
+        else:
+            assert goes
+
+    def test_are_not_needed_to_ask_another_host_without_any(self) -> None:
+        with issuer() as foreign:
+            self.login("https://registry.example", foreign.url, anonymous=True)
+        assert b"authorization" not in foreign.requests[0].lower()
+
+    def test_do_not_follow_a_redirect_of_the_issuer(self) -> None:
+        with issuer() as foreign:
+            head = f"HTTP/1.1 307 See\r\nLocation: {foreign.url}\r\nContent-Length: 0\r\n\r\n".encode()
+            with RawServer(lambda connection, _: connection.sendall(head), trustme.CA()) as own:
+                self.login(own.url, f"{own.url}/token")
+        assert b"authorization" not in foreign.requests[0].lower()
+
+
+def issuer(*, tls: bool = True) -> RawServer:
+    """A server that issues a token to everybody."""
+    body = b'{"token": "good"}'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    return RawServer(lambda connection, _: connection.sendall(answer), trustme.CA() if tls else None)
