@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import identifiers
+from oneagent.common import foreign_json, identifiers
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors, exchange
 from oneagent.common.injection import contract
@@ -229,8 +229,8 @@ def _request_metadata(source: download.HttpSource, package: Package) -> Metadata
     if response.status_code != 200:
         raise errors.from_response(response, body, secret=source.secret, remedy=source.remedy)
     try:
-        answer = msgspec.json.decode(body, type=Metadata)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        answer = foreign_json.decode(body, Metadata)
+    except foreign_json.DocumentError as error:
         raise errors.UnexpectedResponseError(f"{location}: not the documented response: {error}") from error
     if answer.version != package.version or answer.size < 0 or not _SHA256.fullmatch(answer.sha256):
         raise errors.UnexpectedResponseError(f"{location}: describes another version than {package.version}")

@@ -221,7 +221,7 @@ class Api:
             content = await response.read()
         try:
             answer: Object = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UnavailableError(f"{method} {path}: the response is not JSON") from error
         return answer
 

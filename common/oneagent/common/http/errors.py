@@ -25,7 +25,10 @@ from typing import Final
 import httpx2 as httpx
 import msgspec
 
+from oneagent.common import foreign_json
+
 MAX_MESSAGE_LENGTH: Final = 300
+_LONGEST_RETRY_AFTER: Final = 86400.0
 
 
 class Stage(StrEnum):
@@ -145,14 +148,15 @@ def parse_retry_after(value: str, now: float | None = None) -> float | None:
     """Seconds to wait by a `Retry-After` header: a number or a date (RFC 9110 section 10.2.3)."""
     value = value.strip()
     if re.fullmatch(r"\d{1,9}", value, re.ASCII):
-        return float(value)
+        return min(float(value), _LONGEST_RETRY_AFTER)
     try:
         date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=datetime.UTC)
+        seconds = date.timestamp() - (time.time() if now is None else now)
+    except Exception:  # noqa: BLE001 - the parser has more ways to fail than it documents, as for absurd years
         return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.UTC)
-    return max(0.0, date.timestamp() - (time.time() if now is None else now))
+    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
 
 
 def redact_url(url: str) -> str:
@@ -179,8 +183,8 @@ class _ErrorBody(msgspec.Struct):
 
 def _message(body: bytes) -> str:
     try:
-        detail = msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        detail = foreign_json.decode(body, _ErrorBody)
+    except foreign_json.DocumentError:
         return ""
     errors = [detail.error] if detail.error else detail.errors or []
     return _sanitize("; ".join(error.message for error in errors))

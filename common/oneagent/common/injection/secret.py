@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
+from oneagent.common import foreign_json
+
 
 class InjectionSecretError(ValueError):
     """The document can't be used."""
@@ -46,6 +48,6 @@ def encode(injection: Injection) -> str:
 
 def decode(text: bytes) -> Injection:
     try:
-        return msgspec.json.decode(text, type=Injection)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return foreign_json.decode(text, Injection)
+    except foreign_json.DocumentError as error:
         raise InjectionSecretError(str(error)) from None

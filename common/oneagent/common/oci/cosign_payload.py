@@ -17,6 +17,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from oneagent.common import foreign_json
+
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 """Annotation of a payload's descriptor that holds the signature."""
@@ -126,8 +128,8 @@ def _subject_digests(body: bytes) -> frozenset[str]:
 
 def _decode(body: bytes, expected: type[_T], what: str) -> _T:
     try:
-        return msgspec.json.decode(body, type=expected)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return foreign_json.decode(body, expected)
+    except foreign_json.DocumentError as error:
         raise NotASignatureError(f"has a {what} that is not as documented: {error}") from error
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import msgspec
-
+from oneagent.common import foreign_json
 from oneagent.common.http import errors
 
 _T = TypeVar("_T")
@@ -17,6 +16,6 @@ _T = TypeVar("_T")
 def decode(body: bytes, expected: type[_T], where: str) -> _T:
     """Decode a JSON body; the error names the field and never a value."""
     try:
-        return msgspec.json.decode(body, type=expected)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return foreign_json.decode(body, expected)
+    except foreign_json.DocumentError as error:
         raise errors.UnexpectedResponseError(f"{where}: not the documented response: {error}") from error

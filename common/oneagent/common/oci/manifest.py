@@ -13,12 +13,13 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import unpack
+from oneagent.common import foreign_json, unpack
 from oneagent.common.oci import reference
 
 MAX_BYTES: Final = 4 << 20
 """Size of a manifest that every registry has to accept, and most accept no more (distribution specification)."""
 MAX_LAYERS: Final = 128
+_MAX_SIZE: Final = 1 << 50
 """More than any build tool makes: overlay file systems end at about as many."""
 
 TYPES: Final = (
@@ -74,8 +75,8 @@ class Manifest(msgspec.Struct, frozen=True):
 def parse(body: bytes, where: str) -> Manifest:
     """Parse an image's manifest or an index; `PackageError` if it is neither."""
     try:
-        manifest = msgspec.json.decode(body, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        manifest = foreign_json.decode(body, Manifest)
+    except foreign_json.DocumentError as error:
         raise unpack.CorruptPackageError(f"{where}: not a manifest: {error}") from error
     if manifest.schemaVersion != 2:
         raise unpack.UnsupportedPackageError(f"{where}: a manifest of version {manifest.schemaVersion}: 2 is needed")
@@ -86,7 +87,7 @@ def parse(body: bytes, where: str) -> Manifest:
         *(manifest.layers or ()),
         *((manifest.config,) if manifest.config else ()),
     ):
-        if not reference.DIGEST.fullmatch(descriptor.digest) or descriptor.size < 0:
+        if not reference.DIGEST.fullmatch(descriptor.digest) or not 0 <= descriptor.size <= _MAX_SIZE:
             raise unpack.UnsupportedPackageError(
                 f"{where}: refers to {descriptor.digest[:80]!r} of {descriptor.size} bytes: "
                 "sha256: and 64 hex digits are needed"
@@ -109,8 +110,8 @@ def check_config(body: bytes, where: str, machine: str | None = None) -> None:
     """Check by its configuration that an image without an index is for a machine."""
     machine = machine or platform.machine()
     try:
-        target = msgspec.json.decode(body, type=Platform)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        target = foreign_json.decode(body, Platform)
+    except foreign_json.DocumentError as error:
         raise unpack.CorruptPackageError(f"{where}: not an image's configuration: {error}") from error
     if not target.runs_on(machine):
         raise unpack.UnsupportedPackageError(

@@ -8,13 +8,13 @@ key is used. Docker Hub's keys have several spellings; all of them match.
 from __future__ import annotations
 
 import base64
-import binascii
 import fnmatch
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
+from oneagent.common import foreign_json
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
@@ -78,8 +78,8 @@ class _Config(msgspec.Struct):
 def parse(text: str, where: str) -> Keyring:
     """Parse the Secret's text; the `InvalidSettingsError` names `where` and shows nothing of the text."""
     try:
-        config = msgspec.json.decode(text, type=_Config)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        config = foreign_json.decode(text, _Config)
+    except foreign_json.DocumentError:
         remedy = 'a JSON object {"auths": {"registry": {"auth": "…"}}} is needed'
         raise http_client.InvalidSettingsError(f"{where}: {remedy}") from None
     entries = [_entry(key, auth, where) for key, auth in config.auths.items()]
@@ -111,7 +111,7 @@ def _credentials(auth: _Auth, where: str) -> Credentials:
     try:
         padded = auth.auth + "=" * (-len(auth.auth) % 4)
         user, colon, password = base64.b64decode(padded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         colon = user = password = ""
     if not colon:
         raise http_client.InvalidSettingsError(f"{where}: auth has to be user:password in base64")

@@ -15,18 +15,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Annotated, Final, Self, TypeVar
 
 import httpx2 as httpx
 import msgspec
 
-from oneagent.common import identifiers
+from oneagent.common import foreign_json, identifiers
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 
-MAX_RESPONSE_BYTES: Final = 8 * 1024 * 1024
-"""Bytes; the module configuration of a large tenant has some hundred kilobytes."""
+MAX_RESPONSE_BYTES: Final = 1 << 20
+MAX_CONFIG_BYTES: Final = 2 << 20
+"""The module configuration of a large tenant has some hundred kilobytes."""
+MAX_PROPERTIES: Final = 20_000
+_MAX_ENDPOINTS: Final = 1_000
+_MAX_VERSIONS: Final = 10_000
+_MAX_TEXT: Final = 4_096
 
 _AGENT: Final = "/v1/deployment/installer/agent"
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
@@ -162,7 +167,7 @@ class Tenant:
         if host_group:
             params["hostgroup"] = host_group
         path = f"{_AGENT}/processmoduleconfig"
-        status, body = self._request(path, params, tolerated=(304, 404))
+        status, body = self._request(path, params, tolerated=(304, 404), max_bytes=MAX_CONFIG_BYTES)
         if status in (304, 404):
             return None
         answer = _decode(body, _ModuleConfig, path)
@@ -182,11 +187,12 @@ class Tenant:
         params: dict[str, str],
         tolerated: tuple[int, ...] = (),
         json: dict[str, str] | None = None,
+        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> tuple[int, bytes]:
         """Return status and body, for status 200 or a tolerated one. With `json`, the request is a POST."""
         method = "GET" if json is None else "POST"
         response, body = self._http.fetch(
-            method, self._access.api_url + path, params=params, json=json, max_bytes=MAX_RESPONSE_BYTES
+            method, self._access.api_url + path, params=params, json=json, max_bytes=max_bytes
         )
         if response.status_code != 200 and response.status_code not in tolerated:
             raise errors.from_response(response, body, secret=self._access.token, remedy=self._access.remedy)
@@ -240,8 +246,8 @@ def _invalid_version(source: str, text: str) -> str:
 
 def _decode(body: bytes, wanted: type[_T], path: str) -> _T:
     try:
-        return msgspec.json.decode(body, type=wanted)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return foreign_json.decode(body, wanted)
+    except foreign_json.DocumentError as error:
         # The library's text names the field, never the value.
         raise errors.UnexpectedResponseError(f"{path}: not the documented response: {error}") from error
 
@@ -253,6 +259,9 @@ def _own_version() -> str:
         return "unknown"
 
 
+_Text = Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)]
+
+
 class _Latest(msgspec.Struct):
     latestAgentVersion: str
 
@@ -262,15 +271,15 @@ class _Scopes(msgspec.Struct):
 
 
 class _Available(msgspec.Struct):
-    availableVersions: list[str]
+    availableVersions: Annotated[list[str], msgspec.Meta(max_length=_MAX_VERSIONS)]
 
 
 class _Connection(msgspec.Struct):
     tenantUUID: str
-    tenantToken: str = ""
-    communicationEndpoints: list[str] = []
+    tenantToken: Annotated[str, msgspec.Meta(max_length=_MAX_TEXT)] = ""
+    communicationEndpoints: Annotated[list[_Text], msgspec.Meta(max_length=_MAX_ENDPOINTS)] = []
 
 
 class _ModuleConfig(msgspec.Struct):
-    revision: int = 0
-    properties: list[ruxitagentproc.Property] = []
+    revision: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] = 0
+    properties: Annotated[list[ruxitagentproc.Property], msgspec.Meta(max_length=MAX_PROPERTIES)] = []

@@ -19,11 +19,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
-from oneagent.common import package_client
+from oneagent.common import foreign_json, package_client
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
 from oneagent.operator.package_server.errors import BusyError, UnauthenticatedError
@@ -37,6 +37,8 @@ REVIEW_TIMEOUT_SECONDS: Final = 10.0
 
 _LONGEST_TOKEN: Final = 8000
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+_LATEST: Final = 253402300799
+"""The end of the year 9999, in seconds since the epoch."""
 _ACCOUNT: Final = "system:serviceaccount:"
 
 
@@ -49,7 +51,7 @@ class Reviewer(Protocol):
 class _Claims(msgspec.Struct):
     """Claims of an unverified token; used only to refuse it."""
 
-    exp: float
+    exp: Annotated[float, msgspec.Meta(ge=0, le=_LATEST)]
     aud: str | list[str]
 
 
@@ -98,8 +100,8 @@ class Authenticator:
             if parts is None:
                 raise UnauthenticatedError("the token is not a service account token")
             body = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
-            claims = msgspec.json.decode(body, type=_Claims)
-        except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
+            claims = foreign_json.decode(body, _Claims)
+        except (foreign_json.DocumentError, binascii.Error):
             raise UnauthenticatedError("the token is not a service account token with an expiry") from None
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if package_client.AUDIENCE not in audiences:

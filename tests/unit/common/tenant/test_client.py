@@ -139,7 +139,7 @@ def test_garbage_is_called_garbage(server: double.Tenant, client: tenant_client.
 
 
 def test_an_answer_without_an_end_is_not_read_to_the_end(server: double.Tenant, client: tenant_client.Tenant) -> None:
-    server.plan("config", Fault(body=b" " * (tenant_client.MAX_RESPONSE_BYTES + 1)))
+    server.plan("config", Fault(body=b" " * (tenant_client.MAX_CONFIG_BYTES + 1)))
     with pytest.raises(errors.UnexpectedResponseError, match="more than"):
         client.module_config()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from oneagent.operator.package_server import authentication
 from oneagent.operator.package_server.metrics import PackageMetrics
+from tests.fakes import hostile_documents
 from tests.fakes import package_server as fakes
 from tests.fakes import tenant as double
 from tests.fakes.packages import VERSION
@@ -104,6 +106,17 @@ class TestAToken:
         self, client: httpx.Client, serving: fakes.RunningPackageServer, token: str
     ) -> None:
         answer = client.get(URL, headers=[(b"Authorization", b"Bearer " + token.encode())])
+        assert answer.status_code == 401
+        assert serving.reviews.tokens == []
+
+    @pytest.mark.parametrize(
+        "claims", [*hostile_documents.ALL.values(), b"[" * 5000], ids=[*hostile_documents.ALL, "a short depth"]
+    )
+    def test_that_has_hostile_claims_is_refused_without_asking(
+        self, client: httpx.Client, serving: fakes.RunningPackageServer, claims: bytes
+    ) -> None:
+        payload = base64.urlsafe_b64encode(claims[:5000]).rstrip(b"=")
+        answer = client.get(URL, headers=[(b"Authorization", b"Bearer e30." + payload + b".c2ln")])
         assert answer.status_code == 401
         assert serving.reviews.tokens == []
 

@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import msgspec
 
-from oneagent.common import page_cache
+from oneagent.common import foreign_json, page_cache
 from oneagent.common.http.download import http_range
 
 _BLOCK: Final = 1024 * 1024
@@ -123,8 +123,8 @@ class PartFile:
         """Restore the state that an earlier process left, if it can be trusted."""
         size = self._path.stat().st_size
         try:
-            state = msgspec.json.decode(self._state_path.read_bytes(), type=_State)
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+            state = foreign_json.decode(self._state_path.read_bytes(), _State)
+        except (FileNotFoundError, foreign_json.DocumentError):
             state = _State("", "", "", None)
         is_temporary = state.source == self._source and state.boot == _boot_id()
         if not (is_temporary and size and state.validator and size <= (state.total or size)):
