@@ -22,13 +22,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz import admission_reviews, csi_requests, judging
+from tests.fuzz import admission_reviews, answers, csi_requests, judging
 
 KINDS: Final[dict[str, Callable[[random.Random], str]]] = {
     "zip": judging.archive,
     "image": judging.image,
     "csi-request": csi_requests.judge,
     "admission-review": admission_reviews.judge,
+    "answer": answers.judge,
 }
 
 
@@ -44,6 +45,7 @@ TARGETS: Final = {
     "packages": Target(("zip", "image"), 200_000),
     "csi-requests": Target(("csi-request",), 200_000),
     "admission-reviews": Target(("admission-review",), 50_000),
+    "answers": Target(("answer",), 50_000),
 }
 _BATCH: Final = 500
 _MEMORY: Final = 1 << 30
