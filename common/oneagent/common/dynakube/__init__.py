@@ -102,6 +102,12 @@ class DynaKube:
     warnings: tuple[str, ...]
 
     @property
+    def tenant_identity(self) -> tuple[str, ...]:
+        """Everything that decides whose package the tenant's is: DynaKubes that differ here trust different servers."""
+        checked = ("unchecked",) if self.skip_cert_check else ("checked", self.trusted_cas)
+        return (self.api_url, *checked)
+
+    @property
     def needs_host_directory(self) -> bool:
         return self.mode.has_host_volume
 

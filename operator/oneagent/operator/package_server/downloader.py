@@ -61,7 +61,7 @@ class DesiredVersion:
     version: Version
     origin: Origin = field(compare=False, repr=False)
     tenant: str
-    """Identity of the tenant, such as the API URL: DynaKubes of one tenant share packages."""
+    """Identity of the tenant, and how its server is checked: DynaKubes that agree in it share packages."""
     technologies: tuple[str, ...] = ("all",)
     """Default for requests that name none."""
 

@@ -107,9 +107,9 @@ class PackageServerRunner:
                 continue  # Reported by the DynaKube's own condition.
             if kube.decided_version and kube.api_url and not kube.package:
                 origin = _Origin(self._api, self._settings.namespace, kube)
-                technologies = kube.technologies or ("all",)
+                technologies, tenant = kube.technologies or ("all",), " ".join(kube.tenant_identity)
                 versions.append(
-                    package_server.DesiredVersion(kube.name, kube.decided_version, origin, kube.api_url, technologies)
+                    package_server.DesiredVersion(kube.name, kube.decided_version, origin, tenant, technologies)
                 )
         return versions
 

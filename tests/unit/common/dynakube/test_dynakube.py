@@ -422,3 +422,18 @@ class TestTheKeyOfImages:
         assert said in str(caught.value)
         assert f"metadata.annotations[{self.FLAG}]" in str(caught.value)
         assert "c2VjcmV0" not in str(caught.value)
+
+
+def test_a_tenants_identity_is_its_address_and_how_its_server_is_checked() -> None:
+    def identity(**spec: Any) -> tuple[str, ...]:
+        return dynakube.from_object(manifest(**spec)).tenant_identity
+
+    same = [identity(), identity(networkZone="zone"), identity(proxy={"value": "http://proxy.example:3128"})]
+    assert set(same) == {identity()}
+    others: list[dict[str, Any]] = [
+        {"apiUrl": "https://other.example/api"},
+        {"skipCertCheck": True},
+        {"trustedCAs": "company"},
+        {"skipCertCheck": True, "trustedCAs": "company"},
+    ]
+    assert len({identity(), *(identity(**spec) for spec in others)}) == 4

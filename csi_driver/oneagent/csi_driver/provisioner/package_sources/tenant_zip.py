@@ -32,9 +32,8 @@ def content_key(_dynakube: DynaKube) -> None:
 
 
 def version_key(dynakube: DynaKube, version: Version) -> StoreKey:
-    """All that decides whose bytes come: two DynaKubes that differ in one of these trust different servers."""
-    trust = ("unchecked",) if dynakube.skip_cert_check else ("checked", dynakube.trusted_cas)
-    return store_key.of_version(version, "tenant", dynakube.api_url, sorted(dynakube.technologies), trust)
+    """A tenant's version is its own, and its packages differ by technology."""
+    return store_key.of_version(version, "tenant", *dynakube.tenant_identity, sorted(dynakube.technologies))
 
 
 def serves(dynakube: DynaKube, key: Version) -> bool:
