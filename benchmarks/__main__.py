@@ -13,7 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import admission, bursts, downloading, herd, memory, publishing, results, sharing, unpacking, waking
+from benchmarks import (
+    admission,
+    bursts,
+    downloading,
+    herd,
+    installing,
+    memory,
+    publishing,
+    results,
+    sharing,
+    unpacking,
+    waking,
+)
 from benchmarks.results import Result
 
 _KEPT: Final = Path("build/bench.json")
@@ -29,6 +41,7 @@ _BENCHMARKS: Final[dict[str, Callable[[], list[Result]]]] = {
     "bursts": bursts.run,
     "waking": waking.run,
     "memory": memory.run,
+    "installing": installing.run,
     "admission": admission.run,
     "unpacking": _unpacking,
     "downloading": downloading.run,
