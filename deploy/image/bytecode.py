@@ -29,6 +29,8 @@ LATER: Final = (
     *("alembic.command", "sqlalchemy.dialects.sqlite.pysqlite", "rich._emoji_codes", "rich.progress", "rich.table"),
     *("anyio._backends._asyncio", "h2.connection", "httpcore2"),
     *("grpc.experimental", "grpc._channel", "grpc._interceptor", "grpc._server", "grpc._simple_stubs"),
+    # The process that unpacks packages.
+    *("runpy", "zstandard"),
 )
 
 

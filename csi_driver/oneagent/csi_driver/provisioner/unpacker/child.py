@@ -14,16 +14,17 @@ import traceback
 from pathlib import Path
 from typing import BinaryIO, Final
 
-# typing_extensions takes a quarter of the start of this process. msgspec works without it.
-sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+if __name__ == "__main__":
+    # It takes a quarter of the start of this process, and msgspec works without it.
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
 
-import msgspec  # noqa: E402
+import msgspec
 
-from oneagent.common import unpack  # noqa: E402
-from oneagent.common.unpack import dedup, file_manifest, image, zip  # noqa: E402
-from oneagent.csi_driver.linux import sandbox  # noqa: E402
-from oneagent.csi_driver.provisioner.unpacker import messages  # noqa: E402
-from oneagent.csi_driver.provisioner.unpacker.messages import Answer, Failure, Link, Request, Size, Unpacked  # noqa: E402
+from oneagent.common import unpack
+from oneagent.common.unpack import dedup, file_manifest, image, zip
+from oneagent.csi_driver.linux import sandbox
+from oneagent.csi_driver.provisioner.unpacker import messages
+from oneagent.csi_driver.provisioner.unpacker.messages import Answer, Failure, Link, Request, Size, Unpacked
 
 LIMITS: Final = sandbox.Limits(
     address_space_bytes=512 << 20,
