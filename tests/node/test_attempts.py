@@ -13,11 +13,12 @@ import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
 
-MISSING = Version("9.9.9")
+MISSING = store_key.of_version(Version("9.9.9"), "tests")
 SHORT = 1.05
 """A caller's deadline that leaves 50 ms to wait for a version: answers come one second before it."""
 
@@ -88,7 +89,7 @@ class TestTheLimit:
     def test_is_not_touched_by_a_mount_that_works_and_begins_anew_after_it(
         self, driver: Driver, kubelet: Kubelet
     ) -> None:
-        version = Version("3.3.3")
+        version = store_key.of_version(Version("3.3.3"), "tests")
         dynakube = lacking(driver, version=version, mount_attempts=3)
         for _ in range(2):
             fail(kubelet, "reset", dynakube=dynakube)
@@ -143,7 +144,7 @@ class TestTheTimeout:
 
 class TestAVersionThatComesInTime:
     def test_is_mounted_at_the_last_attempt(self, driver: Driver, kubelet: Kubelet) -> None:
-        version = Version("4.4.4")
+        version = store_key.of_version(Version("4.4.4"), "tests")
         dynakube = lacking(driver, version=version, mount_attempts=2)
         for _ in range(2):
             fail(kubelet, "late", dynakube=dynakube)
@@ -178,7 +179,7 @@ class TestAnEmptyView:
     def test_becomes_a_real_one_when_it_is_published_again_after_its_version_came(
         self, driver: Driver, kubelet: Kubelet
     ) -> None:
-        version = Version("5.5.5")
+        version = store_key.of_version(Version("5.5.5"), "tests")
         dynakube = lacking(driver, version=version, mount_attempts=0)
         assert is_empty_view(kubelet.publish("belated", dynakube=dynakube))
         node.install(driver.data, version)

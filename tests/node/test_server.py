@@ -20,6 +20,7 @@ from oneagent.common.identifiers import Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, status_of
@@ -54,7 +55,7 @@ class TestSigterm:
 
     def test_tells_waiting_publishes_to_come_back_at_once_and_counts_none_of_them(self, tmp_path: Path) -> None:
         with node.running(tmp_path, "--publish-wait=60s") as (driver, kubelet):
-            node.want(driver.data, node.demo(version=Version("9.9.9")))
+            node.want(driver.data, node.demo(version=store_key.of_version(Version("9.9.9"), "tests")))
             answers = [kubelet.begin(f"pod{number}", timeout=30) for number in range(20)]
             time.sleep(0.5)
             began = time.monotonic()
@@ -64,7 +65,7 @@ class TestSigterm:
             assert driver.rows() == {}
             # Kubelet, which tries again, is served by the next process.
             answer = driver.start().begin("pod0")
-            node.install(driver.data, Version("9.9.9"))
+            node.install(driver.data, store_key.of_version(Version("9.9.9"), "tests"))
             answer.result(10)
 
     def test_lets_calls_that_are_under_way_end_and_loses_none_of_what_they_did(
@@ -197,7 +198,7 @@ class TestHealth:
         assert kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=5).ready.value is True
 
     def test_stays_good_while_publishes_wait_for_a_download(self, driver: Driver, kubelet: Kubelet) -> None:
-        node.want(driver.data, node.demo(version=Version("9.9.9")))
+        node.want(driver.data, node.demo(version=store_key.of_version(Version("9.9.9"), "tests")))
         answer = kubelet.begin("pod1")
         time.sleep(0.1)
         assert kubelet.identity.Probe(csi_pb2.ProbeRequest(), timeout=1).ready.value is True

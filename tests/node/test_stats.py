@@ -14,11 +14,12 @@ import pytest
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import refused
 
-FRAGILE = Version("6.6.6")
+FRAGILE = store_key.of_version(Version("6.6.6"), "tests")
 
 
 @pytest.fixture(scope="module")

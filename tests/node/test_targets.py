@@ -16,11 +16,12 @@ from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
 
-OTHER = Version("2.0.0")
+OTHER = store_key.of_version(Version("2.0.0"), "tests")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 import pytest
 
-from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.identifiers import DynaKubeName, Version, agent_version
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.server.request_validation import POD_NAMESPACE, POD_UID
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node, ports
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused, status_of
@@ -47,7 +48,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 @pytest.fixture
 def version() -> Version:
-    return Version(f"8.0.{time.monotonic_ns()}")
+    return store_key.of_version(Version(f"8.0.{time.monotonic_ns()}"), "tests")
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def slow(driver: Driver, version: Version) -> str:
 
 
 def late(version: Version) -> DesiredState:
-    return node.demo(name=DynaKubeName(f"late{version.rpartition('.')[2]}"), version=version)
+    return node.demo(name=DynaKubeName(f"late{agent_version(version).rpartition('.')[2]}"), version=version)
 
 
 def begin(kubelet: Kubelet, volume: str, namespace: str, *, pod: str = "", dynakube: str) -> Any:
