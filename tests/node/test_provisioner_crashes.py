@@ -172,7 +172,11 @@ def test_server_and_provisioner_recover_from_random_kills(tmp_path: Path, server
         for version in (VERSION, OTHER)
     }
     process.set_dynakubes(objects[VERSION])
+    started = time.monotonic()
     process.start()
+    process.await_ready(VERSION)
+    # On a busy machine a start takes longer, and a process that is always killed before that proves nothing.
+    pace = max(1.0, time.monotonic() - started)
     kubelet = driver.start()
     pods = Pods(kubelet, 7)
     names = iter([f"pod{number}" for number in range(30)])
@@ -191,7 +195,7 @@ def test_server_and_provisioner_recover_from_random_kills(tmp_path: Path, server
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            time.sleep(chance.uniform(0.2, 0.9))
+            time.sleep(pace * chance.uniform(0.2, 0.9))
             process.set_dynakubes(objects[chance.choice((VERSION, OTHER))])
             if chance.random() < 0.6:
                 process.kill()
