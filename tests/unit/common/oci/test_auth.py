@@ -12,9 +12,10 @@ import httpx2 as httpx
 import pytest
 import trustme
 
+from oneagent.common import flags
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
-from oneagent.common.oci import auth, hosts, pull_secret
+from oneagent.common.oci import auth, hosts, pull_secret, reference
 from oneagent.common.oci import repository as oci_repository
 from tests.fakes.raw_server import RawServer
 
@@ -122,6 +123,17 @@ class TestCredentials:
             assert not goes
         else:
             assert goes
+
+    def test_go_where_the_flag_says(self) -> None:
+        parser = flags.create_parser("program", "Program.")
+        hosts.add_flags(flags.adder(parser))
+        rules = hosts.from_flags(parser.parse_args(["--registry-realms=auth.example, 127.0.0.1:5001"]))
+        image = reference.parse("registry.example/team/agent:1")
+        assert isinstance(image, reference.Reference)
+        assert {each.realms for each in rules.endpoints(image)} == {frozenset({"auth.example", "127.0.0.1:5001"})}
+        for text in ("https://auth.example", "auth.example/token", "*.example"):
+            with pytest.raises(SystemExit):
+                parser.parse_args([f"--registry-realms={text}"])
 
     def test_are_not_needed_to_ask_another_host_without_any(self) -> None:
         with issuer() as foreign:

@@ -106,6 +106,44 @@ class TestChangedSettings:
             p.wait_until(lambda: p.is_ready(VERSION), seconds=10)
 
 
+class TestAnErrorThatNobodyExpected:
+    def test_of_an_install_is_in_the_condition_and_is_retried(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        calls = 0
+
+        def failpoint(name: str) -> None:
+            nonlocal calls
+            if name == "downloaded":
+                calls += 1
+                if calls == 1:
+                    raise RecursionError("secret")
+
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source, failpoint=failpoint) as p:
+            p.wait_until(lambda: "internal error (RecursionError)" in p.condition(), what=p.condition)
+            assert "secret" not in p.condition()
+            p.wait_until(lambda: p.is_ready(VERSION))
+
+    def test_of_a_poll_is_in_the_condition_and_is_retried(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = 0
+
+        def fail(*_arguments: object, **_named: object) -> None:
+            nonlocal calls
+            calls += 1
+            raise RecursionError("secret")
+
+        monkeypatch.setattr(FakeDynaKubeSource, "secret", fail)
+        source.put(manifest("demo", server.api_url, annotations={"poll-interval": "100ms"}))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "RecursionError" in p.condition(), what=p.condition)
+            p.wait_until(lambda: calls >= 3)
+            monkeypatch.undo()
+            p.wait_until(lambda: p.is_ready(VERSION))
+
+
 class TestSigterm:
     def test_ends_polls_and_downloads_within_two_seconds(
         self, tmp_path: Path, hanging: list[RawServer], slow: list[double.Tenant]
