@@ -121,7 +121,7 @@ def desired_version(
             machine=package.machine,
         )
 
-    return DesiredVersion(DynaKubeName(dynakube), Version(version), origin, api_url, technologies)
+    return DesiredVersion(DynaKubeName(dynakube), Version(version), origin, api_url, technologies, api_url)
 
 
 class RunningPackageServer:

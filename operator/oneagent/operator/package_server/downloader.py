@@ -26,6 +26,7 @@ from oneagent.common.http import download, errors
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.kubernetes.errors import ApiError, UnavailableError
 from oneagent.common.tenant import client as tenant_client
+from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.operator.package_server import cache
 from oneagent.operator.package_server.errors import (
     NoRoomError,
@@ -40,6 +41,10 @@ from oneagent.operator.package_server.metrics import PackageMetrics
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_DOWNLOADS: Final = 3
+_PATIENCE_SECONDS: Final = 10.0
+"""A download that takes longer mostly waits for its tenant, and does not count for the limit."""
+_MAX_THREADS: Final = 64
+_SLOT_POLL_SECONDS: Final = 0.1
 MAX_VARIANTS: Final = 16
 """Of one version: architectures, flavors, and sets of technologies."""
 _FIRST_PAUSE: Final = 2.0
@@ -64,6 +69,8 @@ class DesiredVersion:
     """Identity of the tenant, and how its server is checked: DynaKubes that agree in it share packages."""
     technologies: tuple[str, ...] = ("all",)
     """Default for requests that name none."""
+    server: str = ""
+    """The tenant's address: it has one download at a time, so that a slow tenant keeps no other one waiting."""
 
     @property
     def group(self) -> str:
@@ -98,7 +105,8 @@ class Downloader:
         self._limits, self._on_unknown = limits, on_unknown
         self._desired: dict[tuple[str, str], DesiredVersion] = {}
         self._downloads: dict[str, _Download] = {}
-        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="package")
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="package")
+        self._slots = Slots(MAX_CONCURRENT_DOWNLOADS, _PATIENCE_SECONDS)
         self._stopped = False
 
     def set_desired(self, versions: Iterable[DesiredVersion]) -> None:
@@ -175,8 +183,9 @@ class Downloader:
 
     async def _run(self, name: str, job: _Download, package: package_client.Package) -> None:
         """Download one package; an error is stored, not raised."""
-        job.error = None
+        job.error, slot = None, None
         try:
+            slot = await self._acquire_slot(job)
             source = await job.desired.origin(package)
             loop = asyncio.get_running_loop()
             got = await loop.run_in_executor(self._threads, self._download, name, source, job.cancelled)
@@ -201,7 +210,17 @@ class Downloader:
                 ),
             )
         finally:
+            if slot is not None:
+                self._slots.release(slot)
             job.task = None
+
+    async def _acquire_slot(self, job: _Download) -> Slot:
+        """Wait for the tenant's turn."""
+        while (slot := self._slots.acquire(job.desired.server)) is None:
+            if job.cancelled.is_set():
+                raise download.DownloadCancelledError("the download was stopped")
+            await asyncio.sleep(_SLOT_POLL_SECONDS)
+        return slot
 
     def _download(self, name: str, source: download.Source, cancelled: threading.Event) -> download.Downloaded:
         """Download and verify a package; runs in a thread."""

@@ -109,7 +109,9 @@ class PackageServerRunner:
                 origin = _Origin(self._api, self._settings.namespace, kube)
                 technologies, tenant = kube.technologies or ("all",), " ".join(kube.tenant_identity)
                 versions.append(
-                    package_server.DesiredVersion(kube.name, kube.decided_version, origin, tenant, technologies)
+                    package_server.DesiredVersion(
+                        kube.name, kube.decided_version, origin, tenant, technologies, kube.api_url
+                    )
                 )
         return versions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from oneagent.common import package_client
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
+from oneagent.operator.package_server import downloader
 from oneagent.operator.package_server import handlers as servers
 from tests.fakes import package_server as fakes
 from tests.fakes import packages
@@ -24,6 +26,7 @@ from tests.unit.operator.package_server.conftest import http
 
 URL = f"/v1/packages/demo/{VERSION}?arch=x86_64"
 NEVER = threading.Event()
+AT_ONCE = servers.RequestLimits(wait_seconds=0.05)
 
 
 def fetch(serving: fakes.RunningPackageServer, into: Path, **patience: float) -> download.Downloaded:
@@ -132,6 +135,44 @@ class TestManyCallers:
             assert serving.counted("package_requests_total", outcome="ok") == 200
             assert serving.counted("package_downloads_total", result="ok") == 1
         assert server.count("package") == 1
+
+
+class TestSlowTenants:
+    def test_keep_no_other_one_waiting(
+        self, tmp_path: Path, server: double.Tenant, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(downloader, "_PATIENCE_SECONDS", 0.5)
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(double.Tenant()) for _ in range(4)]
+            serving = stack.enter_context(fakes.RunningPackageServer(tmp_path / "slow", limits=AT_ONCE))
+            names = ["demo", *(f"slow{number}" for number in range(4))]
+            for tenant in slow:
+                tenant.release(VERSION, package)
+                tenant.bytes_per_second = 10_000
+            serving.set_desired(
+                *(
+                    fakes.desired_version(VERSION, tenant.api_url, dynakube=name)
+                    for name, tenant in zip(names, [server, *slow], strict=True)
+                )
+            )
+            client = stack.enter_context(http(serving))
+            for name in names[1:]:
+                assert client.get(URL.replace("demo", name)).status_code == 503
+            eventually(lambda: client.get(URL).status_code == 200, 10)
+            assert client.get(URL.replace("demo", "slow0")).status_code == 503
+
+    def test_have_one_download_at_a_time(self, tmp_path: Path, server: double.Tenant, package: Path) -> None:
+        server.release(OTHER, package)
+        server.bytes_per_second = 1_000_000
+        other = URL.replace(VERSION, OTHER)
+        with fakes.RunningPackageServer(tmp_path / "one", limits=AT_ONCE) as serving, http(serving) as client:
+            serving.set_desired(*(fakes.desired_version(version, server.api_url) for version in (VERSION, OTHER)))
+            assert [client.get(url).status_code for url in (URL, other)] == [503, 503]
+            eventually(lambda: server.count("package"))
+            assert (client.get(other).status_code, client.get(URL).status_code) == (503, 503)
+            assert server.count("package") == 1
+            eventually(lambda: client.get(URL).status_code == 200, 20)
+            eventually(lambda: client.get(other).status_code == 200, 20)
 
 
 class TestATenantThat:
