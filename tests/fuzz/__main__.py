@@ -15,6 +15,7 @@ import os
 import random
 import resource
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -89,7 +90,9 @@ def batch(kind: str, seed: int, numbers: range) -> Tally:
     return tally
 
 
-def bound_memory() -> None:
+def prepare(scratch: str) -> None:
+    """Begin a worker: it leaves its files below `scratch`, because it runs no clean-up of its own at the end."""
+    tempfile.tempdir = scratch
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + _MEMORY, now + _MEMORY))
@@ -101,7 +104,10 @@ def run(target: Target, seed: int, cases: int, jobs: int) -> Tally:
     starts = range(0, each, _BATCH)
     work = [(kind, range(start, min(start + _BATCH, each))) for start in starts for kind in target.kinds]
     whole = Tally()
-    with ProcessPoolExecutor(jobs, initializer=bound_memory) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz-") as scratch,
+        ProcessPoolExecutor(jobs, initializer=prepare, initargs=(scratch,)) as pool,
+    ):
         for done, tally in enumerate(pool.map(batch, *zip(*((k, seed, n) for k, n in work), strict=True)), 1):
             whole.add(tally)
             print(*tally.failures, sep="\n", end="", file=sys.stderr)
