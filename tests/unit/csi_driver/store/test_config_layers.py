@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+import pytest
+
+from oneagent.common import unpack
 from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
+from oneagent.csi_driver.store import config_layers
 from tests.fakes import packages
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, manifest
@@ -161,3 +166,36 @@ def put_volume(p: Provisioning, row: VolumeRecord) -> None:
     names = ", ".join(fields)
     with p.provisioner.state._database.transaction() as connection:
         connection.execute(f"INSERT INTO volumes ({names}) VALUES ({', '.join(f':{name}' for name in fields)})", fields)
+
+
+class TestAPackagesOwnFile:
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        file = tmp_path / config_layers.CONFIG_FILE
+        file.parent.mkdir(parents=True)
+        return file
+
+    def test_is_read_also_by_a_link_within_the_tree(self, tmp_path: Path, file: Path) -> None:
+        assert config_layers.read_config(tmp_path) == ""
+        (tmp_path / "real.conf").write_bytes(b"[general]\r\nlibjava on\r\n")
+        file.symlink_to("../../real.conf")
+        assert config_layers.read_config(tmp_path) == "[general]\nlibjava on\n"
+
+    def test_that_is_too_large_is_refused(self, tmp_path: Path, file: Path) -> None:
+        file.write_bytes(b"x" * config_layers.MAX_CONFIG_BYTES)
+        assert len(config_layers.read_config(tmp_path)) == config_layers.MAX_CONFIG_BYTES
+        file.write_bytes(b"x" * (config_layers.MAX_CONFIG_BYTES + 1))
+        with pytest.raises(unpack.PackageTooLargeError, match="larger than 2 MiB"):
+            config_layers.read_config(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["outside", "absolute", "loop", "pipe", "directory"])
+    def test_that_is_no_file_of_the_tree_is_refused(self, tmp_path: Path, file: Path, kind: str) -> None:
+        if kind == "pipe":
+            os.mkfifo(file)
+        elif kind == "directory":
+            file.mkdir()
+        else:
+            targets = {"outside": "../../../other", "absolute": "/etc/passwd", "loop": file.name}
+            file.symlink_to(targets[kind])
+        with pytest.raises(unpack.UnsafePackageError, match=config_layers.CONFIG_FILE):
+            config_layers.read_config(tmp_path)
