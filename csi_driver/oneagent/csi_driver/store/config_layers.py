@@ -52,10 +52,13 @@ def read_config(tree: Path) -> str:
         raise unpack.UnsafePackageError(f"{CONFIG_FILE}: {error.strerror}") from error
     finally:
         os.close(top)
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise unpack.UnsafePackageError(f"{CONFIG_FILE} is not a regular file")
-        content = file.read(MAX_CONFIG_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_CONFIG_BYTES:
         raise unpack.PackageTooLargeError(f"{CONFIG_FILE} is larger than {MAX_CONFIG_BYTES >> 20} MiB")
     return content.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
