@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 from pathlib import Path
@@ -125,6 +126,14 @@ def test_a_file_that_changes_before_it_is_installed_never_gets_the_former_name(
     with Provisioning(tmp_path / "data", source, failpoint=replaced) as p:
         p.wait_until(lambda: p.is_ready(store_key.of_zip(after)), what=p.condition)
         assert not p.store.has(store_key.of_zip(before))
+
+
+def test_a_pipe_in_place_of_a_zip_is_not_read(tmp_path: Path, source: FakeDynaKubeSource) -> None:
+    os.mkfifo(tmp_path / "agent.zip")
+    source.put(manifest("demo", image=f"file://{tmp_path}/agent.zip"))
+    with Provisioning(tmp_path / "data", source) as p:
+        p.wait_until(lambda: p.row() is not None, 10)
+        assert p.store.versions() == []
 
 
 def test_a_new_tenant_never_fills_the_former_tenants_tree(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ class ContentKeys:
         """Return the key, hashed once for each change of the file; None if it cannot be read."""
         try:
             status = archive.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return None  # A pipe or a device may have no end.
             stamp = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
             entry = self._keys.get(archive)
             if entry is None or entry[0] != stamp:
