@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from oneagent.common import typed_json
+
 MAX_BYTES: Final = 8 << 20
 MAX_DEPTH: Final = 64
 MAX_PARTS: Final = 500_000
@@ -35,7 +37,7 @@ def decode(document: bytes | str, into: type[_T], *, max_bytes: int = MAX_BYTES,
         _check_shape(body, max_parts)
         if not body.isascii():
             body.decode()  # Fields that nobody reads are not checked below.
-        return msgspec.json.decode(body, type=into)
+        return typed_json.decode(body, into)
     except DocumentError:
         raise
     except msgspec.MsgspecError as error:

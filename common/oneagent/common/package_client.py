@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import foreign_json, identifiers
+from oneagent.common import foreign_json, identifiers, typed_json
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors, exchange
 from oneagent.common.injection import contract
@@ -243,3 +243,6 @@ def _read_file(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise http_client.InvalidSettingsError(f"{path}: {reason}") from error
+
+
+typed_json.prepare(Metadata)

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from oneagent.common import backoff, logs
+from oneagent.common import backoff, logs, typed_json
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Client, Watch
@@ -242,3 +242,6 @@ def _owners_fields(manifest: api.Object) -> tuple[object, ...]:
     metadata = manifest["metadata"]
     keys = ("uid", "generation", "annotations", "labels", "deletionTimestamp", "finalizers")
     return tuple(metadata.get(key) for key in keys)
+
+
+typed_json.prepare(_Object, _Node)

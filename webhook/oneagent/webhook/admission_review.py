@@ -22,6 +22,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from oneagent.common import typed_json
 from oneagent.webhook.injection.inputs import Object
 
 ADMISSION: Final = ("admission.k8s.io/v1", "AdmissionReview")
@@ -221,7 +222,7 @@ def decoded_tree(raw: msgspec.Raw, *, most_bytes: int = OBJECT_BYTES, most_value
 def has_annotations(raw: msgspec.Raw) -> bool | None:
     """Return whether an object of any size has annotations; None if none can be added."""
     try:
-        metadata = msgspec.json.decode(raw, type=_Outline).metadata
+        metadata = typed_json.decode(raw, _Outline).metadata
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     annotations = b"" if metadata is None else bytes(metadata.annotations).strip()
@@ -271,3 +272,6 @@ def _read(decoder: msgspec.json.Decoder[_Review], body: bytes, wanted: tuple[str
 
 def _answer(wanted: tuple[str, str], response: msgspec.Struct) -> bytes:
     return _encode({"apiVersion": wanted[0], "kind": wanted[1], "response": response})
+
+
+typed_json.prepare(_Outline, _Object)

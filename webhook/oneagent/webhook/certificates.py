@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from oneagent.common import typed_json
 from oneagent.common.http.server_tls import Pair, ServerTls, UnusableCertificateError
 from oneagent.common.kubernetes import errors, list_watch
 from oneagent.common.kubernetes.watch import Client, Watch
@@ -70,3 +71,6 @@ async def follow_client_authorities(file: Path, tls: ServerTls, seconds: float) 
     while True:
         tls.load_client_authorities(read)
         await asyncio.sleep(seconds)
+
+
+typed_json.prepare(Secret)

@@ -25,7 +25,7 @@ from typing import Final
 import httpx2 as httpx
 import msgspec
 
-from oneagent.common import foreign_json
+from oneagent.common import foreign_json, typed_json
 
 MAX_MESSAGE_LENGTH: Final = 300
 _LONGEST_RETRY_AFTER: Final = 86400.0
@@ -203,3 +203,6 @@ def _root_cause(error: BaseException) -> BaseException:
             return seen
         seen = seen.__cause__ or seen.__context__
     return error
+
+
+typed_json.prepare(_ErrorBody)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from oneagent.common import foreign_json
+from oneagent.common import foreign_json, typed_json
 
 
 class InjectionSecretError(ValueError):
@@ -51,3 +51,6 @@ def decode(text: bytes) -> Injection:
         return foreign_json.decode(text, Injection)
     except foreign_json.DocumentError as error:
         raise InjectionSecretError(str(error)) from None
+
+
+typed_json.prepare(Injection)

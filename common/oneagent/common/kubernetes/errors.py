@@ -15,9 +15,11 @@ Sources that stand in for an API server raise the same errors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
+
+from oneagent.common import typed_json
 
 _LONGEST_MESSAGE: Final = 1000
 
@@ -102,6 +104,9 @@ def from_response(request: str, code: int, reason: str, content: bytes, retry_af
 def decode(content: bytes | msgspec.Raw, into: type[_T]) -> _T:
     """JSON as a type; `UnavailableError` if it is anything else."""
     try:
-        return msgspec.json.decode(content, type=into)
+        return typed_json.decode(content, into)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnavailableError(f"the API server's response cannot be read: {error}") from error
+
+
+typed_json.prepare(Status, dict[str, Any])

@@ -23,7 +23,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from oneagent.common import backoff, logs
+from oneagent.common import backoff, logs, typed_json
 from oneagent.common.kubernetes import errors
 
 log = logging.getLogger(__name__)
@@ -268,3 +268,6 @@ def _removed(objects: dict[str, _T], key: str) -> Changes[_T]:
 
 def _key(metadata: _Metadata) -> str:
     return f"{metadata.namespace}/{metadata.name}" if metadata.namespace else metadata.name
+
+
+typed_json.prepare(_Page, _Head, _Event)

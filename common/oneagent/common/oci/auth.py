@@ -18,6 +18,7 @@ from typing import Final
 import httpx2 as httpx
 import msgspec
 
+from oneagent.common import typed_json
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.oci import hosts, pull_secret
@@ -148,3 +149,6 @@ def _parse_challenges(header: str) -> dict[str, dict[str, str]]:
         else:
             current[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or plain
     return challenges
+
+
+typed_json.prepare(_Token)

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from oneagent.common import foreign_json
+from oneagent.common import foreign_json, typed_json
 
 PAYLOAD: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE: Final = "dev.cosignproject.cosign/signature"
@@ -138,3 +138,6 @@ def _decode_base64(text: str, what: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise NotASignatureError(f"has a {what} that is not in base64") from error
+
+
+typed_json.prepare(_Payload, _Bundle, _Statement)

@@ -26,7 +26,7 @@ from typing import Final, Self, TypeVar
 
 import msgspec
 
-from oneagent.common import foreign_json, unpack
+from oneagent.common import foreign_json, typed_json, unpack
 from oneagent.common.http import download
 from oneagent.common.oci import manifest as oci_manifest
 from oneagent.common.oci import reference
@@ -232,3 +232,6 @@ def _decode(body: bytes, expected: type[_T], where: Path) -> _T:
         return foreign_json.decode(body, expected)
     except foreign_json.DocumentError as error:
         raise unpack.CorruptPackageError(f"{where}: not the documented form: {error}") from error
+
+
+typed_json.prepare(_Marker, _Index)

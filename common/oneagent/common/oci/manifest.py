@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import foreign_json, unpack
+from oneagent.common import foreign_json, typed_json, unpack
 from oneagent.common.oci import reference
 
 MAX_BYTES: Final = 4 << 20
@@ -137,3 +137,6 @@ def layers(image: Manifest, where: str, limits: unpack.UnpackLimits) -> list[Des
     if sum(layer.size for layer in listed) > limits.unpacked_bytes:
         raise unpack.PackageTooLargeError(f"{where}: its layers have more than {limits.unpacked_bytes:,} bytes")
     return listed
+
+
+typed_json.prepare(Manifest, Platform)

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import foreign_json
+from oneagent.common import foreign_json, typed_json
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
@@ -116,3 +116,6 @@ def _credentials(auth: _Auth, where: str) -> Credentials:
     if not colon:
         raise http_client.InvalidSettingsError(f"{where}: auth has to be user:password in base64")
     return Credentials(user, password.rstrip("\0"))
+
+
+typed_json.prepare(_Config)

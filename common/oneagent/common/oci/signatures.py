@@ -23,7 +23,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import logs, unpack
+from oneagent.common import logs, typed_json, unpack
 from oneagent.common.http import errors
 from oneagent.common.oci import cosign_payload, http, manifest, signature_keys
 from oneagent.common.oci import image as oci_image
@@ -153,3 +153,6 @@ def _fetch_bundle(source: ImageSource, digest: str) -> cosign_payload.Claim | No
         if layer.mediaType == cosign_payload.BUNDLE:
             return cosign_payload.parse_bundle(source.get_config(layer.descriptor))
     return None
+
+
+typed_json.prepare(_Stored, _Referrers)

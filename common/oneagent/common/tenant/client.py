@@ -20,7 +20,7 @@ from typing import Annotated, Final, Self, TypeVar
 import httpx2 as httpx
 import msgspec
 
-from oneagent.common import foreign_json, identifiers
+from oneagent.common import foreign_json, identifiers, typed_json
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
@@ -283,3 +283,6 @@ class _Connection(msgspec.Struct):
 class _ModuleConfig(msgspec.Struct):
     revision: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)] = 0
     properties: Annotated[list[ruxitagentproc.Property], msgspec.Meta(max_length=MAX_PROPERTIES)] = []
+
+
+typed_json.prepare(_Latest, _Scopes, _Available, _Connection, _ModuleConfig)

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from oneagent.common import fsync, page_cache
+from oneagent.common import fsync, page_cache, typed_json
 
 DIRECTORY_MODE: Final = 0o1777
 """A view must be writable for a pod's user, and a directory in the upper layer gets its mode from the lower one.
@@ -86,7 +86,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @classmethod
     def load(cls, path: Path) -> Manifest:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
+            return typed_json.decode(path.read_bytes(), cls)
         except OSError as error:
             raise TreeManifestError(f"{path}: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -205,3 +205,6 @@ class _RateLimiter:
         self._spent += count
         if self._rate:
             time.sleep(max(0.0, self._start + self._spent / self._rate - time.monotonic()))
+
+
+typed_json.prepare(Manifest)

@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import fsync, logs
+from oneagent.common import fsync, logs, typed_json
 from oneagent.common.http import download
 from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.unpack import AgentPackage, dedup, file_manifest, tree_writer
@@ -137,7 +137,7 @@ def list_waiting(data: DataDir, now: float) -> list[Waiting]:
     found = []
     for directory in sorted(data.preloaded.glob("[!.]*")):
         try:
-            origin = msgspec.json.decode((directory / ORIGIN).read_bytes(), type=PreloadOrigin)
+            origin = typed_json.decode((directory / ORIGIN).read_bytes(), PreloadOrigin)
         except (OSError, ValueError) as error:
             log.error("preloaded package discarded, preload it again", extra=logs.fields(path=directory, reason=error))
             data.discard(directory)
@@ -219,3 +219,6 @@ def _locked(scratch: Path) -> Iterator[bool]:
 def _clear(scratch: Path) -> None:
     for entry in scratch.iterdir():
         tree_walker.remove(entry)
+
+
+typed_json.prepare(PreloadOrigin)

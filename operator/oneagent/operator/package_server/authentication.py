@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 
-from oneagent.common import foreign_json, package_client
+from oneagent.common import foreign_json, package_client, typed_json
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.operator import api
 from oneagent.operator.package_server.errors import BusyError, UnauthenticatedError
@@ -154,3 +154,6 @@ def _account(status: Mapping[str, Any]) -> str:
     if status.get("authenticated") is not True or package_client.AUDIENCE not in (status.get("audiences") or ()):
         return ""
     return user.removeprefix(_ACCOUNT).replace(":", "/") if user.startswith(_ACCOUNT) else ""
+
+
+typed_json.prepare(_Claims)

@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import logs
+from oneagent.common import logs, typed_json
 from oneagent.common.http import download
 from oneagent.operator.package_server.errors import NoRoomError
 from oneagent.operator.package_server.metrics import PackageMetrics
@@ -136,7 +136,7 @@ class PackageCache:
         try:
             if found is None or found[2] != "zip" or path.is_symlink():
                 raise ValueError(path.name)
-            record = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=_Record)
+            record = typed_json.decode(path.with_suffix(".json").read_bytes(), _Record)
             if path.stat().st_size != record.size:
                 raise ValueError(path.name)
         except (OSError, ValueError, msgspec.DecodeError):
@@ -286,3 +286,6 @@ class PackageCache:
 
     def _update_metrics(self) -> None:
         self._metrics.stored_bytes.set(sum(stored.size for stored in self._stored.values()))
+
+
+typed_json.prepare(_Record)

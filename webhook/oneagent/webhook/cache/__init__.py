@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
-from oneagent.common import backoff, dynakube, identifiers, logs
+from oneagent.common import backoff, dynakube, identifiers, logs, typed_json
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.injection import contract
@@ -322,3 +322,6 @@ def _read_dynakube(content: msgspec.Raw) -> _DynaKube:
     except dynakube.DynaKubeError:
         needs_driver = False  # The driver cannot read it either.
     return _DynaKube(manifest, needs_driver)
+
+
+typed_json.prepare(_Object, _Event, _DaemonSet, _DynaKube)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from oneagent.common import backoff
+from oneagent.common import backoff, typed_json
 from oneagent.common.kubernetes import errors, fields, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api
@@ -141,3 +141,6 @@ class Workloads:
 def _controllers(metadata: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the controller, if there is one."""
     return (owner for owner in metadata.get("ownerReferences") or () if owner.get("controller"))
+
+
+typed_json.prepare(_Owned)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from oneagent.common import typed_json
 from oneagent.webhook.injection.inputs import Object
 
 PATH_MAX: Final = 4096
@@ -174,3 +175,6 @@ class Pod(_KubernetesObject, frozen=True):
 
 def parse(pod: Object) -> Pod:
     return msgspec.convert(pod, Pod)
+
+
+typed_json.prepare(Pod)

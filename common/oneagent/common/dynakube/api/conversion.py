@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from oneagent.common import identifiers
+from oneagent.common import identifiers, typed_json
 from oneagent.common.dynakube.api import json_path, version_history
 from oneagent.common.dynakube.api.change_kinds import Switched
 from oneagent.common.dynakube.api.json_path import Tree
@@ -126,7 +126,7 @@ def _pop_carried(tree: Tree, version: str) -> list[Difference]:
     """Remove and return the values that are carried for a version; none of them if the annotation is invalid."""
     text = json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]")
     try:
-        return msgspec.json.decode(text, type=list[Difference]) if isinstance(text, str) else []
+        return typed_json.decode(text, list[Difference]) if isinstance(text, str) else []
     except (msgspec.DecodeError, RecursionError):
         return []
 
@@ -168,3 +168,6 @@ def _differences(made: Tree, was: Tree, way: list[str]) -> Iterator[Difference]:
             yield from _differences(one, other, here)
         elif not json_path.same(one, other):
             yield Difference(here, one, other)
+
+
+typed_json.prepare(list[Difference])

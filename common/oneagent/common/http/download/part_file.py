@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import msgspec
 
-from oneagent.common import foreign_json, page_cache
+from oneagent.common import foreign_json, page_cache, typed_json
 from oneagent.common.http.download import http_range
 
 _BLOCK: Final = 1024 * 1024
@@ -140,3 +140,6 @@ class PartFile:
 
 def _boot_id() -> str:
     return _BOOT_ID.read_text().strip()
+
+
+typed_json.prepare(_State)

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 import msgspec
 
-from oneagent.common import unpack
+from oneagent.common import typed_json, unpack
 from oneagent.common.unpack import dedup, file_manifest, image, zip
 from oneagent.csi_driver.linux import sandbox
 from oneagent.csi_driver.provisioner.unpacker import messages
@@ -42,7 +42,7 @@ _STACK_BYTES: Final = 1 << 20
 
 def main() -> int:
     """Carry out one request; the exit code."""
-    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
+    request = typed_json.decode(sys.stdin.buffer.readline(), Request)
     threading.stack_size(_STACK_BYTES)
     codecs.lookup("cp437")  # Names in zips; loaded at first use otherwise.
     if request.kind == "image":

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common import unpack
+from oneagent.common import typed_json, unpack
 from oneagent.common.unpack import dedup
 from oneagent.csi_driver.linux import syscalls
 from oneagent.csi_driver.provisioner.unpacker.messages import Link
@@ -88,11 +88,10 @@ def _check_directory(directory: int, level: int, seen: int) -> int:
 
 
 def _read(links: Path) -> Iterator[Link]:
-    decoder = msgspec.json.Decoder(Link)
     with links.open("rb") as file:
         while line := file.readline(_MAX_LINE_BYTES):
             try:
-                yield decoder.decode(line)
+                yield typed_json.decode(line, Link)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise _malformed("the list of links can't be read") from error
 

@@ -17,6 +17,8 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from oneagent.common import typed_json
+
 PackageKind = Literal["zip", "image"]
 
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -87,3 +89,6 @@ class Link(msgspec.Struct, frozen=True, array_like=True):
     path: str
     tree: str
     source: str
+
+
+typed_json.prepare(Request, Answer, Link)

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from oneagent.common import fsync, unpack
+from oneagent.common import fsync, typed_json, unpack
 from oneagent.common.unpack import agent_layout, file_manifest
 from oneagent.csi_driver import store
 from oneagent.csi_driver.linux import landlock, seccomp
@@ -161,7 +161,7 @@ class _Child:
         """Return the next answer; the `PackageError` that it reports otherwise."""
         line = self._read_line()
         try:
-            answer = msgspec.json.decode(line, type=messages.Answer)
+            answer = typed_json.decode(line, messages.Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             # An interpreter's traceback, for example: its last line has the reason.
             self._output[:0] = line + b"\n"
