@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Final
 
 _LONGEST_RETRY_AFTER: Final = 120.0
+_LONGEST_PAUSE: Final = 3600.0
+"""A number that a server sends must not keep a node away for days."""
 _MOST_DOUBLINGS: Final = 16
 
 
@@ -20,8 +22,8 @@ def exponential(failures: int, first: float, longest: float) -> float:
 
 
 def at_least(pause: float, retry_after: float | None) -> float:
-    """The pause, or the server's `Retry-After` and up to half of it more if that is longer."""
-    return max(pause, (retry_after or 0.0) * random.uniform(1.0, 1.5))
+    """The pause, or the server's `Retry-After` and up to half of it more if that is longer, but at most an hour."""
+    return max(pause, min((retry_after or 0.0) * random.uniform(1.0, 1.5), _LONGEST_PAUSE))
 
 
 def jittered(seconds: float) -> float:

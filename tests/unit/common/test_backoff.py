@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from benchmarks import herd
 from oneagent.common import backoff
+from oneagent.common.http import errors
 
 
 @given(st.integers(1, 1000), st.floats(0.1, 10), st.floats(10, 1000))
@@ -18,6 +19,11 @@ def test_a_pause_grows_with_each_failure_up_to_the_longest(failures: int, first:
 @given(st.floats(0, 100), st.floats(0, 1000) | st.none())
 def test_a_pause_is_never_shorter_than_a_server_asks_for(pause: float, retry_after: float | None) -> None:
     assert max(pause, retry_after or 0) <= backoff.at_least(pause, retry_after) <= max(pause, (retry_after or 0) * 1.5)
+
+
+def test_the_next_try_is_at_most_an_hour_away_whatever_a_server_asks_for() -> None:
+    assert backoff.at_least(1.0, 999_999_999.0) == 3600
+    assert errors.parse_retry_after("999999999") == 3600
 
 
 def test_after_failures_it_waits_longer_and_as_long_as_the_server_asks() -> None:

@@ -24,7 +24,7 @@ from typing import Final, Self
 import certifi
 import httpx2 as httpx
 
-from oneagent.common.http import errors, exchange, network
+from oneagent.common.http import errors, exchange, network, pem
 from oneagent.common.identifiers import DISTRIBUTION
 
 _MAX_REDIRECTS: Final = 5
@@ -278,7 +278,7 @@ def _tls_context(settings: HttpSettings) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if settings.trusted_cas.strip():
         try:
-            context.load_verify_locations(cadata=settings.trusted_cas)
+            context.load_verify_locations(cadata=pem.find_certificates(settings.trusted_cas))
         except (ssl.SSLError, ValueError) as error:
             raise InvalidSettingsError("trustedCAs: not a list of certificates in PEM form") from error
     return context

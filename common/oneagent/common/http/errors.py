@@ -28,7 +28,7 @@ import msgspec
 from oneagent.common import foreign_json, typed_json
 
 MAX_MESSAGE_LENGTH: Final = 300
-_LONGEST_RETRY_AFTER: Final = 86400.0
+_LONGEST_RETRY_AFTER: Final = 3600.0
 
 
 class Stage(StrEnum):

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from oneagent.common import logs
+from oneagent.common.http import pem
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _test_context(pair: Pair) -> tuple[ssl.SSLContext, float, float]:
 def _trust(context: ssl.SSLContext, authorities: bytes) -> None:
     """`UnusableCertificateError`."""
     try:
-        context.load_verify_locations(cadata=authorities.decode("ascii"))
+        context.load_verify_locations(cadata=pem.find_certificates(authorities.decode(errors="replace")))
     except (ssl.SSLError, ValueError) as error:
         raise UnusableCertificateError("they are no certificates in PEM form") from error
 

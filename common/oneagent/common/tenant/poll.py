@@ -30,8 +30,6 @@ FIRST_FORBIDDEN_PAUSE: Final = 1.0
 LONGEST_FORBIDDEN_PAUSE: Final = 15.0
 """The operator grants the Secrets of a DynaKube just after the nodes have seen it: they try again soon."""
 
-_LONGEST_RETRY_AFTER: Final = 3600.0
-
 
 @dataclass(frozen=True, slots=True)
 class TenantState:
@@ -116,7 +114,7 @@ def next_poll_seconds(state: TenantState, interval: float, first_pause: float, s
         first_pause, interval = FIRST_FORBIDDEN_PAUSE, min(interval, LONGEST_FORBIDDEN_PAUSE)
     pause = backoff.exponential(state.failures, first_pause, interval)
     retry_after = max(state.retry_after or 0.0, state.image.retry_after or 0.0)
-    return max(backoff.at_least(pause, min(retry_after, _LONGEST_RETRY_AFTER)), shortest)
+    return max(backoff.at_least(pause, retry_after), shortest)
 
 
 def _poll_tenant(

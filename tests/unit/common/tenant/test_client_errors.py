@@ -165,6 +165,12 @@ class TestTls:
         with pytest.raises(http_client.InvalidSettingsError, match="trustedCAs"):
             latest(tls_server, http_client.HttpSettings(trusted_cas="-----BEGIN NONSENSE"))
 
+    def test_text_beside_the_certificates_of_a_bundle_has_no_effect(
+        self, tls_server: double.Tenant, authority: trustme.CA
+    ) -> None:
+        bundle = f"\ufeff# Főtanúsítvány, Certicámara S.A.\n{pem(trustme.CA())}# ©\r\n{pem(authority)}# 日本\n"
+        assert latest(tls_server, http_client.HttpSettings(trusted_cas=bundle)) == VERSION
+
     def test_is_never_left_by_a_redirect(
         self, tls_server: double.Tenant, server: double.Tenant, authority: trustme.CA
     ) -> None:
