@@ -56,8 +56,13 @@ def plan(
     # Of several mounts of one view the mount of its root is last: kubelet binds parts of it for a subPath.
     roots_last = sorted(overlays, key=lambda overlay: overlay.mount.root == "/")
     views = {volume: overlay for overlay in roots_last if (volume := _volume_of(overlay, data)) is not None}
+    places = {(_volume_of(overlay, data), overlay.mount.target) for overlay in roots_last if overlay.mount.root == "/"}
     for volume, overlay in views.items():
-        if (adopted := _adopt(volume, overlay, rows.get(volume), data)) != rows.get(volume):
+        adopted = _adopt(volume, overlay, rows.get(volume), data)
+        if overlay.mount.root == "/" and (volume, adopted.target) not in places:
+            # The row is of a call with another target, which failed before the one that mounted.
+            adopted = dataclasses.replace(adopted, target=overlay.mount.target)
+        if adopted != rows.get(volume):
             result.put.append(adopted)
     for volume, row in rows.items():
         if volume in views:

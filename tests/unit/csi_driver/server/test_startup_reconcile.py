@@ -86,6 +86,19 @@ def test_a_row_from_before_the_last_mount_takes_its_version_from_the_mount() -> 
     assert put == row("mounted", version="2.0")
 
 
+@pytest.mark.parametrize("state", ["waiting", "empty", "mounted"])
+def test_the_row_of_a_view_has_the_views_own_mount_point(state: str) -> None:
+    earlier = row(state, target=target("another"), attempts=1, reason="not in the store")
+    (adopted,) = plan([earlier], [view()], [VOLUME], mounted=True).put
+    assert (adopted.target, adopted.state, adopted.version) == (target(VOLUME), "mounted", "1.0")
+
+
+def test_a_view_that_is_bound_elsewhere_too_keeps_its_own_mount_point() -> None:
+    bound = dataclasses.replace(view().mount, target="/somewhere/else")
+    assert plan([row("mounted")], [view(), dataclasses.replace(view(), mount=bound)], [VOLUME], mounted=True) == NOTHING
+    assert plan([row("mounted")], [view(part="agent")], [VOLUME], mounted=True) == NOTHING
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_mount_without_a_row_gets_one(read_only: bool) -> None:
     (put,) = plan([], [view(read_only=read_only)], [VOLUME]).put
