@@ -59,7 +59,10 @@ class ProvisionerState:
         metadata.on_new_file = self.rewrite
 
     def load(self) -> None:
-        """Load the rows of an earlier process; DynaKubes from their copy if the database is unavailable or new."""
+        """Load the rows of an earlier process, of each DynaKube the newer one of table and copy.
+
+        Neither is synced, so either may be some writes behind after a loss of power.
+        """
         with contextlib.suppress(database.DatabaseUnavailableError), self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
             versions = connection.execute(statements.SELECT_VERSIONS).fetchall()
@@ -67,9 +70,11 @@ class ProvisionerState:
             self._desired = {DynaKubeName(row["name"]): DesiredState(**row) for row in rows}
             self._versions = {Version(row["version"]): VersionRecord(**row) for row in versions}
             self._cursor = cursor[0] if cursor else 0
-        if not self._desired:
-            self._desired = desired_versions.read_copy(self._copy)
-            self._dirty = bool(self._desired)
+        for name, copied in desired_versions.read_copy(self._copy).items():
+            row = self._desired.get(name)
+            if row is None or copied.changed_at > row.changed_at:
+                self._desired[name] = copied
+                self._dirty = True
 
     def rewrite(self) -> None:
         """Mark all rows unwritten.

@@ -147,7 +147,7 @@ class GarbageCollector:
         now: Callable[[], float] = time.time,
         failpoint: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """`dynakube_names` returns the names of all DynaKubes, None before the source's first report.
+        """`dynakube_names` returns the names of all DynaKubes; None while it is not known what they want.
 
         `decision_lock` is held during each decision, here and where the desired state changes.
         """

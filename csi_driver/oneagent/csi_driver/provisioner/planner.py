@@ -57,9 +57,17 @@ class Planner:
         """The last report of the source; None before the first."""
 
     def dynakube_names(self) -> Iterable[str] | None:
-        """Return the names of all existing DynaKubes, valid or not; None before the first report."""
+        """Return the names of all existing DynaKubes, valid or not; None while it is not known what they want.
+
+        That is before the first report, and until the source of each was asked once: after a loss of power the rows may
+        be older than the store, and only DynaKubes and their sources tell which versions are still desired.
+        """
         snapshot = self.snapshot
-        return None if snapshot is None else {*snapshot.dynakubes, *snapshot.invalid}
+        if snapshot is None or any(
+            kube.needs_views and self._poller.state(kube.name) is None for kube in snapshot.dynakubes.values()
+        ):
+            return None
+        return {*snapshot.dynakubes, *snapshot.invalid}
 
     def find_users(self, version: Version) -> list[DynaKube]:
         """Return the DynaKubes that use a version. May be called from any thread."""

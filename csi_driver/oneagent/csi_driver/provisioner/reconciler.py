@@ -91,7 +91,7 @@ class Provisioner:
                 log.exception("reconcile failed")
                 stop.wait(TICK_SECONDS)
             try:
-                if time.monotonic() >= collect_at and self.planner.snapshot is not None:
+                if time.monotonic() >= collect_at and self.planner.dynakube_names() is not None:
                     collect_at = time.monotonic() + self._gc_seconds
                     if self.collector.collect():
                         self.wake()

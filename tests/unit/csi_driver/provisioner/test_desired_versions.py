@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from oneagent.common.identifiers import DynaKubeName, agent_version
 from oneagent.csi_driver.data_dir import LayerId
@@ -91,6 +95,40 @@ class TestATenantThatIsDownAtTheStart:
         source.put(manifest("demo", "http://127.0.0.1:1/api"))
         with Provisioning(tmp_path, source) as p:
             p.wait_until(lambda: "cannot connect" in p.condition(), what=p.condition)
+
+
+class TestADatabaseThatIsOlderThanTheStore:
+    """After a loss of power: neither the database nor its copy is synced."""
+
+    @pytest.mark.parametrize("pinned", ["", packages.VERSION])
+    @pytest.mark.parametrize("lost", ["database", "copy"])
+    def test_removes_nothing_while_the_tenant_is_away(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource, lost: str, pinned: str
+    ) -> None:
+        older = tmp_path / "older.db"
+        with Provisioning(tmp_path / "data", source) as p:
+            source.put(manifest("first", server.api_url, mode="hostMonitoring"))
+            p.wait_until(lambda: p.row("first"))
+            with contextlib.closing(sqlite3.connect(p.data.database)) as connection:
+                connection.execute("VACUUM INTO ?", (str(older),))
+            before = p.data.dynakubes.read_bytes()
+            source.put(manifest("demo", server.api_url, version=pinned))
+            p.wait_until(lambda: p.is_ready(packages.VERSION), what=p.condition)
+            data, row = p.data, p.row()
+        assert row is not None
+        if lost == "database":
+            for file in data.root.glob(f"{data.database.name}*"):
+                file.unlink()
+            older.rename(data.database)
+        else:
+            data.dynakubes.write_bytes(before)
+        for endpoint in ("latest", "connection", "config"):
+            server.plan(endpoint, *[double.Fault(status=502)] * 50)
+        with Provisioning(tmp_path / "data", source, "--gc-interval=20ms") as again:
+            again.wait_until(lambda: again.provisioner._poller.state(DEMO) is not None)
+            again.wait_until(lambda: (found := again.row()) and found.version == row.version)
+            assert again.collect() == []
+            assert again.store.has(row.version)
 
 
 class TestAnArchiveOnTheNode:
