@@ -54,6 +54,7 @@ def test_a_package_below_the_data_folder_is_mounted_and_stays(tmp_path: Path, dr
         (data / "packages").mkdir()
         package = packages.build(data / "packages/agent.zip")
         process.set_dynakubes(of_the_page("Packages from the nodes' disks", data))
+        eventually(lambda: process.row("shop"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         (version,) = process.versions()
@@ -74,6 +75,7 @@ def test_an_image_in_a_folder_is_mounted(tmp_path: Path, driver: node.Driver) ->
             data / "images/agent", (several, images.index_entry("1.277")), (an_image(), images.index_entry("1.276"))
         )
         process.set_dynakubes(of_the_page("Images from the nodes' disks", data))
+        eventually(lambda: process.row("shop"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         assert process.versions() == [store_key.of_image(several.digest)]
@@ -99,6 +101,7 @@ def test_a_folder_that_buildah_has_written_is_preloaded(tmp_path: Path, driver: 
     with provisioner.running(tmp_path) as process:
         preload(process, f"oci-layout:{tmp_path}/agent:1.277")
         process.set_dynakubes(provisioner.manifest("shop", image=f"oci-layout:{tmp_path}/agent:1.277"))
+        eventually(lambda: process.row("shop"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()
         assert {row["source"] for row in provisioner.table(process.data, "versions")} == {"preload"}
@@ -111,5 +114,6 @@ def test_an_image_that_was_preloaded_needs_no_registry(tmp_path: Path, driver: n
         preload(process, folder)
         away = f"localhost:1/team/agent@{an_image().digest}"
         process.set_dynakubes(provisioner.manifest("shop", "http://localhost:1/api", image=away))
+        eventually(lambda: process.row("shop"))
         view = kubelet.publish("cart", dynakube="shop")
         assert (view / LIBRARY).exists()

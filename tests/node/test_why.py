@@ -16,11 +16,12 @@ import pytest
 
 from oneagent.common.identifiers import Version
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
 from tests.node.answers import eventually, refused
 
-REAL = Version("2.0.0")
+REAL = store_key.of_version(Version("2.0.0"), "tests")
 _AS_A_CONTAINER = 'mount --bind "$1" "$2" && umount "$1" && shift 2 && exec env "$@"'
 
 
