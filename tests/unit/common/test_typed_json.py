@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from oneagent.common import typed_json
 
@@ -50,12 +49,12 @@ def test_threads_may_begin_with_the_same_type() -> None:
     assert int(done.stdout) > 25
 
 
-def test_a_type_that_is_not_prepared_is_a_mistake_of_ours() -> None:
+def test_a_type_that_is_not_prepared_is_built_at_its_first_use() -> None:
     class Unprepared(msgspec.Struct):
         name: str
 
-    with pytest.raises(TypeError, match=r"Unprepared.*call typed_json\.prepare"):
-        typed_json.decode(b"{}", Unprepared)
+    assert typed_json.decode(b'{"name": "x"}', Unprepared) == Unprepared("x")
+    assert Unprepared in typed_json.prepared_types()
 
 
 def test_no_module_decodes_types_by_itself() -> None:
