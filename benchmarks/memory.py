@@ -76,8 +76,7 @@ def _node(source: str) -> dict[str, ProcessMemory]:
 
 
 def _work(driver: node.Driver, kubelet: node.Kubelet, endpoints: list[str]) -> None:
-    agent = Path(driver.data.agent(_VERSION))
-    _until(agent.is_dir, f"{agent} is not installed")
+    _until(lambda: any(driver.data.agents.glob(f"{_VERSION}_*")), f"{_VERSION} is not installed")
     for number in range(_PUBLISHES):
         kubelet.publish(f"pod{number}")
     for number in range(_PUBLISHES // 2):

@@ -17,6 +17,7 @@ from benchmarks import bursts, floors, results
 from benchmarks.results import Result
 from oneagent.common.identifiers import Version
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.store import store_key
 from tests.fakes import node, ports
 
 _SINGLES: Final = 100
@@ -56,7 +57,7 @@ class _Waker:
 
     def wake(self, name: str, count: int) -> list[float]:
         """Seconds from a new version's rename to the answer of each of `count` waiting publishes."""
-        version = Version(f"1.300.0.{name}")
+        version = store_key.of_version(Version(f"1.300.0.{name}"), "benchmarks")
         node.install(self._staging, version)
         node.want(self._data, node.demo(version=version))
         pods = [f"{name}-{number}" for number in range(count)]
