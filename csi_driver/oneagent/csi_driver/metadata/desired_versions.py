@@ -77,10 +77,11 @@ class DesiredStateReader:
             self._rows = fresh
             return different
 
-    @property
-    def has_been_written(self) -> bool:
-        """True once the provisioner has written the DynaKubes, even if there are none."""
-        return bool(self._rows) or self._copy.exists()
+    def is_unknown(self, name: DynaKubeName) -> bool:
+        """Return whether the provisioner has written the DynaKubes, maybe none, and this one is not among them."""
+        written = bool(self._rows) or self._copy.exists()
+        # The copy is written first: between the two, a DynaKube is known though the table does not have it.
+        return written and name not in self._rows and name not in read_copy(self._copy)
 
     def get_cached(self, name: DynaKubeName) -> DesiredState | None:
         """Return the row as of the last refresh."""

@@ -228,7 +228,7 @@ class Publisher:
 
     def _is_unknown(self, attempt: PublishAttempt) -> bool:
         """Return whether the DynaKube does not exist: there is nothing to wait for, and kubelet will ask again."""
-        return attempt.desired is None and self._desired.has_been_written
+        return attempt.desired is None and self._desired.is_unknown(attempt.request.dynakube)
 
     def _refuse(self, attempt: PublishAttempt, refusal: str) -> NoReturn:
         """Refuse a call that found no place to wait: no attempt is counted, but the mount timeout begins."""
