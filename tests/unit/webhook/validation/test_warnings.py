@@ -61,6 +61,19 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
             [f"{FLAG.format('metadata-enrichment')} is deprecated: use spec.metadataEnrichment.enabled instead."],
         ),
         (kube(metadata_enrichment="true", version="v1beta1"), []),
+        *(
+            (
+                kube({"metadataEnrichment": {"enabled": False}, **mode(name)}),
+                [
+                    f"spec.metadataEnrichment.enabled is false, but pods that get an agent by spec.oneAgent.{name} get "
+                    "the metadata files in any case; a pod opts out by the annotation "
+                    "metadata-enrichment.dynatrace.com/inject."
+                ],
+            )
+            for name in ("applicationMonitoring", "cloudNativeFullStack")
+        ),
+        (kube({"metadataEnrichment": {"enabled": False}, **mode("classicFullStack")}), []),
+        (kube({"metadataEnrichment": {"enabled": True}, **mode("applicationMonitoring")}), []),
         (
             kube(activegate_updates="true"),
             [f"{FLAG.format('activegate-updates')} has no effect: it belongs to another product."],

@@ -1,8 +1,9 @@
 """The plan of a pod's injection: all decisions before anything is built.
 
-A pod gets the agent, enrichment, or both. If the agent is requested but not available, the pod gets neither: it is
-instrumented or unchanged. The agent comes in a CSI volume if the DynaKube allows that and the cluster has the driver.
-The operator decides in the same way whether namespaces get the Secret that pods without CSI need.
+A pod with the agent gets enrichment too, unless it opts out; a pod without may get it by the DynaKube's own section. If
+the agent is requested but not available, the pod gets neither: it is instrumented or unchanged. The agent comes in a
+CSI volume if the DynaKube allows that and the cluster has the driver. The operator decides in the same way whether
+namespaces get the Secret that pods without CSI need.
 
 A reinvocation keeps the plan of the earlier call, even if the DynaKube has changed since.
 """
@@ -61,7 +62,7 @@ class Plan:
 def create(pod: Pod, context: PodContext, dynakube: DynaKubeSettings) -> Plan | SkipReason:
     """Plan a pod that is not injected yet."""
     agent_off = _agent_off(pod, context, dynakube)
-    enrichment = _is_enriched(pod, context, dynakube)
+    enrichment = _is_enriched(pod, context, dynakube, agent=agent_off is None)
     if agent_off and not enrichment:
         return agent_off
     csi = dynakube.common.needs_views and context.csi
@@ -132,7 +133,10 @@ def _agent_off(pod: Pod, context: PodContext, dynakube: DynaKubeSettings) -> Ski
     return _reason_not_injected(pod, context, dynakube, dynakube.agent_selector, pod_annotations.INJECT_AGENT)
 
 
-def _is_enriched(pod: Pod, context: PodContext, dynakube: DynaKubeSettings) -> bool:
+def _is_enriched(pod: Pod, context: PodContext, dynakube: DynaKubeSettings, *, agent: bool) -> bool:
+    """Return whether the pod is enriched: with the agent always, unless it opts out."""
+    if agent:
+        return pod_annotations.switch(pod.annotations, *pod_annotations.INJECT_ENRICHMENT) is not False
     selector = dynakube.enrichment_selector
     return (
         selector is not None

@@ -65,6 +65,7 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
     validation_warnings.proxy_password_in_plain_text,
+    validation_warnings.enrichment_off_without_effect,
     agents.image_key_without_image,
     feature_flags.unknown,
     feature_flags.deprecated,

@@ -150,8 +150,12 @@ SPEC: Final = section(
         "metadataEnrichment": section(
             "Metadata for applications: files in their pods that name pod, workload and cluster.",
             {
-                "enabled": switch("Write the files into pods. Off if not set."),
-                "namespaceSelector": selector("Namespaces whose pods get them; all that are not ignored if not set."),
+                "enabled": switch(
+                    "Write the files also into pods without an agent. Off if not set. Pods with one always get them."
+                ),
+                "namespaceSelector": selector(
+                    "Namespaces whose pods get them without an agent, too; all that are not ignored if not set."
+                ),
             },
         ),
         "networkZone": text("Network zone of all agents."),
