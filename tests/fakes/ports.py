@@ -6,7 +6,9 @@ import http.client
 import itertools
 import os
 import random
+import re
 import socket
+import urllib.request
 from collections.abc import Iterator
 from typing import Final
 
@@ -49,3 +51,11 @@ def get(port: int, path: str = "/healthz") -> tuple[int, str]:
         return 0, ""
     finally:
         connection.close()
+
+
+def metric(address: str, name: str) -> float:
+    """Return the value of a metric of a server of Prometheus metrics; labels are a part of the name."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+        found = re.search(rf"^{re.escape(name)} (\S+)", page.read().decode(), re.MULTILINE)
+    assert found, name
+    return float(found[1])

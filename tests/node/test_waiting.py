@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,7 @@ METRICS = f"127.0.0.1:{ports.free()}"
 
 
 def metric(name: str) -> float:
-    with urllib.request.urlopen(f"http://{METRICS}/metrics", timeout=5) as page:
-        found = re.search(rf"^{name} (\S+)", page.read().decode(), re.MULTILINE)
-    assert found, name
-    return float(found[1])
+    return ports.metric(METRICS, name)
 
 
 def waiting() -> int:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 BUSY_MILLISECONDS: Final = 250
 UNAVAILABLE_SECONDS: Final = 0.4
 """Time without a new attempt after a failure."""
+UPGRADE_SECONDS: Final = 60.0
 HEAD: Final = "0003"
 """The newest migration; a test compares it with the scripts."""
 
@@ -304,7 +305,11 @@ def _upgrade(path: Path, revision: str) -> None:
     """Bring an older file up to date, in a child process: alembic is 7 MiB that no running server needs."""
     log.info("metadata database upgrade started", extra=logs.fields(path=path, schema=revision, to=HEAD))
     command: list[Any] = [sys.executable, "-m", "oneagent.csi_driver.metadata.migrate", path]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    if result.returncode:
-        _rename_aside(path, f"its upgrade failed: {result.stderr.strip().splitlines()[-1:]}")
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=UPGRADE_SECONDS)
+        failure = f"its upgrade failed: {result.stderr.strip().splitlines()[-1:]}" if result.returncode else ""
+    except subprocess.TimeoutExpired:
+        failure = f"its upgrade took longer than {UPGRADE_SECONDS:g} s"
+    if failure:
+        _rename_aside(path, failure)
         _create(path)

@@ -40,7 +40,7 @@ from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.version_waiter import VersionWaiter
 from oneagent.csi_driver.server.view_mounter import ViewMounter
 from oneagent.csi_driver.server.waiting_places import Place, WaitingPlaces
-from oneagent.csi_driver.store import AgentStore, demand
+from oneagent.csi_driver.store import AgentStore, StoreBusyError, demand
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Publisher:
         self.view_mounter = ViewMounter(
             settings.node_id, data, store, mounts, keep_logs=settings.keep_logs, now=now, failpoint=failpoint
         )
-        self.version_waiter = VersionWaiter(str(data.agents), desired.refresh)
+        self.version_waiter = VersionWaiter(str(data.agents), desired.refresh, store.is_removing)
         self.places = WaitingPlaces(settings.max_waiting)
         self.calls = InFlightCalls(self.version_waiter.wake)
 
@@ -200,6 +200,7 @@ class Publisher:
             generation = self.version_waiter.generation
             self._resolve_version(attempt)
             limits = mount_policy.retry_limits(request, attempt.desired)
+            awaits_lease = False
             try:
                 if done := self._mount_available(attempt):
                     return done
@@ -208,13 +209,17 @@ class Publisher:
                 return limits
             except view_mounter.VersionGoneError as error:
                 attempt.reason = str(error)
+            except StoreBusyError as error:
+                attempt.reason, awaits_lease = str(error), True
             spent = time.monotonic() - started
             left = min(longest_wait - spent, limits.seconds_left(failures, self._now()))
             if attempt.call.cancelled:
                 raise UnavailableError(
                     f"volume {request.volume}: the call was cancelled while it waited ({attempt.reason})"
                 )
-            if left <= 0 or limits.exhausted_reason(failures, self._now()) or self._is_unknown(attempt):
+            if left <= 0 or limits.exhausted_reason(failures, self._now()):
+                return limits
+            if self._is_unknown(attempt) and not awaits_lease:
                 return limits
             if refusal := place.take():
                 self._refuse(attempt, refusal)
@@ -224,7 +229,7 @@ class Publisher:
                     attempt.call.cancelled = True
                 continue
             demand.mark(self._data, attempt.desired.version if attempt.desired is not None else Version(""))
-            self.version_waiter.wait_for_change(generation, left)
+            self.version_waiter.wait_for_change(generation, left, awaits_lease=awaits_lease)
 
     def _is_unknown(self, attempt: PublishAttempt) -> bool:
         """Return whether the DynaKube does not exist: there is nothing to wait for, and kubelet will ask again."""

@@ -69,7 +69,10 @@ class ViewMounter:
         self.dir_pool = VolumeDirPool(data)
 
     def mount(self, attempt: PublishAttempt, desired: DesiredState, version: Version) -> ConfigLayer:
-        """Mount a version from the store and return its config layer; `VersionGoneError` or `MountError`."""
+        """Mount a version from the store and return its config layer.
+
+        `VersionGoneError`, `MountError`, or `StoreBusyError` during a removal.
+        """
         request, target = attempt.request, attempt.target
         with self._store.lease():
             config = self._config_layer(attempt.record, desired, version)

@@ -3,7 +3,7 @@
 A version appears by one rename of a finished, synced directory and goes by one rename into the trash. Between
 "the version is there" and "it is mounted" a publish holds a shared lease on the store; removal needs the
 exclusive one, so a version can't go while it is being mounted, and then the mount table shows it.
-The lease is a flock(2): it ends with the process that held it.
+The lease is a flock(2): it ends with the process that held it. Nothing waits for it, since its holder may be stopped.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from oneagent.csi_driver.store import store_key
 
 
 class StoreBusyError(Exception):
-    """A mount is in progress; retry the removal later."""
+    """A removal is in progress, or, for a removal, a mount; retry later."""
 
 
 class Lease:
-    """A lock on the store, held until the block ends."""
+    """A lock on the store, held until the block ends; `BlockingIOError` if another process has the opposite one."""
 
     __slots__ = ("_descriptor",)
 
     def __init__(self, path: str, how: int) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._descriptor, how)
+            fcntl.flock(self._descriptor, how | fcntl.LOCK_NB)
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -61,13 +61,26 @@ class AgentStore:
             )
 
     def lease(self) -> Lease:
-        """Prevent the removal of versions. Shared: any number of publishes at once."""
-        return Lease(self._lock_path, fcntl.LOCK_SH)
+        """Prevent the removal of versions. Shared: any number of mounts at once. `StoreBusyError` during a removal."""
+        try:
+            return Lease(self._lock_path, fcntl.LOCK_SH)
+        except BlockingIOError as error:
+            raise StoreBusyError("the provisioner is removing versions from the store") from error
+
+    def is_removing(self) -> bool:
+        """Return whether a removal is in progress."""
+        try:
+            with self.lease():
+                return False
+        except StoreBusyError:
+            return True
+        except OSError:
+            return False  # The next mount reports it.
 
     def removal(self) -> Lease:
         """Prevent mounts; `StoreBusyError` if one is in progress."""
         try:
-            return Lease(self._lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return Lease(self._lock_path, fcntl.LOCK_EX)
         except BlockingIOError as error:
             raise StoreBusyError("a mount is in progress") from error
 
