@@ -43,6 +43,8 @@ def of_zip(data: bytes) -> Reading:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
+                if info.orig_filename.startswith("/") or ".." in info.orig_filename.split("/"):
+                    raise UnreadableError(f"{info.orig_filename!r} leads out")
                 _put(found, _path(info.orig_filename), _member(archive, info))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError, zlib.error) as error:
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
@@ -62,8 +64,12 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Thing:
 
 
 def of_layers(blobs: tuple[bytes, ...]) -> Reading:
-    """The agent's directory in an image, or the whole of it if it has none; the innermost, should it be in itself."""
+    """The agent's directory in an image, or the whole of it if it has none; the innermost, should it be in itself.
+
+    What is odd is left out, unless it is in the directory that is read.
+    """
     whole: Reading = {}
+    odd: list[str] = []
     for blob in blobs:
         entries = list(_entries(_unpacked(blob)))
         for path, _ in entries:
@@ -76,10 +82,16 @@ def of_layers(blobs: tuple[bytes, ...]) -> Reading:
             if path and not any(part.startswith(".wh.") for part in path.split("/")):
                 thing = whole.get(_path(found.linkname)) if found.islnk() else found.thing
                 if thing is None or (found.islnk() and thing == FOLDER):
-                    raise UnreadableError(f"{path!r} is a hard link to nothing")
+                    odd.append(path)
+                    continue
                 if thing != FOLDER:
                     _remove(whole, path, itself=True)
-                _put(whole, path, thing)
+                try:
+                    _put(whole, path, thing)
+                except UnreadableError:
+                    odd.append(path)
+    if any(path.startswith(f"{_NESTED}/") or whole.get(_NESTED) != FOLDER for path in odd):
+        raise UnreadableError(f"odd: {odd[0]!r}")
     while whole.get(_NESTED) == FOLDER:
         whole = {path[len(_NESTED) + 1 :]: thing for path, thing in whole.items() if path.startswith(f"{_NESTED}/")}
     return whole
@@ -91,7 +103,9 @@ class _Entry(tarfile.TarInfo):
 
 def _entries(tar: bytes) -> Iterator[tuple[str, _Entry]]:
     try:
-        with tarfile.open(fileobj=io.BytesIO(tar), mode="r:", tarinfo=_Entry) as archive:
+        # The end may be missing, and the zeros that fill the last file's block.
+        whole = tar + bytes(-len(tar) % 512 + 1024)
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:", tarinfo=_Entry) as archive:
             for info in archive:
                 assert isinstance(info, _Entry)
                 path = _path(info.name)
@@ -140,7 +154,5 @@ def _remove(found: Reading, path: str, *, itself: bool) -> None:
 
 
 def _path(name: str) -> str:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts or name.startswith("/"):
-        raise UnreadableError(f"{name!r} leads out")
-    return "/".join(parts)
+    """As it is, with `..`: no file is found by it, and none in the agent's directory may have it."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))

@@ -31,6 +31,7 @@ _WHITE: Final = (
     ".wh..wh.plnk",
 )
 _STRANGE: Final = ("..", ".", "", "a\n", "a\\b", "C:", "n" * 101, "n" * 255, "n" * 256, "a ", "\udcff", "a\0b", "a\x7f")
+_ODD_NAMES: Final = ("a\n", "a\\b", "C:", "n" * 300, "a ", "\udcff", "a\x7f")
 _FRONTS: Final = (_P, _P, _P, _P, _P, _P, "", "./", f"./{_P}", f"/{_P}", f"../{_P}", "opt/", f"{_P}/", f"{_P}./")
 _TARGETS: Final = (
     "a",
@@ -93,11 +94,20 @@ def _sound_layer(chance: Chance, number: int) -> bytes:
     files: list[str] = []
     for place in range(chance.randrange(8)):
         above, form = _P + chance.choice(("", "d/", "e/f/", "d" * 120 + "/")), chance.choice(_FORMATS[:2])
-        match chance.randrange(6):
+        match chance.randrange(8):
+            case 6:
+                parts.append(_elsewhere(chance))
             case 0:
                 parts.append(_entry(f"{above}folder{place}", b"5", form=form))
             case 1 if files:
-                parts.append(_entry(f"{above}again{number}-{place}", b"1", target=chance.choice(files), form=form))
+                parts.append(
+                    _entry(
+                        f"{above}again{number}-{place}",
+                        b"1",
+                        target=chance.choice(("", "/")) + chance.choice(files),
+                        form=form,
+                    )
+                )
             case 2 if files:
                 there = chance.choice(files)
                 name = f"{there.rpartition('/')[0]}/link{number}-{place}"
@@ -109,9 +119,25 @@ def _sound_layer(chance: Chance, number: int) -> bytes:
             case _:
                 files.append(f"{above}file{number}-{place}")
                 parts.append(
-                    _entry(files[-1], b"0", _content(chance), mode=chance.choice((0o644, 0o4755, 0)), form=form)
+                    _entry(
+                        chance.choice(("", "/")) + files[-1],
+                        b"0",
+                        _content(chance),
+                        mode=chance.choice((0o644, 0o4755, 0)),
+                        form=form,
+                    )
                 )
-    return b"".join(parts) + bytes(_BLOCK * chance.choice((2, 2, 20)))
+    return b"".join(parts) + bytes(_BLOCK * (chance.choice((0, 1, 2, 2, 20)) if parts else 2))
+
+
+def _elsewhere(chance: Chance) -> bytes:
+    """Anything that refuses no image, because it is outside of the agent's directory."""
+    name = chance.choice(("usr/", "/usr/a/", "usr/a/../a/", "usr/" + "d/" * 70)) + chance.choice(
+        ("a", "b", *_ODD_NAMES)
+    )
+    kind = bytes((chance.choice(b"0123456"),))
+    target = chance.choice(("usr/a", "/usr/a/b", "../../out", "none", "\udcff"))
+    return _entry(name, kind, b"elsewhere" if kind == b"0" else b"", target)
 
 
 def _odd_entry(chance: Chance) -> bytes:

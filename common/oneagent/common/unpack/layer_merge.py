@@ -5,13 +5,18 @@ for everything in a directory. Whiteouts affect the layers below only, wherever 
 are merged here, before anything is on the disk. The content of a remaining one is identified by its position in its
 layer. A hard link is another name of the same content, also when its first name is replaced.
 
-Entries outside of the agent's directory are not used, and only their names are checked: an image may be built
-upon a distribution, with devices and links to absolute paths.
+Entries outside of the agent's directory are not used, so nothing about them refuses an image: it may be built upon a
+distribution, by any tool, with devices, absolute links and odd names. Only what could reach the agent counts: a path
+that leads through its directory or out of the image, and a whiteout without a name. Where an image has no such
+directory, all of it is the agent.
+
+Paths begin at the image's root, with a `/` in front or without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +29,7 @@ from oneagent.common.unpack.entry_index import EntryIndex
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _DEPTH_MAX: Final = 64
+_AGENT: Final = agent_layout.NESTED.split("/")
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -63,29 +69,37 @@ class LayerMerge:
         self._tree: _Directory = {}
         self._layers = 0
         self._entries = 0
+        self._problem: unpack.PackageError | None = None
+        """The first one of an entry outside of the agent's directory."""
 
     def add_layer(self, layer: Iterable[tar_reader.Entry]) -> None:
-        entries: list[tuple[list[str], tar_reader.Entry]] = []
-        for entry in layer:
-            parts = _split(entry.name)
-            entries.append((parts, entry))
+        entries: list[tuple[list[str], int, tar_reader.Entry]] = []
+        for number, entry in enumerate(layer):
             # Directories that only a path names count too.
             self._entries += 1
             if self._entries > self._limits.entries:
                 raise PackageTooLargeError(f"the package has more than {self._limits.entries:,} entries")
-        for parts, _ in entries:
+            with self._unless_outside(entry.name):
+                if entry.problem:
+                    error, text = entry.problem
+                    raise error(text)
+                entries.append((_split(entry.name), number, entry))
+        for parts, _, _ in entries:
             if parts and parts[-1].startswith(_WHITEOUT):
                 self._apply_whiteout(parts)
         placed: dict[str, bool] = {}
-        for number, (parts, entry) in enumerate(entries):
+        for parts, number, entry in entries:
             if parts and not any(part.startswith(_WHITEOUT) for part in parts):
-                self._add_entry(parts, entry, number, placed)
+                with self._unless_outside(entry.name):
+                    self._add_entry(parts, entry, number, placed)
         self._layers += 1
 
     def plan(self, archive_bytes: int) -> Plan:
         """Return the entries below the agent's directory, or all if there is none; refused if one is unsupported."""
-        nested = self._find(agent_layout.NESTED.split("/"))
+        nested = self._find(_AGENT)
         root = nested if isinstance(nested, dict) else self._tree
+        if root is self._tree and self._problem:
+            raise self._problem
         plan = Plan(EntryIndex(self._limits, archive_bytes))
         ahead: list[tuple[str, _Node]] = list(root.items())
         while ahead:
@@ -104,6 +118,17 @@ class LayerMerge:
             else:
                 raise UnsafePackageError(f"{entry_index.quote_name(path)} is {tar_reader.Kind.OTHER.value}")
         return plan
+
+    @contextlib.contextmanager
+    def _unless_outside(self, name: str) -> Iterator[None]:
+        """Leave out an entry that is refused, if it cannot reach the agent."""
+        try:
+            yield
+        except unpack.PackageError as error:
+            if _reaches_agent(name):
+                raise
+            # Without its traceback, which would keep all entries of the layer in memory.
+            self._problem = self._problem or error.with_traceback(None)
 
     def _find(self, parts: Sequence[str]) -> _Node | None:
         node: _Node | None = self._tree
@@ -128,6 +153,7 @@ class LayerMerge:
         directory = self._make_directories(parts[:-1], entry.name, placed)
         path, is_directory = "/".join(parts), entry.kind is tar_reader.Kind.DIRECTORY
         if path in placed and not (is_directory and placed[path]):
+            directory[parts[-1]] = _Unsupported()
             raise UnsafePackageError(f"{entry_index.quote_name(path)} appears twice in one layer")
         placed[path] = is_directory
         before = directory.get(parts[-1])
@@ -170,8 +196,24 @@ class LayerMerge:
 def _split(name: str) -> list[str]:
     """Split a path. Used paths are checked again by `entry_index.clean_path`."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts or "\0" in name:
+    if ".." in parts or "\0" in name:
         raise UnsafePackageError(f"{name[:80]!r} leads out of the image")
     if len(parts) > _DEPTH_MAX:
         raise UnsafePackageError(f"{name[:80]!r} lies deeper than {_DEPTH_MAX} directories")
     return parts
+
+
+def _reaches_agent(name: str) -> bool:
+    """Return True if a path leads into the agent's directory, or by `..` through it, near it or to the image's root."""
+    here: list[str] = []
+    parts = name.split("/")
+    for part in parts:
+        if part == "..":
+            if len(here) <= 1:
+                return True
+            here.pop()
+        elif part not in ("", "."):
+            here.append(part)
+        if here[: len(_AGENT)] == _AGENT:
+            return True
+    return ".." in parts and here[:1] == _AGENT[:1]

@@ -3,6 +3,9 @@
 The standard library decodes a header's 512 bytes. The sequence of headers is our own code, because `tarfile` reads
 an extended header of any declared size into memory, applies global headers that other programs ignore, and
 ends silently where a tar is cut short. A tar that two programs could read differently is refused.
+
+A layer's digest proves its bytes, so the blocks of zeros at its end may be missing. An entry that no agent may have is
+handed on with its `problem`: what is outside of the agent's directory is not used, and the image stays usable.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from oneagent.common.unpack import CorruptPackageError, PackageTooLargeError, UnsafePackageError
+from oneagent.common.unpack import CorruptPackageError, PackageError, PackageTooLargeError, UnsafePackageError
 
 READ_BYTES: Final = 256 << 10
 _BLOCK: Final = tarfile.BLOCKSIZE
@@ -24,6 +27,8 @@ _EXTENDED_MAX: Final = 1 << 20
 """Bytes of an extended header: some paths of 4 KiB, and a file's attributes."""
 _RECORD: Final = re.compile(rb"([1-9][0-9]{0,6}) ")
 _DECISIVE: Final = ("path", "linkpath", "size")
+_NOT_UTF8: Final = re.compile("[\udc80-\udcff]")
+"""Bytes that the error handler `surrogateescape` has kept."""
 
 
 class Kind(Enum):
@@ -55,6 +60,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     mode: int
     size: int
     target: str
+    problem: tuple[type[PackageError], str] | None = None
+    """Reason why no agent may have it: the error to raise, and its text."""
 
 
 class TarReader:
@@ -65,6 +72,7 @@ class TarReader:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._left = 0
         self._padding = 0
+        self._is_empty = True
 
     def __iter__(self) -> Iterator[Entry]:
         extended: dict[str, str] = {}
@@ -99,19 +107,20 @@ class TarReader:
                 raise CorruptPackageError("the tar ends within a file")
             self._left -= count
             yield self._buffer[:count]
-        if self._padding:
-            self._read(self._padding)
-            self._padding = 0
+        # After the last file the padding may be missing, with all that follows.
+        self._stream.read(self._padding)
+        self._padding = 0
 
     def _read_header(self) -> tarfile.TarInfo | None:
-        block = self._read(_BLOCK)
+        block = self._stream.read(_BLOCK)
+        if len(block) < _BLOCK and (block or self._is_empty):
+            raise CorruptPackageError("the tar is cut short")
+        self._is_empty = False
         if not block.strip(b"\0"):
             self._check_end()
             return None
         try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-        except UnicodeDecodeError as error:
-            raise UnsafePackageError("the tar has a name that is not UTF-8") from error
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
             raise CorruptPackageError(f"the tar is damaged: {error}") from error
         if header.size < 0:
@@ -131,13 +140,12 @@ class TarReader:
         if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in extended):
             # It may have another name and other content than its header says, even outside of the agent.
             raise UnsafePackageError(f"{name[:80]!r} is a sparse file, which programs read in different ways")
-        if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a directory
-            raise CorruptPackageError(f"{name[:80]!r} is a file by its kind and a directory by its name")
         if kind not in (Kind.FILE, Kind.OTHER) and size:
             raise CorruptPackageError(f"{name[:80]!r} is {kind.value} and has {size:,} bytes of content")
         self._left = 0 if header.type in _WITHOUT_CONTENT else size
         self._padding = -self._left % _BLOCK
-        return Entry(name, kind, header.mode & 0o7777, self._left, extended.get("linkpath", header.linkname))
+        target = extended.get("linkpath", header.linkname)
+        return Entry(name, kind, header.mode & 0o7777, self._left, target, _find_problem(name, kind, target))
 
     def _read_pax_records(self, size: int) -> dict[str, str]:
         """Return the records of an extended header (POSIX pax, "pax Extended Header")."""
@@ -170,13 +178,18 @@ class TarReader:
 
     @staticmethod
     def _decode(data: bytes) -> str:
-        try:
-            return data.decode()
-        except UnicodeDecodeError as error:
-            raise UnsafePackageError("the tar has a name that is not UTF-8") from error
+        return data.decode("utf-8", "surrogateescape")
 
     @staticmethod
     def _parse_size(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
             raise CorruptPackageError(f"the tar has a file of {text[:40]!r} bytes")
         return int(text)
+
+
+def _find_problem(name: str, kind: Kind, target: str) -> tuple[type[PackageError], str] | None:
+    if _NOT_UTF8.search(name) or _NOT_UTF8.search(target):
+        return UnsafePackageError, "the tar has a name that is not UTF-8"
+    if kind is Kind.FILE and name.endswith("/"):  # what was so before POSIX has been decoded as a directory
+        return CorruptPackageError, f"{name[:80]!r} is a file by its kind and a directory by its name"
+    return None

@@ -123,6 +123,71 @@ def test_of_a_distribution_only_the_agent_is_used(tmp_path: Path) -> None:
     assert unpacked(tmp_path, system, [MINIMAL]).keys() == {contract.PRELOAD_LIBRARY}
 
 
+def test_a_path_begins_at_the_image_s_root_with_a_slash_or_without(tmp_path: Path) -> None:
+    """kaniko names the root itself `/`, and the targets of hard links from there."""
+    entries = [
+        directory("/"),
+        MINIMAL,
+        Entry("usr/bin/perl", b"perl"),
+        hard_link("usr/bin/perl5.36.0", "/usr/bin/perl"),
+        Entry(f"/{P}a", b"content"),
+        hard_link(f"/{P}b", f"/{P}a"),
+        hard_link(f"{P}perl", "/usr/bin/perl"),
+    ]
+    found = unpacked(tmp_path, entries, [whiteout(f"/{P}a")])
+    assert found == {contract.PRELOAD_LIBRARY: b"\x7fELF", "b": b"content", "perl": b"perl"}
+
+
+ELSEWHERE = {
+    "hard link to nothing": [hard_link("bin/git", "/usr/bin/none")],
+    "hard link to what comes later": [hard_link("bin/a", "bin/b"), Entry("bin/b")],
+    "hard link to a directory": [directory("usr"), hard_link("bin/a", "usr")],
+    "hard link out of the image": [hard_link("bin/a", "../../bin/b")],
+    "hard link to a name that is not UTF-8": [hard_link("bin/a", "b\udcff")],
+    "name that is not UTF-8": [Entry("usr/share/\udcff\udcfe")],
+    "link to a name that is not UTF-8": [link("usr/l", "\udcff")],
+    "control characters and backslashes": [Entry("etc/line\nbreak"), Entry("etc/back\\slash"), Entry("C:/autoexec")],
+    "long name": [Entry(f"etc/{'n' * 300}")],
+    "deep path": [Entry("/".join("d" * 80))],
+    "detour": [Entry("usr/share/../lib/x")],
+    "twice": [Entry("etc/hosts", b"1"), Entry("etc/hosts", b"2"), directory("etc/hosts")],
+    "below a file": [Entry("etc/hosts"), Entry("etc/hosts/x")],
+    "below a link": [link("lib", "usr/lib"), Entry("lib/x"), directory("lib/y"), hard_link("bin/x", "lib/x")],
+}
+
+
+@pytest.mark.parametrize("entries", ELSEWHERE.values(), ids=ELSEWHERE)
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_outside_of_the_agent_s_directory_refuses_an_image(
+    tmp_path: Path, entries: list[Entry], first: bool
+) -> None:
+    layer = [*entries, MINIMAL] if first else [MINIMAL, *entries]
+    assert unpacked(tmp_path, [MINIMAL], layer, entries).keys() == {contract.PRELOAD_LIBRARY}
+
+
+@pytest.mark.parametrize("entries", [ELSEWHERE[name] for name in ELSEWHERE if "control" not in name])
+def test_without_an_agent_s_directory_all_of_the_image_is_the_agent(tmp_path: Path, entries: list[Entry]) -> None:
+    library = Entry(contract.PRELOAD_LIBRARY, b"\x7fELF", 0o755)
+    with pytest.raises(unpack.UnsafePackageError):
+        unpacked(tmp_path, [library, *entries])
+
+
+def test_a_file_that_is_twice_elsewhere_gets_no_name_in_the_agent(tmp_path: Path) -> None:
+    with pytest.raises(unpack.UnsafePackageError, match="neither a file"):
+        unpacked(tmp_path, [MINIMAL, Entry("etc/x", b"1"), Entry("etc/x", b"2"), hard_link(f"{P}x", "etc/x")])
+
+
+@pytest.mark.parametrize("how", ["gzip", "zstd", ""])
+@pytest.mark.parametrize("end", [0, 512, 1024, 20480, -1])
+def test_a_tar_needs_no_end(tmp_path: Path, how: str, end: int) -> None:
+    """Neither blocks of zeros, nor the zeros that fill the last file's block."""
+    data = fakes.tar(MINIMAL, Entry(f"{P}file", b"content"))
+    tar = data.rstrip(b"\0") if end < 0 else data[: data.rindex(b"content") + 512] + bytes(end)
+    (tmp_path / "layer").write_bytes(fakes.compress(tar, how))
+    found = image.read([tmp_path / "layer"]).unpack(tmp_path / "tree")
+    assert (found.root / "file").read_bytes() == b"content"
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_long_names_and_links_are_read(tmp_path: Path, form: int) -> None:
     path = "/".join(["a-rather-long-name"] * 20)
