@@ -89,6 +89,7 @@ def test_another_dynakubes_nodes_and_namespaces_are_taken(
 
 def test_a_manifest_of_an_older_version_is_understood(webhook: None, kubectl: Kubectl) -> None:
     """Converted by the webhook for the API server, and validated as it was written."""
-    old = dynakube({"namespaceSelector": {"matchLabels": {"a b": "c"}}, **mode("hostMonitoring")})
+    modes = {"oneAgent": {"applicationMonitoring": {}}}
+    old = dynakube({"namespaceSelector": {"matchLabels": {"a b": "c"}}, **modes})
     found = said(kubectl, {**old, "apiVersion": "dynatrace.com/v1beta1"})
     assert "spec.metadataEnrichment.namespaceSelector has the key 'a b'" in found

@@ -150,7 +150,7 @@ class Spread:
 class Typed:
     """A feature flag that became a field.
 
-    `meant` is what the missing flag meant, `means` what the missing field means.
+    `meant` is what the missing flag meant, `means` what the missing field means; None: other fields decide.
     """
 
     feature: str
@@ -160,28 +160,37 @@ class Typed:
     means: object
     opposite: str = ""
     """A flag that says the contrary and counts where the first one is missing."""
+    sections: tuple[str, ...] = ()
+    """Without any of these sections the flag had no effect, whatever it said; empty: it always had."""
+    unused: object = None
+    """The field's value for a flag without effect. A missing flag without effect stays a missing field."""
 
     def up(self, tree: Tree) -> None:
         if json_path.get_value(tree, self.new) is not None:
             return
         value = self._pop_flags(tree)
-        if value is None and self.meant != self.means:
+        if not self._has_effect(tree):
+            value = None if value is None else self.unused
+        elif value is None and self.meant != self.means:
             value = self.meant
         if value is not None:
             json_path.set_value(tree, self.new, value)
 
     def down(self, tree: Tree) -> None:
-        value = json_path.get_value(tree, self.new)
+        value, has_effect = json_path.get_value(tree, self.new), self._has_effect(tree)
         if value is None:
-            value = self.means
-        elif type(value) is not type(self.means):
+            value = self.means if has_effect else None
+        elif type(value) is not type(self.meant):
             return
         json_path.pop_value(tree, self.new, tidy=True)
-        if value != self.meant:
+        if value is not None and (value != self.meant or not has_effect):
             json_path.set_value(tree, feature_flags.annotation(self.feature), str(value).lower())
 
     def reshape(self, described: Schema) -> None:
         schema.pop_field(described, self.new)
+
+    def _has_effect(self, tree: Tree) -> bool:
+        return not self.sections or any(json_path.section(tree, path) is not None for path in self.sections)
 
     def _pop_flags(self, tree: Tree) -> object | None:
         """Remove the flags that are set, and return their value."""

@@ -108,8 +108,10 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             "spec.metadataEnrichment.enabled",
             _read_switch,
             meant=True,
-            means=False,
+            means=None,
             opposite="disable-metadata-enrichment",
+            sections=tuple(f"spec.oneAgent.{mode}" for mode in fields.INJECTING_MODES),
+            unused=False,
         ),
         Spread(
             "spec.namespaceSelector",

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.dynakube.api import conversion, schema, version_history, versions
+from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube.api import conversion, fields, schema, version_history, versions
+from oneagent.common.dynakube.mode import MODES
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from tests.unit.common.dynakube.api.manifests import CASES, Manifest, case, plain
 
@@ -125,22 +127,87 @@ class TestTheNewestVersionCannotHoldEverything:
 
 
 class TestMetadataEnrichment:
-    """In v1beta1 it was on unless a flag said otherwise; now it is off unless a field says otherwise."""
+    """In v1beta1 it came with injection unless a flag said otherwise; now a field says it."""
 
-    def test_it_is_on_where_an_old_manifest_says_nothing(self) -> None:
-        new = conversion.convert(dynakube_in("v1beta1"), NEWEST)
+    INJECTING = pytest.mark.parametrize("mode", fields.INJECTING_MODES)
+    OTHERS = pytest.mark.parametrize(
+        ("version", "spec"),
+        [
+            ("v1alpha1", {}),
+            ("v1alpha1", {"classicFullStack": {"enabled": True}}),
+            ("v1alpha1", {"infraMonitoring": {}}),
+            ("v1alpha1", {"infraMonitoring": {}, "codeModules": {"enabled": False}}),
+            ("v1alpha1", {"routing": {"enabled": True}}),
+            ("v1beta1", {}),
+            ("v1beta1", {"oneAgent": {"classicFullStack": {}}}),
+            ("v1beta1", {"oneAgent": {"hostMonitoring": {}}}),
+            ("v1beta1", {"oneAgent": {"applicationMonitoring": None}}),
+            ("v1beta1", {"activeGate": {"capabilities": ["routing"]}, "namespaceSelector": {}}),
+        ],
+        ids=str,
+    )
+    FLAGS = pytest.mark.parametrize(
+        "flags",
+        [
+            {},
+            {"metadata_enrichment": "true"},
+            {"metadata_enrichment": "false"},
+            {"disable_metadata_enrichment": "false"},
+        ],
+        ids=str,
+    )
+
+    @INJECTING
+    def test_it_is_on_where_an_old_manifest_injects_and_says_nothing(self, mode: str) -> None:
+        new = conversion.convert(dynakube_in("v1beta1", {"oneAgent": {mode: {}}}), NEWEST)
         assert new["spec"]["metadataEnrichment"] == {"enabled": True}
-        assert "annotations" not in new["metadata"]
 
-    def test_it_is_off_for_an_old_reader_where_a_new_manifest_says_nothing(self) -> None:
-        old = conversion.convert(dynakube_in("v1beta6"), "dynatrace.com/v1beta1")
-        assert old["metadata"]["annotations"]["feature.dynatrace.com/metadata-enrichment"] == "false"
-        assert conversion.convert(old, NEWEST) == dynakube_in("v1beta6")
+    @OTHERS
+    @FLAGS
+    def test_it_is_off_where_an_old_manifest_does_not_inject(
+        self, version: str, spec: Manifest, flags: dict[str, str]
+    ) -> None:
+        written = dynakube_in(version, spec, **flags)
+        new = conversion.convert(written, NEWEST)
+        assert new["spec"].get("metadataEnrichment", {}).get("enabled") is (False if flags else None)
+        assert conversion.convert(new, written["apiVersion"]) == written
 
-    def test_an_old_reader_who_takes_the_flag_away_switches_it_on(self) -> None:
-        old = conversion.convert(dynakube_in("v1beta6"), "dynatrace.com/v1beta1")
-        del old["metadata"]["annotations"]["feature.dynatrace.com/metadata-enrichment"]
+    @OTHERS
+    @FLAGS
+    def test_a_dynakube_that_does_not_inject_claims_no_namespace(
+        self, version: str, spec: Manifest, flags: dict[str, str]
+    ) -> None:
+        claim = namespace_mapping.claim(conversion.convert(dynakube_in(version, spec, **flags), NEWEST), "dynatrace")
+        assert not claim.selectors
+        assert not claim.covers("shop", {})
+
+    @INJECTING
+    @pytest.mark.parametrize("flag", ["metadata_enrichment", "disable_metadata_enrichment"])
+    def test_a_flag_switches_it_off(self, mode: str, flag: str) -> None:
+        value = "true" if flag.startswith("disable") else "false"
+        new = conversion.convert(dynakube_in("v1beta1", {"oneAgent": {mode: {}}}, **{flag: value}), NEWEST)
+        assert new["spec"]["metadataEnrichment"] == {"enabled": False}
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_an_old_reader_sees_no_flag_where_a_new_manifest_says_nothing(self, mode: str) -> None:
+        new = dynakube_in("v1beta6", {"oneAgent": {mode: {}}})
+        old = conversion.convert(new, "dynatrace.com/v1beta1")
+        assert "feature.dynatrace.com/metadata-enrichment" not in old["metadata"].get("annotations", {})
+        assert conversion.convert(old, NEWEST) == new
+
+    @INJECTING
+    def test_an_old_reader_who_takes_the_flag_away_switches_it_on(self, mode: str) -> None:
+        new = dynakube_in("v1beta6", {"oneAgent": {mode: {}}, "metadataEnrichment": {"enabled": False}})
+        old = conversion.convert(new, "dynatrace.com/v1beta1")
+        assert old["metadata"]["annotations"].pop("feature.dynatrace.com/metadata-enrichment") == "false"
         assert conversion.convert(old, NEWEST)["spec"]["metadataEnrichment"] == {"enabled": True}
+
+    def test_without_a_mode_that_injects_it_survives_an_old_writer(self) -> None:
+        new = dynakube_in("v1beta6", {"metadataEnrichment": {"enabled": True, "namespaceSelector": {}}})
+        old = conversion.convert(new, "dynatrace.com/v1beta1")
+        old["spec"]["networkZone"] = "eu"
+        new["spec"]["networkZone"] = "eu"
+        assert conversion.convert(old, NEWEST) == new
 
 
 class TestTheSwitchOfTheCsiDriver:
