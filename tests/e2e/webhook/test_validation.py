@@ -51,7 +51,8 @@ def said(kubectl: Kubectl, manifest: Manifest) -> str:
         (dynakube({"oneAgent": {"hostMonitoring": {}, "classicFullStack": {}}}), "multiple oneagent modes"),
         (dynakube(mode("hostMonitoring", version="latest")), "is not a complete version"),
         (dynakube(mode("hostMonitoring", image="https://a/b")), "is not an image reference"),
-        (dynakube(mode("hostMonitoring", args=["a"])), "does not start with '--'"),
+        (dynakube({"apiUrl": "https://abc12345.apps.dynatrace.com/api"}), "has no API for agents"),
+        (dynakube(mode("hostMonitoring", args=["a"])), "Warning: spec.oneAgent.hostMonitoring.args[0] (not shown)"),
         (dynakube(mode("hostMonitoring", args=["--a=1", "--a=2"])), "'--a' more than once"),
         (dynakube({"networkZone": "e\tu"}), "spec.networkZone has a line break, a tab"),
         (dynakube(mode("applicationMonitoring", useCSIDriver=False), injection_readonly_volume="true"), "read-only"),
@@ -89,7 +90,7 @@ def test_another_dynakubes_nodes_and_namespaces_are_taken(
 
 def test_a_manifest_of_an_older_version_is_understood(webhook: None, kubectl: Kubectl) -> None:
     """Converted by the webhook for the API server, and validated as it was written."""
-    modes = {"oneAgent": {"applicationMonitoring": {}}}
+    modes: Manifest = {"oneAgent": {"applicationMonitoring": {}}}
     old = dynakube({"namespaceSelector": {"matchLabels": {"a b": "c"}}, **modes})
     found = said(kubectl, {**old, "apiVersion": "dynatrace.com/v1beta1"})
     assert "spec.metadataEnrichment.namespaceSelector has the key 'a b'" in found

@@ -76,8 +76,14 @@ def section(mode: Mode) -> str:
 
 
 def named_version(obj: Mapping[str, Any], mode: Mode) -> str:
-    """Return the host agent's version as the user wrote it; empty if not given."""
-    return fields.text(obj, f"{section(mode)}.version")
+    """Return the host agent's version, complete; empty if the user pinned none.
+
+    Old API versions accept a version without the build's time. It pins nothing, as the webhook warns.
+    """
+    field = f"{section(mode)}.version"
+    if dynakube.SHORT_VERSION.fullmatch(fields.text(obj, field)):
+        return ""
+    return fields.matching(obj, dynakube.FULL_VERSION, "a complete version such as 1.277.0.20230914-094321", field)
 
 
 def named_image(obj: Mapping[str, Any], mode: Mode) -> str:
@@ -96,9 +102,7 @@ def from_object(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
     return HostAgent(
         mode=mode,
         image=image(f"{own}.image", named_image(obj, mode)),
-        version=fields.matching(
-            obj, dynakube.FULL_VERSION, "a complete version such as 1.277.0.20230914-094321", f"{own}.version"
-        ),
+        version=named_version(obj, mode),
         host_group=fields.text(obj, "spec.oneAgent.hostGroup"),
         args=_args(obj, f"{own}.args"),
         env=_env(obj, f"{own}.env"),
@@ -157,7 +161,7 @@ def _args(obj: Mapping[str, Any], path: str) -> tuple[str, ...]:
     found: list[str] = []
     for number, item in enumerate(_list(obj, path)):
         field = f"{path}[{number}]"
-        if not isinstance(item, str) or not item.startswith("--"):
+        if not isinstance(item, str):
             # The value may be a password: it is not shown.
             raise fields.FieldError(field, item, "must be text such as --set-host-tag=team=a", hidden=True)
         found.append(fields.printable(field, item, hidden=True))

@@ -24,9 +24,9 @@ def read(obj: dict[str, Any]) -> spec.HostAgent:
     [
         ({"image": "Not An Image"}, f"{OWN}.image is 'Not An Image': must be an image"),
         ({"image": 1}, f"{OWN}.image is '1': must be text"),
-        ({"version": "1.277.0"}, f"{OWN}.version is '1.277.0': must be a complete version"),
+        ({"version": "1.277"}, f"{OWN}.version is '1.277': must be a complete version"),
         ({"args": "--a=b"}, f"{OWN}.args is '--a=b': must be a list"),
-        ({"args": ["--a=b", "password"]}, f"{OWN}.args[1] (a str, not shown): must be text such as"),
+        ({"args": ["--a=b", 7]}, f"{OWN}.args[1] (a int, not shown): must be text such as"),
         ({"args": ["--a=b\nc"]}, f"{OWN}.args[0] (a str, not shown): must not contain line breaks"),
         ({"env": [{"value": "x"}]}, f"{OWN}.env[0].name is missing: must be the name"),
         ({"env": [{"name": "A"}, {"name": "A"}]}, f"{OWN}.env[1].name is 'A': is given twice"),

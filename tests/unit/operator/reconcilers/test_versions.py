@@ -140,3 +140,8 @@ class TestAnImage:
     def test_is_waited_for_while_the_registry_was_not_asked_about_this_name(self) -> None:
         result = self.reconcile(self.followed(ONE, name="registry.example/agent:0"), decided=TWO)
         assert (result.status, dict(result.fields)) == ("Unknown", {})
+
+
+def test_a_version_without_the_builds_time_pins_nothing() -> None:
+    """Old API versions accept it."""
+    assert decided(in_version("v1beta1", auto_update=None, version="1.277.0"), chosen=OLD) == NEW

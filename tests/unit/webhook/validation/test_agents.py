@@ -106,7 +106,8 @@ def test_an_image_in_a_directory_has_a_valid_path(image: str, why: str) -> None:
         (["--set-host-group=a", "--set-host-group=b"], "has '--set-host-group' more than once"),
         (["--b=1", "--a", "--b=2", "--a=1"], "has '--a', '--b' more than once"),
         (["--set-host-tag=a", "--set-host-tag=b", "--set-host-property=a=b", "--set-host-property=c=d"], ""),
-        (["--proxy", "geheim"], ".args[1] (not shown) does not start with '--'"),
+        (["ONEAGENT_ENABLE_VOLUME_STORAGE=true", "--set-host-tag=a"], ""),
+        (["HOST_GROUP=a", "HOST_GROUP=b"], "has 'HOST_GROUP' more than once"),
         (["--set-host-tag=geheim\n"], ".args[0] has a line break"),
         (["--set-host-tag=a=b c"], ""),
     ],
@@ -115,6 +116,23 @@ def test_arguments_are_unambiguous(arguments: list[str], message: str) -> None:
     found = errors(kube(mode("cloudNativeFullStack", args=arguments)))
     assert message in only(found) if message else found == ()
     assert "geheim" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "doubtful"),
+    [
+        (["--proxy", "geheim"], [1]),
+        (["-geheim", "geheim=", "=geheim", "--", "a b=geheim"], [0, 2, 3, 4]),
+        (["APP_LOG_CONTENT_ACCESS=1", "--set-app-log-content-access=true", "--help", "app.log=geheim"], []),
+    ],
+)
+def test_an_argument_in_neither_form_is_a_warning(arguments: list[str], doubtful: list[int]) -> None:
+    found = validation.validate(kube(mode("hostMonitoring", args=arguments)), None, UNKNOWN)
+    assert found.errors == ()
+    assert [warning.partition(" ")[0] for warning in found.warnings] == [
+        f"spec.oneAgent.hostMonitoring.args[{number}]" for number in doubtful
+    ]
+    assert "geheim" not in "".join(found.warnings)
 
 
 @pytest.mark.parametrize(
@@ -197,3 +215,11 @@ def test_read_only_volumes_come_from_the_csi_driver(
 def test_nodes_can_only_pull_a_named_image(flag: str, spec: Manifest, message: str) -> None:
     found = errors(kube(spec, node_image_pull=flag))
     assert message in only(found) if message else found == ()
+
+
+@pytest.mark.parametrize("flag", ["public_registry", "use_public_registry"])
+def test_nodes_can_pull_an_image_that_a_public_registry_names(flag: str) -> None:
+    assert errors(kube(mode("applicationMonitoring"), node_image_pull="true", **{flag: "true"})) == ()
+    assert errors(kube(mode("applicationMonitoring"), node_image_pull="true", **{flag: "false"}))
+    local = mode("applicationMonitoring", codeModulesImage="file:///a.zip")
+    assert errors(kube(local, node_image_pull="true", **{flag: "true"}))

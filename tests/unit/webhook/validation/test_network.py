@@ -47,11 +47,15 @@ def test_an_api_url_is_required(spec: Manifest, missing: bool) -> None:
         ("https://a.example:99999/api", "is not a URL"),
         ("https://a..example/api", "is not a URL"),
         ("https://a b.example/api", "is not a URL"),
-        ("https://abc12345/api", "has no domain"),
         ("https://me:secret@abc12345.live.dynatrace.com/api", "must not contain credentials"),
         (URL, ""),
         (f"{URL}/", ""),
-        ("https://abc12345.apps.dynatrace.com/api", ""),
+        ("https://my-activegate/e/0a1b2c/api", ""),
+        ("https://my-activegate:9999/e/0a1b2c/api/", ""),
+        ("https://localhost/api", ""),
+        ("https://apps.example.com/e/0a1b2c/api", ""),
+        ("https://abc12345.apps.example.com/api", ""),
+        ("https://apps.live.dynatrace.com/api", ""),
         ("https://managed.example.com/e/0a1b2c/api", ""),
         ("https://activegate.dynatrace.svc:9999/e/abc12345/api", ""),
         ("https://10.213.0.1:39209/api", ""),
@@ -68,6 +72,25 @@ def test_an_api_url_is_that_of_a_tenant(url: str, fault: str) -> None:
         assert "secret" not in message
     else:
         assert found == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "right"),
+    [
+        ("abc12345.apps.dynatrace.com", "abc12345.live.dynatrace.com"),
+        ("ABC12345.Apps.Dynatrace.com", "abc12345.live.dynatrace.com"),
+        ("abc12345.apps.dynatrace.com.", "abc12345.live.dynatrace.com"),
+        ("abc12345.apps.dynatrace.com:443", "abc12345.live.dynatrace.com"),
+        ("abc12345.sprint.apps.dynatracelabs.com", "abc12345.sprint.dynatracelabs.com"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/api", "", "/", "/ui/api/"])
+def test_the_url_of_the_third_generations_interface_is_told_from_that_of_the_api(
+    host: str, right: str, path: str
+) -> None:
+    message = only(errors(kube({"apiUrl": f"https://{host}{path}"})))
+    assert "serves browsers and has no API for agents" in message
+    assert f"reads https://{right}/api." in message
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ from oneagent.common.kubernetes import quantities
 from oneagent.common.oci import reference
 from oneagent.webhook.validation.context import ValidationContext, quote
 
+_PUBLIC_REGISTRY: Final = ("public-registry", "use-public-registry")
 _POD_SUFFIX: Final = "-oneagent-xxxxx"
 _MAX_NAME_LENGTH: Final = 63 - len(_POD_SUFFIX)
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_ARGUMENT: Final = re.compile(r"--[A-Za-z0-9]|[A-Za-z_][A-Za-z0-9_.-]*=")
+"""Beginning of an argument, or of a variable of the installer"""
 _REPEATABLE: Final = ("--set-host-property", "--set-host-tag")
 
 
@@ -86,14 +89,14 @@ def image_layout_invalid(ctx: ValidationContext) -> Iterator[str]:
                 )
 
 
-def argument_invalid(ctx: ValidationContext) -> Iterator[str]:
+def argument_doubtful(ctx: ValidationContext) -> Iterator[str]:
     """Check the form of arguments. Messages never show a value, which may be a password."""
     for path, arguments in ctx.arguments():
         for number, argument in enumerate(arguments):
-            if not argument.startswith("--"):
+            if not _ARGUMENT.match(argument):
                 yield (
-                    f"{path}[{number}] (not shown) does not start with '--'. Make sure that name and value of an "
-                    "argument are one string, such as --set-host-tag=team=shop."
+                    f"{path}[{number}] (not shown) is neither --name, --name=value nor NAME=VALUE: use one string "
+                    "for name and value of an argument, such as --set-host-tag=team=shop."
                 )
 
 
@@ -146,11 +149,13 @@ def read_only_volume_without_csi(ctx: ValidationContext) -> Iterator[str]:
 
 
 def node_pull_without_image(ctx: ValidationContext) -> Iterator[str]:
+    """A public registry names the image where the DynaKube does not."""
     flag = "node-image-pull"
+    is_public = any(ctx.flag(name).lower() == "true" for name in _PUBLIC_REGISTRY)
     for mode in ctx.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.codeModulesImage"
         image = ctx.text(path)
-        if ctx.flag(flag).lower() == "true" and (not image or dynakube.is_local(image)):
+        if ctx.flag(flag).lower() == "true" and (dynakube.is_local(image) if image else not is_public):
             yield (
                 f"{feature_flags.annotation(flag)} is true, but {path} names no image for nodes to pull. Make sure "
                 "that it does, or leave the flag out."

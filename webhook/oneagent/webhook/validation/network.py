@@ -20,6 +20,8 @@ _EXAMPLE: Final = re.compile(
 )
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _TENANT_HOST: Final = re.compile(r"([^.]+)\..*\b(dynatrace|dynatracelabs)\.com", re.IGNORECASE)
+_BROWSER_HOST: Final = re.compile(r"(.+)\.apps\.(dynatrace|dynatracelabs)\.com\.?", re.IGNORECASE)
+"""Hosts of the third generation's web interface"""
 _ENVIRONMENT: Final = re.compile(r"/e/([^/]+)/")
 _UNUSABLE_IN_PASSWORDS: Final = frozenset(" '`,&=+%\\")
 
@@ -47,6 +49,11 @@ def api_url_invalid(ctx: ValidationContext) -> Iterator[str]:
         return
     if "@" in url:
         yield f"{_URL_INVALID}: spec.apiUrl must not contain credentials; put them in a Secret."
+    elif host := _host_for_browsers(url):
+        yield (
+            f"spec.apiUrl leads to {quote(host)}, which serves browsers and has no API for agents. Make sure that it "
+            f"reads {_api_url_beside(host)}."
+        )
     elif fault := _api_url_fault(url):
         yield f"{_URL_INVALID}: spec.apiUrl is {quote(url)}, {fault}."
 
@@ -101,9 +108,21 @@ def _api_url_fault(url: str) -> str:
         return "which is not a URL such as https://abc12345.live.dynatrace.com/api"
     if parsed.query or parsed.fragment or not parsed.path.rstrip("/").endswith("/api"):
         return "which does not end in /api"
-    if not _is_address(parsed.hostname or "") and "." not in (parsed.hostname or "").rstrip("."):
-        return "whose host has no domain"
     return ""
+
+
+def _host_for_browsers(url: str) -> str:
+    """Return the host of a URL of the third generation; empty if it is none."""
+    parsed = _parse_server_url(url)
+    host = (parsed and parsed.hostname) or ""
+    return host if _BROWSER_HOST.fullmatch(host) else ""
+
+
+def _api_url_beside(host: str) -> str:
+    """Return the tenant's API URL; only in production its host has a word in place of `apps`."""
+    host = host.removesuffix(".")
+    inner = ".live." if host.endswith(".dynatrace.com") else "."
+    return f"https://{host.replace('.apps.', inner)}/api"
 
 
 def _parse_server_url(text: str) -> urllib.parse.SplitResult | None:
