@@ -58,7 +58,8 @@ def test_without_its_tenant_a_pod_starts_with_an_empty_view_and_an_event_says_wh
     apply(*manifests.with_access(*manifests.dynakube(namespace, nobody, version, max_csi_mount_attempts="2")))
     apply(manifests.pod("blind", namespace, namespace))
     running(namespace, "blind", within=90)
-    assert kubectl("-n", namespace, "exec", "blind", "--", "ls", manifests.AGENT) == ""
+    assert kubectl("-n", namespace, "exec", "blind", "--", "ls", f"{manifests.AGENT}/agent") == "lib64\n"
+    assert "preloaded" not in kubectl("-n", namespace, "logs", "blind"), "the loader found the inert library"
 
     def event() -> str:
         found = kubectl.json("-n", namespace, "get", "events", "--field-selector", "reason=AgentNotMounted")["items"]

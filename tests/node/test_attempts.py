@@ -12,6 +12,8 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import DynaKubeName, Version
+from oneagent.common.injection import inert_library
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.store import store_key
 from tests.fakes import node
@@ -42,7 +44,9 @@ def fail(kubelet: Kubelet, pod: str, containing: str = "", **fields: Any) -> Non
 
 
 def is_empty_view(target: Path) -> bool:
-    return target.is_dir() and not os.path.ismount(target) and not list(target.iterdir())
+    """All that an empty view has is the inert library."""
+    found = [str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir()]
+    return not os.path.ismount(target) and found == [PRELOAD_LIBRARY] and inert_library.is_inert(f"{target}/{found[0]}")
 
 
 class TestTheLimit:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import grpc
 import pytest
 
 from oneagent.common.identifiers import Version
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.csi_driver.data_dir import VolumeId
 from oneagent.csi_driver.server import overlay
 from tests.fakes.node import VERSION, Driver, Kubelet, demo, running, want
@@ -85,14 +88,39 @@ class TestAnEmptyView:
     def _without_an_agent(self, driver: Driver) -> None:
         want(driver.data, demo(version=Version("other"), mount_attempts=0))
 
-    def test_is_an_empty_folder(self, driver: Driver, kubelet: Kubelet) -> None:
-        assert list(kubelet.publish("pod1").iterdir()) == []
+    def test_has_the_inert_library_only(self, driver: Driver, kubelet: Kubelet) -> None:
+        view = kubelet.publish("pod1")
         assert driver.state("pod1") == "empty"
+        assert [path for path in view.rglob("*") if not path.is_dir()] == [view / PRELOAD_LIBRARY]
+        kubelet.unpublish("pod1")
+        assert not view.exists()
+
+    def test_does_not_make_a_process_print_that_its_library_is_missing(self, kubelet: Kubelet) -> None:
+        library = kubelet.publish("pod1") / PRELOAD_LIBRARY
+        program = "import sys; sys.stdout.write(open('/proc/self/maps').read())"
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            env={"LD_PRELOAD": str(library)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stderr == ""
+        assert str(library) in run.stdout
+
+    def test_in_which_a_pod_has_planted_a_link_is_left_as_it_is(self, kubelet: Kubelet, tmp_path: Path) -> None:
+        view = kubelet.publish("pod1")
+        shutil.rmtree(view / "agent")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (view / "agent").symlink_to(outside)
+        kubelet.publish("pod1")
+        assert list(outside.iterdir()) == []
 
     def test_that_is_read_only_has_the_folders_that_agents_write_to(self, driver: Driver, kubelet: Kubelet) -> None:
         view = kubelet.publish("pod1", read_only=True)
         assert driver.state("pod1") == "empty"
-        assert {path.name for path in view.iterdir()} == {"datastorage", "log"}
+        assert {path.name for path in view.iterdir()} == {"agent", "datastorage", "log"}
         assert kubelet.publish("pod1", read_only=True) == view
         kubelet.unpublish("pod1")
         assert not view.exists()

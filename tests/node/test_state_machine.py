@@ -196,7 +196,7 @@ class Node(RuleBasedStateMachine):
             assert (result == "already") == was_mounted
             if result == "empty":
                 assert pod.failures in {LIMIT, None}
-                expected = WRITABLE_DIRECTORIES if pod.read_only else ()
+                expected = ("agent", *WRITABLE_DIRECTORIES) if pod.read_only else ("agent",)
                 assert sorted(path.name for path in self.target(name).iterdir()) == sorted(expected)
                 pod.empty = True
             else:

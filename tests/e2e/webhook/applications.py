@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from oneagent.common.injection import contract
+from oneagent.common.injection import contract, inert_library
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Manifest
@@ -51,7 +51,14 @@ class Applications:
         return Path(f"/proc/{self._cluster.node.first_process(pod, container)}/maps").read_text()
 
     def monitored(self, pod: Pod, container: str = "shop") -> bool:
-        return LIBRARY in self.maps(pod, container)
+        """Whether the first process of a container has the agent's library, and not the inert one, mapped."""
+        process = f"/proc/{self._cluster.node.first_process(pod, container)}"
+        is_mapped = LIBRARY in Path(f"{process}/maps").read_text()
+        return is_mapped and not inert_library.is_inert(f"{process}/root{LIBRARY}")
+
+    def is_quiet(self, pod: Pod, container: str = "shop") -> bool:
+        """Whether the loader has printed nothing of a library that it could not preload."""
+        return "preloaded" not in self.kubectl("logs", pod["metadata"]["name"], "-c", container)
 
     def read(self, pod: Pod, path: str, container: str = "shop") -> str:
         return self.kubectl("exec", pod["metadata"]["name"], "-c", container, "--", "cat", path)

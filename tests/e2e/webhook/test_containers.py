@@ -114,6 +114,7 @@ def test_so_has_the_empty_one_in_its_place(
         wait_for(lambda: gets_read_only_view(kubectl, pod), "the webhook knows of the DynaKube")
         found = applications.started(pod)
         assert not applications.monitored(found)
+        assert applications.is_quiet(found)
         assert written(applications, found) == "10001\n"
         kubectl("-n", applications.namespace, "delete", "pod", "no-agent", "--timeout=20s")
     finally:

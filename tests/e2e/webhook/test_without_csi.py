@@ -77,6 +77,7 @@ def test_a_package_that_cannot_be_had_holds_a_pod_up_only_if_it_wants_that(
     if starts:
         found = applications.running("metadata.name=lost", within=90)
         assert not applications.monitored(found)
+        assert applications.is_quiet(found)
     else:
         template = (
             "jsonpath={.status.initContainerStatuses[0].state.terminated.message}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import logs
+from oneagent.common.injection import inert_library
 from oneagent.common.injection.contract import WRITABLE_DIRECTORIES
 from oneagent.csi_driver.data_dir import TargetPath, Volume
 from oneagent.csi_driver.linux import mount_table, syscalls, tree_walker
@@ -82,13 +83,17 @@ class MountTarget:
             os.mkdir(self._name, 0o755, dir_fd=self._parent)
 
     def create_empty(self, *, read_only: bool) -> None:
-        """Create the empty view, unless it exists."""
+        """Create the empty view, unless it exists. All that it has is the inert library, for `LD_PRELOAD`."""
         self.create()
-        if read_only:
-            with self._open() as directory:
-                for name in WRITABLE_DIRECTORIES:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=directory)
+        with self._open() as directory:
+            for name in WRITABLE_DIRECTORIES if read_only else ():
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=directory)
+            try:
+                inert_library.write(directory)
+            except OSError as error:
+                # Of a view from before a reboot, the pod may have changed anything. Without the library it starts too.
+                log.info("empty view without inert library", extra=logs.fields(target=self.path, reason=error.strerror))
 
     def mount_view(self, plan: ViewPlan, failpoint: Callable[[str], None]) -> None:
         """Write the pod's files into the upper layer and mount; `OSError` on failure."""

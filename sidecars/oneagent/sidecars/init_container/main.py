@@ -22,7 +22,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from oneagent.common import logs
-from oneagent.common.injection import contract
+from oneagent.common.injection import contract, inert_library
+from oneagent.common.injection.contract import Variable
 from oneagent.sidecars.init_container import InstallError, NoAgentError, container_files, settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
@@ -67,6 +68,8 @@ def _install(environ: Mapping[str, str], places: Places) -> int:
     if not problems:
         log.info("done", extra=logs.fields(seconds=round(time.monotonic() - began, 3)))
         return 0
+    if silent and environ.get(Variable.MODE) == settings.INSTALLER:
+        _write_inert_library(places.bin)
     outcome = "the pod starts anyway" if silent else "the pod waits, because its failure policy is fail"
     message = f"{'. '.join(problems)}. So {outcome}."
     log.log(logging.WARNING if silent else logging.ERROR, message)
@@ -112,10 +115,12 @@ def check_view(directory: str, node: str) -> None:
     its library can't be preloaded; the error says why.
     """
     volume, where = f"the volume {contract.BIN_VOLUME}", f"on node {node}" if node else "on this pod's node"
-    if os.path.isfile(os.path.join(directory, contract.PRELOAD_LIBRARY)):
-        return
+    library = os.path.join(directory, contract.PRELOAD_LIBRARY)
     try:
-        empty = "agent" not in os.listdir(directory)
+        is_there = os.path.isfile(library)
+        if is_there and not inert_library.is_inert(library):
+            return
+        empty = is_there or "agent" not in os.listdir(directory)
     except OSError as error:
         raise NoAgentError(
             f"{volume} can't be read: {error.strerror} ({directory}): see the log of the CSI driver {where}"
@@ -148,6 +153,16 @@ def _catch_signals(longest_seconds: float) -> None:
 def _ignore_signals() -> None:
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _write_inert_library(directory: str) -> None:
+    """Spare the application its loader's message; it starts without the library, too."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            inert_library.write(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_termination_message(path: str, message: str) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from oneagent.common.injection import contract
+from oneagent.common.injection import contract, inert_library
 from oneagent.sidecars.init_container import settings
 from oneagent.sidecars.init_container.settings import InitContainerSettings, Places
 
@@ -56,7 +56,16 @@ class Pod:
 
     @property
     def preloaded(self) -> bool:
-        return (self.bin / contract.PRELOAD_LIBRARY).exists()
+        """True if the application would load an agent."""
+        return self.library.exists() and not inert_library.is_inert(str(self.library))
+
+    @property
+    def library(self) -> Path:
+        return self.bin / contract.PRELOAD_LIBRARY
+
+    def place_inert_library(self) -> None:
+        self.library.parent.mkdir(parents=True)
+        self.library.write_bytes(inert_library.render())
 
     def start(self, environ: dict[str, str], stderr: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
         places = self.places

@@ -222,6 +222,15 @@ class TestTrouble:
         message = world.pod.message.read_text()
         assert "the Secret oneagent-injection of the pod's namespace did not exist" in message
         assert "condition CodeModulesInjection" in message
+        assert world.pod.library.exists() is (policy == "silent"), (
+            "an application without its agent loads the inert library"
+        )
+        assert not world.pod.preloaded
+
+    def test_the_inert_library_of_a_run_that_failed_gives_way_to_the_agent(self, world: World) -> None:
+        world.pod.place_inert_library()
+        assert world.install() == VERSION
+        assert world.pod.preloaded
 
     def test_a_secret_that_cant_be_read_is_explained_without_its_values(self, world: World) -> None:
         (world.pod.config / "injection.json").write_text('{"dynakube": "demo", "tenantToken": ["dt0a01.secret"]}')

@@ -131,6 +131,7 @@ class TestView:
         [
             (lambda pod: None, "is empty: the CSI driver had no agent for this pod on node node-1"),
             (lambda pod: (pod.bin / "log").mkdir(), "is empty: the CSI driver had no agent"),
+            (lambda pod: pod.place_inert_library(), "is empty: the CSI driver had no agent"),
             (lambda pod: pod.view(library=False), "has no agent/lib64/liboneagentproc.so"),
             (lambda pod: pod.bin.rmdir(), "can't be read: No such file or directory"),
         ],
