@@ -77,6 +77,10 @@ class Failure:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def _bookmark(version: int) -> Json:
+    return {"type": "BOOKMARK", "object": {"kind": "DynaKube", "metadata": {"resourceVersion": str(version)}}}
+
+
 class KubeApi:
     """Use as a context manager. All state is guarded by one condition, which watches wait on."""
 
@@ -181,9 +185,12 @@ class KubeApi:
         with self.changed:
             self._version += 1
             version = self._version
-        metadata = {"resourceVersion": str(version)}
-        self.send_to_watches({"type": "BOOKMARK", "object": {"kind": "DynaKube", "metadata": metadata}})
+        self.send_to_watches(_bookmark(version))
         return version
+
+    def last_bookmark(self) -> bytes:
+        """Sent before the end of a watch, as by an API server."""
+        return json.dumps(_bookmark(self._version)).encode() + b"\n"
 
     def release(self, plural: str) -> None:
         with self.changed:
@@ -392,10 +399,11 @@ class _Handler(BaseHTTPRequestHandler):
                 lines = api.since(request, version)
                 extra = api.sent_to_watches[sent:]
                 sent += len(extra)
+                last = [] if in_time else [api.last_bookmark()]
             for at, line in lines:
                 version = at
                 yield line
-            yield from extra
+            yield from (*extra, *last)
             if not in_time or api.closing or api.cuts != cuts:
                 return
 

@@ -136,8 +136,8 @@ class FakeDynaKubeSource:
     ) -> None:
         self.events.append((about.name, kind, reason, message))
 
-    def is_alive(self) -> bool:
-        return True
+    def silent_seconds(self) -> float:
+        return 0.0
 
 
 class Provisioning:

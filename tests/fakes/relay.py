@@ -1,6 +1,7 @@
 """A way to a TCP server that can be cut: what is connected breaks off; what comes while it is closed is sent away.
 
-A connection can also be planned to break off by itself, after so many bytes of the server's.
+A connection can also be planned to break off by itself, after so many bytes of the server's. And it can fall silent:
+it stays open, but nothing comes through, as behind a load balancer that has forgotten it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class Relay:
         self._lock = threading.Lock()
         self._connected: set[socket.socket] = set()
         self._closed = False
+        self._silenced: set[threading.Event] = set()
+        self.is_silent = False
+        """New connections are silent from the start."""
         self.refused = 0
         """Connections that came while it was closed."""
         self.passed = 0
@@ -60,6 +64,12 @@ class Relay:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
+    def silence(self) -> None:
+        """Nothing comes through any more on what is connected, and nothing ends it."""
+        with self._lock:
+            for silenced in self._silenced:
+                silenced.set()
+
     def _serve(self) -> None:
         while True:
             try:
@@ -73,9 +83,13 @@ class Relay:
                 threading.Thread(target=self._connect, args=(visitor,), daemon=True).start()
 
     def _connect(self, visitor: socket.socket) -> None:
+        silenced = threading.Event()
         with visitor, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
             with self._lock:
                 self._connected |= {visitor, server}
+                self._silenced.add(silenced)
+                if self.is_silent:
+                    silenced.set()
                 left = [self.planned.popleft()] if self.planned else []
 
             def bounded(count: int) -> int:
@@ -85,23 +99,33 @@ class Relay:
                 self.passed += allowed
                 return allowed
 
-            back = threading.Thread(target=_pass_on, args=(server, visitor, bounded), daemon=True)
+            back = threading.Thread(target=_pass_on, args=(server, visitor, silenced, bounded), daemon=True)
             back.start()
             if self._closed:
                 self.cut()
-            _pass_on(visitor, server)
+            _pass_on(visitor, server, silenced)
             back.join()
             with self._lock:
                 self._connected -= {visitor, server}
+                self._silenced.discard(silenced)
 
 
-def _pass_on(source: socket.socket, sink: socket.socket, bounded: Callable[[int], int] = lambda count: count) -> None:
+def _pass_on(
+    source: socket.socket,
+    sink: socket.socket,
+    silenced: threading.Event,
+    bounded: Callable[[int], int] = lambda count: count,
+) -> None:
     with contextlib.suppress(OSError):
         while piece := source.recv(_PIECE):
+            if silenced.is_set():
+                continue
             allowed = bounded(len(piece))
             sink.sendall(piece[:allowed])
             if allowed < len(piece):
                 source.shutdown(socket.SHUT_RDWR)
                 break
+    if silenced.is_set():
+        return
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)

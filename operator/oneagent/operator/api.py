@@ -198,10 +198,10 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+        self, path: str, parameters: Mapping[str, str], *, accept: str, silence_seconds: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Yield the body of a response in parts; the server ends it after `seconds` at most."""
-        timeout = aiohttp_client.stream_timeout(seconds)
+        """Yield the body of a response in parts; `SilentError` if nothing comes for so long."""
+        timeout = aiohttp_client.stream_timeout(silence_seconds)
         async with self._request("GET", path, parameters, accept=accept, timeout=timeout) as response:
             try:
                 yield response.content.iter_any()
@@ -253,4 +253,4 @@ class Api:
         except client.ApiException as error:
             raise UnavailableError(f"{request}: {error.reason}") from error
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise UnavailableError(f"{request}: {type(error).__name__}: {error}") from error
+            raise aiohttp_client.failure(request, error) from error

@@ -7,10 +7,12 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes.watch import Watch
 from oneagent.common.oci.hosts import Registries
 from oneagent.operator import api, events, tenant_poller
 from oneagent.operator.cache import Cache
@@ -97,12 +99,15 @@ class Controller:
         self._watches = Watches(
             server, settings.namespace, self._resource, self.cache, self, startup_taint=self._startup_taint is not None
         )
-        self._is_ready = False
 
     @property
     def problem(self) -> str:
         """Reason why the controller is not ready; empty if it is."""
-        return "" if self._is_ready else self._watches.problem
+        return self._watches.problem
+
+    @property
+    def watches(self) -> Sequence[Watch[Any]]:
+        return self._watches.all
 
     async def run(self) -> None:
         """Run until cancelled; an error of any part ends all."""
@@ -115,7 +120,6 @@ class Controller:
             group.create_task(self._events.run())
             # No decision before everything has been listed once.
             await self._watches.wait_until_synced()
-            self._is_ready = True
             self._mapper.load(self._claims())
             self._group = group
             for name in list(self.cache.dynakubes):

@@ -19,6 +19,7 @@ import prometheus_client
 from oneagent.common import flags, identifiers, logs
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.http import health
+from oneagent.common.kubernetes import watch_silence
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.oci import hosts
 from oneagent.common.oci.hosts import Registries
@@ -152,6 +153,7 @@ async def run(config: Config) -> int:
         startup_taint_timeout_seconds=config.startup_taint_timeout_seconds,
     )
     controller = Controller(server, work, Metrics(prometheus_client.REGISTRY))
+    watch_silence.export(controller.watches, watch_silence.create_gauge("operator", prometheus_client.REGISTRY))
     tasks = []
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ import msgspec
 
 from oneagent.common import backoff, logs, typed_json
 from oneagent.common.identifiers import DRIVER_NAME, DynaKubeName
-from oneagent.common.kubernetes import errors, list_watch
+from oneagent.common.kubernetes import errors, list_watch, watch_silence
 from oneagent.common.kubernetes.watch import Client, Watch
 from oneagent.operator import api
 from oneagent.operator import cache as cache_
@@ -54,9 +54,11 @@ class Watches:
         *,
         startup_taint: bool = False,
         first_pause: float = list_watch.FIRST_PAUSE,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
     ) -> None:
         """`startup_taint`: report changes of nodes' taints and of CSINodes as well."""
-        self._client, self._namespace, self._first_pause = client, namespace, first_pause
+        self._client, self._namespace = client, namespace
+        self._first_pause, self._periods = first_pause, periods
         self._cache, self._listener = cache, listener
         self._nodes: dict[str, _Node] = {}
         agents = ",".join(f"{key}={value}" for key, value in AGENT_LABELS.items())
@@ -76,18 +78,22 @@ class Watches:
         )
 
     @property
+    def all(self) -> Sequence[Watch[Any]]:
+        return (*self._needed, *self._others)
+
+    @property
     def problem(self) -> str:
-        """The reason why the initial list is not finished, or ''."""
+        """The reason why the initial list is not finished, or why objects may be out of date; or ''."""
         missing = [watch for watch in self._needed if not watch.is_synced]
         reason = next((watch.problem for watch in missing if watch.problem), "")
         if reason:
             return f"initial list failed: {reason}"
-        return "initial list not finished" if missing else ""
+        return "initial list not finished" if missing else watch_silence.problem(self.all)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for watch in (*self._needed, *self._others):
+            for watch in self.all:
                 group.create_task(watch.run())
 
     async def wait_until_synced(self) -> None:
@@ -176,6 +182,7 @@ class Watches:
             field_selector=field_selector,
             label_selector=label_selector,
             metadata_only=metadata_only,
+            periods=self._periods,
         )
         retry = backoff.Backoff(self._first_pause, _LONGEST_PAUSE_SECONDS)
         return Watch(self._client, collection, read, changed, retry=retry)

@@ -20,9 +20,11 @@ import pytest
 import trustme
 
 from oneagent.common.dynakube.namespace_mapping import LABEL
+from oneagent.common.kubernetes import list_watch
 from oneagent.webhook import api, main
 from tests.fakes import kube_api, ports
 from tests.fakes import webhook as fakes
+from tests.fakes.relay import Relay
 
 POD = {
     "apiVersion": "v1",
@@ -92,6 +94,8 @@ class TestTheProcess:
                     self._asks(client)
                     metrics = ports.get(webhook.health, "/metrics")[1]
                     assert "oneagent_webhook_caches_synced 1.0" in metrics
+                    for kind in ("namespaces", "dynakubes", "events", "replicasets", "secrets"):
+                        assert f'oneagent_webhook_watch_silent_seconds{{resource="{kind}"}}' in metrics
                     # The DynaKube has no status yet, so the pod's owner is told.
                     until(lambda: bool(cluster.seen("events", method="POST")))
                     process.send_signal(signal.SIGTERM)
@@ -212,6 +216,40 @@ class TestReadiness:
             unsynced, needed = asyncio.run(ready(cluster))
         assert unsynced == (503, "the cluster's objects are not read yet\n")
         assert needed == (200, "ok\n")
+
+    def test_ends_while_the_api_server_is_silent(self, tmp_path: Path) -> None:
+        (tmp_path / "tls.crt").write_bytes((pair := fakes.pair(trustme.CA())).chain)
+        (tmp_path / "tls.key").write_bytes(pair.key)
+        flags = ["--image=x", "--address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--drain=0s"]
+        config = main.parse([*flags, f"--certificate-directory={tmp_path}"])
+        registry = prometheus_client.CollectorRegistry()
+        periods = list_watch.Periods(watch=1.0, quiet=1.0, spare=0.5)
+
+        async def test(cluster: kube_api.KubeApi, relay: Relay) -> None:
+            file = cluster.kubeconfig(tmp_path / "kubeconfig")
+            file.write_text(file.read_text().replace(cluster.url, f"http://127.0.0.1:{relay.port}"))
+            webhook = main.Webhook(config, api.connect(file), registry, periods=periods)
+            tasks = [asyncio.create_task(work) for work in webhook.work()]
+            await webhook.start()
+
+            def readiness() -> tuple[int, str]:
+                return ports.get(webhook.health.port, "/readyz")
+
+            await asyncio.to_thread(until, lambda: readiness() == (200, "ok\n"))
+            relay.is_silent = True
+            relay.silence()
+            await asyncio.to_thread(until, lambda: readiness()[0] == 503)
+            assert "no response for " in (await asyncio.to_thread(readiness))[1]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await webhook.drain()
+            await webhook.close()
+
+        with kube_api.KubeApi() as cluster, Relay("127.0.0.1", int(cluster.url.rpartition(":")[2])) as relay:
+            asyncio.run(test(cluster, relay))
+        sample = registry.get_sample_value("oneagent_webhook_watch_silent_seconds", {"resource": "namespaces"})
+        assert sample is not None and sample > 2
 
 
 class TestTheFlags:

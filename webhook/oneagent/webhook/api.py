@@ -19,7 +19,6 @@ from lightkube.config.kubeconfig import SingleConfig
 from lightkube.config.models import User
 
 from oneagent.common.kubernetes import aiohttp_client, kubeconfig
-from oneagent.common.kubernetes.errors import UnavailableError
 
 _TIMEOUT_SECONDS: Final = 15.0
 
@@ -55,10 +54,10 @@ class Api:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+        self, path: str, parameters: Mapping[str, str], *, accept: str, silence_seconds: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A response as it comes; the server ends it after `seconds` at most."""
-        timeout = aiohttp_client.stream_timeout(seconds)
+        """A response as it comes; `SilentError` if nothing comes for so long."""
+        timeout = aiohttp_client.stream_timeout(silence_seconds)
         async with self._request("GET", path, parameters, accept=accept, timeout=timeout) as response:
             try:
                 yield response.content.iter_any()
@@ -87,7 +86,7 @@ class Api:
                 await aiohttp_client.check(request, response)
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise UnavailableError(f"{request}: {type(error).__name__}: {error}") from error
+            raise aiohttp_client.failure(request, error) from error
 
 
 def connect(path: Path | None = None, service_account: Path = kubeconfig.SERVICE_ACCOUNT) -> Api:

@@ -17,6 +17,7 @@ import prometheus_client
 from oneagent.common import flags, identifiers, logs
 from oneagent.common.http import server_tls
 from oneagent.common.http.health import HealthServer
+from oneagent.common.kubernetes import list_watch, watch_silence
 from oneagent.common.kubernetes.errors import ApiError
 from oneagent.common.kubernetes.events import subject_of
 from oneagent.webhook import admission, api, cache, certificates, events, http_server, injection, validation
@@ -137,6 +138,7 @@ class Webhook:
         connection: api.Api,
         registry: prometheus_client.CollectorRegistry,
         clock: Callable[[], float] = time.monotonic,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
     ) -> None:
         metrics = Metrics(registry)
         self._config, self._api, self._clock, self._began = config, connection, clock, clock()
@@ -144,10 +146,15 @@ class Webhook:
         circuit = circuit_breaker.CircuitBreaker(
             circuit_breaker.Limits(config.breaker_failures, config.breaker_window_seconds)
         )
-        self._cluster = cache.ClusterCache(connection, config.namespace, circuit, registry, self._record_event)
+        self._cluster = cache.ClusterCache(
+            connection, config.namespace, circuit, registry, self._record_event, periods=periods
+        )
         verify_clients = config.client_ca is not None
         self._tls = server_tls.ServerTls(metrics.certificate_expiry.set, verify_clients=verify_clients)
         metrics.watch_synced(lambda: self._cluster.is_synced)
+        self._secret = certificates.watch(connection, config.namespace, config.secret, self._tls)
+        self._watches = (*self._cluster.watches, self._secret)
+        watch_silence.export(self._watches, metrics.watch_silence)
         answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
         settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, answers, metrics)
@@ -156,10 +163,7 @@ class Webhook:
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """Run the background tasks until cancelled."""
         directory = self._config.certificate_directory
-        if directory:
-            pairs = certificates.follow(directory, self._tls, _DIRECTORY_SECONDS)
-        else:
-            pairs = certificates.watch(self._api, self._config.namespace, self._config.secret, self._tls).run()
+        pairs = certificates.follow(directory, self._tls, _DIRECTORY_SECONDS) if directory else self._secret.run()
         tasks: list[Coroutine[Any, Any, None]] = [self._cluster.run(), self._events.run(), pairs]
         if file := self._config.client_ca:
             tasks.append(certificates.follow_client_authorities(file, self._tls, _DIRECTORY_SECONDS))
@@ -182,7 +186,7 @@ class Webhook:
             return "starting or draining"
         if not self._cluster.is_synced and not self._is_needed_first():
             return _UNSYNCED
-        return self._tls.problem(time.time())
+        return self._tls.problem(time.time()) or watch_silence.problem(self._watches)
 
     def _is_needed_first(self) -> bool:
         """Return whether DynaKubes may be missing because no webhook converts them.

@@ -7,6 +7,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from oneagent.common.kubernetes import watch_silence
+
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -36,6 +38,7 @@ class Metrics:
             "Expiry of the certificate in use, in seconds since 1970; 0 without a certificate.",
             registry=registry,
         )
+        self.watch_silence = watch_silence.create_gauge("webhook", registry)
         self._synced = Gauge(
             "oneagent_webhook_caches_synced", "1 after every watch has read its first list, else 0.", registry=registry
         )

@@ -31,9 +31,15 @@ def timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds, sock_connect=client.CONNECT_SECONDS)
 
 
-def stream_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    """For a stream that the server ends after `seconds`."""
-    return aiohttp.ClientTimeout(sock_connect=client.CONNECT_SECONDS, sock_read=seconds + client.STREAM_SPARE_SECONDS)
+def stream_timeout(silence_seconds: float) -> aiohttp.ClientTimeout:
+    """For a stream that is dead if nothing comes for so long."""
+    return aiohttp.ClientTimeout(sock_connect=client.CONNECT_SECONDS, sock_read=silence_seconds)
+
+
+def failure(request: str, error: Exception) -> errors.UnavailableError:
+    """The error of a request that got no response."""
+    kind = errors.SilentError if isinstance(error, TimeoutError) else errors.UnavailableError
+    return kind(f"{request}: {type(error).__name__}: {error}")
 
 
 async def check(request: str, response: aiohttp.ClientResponse) -> None:

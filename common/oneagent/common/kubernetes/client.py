@@ -6,8 +6,6 @@ import socket
 from typing import Final
 
 CONNECT_SECONDS: Final = 5.0
-STREAM_SPARE_SECONDS: Final = 15.0
-"""A stream that the server has not ended this long after it should have is broken."""
 
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 

@@ -8,6 +8,7 @@
     ├── GoneError          410: the resource version is too old; only a new list helps
     ├── InvalidError       400 and 422: the API server does not accept the object
     └── UnavailableError   all that passes by itself: 429, 5xx, no connection, an unreadable response
+        └── SilentError    no response in time
 
 Sources that stand in for an API server raise the same errors.
 """
@@ -59,6 +60,10 @@ class UnavailableError(ApiError):
         super().__init__(message)
         self.retry_after = retry_after
         """Seconds that the server asked clients to wait; 0 if it did not."""
+
+
+class SilentError(UnavailableError):
+    pass
 
 
 class Status(msgspec.Struct, frozen=True):

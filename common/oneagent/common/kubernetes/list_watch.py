@@ -2,14 +2,22 @@
 
 A list gives the whole set and its resource version. A watch from that version gives every later change. A stream
 that was merely cut resumes from the last version seen, which bookmarks advance while nothing changes. An API
-server's restart therefore costs each client a reconnect, not a list. A 410, or every third failed attempt in a row,
-leads to a new list, which also shows what was deleted meanwhile. Until that list is complete the old set stays.
+server's restart therefore costs each client a reconnect, not a list.
+
+A new list, which also shows what was deleted meanwhile, follows
+
+- a response by which the server does not know the version: a 410, or a version lower than the last;
+- a stream that was silent for too long, see `Periods`: what it should have sent is unknown;
+- the third attempt in a row that brought no newer version and no bookmark, whatever ended it. A server may answer an
+  unknown version with any status, or with a stream that is empty or ends at once.
+
+Until that list is complete the old set stays.
 
 A driver (`watch.Watch` over asyncio) does the I/O. It makes each `next_request`, gives pages to `add_page` and, after
 `open`, the chunks of a stream to `add_chunk`. After an error, and at the end of a stream, it sleeps for `end_attempt`.
 
-Between attempts there is always a pause with full jitter, longer with each failure. An attempt that brought an event
-or stood for a while resets it. An object that `read` refuses is left out with a warning; it hides no other.
+Between attempts there is always a pause with full jitter, longer with each failure. An attempt that brought a newer
+object or stood for a while resets it. An object that `read` refuses is left out with a warning; it hides no other.
 """
 
 from __future__ import annotations
@@ -29,16 +37,37 @@ from oneagent.common.kubernetes import errors
 log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 500
-WATCH_SECONDS: Final = 300.0
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 
 _STOOD_SECONDS: Final = 5.0
 """A stream that was open for this long was no failure."""
-_FAILURES_BEFORE_LIST: Final = 3
+_ATTEMPTS_BEFORE_LIST: Final = 3
+_LONGEST_DRAW: Final = 4 / 3
 _METADATA_ONLY: Final = "application/json;as={shape};g=meta.k8s.io;v=v1,application/json"
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """Times of watches, in seconds. Each request draws up to a third more, so that clients do not return together."""
+
+    watch: float = 300.0
+    """The server ends a watch after this long, if it sent bookmarks in the last one."""
+    quiet: float = 75.0
+    """The same without bookmarks: the end is then the only sign that the server is there. It sends none of Events,
+    and none of a collection at rest whose etcd reports no progress."""
+    spare: float = 15.0
+    """For the way, and for a busy server."""
+
+    @property
+    def silence(self) -> float:
+        """A stream on which nothing comes for this long is dead. Bookmarks come every minute."""
+        return self.quiet * _LONGEST_DRAW + self.spare
+
+
+DEFAULT_PERIODS: Final = Periods()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +81,7 @@ class Collection:
     label_selector: str = ""
     metadata_only: bool = False
     page_size: int = PAGE_SIZE
-    watch_seconds: float = WATCH_SECONDS
-    """The server ends a watch after this long, or up to a third more."""
+    periods: Periods = DEFAULT_PERIODS
 
     def accept(self, shape: str = "PartialObjectMetadata") -> str:
         """The media types to request; `shape` is the response's kind with metadata only."""
@@ -74,8 +102,8 @@ class WatchRequest:
 
     query: Mapping[str, str]
     accept: str
-    seconds: float
-    """The server ends the stream after this long."""
+    silence_seconds: float
+    """A stream on which nothing comes for this long is dead: `SilentError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +162,13 @@ class ListWatch(Generic[_T]):
         self._listed: dict[str, _T] = {}
         self._lines = Lines()
         self._opened_at: float | None = None
-        self._active_at = clock()
+        self._heard_at: float | None = None
+        self._sends_bookmarks = False
+        """The last watch brought one."""
+        self._was_useful = False
+        """The attempt brought a newer version or a bookmark."""
+        self._useless_attempts = 0
+        """In a row, since the last list."""
 
     @property
     def version(self) -> str:
@@ -142,27 +176,43 @@ class ListWatch(Generic[_T]):
         return self._version
 
     @property
-    def idle_seconds(self) -> float:
-        """Seconds since the last request or response; more than a watch lasts if the driver hangs."""
-        return self._clock() - self._active_at
+    def silent_seconds(self) -> float:
+        """Seconds without a response of the server, also if the driver hangs; 0 before the first request.
+
+        An error is a response too, except one that says that none came in time.
+        """
+        return max(0.0, self._clock() - self._heard_at) if self._heard_at is not None else 0.0
+
+    @property
+    def silence(self) -> str:
+        """The reason why the objects may be out of date: the server is silent, also on a new connection; or ''."""
+        periods, seconds = self.collection.periods, self.silent_seconds
+        if seconds <= periods.silence + periods.spare:
+            return ""
+        return f"watch of {self.collection.path}: no response for {seconds:.0f} s"
 
     def next_request(self) -> ListRequest | WatchRequest:
-        self._active_at = self._clock()
+        self._was_useful = False
+        if self._heard_at is None:
+            self._heard_at = self._clock()
         if not self._version:
             query = {"limit": str(self.collection.page_size)} | ({"continue": self._token} if self._token else {})
             return ListRequest(query | self._selectors(), self.collection.accept("PartialObjectMetadataList"))
-        seconds = self.collection.watch_seconds * random.uniform(1.0, 4 / 3)
+        periods = self.collection.periods
+        seconds = (periods.watch if self._sends_bookmarks else periods.quiet) * random.uniform(1.0, _LONGEST_DRAW)
+        self._sends_bookmarks = False
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
             "timeoutSeconds": f"{seconds:.0f}",
         }
-        return WatchRequest(query | self._selectors(), self.collection.accept(), seconds)
+        return WatchRequest(query | self._selectors(), self.collection.accept(), periods.silence)
 
     def add_page(self, content: bytes) -> Changes[_T] | None:
         """The difference once the list is complete, None before; `ApiError` if the page cannot be read."""
         page = errors.decode(content, _Page)
+        self._heard_at = self._clock()
         for item in page.items or ():
             self._put(self._listed, errors.decode(item, _Head).metadata, item)
         self._token = page.metadata.token
@@ -170,7 +220,7 @@ class ListWatch(Generic[_T]):
             return None
         if not page.metadata.version:
             raise errors.UnavailableError(f"the list {self.collection.path} has no resource version")
-        self._version = page.metadata.version
+        self._version, self._useless_attempts = page.metadata.version, 0
         before, self.objects, self._listed = self.objects, self._listed, {}
         self.is_synced, self.problem = True, ""
         return Changes(
@@ -186,23 +236,36 @@ class ListWatch(Generic[_T]):
 
     def add_chunk(self, chunk: bytes) -> Iterator[Changes[_T]]:
         """The changes by the events that end in a chunk; `ApiError` at one that ends the stream."""
-        self._active_at = self._clock()
         for line in self._lines.add(chunk):
+            self._heard_at = self._clock()
             if (changes := self._apply(line)) is not None:
-                self._backoff.reset()
                 yield changes
 
     def end_attempt(self, error: Exception | None = None) -> float:
         """Seconds to wait before the next request, after an error or the end of a stream."""
-        if self._opened_at is not None and self._clock() - self._opened_at >= _STOOD_SECONDS:
+        stood = self._opened_at is not None and self._clock() - self._opened_at >= _STOOD_SECONDS
+        is_silent = isinstance(error, errors.SilentError)
+        if stood and not is_silent:
             self._backoff.reset()
-        self._opened_at = None
-        self._token, self._listed = "", {}
-        if error is None:
-            return self._backoff.next()
-        attempt = self._backoff.failures + 1
+        if error is None and not stood and not self._was_useful:
+            error = errors.UnavailableError(f"watch of {self.collection.path}: ended at once")
+        self._opened_at, self._token, self._listed = None, "", {}
+        self._useless_attempts = 0 if self._was_useful else self._useless_attempts + 1
+        if error is not None:
+            self._report(error)
+        if not isinstance(error, errors.UnavailableError | None) or is_silent or self._is_version_doubtful():
+            self._version = ""
+        pause = self._backoff.next(error.retry_after if isinstance(error, errors.UnavailableError) else 0.0)
+        if not is_silent:
+            self._heard_at = self._clock() + pause
+        return pause
+
+    def _is_version_doubtful(self) -> bool:
+        return self._useless_attempts > 0 and self._useless_attempts % _ATTEMPTS_BEFORE_LIST == 0
+
+    def _report(self, error: Exception) -> None:
         self.problem = str(error)
-        details = logs.fields(path=self.collection.path, reason=error, attempt=attempt)
+        details = logs.fields(path=self.collection.path, reason=error, attempt=self._backoff.failures + 1)
         if isinstance(error, errors.GoneError):
             log.info("resource version expired, listing again", extra=details)
         elif isinstance(error, errors.ApiError):
@@ -210,9 +273,6 @@ class ListWatch(Generic[_T]):
         else:
             # A mistake of ours about one object must not end the watch for all others.
             log.error("list or watch failed", extra=details, exc_info=error)
-        if not isinstance(error, errors.UnavailableError) or attempt % _FAILURES_BEFORE_LIST == 0:
-            self._version = ""
-        return self._backoff.next(error.retry_after if isinstance(error, errors.UnavailableError) else 0.0)
 
     def _apply(self, line: bytes) -> Changes[_T] | None:
         """The change by one event; None for an event that is about no object."""
@@ -220,13 +280,23 @@ class ListWatch(Generic[_T]):
         if event.type == "ERROR":
             raise errors.from_status(f"watch {self.collection.path}", errors.decode(event.object, errors.Status))
         metadata = errors.decode(event.object, _Head).metadata
-        changes: Changes[_T] | None = None
+        self._advance(metadata.version, is_bookmark=event.type == "BOOKMARK")
         if metadata.name and event.type in {"ADDED", "MODIFIED"}:
-            changes = self._put(self.objects, metadata, event.object)
-        elif metadata.name and event.type == "DELETED":
-            changes = _removed(self.objects, _key(metadata))
-        self._version = metadata.version or self._version
-        return changes
+            return self._put(self.objects, metadata, event.object)
+        if metadata.name and event.type == "DELETED":
+            return _removed(self.objects, _key(metadata))
+        return None
+
+    def _advance(self, version: str, *, is_bookmark: bool) -> None:
+        """Take the version of an event; `GoneError` if it is lower, as after etcd was restored from a backup."""
+        if _is_older(version, self._version):
+            raise errors.GoneError(f"watch {self.collection.path}: version {version} after {self._version}")
+        if is_bookmark:
+            self._sends_bookmarks = self._was_useful = True
+        elif version != self._version:
+            self._was_useful = True
+            self._backoff.reset()
+        self._version = version or self._version
 
     def _put(self, into: dict[str, _T], metadata: _Metadata, content: msgspec.Raw) -> Changes[_T]:
         key = _key(metadata)
@@ -260,6 +330,11 @@ class Lines:
             return []
         *whole, self._rest = self._rest.split(b"\n")
         return [bytes(line) for line in whole if line.strip()]
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Versions of one collection are numbers that grow (KEP-5504); others are not compared."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def _removed(objects: dict[str, _T], key: str) -> Changes[_T]:

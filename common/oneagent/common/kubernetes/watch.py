@@ -22,9 +22,9 @@ class Client(Protocol):
     async def read(self, path: str, parameters: Mapping[str, str] | None = None, *, accept: str) -> bytes: ...
 
     def stream(
-        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+        self, path: str, parameters: Mapping[str, str], *, accept: str, silence_seconds: float
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """A response as it comes; the server ends it after `seconds` at most."""
+        """A response as it comes; `SilentError` if nothing comes for so long."""
         ...
 
 
@@ -64,6 +64,21 @@ class Watch(Generic[_T]):
         """The set was complete at least once."""
         return self._state.is_synced
 
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds without a response of the server; 0 before the first request."""
+        return self._state.silent_seconds
+
+    @property
+    def silence(self) -> str:
+        """The reason why the objects may be out of date, if the server is silent for too long; or ''."""
+        return self._state.silence
+
+    @property
+    def resource(self) -> str:
+        """The plural of the objects' kind."""
+        return self._state.collection.path.rpartition("/")[2]
+
     async def wait_until_synced(self) -> None:
         await self._synced.wait()
 
@@ -88,7 +103,8 @@ class Watch(Generic[_T]):
                 self._changed(changes)
                 self._synced.set()
             return True
-        async with self._client.stream(path, request.query, accept=request.accept, seconds=request.seconds) as stream:
+        silence = request.silence_seconds
+        async with self._client.stream(path, request.query, accept=request.accept, silence_seconds=silence) as stream:
             state.open()
             async for chunk in stream:
                 for changes in state.add_chunk(chunk):

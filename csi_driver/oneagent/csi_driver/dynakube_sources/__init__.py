@@ -65,6 +65,6 @@ class DynaKubeSource(Protocol):
         """Write an Event, at best effort: repeats are counted, and nothing is raised."""
         ...
 
-    def is_alive(self) -> bool:
-        """False if `run` hangs. An unreachable API server does not count: no restart would help."""
+    def silent_seconds(self) -> float:
+        """Seconds since the source last answered; 0 for one that cannot be silent."""
         ...

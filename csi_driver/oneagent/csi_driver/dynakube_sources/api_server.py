@@ -74,6 +74,7 @@ class KubernetesSource:
         component: str = identifiers.DISTRIBUTION,
         node: str = "",
         page_size: int = dynakube_watch.PAGE_SIZE,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
         retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,7 +82,7 @@ class KubernetesSource:
         self._http, self._own_namespace = connect(kubeconfig, service_account)
         self._namespace = namespace or self._own_namespace
         api = _DynaKubeApi(self._http, self._namespace, api_version)
-        self._watch = dynakube_watch.DynaKubeWatch(api, page_size=page_size, retry=retry, clock=clock)
+        self._watch = dynakube_watch.DynaKubeWatch(api, page_size=page_size, periods=periods, retry=retry, clock=clock)
         self._stop_stream = api.stop_stream
         self._events = events.Aggregator(
             component, node=node, may_patch=True, remembered=_REMEMBERED_EVENTS, clock=clock
@@ -129,8 +130,8 @@ class KubernetesSource:
         obj = _decode_object(_call(self._http, "GET", path, timeout=_DAEMONSET_TIMEOUT))
         return not (obj.get("metadata") or {}).get("deletionTimestamp")
 
-    def is_alive(self) -> bool:
-        return self._watch.is_alive()
+    def silent_seconds(self) -> float:
+        return self._watch.silent_seconds()
 
     def close(self) -> None:
         self._http.close()
@@ -178,8 +179,7 @@ class _DynaKubeApi:
 
     @contextlib.contextmanager
     def stream(self, request: list_watch.WatchRequest) -> Iterator[Iterator[bytes]]:
-        read = request.seconds + client.STREAM_SPARE_SECONDS
-        timeout = httpx2.Timeout(10.0, connect=client.CONNECT_SECONDS, read=read)
+        timeout = httpx2.Timeout(10.0, connect=client.CONNECT_SECONDS, read=request.silence_seconds)
         with contextlib.ExitStack() as opened:
             with _translated():
                 stream = self._http.stream("GET", self._path(), params=request.query, timeout=timeout)
@@ -262,6 +262,8 @@ def _chunks(response: httpx2.Response) -> Iterator[bytes]:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except httpx2.TimeoutException as error:
+        raise errors.SilentError(f"the API server does not answer: {error!r}") from error
     except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, lightkube.ConfigError, OSError) as error:
         raise errors.UnavailableError(f"the API server cannot be reached: {error!r}") from error
 

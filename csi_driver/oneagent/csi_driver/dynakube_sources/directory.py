@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 1.0
 _SETTLED_SECONDS: Final = 0.02
 """A file that was written more recently may still change, even within one tick of its time stamp."""
-_ALIVE_SECONDS: Final = 60.0
 _LONGEST_FILE: Final = 4 * 1024 * 1024
 _LONGEST_TOKEN: Final = 64 * 1024
 
@@ -136,8 +135,8 @@ class DirectorySource:
         details = logs.fields(object=f"{about.namespace}/{about.name}", reason=reason, text=message)
         log.log(logging.WARNING if kind == "Warning" else logging.INFO, "event", extra=details)
 
-    def is_alive(self) -> bool:
-        return self._clock() - self._polled_at < _ALIVE_SECONDS
+    def silent_seconds(self) -> float:
+        return self._clock() - self._polled_at
 
     def _poll_once(self) -> None:
         if not self._files:

@@ -22,10 +22,6 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE: Final = 250
 
-_WATCH_SECONDS: Final = 270.0
-_HANGING_SECONDS: Final = 720.0
-"""Twice as long as a watch may last."""
-
 
 class Api(Protocol):
     """Both raise `ApiError`."""
@@ -36,24 +32,25 @@ class Api(Protocol):
 
 
 class DynaKubeWatch:
-    """Belongs to one thread, except `is_alive`."""
+    """Belongs to one thread, except `silent_seconds`."""
 
     def __init__(
         self,
         api: Api,
         *,
         page_size: int = PAGE_SIZE,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
         retry: backoff.Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self._api, self._wait = api, wait
-        collection = list_watch.Collection("dynakubes", page_size=page_size, watch_seconds=_WATCH_SECONDS)
+        collection = list_watch.Collection("dynakubes", page_size=page_size, periods=periods)
         self._state = list_watch.ListWatch(collection, _read, retry=retry, clock=clock)
         self._reported: dynakube_sources.Snapshot | None = None
 
-    def is_alive(self) -> bool:
-        return self._state.idle_seconds < _HANGING_SECONDS
+    def silent_seconds(self) -> float:
+        return self._state.silent_seconds
 
     def run(self, changed: Callable[[dynakube_sources.Snapshot], None], stop: threading.Event) -> None:
         while not stop.is_set():

@@ -186,6 +186,7 @@ def build(
     data.create()
     startup_cleanup.clean_tmp(data)
     metrics = ProvisionerMetrics()
+    metrics.watch_silence.set_function(source.silent_seconds)
     metadata = Database(data.database, data.database_lock)
     metadata.on_busy = metrics.database.observe
     state = ProvisionerState(metadata, data.dynakubes)

@@ -71,6 +71,11 @@ class ProvisionerMetrics:
             buckets=(0.0005, 0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1),
             registry=registry,
         )
+        self.watch_silence = Gauge(
+            "oneagent_csi_watch_silent_seconds",
+            "Seconds since the source of DynaKubes, as the API server, last answered.",
+            registry=registry,
+        )
         self.dynakubes = Gauge(
             "oneagent_csi_dynakubes",
             "DynaKubes, by state of their version in the store.",

@@ -208,6 +208,161 @@ def test_a_connection_that_could_not_be_opened_in_time_does_not_reset_the_pauses
     assert pauses == [1, 2, 4, 8]
 
 
+class Watching:
+    """A core that has its list, from version 10, with a clock that stands unless it is moved."""
+
+    def __init__(self, periods: list_watch.Periods = list_watch.DEFAULT_PERIODS) -> None:
+        self.now = 0.0
+        self.retry = backoff.Backoff(1, 30, draw=lambda: 1.0)
+        collection = list_watch.Collection(PATH, periods=periods)
+        self.state = list_watch.ListWatch(collection, read, retry=self.retry, clock=lambda: self.now)
+        self.list(10)
+
+    def list(self, version: int) -> None:
+        assert isinstance(self.state.next_request(), list_watch.ListRequest)
+        self.state.add_page(json.dumps({"metadata": {"resourceVersion": str(version)}}).encode())
+
+    def watch(self, *events: dict[str, Any] | float, error: Exception | None = None) -> float:
+        """One watch, with events and seconds between them; the pause after it."""
+        assert isinstance(self.state.next_request(), list_watch.WatchRequest)
+        self.state.open()
+        try:
+            for event in events:
+                if isinstance(event, float):
+                    self.now += event
+                else:
+                    list(self.state.add_chunk(json.dumps(event).encode() + b"\n"))
+            if error:
+                raise error
+        except errors.ApiError as failure:
+            return self.state.end_attempt(failure)
+        return self.state.end_attempt()
+
+    def seconds(self) -> int:
+        """The time limit of the next watch."""
+        request = self.state.next_request()
+        assert isinstance(request, list_watch.WatchRequest)
+        return int(request.query["timeoutSeconds"])
+
+
+def bookmark(version: int) -> dict[str, Any]:
+    return {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(version)}}}
+
+
+def change(version: int, name: str = "a") -> dict[str, Any]:
+    return {"type": "MODIFIED", "object": {"metadata": {"name": name, "resourceVersion": str(version)}, "value": 1}}
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 410, 422, 429, 500, 502, 503, 504, 0, 799])
+@pytest.mark.parametrize("stood", [0.0, 60.0], ids=["at once", "after a minute"])
+@pytest.mark.parametrize("as_event", [False, True], ids=["as a response", "as an event"])
+def test_whatever_status_an_unknown_version_is_answered_with_a_list_follows_the_third_attempt(
+    code: int, stood: float, as_event: bool
+) -> None:
+    watching, attempts = Watching(), 0
+    while watching.state.version:
+        attempts += 1
+        status = errors.Status(code, "Weird", "not now")
+        if as_event:
+            error = {"type": "ERROR", "object": msgspec.to_builtins(status)}
+            watching.watch(stood, error)
+        else:
+            watching.watch(stood, error=errors.from_status("GET", status))
+        assert attempts <= 3
+
+
+def test_a_version_lower_than_the_last_is_another_history_and_leads_to_a_list() -> None:
+    watching = Watching()
+    watching.watch(change(12))
+    assert watching.state.version == "12"
+    watching.watch(change(11, "b"))
+    assert watching.state.version == ""
+
+
+def test_versions_that_are_no_numbers_are_not_compared() -> None:
+    watching = Watching()
+    named = bookmark(0)
+    for version in ("b", "a"):
+        named["object"]["metadata"]["resourceVersion"] = version
+        watching.watch(named)
+        assert watching.state.version == version
+
+
+def test_a_stream_that_falls_silent_leads_to_a_list_at_once() -> None:
+    watching = Watching()
+    watching.watch(bookmark(11), 115.0, error=errors.SilentError("nothing came"))
+    assert watching.state.version == ""
+    watching.list(11)
+    assert watching.state.problem == ""
+
+
+def test_a_server_that_sends_bookmarks_is_asked_to_hold_watches_for_longer() -> None:
+    watching = Watching()
+    assert 75 <= watching.seconds() <= 100
+    watching.watch(60.0, bookmark(11))
+    assert 300 <= watching.seconds() <= 400
+    watching.watch(60.0, change(12))
+    assert 75 <= watching.seconds() <= 100
+
+
+def test_every_way_to_notice_a_silent_server_leaves_time_to_act_within_150_seconds() -> None:
+    periods = list_watch.DEFAULT_PERIODS
+    # Bookmarks come every minute; a watch without them ends after four thirds of the time at most.
+    assert max(62.5, periods.quiet * 4 / 3) + 10 <= periods.silence <= 120
+
+
+def test_an_event_that_comes_again_and_again_is_no_progress() -> None:
+    watching = Watching()
+    assert [watching.watch(change(11)) for _ in range(4)] == [1, 2, 4, 8]
+    assert watching.state.version == ""
+    watching = Watching()
+    assert [watching.watch(change(11 + number)) for number in range(5)] == [1] * 5
+
+
+class TestSilence:
+    def test_is_told_when_nothing_came_for_longer_than_a_new_connection_takes(self) -> None:
+        watching = Watching()
+        watching.state.next_request()
+        watching.now += 130
+        assert watching.state.silence == ""
+        watching.now += 1
+        assert watching.state.silence == f"watch of {PATH}: no response for 131 s"
+        watching.state.end_attempt(errors.SilentError("nothing came"))
+        watching.list(12)
+        assert watching.state.silence == ""
+
+    def test_ends_with_any_event_and_with_the_end_of_a_stream(self) -> None:
+        watching = Watching()
+        for event in (bookmark(11), change(12)):
+            watching.now += 100
+            watching.watch(event)
+            assert watching.state.silent_seconds == 0
+        watching.watch(100.0)
+        assert watching.state.silent_seconds == 0
+
+    def test_lasts_over_requests_that_get_no_response_in_time(self) -> None:
+        watching = Watching()
+        watching.watch(115.0, error=errors.SilentError("nothing came"))
+        for _ in range(3):
+            watching.state.next_request()
+            watching.now += 15
+            watching.state.end_attempt(errors.SilentError("nothing came"))
+        assert watching.state.silent_seconds == 160
+
+    def test_is_not_what_a_server_that_refuses_has_fallen_into(self) -> None:
+        watching = Watching()
+        for _ in range(200):
+            watching.state.next_request()
+            watching.now += watching.state.end_attempt(errors.UnavailableError("refused", retry_after=120))
+        assert watching.state.silent_seconds == 0
+
+    def test_does_not_begin_before_the_first_request(self) -> None:
+        now = [0.0]
+        state = list_watch.ListWatch(list_watch.Collection(PATH), read, clock=lambda: now[0])
+        now[0] += 5000
+        assert (state.silent_seconds, state.silence) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "kind"),
     [

@@ -8,6 +8,7 @@ from typing import Final
 import aiohttp
 from prometheus_client import CollectorRegistry
 
+from oneagent.common.kubernetes import watch_silence
 from oneagent.csi_driver.provisioner.metrics import ProvisionerMetrics
 from oneagent.csi_driver.server.metrics import ServerMetrics
 from oneagent.operator.certificates import controller
@@ -22,6 +23,7 @@ def operator_metrics() -> CollectorRegistry:
     registry = CollectorRegistry()
     controller.Metrics(registry)
     PackageMetrics(registry)
+    watch_silence.create_gauge("operator", registry)
     return registry
 
 

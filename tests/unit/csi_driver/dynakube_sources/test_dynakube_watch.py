@@ -179,16 +179,27 @@ def test_pauses_double_to_a_limit_and_start_anew_after_an_event() -> None:
 
 
 def test_a_watch_that_stood_for_a_while_is_no_failure() -> None:
-    script = Script(page(), *[[300.0]] * 5, END)
+    script = Script(page(), *[[300.0, change("BOOKMARK", {}, 90 + number)] for number in range(5)], END)
     script.run()
     assert set(script.waited) == {0.5}
+    assert script.asked == ["list", "watch 1", *(f"watch {90 + number}" for number in range(5))]
 
 
-def test_a_stream_that_ends_at_once_each_time_is_asked_for_ever_more_slowly() -> None:
-    script = Script(page(), *[END] * 6)
+def test_a_stream_that_ends_at_once_each_time_is_asked_for_ever_more_slowly_and_listed_at_each_third_time() -> None:
+    thrice: list[object] = [page(), END, END, END]
+    script = Script(*thrice * 3)
     script.run()
     assert script.waited == sorted(script.waited)
     assert script.waited[-1] > 4
+    assert script.asked == ["list", "watch 1", "watch 1", "watch 1"] * 3
+
+
+def test_without_bookmarks_no_version_is_trusted_for_longer_than_three_watches() -> None:
+    quiet: list[object] = [page(), [90.0], [90.0], [90.0]]
+    script = Script(*quiet, page(manifest("a"), version=9), END)
+    script.run()
+    assert script.asked == ["list", "watch 1", "watch 1", "watch 1", "list", "watch 9"]
+    assert script.names() == [set(), {"a"}]
 
 
 def test_the_server_is_given_the_time_it_asks_for() -> None:
@@ -197,10 +208,10 @@ def test_the_server_is_given_the_time_it_asks_for() -> None:
     assert script.waited[0] == 7.5
 
 
-def test_a_server_that_is_away_does_not_make_the_source_dead_but_standing_still_does() -> None:
+def test_a_server_that_is_away_is_not_silent_but_one_that_does_not_answer_is() -> None:
     script = Script(*[errors.UnavailableError("refused")] * 200)
     found = script.run()
     assert script.now > 3600
-    assert found.is_alive()
+    assert found.silent_seconds() == 0
     script.now += 1000
-    assert not found.is_alive()
+    assert found.silent_seconds() > 900

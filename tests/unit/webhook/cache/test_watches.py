@@ -111,7 +111,7 @@ def test_only_metadata_is_asked_for_where_it_is_enough(kube: kube_api.KubeApi, t
         assert listed.headers["Accept"].startswith("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,")
         assert watched.headers["Accept"].startswith("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,")
         assert watched.query["allowWatchBookmarks"] == "true"
-        assert 300 <= int(watched.query["timeoutSeconds"]) <= 400
+        assert 75 <= int(watched.query["timeoutSeconds"]) <= 100
 
     asyncio.run(test())
 

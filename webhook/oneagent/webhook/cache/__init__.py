@@ -17,6 +17,7 @@ import logging
 import sys
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -42,10 +43,7 @@ _NAMESPACES: Final = list_watch.Collection("/api/v1/namespaces", metadata_only=T
 _CSI_DRIVERS: Final = list_watch.Collection(
     "/apis/storage.k8s.io/v1/csidrivers", f"metadata.name={identifiers.DRIVER_NAME}", metadata_only=True
 )
-# The API server has no cache of Events: their resource version may expire after five minutes, and each list reads
-# all Events of the namespace. So a watch of them lasts as long as possible.
 _EVENTS: Final = f"reason={contract.POD_WITHOUT_AGENT},involvedObject.kind=DynaKube"
-_EVENTS_WATCH_SECONDS: Final = 2700.0
 _CLUSTER_ID_OF: Final = "kube-system"
 _REVIEW_SECONDS: Final = 2.0
 _NONE: Final[Mapping[str, str]] = {}
@@ -115,8 +113,9 @@ class ClusterCache:
         *,
         first_pause: float = list_watch.FIRST_PAUSE,
         review_seconds: float = _REVIEW_SECONDS,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
     ) -> None:
-        """For tests: the first pause after a failure, and the interval of the breaker's reviews."""
+        """For tests: the first pause after a failure, the interval of the breaker's reviews, and the watches' times."""
         self._api, self._breaker, self._notify, self._review_seconds = server, circuit, notify, review_seconds
         self._own = own_namespace
         self._open: set[str] = set()
@@ -128,21 +127,25 @@ class ClusterCache:
             registry=registry,
         )
         own = urllib.parse.quote(own_namespace, safe="")
-        collection = list_watch.Collection(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes")
+        namespaces, csi_drivers = (replace(each, periods=periods) for each in (_NAMESPACES, _CSI_DRIVERS))
+        collection = list_watch.Collection(f"/apis/{DYNAKUBE_VERSION}/namespaces/{own}/dynakubes", periods=periods)
         daemonset = list_watch.Collection(
-            f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}"
+            f"/apis/apps/v1/namespaces/{own}/daemonsets", f"metadata.name={DRIVER_DAEMONSET}", periods=periods
         )
-        failures = list_watch.Collection(
-            f"/api/v1/namespaces/{own}/events", _EVENTS, watch_seconds=_EVENTS_WATCH_SECONDS
-        )
+        failures = list_watch.Collection(f"/api/v1/namespaces/{own}/events", _EVENTS, periods=periods)
         retry = functools.partial(backoff.Backoff, first_pause, list_watch.LONGEST_PAUSE)
-        self._namespaces = Watch(server, _NAMESPACES, self._read_namespace, retry=retry())
+        self._namespaces = Watch(server, namespaces, self._read_namespace, retry=retry())
         self._dynakubes = Watch(server, collection, _read_dynakube, self._dynakubes_changed, retry=retry())
-        self._csi_drivers = Watch(server, _CSI_DRIVERS, _read_name, retry=retry())
+        self._csi_drivers = Watch(server, csi_drivers, _read_name, retry=retry())
         self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
         self._events = Watch(server, failures, self._read_event, retry=retry())
-        self._workloads = owners.Workloads(server, first_pause=first_pause)
+        self._workloads = owners.Workloads(server, first_pause=first_pause, periods=periods)
         self._lookups = fallback_lookups.FallbackLookups(self._fetch_namespace)
+
+    @property
+    def watches(self) -> Sequence[Watch[Any]]:
+        own = (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset, self._events)
+        return (*own, *self._workloads.watches)
 
     @property
     def is_synced(self) -> bool:

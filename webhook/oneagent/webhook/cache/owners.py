@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,9 +102,9 @@ class ControllerLookup:
 class WatchedControllers(ControllerLookup):
     """Objects of one such kind, watched as well."""
 
-    def __init__(self, server: api.Api, kind: _Kind, first_pause: float) -> None:
+    def __init__(self, server: api.Api, kind: _Kind, first_pause: float, periods: list_watch.Periods) -> None:
         super().__init__(server, kind)
-        collection = list_watch.Collection(kind.list_path(), metadata_only=True)
+        collection = list_watch.Collection(kind.list_path(), metadata_only=True, periods=periods)
         retry = backoff.Backoff(first_pause, list_watch.LONGEST_PAUSE)
         self.watch = Watch(server, collection, kind.read, retry=retry)
 
@@ -113,14 +113,26 @@ class WatchedControllers(ControllerLookup):
 
 
 class Workloads:
-    def __init__(self, server: api.Api, *, first_pause: float = list_watch.FIRST_PAUSE) -> None:
+    def __init__(
+        self,
+        server: api.Api,
+        *,
+        first_pause: float = list_watch.FIRST_PAUSE,
+        periods: list_watch.Periods = list_watch.DEFAULT_PERIODS,
+    ) -> None:
         kinds = (_Kind("ReplicaSet", "apps", "v1", "replicasets"), _Kind("Job", "batch", "v1", "jobs"))
-        self.watched = {(kind.group, kind.kind): WatchedControllers(server, kind, first_pause) for kind in kinds}
+        self.watched = {
+            (kind.group, kind.kind): WatchedControllers(server, kind, first_pause, periods) for kind in kinds
+        }
         rare = _Kind("ReplicationController", "", "v1", "replicationcontrollers")
         self._lookups_by_kind: dict[tuple[str, str], ControllerLookup] = {
             **self.watched,
             (rare.group, rare.kind): ControllerLookup(server, rare),
         }
+
+    @property
+    def watches(self) -> Sequence[Watch[Any]]:
+        return [watched.watch for watched in self.watched.values()]
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
