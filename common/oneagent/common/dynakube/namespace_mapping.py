@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import identifiers, safe_regex
+from oneagent.common import safe_regex
+from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.dynakube.mode import MODES
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields, selectors
@@ -21,7 +22,7 @@ from oneagent.common.kubernetes import fields, selectors
 LABEL: Final = "dynakube.internal.dynatrace.com/instance"
 
 _IGNORED: Final = ("^kube-.*", "^openshift(-.*)?$", "^gke-.*", "^gmp-.*")
-_FLAG: Final = identifiers.FEATURE_PREFIX + "ignored-namespaces"
+_FLAG: Final = "ignored-namespaces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,11 @@ def decide(namespace: str, labels: Mapping[str, str], claims: Iterable[Claim]) -
 
 
 def _ignored(manifest: Mapping[str, object], own_namespace: str) -> safe_regex.PatternSet:
-    text = fields.annotation(manifest, _FLAG)
+    text = feature_flags.text(manifest, _FLAG)
     if not text:
         patterns = (f"^{re.escape(own_namespace)}$", *_IGNORED)
         return safe_regex.PatternSet(patterns, re.compile("|".join(patterns)))
-    field = f"metadata.annotations[{_FLAG}]"
+    field = f"metadata.annotations[{feature_flags.given_as(manifest, _FLAG)}]"
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from oneagent.common.dynakube.api import versions
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
@@ -53,6 +54,42 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
             [f"{FLAG.format('no-porxy')} is not a feature flag: did you mean feature.dynatrace.com/no-proxy?"],
         ),
         (
+            kube(disable_oneagent_readonly_host_fs="true"),
+            [
+                f"{FLAG.format('disable-oneagent-readonly-host-fs')} is deprecated: use "
+                'feature.dynatrace.com/oneagent-readonly-host-fs: "false" instead.'
+            ],
+        ),
+        (
+            kube(enable_label_version_detection="true", version="v1beta1"),
+            [
+                f"{FLAG.format('enable-label-version-detection')} is deprecated: use "
+                "feature.dynatrace.com/label-version-detection instead."
+            ],
+        ),
+        (
+            kube(disable_automatic_injection="true", automatic_injection="true"),
+            [
+                f"{FLAG.format('disable-automatic-injection')} has no effect: "
+                "feature.dynatrace.com/automatic-injection comes first."
+            ],
+        ),
+        (
+            kube(disable_metadata_enrichment="true"),
+            [
+                f"{FLAG.format('disable-metadata-enrichment')} is deprecated: use "
+                "spec.metadataEnrichment.enabled instead."
+            ],
+        ),
+        (
+            kube(disable_hosts_requests="true"),
+            [f"{FLAG.format('disable-hosts-requests')} has no effect: the tenant is not asked for its hosts."],
+        ),
+        (
+            {**kube(), "metadata": {"name": "shop", "labels": {"feature.dynatrace.com/no-proxy": "a"}}},
+            ["metadata.labels[feature.dynatrace.com/no-proxy] has no effect: feature flags are annotations."],
+        ),
+        (
             kube(zzz="a"),
             [f"{FLAG.format('zzz')} is not a feature flag: it has no effect."],
         ),
@@ -82,3 +119,35 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
 )
 def test_an_allowed_but_doubtful_field_is_a_warning(new: Manifest, warnings: list[str]) -> None:
     assert validation.validate(new, None, UNKNOWN) == validation.ValidationResult((), tuple(warnings))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "guess"),
+    [
+        ("oneagent-readonly-hostfs", "true", "oneagent-readonly-host-fs"),
+        ("oneagent-read-only-host-fs", "true", "oneagent-readonly-host-fs"),
+        ("disable-oneagent-readonly-host-f", "true", 'oneagent-readonly-host-fs: "false"'),
+        ("disabled-oneagent-readonly-host-fs", "false", 'oneagent-readonly-host-fs: "true"'),
+        ("enabled-label-version-detection", "true", "label-version-detection"),
+        ("automatic-injektion", "true", "automatic-injection"),
+        ("ignore-namespaces", "[]", "ignored-namespaces"),
+        ("noproxy", "a", "no-proxy"),
+        ("max-csi-mount-attempt", "1", "max-csi-mount-attempts"),
+        ("multiple-osagent-on-node", "true", "multiple-osagents-on-node"),
+        # These say something else.
+        ("oneagent-readwrite-host-fs", "true", ""),
+        ("oneagent-unprivileged", "true", ""),
+        ("no-oneagent-privileged", "true", ""),
+        ("not-automatic-injection", "true", ""),
+        ("non-automatic-injection", "true", ""),
+        ("skip-webhook-reinvocation-policy", "true", ""),
+        ("oneagent-proxy", "true", ""),
+        ("proxy", "a", ""),
+        ("watched-namespaces", "[]", ""),
+        ("disable-max-csi-mount-attempts", "true", ""),
+    ],
+)
+def test_a_guess_at_a_misspelt_flag_never_says_the_contrary(flag: str, value: str, guess: str) -> None:
+    (warning,) = validation.validate(kube({}, "shop", versions.NEWEST, **{flag: value}), None, UNKNOWN).warnings
+    end = f"did you mean feature.dynatrace.com/{guess}?" if guess else "it has no effect."
+    assert warning == f"{FLAG.format(flag)} is not a feature flag: {end}"

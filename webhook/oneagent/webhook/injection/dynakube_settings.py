@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common import durations, dynakube, identifiers, safe_regex
+from oneagent.common import durations, dynakube, safe_regex
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import feature_flags
-from oneagent.common.injection import pod_annotations
 from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.injection.inputs import Object
 
@@ -40,14 +39,12 @@ class DynaKubeSettings:
         return "" if seconds == dynakube.DEFAULT_MOUNT_TIMEOUT_SECONDS else text
 
     def feature(self, name: str) -> str:
-        return (
-            self.annotations.get(identifiers.FEATURE_PREFIX + name, "").strip() or feature_flags.FEATURES[name].default
-        )
+        return feature_flags.value(self.annotations, name) or feature_flags.FEATURES[name].default
 
     def is_on(self, name: str) -> bool:
         """Return a switch's value; the default if it is neither true nor false."""
-        given = pod_annotations.switch(self.annotations, identifiers.FEATURE_PREFIX + name)
-        return feature_flags.FEATURES[name].default == "true" if given is None else given
+        given = feature_flags.value(self.annotations, name).lower()
+        return given == "true" if given in ("true", "false") else feature_flags.FEATURES[name].default == "true"
 
 
 def read(manifest: Object, own_namespace: str) -> DynaKubeSettings:

@@ -69,7 +69,8 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     agents.image_key_without_image,
     feature_flags.unknown,
     feature_flags.deprecated,
-    feature_flags.other_products,
+    feature_flags.misplaced,
+    feature_flags.without_effect,
 )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from oneagent.common import identifiers
 from oneagent.common.dynakube.api import feature_flags, fields, json_path
 from oneagent.common.dynakube.api.json_path import Tree
 from oneagent.common.dynakube.mode import MODES, Mode
@@ -100,9 +99,7 @@ class ValidationContext:
 
     def flag(self, name: str) -> str:
         """Return a feature flag's value; empty if it is not set."""
-        flags = _flags(self.new)
-        value = flags.get(identifiers.FEATURE_PREFIX + name) or flags.get(feature_flags.OLD_PREFIX + name) or ""
-        return value.strip()
+        return feature_flags.value(json_path.section(self.new, "metadata.annotations") or {}, name)
 
     def other_dynakubes(self) -> list[Object]:
         """Return all other DynaKubes, sorted by name."""
@@ -129,4 +126,4 @@ def describe_field_error(error: kubernetes_fields.FieldError) -> str:
 
 def _flags(tree: Tree) -> dict[str, str]:
     annotations = json_path.section(tree, "metadata.annotations") or {}
-    return {key: kubernetes_fields.scalar(annotations[key]) for key, _ in feature_flags.given(annotations)}
+    return {flag.key: flag.value for flag in feature_flags.given(annotations)}

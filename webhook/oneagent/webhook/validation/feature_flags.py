@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,8 @@ from typing import Final
 
 from oneagent.common import durations, identifiers, safe_regex
 from oneagent.common.dynakube.api import feature_flags, json_path
+from oneagent.common.dynakube.api.feature_flags import Feature, GivenFlag
+from oneagent.webhook.validation import similar_names
 from oneagent.webhook.validation.context import ValidationContext, quote
 
 IGNORED_NAMESPACES: Final = "ignored-namespaces"
@@ -54,13 +55,12 @@ _KINDS: Final[Mapping[feature_flags.Kind, tuple[Callable[[str], bool], str]]] = 
 
 
 def value_invalid(ctx: ValidationContext) -> Iterator[str]:
-    for key, feature in _given_flags(ctx):
-        if feature is None or not feature.handled:
+    for flag in _given_flags(ctx):
+        if flag.feature is None or not flag.feature.handled:
             continue
-        value = ctx.flag(feature.name)
-        fits, form = _FORMS.get(feature.name) or _KINDS.get(feature.kind) or (lambda _: True, "")
-        if value and not fits(value):
-            yield f"metadata.annotations[{key}] is {quote(value)}. Make sure that it is {form}."
+        fits, form = _FORMS.get(flag.feature.name) or _KINDS.get(flag.feature.kind) or (lambda _: True, "")
+        if flag.value and not fits(flag.value):
+            yield f"metadata.annotations[{flag.key}] is {quote(flag.value)}. Make sure that it is {form}."
 
 
 def ignored_namespaces_invalid(ctx: ValidationContext) -> Iterator[str]:
@@ -92,28 +92,60 @@ def ignored_namespaces_invalid(ctx: ValidationContext) -> Iterator[str]:
 
 
 def unknown(ctx: ValidationContext) -> Iterator[str]:
-    names = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
-    unknown_keys = (key for key, feature in _given_flags(ctx) if feature is None)
-    for number, key in enumerate(unknown_keys):
-        name = key.rpartition("/")[2].removeprefix("feature-")[:_LONGEST_NAME]
-        similar = difflib.get_close_matches(name, names, n=1) if number < _HINTS else []
-        hint = f"did you mean {identifiers.FEATURE_PREFIX}{similar[0]}?" if similar else "it has no effect."
-        yield f"metadata.annotations[{key}] is not a feature flag: {hint}"
+    flags = (flag for flag in _given_flags(ctx) if flag.feature is None)
+    for number, flag in enumerate(flags):
+        similar = _similar(flag) if number < _HINTS else ""
+        hint = f"did you mean {similar}?" if similar else "it has no effect."
+        yield f"metadata.annotations[{flag.key}] is not a feature flag: {hint}"
+
+
+def misplaced(ctx: ValidationContext) -> Iterator[str]:
+    for flag in feature_flags.given(json_path.section(ctx.new, "metadata.labels") or {}):
+        yield f"metadata.labels[{flag.key}] has no effect: feature flags are annotations."
 
 
 def deprecated(ctx: ValidationContext) -> Iterator[str]:
-    for key, feature in _given_flags(ctx):
-        if feature is not None and feature.instead:
-            yield f"metadata.annotations[{key}] is deprecated: use {feature.instead} instead."
+    annotations = json_path.section(ctx.new, "metadata.annotations") or {}
+    for flag in _given_flags(ctx):
+        feature = flag.feature
+        if feature is None or not feature.handled:
+            continue
+        counts = feature_flags.first_given(annotations, feature.name)
+        if counts is not None and counts.key != flag.key:
+            yield f"metadata.annotations[{flag.key}] has no effect: {counts.key} comes first."
+        elif feature.instead:
+            yield f"metadata.annotations[{flag.key}] is deprecated: use {feature.instead} instead."
+        elif flag.verb:
+            yield f"metadata.annotations[{flag.key}] is deprecated: use {_named(flag, feature)} instead."
 
 
-def other_products(ctx: ValidationContext) -> Iterator[str]:
-    for key, feature in _given_flags(ctx):
-        if feature is not None and not feature.handled:
-            yield f"metadata.annotations[{key}] has no effect: it belongs to another product."
+def without_effect(ctx: ValidationContext) -> Iterator[str]:
+    for flag in _given_flags(ctx):
+        if flag.feature is not None and not flag.feature.handled:
+            yield f"metadata.annotations[{flag.key}] has no effect: {flag.feature.no_effect}."
 
 
-def _given_flags(ctx: ValidationContext) -> Iterator[tuple[str, feature_flags.Feature | None]]:
-    return iter(
-        sorted(feature_flags.given(json_path.section(ctx.new, "metadata.annotations") or {}), key=lambda one: one[0])
-    )
+def _given_flags(ctx: ValidationContext) -> list[GivenFlag]:
+    flags = feature_flags.given(json_path.section(ctx.new, "metadata.annotations") or {})
+    return sorted(flags, key=lambda flag: flag.key)
+
+
+def _named(flag: GivenFlag, feature: Feature) -> str:
+    """Return the flag under its own name, with its value where that differs."""
+    name = identifiers.FEATURE_PREFIX + feature.name
+    return f'{name}: "{flag.meaning}"' if flag.meaning != flag.value else name
+
+
+def _similar(flag: GivenFlag) -> str:
+    """Return the flag that an unknown one may mean; never one that says the contrary."""
+    name = re.sub("^.*/(feature-)?", "", flag.key)[:_LONGEST_NAME]
+    verb = next((verb for verb in feature_flags.VERBS if similar_names.is_same(name.partition("-")[0], verb[:-1])), "")
+    if verb:
+        name = name.partition("-")[2]
+    names = [feature.name for feature in feature_flags.FEATURES.values() if feature.handled]
+    for candidate in similar_names.find(
+        name, [name for name in names if not verb or verb in feature_flags.verbs(name)]
+    ):
+        feature = feature_flags.FEATURES[candidate]
+        return _named(GivenFlag(flag.key, flag.value, feature, verb), feature)
+    return ""

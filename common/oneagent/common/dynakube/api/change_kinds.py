@@ -158,8 +158,6 @@ class Typed:
     read: Callable[[str], object | None]
     meant: object
     means: object
-    opposite: str = ""
-    """A flag that says the contrary and counts where the first one is missing."""
     sections: tuple[str, ...] = ()
     """Without any of these sections the flag had no effect, whatever it said; empty: it always had."""
     unused: object = None
@@ -193,26 +191,24 @@ class Typed:
         return not self.sections or any(json_path.section(tree, path) is not None for path in self.sections)
 
     def _pop_flags(self, tree: Tree) -> object | None:
-        """Remove the flags that are set, and return their value."""
-        for feature in (self.feature, self.opposite):
-            place = feature_flags.annotation(feature)
-            text = json_path.get_value(tree, place)
-            value = self.read(text) if feature and isinstance(text, str) else None
-            if value is not None:
-                json_path.pop_value(tree, place)
-                return value if feature == self.feature else not value
-        return None
+        """Remove the flag in its first spelling, and return its value."""
+        flag = feature_flags.first_given(json_path.section(tree, "metadata.annotations") or {}, self.feature)
+        value = self.read(flag.meaning) if flag is not None else None
+        if flag is not None and value is not None:
+            json_path.pop_value(tree, f"metadata.annotations[{flag.key}]")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
 class Respelled:
-    """Feature flags with the old prefix get the new one. None goes back: it was never asked for."""
+    """Feature flags with an old prefix get the new one. None goes back: it was never asked for."""
 
     def up(self, tree: Tree) -> None:
         annotations = json_path.section(tree, "metadata.annotations") or {}
-        for key in [key for key in annotations if key.startswith(feature_flags.OLD_PREFIX)]:
-            value = annotations.pop(key)
-            annotations.setdefault(identifiers.FEATURE_PREFIX + key.removeprefix(feature_flags.OLD_PREFIX), value)
+        for prefix in feature_flags.PREFIXES[1:]:
+            for key in [key for key in annotations if key.startswith(prefix)]:
+                value = annotations.pop(key)
+                annotations.setdefault(identifiers.FEATURE_PREFIX + key.removeprefix(prefix), value)
 
     def down(self, tree: Tree) -> None:
         pass

@@ -109,7 +109,6 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
             _read_switch,
             meant=True,
             means=None,
-            opposite="disable-metadata-enrichment",
             sections=tuple(f"spec.oneAgent.{mode}" for mode in fields.INJECTING_MODES),
             unused=False,
         ),

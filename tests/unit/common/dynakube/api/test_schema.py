@@ -41,7 +41,7 @@ def test_annotations_that_want_to_be_flags_are_told_apart() -> None:
         "feature.dynatrace.com/metadata-enrichment": "",
         "example.com/owner": "",
     }
-    found = dict(feature_flags.given(given))
+    found = {flag.key: flag.feature for flag in feature_flags.given(given)}
     assert set(found) == set(given) - {"example.com/owner"}
     assert found["feature.dynatrace.com/no-porxy"] is None
     assert found["alpha.operator.dynatrace.com/feature-no-proxy"] == feature_flags.FEATURES["no-proxy"]

@@ -1,0 +1,57 @@
+"""Guesses at misspelt names of feature flags and fields.
+
+A guess never says the contrary: `oneagent-unprivileged` is not taken for `oneagent-privileged`, nor `proxy` for
+`no-proxy`. So names are compared word by word, and a word that only one of them has must not be a negation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_ALIKE: Final = 0.66
+"""Least ratio of two words that may be one"""
+_NEGATIONS: Final = frozenset(
+    (
+        *("deny", "disable", "disabled", "enable", "enabled", "exclude", "excluded", "ignore", "ignored", "never"),
+        *("none", "not", "off", "omit", "prevent", "skip", "skipped", "without"),
+    )
+)
+_NEGATING_PREFIXES: Final = frozenset(("anti", "de", "dis", "in", "no", "non", "un"))
+
+
+def find(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
+    """Return up to `count` candidates that the name may mean, the most similar first."""
+    close = difflib.get_close_matches(name, list(candidates), n=count + 3)
+    return [candidate for candidate in close if _has_same_sense(name, candidate)][:count]
+
+
+def is_same(one: str, other: str) -> bool:
+    """Return True if two words differ by no more than spelling."""
+    longer, shorter = sorted((one, other), key=len, reverse=True)
+    negated = longer.endswith(shorter) and longer.removesuffix(shorter) in _NEGATING_PREFIXES
+    return not negated and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
+
+
+def _has_same_sense(one: str, other: str) -> bool:
+    ours, theirs = _words(one), _words(other)
+    ours, theirs = (
+        list((Counter(ours) - Counter(theirs)).elements()),
+        list((Counter(theirs) - Counter(ours)).elements()),
+    )
+    if ours and theirs and is_same("".join(ours), "".join(theirs)) and len(ours) != len(theirs):
+        return True
+    for word in list(ours):
+        if partner := next((other for other in theirs if is_same(word, other)), None):
+            ours.remove(word)
+            theirs.remove(partner)
+    # Words on both sides are other words: `private` is no misspelling of `public`.
+    return not (ours and theirs) and not (_NEGATIONS | _NEGATING_PREFIXES) & {*ours, *theirs}
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(name)]
