@@ -168,12 +168,23 @@ class DataDir:
         """Return the path of a new entry of the trash for something of this name."""
         return f"{self._trash}{name}.{time.time_ns():x}"
 
+    def is_deleted(self) -> bool:
+        """Return whether the directory was deleted: a mount of it still shows it, but nothing can be created there."""
+        try:
+            return os.stat(self.root).st_nlink == 0
+        except OSError:
+            return False
+
     def discard(self, path: str | Path) -> bool:
         """Move a file or directory to the trash by one rename; False if it isn't there."""
+        entry = self.trash_entry(os.path.basename(path))
         try:
-            os.rename(path, self.trash_entry(os.path.basename(path)))
+            os.rename(path, entry)
         except FileNotFoundError:
-            return False
+            if not os.path.lexists(path):
+                return False
+            self.create()  # The trash itself was removed.
+            os.rename(path, entry)
         return True
 
     def keep_log(self, volume: VolumeId, now: float) -> None:

@@ -86,7 +86,14 @@ class _PageServer:
                 continue
             peer = str(address[0])
             self._set_evictable(client, peer)
-            threading.Thread(target=self._handle, args=(client, peer), name="http-request", daemon=True).start()
+            try:
+                threading.Thread(target=self._handle, args=(client, peer), name="http-request", daemon=True).start()
+            except RuntimeError as error:  # A limit of threads.
+                log.warning("no thread for a connection", extra=logs.fields(reason=error))
+                self._keep(client)
+                client.close()
+                self._places.release()
+                time.sleep(_ACCEPT_RETRY_SECONDS)
 
     def _acquire_place(self) -> None:
         wait = 0.0

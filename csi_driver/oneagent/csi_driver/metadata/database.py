@@ -16,6 +16,7 @@ WAL mode and short transactions let both processes work at once. The remaining f
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -229,8 +230,18 @@ def _code(error: sqlite3.Error) -> int:
 
 @contextlib.contextmanager
 def _exclusive(lock: Path) -> Iterator[None]:
-    """Hold the lock that creating, upgrading and moving aside need; waits for the other process briefly."""
-    with lock.open("w") as file:
+    """Hold the lock that creating, upgrading and moving aside need; waits for the other process briefly.
+
+    On a read-only disk none of these is possible, and a lock file that is missing can't be created.
+    """
+    try:
+        file = lock.open("a")
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        yield
+        return
+    with file:
         deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
         while True:
             try:

@@ -55,6 +55,8 @@ class ProvisionerState:
         self._dropped: set[Version] = set()
         self._cursor = 0
         self._dirty = False
+        self._copied = False
+        """This process has written the copy. One that is missing then was deleted, and is written again."""
         self._unavailable = False
         metadata.on_new_file = self.rewrite
 
@@ -140,12 +142,13 @@ class ProvisionerState:
     def flush(self) -> bool:
         """Write the unwritten rows; False if the database is unavailable."""
         with self._guard:
-            if not self._dirty:
+            if not self._dirty and not (self._copied and not self._copy.exists()):
                 return True
             # Before the write: if the file is replaced meanwhile, all rows are written again.
             self._dirty = False
             try:
                 desired_versions.replace_all(self._database, self._copy, self._desired.values())
+                self._copied = True
                 with self._database.transaction() as connection:
                     for version in self._dropped:
                         connection.execute(statements.DROP_VERSION, {"version": version})

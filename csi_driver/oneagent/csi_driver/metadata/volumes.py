@@ -191,11 +191,13 @@ class VolumeRepository:
             if self._unread:
                 self._read()
             self._database.write(collect)
-        except database.DatabaseUnavailableError as error:
+        except Exception as error:
             with self._guard:
                 self._foreign |= foreign
                 self._unwritten.update(pending)
                 self._notices.extendleft(reversed(notices))
+            if not isinstance(error, database.DatabaseUnavailableError):
+                raise
             if not self._unavailable:
                 log.error("metadata write failed, rows stay in memory", extra=logs.fields(error=error))
             self._unavailable = True
@@ -218,7 +220,12 @@ class VolumeRepository:
             self._pending.wait()
             self._closing.wait(RETRY_SECONDS if self._unavailable else LATER_SECONDS)
             self._pending.clear()
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                log.exception("metadata write failed, retrying")
+                self._pending.set()
+                self._closing.wait(RETRY_SECONDS)
 
 
 def _changes(

@@ -183,8 +183,12 @@ def build(
 ) -> tuple[Provisioner, ProvisionerMetrics]:
     """Construct the provisioner and everything that it uses, each part after those that it needs."""
     data = DataDir(config.data_dir)
-    data.create()
-    startup_cleanup.clean_tmp(data)
+    try:
+        data.create()
+        startup_cleanup.clean_tmp(data)
+    except OSError as error:
+        # Versions that are in the store can be mounted and reported all the same.
+        log.error("data directory not writable", extra=logs.fields(path=error.filename, reason=error.strerror))
     metrics = ProvisionerMetrics()
     metrics.watch_silence.set_function(source.silent_seconds)
     metadata = Database(data.database, data.database_lock)
@@ -272,7 +276,10 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     except errors.ApiError as error:
         raise SystemExit(f"--dynakube-source={config.source}: {error}") from error
     with process.exclusive_lock(config.data_dir / "provisioner.lock"):
-        provisioner, metrics = build(config, source, failpoint)
+        try:
+            provisioner, metrics = build(config, source, failpoint)
+        except OSError as error:
+            raise SystemExit(f"--data-dir={config.data_dir}: {error.strerror} ({error.filename})") from error
 
         def on_signal(*_: object) -> None:
             stop.set()
@@ -284,7 +291,8 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
         process.trim_memory()
         log.info("provisioner started", extra=logs.fields(source=config.source, data=config.data_dir))
         uninstall_thread = _watch_for_uninstall(config, source, stop)
-        provisioner.run(stop)
+        with process.ending_on_thread_errors():
+            provisioner.run(stop)
     if uninstall_thread is not None:
         uninstall_thread.join()
     log.info("provisioner stopped")

@@ -7,6 +7,7 @@ loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -105,6 +106,8 @@ class Provisioner:
 
     def reconcile(self) -> None:
         """Reconcile once. Called from the loop; safe to call from other threads."""
+        with contextlib.suppress(OSError):  # A disk that is full or read-only shows where it matters.
+            self._data.create()  # The directory may have been emptied under this process.
         snapshot = self.planner.snapshot
         self._reporter.forward_notices(snapshot.dynakubes if snapshot is not None else {})
         if snapshot is None:

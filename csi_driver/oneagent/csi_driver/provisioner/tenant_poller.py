@@ -106,11 +106,15 @@ class TenantPoller:
         slot = self._slots.acquire(dynakube.api_url or dynakube.package or dynakube.name)
         if slot is None:
             return  # The loop comes back in a second, and when a poll ends.
-        polled.image = image
         polled.task = task = _Task(slot)
         # A daemon: reading a Secret can't be cancelled, and must not keep the process from ending.
         arguments = (dynakube, polled, task, due)
-        threading.Thread(target=self._run, args=arguments, name="tenant", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=arguments, name="tenant", daemon=True).start()
+        except RuntimeError:  # A limit of threads: the next reconcile tries again.
+            self._cancel(polled)
+            raise
+        polled.image = image
 
     def _cancel(self, polled: _PollState) -> None:
         """Cancel a running poll, whose result is then ignored."""

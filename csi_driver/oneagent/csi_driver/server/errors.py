@@ -5,6 +5,7 @@
     ├── NotFoundError            NOT_FOUND            only for statistics: unpublish of an unknown volume is OK
     ├── AlreadyExistsError       ALREADY_EXISTS       something else is mounted at the target
     ├── PublishedElsewhereError  FAILED_PRECONDITION  the volume is published at another target
+    ├── NotReadyError            FAILED_PRECONDITION  the probe's answer where only a restart helps
     ├── CallInFlightError        ABORTED              another call for this volume is in flight
     ├── UnavailableError         UNAVAILABLE          not final: kubelet retries, and unpublishes when the pod goes
     │   └── AttemptFailedError                        counts against the volume's retry limit
@@ -51,6 +52,11 @@ class AlreadyExistsError(DriverError):
 class PublishedElsewhereError(DriverError):
     status = grpc.StatusCode.FAILED_PRECONDITION
     result = CallResult.CONFLICT
+
+
+class NotReadyError(DriverError):
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    result = CallResult.UNAVAILABLE
 
 
 class CallInFlightError(DriverError):

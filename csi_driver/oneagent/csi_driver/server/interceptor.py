@@ -102,6 +102,12 @@ class CallInterceptor(grpc.ServerInterceptor):
             except NotImplementedError:
                 context.set_result(CallResult.UNIMPLEMENTED)
                 rpc.abort(grpc.StatusCode.UNIMPLEMENTED, f"this driver does not implement {method}")
+            except OSError as error:
+                # Not final, unlike INTERNAL: kubelet retries, and unpublishes when the pod goes.
+                reason = f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+                context.set_result(CallResult.UNAVAILABLE, message=_shorten(reason, _MAX_MESSAGE))
+                log.exception("call failed", extra=logs.fields(method=method, **_log_fields(request)))
+                rpc.abort(grpc.StatusCode.UNAVAILABLE, context.message)
             except Exception:
                 context.set_result(CallResult.ERROR, message="internal error; the driver's log has the details")
                 log.exception("call failed", extra=logs.fields(method=method, **_log_fields(request)))

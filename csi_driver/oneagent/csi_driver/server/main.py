@@ -139,9 +139,14 @@ class Server:
 
     def __init__(self, config: Config, failpoint: Callable[[str], None] = lambda _name: None) -> None:
         self._config = config
+        self._data = DataDir(config.data_dir)
         self.metrics = metrics.ServerMetrics()
-        data = DataDir(config.data_dir)
-        data.create()
+        data = self._data
+        try:
+            data.create()
+        except OSError as error:
+            # Pods must be able to end, and others to start with an empty view.
+            log.error("data directory not writable", extra=logs.fields(path=error.filename, reason=error.strerror))
         self._database = Database(data.database, data.database_lock)
         self._database.on_busy = self.metrics.database.observe
         self.volumes = VolumeRepository(self._database)
@@ -195,7 +200,8 @@ class Server:
                 ("grpc.max_receive_message_length", request_decoding.MAX_MESSAGE_BYTES),
             ],
         )
-        csi_pb2_grpc.add_IdentityServicer_to_server(IdentityService(importlib.metadata.version(DISTRIBUTION)), server)
+        identity = IdentityService(importlib.metadata.version(DISTRIBUTION), self._data)
+        csi_pb2_grpc.add_IdentityServicer_to_server(identity, server)
         csi_pb2_grpc.add_NodeServicer_to_server(self._node, server)
         checks = health.HealthServicer()
         checks.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -285,12 +291,15 @@ def run(config: Config, failpoint: Callable[[str], None] = lambda _name: None) -
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)
     data = DataDir(config.data_dir)
     # Before waiting for the lock: a server that stays after an uninstall then ends and releases it.
-    data.uninstall_marker.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # The disk may be read-only.
+        data.uninstall_marker.unlink(missing_ok=True)
     with process.exclusive_lock(data.server_lock):
-        server = Server(config, failpoint)
-        server.start()
-        signal.sigwait(stop)
-        shutdown.wait_until_drained(server.count_volumes, data.uninstall_marker, config.uninstall_wait_seconds, stop)
+        with process.ending_on_thread_errors():
+            server = Server(config, failpoint)
+            server.start()
+            signal.sigwait(stop)
+            wait_seconds = config.uninstall_wait_seconds
+            shutdown.wait_until_drained(server.count_volumes, data.uninstall_marker, wait_seconds, stop)
         server.stop()
     return 0
 

@@ -9,8 +9,10 @@ is dropped: kubelet would never unpublish it. A pod is gone if kubelet's directo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from oneagent.common import logs
-from oneagent.csi_driver.data_dir import DataDir, TargetPath, UnsafeNameError, VolumeId, component
+from oneagent.csi_driver.data_dir import DataDir, TargetPath, VolumeId, is_component
 from oneagent.csi_driver.linux import mount_table, tree_walker
 from oneagent.csi_driver.linux.mount_table import Overlay
 from oneagent.csi_driver.metadata.states import VolumeState
@@ -130,7 +132,7 @@ class Reconciler:
         for record in changes.put:
             self._volumes.put(dataclasses.replace(self._add_pod_name(record), changed_at=time.time()))
         for volume in changes.discard:
-            self._data.discard(self._data.volume(volume).root)
+            self._discard(volume)
         for volume in changes.drop:
             self._drop(volume)
         log.info(
@@ -146,13 +148,12 @@ class Reconciler:
 
     def _list_directories(self) -> list[VolumeId]:
         """List the directories of volumes; entries with other names are left alone."""
-        volumes = []
-        for entry in self._data.volumes.iterdir():
-            try:
-                volumes.append(VolumeId(component(entry.name, "volume id")))
-            except UnsafeNameError:
-                log.warning("entry that is no volume ignored", extra=logs.fields(path=entry))
-        return volumes
+        try:
+            names = os.listdir(self._data.volumes)
+        except OSError as error:
+            log.warning("directories of volumes not listed", extra=logs.fields(reason=error.strerror))
+            return []
+        return [VolumeId(name) for name in names if is_component(name)]
 
     def _add_pod_name(self, record: VolumeRecord) -> VolumeRecord:
         """Add the pod's name from its view, for logs and reports only: the pod may have changed that file."""
@@ -183,7 +184,19 @@ class Reconciler:
                         dropped += 1
             except CallInFlightError:
                 continue
+        self._discard_leftovers()
         return dropped
+
+    def _discard_leftovers(self) -> None:
+        """Discard directories that an unpublish could not discard, on a disk that was read-only then."""
+        leftovers = [volume for volume in self._list_directories() if self._volumes.get(volume) is None]
+        if not leftovers:
+            return
+        views = {_volume_of(overlay, self._data) for overlay in mount_table.overlays(mount_table.read())}
+        for volume in leftovers:
+            with contextlib.suppress(CallInFlightError), self._calls.hold(volume, "a sweep"):
+                if volume not in views and self._volumes.get(volume) is None:
+                    self._discard(volume)
 
     def count_remaining(self) -> int:
         """Return how many volumes kubelet still has to unpublish: with a view, an empty one, or none yet.
@@ -193,8 +206,15 @@ class Reconciler:
         return sum(self._is_mounted(record) or not self._is_pod_gone(record) for record in self._volumes.all())
 
     def _drop(self, volume: VolumeId) -> None:
-        self._data.discard(self._data.volume(volume).root)
+        self._discard(volume)
         self._volumes.drop(volume)
+
+    def _discard(self, volume: VolumeId) -> None:
+        """Discard a volume's directory; on a read-only disk it stays for a later sweep."""
+        try:
+            self._data.discard(self._data.volume(volume).root)
+        except OSError as error:
+            log.warning("volume's directory not discarded", extra=logs.fields(volume=volume, reason=error.strerror))
 
     def _is_mounted(self, record: VolumeRecord) -> bool:
         try:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from oneagent.common import logs
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.02
@@ -62,11 +64,19 @@ class VersionWaiter:
                 return
             self._awaits_lease |= awaits_lease
             self._waiting += 1
-            if not self._polling:
-                self._polling = True
-                threading.Thread(target=self._poll, name="version-waiter", daemon=True).start()
-            self._condition.wait(seconds)
+            self._condition.wait(seconds if self._is_polling() else min(seconds, RESTART_SECONDS))
             self._waiting -= 1
+
+    def _is_polling(self) -> bool:
+        """Return whether a thread polls, which is started if there is none; False if that is impossible."""
+        if not self._polling:
+            try:
+                threading.Thread(target=self._poll, name="version-waiter", daemon=True).start()
+            except RuntimeError as error:  # The node's or the container's limit of threads.
+                log.warning("poll for versions not started, retrying", extra=logs.fields(reason=error))
+                return False
+            self._polling = True
+        return True
 
     def _poll(self) -> None:
         try:
@@ -84,9 +94,9 @@ class VersionWaiter:
             try:
                 now = os.stat(self._agents_dir).st_mtime_ns
             except OSError:
-                now = None
+                now = 0  # The data directory was emptied; the provisioner creates it again.
             # The first poll counts as a change: a version may have come before this thread started.
-            if changed or now != seen or now is None:
+            if changed or now != seen:
                 seen = now
                 self.wake()
             with self._condition:

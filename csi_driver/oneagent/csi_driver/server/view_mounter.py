@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from oneagent.common import logs
 from oneagent.common.agent_config import container_conf
 from oneagent.common.identifiers import TenantId, Version
 from oneagent.csi_driver.data_dir import DataDir, LayerId, UnsafeNameError, VolumeId
@@ -27,6 +29,8 @@ from oneagent.csi_driver.server.publish_attempt import PublishAttempt
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.server.volume_dir_pool import VolumeDirPool
 from oneagent.csi_driver.store import AgentStore
+
+log = logging.getLogger(__name__)
 
 
 class VersionGoneError(Exception):
@@ -73,45 +77,62 @@ class ViewMounter:
 
         `VersionGoneError`, `MountError`, or `StoreBusyError` during a removal.
         """
-        request, target = attempt.request, attempt.target
-        with self._store.lease():
-            config = self._config_layer(attempt.record, desired, version)
-            if config is None:
-                raise VersionGoneError(f"the config layer of version {version} is not ready yet")
-            if not self._store.has(version):
-                raise VersionGoneError(f"version {version} left the store")
-            try:
-                volume = self._data.volume(request.volume)
-                plan = self._mounts.plan(
-                    volume,
-                    version,
-                    config.path,
-                    read_only=request.read_only,
-                    flags=request.mount_flags,
-                    options=request.mount_options,
-                    files=self._identity_files(request, desired),
-                )
-                self._acquire_dirs(request.volume, volume.root)
-                self._failpoint("upper created")
-                target.mount_view(plan, self._failpoint)
-            except (OSError, UnsafeNameError) as error:
-                self.rollback(request.volume, target)
-                raise MountError(f"the view can't be mounted: {describe_error(error)}") from error
+        try:
+            with self._store.lease():
+                config = self._mount(attempt, desired, version)
+        except (OSError, UnsafeNameError) as error:
+            self.rollback(attempt.request.volume, attempt.target)
+            raise MountError(f"the view can't be mounted: {describe_error(error)}") from error
         self._failpoint("mounted")
+        return config
+
+    def _mount(self, attempt: PublishAttempt, desired: DesiredState, version: Version) -> ConfigLayer:
+        request = attempt.request
+        config = self._config_layer(attempt.record, desired, version)
+        if config is None:
+            raise VersionGoneError(f"the config layer of version {version} is not ready yet")
+        if not self._store.has(version):
+            raise VersionGoneError(f"version {version} left the store")
+        volume = self._data.volume(request.volume)
+        plan = self._mounts.plan(
+            volume,
+            version,
+            config.path,
+            read_only=request.read_only,
+            flags=request.mount_flags,
+            options=request.mount_options,
+            files=self._identity_files(request, desired),
+        )
+        self._acquire_dirs(request.volume, volume.root)
+        self._failpoint("upper created")
+        attempt.target.mount_view(plan, self._failpoint)
         return config
 
     def rollback(self, volume: VolumeId, target: MountTarget) -> None:
         """Return the node to its state before the publish."""
         with contextlib.suppress(InternalError):
             target.unmount_and_remove(self._failpoint)
-        self._data.discard(self._data.volume(volume).root)
+        self._discard_root(volume)
 
     def discard(self, volume: VolumeId) -> None:
-        """Move the volume's directory to the trash; its upper layer to the logs if these are path."""
+        """Move the volume's directory to the trash; its upper layer to the logs if these are kept.
+
+        A directory that can't be moved, on a read-only disk, stays for the next sweep.
+        """
         if self._keep_logs:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 self._data.keep_log(volume, self._now())
-        self._data.discard(self._data.volume(volume).root)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("log of a pod not kept", extra=logs.fields(volume=volume, reason=error.strerror))
+        self._discard_root(volume)
+
+    def _discard_root(self, volume: VolumeId) -> None:
+        try:
+            self._data.discard(self._data.volume(volume).root)
+        except OSError as error:
+            log.warning("volume's directory not discarded", extra=logs.fields(volume=volume, reason=error.strerror))
 
     def find_owner(self, mount: Mount) -> VolumeId | None:
         """Return the volume of a mounted view; None for other mounts."""

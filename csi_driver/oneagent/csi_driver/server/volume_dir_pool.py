@@ -32,6 +32,7 @@ class VolumeDirPool:
     """Thread-safe. Call `start` once; without it every `acquire` creates the directories itself."""
 
     def __init__(self, data: DataDir) -> None:
+        self._data = data
         self._pool_dir = str(data.volume_pool)
         self._ready: deque[str] = deque()
         self._low = threading.Event()
@@ -40,8 +41,9 @@ class VolumeDirPool:
 
     def start(self) -> None:
         """Start to fill the pool. Directories of an earlier process may be incomplete, so they are removed."""
-        for entry in os.scandir(self._pool_dir):
-            tree_walker.remove_if_possible(entry.path)
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._pool_dir):
+                tree_walker.remove_if_possible(entry.path)
         self._started = True
         self._low.set()
         threading.Thread(target=self._refill, name="volume-dir-pool", daemon=True).start()
@@ -49,12 +51,21 @@ class VolumeDirPool:
     def acquire(self, place: str) -> None:
         """Create the volume directory `place` with new `upper` and `work`; `OSError` if it exists."""
         try:
+            self._acquire(place)
+        except FileNotFoundError:
+            # The data directory was emptied under the running server, and the pool with it.
+            self._ready.clear()
+            self._data.create()
+            self._acquire(place)
+        if self._started and len(self._ready) < KEPT // 2:
+            self._low.set()
+
+    def _acquire(self, place: str) -> None:
+        try:
             directory = self._ready.popleft()
         except IndexError:
             directory = self._make()
         os.rename(directory, place)
-        if self._started and len(self._ready) < KEPT // 2:
-            self._low.set()
 
     def _make(self) -> str:
         """Create the directories. chmod sets the modes, since the umask would reduce them: any user id may write."""

@@ -177,8 +177,14 @@ class Installer:
         install.request, install.source = request, source
         install.cancelled.clear()
         # A daemon: reading a Secret can't be cancelled, and must not keep the process from ending.
-        install.task = threading.Thread(target=self._run, args=(install, slot), name="install", daemon=True)
-        install.task.start()
+        task = threading.Thread(target=self._run, args=(install, slot), name="install", daemon=True)
+        install.task = task
+        try:
+            task.start()
+        except RuntimeError:  # A limit of threads: the next reconcile tries again.
+            install.task = None
+            self._slots.release(slot)
+            raise
 
     def stop(self) -> None:
         """Cancel all installs and wait for them, but not long; the next start resumes their downloads."""
