@@ -143,6 +143,8 @@ def _fields(part: str) -> Iterator[tuple[str, ...]]:
 
 def _kind(field: schema.Schema) -> str:
     names = {"array": "list", "object": "section" if "properties" in field else "mapping", "boolean": "switch"}
+    if schema.INT_OR_STRING in field:
+        return "integer or string"
     kind = str(field["type"])
     return names.get(kind, kind)
 

@@ -46,12 +46,13 @@ def manifest(
     version: str = "",
     decided: str = "",
     image: str = "",
+    pull_policy: str = "",
     mode: str = "cloudNativeFullStack",
     annotations: Mapping[str, str] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
     """Return a DynaKube object; the user pins `version`, the operator has decided `decided`."""
-    own = {"codeModulesVersion": version, "codeModulesImage": image}
+    own = {"codeModulesVersion": version, "codeModulesImage": image, "codeModulesImagePullPolicy": pull_policy}
     return {
         "apiVersion": "dynatrace.com/v1beta6",
         "kind": "DynaKube",

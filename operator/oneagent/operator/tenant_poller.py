@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from oneagent.common import dynakube as dynakubes
 from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import exchange
 from oneagent.common.oci import reference
@@ -151,8 +152,9 @@ class TenantPoller:
     def _resolve_image(self, dynakube: DynaKube, objects: Inputs, before: ImageState) -> ImageState:
         if dynakube.image is None:
             return ImageState()
-        # The name as the user wrote it, not the digest that an earlier poll has put into the status.
-        image = reference.parse(dynakube.package)
+        # The digest in the status is one of an earlier poll: only a tag that is not followed stays with it.
+        stays = dynakube.pull_policy == dynakubes.FIRST_DIGEST
+        image = dynakube.image if stays else reference.parse(dynakube.package)
         return image_resolver.resolve(dynakube, image, objects, before, self._registries, self._signatures)
 
 

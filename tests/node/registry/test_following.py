@@ -53,6 +53,7 @@ def follow(
     secrets: Mapping[str, Mapping[str, str]] | None = None,
     signatures: MemorySignatures | None = None,
     authority: str = "",
+    policy: str = "",
 ) -> ImageState:
     annotations = {"code-modules-image-key": key} if key else {}
     kube = dynakube.from_object(
@@ -60,6 +61,7 @@ def follow(
             api_url="https://abc12345.live.dynatrace.com/api",
             image=f"{server.host}/{PATH}{name}",
             annotations=annotations,
+            pull_policy=policy,
             **(spec or {}),
             **({"trustedCAs": "authorities"} if authority else {}),
         )
@@ -85,6 +87,28 @@ def test_a_tag_is_followed_where_it_moves_to(plain: Registry) -> None:
     second = push(plain, "second")
     found = follow(plain, found)
     assert str(found.image) == f"{plain.host}/{PATH}:1@{second}"
+
+
+def test_a_tag_is_not_followed_if_it_is_pulled_only_once(plain: Registry) -> None:
+    first = push(plain, "first")
+    found = follow(plain, policy="IfNotPresent")
+    push(plain, "second")
+    assert follow(plain, found, policy="IfNotPresent") == found
+    assert str(found.image) == f"{plain.host}/{PATH}:1@{first}"
+
+
+def test_a_registry_is_never_asked_for_an_image_that_must_not_be_pulled(plain: Registry) -> None:
+    digest = push(plain, "first")
+    before = len(plain.requests())
+    found = follow(plain, policy="Never")
+    assert found.image is None
+    assert found.problem == (
+        f"{plain.host}/{PATH}:1: codeModulesImagePullPolicy is Never: add the image's digest, and preload it on the "
+        "nodes"
+    )
+    found = follow(plain, name=f"@{digest}", policy="Never")
+    assert (found.image and found.image.digest, found.problem) == (digest, "")
+    assert len(plain.requests()) == before
 
 
 def test_an_unreachable_registry_changes_nothing(plain: Registry) -> None:

@@ -39,6 +39,9 @@ IMAGE_KEY_ENTRY: Final = "cosign.pub"
 
 DEFAULT_NAMESPACE: Final = "dynatrace"
 DEFAULT_MOUNT_ATTEMPTS: Final = 10
+FOLLOW_TAGS, FIRST_DIGEST, NO_PULL = "Always", "IfNotPresent", "Never"
+PULL_POLICIES: Final = (FOLLOW_TAGS, FIRST_DIGEST, NO_PULL)
+"""Follow a tag wherever it moves to, stay with its first digest, or download nothing."""
 MOUNT_POLICIES: Final = ("wait", "last-good", "fail")
 """The first one is what is meant if nothing is said."""
 DEFAULT_MOUNT_TIMEOUT_SECONDS: Final = 600.0
@@ -71,6 +74,8 @@ class DynaKube:
     """`codeModulesImage`: a `file:` URL, an OCI layout or an image reference; empty for the tenant's package."""
     image_id: str
     """The image that the operator decided (`status.codeModules.imageID`)."""
+    pull_policy: str
+    """One of `PULL_POLICIES`, for the image that `package` names."""
     pull_secret: str
     """Name of the secret with the credentials for the image's registry."""
     image_key: str
@@ -163,6 +168,7 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
         image_id=fields.text(obj, "status.codeModules.imageID"),
+        pull_policy=_pull_policy(obj, f"{own}.codeModulesImagePullPolicy", warnings),
         pull_secret=secret_names.read(obj, "spec.customPullSecret"),
         image_key=_image_key(obj),
         technologies=_technologies(obj),
@@ -371,6 +377,14 @@ def _mount_policy(obj: Mapping[str, object], warnings: list[str]) -> str:
         f"mount-policy is {text[:80]!r}: not one of {', '.join(MOUNT_POLICIES)}; {MOUNT_POLICIES[0]} is used"
     )
     return MOUNT_POLICIES[0]
+
+
+def _pull_policy(obj: Mapping[str, object], field: str, warnings: list[str]) -> str:
+    text = fields.text(obj, field)
+    if not text or text in PULL_POLICIES:
+        return text or FOLLOW_TAGS
+    warnings.append(f"{field} is {text[:80]!r}: not one of {', '.join(PULL_POLICIES)}; {FOLLOW_TAGS} is used")
+    return FOLLOW_TAGS
 
 
 def _request_threshold(obj: Mapping[str, object], warnings: list[str]) -> int:

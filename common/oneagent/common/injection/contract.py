@@ -81,6 +81,8 @@ class Variable:
     CLUSTER_ID: Final = "K8S_CLUSTER_ID"
     WORKLOAD_KIND: Final = "DT_WORKLOAD_KIND"
     WORKLOAD_NAME: Final = "DT_WORKLOAD_NAME"
+    RESOURCE_ATTRIBUTES: Final = "RESOURCE_ATTRIBUTES"
+    """A JSON object of texts, which come before the pod's own metadata; unset for none"""
     CONTAINERS: Final = "CONTAINERS_COUNT"
     CONTAINER_NAME: Final = "CONTAINER_{number}_NAME"
     """From 1 on"""

@@ -1,7 +1,8 @@
 """The digest of the image that a DynaKube names, and the key that has signed it.
 
 A tag is looked up once per poll: the digest that is verified is the digest that is fetched, wherever the tag moves
-to. If the image must be signed, an unsigned one is not followed, and the last signed one stays. A registry that fails
+to. With the pull policy `IfNotPresent` the first digest stays, with `Never` the name has to have one. If the image
+must be signed, an unsigned one is not followed, and the last signed one stays. A registry that fails
 to answer changes nothing.
 """
 
@@ -11,7 +12,7 @@ import logging
 import urllib.parse
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from oneagent.common import dynakube as dynakubes
 from oneagent.common import logs, unpack
@@ -27,6 +28,8 @@ from oneagent.common.tenant import inputs
 from oneagent.common.tenant.inputs import ObjectReader
 
 log = logging.getLogger(__name__)
+
+_NO_PULL_REMEDY: Final = "codeModulesImagePullPolicy is Never: add the image's digest, and preload it on the nodes"
 
 _EXPECTED_ERRORS = (
     download.DownloadError,
@@ -104,12 +107,16 @@ def resolve(
     """Resolve the image's name and verify its signature. For a thread; never raises for what a registry may do."""
     state = before if before.name == dynakube.package else ImageState(dynakube.package)
     state = replace(state, problem="", is_forbidden=False, retry_after=None)
+    is_layout = isinstance(image, LayoutReference)
+    if dynakube.pull_policy == dynakubes.FIRST_DIGEST and not is_layout:
+        image = state.image or image
+    if dynakube.pull_policy == dynakubes.NO_PULL and not is_layout and not image.digest:
+        return replace(state, image=None, problem=f"{image}: {_NO_PULL_REMEDY}")
     try:
         keys = read_keys(dynakube, objects)
         state = replace(state, keys=frozenset(key.fingerprint for key in keys))
         if image.digest and signatures.is_signed(image.digest, state.keys or ()):
             return replace(state, image=image)
-        is_layout = isinstance(image, LayoutReference)
         access = oci_image.Access() if is_layout else registry_access(dynakube, objects, registries)
         with oci_image.Image(image, access) as opened:
             resolved = image.at(opened.digest())

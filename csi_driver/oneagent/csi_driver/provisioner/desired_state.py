@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from oneagent.common import dynakube as dynakubes
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.dynakube import DynaKube, desired_version
 from oneagent.common.dynakube.desired_version import Origin
@@ -62,7 +63,7 @@ def find_missing(
         # Before the first poll there is no configuration for a version. And a version of the DynaKube's former source
         # does not come from the present one.
         is_missing = dynakube.name in inputs.tenants and version not in inputs.trees
-        if is_missing and package_sources.serves(dynakube, version):
+        if is_missing and _may_download(dynakube) and package_sources.serves(dynakube, version):
             users.setdefault(StoreKey(version), []).append(dynakube)
     return [InstallRequest(key, tuple(dynakubes)) for key, dynakubes in users.items()]
 
@@ -120,6 +121,9 @@ def _with_layer(
     version = row.version
     tree = inputs.arriving.get(version) or inputs.trees.get(version)
     if tree is None:
+        if not _may_download(dynakube):
+            condition = f"version {agent_version(version)} is not in the store: preload it, or change its pull policy"
+            return dataclasses.replace(row, condition=condition)
         return dataclasses.replace(row, condition=_explain_missing(version, state, inputs.records.get(version)))
     try:
         row = dataclasses.replace(
@@ -174,6 +178,10 @@ def _may_fall_back(dynakube: DynaKube, state: TenantState, version: Version, sig
     if dynakube.image is None or not dynakube.image_key or state.image.keys is None:
         return True
     return signatures.is_signed(store_key.image_digest(version), state.image.keys)
+
+
+def _may_download(dynakube: DynaKube) -> bool:
+    return dynakube.image is None or dynakube.pull_policy != dynakubes.NO_PULL
 
 
 def _explain_missing(version: Version, state: TenantState, record: VersionRecord | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.mode import Mode
+from oneagent.common.injection import contract
 from oneagent.operator.host_agents import image, node_conflicts, secrets, spec
 from oneagent.operator.host_agents.inputs import HostAgentInputs
 from oneagent.operator.host_agents.spec import HostAgent
@@ -26,6 +27,8 @@ CONTAINER: Final = "dynatrace-oneagent"
 SERVICE_ACCOUNT: Final = "dynatrace-dynakube-oneagent"
 DIGEST: Final = "internal.oneagent.dynatrace.com/template-hash"
 RESTART: Final = "internal.oneagent.dynatrace.com/secrets-hash"
+ATTRIBUTES: Final = "internal.oneagent.dynatrace.com/resource-attributes"
+"""Content of the file that agents read resource attributes from. A change of it restarts them."""
 VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 _CAPABILITIES: Final = (
@@ -38,6 +41,7 @@ _GRACE_SECONDS: Final = 80
 _MIN_READY_SECONDS: Final = 10
 _TOKEN_PATH: Final = "/var/lib/dynatrace/secrets/tokens/tenant-token"  # noqa: S105
 _CERTIFICATES_PATH: Final = "/mnt/dynatrace/certs"
+_ATTRIBUTES_FILE: Final = "dt_node_metadata.properties"
 _STORAGE_PATH: Final = "/mnt/volume_storage_mount"
 _ROOT_PATH: Final = "/mnt/root"
 
@@ -85,10 +89,7 @@ def daemon_set(desired: Desired) -> dict[str, Any]:
         "metadata": head,
         "spec": {
             "selector": {"matchLabels": selector(kube.name)},
-            "updateStrategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxUnavailable": desired.agent.max_unavailable},
-            },
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": dict(desired.agent.rolling_update)},
             "minReadySeconds": _MIN_READY_SECONDS,
             "template": _template(desired),
         },
@@ -120,6 +121,8 @@ def _template(desired: Desired) -> dict[str, Any]:
         "cluster-autoscaler.kubernetes.io/enable-ds-eviction": "false",
         RESTART: secrets.restart_digest(kube, desired.inputs, has_proxy=_has_proxy(desired)),
     }
+    if agent.attributes:
+        annotations[ATTRIBUTES] = "".join(f"{key}={value}\n" for key, value in agent.attributes.items())
     own = {**selector(kube.name), "app.kubernetes.io/managed-by": MANAGER, **_version_label(desired)}
     return {"metadata": {"labels": {**agent.labels, **own}, "annotations": annotations}, "spec": _pod(desired)}
 
@@ -156,9 +159,11 @@ def _affinity() -> dict[str, Any]:
 
 
 def _container(desired: Desired) -> dict[str, Any]:
+    policy = desired.agent.pull_policy
     return {
         "name": CONTAINER,
         "image": desired.choice.image,
+        **({"imagePullPolicy": policy} if policy else {}),
         "args": _args(desired),
         "env": _env(desired),
         "resources": _resources(desired.agent.resources),
@@ -256,10 +261,21 @@ def _volumes(desired: Desired) -> Iterable[tuple[dict[str, Any], dict[str, Any]]
     yield secret, mount
     if agent.read_only:
         yield _storage(desired)
+    if agent.attributes:
+        yield _attributes()
     if kube.trusted_cas:
         items = [{"key": "certs", "path": "certs.pem"}]
         certificates = {"name": "certs", "configMap": {"name": kube.trusted_cas, "items": items}}
         yield certificates, {"name": "certs", "mountPath": _CERTIFICATES_PATH, "readOnly": True}
+
+
+def _attributes() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Mount the file alone: the agent has others in its directory."""
+    name = "resource-attributes"
+    item = {"path": _ATTRIBUTES_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{ATTRIBUTES}']"}}
+    path = f"{contract.ENRICHMENT_PATH}/{_ATTRIBUTES_FILE}"
+    mount = {"name": name, "mountPath": path, "subPath": _ATTRIBUTES_FILE, "readOnly": True}
+    return {"name": name, "downwardAPI": {"items": [item]}}, mount
 
 
 def _storage(desired: Desired) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -8,23 +8,25 @@ validates them and names the field as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube import resource_attributes
 from oneagent.common.dynakube.api import feature_flags, version_history
 from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import reference as oci_reference
+from oneagent.operator.host_agents import rolling_update
 
 DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
 DEFAULT_STORAGE: Final = "/var/opt/dynatrace"
 HOST_GROUP: Final = "--set-host-group"
 
 _DNS_POLICIES: Final = (DEFAULT_DNS_POLICY, "ClusterFirst", "Default", "None")
-_MAX_UNAVAILABLE: Final = re.compile(r"[1-9][0-9]{0,4}|([1-9][0-9]?|100)%")
+_PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
 _ENV_NAME: Final = re.compile(r"[!-<>-~]+")
 
 
@@ -50,8 +52,12 @@ class HostAgent:
     """A file below kubelet's seccomp directory; empty for none."""
     storage: str
     """Directory on the host, for read-only modes without the CSI driver."""
-    max_unavailable: int | str
-    """Nodes that are updated at a time: a number or a percentage."""
+    rolling_update: Mapping[str, int | str]
+    """As in the DaemonSet: exactly one of `maxUnavailable` and `maxSurge` is more than 0."""
+    pull_policy: str
+    """Empty for the default of Kubernetes."""
+    attributes: Mapping[str, str]
+    """Resource attributes of the hosts."""
     read_only: bool
     """The host's root file system is mounted read-only."""
     privileged: bool
@@ -112,10 +118,12 @@ def from_object(obj: Mapping[str, Any], mode: Mode) -> HostAgent:
         tolerations=_mappings(obj, f"{own}.tolerations"),
         priority_class=fields.dns_name(obj, f"{own}.priorityClassName"),
         resources=_resources(obj, f"{own}.oneAgentResources"),
-        dns_policy=_dns_policy(obj, f"{own}.dnsPolicy"),
+        dns_policy=_one_of(obj, f"{own}.dnsPolicy", _DNS_POLICIES) or DEFAULT_DNS_POLICY,
         seccomp_profile=_seccomp_profile(obj, f"{own}.secCompProfile"),
         storage=_storage(obj, f"{own}.storageHostPath"),
-        max_unavailable=_max_unavailable(obj),
+        rolling_update=rolling_update.read(obj, f"{own}.rollingUpdate"),
+        pull_policy=_one_of(obj, f"{own}.imagePullPolicy", _PULL_POLICIES),
+        attributes=_attributes(obj, mode),
         read_only=mode is not Mode.CLASSIC_FULL_STACK and _bool_flag(obj, "oneagent-readonly-host-fs", default=True),
         privileged=_bool_flag(obj, "oneagent-privileged"),
         uses_proxy=not _bool_flag(obj, "oneagent-ignore-proxy"),
@@ -191,11 +199,20 @@ def _resources(obj: Mapping[str, Any], path: str) -> dict[str, Any]:
     return dict(found or {})
 
 
-def _dns_policy(obj: Mapping[str, Any], path: str) -> str:
-    value = fields.text(obj, path) or DEFAULT_DNS_POLICY
-    if value not in _DNS_POLICIES:
-        raise fields.FieldError(path, value, f"must be one of {', '.join(_DNS_POLICIES)}")
+def _one_of(obj: Mapping[str, Any], path: str, allowed: Collection[str]) -> str:
+    """Return one of the allowed texts; empty if the field is not set."""
+    value = fields.text(obj, path)
+    if value and value not in allowed:
+        raise fields.FieldError(path, value, f"must be one of {', '.join(allowed)}")
     return value
+
+
+def _attributes(obj: Mapping[str, Any], mode: Mode) -> dict[str, str]:
+    paths = (resource_attributes.FOR_ALL, resource_attributes.additional(mode))
+    for path in paths:
+        for fault in resource_attributes.faults(obj, path):
+            raise fields.FieldError(path, fields.at(obj, path), fault)
+    return resource_attributes.read(obj, *paths)
 
 
 def _seccomp_profile(obj: Mapping[str, Any], path: str) -> str:
@@ -213,15 +230,6 @@ def _storage(obj: Mapping[str, Any], path: str) -> str:
     if not path_.is_absolute() or ".." in path_.parts or len(path_.parts) < 2:
         raise fields.FieldError(path, value, f"must be the absolute path of a directory such as {DEFAULT_STORAGE}")
     return value
-
-
-def _max_unavailable(obj: Mapping[str, Any]) -> int | str:
-    value = feature_flags.text(obj, flag := "oneagent-max-unavailable") or "1"
-    if not _MAX_UNAVAILABLE.fullmatch(value):
-        raise fields.FieldError(
-            feature_flags.annotation(flag), value, "must be a number from 1 to 99999, or 1% to 100%"
-        )
-    return value if value.endswith("%") else int(value)
 
 
 def _bool_flag(obj: Mapping[str, Any], flag: str, *, default: bool = False) -> bool:

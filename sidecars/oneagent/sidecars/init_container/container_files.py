@@ -59,7 +59,7 @@ def files(settings: InitContainerSettings) -> dict[str, str]:
 
 
 def enrichment(settings: InitContainerSettings) -> dict[str, str]:
-    """Return the pod's known attributes. Older readers use the keys that begin with `dt.`.
+    """Return the pod's attributes and its DynaKube's, which come first. Older readers use keys that begin with `dt.`.
 
     All containers of the pod read the same directory, so no attribute is about a single container.
     """
@@ -75,9 +75,14 @@ def enrichment(settings: InitContainerSettings) -> dict[str, str]:
         "dt.kubernetes.workload.kind": kind,
         "dt.kubernetes.workload.name": settings.workload_name,
         "dt.kubernetes.cluster.id": pod.cluster_id,
+        **settings.resource_attributes,
     }
-    cleaned = ((key, _UNPRINTABLE.sub("", value).strip()) for key, value in facts.items())
-    return {key: value for key, value in cleaned if value}
+    cleaned = ((_on_one_line(key), _on_one_line(value)) for key, value in facts.items())
+    return {key: value for key, value in cleaned if key and value}
+
+
+def _on_one_line(text: str) -> str:
+    return _UNPRINTABLE.sub("", text).strip()
 
 
 def _make_directory(path: str) -> None:

@@ -6,6 +6,7 @@ it becomes a file's name.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ VARIABLES: Final = (
     (Variable.CLUSTER_ID, "UID of the namespace kube-system"),
     (Variable.WORKLOAD_KIND, "kind of the pod's workload"),
     (Variable.WORKLOAD_NAME, "name of the pod's workload"),
+    (Variable.RESOURCE_ATTRIBUTES, "more metadata, a JSON object of texts"),
     (Variable.CONTAINERS, "number of containers with the agent"),
     (Variable.CONTAINER_NAME.format(number="<n>"), "name of each container, numbered from 1"),
     (Variable.CONTAINER_IMAGE.format(number="<n>"), "image of each container"),
@@ -73,6 +75,8 @@ class InitContainerSettings:
     """Name and image of each container with the agent"""
     workload_kind: str
     workload_name: str
+    resource_attributes: Mapping[str, str]
+    """Replace the pod's own attributes of the same key"""
     connect_retry_ms: int
     version: str
     """Version pinned for this pod; else empty"""
@@ -106,6 +110,7 @@ def read(environ: Mapping[str, str]) -> InitContainerSettings:
         containers=_containers(environ) if agent else (),
         workload_kind=environ.get(Variable.WORKLOAD_KIND, ""),
         workload_name=environ.get(Variable.WORKLOAD_NAME, ""),
+        resource_attributes=_attributes(environ) if enrichment else {},
         connect_retry_ms=_milliseconds(environ),
         version=environ.get(Variable.VERSION, ""),
         flavor=environ.get(Variable.FLAVOR, "") or "default",
@@ -178,6 +183,17 @@ def _milliseconds(environ: Mapping[str, str]) -> int:
     if not _MILLISECONDS.fullmatch(text):
         raise _invalid(Variable.CONNECT_RETRY, text, "not a number of milliseconds")
     return int(text)
+
+
+def _attributes(environ: Mapping[str, str]) -> dict[str, str]:
+    text = environ.get(Variable.RESOURCE_ATTRIBUTES, "") or "{}"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise _invalid(Variable.RESOURCE_ATTRIBUTES, text, "not a JSON object of texts")
+    return found
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

@@ -209,6 +209,17 @@ def test_the_mount_policy_is_to_wait_unless_another_is_named(value: str, policy:
     assert (found.mount_policy, found.warnings) == (policy, ())
 
 
+@pytest.mark.parametrize(
+    ("value", "policy"),
+    [("", "Always"), ("Always", "Always"), ("IfNotPresent", "IfNotPresent"), ("Never", "Never"), ("never", "Always")],
+)
+def test_tags_are_followed_unless_another_pull_policy_is_named(value: str, policy: str) -> None:
+    section = {"codeModulesImage": "registry.example/agent:1", "codeModulesImagePullPolicy": value}
+    found = dynakube.from_object(manifest(oneAgent={"applicationMonitoring": section}))
+    assert found.pull_policy == policy
+    assert bool(found.warnings) == (value == "never")
+
+
 def test_an_unknown_mount_policy_is_to_wait_with_a_warning() -> None:
     found = dynakube.from_object(annotated(mount_policy="best"))
     assert found.mount_policy == "wait"

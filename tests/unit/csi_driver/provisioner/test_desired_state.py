@@ -109,6 +109,19 @@ class TestARow:
         row = desired_state.find_desired([dynakube()], inputs(ANSWER, stored=(NEW,)), fail)[DEMO]
         assert row.condition == "its configuration can't be written: No space left on device"
 
+    def test_of_an_image_that_must_not_be_pulled_waits_for_a_preload(self) -> None:
+        kube = dynakube(image=f"registry.example/agent@{SIGNED}", pull_policy="Never")
+        wanted = store_key.of_image(SIGNED)
+        row = desired(kube, inputs(ANSWER))
+        assert (row.version, row.good_version) == (wanted, "")
+        assert row.condition.endswith("is not in the store: preload it, or change its pull policy")
+        assert desired_state.find_missing([kube], {DEMO: row}, inputs(ANSWER)) == []
+        stored = desired(kube, inputs(ANSWER, stored=(wanted,)))
+        assert (stored.good_version, stored.condition) == (wanted, "")
+        others = [dynakube(image=f"registry.example/agent@{SIGNED}")]
+        missing = desired_state.find_missing(others, {DEMO: row}, inputs(ANSWER))
+        assert [request.version for request in missing] == [wanted]
+
     def test_without_views_wants_no_version(self) -> None:
         row = desired(dynakube(mode="hostMonitoring"), inputs(None, row=STORED))
         assert (row.version, row.layer, row.good_version) == ("", "", "")

@@ -39,6 +39,30 @@ def read(obj: dict[str, Any]) -> spec.HostAgent:
         ({"oneAgentResources": "1Gi"}, f"{OWN}.oneAgentResources is '1Gi': must be a mapping"),
         ({"oneAgentResources": {"limits": "1"}}, f"{OWN}.oneAgentResources.limits is '1': must be a mapping"),
         ({"dnsPolicy": "clusterfirst"}, f"{OWN}.dnsPolicy is 'clusterfirst': must be one of ClusterFirstWithHostNet"),
+        (
+            {"imagePullPolicy": "always"},
+            f"{OWN}.imagePullPolicy is 'always': must be one of Always, IfNot",
+        ),
+        ({"rollingUpdate": 15}, f"{OWN}.rollingUpdate (a int, not shown): must be a mapping"),
+        ({"rollingUpdate": {"maxUnavailable": -1}}, f"{OWN}.rollingUpdate.maxUnavailable is '-1': must be a number"),
+        (
+            {"rollingUpdate": {"maxUnavailable": True}},
+            f"{OWN}.rollingUpdate.maxUnavailable is 'true': must be a",
+        ),
+        ({"rollingUpdate": {"maxSurge": "101%"}}, f"{OWN}.rollingUpdate.maxSurge is '101%': must be a number"),
+        ({"rollingUpdate": {"maxUnavailable": 0}}, f"{OWN}.rollingUpdate.maxUnavailable is '0': must be at least 1"),
+        (
+            {"rollingUpdate": {"maxUnavailable": "0%", "maxSurge": 0}},
+            f"{OWN}.rollingUpdate.maxUnavailable is '0%'",
+        ),
+        (
+            {"rollingUpdate": {"maxUnavailable": 1, "maxSurge": "10%"}},
+            f"{OWN}.rollingUpdate.maxUnavailable is '1': must be 0 together with maxSurge",
+        ),
+        (
+            {"additionalResourceAttributes": {"a b": "c"}},
+            f"{OWN}.additionalResourceAttributes (a dict, not shown): has the key 'a b', which must read name",
+        ),
         ({"secCompProfile": "../escape.json"}, f"{OWN}.secCompProfile is '../escape.json': must be a path below"),
         ({"storageHostPath": "relative"}, f"{OWN}.storageHostPath is 'relative': must be the absolute path"),
         ({"storageHostPath": "/"}, f"{OWN}.storageHostPath is '/': must be the absolute path"),
@@ -49,6 +73,24 @@ def test_a_value_that_cannot_be_used_is_named_with_its_field_and_the_remedy(sect
     with pytest.raises(kubernetes_fields.FieldError) as caught:
         read(cases.obj({"mode": MODE, "section": section}))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("section", "update"),
+    [
+        ({}, {"maxUnavailable": "20%"}),
+        ({"rollingUpdate": {}}, {"maxUnavailable": "20%"}),
+        ({"rollingUpdate": {"maxUnavailable": 15}}, {"maxUnavailable": 15}),
+        ({"rollingUpdate": {"maxUnavailable": "15"}}, {"maxUnavailable": 15}),
+        ({"rollingUpdate": {"maxUnavailable": "10%", "maxSurge": 0}}, {"maxUnavailable": "10%"}),
+        ({"rollingUpdate": {"maxSurge": 0}}, {"maxUnavailable": 1}),
+        ({"rollingUpdate": {"maxSurge": 2}}, {"maxUnavailable": 0, "maxSurge": 2}),
+        ({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "5%"}}, {"maxUnavailable": 0, "maxSurge": "5%"}),
+    ],
+)
+def test_a_rolling_update_comes_before_the_flag(section: Any, update: dict[str, Any]) -> None:
+    obj = cases.obj({"mode": MODE, "section": section, "features": {"oneagent-max-unavailable": "20%"}})
+    assert read(obj).rolling_update == update
 
 
 @pytest.mark.parametrize(
@@ -71,7 +113,7 @@ def test_a_feature_flag_that_cannot_be_used_is_named_as_its_annotation(flag: str
 def test_flags_are_also_read_by_their_old_names() -> None:
     obj = cases.obj({"mode": MODE})
     obj["metadata"]["annotations"] = {"alpha.operator.dynatrace.com/feature-oneagent-max-unavailable": "7"}
-    assert read(obj).max_unavailable == 7
+    assert read(obj).rolling_update == {"maxUnavailable": 7}
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,21 @@ class TestFiles:
             "dt.kubernetes.cluster.id": "c0ffee",
         }
 
+    def test_resource_attributes_come_before_what_the_pod_is(self) -> None:
+        attributes = {"my.team": "platform", "example.com/zone": "a", "k8s.cluster.uid": "mine", "empty": ""}
+        known = container_files.enrichment(wanted("provisioned", RESOURCE_ATTRIBUTES=json.dumps(attributes)))
+        plain = container_files.enrichment(wanted("provisioned"))
+        assert known == {**plain, "my.team": "platform", "example.com/zone": "a", "k8s.cluster.uid": "mine"}
+
+    @pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', "[" * 2000])
+    def test_resource_attributes_that_are_none_are_refused(self, text: str) -> None:
+        with pytest.raises(SettingsError, match=r"RESOURCE_ATTRIBUTES: .* is not a JSON object of texts"):
+            wanted("provisioned", RESOURCE_ATTRIBUTES=text)
+
     @given(st.text(max_size=30))
     def test_no_value_can_say_more_than_its_own_line(self, value: str) -> None:
-        given_ = wanted("provisioned", DT_WORKLOAD_NAME=value, K8S_NODE_NAME=value)
+        attributes = json.dumps({value: value})
+        given_ = wanted("provisioned", DT_WORKLOAD_NAME=value, K8S_NODE_NAME=value, RESOURCE_ATTRIBUTES=attributes)
         files = container_files.files(given_)
         known = container_files.enrichment(given_)
         assert len(files["enrichment/dt_metadata.properties"].splitlines()) == len(known)

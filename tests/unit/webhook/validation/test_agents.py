@@ -146,8 +146,10 @@ def test_an_argument_in_neither_form_is_a_warning(arguments: list[str], doubtful
     ],
 )
 def test_resources_of_init_containers_are_valid(resources: Manifest, message: str) -> None:
-    found = errors(kube(mode("applicationMonitoring", initResources=resources)))
-    assert message in only(found) if message else found == ()
+    enrichment = {"metadataEnrichment": {"enabled": True, "initResources": resources}}
+    for spec in (mode("applicationMonitoring", initResources=resources), enrichment):
+        found = errors(kube(spec))
+        assert message in only(found) if message else found == ()
 
 
 @pytest.mark.parametrize("character", ["\n", "\t", "\r", "\0", "\x1b", ""])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from oneagent.common import durations, dynakube, safe_regex
-from oneagent.common.dynakube import namespace_mapping
+from oneagent.common.dynakube import namespace_mapping, resource_attributes
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.kubernetes import fields, selectors
 from oneagent.webhook.injection.inputs import Object
 
 _MAX_CACHED: Final = 64
+_MAX_FAULTS: Final = 3
 _cache: dict[tuple[str, str, str], DynaKubeSettings] = {}
 
 
@@ -27,6 +29,15 @@ class DynaKubeSettings:
     enrichment_selector: selectors.Selector | None
     """None if enrichment is off"""
     init_resources: Mapping[str, Any]
+    """Of pods with the agent"""
+    enrichment_resources: Mapping[str, Any]
+    """Of pods with enrichment alone; those of pods with the agent if not set"""
+    attributes: Mapping[str, str]
+    """Resource attributes of pods with the agent"""
+    enrichment_attributes: Mapping[str, str]
+    """Resource attributes of pods with enrichment alone"""
+    attribute_faults: tuple[str, ...]
+    """Resource attributes that are left out, for users"""
 
     @property
     def mount_timeout(self) -> str:
@@ -66,7 +77,9 @@ def read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
 def _read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
     common = dynakube.from_object(manifest)
     annotations = fields.at(manifest, "metadata.annotations")
-    resources = fields.at(manifest, f"spec.oneAgent.{common.mode}.initResources")
+    attribute_fields = (resource_attributes.FOR_ALL, resource_attributes.additional(common.mode))
+    faults = (f"{path} {fault}" for path in attribute_fields for fault in resource_attributes.faults(manifest, path))
+    init_resources = _section(manifest, f"spec.oneAgent.{common.mode}.initResources")
     claim = namespace_mapping.claim(manifest, own_namespace)
     return DynaKubeSettings(
         common=common,
@@ -76,5 +89,14 @@ def _read(manifest: Object, own_namespace: str) -> DynaKubeSettings:
         ignored=claim.ignored,
         agent_selector=next(iter(claim.agent_selectors), None),
         enrichment_selector=claim.enrichment_selector,
-        init_resources=resources if isinstance(resources, Mapping) else {},
+        init_resources=init_resources,
+        enrichment_resources=_section(manifest, "spec.metadataEnrichment.initResources") or init_resources,
+        attributes=resource_attributes.read(manifest, *attribute_fields),
+        enrichment_attributes=resource_attributes.read(manifest, resource_attributes.FOR_ALL),
+        attribute_faults=tuple(itertools.islice(faults, _MAX_FAULTS)),
     )
+
+
+def _section(manifest: Object, path: str) -> Mapping[str, Any]:
+    found = fields.at(manifest, path)
+    return found if isinstance(found, Mapping) else {}

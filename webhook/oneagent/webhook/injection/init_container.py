@@ -7,6 +7,7 @@ cluster chooses each pod's user, does not refuse it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ def build(
     if pod_plan.agent:
         result["env"].append(env.literal(Variable.CONTAINERS, str(len(containers))))
         result["env"] += container_variables(containers, first=1)
-    if container_resources := resources.of_init_container(pod, dynakube, unpacks=pod_plan.agent and not pod_plan.csi):
+    if container_resources := resources.of_init_container(pod, dynakube, pod_plan):
         result["resources"] = container_resources
     return result
 
@@ -68,6 +69,7 @@ def _about_pod(pod: Pod, context: PodContext, dynakube: DynaKubeSettings, pod_pl
         Variable.CLUSTER_ID: context.cluster_id,
         Variable.WORKLOAD_KIND: context.workload.kind,
         Variable.WORKLOAD_NAME: context.workload.name,
+        Variable.RESOURCE_ATTRIBUTES: _attributes(dynakube, pod_plan),
     }
     return [
         *(env.literal(name, value) for name, value in values.items() if value),
@@ -76,6 +78,20 @@ def _about_pod(pod: Pod, context: PodContext, dynakube: DynaKubeSettings, pod_pl
         env.field(Variable.NAMESPACE, "metadata.namespace"),
         env.field(Variable.NODE_NAME, "spec.nodeName"),
     ]
+
+
+def attributes_warning(dynakube: DynaKubeSettings) -> str:
+    """Return a warning about resource attributes that are left out; empty if all are used."""
+    if not dynakube.attribute_faults:
+        return ""
+    faults = ", ".join(dynakube.attribute_faults)
+    return f"resource attributes of the DynaKube {dynakube.common.name} are left out: {faults}"
+
+
+def _attributes(dynakube: DynaKubeSettings, pod_plan: Plan) -> str:
+    """Return the resource attributes as JSON; empty if the pod gets none."""
+    found = dynakube.attributes if pod_plan.agent else dynakube.enrichment_attributes
+    return json.dumps(found, separators=(",", ":")) if found and pod_plan.enrichment else ""
 
 
 def _about_agent(pod: Pod, dynakube: DynaKubeSettings, pod_plan: Plan) -> list[Entry]:

@@ -274,6 +274,7 @@ class PatchBuilder:
         found = [
             policy,
             resources.invalid_resources_warning(self.dynakube),
+            init_container.attributes_warning(self.dynakube),
             volumes.size_warning(self.pod),
             *injection_env.release_field_warnings(self.context, self.dynakube),
         ]

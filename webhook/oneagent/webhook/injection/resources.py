@@ -12,12 +12,14 @@ this, unless the API server would refuse them or the pod would lose the class Gu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
 from oneagent.common.kubernetes import quantities
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
+from oneagent.webhook.injection.plan import Plan
 from oneagent.webhook.injection.pod_model import Container, Pod
 
 _REQUESTS: Final = {"cpu": "30m", "memory": "30Mi"}
@@ -29,19 +31,21 @@ _DISK: Final = "ephemeral-storage"
 _DISK_OF_AGENT: Final = 2 << 30
 
 
-def of_init_container(pod: Pod, dynakube: DynaKubeSettings, *, unpacks: bool) -> dict[str, Any]:
+def of_init_container(pod: Pod, dynakube: DynaKubeSettings, plan: Plan) -> dict[str, Any]:
     if pod.spec.resources and (pod.spec.resources.requests or pod.spec.resources.limits):
         return {}
-    if dynakube.init_resources and not invalid_resources_warning(dynakube):
-        chosen = {name: dict(given) for name, given in dynakube.init_resources.items() if given}
+    given_resources = dynakube.init_resources if plan.agent else dynakube.enrichment_resources
+    if given_resources and next(quantities.faults(given_resources), None) is None:
+        chosen = {name: dict(given) for name, given in given_resources.items() if given}
         if _are_guaranteed(chosen) or not all(map(_is_guaranteed, pod.all_containers())):
             return chosen
-    return _derive(pod, unpacks=unpacks)
+    return _derive(pod, unpacks=plan.agent and not plan.csi)
 
 
 def invalid_resources_warning(dynakube: DynaKubeSettings) -> str:
     """Return a warning about `initResources` that the API server would refuse; empty if it accepts them."""
-    fault = next(quantities.faults(dynakube.init_resources), "")
+    faults = (quantities.faults(given) for given in (dynakube.init_resources, dynakube.enrichment_resources))
+    fault = next(itertools.chain.from_iterable(faults), "")
     return f"initResources of the DynaKube {dynakube.common.name} are ignored: {fault}" if fault else ""
 
 

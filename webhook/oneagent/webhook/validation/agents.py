@@ -185,8 +185,8 @@ def image_key_without_image(ctx: ValidationContext) -> Iterator[str]:
 
 
 def init_resources_invalid(ctx: ValidationContext) -> Iterator[str]:
-    for mode in ctx.modes(fields.INJECTING_MODES):
-        path = f"spec.oneAgent.{mode}.initResources"
+    modes = [f"spec.oneAgent.{mode}" for mode in ctx.modes(fields.INJECTING_MODES)]
+    for path in (f"{section}.initResources" for section in (*modes, "spec.metadataEnrichment")):
         for fault in quantities.faults(json_path.section(ctx.new, path) or {}):
             yield (
                 f"{path} has resources that the API server refuses: {fault}. Make sure that they are valid, with "

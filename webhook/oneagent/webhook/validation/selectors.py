@@ -7,21 +7,16 @@ only might overlap later are valid.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.dynakube.api import fields, json_path
 from oneagent.common.kubernetes import fields as kubernetes_fields
-from oneagent.common.kubernetes import selectors
+from oneagent.common.kubernetes import labels, selectors
 from oneagent.webhook.injection.inputs import Object
 from oneagent.webhook.validation.context import ValidationContext, describe_field_error, modes, quote
 
-_WORD: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_PREFIX: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-_KEY: Final = re.compile(rf"((?=.{{1,253}}/){_PREFIX}/)?{_WORD}")
-_VALUE: Final = re.compile(rf"({_WORD})?")
 _MAX_NAMED: Final = 3
 _SHARING: Final = "multiple-osagents-on-node"
 
@@ -84,16 +79,16 @@ def _namespace_selectors(manifest: Object) -> list[str]:
 
 
 def _label_faults(path: str, key: str, values: list[object] | list[str]) -> Iterator[str]:
-    if not _KEY.fullmatch(key):
+    if not labels.is_key(key):
         yield (
-            f"{path} has the key {quote(key)}, which is not a valid label key. Make sure that it reads name or "
-            "example.com/name, with at most 63 characters in the name."
+            f"{path} has the key {quote(key)}, which is not a valid label key. Make sure that it reads "
+            f"{labels.KEY_FORM}."
         )
     for value in values:
-        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        if not labels.is_value(value):
             yield (
                 f"{path} has the value {quote(str(value))} for {quote(key)}, which is not a valid label value. Make "
-                "sure that it has at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends."
+                f"sure that it has {labels.VALUE_FORM}."
             )
 
 

@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from oneagent.common.dynakube.api.pod_fields import conditions, resources, selector, tolerations, variables
+from oneagent.common.dynakube import resource_attributes
+from oneagent.common.dynakube.api.pod_fields import (
+    conditions,
+    pull_policy,
+    resources,
+    rolling_update,
+    selector,
+    tolerations,
+    variables,
+)
 from oneagent.common.dynakube.api.schema import (
     RULES,
     Schema,
@@ -53,8 +62,20 @@ def _name(description: str) -> Schema:
     return text(description, maxLength=253, pattern=_NAME)
 
 
+def _attributes(description: str) -> Schema:
+    return table(description, {"type": "string"}, maxProperties=resource_attributes.LIMIT)
+
+
+_ADDITIONAL_ATTRIBUTES: Final[Mapping[str, Schema]] = {
+    "additionalResourceAttributes": _attributes(
+        "Resource attributes of the hosts and pods that get an agent. Each comes before the one of the same key in "
+        "spec.resourceAttributes."
+    ),
+}
+
 _HOST: Final[Mapping[str, Schema]] = {
     "image": text("Image of the host agent. The tenant's own image if not set."),
+    "imagePullPolicy": pull_policy("Pull policy of the host agent's image. That of Kubernetes if not set."),
     "version": text(
         "Version of the host agent, complete, such as 1.277.0.20230914-094321. The tenant's newest one if not set."
     ),
@@ -80,6 +101,8 @@ _HOST: Final[Mapping[str, Schema]] = {
         pattern="^$|^/",
     ),
     "oneAgentResources": resources("CPU and memory of the host agent."),
+    "rollingUpdate": rolling_update("How host agents are replaced, as in a DaemonSet."),
+    **_ADDITIONAL_ATTRIBUTES,
 }
 
 USE_CSI_DRIVER: Final = switch(
@@ -92,12 +115,17 @@ _INJECTION: Final[Mapping[str, Schema]] = {
         "Source of the agent for applications in place of the tenant: an image; or what is on "
         "the nodes, a package at file:///path/to/archive.zip or an OCI layout, oci-layout:/path/of/layout:name."
     ),
+    "codeModulesImagePullPolicy": pull_policy(
+        "When nodes look for codeModulesImage. IfNotPresent: a tag that moves is not followed. Never: nothing is "
+        "downloaded, so the image has to be preloaded by its digest. Otherwise tags are followed."
+    ),
     "codeModulesVersion": text(
         "Version of the agent for applications, complete, such as 1.277.0.20230914-094321. The version if not set."
     ),
     "initResources": resources("CPU and memory of the init container that applications' pods get."),
     "namespaceSelector": selector("Namespaces whose pods get an agent; all that are not ignored if not set."),
     "useCSIDriver": USE_CSI_DRIVER,
+    **_ADDITIONAL_ATTRIBUTES,
 }
 
 
@@ -156,7 +184,15 @@ SPEC: Final = section(
                 "namespaceSelector": selector(
                     "Namespaces whose pods get them without an agent, too; all that are not ignored if not set."
                 ),
+                "initResources": resources(
+                    "CPU and memory of the init container of pods that get the files and no agent. The mode's "
+                    "initResources if not set."
+                ),
             },
+        ),
+        "resourceAttributes": _attributes(
+            "Resource attributes that are added to the metadata of all hosts and pods. Keys and values have the "
+            "form of labels'."
         ),
         "networkZone": text("Network zone of all agents."),
         "proxy": section(

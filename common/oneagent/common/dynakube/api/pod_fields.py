@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from oneagent.common.dynakube.api.schema import Schema, anything, listing, moment, number, section, table, text
+from oneagent.common.dynakube.api.schema import (
+    INT_OR_STRING,
+    Schema,
+    anything,
+    listing,
+    moment,
+    number,
+    section,
+    table,
+    text,
+)
 
 _QUANTITY: Final[Schema] = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
-    "x-kubernetes-int-or-string": True,
+    INT_OR_STRING: True,
     "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
 }
 
@@ -21,6 +31,30 @@ def resources(description: str) -> Schema:
             "limits": table("Resources that are never exceeded.", _QUANTITY),
         },
     )
+
+
+def rolling_update(description: str) -> Schema:
+    number_or_percentage: Schema = {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        INT_OR_STRING: True,
+    }
+    return section(
+        description,
+        {
+            "maxUnavailable": {
+                "description": "Nodes without an agent at a time: a number, or a percentage of all. 1 if not set.",
+                **number_or_percentage,
+            },
+            "maxSurge": {
+                "description": "Nodes that have the new agent beside the former one at a time. Needs maxUnavailable 0.",
+                **number_or_percentage,
+            },
+        },
+    )
+
+
+def pull_policy(description: str) -> Schema:
+    return text(description, enum=["", "Always", "IfNotPresent", "Never"])
 
 
 def selector(description: str) -> Schema:

@@ -14,6 +14,7 @@ from oneagent.common.dynakube.api import json_path
 Schema = dict[str, Any]
 
 PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
+INT_OR_STRING: Final = "x-kubernetes-int-or-string"
 RULES: Final = "x-kubernetes-validations"
 
 

@@ -61,6 +61,7 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
                 (
                     "initResources",
                     "codeModulesImage",
+                    "codeModulesImagePullPolicy",
                     "codeModulesVersion",
                     "namespaceSelector",
                     "useCSIDriver",
