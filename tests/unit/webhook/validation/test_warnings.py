@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oneagent.common.dynakube.api import versions
+from oneagent.common.dynakube.api import conversion, versions
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
@@ -13,12 +13,8 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
 @pytest.mark.parametrize(
     ("new", "warnings"),
     [
-        (kube({"networkZon": "a"}), ["spec.networkZon is not a field of v1beta6: it has no effect."]),
+        (kube({"wholeCluster": "a"}), ["spec.wholeCluster is not a field of v1beta6: it has no effect."]),
         (kube({"line\nbreak": 1}), ["'spec.line\\nbreak' is not a field of v1beta6: it has no effect."]),
-        (
-            kube({"namespaceSelector": {}}),
-            ["spec.namespaceSelector is not a field of v1beta6: it is a field of v1beta1."],
-        ),
         (kube({"namespaceSelector": {}}, version="v1beta1"), []),
         (
             kube({f"a{number}": 1 for number in range(12)}),
@@ -30,7 +26,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
         (
             kube(mode("hostMonitoring", autoUpdate=True), version="v1beta5"),
             [
-                "spec.oneAgent.hostMonitoring.autoUpdate is deprecated: Deprecated. Update host agents to "
+                "spec.oneAgent.hostMonitoring.autoUpdate is deprecated: Update host agents to "
                 "the tenant's newest version."
             ],
         ),
@@ -121,6 +117,84 @@ def test_an_allowed_but_doubtful_field_is_a_warning(new: Manifest, warnings: lis
     assert validation.validate(new, None, UNKNOWN) == validation.ValidationResult((), tuple(warnings))
 
 
+@pytest.mark.parametrize("version", versions.VERSIONS)
+def test_nothing_in_the_status_is_warned_about_or_refused(version: str) -> None:
+    status = {
+        "phase": "Running",
+        "connectionInfo": {"tenantUUID": "../../etc"},
+        "oneAgent": {"connectionInfoStatus": {"tenantUUID": "a/b"}, "healthchek": 1},
+        "codeModules": {"version": "custom image"},
+        "somethingElse": {"autoUpdate": False},
+    }
+    new = {**kube(version=version), "status": status}
+    assert validation.validate(new, None, UNKNOWN) == validation.ValidationResult()
+
+
+class TestCarriedSettings:
+    """A setting that the newest version cannot show is named, in every version that the DynaKube is applied in."""
+
+    @pytest.mark.parametrize("version", versions.VERSIONS[1:-1])
+    @pytest.mark.parametrize("reader", versions.VERSIONS)
+    def test_updates_that_are_off(self, version: str, reader: str) -> None:
+        written = kube(mode("hostMonitoring", autoUpdate=False), version=version)
+        applied = conversion.convert(written, f"dynatrace.com/{reader}")
+        (warning,) = validation.validate(applied, None, UNKNOWN).warnings
+        if reader == versions.NEWEST:
+            assert warning.startswith("Host agents are not updated, by autoUpdate: false of an older version")
+        else:
+            assert ".autoUpdate is deprecated: Update" in warning
+
+    def test_updates_that_are_on_are_what_everybody_has(self) -> None:
+        written = kube(mode("hostMonitoring", autoUpdate=True), version="v1beta3")
+        applied = conversion.convert(written, f"dynatrace.com/{versions.NEWEST}")
+        assert validation.validate(applied, None, UNKNOWN) == validation.ValidationResult()
+
+    SETTINGS = pytest.mark.parametrize(
+        ("version", "spec", "path"),
+        [
+            ("v1alpha1", {"infraMonitoring": {"waitReadySeconds": 60}}, "spec.infraMonitoring.waitReadySeconds"),
+            ("v1alpha1", {"oneAgent": {"image": "registry.example/a:1"}}, "spec.oneAgent.image"),
+            (
+                "v1beta1",
+                {**mode("hostMonitoring"), "namespaceSelector": {"matchLabels": {"a": "b"}}},
+                "spec.namespaceSelector",
+            ),
+        ],
+    )
+
+    @SETTINGS
+    def test_settings_without_a_place_are_named_in_the_newest_version(
+        self, version: str, spec: Manifest, path: str
+    ) -> None:
+        applied = conversion.convert(kube(spec, version=version), f"dynatrace.com/{versions.NEWEST}")
+        (warning,) = validation.validate(applied, None, UNKNOWN).warnings
+        assert warning == f"{path} of {version} has no effect; only readers of {version} see it."
+
+    @SETTINGS
+    def test_settings_without_a_place_are_named_once_in_their_own_version(
+        self, version: str, spec: Manifest, path: str
+    ) -> None:
+        (warning,) = validation.validate(kube(spec, version=version), None, UNKNOWN).warnings
+        assert warning.startswith(path)
+        assert "has no effect" in warning
+
+    def test_a_mode_that_is_off_is_no_setting_without_effect(self) -> None:
+        new = kube({"classicFullStack": {"enabled": False, "args": ["--a=b"]}}, version="v1alpha1")
+        assert validation.validate(new, None, UNKNOWN) == validation.ValidationResult()
+
+
+def test_a_dynakube_outside_the_operators_namespace_is_refused() -> None:
+    new = kube()
+    new["metadata"]["namespace"] = "shop"
+    (error,) = validation.validate(new, None, UNKNOWN).errors
+    assert error == (
+        "The DynaKube is in the namespace 'shop', where the operator does not look for it. Make sure that it is in "
+        "the operator's namespace, 'dynatrace'."
+    )
+    # One that is there already can still lose its finalizer.
+    assert validation.validate(new, new, UNKNOWN).errors == ()
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "guess"),
     [
@@ -133,6 +207,7 @@ def test_an_allowed_but_doubtful_field_is_a_warning(new: Manifest, warnings: lis
         ("ignore-namespaces", "[]", "ignored-namespaces"),
         ("noproxy", "a", "no-proxy"),
         ("max-csi-mount-attempt", "1", "max-csi-mount-attempts"),
+        ("enabled-automatic-injectio", "true", "automatic-injection"),
         ("multiple-osagent-on-node", "true", "multiple-osagents-on-node"),
         # These say something else.
         ("oneagent-readwrite-host-fs", "true", ""),

@@ -6,6 +6,8 @@
     feature_flags   rules about feature flags
     selectors       rules about selectors, and about overlaps between DynaKubes
     warnings        warnings about fields that are allowed
+    field_hints     hints at the right field for an unknown one
+    similar_names   guesses at misspelt names
 
 A rule is a function that yields a sentence for each fault. All rules run, in a fixed order, so that one answer lists
 all faults. The API server itself checks types, names and changes of the tenant, and warns of old API versions.
@@ -37,6 +39,7 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     network.proxy_invalid,
     network.proxy_password_invalid,
     agents.name_invalid,
+    agents.namespace_wrong,
     agents.multiple_modes,
     agents.version_incomplete,
     agents.image_invalid,
@@ -60,6 +63,7 @@ _MAX_SENTENCES: Final = 50
 _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.unknown_fields,
     validation_warnings.deprecated_fields,
+    validation_warnings.carried_settings,
     validation_warnings.other_products,
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
@@ -105,9 +109,9 @@ def _newest(obj: Object) -> dict[str, object]:
 
 
 def _remaining_errors(ctx: ValidationContext) -> list[str]:
-    """Return faults that no rule found, but that a node would report."""
+    """Return faults of the user's that no rule found, but that a node would report. The status is the operator's."""
     try:
-        dynakube.from_object(ctx.new)
+        dynakube.from_object({key: value for key, value in ctx.new.items() if key != "status"})
     except kubernetes_fields.FieldError as error:
         return [context.describe_field_error(error)]
     return []

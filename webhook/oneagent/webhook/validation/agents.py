@@ -38,6 +38,16 @@ def name_invalid(ctx: ValidationContext) -> Iterator[str]:
         )
 
 
+def namespace_wrong(ctx: ValidationContext) -> Iterator[str]:
+    """Refuse a DynaKube that no component reads."""
+    namespace = json_path.get_value(ctx.written, "metadata.namespace")
+    if isinstance(namespace, str) and namespace and namespace != ctx.cluster.own_namespace:
+        yield (
+            f"The DynaKube is in the namespace {quote(namespace)}, where the operator does not look for it. Make sure "
+            f"that it is in the operator's namespace, {quote(ctx.cluster.own_namespace)}."
+        )
+
+
 def multiple_modes(ctx: ValidationContext) -> Iterator[str]:
     if len(modes := ctx.modes()) > 1:
         # The first sentence stays word for word: users of DynaKubes search for it.

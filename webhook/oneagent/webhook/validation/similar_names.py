@@ -15,6 +15,8 @@ from typing import Final
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _ALIKE: Final = 0.66
 """Least ratio of two words that may be one"""
+_SHORTEST: Final = 3
+"""Letters of a word that may be short for another: `app` for `application`"""
 _NEGATIONS: Final = frozenset(
     (
         *("deny", "disable", "disabled", "enable", "enabled", "exclude", "excluded", "ignore", "ignored", "never"),
@@ -24,20 +26,28 @@ _NEGATIONS: Final = frozenset(
 _NEGATING_PREFIXES: Final = frozenset(("anti", "de", "dis", "in", "no", "non", "un"))
 
 
+_CONTRARIES: Final = (("en", "dis"), ("dis", "en"), ("in", "ex"), ("ex", "in"), ("in", "de"), ("de", "in"))
+"""Beginnings of words that say the contrary of each other: `enable` and `disable`"""
+
+
 def find(name: str, candidates: Iterable[str], count: int = 1) -> list[str]:
     """Return up to `count` candidates that the name may mean, the most similar first."""
     close = difflib.get_close_matches(name, list(candidates), n=count + 3)
-    return [candidate for candidate in close if _has_same_sense(name, candidate)][:count]
+    return [candidate for candidate in close if has_same_sense(name, candidate)][:count]
 
 
 def is_same(one: str, other: str) -> bool:
-    """Return True if two words differ by no more than spelling."""
+    """Return True if two words differ by no more than spelling, or one is short for the other."""
     longer, shorter = sorted((one, other), key=len, reverse=True)
     negated = longer.endswith(shorter) and longer.removesuffix(shorter) in _NEGATING_PREFIXES
-    return not negated and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
+    contrary = any(one.startswith(a) and other.startswith(b) for a, b in _CONTRARIES)
+    if len(shorter) >= _SHORTEST and longer.startswith(shorter):
+        return True
+    return not negated and not contrary and difflib.SequenceMatcher(None, one, other).ratio() >= _ALIKE
 
 
-def _has_same_sense(one: str, other: str) -> bool:
+def has_same_sense(one: str, other: str) -> bool:
+    """Return True if no word of two names says the contrary of the other name."""
     ours, theirs = _words(one), _words(other)
     ours, theirs = (
         list((Counter(ours) - Counter(theirs)).elements()),

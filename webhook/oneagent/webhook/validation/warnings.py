@@ -6,33 +6,45 @@ import itertools
 from collections.abc import Iterator
 from typing import Final
 
-from oneagent.common.dynakube.api import fields, json_path, schema, version_history
-from oneagent.common.dynakube.api.versions import VERSIONS
+from oneagent.common.dynakube.api import conversion, fields, json_path, schema, version_history
 from oneagent.common.injection import pod_annotations
-from oneagent.webhook.validation import agents, network
+from oneagent.webhook.validation import agents, field_hints, network
 from oneagent.webhook.validation.context import ValidationContext, quote
 
 _MAX_UNKNOWN_FIELDS: Final = 10
 """The API server forwards only a few kilobytes of warnings."""
-_DEPRECATED: Final = ("Deprecated.", "Without effect")
-"""Beginnings of a deprecated field's description."""
+_WITHOUT_EFFECT: Final = "Without effect: "
+_DEPRECATED: Final = "Deprecated. "
+"""Beginnings of a deprecated field's description"""
 
 
 def unknown_fields(ctx: ValidationContext) -> Iterator[str]:
-    unknown = schema.unknown(version_history.described(ctx.version), ctx.written)
+    """Warn of fields that users wrote. The status is the operator's, also that of another release."""
+    written = {key: value for key, value in ctx.written.items() if key != "status"}
+    unknown = schema.unknown(version_history.described(ctx.version), written)
     for path in itertools.islice(unknown, _MAX_UNKNOWN_FIELDS):
-        versions = [version for version in VERSIONS if schema.get_field(version_history.described(version), path)]
-        hint = f"it is a field of {versions[-1]}" if versions else "it has no effect"
-        yield f"{_printable_path(path)} is not a field of {ctx.version}: {hint}."
+        yield f"{_printable_path(path)} is not a field of {ctx.version}: {field_hints.hint(ctx, path)}"
     if rest := sum(1 for _ in unknown):
         yield f"{rest} more unknown fields."
 
 
 def deprecated_fields(ctx: ValidationContext) -> Iterator[str]:
-    for path, field in schema.fields(version_history.described(ctx.version)):
-        meaning = field.get("description", "")
-        if meaning.startswith(_DEPRECATED) and json_path.get_value(ctx.written, path) is not None:
-            yield f"{path} is deprecated: {meaning}"
+    for path, meaning in _deprecated_fields(ctx):
+        if meaning.startswith(_DEPRECATED):
+            yield f"{path} is deprecated: {meaning.removeprefix(_DEPRECATED)}"
+        else:
+            yield f"{path} has no effect: {meaning.removeprefix(_WITHOUT_EFFECT)}"
+
+
+def carried_settings(ctx: ValidationContext) -> Iterator[str]:
+    """Warn of what the newest version has no field for; it is shown by the version that it was written in."""
+    note = f"metadata.annotations[{version_history.AUTO_UPDATE}]"
+    if json_path.get_value(ctx.written, note) == "false" and ctx.modes(fields.HOST_MODES):
+        yield f"Host agents are not updated, by autoUpdate: false of an older version, which {note} keeps."
+    named = {path for path, _ in _deprecated_fields(ctx)}
+    for version, path in conversion.carried_without_effect(ctx.new):
+        if version != ctx.version or path not in named:
+            yield f"{_printable_path(path)} of {version} has no effect; only readers of {version} see it."
 
 
 def other_products(ctx: ValidationContext) -> Iterator[str]:
@@ -67,6 +79,15 @@ def enrichment_off_without_effect(ctx: ValidationContext) -> Iterator[str]:
             "metadata files in any case; a pod opts out by the annotation "
             f"{pod_annotations.INJECT_ENRICHMENT[0]}."
         )
+
+
+def _deprecated_fields(ctx: ValidationContext) -> Iterator[tuple[str, str]]:
+    """Yield path and description of each deprecated field that is written."""
+    for path, field in schema.fields(version_history.described(ctx.version)):
+        meaning = str(field.get("description", ""))
+        is_deprecated = meaning.startswith((_DEPRECATED, _WITHOUT_EFFECT))
+        if is_deprecated and json_path.get_value(ctx.written, path) is not None:
+            yield path, meaning
 
 
 def _printable_path(path: str) -> str:

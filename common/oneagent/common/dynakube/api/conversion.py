@@ -65,6 +65,16 @@ def to_newest(obj: Tree) -> Tree:
     return tree
 
 
+def carried_without_effect(tree: Tree) -> Iterator[tuple[str, str]]:
+    """Yield version and place of each setting of an older version that an object of the newest one only carries."""
+    for version in VERSIONS[:-1]:
+        for difference in _carried(json_path.get_value(tree, f"metadata.annotations[{CARRIER}{version}]")):
+            is_off = isinstance(difference.was, dict) and difference.was.get("enabled") is False
+            is_set = bool(difference.was) and difference.was is not msgspec.UNSET
+            if difference.at[:1] == ["spec"] and is_set and not is_off:
+                yield version, ".".join(difference.at)
+
+
 def _step(tree: Tree, source: str, target: str) -> Tree:
     """From or to the newest version."""
     carried = _pop_carried(tree, target)
@@ -124,7 +134,10 @@ def _carry(tree: Tree, version: str, made: Tree, was: Tree) -> None:
 
 def _pop_carried(tree: Tree, version: str) -> list[Difference]:
     """Remove and return the values that are carried for a version; none of them if the annotation is invalid."""
-    text = json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]")
+    return _carried(json_path.pop_value(tree, f"metadata.annotations[{CARRIER}{version}]"))
+
+
+def _carried(text: object) -> list[Difference]:
     try:
         return typed_json.decode(text, list[Difference]) if isinstance(text, str) else []
     except (msgspec.DecodeError, RecursionError):

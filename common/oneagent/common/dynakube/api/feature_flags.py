@@ -1,7 +1,7 @@
 """The feature flags: annotations of a DynaKube that change how something is done.
 
 A flag is written `feature.dynatrace.com/NAME`; in old releases also with another prefix, and a switch as `disable-NAME`
-or `enable-NAME`. Every spelling has an effect in every API version; the plain one comes first.
+or `enable-NAME`. Every spelling means the same in every API version; the plain one comes first.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ is known; that the API server has to keep the rest is added by `preserving`, so 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -59,6 +60,18 @@ def rule(expression: str, message: str) -> Schema:
 
 def get_field(schema: Schema, path: str) -> Schema | None:
     return json_path.section(schema, _below(path))
+
+
+def get_section(schema: Schema, path: str) -> Schema | None:
+    """Return the description of what a path of an object leads to, such as `spec.tolerations[0]`; None if unknown."""
+    here: Schema | None = schema
+    for key in re.sub(r"\[[0-9]+\]", ".[]", path).split("."):
+        if here is None or not key:
+            break
+        here = (
+            here.get("items") if key == "[]" else here.get("properties", {}).get(key, here.get("additionalProperties"))
+        )
+    return here
 
 
 def set_field(schema: Schema, path: str, field: Schema) -> None:

@@ -136,6 +136,23 @@ MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
 }
 
 
+def renamed(path: str) -> tuple[str, ...]:
+    """Return the places in the newest version of a field that older versions have elsewhere; empty if it has none."""
+    places = {path}
+    for version in versions.VERSIONS[:-1]:
+        for move in MOVES[version]:
+            if isinstance(move, Renamed | Switched | Spread):
+                places = {target for place in places for target in _follow(move, place)}
+    return tuple(sorted(places - {path}))
+
+
+def _follow(move: Renamed | Switched | Spread, place: str) -> tuple[str, ...]:
+    targets = move.new if isinstance(move, Spread) else (move.new,)
+    if place == move.old or place.startswith(f"{move.old}."):
+        return tuple(target + place.removeprefix(move.old) for target in targets)
+    return (place,)
+
+
 @functools.cache
 def described(version: str) -> Schema:
     """The schema of a version, made from the newest one. Not to be changed."""
