@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Final
@@ -33,10 +34,10 @@ Observer = Callable[[str, StatusCode, float], None]
 
 
 def parse_address(address: str) -> str:
-    """Return the path of a `--csi-address`: `/csi/csi.sock`, `unix:/csi/csi.sock` or `unix:///csi/csi.sock`."""
+    """Return the path of a `--csi-address`: `/csi/csi.sock`, also relative, with or without `unix:` or `unix://`."""
     path = address.removeprefix("unix:").removeprefix("//")
-    if not path.startswith("/"):
-        raise ValueError(f"{address!r} is not the absolute path of a unix socket, such as /run/csi/socket")
+    if not path or re.match(r"[a-z][a-z0-9+.-]*:", path):
+        raise ValueError(f"{address!r} is not the path of a unix socket, such as /run/csi/socket")
     return path
 
 

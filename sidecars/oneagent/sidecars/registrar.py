@@ -16,6 +16,7 @@ import dataclasses
 import logging
 import queue
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ GET_INFO: Final = "/pluginregistration.Registration/GetInfo"
 NOTIFY: Final = "/pluginregistration.Registration/NotifyRegistrationStatus"
 
 _WAIT_FOR_DRIVER_SECONDS: Final = 30.0
+_SIGNAL_CHECK_SECONDS: Final = 0.1
 _SOCKET_CHECK_SECONDS: Final = 1.0
 _DRIVER_CHECK_SECONDS: Final = 0.5
 _DRAIN_SECONDS: Final = 5.0
@@ -72,7 +74,7 @@ def read_settings(arguments: Sequence[str]) -> RegistrarSettings | None:
     )
     flags.add_argument("--http-endpoint", default="", help="host:port of /healthz (default: none)")
     flags.add_argument("--health-port", type=go_flags.port, default=0, help="deprecated: use --http-endpoint")
-    flags.add_argument("--mode", default="registration", help="deprecated: kubelet-registration-probe exits with 0")
+    flags.add_argument("--mode", default="", help="deprecated: kubelet-registration-probe exits with 0")
     flags.add_argument("--connection-timeout", help="deprecated, without effect")
     flags.switch("stay-while-driver-serves", "after SIGTERM, stay registered until the driver has ended")
     flags.switch("enable-pprof", "without effect")
@@ -81,8 +83,6 @@ def read_settings(arguments: Sequence[str]) -> RegistrarSettings | None:
         flags.refuse("--kubelet-registration-path is required: the driver's socket as kubelet sees it")
     if options.mode == "kubelet-registration-probe":
         return None
-    if options.mode != "registration":
-        flags.refuse(f"--mode={options.mode} is neither registration nor kubelet-registration-probe")
     if options.http_endpoint and options.health_port:
         flags.refuse("--http-endpoint and --health-port exclude each other; use --http-endpoint")
     try:
@@ -157,10 +157,23 @@ def main() -> int:
     logs.setup(settings.log_format, "info")
     codes = signals.install_handlers()
     driver = csi_client.Driver(settings.csi_path, settings.timeout_seconds)
-    name = _read_driver_name(driver)
-    if not name:
-        return 1
+    name = _wait_for_driver_name(driver, codes)
+    if isinstance(name, int):
+        return name
     return _register(settings, driver, name, codes)
+
+
+def _wait_for_driver_name(driver: csi_client.Driver, codes: signals.ExitCodes) -> str | int:
+    """The driver's name, or an exit code: 1 if there is no name, 0 after a signal, which ends the wait at once."""
+    names: list[str] = []
+    reading = threading.Thread(target=lambda: names.append(_read_driver_name(driver)), name="driver", daemon=True)
+    reading.start()
+    while reading.is_alive():
+        try:
+            return codes.get(timeout=_SIGNAL_CHECK_SECONDS)
+        except queue.Empty:
+            continue
+    return names[0] if names and names[0] else 1
 
 
 def _read_driver_name(driver: csi_client.Driver) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import stat
 import threading
@@ -100,12 +101,35 @@ def test_only_the_owner_can_open_the_socket(driver: IdentityDriver, kubelet: Kub
 
 
 def test_a_driver_that_comes_later_is_waited_for(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
-    start()
-    time.sleep(1)
+    program = start()
+    programs.until(lambda: "connecting to the driver" in program.log())
     assert not kubelet.sees_socket()
     driver.start()
     programs.until(kubelet.sees_socket)
     assert kubelet.get_info().name == driver.name
+
+
+def test_a_relative_address_of_the_driver_is_taken(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:
+    driver.start()
+    start(f"--csi-address={os.path.relpath(driver.socket)}", "--mode=")
+    programs.until(kubelet.sees_socket)
+    assert kubelet.get_info().name == driver.name
+
+
+@pytest.mark.parametrize("state", ["away", "silent"])
+def test_sigterm_ends_a_registrar_that_waits_for_its_driver(
+    driver: IdentityDriver, kubelet: Kubelet, start: Start, state: str
+) -> None:
+    if state == "silent":
+        driver.hang = True
+        driver.start()
+    program = start("--timeout=1m", "--stay-while-driver-serves")
+    programs.until(lambda: "connecting to the driver" in program.log())
+    began = time.monotonic()
+    assert program.terminate() == 0
+    # A second, and time for a busy machine; without the signal it would wait for 30 s or more.
+    assert time.monotonic() - began < 5
+    assert not kubelet.sees_socket()
 
 
 def test_sigterm_removes_the_socket_and_ends_with_0(driver: IdentityDriver, kubelet: Kubelet, start: Start) -> None:

@@ -384,3 +384,24 @@ def test_kubernetes_of_before_the_admission_policies_is_refused() -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         generate.template("--kube-version=1.29.0")
     assert "1.30" in caught.value.stderr
+
+
+def test_with_upstreams_registrar_nothing_depends_on_a_flag_that_only_ours_has() -> None:
+    image = "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.14.0"
+    manifests = rendered({"csidriver": {"registrar": {"image": image}}})
+    pod = one(manifests, "DaemonSet")["spec"]["template"]["spec"]
+    ours = container(manifests, "registrar")
+    assert ours["image"] == image
+    assert "command" not in ours
+    assert [word.partition("=")[0] for word in ours["args"]] == ["--csi-address", "--kubelet-registration-path"]
+    # A driver that stays, but is registered no more, would only keep its own pod from ending.
+    assert not [
+        word
+        for name in ("server", "provisioner")
+        for word in container(manifests, name)["args"]
+        if "daemonset" in word or "uninstall" in word
+    ]
+    assert "terminationGracePeriodSeconds" not in pod
+    assert not [
+        rule for rule in one(manifests, "Role", "oneagent-csi-driver")["rules"] if "daemonsets" in rule["resources"]
+    ]

@@ -84,14 +84,28 @@ def test_the_deprecated_probe_mode_has_nothing_to_do() -> None:
     assert registrar.read_settings([REQUIRED, "--mode=kubelet-registration-probe"]) is None
 
 
+@pytest.mark.parametrize("mode", ["", "registration", "other"])
+def test_every_other_mode_registers(mode: str) -> None:
+    assert registrar.read_settings([REQUIRED, f"--mode={mode}"]) == registrar.read_settings([REQUIRED])
+
+
+@pytest.mark.parametrize("address", ["csi/csi.sock", "./csi.sock", "csi.sock", "../a:b/csi.sock", "/a:b/csi.sock"])
+@pytest.mark.parametrize("prefix", ["", "unix:", "unix://"])
+def test_the_drivers_socket_may_be_named_relative_to_the_working_directory(prefix: str, address: str) -> None:
+    settings = registrar.read_settings([REQUIRED, f"--csi-address={prefix}{address}"])
+    assert settings
+    assert settings.csi_path == livenessprobe.read_settings([f"--csi-address={prefix}{address}"]).csi_path == address
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "--kubelet-registration-path is required"),
-        ([REQUIRED, "--mode=other"], "--mode=other"),
         ([REQUIRED, "--http-endpoint=:1", "--health-port=2"], "exclude each other"),
-        ([REQUIRED, "--csi-address=tcp://1.2.3.4:5"], "'tcp://1.2.3.4:5' is not the absolute path"),
-        ([REQUIRED, "--csi-address=unix://csi/csi.sock"], "not the absolute path"),
+        ([REQUIRED, "--csi-address=tcp://1.2.3.4:5"], "'tcp://1.2.3.4:5' is not the path"),
+        ([REQUIRED, "--csi-address=dns:driver"], "'dns:driver' is not the path"),
+        ([REQUIRED, "--csi-address=unix://"], "'unix://' is not the path"),
+        ([REQUIRED, "--csi-address="], "'' is not the path"),
     ],
 )
 def test_values_that_cannot_work_end_the_registrar_with_1(
@@ -110,7 +124,7 @@ def test_values_that_cannot_work_end_the_registrar_with_1(
         ["--http-endpoint=:1", "--metrics-address=:2"],
         ["--http-endpoint=:1", "--metrics-path=/healthz"],
         ["--http-endpoint=:1", "--metrics-path=m"],
-        ["--csi-address=csi.sock"],
+        ["--csi-address=vsock:2:10"],
     ],
 )
 def test_values_that_cannot_work_end_the_livenessprobe_with_1(words: list[str]) -> None:
