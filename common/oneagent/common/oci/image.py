@@ -17,7 +17,7 @@ from oneagent.common import logs, unpack
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
 from oneagent.common.oci import auth, hosts, layout, manifest, pull_secret, repository
-from oneagent.common.oci.manifest import Descriptor
+from oneagent.common.oci.manifest import Descriptor, Manifest
 from oneagent.common.oci.reference import ImageName, LayoutReference
 
 log = logging.getLogger(__name__)
@@ -131,22 +131,47 @@ class Image:
 
         Raises `HttpError`, `PackageError`, or `UnusableFileError` of a layout.
         """
-        digest, where = self.digest(), self._reference.name
-        parsed = manifest.parse(self._fetch_manifest(digest), where)
-        if parsed.manifests is not None:
-            chosen = manifest.choose_image(parsed, where, machine)
-            parsed = manifest.parse(self._fetch_manifest(chosen.digest), where)
-            if parsed.layers is None:
-                raise unpack.UnsupportedPackageError(
-                    f"{where}: its index names another index as the image for this machine"
-                )
-        elif config := manifest.config(parsed):
-            body = self._try_each(lambda source: source.get_config(config))
-            manifest.check_config(body, where, machine)
+        limits = limits or unpack.UnpackLimits()
+        parsed = manifest.parse(self._fetch_manifest(self.digest()), self._reference.name)
+        if parsed.manifests is None:
+            listed = self._list_layers(parsed, machine, limits)
+        else:
+            listed = self._list_layers_of_index(parsed, machine, limits)
         return [
             Layer(layer.digest, layer.size, tuple(source.blob_source(layer.digest) for source in self._sources))
-            for layer in manifest.layers(parsed, where, limits or unpack.UnpackLimits())
+            for layer in listed
         ]
+
+    def _list_layers_of_index(
+        self, index: Manifest, machine: str | None, limits: unpack.UnpackLimits
+    ) -> list[Descriptor]:
+        """Return the layers of the image for a machine; of the first that may be for it, if none names a platform."""
+        *others, last = manifest.choose_images(index, self._reference.name, machine)
+        for other in others:
+            with contextlib.suppress(unpack.PackageError):
+                return self._list_layers_of_entry(other, machine, limits)
+        return self._list_layers_of_entry(last, machine, limits)
+
+    def _list_layers_of_entry(
+        self, entry: Descriptor, machine: str | None, limits: unpack.UnpackLimits
+    ) -> list[Descriptor]:
+        where = self._reference.name
+        image = manifest.parse(self._fetch_manifest(entry.digest), where)
+        if image.layers is None:
+            raise unpack.UnsupportedPackageError(
+                f"{where}: its index names another index as the image for this machine"
+            )
+        if entry.names_platform:
+            return manifest.layers(image, where, limits)
+        return self._list_layers(image, machine, limits)
+
+    def _list_layers(self, image: Manifest, machine: str | None, limits: unpack.UnpackLimits) -> list[Descriptor]:
+        """Return the layers of an image, unless its configuration names another machine."""
+        where = self._reference.name
+        if config := manifest.config(image):
+            body = self._try_each(lambda source: source.get_config(config))
+            manifest.check_config(body, where, machine)
+        return manifest.layers(image, where, limits)
 
     def _fetch_manifest(self, digest: str) -> bytes:
         return self._try_each(lambda source: source.get_manifest(digest))

@@ -3,6 +3,9 @@
 Docker's media types (version 2) and those of OCI mean the same. A document is classified by its content and not by
 its header's media type alone: one that is an image and an index at once is refused, because two programs could
 read it differently.
+
+What a document leaves out contradicts nothing: tools that append layers or join images write no platform. The agent's
+own library then shows the machine that it is for, when it is unpacked.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from oneagent.common.oci import reference
 MAX_BYTES: Final = 4 << 20
 """Size of a manifest that every registry has to accept, and most accept no more (distribution specification)."""
 MAX_LAYERS: Final = 128
+_MAX_CANDIDATES: Final = 8
+"""Images of an index whose configuration is read, one after the other, to find that of this machine."""
 _MAX_SIZE: Final = 1 << 50
 """More than any build tool makes: overlay file systems end at about as many."""
 
@@ -39,18 +44,27 @@ _PLAIN_VARIANTS: Final = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 
 
 class Platform(msgspec.Struct, frozen=True):
-    architecture: str = ""
-    os: str = ""
-    variant: str = ""
+    """Parts that are absent are empty or null."""
+
+    architecture: str | None = ""
+    os: str | None = ""
+    variant: str | None = ""
 
     def __str__(self) -> str:
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
-    def runs_on(self, machine: str) -> bool:
-        """Return True if Linux on a machine, as `platform.machine()` calls it, can run it."""
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.os and self.architecture)
+
+    def may_run_on(self, machine: str) -> bool:
+        """Return True if no part excludes Linux on a machine, as `platform.machine()` calls it."""
         architecture = _MACHINES.get(machine, machine)
-        variants = _PLAIN_VARIANTS.get(architecture, ("",))
-        return (self.os, self.architecture) == ("linux", architecture) and self.variant in variants
+        return (
+            (self.os or "linux") == "linux"
+            and (self.architecture or architecture) == architecture
+            and (self.variant or "") in _PLAIN_VARIANTS.get(architecture, ("",))
+        )
 
 
 class Descriptor(msgspec.Struct, frozen=True):
@@ -60,6 +74,10 @@ class Descriptor(msgspec.Struct, frozen=True):
     size: int
     mediaType: str = ""
     platform: Platform | None = None
+
+    @property
+    def names_platform(self) -> bool:
+        return self.platform is not None and self.platform.is_complete
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -96,27 +114,32 @@ def parse(body: bytes, where: str) -> Manifest:
 
 
 def choose_image(index: Manifest, where: str, machine: str | None = None) -> Descriptor:
-    """Return the image of an index for a machine, by default this one."""
+    """Return the image of an index for a machine, by default this one: the first of `choose_images`."""
+    return choose_images(index, where, machine)[0]
+
+
+def choose_images(index: Manifest, where: str, machine: str | None = None) -> list[Descriptor]:
+    """Return the image of an index for a machine, by default this one; all that may be, if none names its platform."""
     machine = machine or platform.machine()
-    listed = [entry for entry in index.manifests or () if entry.platform and entry.platform.os != "unknown"]
-    for entry in listed:
-        if entry.platform and entry.platform.runs_on(machine):
-            return entry
+    listed = [entry for entry in index.manifests or () if not (entry.platform and entry.platform.os == "unknown")]
+    possible = [entry for entry in listed if (entry.platform or Platform()).may_run_on(machine)]
+    if exact := [entry for entry in possible if entry.names_platform]:
+        return exact[:1]
+    if possible:
+        return possible[:_MAX_CANDIDATES]
     there = ", ".join(sorted({str(entry.platform) for entry in listed})) or "no platform"
     raise unpack.UnsupportedPackageError(f"{where}: has no image for linux on {machine}, only for {there}")
 
 
 def check_config(body: bytes, where: str, machine: str | None = None) -> None:
-    """Check by its configuration that an image without an index is for a machine."""
+    """Refuse an image whose configuration names another machine."""
     machine = machine or platform.machine()
     try:
         target = foreign_json.decode(body, Platform)
     except foreign_json.DocumentError as error:
         raise unpack.CorruptPackageError(f"{where}: not an image's configuration: {error}") from error
-    if not target.runs_on(machine):
-        raise unpack.UnsupportedPackageError(
-            f"{where}: is for {str(target) or 'no platform'}, this is linux on {machine}"
-        )
+    if not target.may_run_on(machine):
+        raise unpack.UnsupportedPackageError(f"{where}: is for {target}, this is linux on {machine}")
 
 
 def config(image: Manifest) -> Descriptor | None:
@@ -130,7 +153,7 @@ def layers(image: Manifest, where: str, limits: unpack.UnpackLimits) -> list[Des
     if not listed or len(listed) > MAX_LAYERS:
         raise unpack.UnsupportedPackageError(f"{where}: has {len(listed)} layers, 1 to {MAX_LAYERS} are supported")
     for layer in listed:
-        if not _LAYER.fullmatch(layer.mediaType):
+        if layer.mediaType and not _LAYER.fullmatch(layer.mediaType):
             raise unpack.UnsupportedPackageError(
                 f"{where}: has a layer of the type {layer.mediaType[:100]!r}: tar, plain or by gzip or zstd, is read"
             )

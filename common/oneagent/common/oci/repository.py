@@ -1,6 +1,6 @@
 """One host's copy of a repository: digests of tags, manifests, and download sources of layers.
 
-All content must have the requested digest; a tag's content the digest that the host sends.
+All content must have the requested digest, which alone decides; a tag's content the digest that the host sends.
 """
 
 from __future__ import annotations
@@ -45,12 +45,10 @@ class Repository:
 
     def resolve_tag(self, tag: str) -> str:
         """Return the digest that a tag points to now."""
-        response, _ = self._request("HEAD", f"manifests/{tag}", (200, 404, 405))
-        header = response.headers.get(_DIGEST_HEADER, "")
-        if response.status_code == 200 and oci_reference.DIGEST.fullmatch(header):
-            return str(header)
-        # Hosts that do not answer HEAD, or without a digest, answer GET; and a login page has a digest too.
-        body = self._fetch_manifest(tag)
+        if digest := self._request_digest(tag):
+            return digest
+        body = self._verified(*self._request("GET", f"manifests/{tag}", (200,)))
+        # A login page has a digest too.
         try:
             oci_manifest.parse(body, errors.redact_url(f"{self._endpoint.url}/manifests/{tag}"))
         except unpack.PackageError as error:
@@ -59,7 +57,7 @@ class Repository:
 
     def get_manifest(self, digest: str) -> bytes:
         """Return the manifest with this digest."""
-        body = self._fetch_manifest(digest)
+        _, body = self._request("GET", f"manifests/{digest}", (200,))
         _check_digest(body, digest, f"{self._endpoint.url}/manifests/{digest}")
         return body
 
@@ -90,8 +88,16 @@ class Repository:
             content_id=digest,
         )
 
-    def _fetch_manifest(self, reference: str) -> bytes:
-        return self._verified(*self._request("GET", f"manifests/{reference}", (200,)))
+    def _request_digest(self, tag: str) -> str:
+        """Return a tag's digest by HEAD, which only saves bytes. Empty if it fails in any way: GET decides."""
+        try:
+            response, _ = self._request("HEAD", f"manifests/{tag}", None)
+        except errors.UnreachableError as error:
+            if error.stage in (errors.Stage.BROKEN, errors.Stage.TIMEOUT):
+                return ""  # Some proxies send a body, or wait for one.
+            raise
+        header: str = response.headers.get(_DIGEST_HEADER, "")
+        return header if response.status_code == 200 and oci_reference.DIGEST.fullmatch(header) else ""
 
     def _verified(self, response: httpx.Response, body: bytes) -> bytes:
         """Return the body if it has the digest that the host sent."""
@@ -100,11 +106,12 @@ class Repository:
             _check_digest(body, header, str(response.url))
         return body
 
-    def _request(self, method: str, path: str, accepted: tuple[int, ...]) -> tuple[httpx.Response, bytes]:
+    def _request(self, method: str, path: str, accepted: tuple[int, ...] | None) -> tuple[httpx.Response, bytes]:
+        """Return a response with an accepted status; None accepts each."""
         response, body = self._send(method, path)
         if response.status_code == 401 and self._login.handle_unauthorized(self._http, response):
             response, body = self._send(method, path)
-        if response.status_code not in accepted:
+        if accepted is not None and response.status_code not in accepted:
             raise errors.from_response(response, body, secret=self._login.secret, remedy=self._login.remedy)
         return response, body
 

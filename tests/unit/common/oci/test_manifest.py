@@ -22,6 +22,10 @@ def layers(document: Any) -> list[manifest.Descriptor]:
     return manifest.layers(manifest.parse(body, "r.example/a"), "r.example/a", unpack.UnpackLimits())
 
 
+def test_a_layer_without_a_type_is_read_by_its_content() -> None:
+    assert len(layers(with_layer(mediaType=""))) == 1
+
+
 def changed(**fields: Any) -> Any:
     return json.loads(images.image(LAYER, **fields).manifest)
 
@@ -92,12 +96,47 @@ class TestTheImageForAMachine:
         chosen = manifest.choose_image(index(*listed), "r.example/a", machine)
         assert str(chosen.platform) == taken
 
+    @pytest.mark.parametrize(
+        "platform",
+        [
+            *(None, {}, {"os": "", "architecture": ""}, {"os": None, "architecture": None}),
+            *({"os": "linux"}, {"architecture": "amd64"}, {"os": "linux", "architecture": "amd64", "variant": None}),
+        ],
+        ids=str,
+    )
+    def test_is_not_excluded_by_what_an_index_leaves_out(self, platform: dict[str, Any] | None) -> None:
+        document = json.loads(images.index(("linux/arm64", images.image(b"1")), ("", images.image(b"2"))).manifest)
+        document["manifests"][1]["platform"] = platform
+        if platform is None:
+            del document["manifests"][1]["platform"]
+        listed = manifest.parse(json.dumps(document).encode(), "r.example/a")
+        assert manifest.choose_image(listed, "r.example/a", "x86_64").digest == images.image(b"2").digest
+
+    def test_that_is_named_comes_before_one_that_may_be(self) -> None:
+        document = json.loads(images.index(("", images.image(b"1")), ("linux/amd64", images.image(b"2"))).manifest)
+        listed = manifest.parse(json.dumps(document).encode(), "r.example/a")
+        assert manifest.choose_image(listed, "r.example/a", "x86_64").digest == images.image(b"2").digest
+
+    @pytest.mark.parametrize("platform", [{"os": "windows"}, {"architecture": "arm64"}, {"variant": "v3"}], ids=str)
+    def test_is_excluded_by_each_part_that_is_there(self, platform: dict[str, Any]) -> None:
+        document = json.loads(images.index(("", images.image(b"1"))).manifest)
+        document["manifests"][0]["platform"] = platform
+        with pytest.raises(UnsupportedPackageError, match="no image for linux on x86_64"):
+            manifest.choose_image(manifest.parse(json.dumps(document).encode(), "r"), "r", "x86_64")
+
     def test_that_is_not_there_is_said_with_what_is(self) -> None:
         found = index("linux/amd64/v3", "windows/amd64", "unknown/unknown")
         with pytest.raises(
             UnsupportedPackageError, match="no image for linux on x86_64, only for linux/amd64/v3, windows/"
         ):
             manifest.choose_image(found, "r.example/a", "x86_64")
+
+    @pytest.mark.parametrize(
+        "config",
+        ["{}", '{"os": "", "architecture": ""}', '{"os": null, "architecture": null}', '{"os": "linux"}'],
+    )
+    def test_is_not_excluded_by_what_a_configuration_leaves_out(self, config: str) -> None:
+        manifest.check_config(config.encode(), "r.example/a", "x86_64")
 
     def test_is_checked_without_an_index_too(self) -> None:
         manifest.check_config(b'{"os": "linux", "architecture": "arm64"}', "r.example/a", "aarch64")

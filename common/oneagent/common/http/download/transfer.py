@@ -1,7 +1,11 @@
 """Attempts to download one file from one server, until it is complete or a retry is pointless.
 
 Each attempt continues where the previous one broke (see `part_file`, `http_range`), after a growing pause and never
-before the server's `Retry-After`. No transfer starts that does not fit on the disk.
+before the server's `Retry-After`. No transfer starts that does not fit on the disk. A server that refuses to continue
+is asked for the whole file.
+
+An expected digest proves the bytes, whatever the headers say of them. Without one, a response is refused that names a
+content coding, or that is a web page.
 
     DownloadError
     ├── DownloadSourceError         the server; `cause` is its `HttpError`, `retry_after` the time to come back
@@ -33,6 +37,24 @@ from oneagent.common.http.download import http_range, parallel, part_file
 log = logging.getLogger(__name__)
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
+_ANSWERS: Final = (200, 206, 416)
+_CODINGS: Final = frozenset(
+    (
+        "aes128gcm",
+        "br",
+        "compress",
+        "dcb",
+        "dcz",
+        "deflate",
+        "exi",
+        "gzip",
+        "pack200-gzip",
+        "x-compress",
+        "x-gzip",
+        "zstd",
+    )
+)
+"""Codings of the IANA's registry, which change the bytes. Object stores send others, such as `aws-chunked`."""
 
 
 class DownloadError(Exception):
@@ -151,6 +173,8 @@ class Transfer:
     free: Callable[[Path], int]
     single_connection: threading.Event = field(default_factory=threading.Event)
     """Set once a window failed: the rest comes over one connection."""
+    range_failed: threading.Event = field(default_factory=threading.Event)
+    """Set once the server failed to continue the file."""
 
     @property
     def _location(self) -> str:
@@ -178,10 +202,12 @@ class Transfer:
     def _attempt(self) -> None:
         self._stop_if_cancelled()
         resumed = self.part.received.size > 0
+        oddity = ""
         try:
             if not self.part.complete:
-                self._fetch()
-            self.expected.check(self.part.received.size, self.part.sha256, self._location)
+                oddity = self._fetch()
+            where = f"{self._location}{f' ({oddity})' if oddity else ''}"
+            self.expected.check(self.part.received.size, self.part.sha256, where)
         except http_range.RangeMismatchError:
             self.part.reset()
             raise
@@ -192,33 +218,51 @@ class Transfer:
             self.part.reset()
             raise http_range.RangeMismatchError(f"{error} (after resuming)") from error
 
-    def _fetch(self) -> None:
-        authenticator = self.source.authenticator
-        with self._request() as response:
-            repeat = (
-                response.status_code == 401
-                and authenticator is not None
-                and authenticator.handle_unauthorized(self.http, response)
-            )
-            if not repeat:
+    def _fetch(self) -> str:
+        """Receive what is missing, or the whole file; return as `_receive`."""
+        with self._request(http_range.request_headers(self.part.received)) as response:
+            repeat = self._repeats_authenticated(response)
+            if not repeat and not self._refuses_range(response):
                 return self._receive(response)
-        with self._request() as response:
+        if repeat:
+            with self._request(http_range.request_headers(self.part.received)) as response:
+                if not self._refuses_range(response):
+                    return self._receive(response)
+        with self._request({}) as response:
             return self._receive(response)
 
-    def _request(self) -> contextlib.AbstractContextManager[httpx.Response]:
+    def _repeats_authenticated(self, response: httpx.Response) -> bool:
+        authenticator = self.source.authenticator
+        return (
+            response.status_code == 401
+            and authenticator is not None
+            and authenticator.handle_unauthorized(self.http, response)
+        )
+
+    def _refuses_range(self, response: httpx.Response) -> bool:
+        """Return True if the whole file may be answered where a part of it is not; at once only if not transient."""
+        if "Range" not in response.request.headers or response.status_code in (*_ANSWERS, 401, 429, 503):
+            return False
+        if response.status_code == 501 or response.status_code < 500 or self.range_failed.is_set():
+            return True
+        self.range_failed.set()
+        return False
+
+    def _request(self, range_headers: Mapping[str, str]) -> contextlib.AbstractContextManager[httpx.Response]:
         auth_headers = self.source.authenticator.headers() if self.source.authenticator else {}
-        headers = {**self.source.headers, **auth_headers, **http_range.request_headers(self.part.received)}
+        headers = {**self.source.headers, **auth_headers, **range_headers}
         return self.http.stream(
             "GET", self.source.url, headers=headers, idle_seconds=self.limits.stall_seconds, rate=self.limits.rate
         )
 
-    def _receive(self, response: httpx.Response) -> None:
-        if response.status_code not in (200, 206, 416):
+    def _receive(self, response: httpx.Response) -> str:
+        """Receive a response's body; return what its headers have of a response that is no file, for messages."""
+        if response.status_code not in _ANSWERS:
             raise errors.from_response(
                 response, _read_error_body(response), secret=self.source.secret, remedy=self.source.remedy
             )
         plan = http_range.plan(response, self.part.received)
-        self._check_response(response, plan)
+        oddity = self._check_response(response, plan)
         self.part.start(plan)
         if not self.part.complete:
             for chunk in self._read_chunks(response, plan):
@@ -230,6 +274,7 @@ class Transfer:
                 f"{self._location}: the connection ended after {self.part.received.size} of {plan.total} bytes",
                 errors.Stage.BROKEN,
             )
+        return oddity
 
     def _read_chunks(self, response: httpx.Response, plan: http_range.Received) -> Iterator[bytes]:
         if self.single_connection.is_set() or not parallel.is_worthwhile(response, plan, self.limits.connections):
@@ -241,24 +286,18 @@ class Transfer:
             self.single_connection.set()
             raise
 
-    def _check_response(self, response: httpx.Response, plan: http_range.Received) -> None:
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise errors.UnexpectedResponseError(
-                f"{self._location}: the response is encoded, although identity was requested"
-            )
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise errors.UnexpectedResponseError(
-                f"{self._location}: a web page instead of a package: a proxy's login page?"
-            )
+    def _check_response(self, response: httpx.Response, plan: http_range.Received) -> str:
+        """Return as `_receive`."""
         total = plan.total if plan.total is not None else self.expected.size
-        if total is None and "chunked" not in response.headers.get("Transfer-Encoding", ""):
-            raise errors.UnexpectedResponseError(
-                f"{self._location}: the response has neither a Content-Length nor chunks"
-            )
+        oddity = _find_oddity(response.headers, has_size=total is not None)
+        proves_content = self.expected.sha256 and (total is None or self.expected.size in (None, total))
+        if oddity and not proves_content:
+            raise errors.UnexpectedResponseError(f"{self._location}: {oddity}")
         if total is not None:
             if self.expected.size not in (None, total):
                 raise ContentMismatchError(f"{self._location}: {total} bytes, {self.expected.size} were expected")
             self._check_free_space(total - plan.size, freed=self.part.received.size - plan.size)
+        return oddity
 
     def _check_free_space(self, needed: int, freed: int = 0) -> None:
         available = self.free(self.directory) + freed - self.limits.reserve_bytes
@@ -281,6 +320,18 @@ class Transfer:
 
     def _cancelled_error(self) -> DownloadCancelledError:
         return DownloadCancelledError(f"{self._location}: stopped after {self.part.received.size} bytes")
+
+
+def _find_oddity(headers: httpx.Headers, *, has_size: bool) -> str:
+    """Return what a response to a request for a file should not have; empty if there is nothing."""
+    codings = {coding.strip().lower() for coding in headers.get("Content-Encoding", "").split(",")}
+    if codings & _CODINGS:
+        return "the response is encoded, although identity was requested"
+    if headers.get("Content-Type", "").lower().startswith("text/html"):
+        return "a web page instead of a package: a proxy's login page?"
+    if not has_size and "chunked" not in headers.get("Transfer-Encoding", ""):
+        return "the response has neither a Content-Length nor chunks"
+    return ""
 
 
 def _read_error_body(response: httpx.Response) -> bytes:

@@ -48,6 +48,56 @@ def test_a_login_page_is_not_a_package(bench: Bench) -> None:
     assert bench.server.count("package") == 1
 
 
+def test_a_coding_that_was_not_asked_for_is_refused(bench: Bench) -> None:
+    bench.server.plan("package", Fault(headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(download.DownloadSourceError, match="is encoded"):
+        bench.download()
+
+
+@pytest.mark.parametrize("coding", ["aws-chunked", "binary", "", "identity"])
+def test_a_word_that_is_no_coding_is_none(bench: Bench, coding: str) -> None:
+    bench.server.plan("package", Fault(headers={"Content-Encoding": coding}))
+    bench.download()
+    assert bench.into.read_bytes() == bench.content
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Encoding": "gzip"},
+        {"Content-Encoding": "aws-chunked,gzip"},
+        {"Content-Type": "text/html"},
+        {"Content-Length": "", "Connection": "close"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [SIZE, None])
+def test_where_a_digest_is_known_no_header_decides(bench: Bench, headers: dict[str, str], size: int | None) -> None:
+    bench.server.plan("package", Fault(headers=headers))
+    bench.download(expected_sha256=hashlib.sha256(bench.content).hexdigest(), expected_size=size)
+    assert bench.into.read_bytes() == bench.content
+    assert bench.server.count("package") == 1
+
+
+def test_wrong_bytes_with_an_odd_header_are_told_with_it(bench: Bench) -> None:
+    bench.server.plan("package", Fault(headers={"Content-Type": "text/html"}, flip=7))
+    with pytest.raises(download.ContentMismatchError, match=r"login page\?\): its SHA-256 is"):
+        bench.download(expected_sha256=hashlib.sha256(bench.content).hexdigest())
+
+
+def test_a_login_page_costs_no_bytes_that_have_come(bench: Bench) -> None:
+    bench.server.plan(
+        "package",
+        Fault(cut_after=1000),
+        Fault(status=200, headers={"Content-Type": "text/html", "ETag": '"page"'}, body=b"<html>log in"),
+    )
+    digest = hashlib.sha256(bench.content).hexdigest()
+    with pytest.raises(download.DownloadSourceError, match="login page"):
+        bench.download(expected_sha256=digest, expected_size=SIZE)
+    bench.download(expected_sha256=digest, expected_size=SIZE)
+    assert bench.ranges()[-1] == "bytes=1000-"
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_the_servers_pause_is_kept(bench: Bench, status: int) -> None:
     bench.server.plan("package", Fault(status=status, headers={"Retry-After": "17"}), Fault(status=status))

@@ -93,6 +93,37 @@ def test_a_server_without_ranges_starts_from_zero(bench: Bench) -> None:
     assert bench.into.read_bytes() == bench.content
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 501])
+def test_a_server_that_refuses_to_continue_is_asked_for_the_whole(bench: Bench, status: int) -> None:
+    bench.server.plan("package", Fault(cut_after=1000), Fault(status=status))
+    bench.download()
+    assert bench.ranges() == ["", "bytes=1000-", ""]
+    assert len(bench.pauses) == 1, "of the broken connection"
+    assert bench.into.read_bytes() == bench.content
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_server_that_fails_to_continue_twice_is_asked_for_the_whole(bench: Bench, status: int) -> None:
+    bench.server.plan("package", Fault(cut_after=1000), Fault(status=status), Fault(status=status))
+    bench.download()
+    assert bench.ranges() == ["", "bytes=1000-", "bytes=1000-", ""]
+    assert bench.into.read_bytes() == bench.content
+
+
+def test_a_server_that_refuses_both_is_quoted_for_the_whole_and_what_came_stays(bench: Bench) -> None:
+    bench.server.plan("package", Fault(cut_after=1000), Fault(status=403), Fault(status=404))
+    with pytest.raises(download.DownloadSourceError, match="answered 404"):
+        bench.download()
+    bench.download()
+    assert bench.ranges()[-1] == "bytes=1000-"
+
+
+def test_a_failure_in_the_middle_of_a_download_costs_no_bytes(bench: Bench) -> None:
+    bench.server.plan("package", Fault(cut_after=1000), Fault(status=502))
+    bench.download()
+    assert bench.ranges() == ["", "bytes=1000-", "bytes=1000-"]
+
+
 def test_without_a_strong_etag_the_date_is_the_proof(bench: Bench) -> None:
     bench.server.plan("package", Fault(cut_after=1000, headers={"ETag": 'W/"weak"'}))
     bench.download()
