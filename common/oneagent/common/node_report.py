@@ -83,7 +83,7 @@ class DynaKubeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes on disk below the data directory, and of its file system."""
+    """Bytes on disk below the data directory, and of its file system; 0 inodes in all where it has no limit of them."""
 
     store_bytes: int
     volumes_bytes: int
@@ -92,6 +92,8 @@ class Disk:
     tmp_bytes: int
     free_bytes: int
     total_bytes: int
+    free_inodes: int = 0
+    total_inodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

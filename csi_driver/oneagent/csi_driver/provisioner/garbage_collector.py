@@ -201,6 +201,17 @@ class GarbageCollector:
                 f"reserve {_mib(self._policy.reserve_bytes)}); every version in the store is in use or desired"
             )
 
+    def evict(self) -> bool:
+        """Remove the unused version whose last use is longest ago; False without one.
+
+        For a disk that is full by another limit than its bytes: inodes, or a quota.
+        """
+        with contextlib.suppress(*_UNREADABLE):
+            removed = self._collect(RetentionPolicy(keep_unused_seconds=float("-inf")), at_most=1)
+            self.empty_trash()
+            return bool(removed)
+        return False
+
     def free_bytes(self, directory: Path) -> int:
         """Return the bytes that may still be used: of the disk, and of the budget."""
         free = download.free_bytes(directory) - self._policy.reserve_bytes

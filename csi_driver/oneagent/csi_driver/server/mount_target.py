@@ -25,6 +25,10 @@ IDENTITY_FILE: Final = f"{CONFIG_DIRECTORY}/container.conf"
 _NO_SYMLINKS: Final = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 
 
+class MountRefusedError(OSError):
+    """mount(2) failed, whose errors mean other limits than those of files."""
+
+
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
     """The mount of a view. `files`, rendered one by one, and `directories` are created below the upper layer first."""
@@ -117,16 +121,19 @@ class MountTarget:
 
     def _mount(self, source: str, fs_type: str, flags: int, options: str = "") -> None:
         """Call mount(2) on the open directory: on a path it would follow a symlink that replaced the directory."""
-        try:
-            with self._open() as directory:
+        with self._open() as directory:
+            try:
                 syscalls.mount(source, f"/proc/self/fd/{directory}", fs_type, flags, options)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.path) from error
+            except OSError as error:
+                raise MountRefusedError(error.errno, error.strerror, self.path) from error
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        directory = os.open(self._name, flags, dir_fd=self._parent)
+        try:
+            directory = os.open(self._name, flags, dir_fd=self._parent)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.path) from error
         try:
             yield directory
         finally:

@@ -173,7 +173,7 @@ class Publisher:
         try:
             host_volumes.bind(self._data, request, target)
         except OSError as error:
-            reason = f"the host agent's directory can't be mounted: {view_mounter.describe_error(error)}"
+            reason = f"the host agent's directory can't be mounted: {view_mounter.describe_error(error, self._data)}"
             self.view_mounter.rollback(request.volume, target)
             self._volumes.put(self._record(request, VolumeState.WAITING, reason=reason))
             raise UnavailableError(f"volume {request.volume}: {reason}") from error
@@ -315,7 +315,8 @@ class Publisher:
         try:
             attempt.target.create_empty(read_only=request.read_only)
         except OSError as error:
-            raise UnavailableError(f"target {request.target} can't be created: {error.strerror}") from error
+            reason = view_mounter.describe_error(error, self._data)
+            raise UnavailableError(f"target {request.target} can't be created: {reason}") from error
         text = f"The pod starts without its agent: {reason}"
         # A timeout of the pod's own, shorter than the DynaKube's, proves nothing about the DynaKube.
         kind = "Normal" if mount_policy.is_impatient(request, attempt.desired) else "Warning"

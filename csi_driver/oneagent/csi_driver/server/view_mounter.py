@@ -12,18 +12,19 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from oneagent.common import logs
 from oneagent.common.agent_config import container_conf
 from oneagent.common.identifiers import TenantId, Version
 from oneagent.csi_driver.data_dir import DataDir, LayerId, UnsafeNameError, VolumeId
+from oneagent.csi_driver.linux import limits
 from oneagent.csi_driver.linux.mount_table import Mount, as_overlay
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.server.errors import InternalError
-from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE, MountTarget
+from oneagent.csi_driver.server.mount_target import CONFIG_DIRECTORY, IDENTITY_FILE, MountRefusedError, MountTarget
 from oneagent.csi_driver.server.overlay import OverlayMounter
 from oneagent.csi_driver.server.publish_attempt import PublishAttempt
 from oneagent.csi_driver.server.request_validation import PublishRequest
@@ -82,7 +83,8 @@ class ViewMounter:
                 config = self._mount(attempt, desired, version)
         except (OSError, UnsafeNameError) as error:
             self.rollback(attempt.request.volume, attempt.target)
-            raise MountError(f"the view can't be mounted: {describe_error(error)}") from error
+            reason = describe_error(error, self._data, attempt.request.mount_options)
+            raise MountError(f"the view can't be mounted: {reason}") from error
         self._failpoint("mounted")
         return config
 
@@ -180,8 +182,13 @@ class ViewMounter:
             yield f"{CONFIG_DIRECTORY}/container_{name}.conf", container_conf.render(container).encode()
 
 
-def describe_error(error: OSError | UnsafeNameError) -> str:
-    """Describe an error, with the path if there is one."""
-    if isinstance(error, OSError):
-        return f"{error.strerror} ({error.filename})" if error.filename else str(error.strerror)
-    return str(error)
+def describe_error(error: OSError | UnsafeNameError, data: DataDir, mount_options: Sequence[str] = ()) -> str:
+    """Describe an error, with the path if there is one, and the limit or the mount option that it means."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if isinstance(error, MountRefusedError):
+        explanation = limits.explain_mount(error, str(data.root), mount_options)
+    else:
+        explanation = limits.explain_file(error)
+    place = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{place}" + (f": {explanation}" if explanation else "")

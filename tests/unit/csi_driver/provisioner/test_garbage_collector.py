@@ -536,3 +536,15 @@ class TestTheTrash:
         emptying = trash.Trash(env.data, list, failpoint)
         emptying.empty()
         assert [entry for entry in entries if entry.exists()] == [stubborn]
+
+    def test_is_made_version_by_version_on_a_disk_that_is_full_by_another_limit(self, tmp_path: Path) -> None:
+        env = Collector(tmp_path / "data", keep_unused_seconds=1e9)
+        for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
+            env.install(version, 1, last)
+        env.records.set_desired([desired("3")])
+        assert env.collector.evict()
+        assert env.left() == ["1", "3"]
+        assert env.collector.evict()
+        assert env.left() == ["3"]
+        assert not env.collector.evict()
+        assert list(env.data.trash.iterdir()) == []

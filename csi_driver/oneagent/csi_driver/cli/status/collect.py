@@ -9,7 +9,6 @@ its answer.
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -198,7 +197,7 @@ def _dynakube(row: DesiredState, stored: set[Version]) -> node_report.DynaKubeSt
 
 def _disk(data: DataDir) -> node_report.Disk | None:
     try:
-        filesystem = shutil.disk_usage(data.root)
+        filesystem = os.statvfs(data.root)
     except OSError:
         return None
     return node_report.Disk(
@@ -207,8 +206,10 @@ def _disk(data: DataDir) -> node_report.Disk | None:
         logs_bytes=_bytes_below(data.logs),
         trash_bytes=_bytes_below(data.trash),
         tmp_bytes=_bytes_below(data.tmp),
-        free_bytes=filesystem.free,
-        total_bytes=filesystem.total,
+        free_bytes=filesystem.f_bavail * filesystem.f_frsize,
+        total_bytes=filesystem.f_blocks * filesystem.f_frsize,
+        free_inodes=filesystem.f_favail,
+        total_inodes=filesystem.f_files,
     )
 
 

@@ -17,6 +17,8 @@ from oneagent.csi_driver.metadata.states import VersionState, VolumeState
 
 LITTLE_DISK_BYTES: Final = 256 << 20
 """Free space that the provisioner keeps by default; with less, pods can't write."""
+FEW_INODES: Final = 10_000
+"""Inodes that about three versions take."""
 GRACE_SECONDS: Final = 60.0
 _IN_PROGRESS: Final = {VersionState.PENDING, VersionState.DOWNLOADING, VersionState.UNPACKING}
 
@@ -47,6 +49,11 @@ def _find_problems(status: NodeStatus) -> Iterator[str]:
             yield f"{pod} can't start yet: attempt {failure.attempts} failed ({failure.reason})"
     if status.disk is not None and status.disk.free_bytes < LITTLE_DISK_BYTES:
         yield f"only {status.disk.free_bytes >> 20} MiB free on the disk of {status.data_dir}"
+    if status.disk is not None and status.disk.total_inodes and status.disk.free_inodes < FEW_INODES:
+        yield (
+            f"only {status.disk.free_inodes} of {status.disk.total_inodes} inodes free on the disk of "
+            f"{status.data_dir}: remove files there, however small"
+        )
 
 
 def _of_version(version: VersionStatus) -> Iterator[str]:

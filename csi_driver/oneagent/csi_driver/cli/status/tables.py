@@ -115,7 +115,9 @@ def _disk(console: Console, status: NodeStatus) -> None:
         "downloads": disk.tmp_bytes,
     }
     shown = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
-    console.print(f"[bold]Disk[/]       {shown}; {_size(disk.free_bytes)} of {_size(disk.total_bytes)} free")
+    free = f"{_size(disk.free_bytes)} of {_size(disk.total_bytes)} free"
+    inodes = f", {disk.free_inodes:,} of {disk.total_inodes:,} inodes" if disk.total_inodes else ""
+    console.print(f"[bold]Disk[/]       {shown}; {free}{inodes}")
 
 
 def _size(size: float) -> str:

@@ -32,7 +32,7 @@ from oneagent.common.tenant import poll
 from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.csi_driver import store
 from oneagent.csi_driver.data_dir import DataDir
-from oneagent.csi_driver.linux import process, tree_walker
+from oneagent.csi_driver.linux import limits, process, tree_walker
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import download_files, package_sources
@@ -55,7 +55,6 @@ _SILENT_FORBIDDEN: Final = 3
 """Refusals to read a Secret, some five seconds, before the install counts as failed: the operator may be late."""
 _WRONG_CONTENT_PAUSE: Final = 3600.0
 """The same digest never becomes an agent, but the cause could have been a fault of this node's disk."""
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGE_LOST: Final = (errno.EIO, errno.ENOENT)
 
 _EXPECTED_ERRORS: Final = (
@@ -247,7 +246,7 @@ class Installer:
         self._failpoint("downloaded")
         try:
             with self._unpacking:
-                size = self._unpack(install, package)
+                size = self._unpack_with_room(install, package)
         except unpack.PackageError as error:
             if _is_package_lost(error):
                 self.fetcher.discard(install.retry, package)
@@ -259,6 +258,21 @@ class Installer:
         demand.clear(self._data, version)
         self._failpoint("renamed")
         self._finish(version, package, size, time.perf_counter() - started)
+
+    def _unpack_with_room(self, install: _Install, package: Package) -> int:
+        """Unpack; while the disk is full by whatever limit, remove unused versions and try again."""
+        while True:
+            try:
+                return self._unpack(install, package)
+            except (unpack.UnpackFailedError, OSError) as error:
+                if error.errno not in limits.NO_SPACE:
+                    raise
+                if not self._space.evict():
+                    cause = OSError(error.errno, "", str(self._data.tmp))
+                    raise NoSpaceError(
+                        f"{error}: {limits.explain_file(cause)}; every version in the store is in use or desired"
+                    ) from error
+                log.info("disk full, unused version removed", extra=logs.fields(reason=error))
 
     def _unpack(self, install: _Install, package: Package) -> int:
         """Unpack the package and add it to the store; return its size there."""
@@ -337,7 +351,7 @@ def _is_package_lost(error: unpack.PackageError) -> bool:
 
 def _result(error: Exception) -> str:
     """Return the value of the metric's label `result`."""
-    if isinstance(error, (NoSpaceError, download.DiskFullError)) or getattr(error, "errno", None) in _NO_SPACE:
+    if isinstance(error, (NoSpaceError, download.DiskFullError)) or getattr(error, "errno", None) in limits.NO_SPACE:
         return "no_space"
     if isinstance(error, unpack.PackageError):
         return "bad_package"

@@ -70,6 +70,10 @@ class SpaceMaker(Protocol):
         """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         ...
 
+    def evict(self) -> bool:
+        """Remove one unused version from a disk that is full by any limit; False without one."""
+        ...
+
     def free_bytes(self, directory: Path) -> int:
         """Return the bytes that may still be used: of the disk, and of the budget."""
         ...
@@ -134,9 +138,10 @@ class Fetcher:
         try:
             package = source.fetch(stem, cancelled=cancelled, free=self._space.free_bytes)
         except download.DiskFullError as error:
-            if not error.needed:
+            if error.needed:
+                self._space.make_room(error.needed)
+            elif not self._space.evict():
                 raise
-            self._space.make_room(error.needed)
             package = source.fetch(stem, cancelled=cancelled, free=self._space.free_bytes)
         if package is not None and package.is_temporary:
             self._metrics.download_seconds.observe(sum(file.seconds for file in package.files))
