@@ -26,6 +26,7 @@ import httpx2 as httpx
 import msgspec
 
 from oneagent.common import foreign_json, typed_json
+from oneagent.common.http import tls_faults
 
 MAX_MESSAGE_LENGTH: Final = 300
 _LONGEST_RETRY_AFTER: Final = 3600.0
@@ -101,10 +102,8 @@ def from_transport_error(error: httpx.HTTPError | httpx.InvalidURL, url: str) ->
 def _locate(error: httpx.HTTPError, cause: BaseException) -> tuple[Stage, str]:
     result = Stage.BROKEN, f"the connection broke ({type(error).__name__})"
     match error, cause:
-        case _, ssl.SSLCertVerificationError(verify_message=reason):
-            result = Stage.TLS, f"its certificate is not trusted ({reason}): add its authority to trustedCAs"
-        case httpx.ConnectError(), ssl.SSLError(reason=reason) if not isinstance(cause, ssl.SSLEOFError):
-            result = Stage.TLS, f"no TLS connection ({reason or 'protocol error'})"
+        case _, ssl.SSLError() if _is_tls_fault(error, cause):
+            result = Stage.TLS, tls_faults.explain(cause, time.time())
         case httpx.ProxyError(), _:
             result = Stage.PROXY, f"the proxy refused the connection ({_sanitize(str(error))})"
         case _, socket.gaierror(strerror=reason):
@@ -117,6 +116,13 @@ def _locate(error: httpx.HTTPError, cause: BaseException) -> tuple[Stage, str]:
         case _:
             pass
     return result
+
+
+def _is_tls_fault(error: httpx.HTTPError, cause: ssl.SSLError) -> bool:
+    """Return True if both sides could not agree on TLS; a server that refuses a client may say so after that."""
+    if isinstance(cause, ssl.SSLEOFError):
+        return False
+    return isinstance(error, httpx.ConnectError) or "ALERT" in (cause.reason or "")
 
 
 def from_response(
