@@ -18,7 +18,7 @@ from typing import Any, Final
 from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.mode import Mode
 from oneagent.common.injection import contract
-from oneagent.operator.host_agents import image, node_conflicts, secrets, spec
+from oneagent.operator.host_agents import arguments, image, node_conflicts, secrets
 from oneagent.operator.host_agents.inputs import HostAgentInputs
 from oneagent.operator.host_agents.spec import HostAgent
 
@@ -164,39 +164,12 @@ def _container(desired: Desired) -> dict[str, Any]:
         "name": CONTAINER,
         "image": desired.choice.image,
         **({"imagePullPolicy": policy} if policy else {}),
-        "args": _args(desired),
+        "args": arguments.build(desired.kube, desired.agent, has_proxy=_has_proxy(desired)),
         "env": _env(desired),
         "resources": _resources(desired.agent.resources),
         "securityContext": _security(desired.agent),
         "volumeMounts": [mount for _, mount in _volumes(desired)],
     }
-
-
-def _args(desired: Desired) -> list[str]:
-    """Put the operator's arguments first: the agent takes the last of two equal ones."""
-    kube, agent = desired.kube, desired.agent
-    host_id_source = "auto" if agent.mode is Mode.CLASSIC_FULL_STACK else "k8s-node-name"
-    has_proxy = _has_proxy(desired)
-    ours = [
-        # Empty values make an agent delete a former setting.
-        f"--set-proxy={'$(https_proxy)' if has_proxy else ''}",
-        f"--set-no-proxy={_literal(kube.no_proxy) if has_proxy else ''}",
-        *([f"--set-network-zone={_literal(kube.network_zone)}"] if kube.network_zone else []),
-        "--set-host-property=OperatorVersion=$(DT_OPERATOR_VERSION)",
-        "--set-tenant=$(DT_TENANT)",
-        "--set-server={$(DT_SERVER)}",
-        f"--set-host-id-source={host_id_source}",
-    ]
-    if not agent.host_group:
-        return [*ours, *agent.args]
-    # The field takes precedence over an argument.
-    users = (argument for argument in agent.args if not argument.startswith(f"{spec.HOST_GROUP}="))
-    return [*ours, f"{spec.HOST_GROUP}={_literal(agent.host_group)}", *users]
-
-
-def _literal(value: str) -> str:
-    """Escape `$(NAME)`, which Kubernetes would expand."""
-    return value.replace("$(", "$$(")
 
 
 def _has_proxy(desired: Desired) -> bool:

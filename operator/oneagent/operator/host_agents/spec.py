@@ -14,12 +14,11 @@ from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
 from oneagent.common import dynakube, identifiers
-from oneagent.common.dynakube import resource_attributes
+from oneagent.common.dynakube import resource_attributes, rolling_update
 from oneagent.common.dynakube.api import feature_flags, version_history
 from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import fields
 from oneagent.common.oci import reference as oci_reference
-from oneagent.operator.host_agents import rolling_update
 
 DEFAULT_DNS_POLICY: Final = "ClusterFirstWithHostNet"
 DEFAULT_STORAGE: Final = "/var/opt/dynatrace"

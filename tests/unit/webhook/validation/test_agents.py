@@ -225,3 +225,30 @@ def test_nodes_can_pull_an_image_that_a_public_registry_names(flag: str) -> None
     assert errors(kube(mode("applicationMonitoring"), node_image_pull="true", **{flag: "false"}))
     local = mode("applicationMonitoring", codeModulesImage="file:///a.zip")
     assert errors(kube(local, node_image_pull="true", **{flag: "true"}))
+
+
+def test_nodes_pull_no_image_without_the_driver() -> None:
+    new = kube(mode("applicationMonitoring", codeModulesImage="registry.example/agent:1"), node_image_pull="true")
+    sentence = f"{FLAG.format('node-image-pull')} is true, but images need the CSI driver, which is not installed"
+    result = validation.validate(new, None, WITHOUT_CSI)
+    assert result.errors == ()
+    assert any(warning.startswith(sentence) for warning in result.warnings)
+    assert not any(warning.startswith(sentence) for warning in validation.validate(new, None, UNKNOWN).warnings)
+
+
+@pytest.mark.parametrize(
+    ("image", "policy", "told"),
+    [
+        ("registry.example/agent:1", "Never", True),
+        (f"registry.example/agent@sha256:{'1' * 64}", "Never", False),
+        ("oci-layout:/srv/images:agent", "Never", False),
+        ("registry.example/agent:1", "IfNotPresent", False),
+    ],
+)
+def test_an_image_that_is_never_pulled_needs_its_digest(image: str, policy: str, told: bool) -> None:
+    section = mode("cloudNativeFullStack", codeModulesImage=image, codeModulesImagePullPolicy=policy)
+    result = validation.validate(kube(section), None, UNKNOWN)
+    assert result.errors == ()
+    assert [warning.partition(", ")[0] for warning in result.warnings] == (
+        ["spec.oneAgent.cloudNativeFullStack.codeModulesImagePullPolicy is Never"] if told else []
+    )

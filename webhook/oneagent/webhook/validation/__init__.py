@@ -3,6 +3,8 @@
     context         the DynaKube as rules read it, and the state of the cluster
     network         rules about the connection to the tenant: API URL and proxy
     agents          rules about agents: name, modes, versions, images, arguments, resources, the CSI driver
+    host_agents     rules about host agents: arguments, variables, updates
+    metadata        rules about enrichment and resource attributes
     feature_flags   rules about feature flags
     selectors       rules about selectors, and about overlaps between DynaKubes
     warnings        warnings about fields that are allowed
@@ -26,7 +28,7 @@ from oneagent.common import dynakube, identifiers
 from oneagent.common.dynakube.api import conversion, versions
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.webhook.injection.inputs import Object
-from oneagent.webhook.validation import agents, context, feature_flags, network, selectors
+from oneagent.webhook.validation import agents, context, feature_flags, host_agents, metadata, network, selectors
 from oneagent.webhook.validation import warnings as validation_warnings
 from oneagent.webhook.validation.context import ClusterState, Rule, ValidationContext, ValidationResult
 
@@ -51,6 +53,11 @@ _ERRORS: Final[tuple[Rule, ...]] = (
     agents.node_pull_without_image,
     agents.image_key_invalid,
     agents.init_resources_invalid,
+    host_agents.host_id_source_reserved,
+    host_agents.host_tag_repeated,
+    host_agents.volume_storage_off,
+    host_agents.rolling_update_invalid,
+    metadata.attributes_invalid,
     feature_flags.value_invalid,
     feature_flags.ignored_namespaces_invalid,
     selectors.selector_invalid,
@@ -68,7 +75,13 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
     validation_warnings.proxy_password_in_plain_text,
-    validation_warnings.enrichment_off_without_effect,
+    metadata.enrichment_off_without_effect,
+    metadata.many_attributes,
+    host_agents.host_group_argument,
+    host_agents.installer_variables,
+    host_agents.max_unavailable_without_effect,
+    agents.node_pull_without_csi,
+    agents.never_pulled_without_digest,
     agents.argument_doubtful,
     agents.image_key_without_image,
     feature_flags.unknown,

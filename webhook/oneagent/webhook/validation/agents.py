@@ -172,6 +172,26 @@ def node_pull_without_image(ctx: ValidationContext) -> Iterator[str]:
             )
 
 
+def node_pull_without_csi(ctx: ValidationContext) -> Iterator[str]:
+    flag = "node-image-pull"
+    if ctx.flag(flag).lower() == "true" and ctx.modes(fields.INJECTING_MODES) and ctx.cluster.lacks_csi_driver:
+        yield (
+            f"{feature_flags.annotation(flag)} is true, but images need the CSI driver, which is not installed on this "
+            "cluster: pods get no agent from them."
+        )
+
+
+def never_pulled_without_digest(ctx: ValidationContext) -> Iterator[str]:
+    for path, policy in ctx.text_in_modes("codeModulesImagePullPolicy", fields.INJECTING_MODES):
+        image_path = path.removesuffix("PullPolicy")
+        image = ctx.text(image_path)
+        if policy == dynakube.NO_PULL and image and not dynakube.is_local(image) and "@" not in image:
+            yield (
+                f"{path} is {policy}, but {image_path} has no digest, so no node has it: add the digest, and preload "
+                "the image on the nodes."
+            )
+
+
 def image_key_invalid(ctx: ValidationContext) -> Iterator[str]:
     """Check the public keys of images. The message hides the value, which may be a private key by mistake."""
     key = f"{identifiers.FEATURE_PREFIX}{dynakube.IMAGE_KEY}"

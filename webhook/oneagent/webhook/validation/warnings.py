@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common.dynakube.api import conversion, fields, json_path, schema, version_history
-from oneagent.common.injection import pod_annotations
 from oneagent.webhook.validation import agents, field_hints, network
 from oneagent.webhook.validation.context import ValidationContext, quote
 
@@ -68,17 +67,6 @@ def api_url_without_tls(ctx: ValidationContext) -> Iterator[str]:
 def proxy_password_in_plain_text(ctx: ValidationContext) -> Iterator[str]:
     if network.has_proxy_password(ctx):
         yield "spec.proxy.value contains a password, readable with the DynaKube: use spec.proxy.valueFrom."
-
-
-def enrichment_off_without_effect(ctx: ValidationContext) -> Iterator[str]:
-    if json_path.get_value(ctx.new, "spec.metadataEnrichment.enabled") is not False:
-        return
-    for mode in ctx.modes(fields.INJECTING_MODES):
-        yield (
-            f"spec.metadataEnrichment.enabled is false, but pods that get an agent by spec.oneAgent.{mode} get the "
-            "metadata files in any case; a pod opts out by the annotation "
-            f"{pod_annotations.INJECT_ENRICHMENT[0]}."
-        )
 
 
 def _deprecated_fields(ctx: ValidationContext) -> Iterator[tuple[str, str]]:

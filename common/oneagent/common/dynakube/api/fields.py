@@ -77,7 +77,8 @@ _HOST: Final[Mapping[str, Schema]] = {
     "image": text("Image of the host agent. The tenant's own image if not set."),
     "imagePullPolicy": pull_policy("Pull policy of the host agent's image. That of Kubernetes if not set."),
     "version": text(
-        "Version of the host agent, complete, such as 1.277.0.20230914-094321. The tenant's newest one if not set."
+        "Deprecated. Use image, and codeModulesImage for applications. Version of the agent, complete, such as "
+        "1.277.0.20230914-094321. The tenant's newest one if not set."
     ),
     "args": listing(
         "Arguments of the host agent, after those that the operator gives.",
@@ -139,7 +140,13 @@ _ONE_AGENT: Final = section(
     {
         Mode.APPLICATION_MONITORING.value: _mode(
             "An agent in applications' pods, and none on the nodes.",
-            {"version": text("Version of the agent, complete. The tenant's newest one if not set."), **_INJECTION},
+            {
+                "version": text(
+                    "Deprecated. Use codeModulesImage or codeModulesVersion. Version of the agent, complete. "
+                    "The tenant's newest one if not set."
+                ),
+                **_INJECTION,
+            },
         ),
         Mode.CLASSIC_FULL_STACK.value: _mode(
             "An agent on each node, which looks into the containers by itself.", _HOST
