@@ -4,6 +4,7 @@
     pod_model            the fields of a pod that are read
     dynakube_settings    the DynaKube's settings for pods
     exclusions           rules for pods that are never injected
+    operating_system     whether a pod is for Windows nodes
     existing             the injection by an earlier call
     plan                 agent, enrichment, volume and paths of a pod
     ld_preload, env, mounts, volumes,

@@ -2,7 +2,8 @@
 
 Infrastructure is recognised by the names of DNS and network programs in its labels, and by the host paths that its
 work requires: a volume driver mounts kubelet's plugin directories, a network plugin those of the CNI. These paths find
-programs of any name, and no application needs them.
+programs of any name, and no application needs them. A name is a guess, since applications may have it too, and an
+annotation that requests injection outweighs it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from oneagent.common import identifiers
 from oneagent.common.dynakube import namespace_mapping
 from oneagent.common.injection import pod_annotations, skip_reasons
 from oneagent.common.injection.skip_reasons import SkipReason
+from oneagent.webhook.injection import operating_system
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
 from oneagent.webhook.injection.inputs import PodContext
-from oneagent.webhook.injection.pod_model import PATH_MAX, Pod, Term
+from oneagent.webhook.injection.pod_model import PATH_MAX, Pod
 
 KUBE_SYSTEM: Final = "kube-system"
 
@@ -36,7 +38,6 @@ _INFRASTRUCTURE: Final = frozenset(
 )
 _CNI_DIRECTORIES: Final = ("/etc/cni", "/opt/cni", "/var/lib/cni", "/run/cni", "/var/run/cni")
 _PLUGIN_DIRECTORIES: Final = ("plugins", "plugins_registry", "csi-plugins")
-_OS_LABELS: Final = ("kubernetes.io/os", "beta.kubernetes.io/os")
 _FARGATE: Final = "eks.amazonaws.com/fargate-profile"
 
 
@@ -71,26 +72,15 @@ def _opted_out(pod: Pod) -> bool:
     return pod_annotations.switch(pod.annotations, pod_annotations.INJECT) is False
 
 
+def _opted_in(pod: Pod) -> bool:
+    switches = (pod_annotations.INJECT, pod_annotations.INJECT_AGENT)
+    return any(pod_annotations.switch(pod.annotations, switch) is True for switch in switches)
+
+
 def _is_own(pod: Pod) -> bool:
     name = pod.labels.get("app.kubernetes.io/name")
     host_agent = name == "oneagent" and pod.labels.get("app.kubernetes.io/component") == "host-agent"
     return name == identifiers.DISTRIBUTION or host_agent
-
-
-def _is_on_windows(pod: Pod) -> bool:
-    selector = pod.spec.node_selector or {}
-    operating_systems = [pod.spec.os.name if pod.spec.os else "", *(selector.get(label) for label in _OS_LABELS)]
-    contexts = [pod.spec.security_context, *(container.security_context for container in pod.all_containers())]
-    if "windows" in operating_systems or any(context.windows_options for context in contexts if context):
-        return True
-    return bool(pod.nodes) and all(_requires_windows(term) for term in pod.nodes)
-
-
-def _requires_windows(term: Term) -> bool:
-    return any(
-        expression.key in _OS_LABELS and expression.operator == "In" and expression.values == ["windows"]
-        for expression in term.match_expressions or ()
-    )
 
 
 def _is_on_virtual_node(pod: Pod) -> bool:
@@ -106,7 +96,8 @@ def _is_critical(pod: Pod) -> bool:
 
 
 def _is_infrastructure(pod: Pod) -> bool:
-    if any(pod.labels.get(label) in _INFRASTRUCTURE for label in _NAMING_LABELS):
+    named = any(pod.labels.get(label) in _INFRASTRUCTURE for label in _NAMING_LABELS)
+    if named and not _opted_in(pod):
         return True
     return any(_is_infrastructure_path(volume.host_path.path) for volume in pod.spec.volumes or () if volume.host_path)
 
@@ -129,7 +120,7 @@ def _is_on_host_network(pod: Pod) -> bool:
 _EXCLUSIONS: Final[tuple[tuple[Callable[[Pod], bool], SkipReason], ...]] = (
     (_opted_out, skip_reasons.OPTED_OUT),
     (_is_own, skip_reasons.OWN_POD),
-    (_is_on_windows, skip_reasons.WINDOWS),
+    (operating_system.is_windows, skip_reasons.WINDOWS),
     (_is_on_virtual_node, skip_reasons.VIRTUAL_NODE),
     (_is_debug_copy, skip_reasons.DEBUG_POD),
     (_is_critical, skip_reasons.CRITICAL),

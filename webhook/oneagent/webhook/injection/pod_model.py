@@ -110,6 +110,11 @@ class Affinity(_KubernetesObject, frozen=True):
     node_affinity: NodeAffinity | None = None
 
 
+class Toleration(_KubernetesObject, frozen=True):
+    key: str | None = None
+    value: str | None = None
+
+
 class Spec(_KubernetesObject, frozen=True):
     containers: list[Container]
     init_containers: list[Container] | None = None
@@ -122,6 +127,7 @@ class Spec(_KubernetesObject, frozen=True):
     host_users: bool | None = None
     affinity: Affinity | None = None
     node_selector: dict[str, str] | None = None
+    tolerations: list[Toleration] | None = None
     os: Os | None = None
     priority_class_name: str | None = None
 
