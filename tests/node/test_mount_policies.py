@@ -75,6 +75,40 @@ class TestLastGood:
                 kubelet.publish(f"pod-{policy}", timeout=SHORT, dynakube=dynakube)
 
 
+class TestWaitThenLastGood:
+    """The default. Here a publish wait is as long as the caller's deadline allows."""
+
+    def test_is_mounted_after_one_publish_wait_and_said(self, driver: Driver, kubelet: Kubelet) -> None:
+        dynakube = lacking(driver, "wait-then-last-good", good_version=VERSION, condition="the tenant is away")
+        started = time.monotonic()
+        kubelet.publish("patient-lucky", timeout=3, dynakube=dynakube)
+        assert time.monotonic() - started > 1.5, "one second before the deadline, not at once"
+        assert (kubelet.target("patient-lucky") / LIBRARY).read_bytes() == b"library"
+        eventually(lambda: driver.rows().get("csi-patient-lucky", {}).get("version") == VERSION)
+        (notice,) = [row for row in driver.table("notices") if row["pod_name"] == "patient-lucky"]
+        assert (notice["reason"], notice["kind"]) == (LAST_GOOD_MOUNTED, "Warning")
+        assert "the tenant is away" in notice["message"]
+
+    def test_gives_way_to_the_wanted_version_that_comes_meanwhile(self, driver: Driver, kubelet: Kubelet) -> None:
+        wanted = store_key.of_version(Version("6.6.6"), "tests")
+        dynakube = lacking(driver, "wait-then-last-good", version=wanted, good_version=VERSION)
+        answer = kubelet.begin("patient-newest", dynakube=dynakube)
+        node.install(driver.data, wanted, b"newer")
+        answer.result(10)
+        assert (kubelet.target("patient-newest") / LIBRARY).read_bytes() == b"newer"
+
+    def test_without_a_last_good_version_the_limits_count(self, driver: Driver, kubelet: Kubelet) -> None:
+        dynakube = lacking(driver, "wait-then-last-good", mount_attempts=1)
+        with refused(grpc.StatusCode.UNAVAILABLE, f"attempt 1 of 1: {LACKING}"):
+            kubelet.publish("patient-unlucky", timeout=SHORT, dynakube=dynakube)
+        kubelet.publish("patient-unlucky", timeout=SHORT, dynakube=dynakube)
+        assert driver.state("patient-unlucky") == "empty"
+
+    def test_prefers_the_last_good_version_to_an_empty_view(self, driver: Driver, kubelet: Kubelet) -> None:
+        dynakube = lacking(driver, "wait-then-last-good", good_version=VERSION, mount_attempts=0)
+        assert (kubelet.publish("hopeless", dynakube=dynakube) / LIBRARY).read_bytes() == b"library"
+
+
 class TestFail:
     def test_never_gives_an_empty_view_whatever_the_limits(self, driver: Driver, kubelet: Kubelet) -> None:
         dynakube = lacking(driver, "fail", mount_attempts=0, mount_timeout_seconds=0.0)

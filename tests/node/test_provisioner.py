@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from oneagent.common.injection import inert_library
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import node, packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.kube_api import KubeApi
@@ -176,7 +178,7 @@ class TestTheCluster:
                     call = kubelet.begin("pod1", timeout=15)
                     if call.exception() is None:
                         break
-                assert list(kubelet.target("pod1").iterdir()) == []
+                assert inert_library.is_inert(str(kubelet.target("pod1") / PRELOAD_LIBRARY))
 
                 def find_events() -> list[dict[str, object]]:
                     return [event for event in api.objects("events") if event["reason"] == "AgentNotMounted"]

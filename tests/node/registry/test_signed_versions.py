@@ -86,7 +86,7 @@ def last_good(found: dict[str, Any]) -> dict[str, Any]:
 
 def instead(p: Provisioning) -> Version | None:
     """Return the version of pods while the desired one is missing."""
-    found = mount_policy.fallback_version(p.row(), p.store)
+    found = mount_policy.fallback_version(p.row(), p.store, waited=False)
     return found.version if found else None
 
 

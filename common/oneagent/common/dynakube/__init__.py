@@ -42,8 +42,8 @@ DEFAULT_MOUNT_ATTEMPTS: Final = 10
 FOLLOW_TAGS, FIRST_DIGEST, NO_PULL = "Always", "IfNotPresent", "Never"
 PULL_POLICIES: Final = (FOLLOW_TAGS, FIRST_DIGEST, NO_PULL)
 """Follow a tag wherever it moves to, stay with its first digest, or download nothing."""
-MOUNT_POLICIES: Final = ("wait", "last-good", "fail")
-"""The first one is what is meant if nothing is said."""
+MOUNT_POLICIES: Final = ("wait-then-last-good", "wait", "last-good", "fail")
+"""The first is the default."""
 DEFAULT_MOUNT_TIMEOUT_SECONDS: Final = 600.0
 DEFAULT_REQUEST_THRESHOLD_MINUTES: Final = 15
 

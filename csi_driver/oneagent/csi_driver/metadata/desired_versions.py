@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 MOUNT_ATTEMPTS: Final = 10
 MOUNT_TIMEOUT_SECONDS: Final = 600.0
 
+WAIT_THEN_LAST_GOOD: Final = "wait-then-last-good"
+LAST_GOOD: Final = "last-good"
+FAIL: Final = "fail"
+"""Mount policies; `server.mount_policy` describes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
@@ -36,7 +41,7 @@ class DesiredState:
     layer: LayerId = LayerId("")
     mount_attempts: int = MOUNT_ATTEMPTS
     mount_timeout_seconds: float = MOUNT_TIMEOUT_SECONDS
-    mount_policy: str = "wait"
+    mount_policy: str = WAIT_THEN_LAST_GOOD
     good_version: Version = Version("")
     """The version that was last desired and in the store; `good_layer` is its configuration."""
     good_layer: LayerId = LayerId("")
@@ -45,6 +50,11 @@ class DesiredState:
     condition: str = ""
     """Reason why the version is not in the store, as text; empty if it is."""
     changed_at: float = 0.0
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Return whether pods may get the last good version, so that it has to stay in the store."""
+        return self.mount_policy in {LAST_GOOD, WAIT_THEN_LAST_GOOD}
 
 
 class DesiredStateReader:

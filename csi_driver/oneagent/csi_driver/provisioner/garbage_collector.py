@@ -14,6 +14,7 @@ for a new version is made for all of it, because its shared files are found only
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,11 +25,11 @@ from typing import Final
 from oneagent.common import logs
 from oneagent.common.http import download
 from oneagent.common.identifiers import Version
-from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.data_dir import DataDir, LayerId
 from oneagent.csi_driver.linux import disk_usage, mount_table
 from oneagent.csi_driver.linux.mount_table import Mount
 from oneagent.csi_driver.metadata import database
-from oneagent.csi_driver.metadata.desired_versions import DesiredState
+from oneagent.csi_driver.metadata.desired_versions import WAIT_THEN_LAST_GOOD, DesiredState
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState, VersionRecord
 from oneagent.csi_driver.metadata.volumes import VolumeRecord
 from oneagent.csi_driver.provisioner import download_files, log_retention
@@ -98,7 +99,9 @@ def find_references(
     volumes, desired = list(volumes), list(desired)
     named = [(row.version, row.tenant, row.layer) for row in volumes]
     named += [(row.version, row.tenant, row.layer) for row in desired]
-    named += [(row.good_version, row.tenant, row.good_layer) for row in desired if row.mount_policy == "last-good"]
+    named += [
+        (row.good_version, row.tenant, row.good_layer) for row in desired if row.may_fall_back and row.good_version
+    ]
     versions |= {Version(version) for version, _, _ in named}
     layers |= {f"{data.config_layers}/{tenant}/{layer}" for _, tenant, layer in named}
     hosts |= {volume.dynakube for volume in volumes if volume.mode == "host"} | {row.name for row in desired}
@@ -123,6 +126,12 @@ def select_expired(
         if over_budget or now - _last_use(records, version) >= policy.keep_unused_seconds:
             removed.append(version)
     return removed
+
+
+def _without_fallback(row: DesiredState) -> DesiredState:
+    if row.mount_policy != WAIT_THEN_LAST_GOOD:
+        return row
+    return dataclasses.replace(row, good_version=Version(""), good_layer=LayerId(""))
 
 
 def _last_use(records: Mapping[Version, VersionRecord], version: Version) -> float:
@@ -191,8 +200,10 @@ class GarbageCollector:
         # Without retention, until the bytes fit.
         strict = RetentionPolicy(keep_unused_seconds=float("-inf"))
         with contextlib.suppress(*_UNREADABLE):
-            while not self._fits(needed_bytes) and self._collect(strict, at_most=1):
-                self.empty_trash()
+            # The version before is worth less than the wanted one, which would not come without its room.
+            for keep_fallbacks in (True, False):
+                while not self._fits(needed_bytes) and self._collect(strict, 1, keep_fallbacks=keep_fallbacks):
+                    self.empty_trash()
         if not self._fits(needed_bytes):
             free = self.free_bytes(self._data.root)
             raise NoSpaceError(
@@ -229,20 +240,26 @@ class GarbageCollector:
     def _fits(self, needed_bytes: int) -> bool:
         return self.free_bytes(self._data.root) >= needed_bytes
 
-    def _collect(self, policy: RetentionPolicy, at_most: int = 1 << 30) -> list[Version]:
+    def _collect(
+        self, policy: RetentionPolicy, at_most: int = 1 << 30, *, keep_fallbacks: bool = True
+    ) -> list[Version]:
         """Move garbage into the trash, under the store's exclusive lease.
 
+        Without `keep_fallbacks` also versions that pods would get while the wanted one is missing, unless their
+        DynaKube's mount policy is to mount them at once.
         Rows are read before it and mounts under it: a publish in between shows in the mount table.
         """
         with self._decision_lock:
             dynakube_names = self._dynakube_names()
             if dynakube_names is None:
                 return []
-            removed = self._collect_locked(policy, dynakube_names, at_most)
+            removed = self._collect_locked(policy, dynakube_names, at_most, keep_fallbacks)
         self._state.flush()
         return removed
 
-    def _collect_locked(self, policy: RetentionPolicy, dynakube_names: Iterable[str], at_most: int) -> list[Version]:
+    def _collect_locked(
+        self, policy: RetentionPolicy, dynakube_names: Iterable[str], at_most: int, keep_fallbacks: bool
+    ) -> list[Version]:
         # Only for a budget, and before the lease, which blocks publishes.
         occupied = self._usage.by_version() if policy.budget_bytes else {}
         other_bytes = self._unfinished_bytes() if policy.budget_bytes else 0
@@ -250,7 +267,9 @@ class GarbageCollector:
         def used_without(removed: Collection[Version]) -> int:
             return usage.bytes_without(occupied, removed) + other_bytes
 
-        volumes, desired = self._state.volumes(), self._state.all_desired()
+        volumes, desired = self._state.volumes(), list(self._state.all_desired())
+        if not keep_fallbacks:
+            desired = [_without_fallback(row) for row in desired]
         pinned = preload.list_pinned(self._data, {row.version for row in desired}, self._now())
         with self._store.removal():
             references = find_references(

@@ -1,8 +1,10 @@
 """The mount policy of a DynaKube: how long a volume retries, and what its pod gets meanwhile.
 
-    wait        the pod waits, and starts with an empty view once the retry limit is reached
-    last-good   the pod gets the DynaKube's previous version at once, if that is still in the store
-    fail        the pod waits without limit and never gets an empty view
+    wait-then-last-good   the pod waits for one publish wait, then gets the DynaKube's previous version if that is still
+                          in the store; without one as with `wait`
+    wait                  the pod waits, and starts with an empty view once the retry limit is reached
+    last-good             the pod gets the DynaKube's previous version at once; without one as with `wait`
+    fail                  the pod waits without limit and never gets an empty view
 
 The limit, exactly: with N attempts, N calls fail and the next one succeeds with an empty view. With a timeout T,
 the first call that comes T or later after the first failure succeeds with an empty view. A call that is waiting
@@ -10,7 +12,7 @@ when T passes does so then. The earlier of the two applies. A successful mount r
 to wait is no attempt, but T begins with it.
 
 The last good version was desired and in the store at the same time, so it is complete and has its configuration.
-Garbage collection keeps it for a DynaKube of this policy. A corrupt one has left the store, so pods wait for it as
+Garbage collection keeps it for a DynaKube of these policies. A corrupt one has left the store, so pods wait for it as
 for any other.
 """
 
@@ -19,14 +21,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Final
 
-from oneagent.csi_driver.metadata.desired_versions import MOUNT_ATTEMPTS, MOUNT_TIMEOUT_SECONDS, DesiredState
+from oneagent.csi_driver.metadata.desired_versions import (
+    FAIL,
+    LAST_GOOD,
+    MOUNT_ATTEMPTS,
+    MOUNT_TIMEOUT_SECONDS,
+    DesiredState,
+)
 from oneagent.csi_driver.server.request_validation import PublishRequest
 from oneagent.csi_driver.store import AgentStore
-
-LAST_GOOD: Final = "last-good"
-FAIL: Final = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,10 @@ class Failures:
     def start_timeout(self, now: float) -> Failures:
         """Count no attempt, but let the mount timeout begin."""
         return Failures(self.attempts, self.first_at or now)
+
+    def have_lasted(self, seconds: float, now: float) -> bool:
+        """Return whether the first of them is so long ago."""
+        return bool(self.first_at) and now >= self.first_at + seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +96,14 @@ def is_impatient(request: PublishRequest, desired: DesiredState | None) -> bool:
     return timeout is not None and desired is not None and timeout < desired.mount_timeout_seconds
 
 
-def fallback_version(desired: DesiredState | None, store: AgentStore) -> DesiredState | None:
-    """Return the DynaKube's state with its last good version; None if the policy or the store has none."""
-    if desired is None or desired.mount_policy != LAST_GOOD or desired.good_version == desired.version:
+def fallback_version(desired: DesiredState | None, store: AgentStore, *, waited: bool) -> DesiredState | None:
+    """Return the DynaKube's state with its last good version; None if the policy or the store has none.
+
+    `waited`: the volume has waited for its version for one publish wait.
+    """
+    if desired is None or not desired.may_fall_back or desired.good_version == desired.version:
+        return None
+    if desired.mount_policy != LAST_GOOD and not waited:
         return None
     if not store.has(desired.good_version):
         return None

@@ -201,8 +201,12 @@ class Publisher:
             self._resolve_version(attempt)
             limits = mount_policy.retry_limits(request, attempt.desired)
             awaits_lease = False
+            left = min(longest_wait - (time.monotonic() - started), limits.seconds_left(failures, self._now()))
+            is_over = left <= 0 or bool(limits.exhausted_reason(failures, self._now()))
+            # A call that came back has waited before, if only for a place to wait.
+            waited = is_over or failures.have_lasted(self._settings.publish_wait_seconds, self._now())
             try:
-                if done := self._mount_available(attempt):
+                if done := self._mount_available(attempt, waited=waited):
                     return done
             except view_mounter.MountError as error:
                 attempt.reason = str(error)
@@ -211,13 +215,11 @@ class Publisher:
                 attempt.reason = str(error)
             except StoreBusyError as error:
                 attempt.reason, awaits_lease = str(error), True
-            spent = time.monotonic() - started
-            left = min(longest_wait - spent, limits.seconds_left(failures, self._now()))
             if attempt.call.cancelled:
                 raise UnavailableError(
                     f"volume {request.volume}: the call was cancelled while it waited ({attempt.reason})"
                 )
-            if left <= 0 or limits.exhausted_reason(failures, self._now()):
+            if is_over:
                 return limits
             if self._is_unknown(attempt) and not awaits_lease:
                 return limits
@@ -287,13 +289,13 @@ class Publisher:
                     attempt.desired = copied
             attempt.version = desired.version
 
-    def _mount_available(self, attempt: PublishAttempt) -> PublishResult | None:
+    def _mount_available(self, attempt: PublishAttempt, *, waited: bool) -> PublishResult | None:
         """Mount the version, else the last good one if the policy allows it; None without either."""
         if attempt.version is not None:
             desired = attempt.desired or DesiredState(attempt.request.dynakube)
             self._mount(attempt, desired, attempt.version)
             return PublishResult(CallResult.MOUNTED, attempt.version)
-        fallback = mount_policy.fallback_version(attempt.desired, self._store)
+        fallback = mount_policy.fallback_version(attempt.desired, self._store, waited=waited)
         if fallback is None:
             return None
         text = f"The pod starts with the last good agent version {agent_version(fallback.version)}: {attempt.reason}"

@@ -202,9 +202,9 @@ def test_an_impossible_request_threshold_falls_back_with_a_warning(value: object
 
 
 @pytest.mark.parametrize(
-    ("value", "policy"), [("", "wait"), ("wait", "wait"), ("last-good", "last-good"), ("fail", "fail")]
+    ("value", "policy"), [("", "wait-then-last-good"), ("wait", "wait"), ("last-good", "last-good"), ("fail", "fail")]
 )
-def test_the_mount_policy_is_to_wait_unless_another_is_named(value: str, policy: str) -> None:
+def test_pods_wait_and_then_get_the_last_good_version_by_default(value: str, policy: str) -> None:
     found = dynakube.from_object(annotated(mount_policy=value))
     assert (found.mount_policy, found.warnings) == (policy, ())
 
@@ -220,10 +220,11 @@ def test_tags_are_followed_unless_another_pull_policy_is_named(value: str, polic
     assert bool(found.warnings) == (value == "never")
 
 
-def test_an_unknown_mount_policy_is_to_wait_with_a_warning() -> None:
+def test_an_unknown_mount_policy_is_the_default_with_a_warning() -> None:
     found = dynakube.from_object(annotated(mount_policy="best"))
-    assert found.mount_policy == "wait"
-    assert found.warnings == ("mount-policy is 'best': not one of wait, last-good, fail; wait is used",)
+    assert found.mount_policy == "wait-then-last-good"
+    listed = "wait-then-last-good, wait, last-good, fail"
+    assert found.warnings == (f"mount-policy is 'best': not one of {listed}; wait-then-last-good is used",)
 
 
 def test_zero_mount_attempts_are_a_number_like_any_other() -> None:

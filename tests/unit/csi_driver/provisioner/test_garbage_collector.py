@@ -120,7 +120,10 @@ class TestFindReferences:
             frozenset({ONE}), frozenset({"/data/config-layers/t/aa"}), frozenset({"demo"})
         )
 
-    @pytest.mark.parametrize(("policy", "retained"), [("wait", False), ("fail", False), ("last-good", True)])
+    @pytest.mark.parametrize(
+        ("policy", "retained"),
+        [("wait-then-last-good", True), ("wait", False), ("fail", False), ("last-good", True)],
+    )
     def test_the_version_before_is_needed_where_it_may_be_mounted_again(self, policy: str, retained: bool) -> None:
         good = dataclasses.replace(desired("2", "bb"), mount_policy=policy, good_version=ONE, good_layer=LayerId("aa"))
         references = self.find(rows=(good,))

@@ -27,7 +27,7 @@ from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
         ("injection-failure-policy", "loud", '"silent" or "fail"'),
         ("injection-failure-policy", "fail", ""),
         ("injection-failure-policy", "", ""),
-        ("mount-policy", "best", '"wait", "last-good" or "fail"'),
+        ("mount-policy", "best", '"wait-then-last-good", "wait", "last-good" or "fail"'),
         ("mount-policy", "last-good", ""),
         ("activegate-updates", "whatever", ""),
         ("no-proxy", "a.example,*.b.example", ""),

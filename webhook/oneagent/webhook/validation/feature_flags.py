@@ -38,7 +38,10 @@ _NUMBER: Final = (_like(r"[0-9]{1,6}"), "a number from 0 to 999999")
 
 _FORMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
     "injection-failure-policy": (_like("silent|fail"), '"silent" or "fail"'),
-    "mount-policy": (_like("wait|last-good|fail"), '"wait", "last-good" or "fail"'),
+    "mount-policy": (
+        _like("wait|last-good|fail|wait-then-last-good"),
+        '"wait-then-last-good", "wait", "last-good" or "fail"',
+    ),
     "oneagent-initial-connect-retry-ms": (_like("-1|[0-9]{1,9}"), "milliseconds, or -1 for none"),
     "oneagent-max-unavailable": (
         _like("[1-9][0-9]{0,4}|([1-9][0-9]?|100)%"),

@@ -94,7 +94,7 @@ _ALL: Final = (
     Feature("label-version-detection", "switch", "false"),
     Feature("max-csi-mount-attempts", "number", "10"),
     Feature("max-csi-mount-timeout", "duration", "10m"),
-    Feature("mount-policy", "text", "wait"),
+    Feature("mount-policy", "text", "wait-then-last-good"),
     Feature("multiple-osagents-on-node", "switch", "false"),
     Feature("no-proxy", "text"),
     Feature("oneagent-initial-connect-retry-ms", "number", "-1"),
