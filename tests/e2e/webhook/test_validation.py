@@ -60,7 +60,11 @@ def said(kubectl: Kubectl, manifest: Manifest) -> str:
         (dynakube({}, automatic_injection="yes"), 'is \'yes\'. Make sure that it is "true" or "false"'),
         (dynakube({}, ignored_namespaces="prod"), "is not a JSON list"),
         (dynakube(mode("hostMonitoring", nodeSelector={"a b": "c"})), "which is not a valid label key"),
-        (dynakube({"networkZon": "eu"}), "Warning: spec.networkZon is not a field of v1beta6"),
+        (
+            dynakube({"networkZon": "eu"}),
+            "Warning: spec.networkZon is not a field of v1beta6: did you mean spec.networkZ",
+        ),
+        (dynakube({}, disable_oneagent_readonly_host_fs="true"), 'oneagent-readonly-host-fs: "false" instead'),
         (dynakube({"activeGate": {"capabilities": ["routing"]}}), "Warning: spec.activeGate has no effect"),
         (dynakube({}, no_porxy="a"), "Warning: metadata.annotations[feature.dynatrace.com/no-porxy]"),
     ],

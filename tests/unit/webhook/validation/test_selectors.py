@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from oneagent.common.dynakube.api import conversion, versions
 from oneagent.webhook import validation
 from tests.unit.common.dynakube.api.manifests import Manifest
 from tests.unit.webhook.validation.dynakubes import errors, kube, mode, only
@@ -98,6 +99,18 @@ def test_a_namespace_has_one_dynakube(mine: Manifest, other: Manifest, message: 
     )
     found = errors(kube(mine), cluster=cluster, others=(kube(other, name="bank"), kube(mine)))
     assert message in only(found) if message else found == ()
+
+
+@pytest.mark.parametrize("version", ["v1alpha1", "v1beta1"])
+def test_a_dynakube_of_an_old_version_that_does_not_inject_stands_beside_others_on_other_nodes(version: str) -> None:
+    own = {"nodeSelector": {"pool": "bank"}}
+    spec = {"classicFullStack": own} if version == "v1alpha1" else mode("classicFullStack", **own)
+    old = kube(spec, name="bank", version=version)
+    stored = conversion.convert(old, f"dynatrace.com/{versions.NEWEST}")
+    other = kube(mode("cloudNativeFullStack", nodeSelector={"pool": "shop"}))
+    cluster = validation.ClusterState(own_namespace="dynatrace", namespaces=NAMESPACES)
+    assert errors(old, cluster=cluster, others=(other,)) == ()
+    assert errors(other, cluster=cluster, others=(stored,)) == ()
 
 
 def test_different_ignored_namespaces_keep_dynakubes_apart() -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from oneagent.common import identifiers, typed_json
-from oneagent.common.dynakube.api import json_path, version_history
+from oneagent.common.dynakube.api import json_path, schema, version_history
 from oneagent.common.dynakube.api.change_kinds import Switched
 from oneagent.common.dynakube.api.json_path import Tree
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
@@ -66,13 +66,15 @@ def to_newest(obj: Tree) -> Tree:
 
 
 def carried_without_effect(tree: Tree) -> Iterator[tuple[str, str]]:
-    """Yield version and place of each setting of an older version that an object of the newest one only carries."""
+    """Yield version and place of each field of an older version that an object of the newest one only carries."""
     for version in VERSIONS[:-1]:
+        described = version_history.described(version)
         for difference in _carried(json_path.get_value(tree, f"metadata.annotations[{CARRIER}{version}]")):
-            is_off = isinstance(difference.was, dict) and difference.was.get("enabled") is False
-            is_set = bool(difference.was) and difference.was is not msgspec.UNSET
-            if difference.at[:1] == ["spec"] and is_set and not is_off:
-                yield version, ".".join(difference.at)
+            place, was = ".".join(difference.at), difference.was
+            is_off = isinstance(was, dict) and was.get("enabled") is False
+            is_lost = difference.made is msgspec.UNSET and was is not msgspec.UNSET and bool(was) and not is_off
+            if is_lost and place.startswith("spec.") and schema.get_section(described, place) is not None:
+                yield version, place
 
 
 def _step(tree: Tree, source: str, target: str) -> Tree:

@@ -16,6 +16,10 @@ Manifest = dict[str, Any]
 CASES: Final = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
 
 
+WRITTEN: Final = sorted((Path(__file__).parent / "written").glob("*.yaml"))
+"""Manifests with the mode, namespaces and warnings that are expected of them"""
+
+
 def case(path: Path) -> tuple[Manifest, Manifest]:
     written, newest = yaml.safe_load_all(path.read_text())
     return written, newest
