@@ -30,6 +30,11 @@ def mode(name: str, **own: Any) -> Manifest:
     return {"oneAgent": {name: {**selectors, **own}}}
 
 
+def in_namespace(name: str) -> Manifest:
+    made = dynakube({})
+    return {**made, "metadata": {**made["metadata"], "namespace": name}}
+
+
 def said(kubectl: Kubectl, manifest: Manifest) -> str:
     """What is said against a manifest; empty if nothing is."""
     try:
@@ -64,7 +69,11 @@ def said(kubectl: Kubectl, manifest: Manifest) -> str:
             dynakube({"networkZon": "eu"}),
             "Warning: spec.networkZon is not a field of v1beta6: did you mean spec.networkZ",
         ),
-        (dynakube({}, disable_oneagent_readonly_host_fs="true"), 'oneagent-readonly-host-fs: "false" instead'),
+        (
+            dynakube({}, disable_oneagent_readonly_host_fs="true"),
+            "Warning: metadata.annotations[feature.dynatrace.com/disable-oneagent-readonly-host-fs] is deprecated",
+        ),
+        (in_namespace("default"), f"Make sure that it is in the operator's namespace, '{NAMESPACE}'"),
         (dynakube({"activeGate": {"capabilities": ["routing"]}}), "Warning: spec.activeGate has no effect"),
         (dynakube({}, no_porxy="a"), "Warning: metadata.annotations[feature.dynatrace.com/no-porxy]"),
     ],

@@ -15,6 +15,9 @@ from tests.unit.webhook.validation.dynakubes import FLAG, errors, kube, only
     [
         ("automatic-injection", "yes", '"true" or "false"'),
         ("automatic-injection", "True", ""),
+        ("automatic-injection", "0", ""),
+        ("disable-automatic-injection", "T", ""),
+        ("disable-automatic-injection", "no", '"true" or "false"'),
         ("max-csi-mount-attempts", "-1", "a number from 0"),
         ("max-csi-mount-attempts", "3", ""),
         ("max-csi-mount-timeout", "10 minutes", "a duration such as"),

@@ -81,6 +81,31 @@ from tests.unit.webhook.validation.dynakubes import FLAG, UNKNOWN, kube, mode
             kube(disable_hosts_requests="true"),
             [f"{FLAG.format('disable-hosts-requests')} has no effect: the tenant is not asked for its hosts."],
         ),
+        *(
+            (
+                {**kube(), "metadata": {"name": "shop", "annotations": {f"{domain}/{name}": "true"}}},
+                [f"metadata.annotations[{domain}/{name}] has no effect: did you mean feature.dynatrace.com/{guess}?"],
+            )
+            for domain, name, guess in (
+                ("features.dynatrace.com", "automatic-injection", "automatic-injection"),
+                ("feature.dynatrace.io", "disable-automatic-injection", "disable-automatic-injection"),
+                ("alpha.operator.dynatrace.com", "automatic-injection", "automatic-injection"),
+                ("featrue.dynatrace.com", "feature-no-proxy", "no-proxy"),
+            )
+        ),
+        ({**kube(), "metadata": {"name": "shop", "annotations": {"features.dynatrace.com/owner": "me"}}}, []),
+        (
+            kube({"metadataEnrichment": {"namespaceSelector": {}}}),
+            ["spec.metadataEnrichment.namespaceSelector has no effect: spec.metadataEnrichment.enabled is not true."],
+        ),
+        (
+            kube(mode("cloudNativeFullStack", useCSIDriver=False)),
+            ["spec.oneAgent.cloudNativeFullStack.useCSIDriver has no effect: this mode always uses the CSI driver."],
+        ),
+        (
+            kube({"proxy": {"value": "http://proxy:3128", "valueFrom": "proxy"}}),
+            ["spec.proxy.valueFrom has no effect: spec.proxy.value comes before it."],
+        ),
         (
             {**kube(), "metadata": {"name": "shop", "labels": {"feature.dynatrace.com/no-proxy": "a"}}},
             ["metadata.labels[feature.dynatrace.com/no-proxy] has no effect: feature flags are annotations."],

@@ -71,6 +71,7 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     validation_warnings.unknown_fields,
     validation_warnings.deprecated_fields,
     validation_warnings.carried_settings,
+    validation_warnings.fields_without_effect,
     validation_warnings.other_products,
     validation_warnings.short_versions,
     validation_warnings.api_url_without_tls,
@@ -86,6 +87,7 @@ _WARNINGS: Final[tuple[Rule, ...]] = (
     agents.image_key_without_image,
     feature_flags.unknown,
     feature_flags.deprecated,
+    feature_flags.misspelt_prefix,
     feature_flags.misplaced,
     feature_flags.without_effect,
 )

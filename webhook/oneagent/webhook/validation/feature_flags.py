@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,12 @@ IGNORED_NAMESPACES: Final = "ignored-namespaces"
 _HINTS: Final = 10
 """Unknown flags for which a similar one is looked for, which takes a millisecond each"""
 _LONGEST_NAME: Final = 100
+_MAX_KEYS: Final = 100
+"""Annotations whose prefix is looked at"""
+_ALIKE: Final = 0.85
+"""Least ratio of a prefix that is misspelt"""
+_DOMAIN: Final = identifiers.FEATURE_PREFIX.removesuffix("/")
+_OLD_DOMAINS: Final = frozenset(prefix.partition("/")[0] for prefix in feature_flags.PREFIXES[1:])
 
 
 def _is_duration(text: str) -> bool:
@@ -33,7 +41,7 @@ def _like(pattern: str) -> Callable[[str], bool]:
     return lambda text: form.fullmatch(text) is not None
 
 
-_SWITCH: Final = (_like(r"(?i:true|false)"), '"true" or "false"')
+_SWITCH: Final = (lambda text: text.lower() in feature_flags.SWITCHES, '"true" or "false"')
 _NUMBER: Final = (_like(r"[0-9]{1,6}"), "a number from 0 to 999999")
 
 _FORMS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
@@ -100,6 +108,16 @@ def unknown(ctx: ValidationContext) -> Iterator[str]:
         similar = _similar(flag) if number < _HINTS else ""
         hint = f"did you mean {similar}?" if similar else "it has no effect."
         yield f"metadata.annotations[{flag.key}] is not a feature flag: {hint}"
+
+
+def misspelt_prefix(ctx: ValidationContext) -> Iterator[str]:
+    """Warn of annotations that are no feature flags only because of what stands before the name."""
+    for key in itertools.islice(sorted(json_path.section(ctx.new, "metadata.annotations") or {}), _MAX_KEYS):
+        domain, _, name = key.partition("/")
+        name = name.removeprefix("feature-")[:_LONGEST_NAME]
+        is_alike = difflib.SequenceMatcher(None, domain, _DOMAIN).ratio() >= _ALIKE or domain in _OLD_DOMAINS
+        if is_alike and not key.startswith(feature_flags.PREFIXES) and feature_flags.is_known(name):
+            yield f"metadata.annotations[{key}] has no effect: did you mean {identifiers.FEATURE_PREFIX}{name}?"
 
 
 def misplaced(ctx: ValidationContext) -> Iterator[str]:

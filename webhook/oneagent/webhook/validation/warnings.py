@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common.dynakube.api import conversion, fields, json_path, schema, version_history
+from oneagent.common.dynakube.mode import Mode
 from oneagent.webhook.validation import agents, field_hints, network
 from oneagent.webhook.validation.context import ValidationContext, quote
 
@@ -44,6 +45,19 @@ def carried_settings(ctx: ValidationContext) -> Iterator[str]:
     for version, path in conversion.carried_without_effect(ctx.new):
         if version != ctx.version or path not in named:
             yield f"{_printable_path(path)} of {version} has no effect; only readers of {version} see it."
+
+
+def fields_without_effect(ctx: ValidationContext) -> Iterator[str]:
+    """Warn of fields that others keep from having an effect."""
+    selector = "spec.metadataEnrichment.namespaceSelector"
+    is_on = json_path.get_value(ctx.new, "spec.metadataEnrichment.enabled") is True
+    if json_path.get_value(ctx.written, selector) is not None and not is_on:
+        yield f"{selector} has no effect: spec.metadataEnrichment.enabled is not true."
+    driver = f"spec.oneAgent.{Mode.CLOUD_NATIVE_FULL_STACK}.useCSIDriver"
+    if json_path.get_value(ctx.new, driver) is False:
+        yield f"{driver} has no effect: this mode always uses the CSI driver."
+    if ctx.text("spec.proxy.value") and ctx.text("spec.proxy.valueFrom"):
+        yield "spec.proxy.valueFrom has no effect: spec.proxy.value comes before it."
 
 
 def other_products(ctx: ValidationContext) -> Iterator[str]:

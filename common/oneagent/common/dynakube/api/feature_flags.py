@@ -49,9 +49,17 @@ class GivenFlag:
 
     @property
     def meaning(self) -> str:
-        """The value under the flag's own name."""
-        return contrary(self.value) if self.verb == _DISABLE else self.value
+        """The value under the flag's own name; of a switch `true` or `false`, if it is one of them in any spelling."""
+        if self.feature is None or self.feature.kind != "switch":
+            return self.value
+        value = SWITCHES.get(self.value.lower())
+        if value is None:
+            return self.value
+        return "true" if value is not (self.verb == _DISABLE) else "false"
 
+
+SWITCHES: Final[Mapping[str, bool]] = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+"""Spellings of a switch in the field, by their lower case"""
 
 _DISABLE: Final = "disable-"
 VERBS: Final = (_DISABLE, "enable-")
@@ -130,11 +138,6 @@ def annotation(name: str) -> str:
     return f"metadata.annotations[{identifiers.FEATURE_PREFIX}{name}]"
 
 
-def contrary(switch: str) -> str:
-    """Return the value that says the contrary; what is neither true nor false stays."""
-    return {"true": "false", "false": "true"}.get(switch.strip().lower(), switch)
-
-
 def verbs(name: str) -> tuple[str, ...]:
     """Return what a flag's name may have in front, the empty text first."""
     is_switch = name in FEATURES and FEATURES[name].kind == "switch"
@@ -177,6 +180,11 @@ def given(annotations: Mapping[str, object]) -> Iterator[GivenFlag]:
         for prefix in PREFIXES:
             if key.startswith(prefix):
                 yield _read(key, key.removeprefix(prefix), fields.scalar(written).strip())
+
+
+def is_known(name: str) -> bool:
+    """Return True for a flag's name, with or without a verb in front."""
+    return _read("", name, "").feature is not None
 
 
 def _read(key: str, name: str, value: str) -> GivenFlag:

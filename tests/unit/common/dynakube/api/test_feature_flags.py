@@ -44,6 +44,9 @@ def newest(annotations: dict[str, str], version: str = versions.NEWEST, mode: st
         ("disable-oneagent-readonly-host-fs", "TRUE", False),
         ("enable-oneagent-readonly-host-fs", "false", False),
         ("oneagent-readonly-host-fs", "false", False),
+        ("oneagent-readonly-host-fs", "0", False),
+        ("disable-oneagent-readonly-host-fs", "1", False),
+        ("disable-oneagent-readonly-host-fs", "F", True),
     ],
 )
 def test_a_host_agent_sees_the_host_as_the_flag_of_an_old_release_says(
