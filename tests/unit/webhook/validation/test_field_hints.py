@@ -68,6 +68,9 @@ AGENT = "spec.oneAgent."
             f"{AGENT}hostMonitoring.autoUpdate",
             "it is a field of v1beta5, without effect here.",
         ),
+        ({"": 1}, "spec.", "it has no effect."),
+        ({"..": 1}, "spec...", "it has no effect."),
+        ({"a[0": 1}, "spec.a[0", "it has no effect."),
         # These say something else.
         ({"certCheck": True}, "spec.certCheck", "it has no effect."),
         ({"metadataEnrichment": {"disabled": True}}, "spec.metadataEnrichment.disabled", "it has no effect."),

@@ -65,12 +65,11 @@ def get_field(schema: Schema, path: str) -> Schema | None:
 def get_section(schema: Schema, path: str) -> Schema | None:
     """Return the description of what a path of an object leads to, such as `spec.tolerations[0]`; None if unknown."""
     here: Schema | None = schema
-    for key in re.sub(r"\[[0-9]+\]", ".[]", path).split("."):
-        if here is None or not key:
+    for key in re.sub(r"\[[0-9]+\]", ".[]", path).split(".") if path else ():
+        if here is None:
             break
-        here = (
-            here.get("items") if key == "[]" else here.get("properties", {}).get(key, here.get("additionalProperties"))
-        )
+        known = here.get("properties", {})
+        here = here.get("items") if key == "[]" else known.get(key, here.get("additionalProperties"))
     return here
 
 

@@ -39,10 +39,11 @@ _FLAGS = st.dictionaries(
         [
             *(
                 prefix + name
-                for prefix in ("feature.dynatrace.com/", feature_flags.OLD_PREFIX)
+                for prefix in feature_flags.PREFIXES
                 for name in (
                     "metadata-enrichment",
                     "disable-metadata-enrichment",
+                    "enable-metadata-enrichment",
                     "dynatrace-api-request-threshold",
                     "oneagent-seccomp-profile",
                     "no-proxy",
