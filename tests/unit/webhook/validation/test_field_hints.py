@@ -88,3 +88,10 @@ def test_a_field_of_the_newest_version_gets_a_hint_in_an_old_one() -> None:
     assert validation.validate(new, None, UNKNOWN).warnings == (
         f"{path} is not a field of v1beta1: did you mean spec.namespaceSelector?",
     )
+
+
+def test_a_field_of_a_newer_version_that_counts_all_the_same_is_not_called_without_effect() -> None:
+    new = kube({"metadataEnrichment": {"enabled": True}, **mode("applicationMonitoring")}, version="v1beta1")
+    assert validation.validate(new, None, UNKNOWN).warnings == (
+        "spec.metadataEnrichment.enabled is not a field of v1beta1: it is a field of v1beta6.",
+    )

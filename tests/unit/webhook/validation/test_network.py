@@ -20,6 +20,7 @@ INVALID = (
         ({"apiUrl": " "}, True),
         ({"apiUrl": "https://ENVIRONMENTID.live.dynatrace.com/api"}, True),
         ({"apiUrl": "https://environmentid.live.dynatrace.com/api"}, True),
+        ({"apiUrl": "https://YOUR_ENVIRONMENT_ID.live.dynatrace.com/api"}, True),
         ({"apiUrl": "https://<environment>/api"}, True),
         ({"apiUrl": "https://ENVIRONMENT/api"}, True),
         ({"apiUrl": "https://managed.example.com/e/<your-environment-id>/api"}, True),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common.dynakube.api import json_path, schema, version_history
-from oneagent.common.dynakube.api.versions import VERSIONS
+from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES
 from oneagent.webhook.validation import similar_names
 from oneagent.webhook.validation.context import ValidationContext
@@ -38,7 +38,11 @@ def hint(ctx: ValidationContext, path: str) -> str:
     for places in guesses:
         if in_use := [place for place in places if _is_in_use(ctx, place)]:
             return f"did you mean {' or '.join(in_use[:_MAX_GUESSES])}?"
-    return f"it is a field of {others[-1]}, without effect here." if others else "it has no effect."
+    if not others:
+        return "it has no effect."
+    # Conversion keeps a field of a newer version, which then counts.
+    is_kept = others[-1] == NEWEST and json_path.get_value(ctx.new, path) is not None
+    return f"it is a field of {others[-1]}{'' if is_kept else ', without effect here'}."
 
 
 def _written_alike(described: schema.Schema, section: str, name: str) -> Iterator[str]:

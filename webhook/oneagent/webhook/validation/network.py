@@ -16,7 +16,7 @@ from oneagent.common.dynakube.api import fields
 from oneagent.webhook.validation.context import ValidationContext, quote
 
 _EXAMPLE: Final = re.compile(
-    r"https?://([^/]+/e/)?(ENVIRONMENT|(?i:<environment>|[<{]?(your-)?environment-?id[>}]?))([.:/]|$)"
+    r"https?://([^/]+/e/)?(ENVIRONMENT|(?i:<environment>|[<{]?(your[-_])?environment[-_]?id[>}]?))([.:/]|$)"
 )
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _TENANT_HOST: Final = re.compile(r"([^.]+)\..*\b(dynatrace|dynatracelabs)\.com", re.IGNORECASE)

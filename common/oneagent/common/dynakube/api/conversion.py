@@ -68,13 +68,16 @@ def to_newest(obj: Tree) -> Tree:
 def carried_without_effect(tree: Tree) -> Iterator[tuple[str, str]]:
     """Yield version and place of each field of an older version that an object of the newest one only carries."""
     for version in VERSIONS[:-1]:
-        described = version_history.described(version)
         for difference in _carried(json_path.get_value(tree, f"metadata.annotations[{CARRIER}{version}]")):
             place, was = ".".join(difference.at), difference.was
             is_off = isinstance(was, dict) and was.get("enabled") is False
             is_lost = difference.made is msgspec.UNSET and was is not msgspec.UNSET and bool(was) and not is_off
-            if is_lost and place.startswith("spec.") and schema.get_section(described, place) is not None:
+            if is_lost and place.startswith("spec.") and _has_field(version, place) and not _has_field(NEWEST, place):
                 yield version, place
+
+
+def _has_field(version: str, place: str) -> bool:
+    return schema.get_section(version_history.described(version), place) is not None
 
 
 def _step(tree: Tree, source: str, target: str) -> Tree:
