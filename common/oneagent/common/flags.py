@@ -10,9 +10,16 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from oneagent.common import durations
+from oneagent.common import addresses, durations
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends the process with one line, without the list of all flags that would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; --help lists the flags\n")
 
 
 class AddFlag(Protocol):
@@ -32,7 +39,7 @@ class AddFlag(Protocol):
 
 def create_parser(program: str, description: str) -> argparse.ArgumentParser:
     """Create a parser without abbreviations: a mistyped flag is refused instead of guessed."""
-    return argparse.ArgumentParser(prog=program, description=description, allow_abbrev=False)
+    return _Parser(prog=program, description=description, allow_abbrev=False)
 
 
 def adder(parser: argparse.ArgumentParser) -> AddFlag:
@@ -110,9 +117,11 @@ def _parse_absolute_path(text: str) -> Path:
 
 
 def _parse_address(text: str) -> str:
-    host, separator, port = text.rpartition(":")
-    if text and not (separator and port.isdigit() and int(port) < 65536 and "/" not in host):
-        raise ValueError(f"{text!r} is not host:port, for example :8080 or 127.0.0.1:8080")
+    try:
+        if text:
+            addresses.split(text)
+    except addresses.AddressError:
+        raise ValueError(f"{text!r} is not host:port, for example :8080, 127.0.0.1:8080 or [::1]:8080") from None
     return text
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import prometheus_client
 
-from oneagent.common import flags, identifiers, logs
+from oneagent.common import addresses, flags, identifiers, logs
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.http import health
 from oneagent.common.kubernetes import watch_silence
@@ -162,7 +162,7 @@ async def run(config: Config) -> int:
         stack.push_async_callback(server.close)
         if config.metrics_address:
             # A replica that waits for the Lease is ready.
-            host, port = _address(config.metrics_address)
+            host, port = addresses.split(config.metrics_address)
             health_server = health.HealthServer(host, port, lambda: controller.problem if election.is_leader else "")
             await stack.enter_async_context(health_server)
         log.info("operator started", extra=logs.fields(namespace=config.namespace, identity=config.identity))
@@ -189,11 +189,11 @@ async def run(config: Config) -> int:
 def _package_url(config: Config) -> str:
     if not config.package_address:
         return ""
-    return f"https://{config.service}.{config.namespace}.svc:{_address(config.package_address)[1]}"
+    return f"https://{config.service}.{config.namespace}.svc:{addresses.split(config.package_address)[1]}"
 
 
 def _package_server_settings(config: Config) -> runner.RunnerSettings:
-    host, port = _address(config.package_address)
+    host, port = addresses.split(config.package_address)
     return runner.RunnerSettings(
         namespace=config.namespace,
         api_version=config.api_version,
@@ -221,17 +221,12 @@ def _reasons(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def main() -> None:
     config = parse()
     logs.setup(config.log_format, config.log_level)
     try:
         code = asyncio.run(run(config))
-    except ApiError as error:
+    except (ApiError, OSError) as error:
         log.error("operator stopped", extra=logs.fields(reason=error))
         code = 1
     # A thread may still wait for a tenant's response; it has nothing to lose.

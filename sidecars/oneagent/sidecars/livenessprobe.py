@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from oneagent.common import logs
+from oneagent.common.addresses import AddressError
 from oneagent.common.http import page_server
-from oneagent.common.http.connections import AddressError
 from oneagent.sidecars import csi_client, go_flags, signals
 from oneagent.sidecars import metrics as sidecars_metrics
 from oneagent.sidecars.grpc.protocol import RpcError, StatusCode

@@ -24,8 +24,8 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from oneagent.common import logs
+from oneagent.common.addresses import AddressError
 from oneagent.common.http import page_server
-from oneagent.common.http.connections import AddressError
 from oneagent.common.proto.pluginregistration.v1 import pluginregistration_pb2 as registration
 from oneagent.sidecars import csi_client, go_flags, signals
 from oneagent.sidecars.grpc import client

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import prometheus_client
 
-from oneagent.common import flags, identifiers, logs
+from oneagent.common import addresses, flags, identifiers, logs
 from oneagent.common.http import server_tls
 from oneagent.common.http.health import HealthServer
 from oneagent.common.kubernetes import list_watch, watch_silence
@@ -156,9 +156,9 @@ class Webhook:
         self._watches = (*self._cluster.watches, self._secret)
         watch_silence.export(self._watches, metrics.watch_silence)
         answers = admission.Admission(self._cluster, _handlers(config, self._cluster), self._events, config.namespace)
-        settings = http_server.Settings(*_address(config.address), drain_seconds=config.drain_seconds)
+        settings = http_server.Settings(*addresses.split(config.address), drain_seconds=config.drain_seconds)
         self._server = http_server.Server(settings, self._tls.context, answers, metrics)
-        self.health = HealthServer(*_address(config.metrics_address), self._readiness_problem, registry)
+        self.health = HealthServer(*addresses.split(config.metrics_address), self._readiness_problem, registry)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """Run the background tasks until cancelled."""
@@ -225,11 +225,6 @@ def _handlers(config: Config, cluster: cache.ClusterCache) -> admission.Handlers
 
 def _parse_path(text: str) -> Path | None:
     return Path(flags.absolute_path(text)) if text else None
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def main() -> None:

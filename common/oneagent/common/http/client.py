@@ -24,6 +24,7 @@ from typing import Final, Self
 import certifi
 import httpx2 as httpx
 
+from oneagent.common import addresses
 from oneagent.common.http import errors, exchange, network, pem
 from oneagent.common.identifiers import DISTRIBUTION
 
@@ -252,8 +253,9 @@ def bypasses_proxy(host: str, no_proxy: tuple[str, ...]) -> bool:
 
 
 def _matches(entry: str, host: str) -> bool:
-    if entry.count(":") == 1:  # host:port; every port of the host is meant
-        entry = entry.partition(":")[0]
+    # A port means every port of the host. A network of IPv6 has colons and no port.
+    with contextlib.suppress(addresses.AddressError):
+        entry = addresses.split_port(entry)[0]
     if not entry:
         return False
     try:

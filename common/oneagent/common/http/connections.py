@@ -1,6 +1,4 @@
-"""Addresses and connection limits of all HTTP servers.
-
-    AddressError    an address is not `host:port`, or nothing can listen there
+"""Listening and connection limits of all HTTP servers.
 
 A connection costs a descriptor, and a process that has none left can neither mount nor read a file. So each port has
 a bound, and each connection a time in which its request has to be complete. Beyond the bound a new connection takes
@@ -19,13 +17,10 @@ from typing import Final, TypeVar
 
 BACKLOG: Final = 1024
 """Connections that the kernel keeps until they are accepted; they cost the process nothing."""
+_ALL: Final = ("", "::")
 _NO_IPV6: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 _Connection = TypeVar("_Connection")
-
-
-class AddressError(Exception):
-    """The server cannot be had at the address that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +38,13 @@ class ConnectionLimits:
 DEFAULT: Final = ConnectionLimits()
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `:9808`, `0.0.0.0:9808`, `localhost:9808` or `[::1]:9808`; no host means all."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host) != host.startswith("["):
-        raise AddressError(f"{address!r} is not an address such as :9808 or 127.0.0.1:9808")
-    return host.strip("[]"), int(port)
-
-
 def listen(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
-    """Listen at a host; without one at all addresses of IPv4 and, where the node has it, of IPv6. `OSError`."""
-    if host:
-        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(where, family=family, backlog=backlog)
+    """Listen at a host; without one, or at `::`, at all addresses of IPv4 and, where the node has it, of IPv6.
+
+    `OSError`.
+    """
+    if host not in _ALL:
+        return _listen_at(host, port, backlog)
     if socket.has_dualstack_ipv6():
         try:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
@@ -63,6 +52,14 @@ def listen(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
             if error.errno not in _NO_IPV6:
                 raise
     return socket.create_server(("", port), backlog=backlog)
+
+
+def _listen_at(host: str, port: int, backlog: int) -> socket.socket:
+    try:
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"{host!r} is not the name of a host") from error
+    return socket.create_server(where, family=family, backlog=backlog)
 
 
 def choose_evicted(peers: Mapping[_Connection, str]) -> _Connection | None:

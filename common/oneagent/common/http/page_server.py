@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from oneagent.common import logs
+from oneagent.common import addresses, logs
+from oneagent.common.addresses import AddressError
 from oneagent.common.http import connections
-from oneagent.common.http.connections import AddressError, ConnectionLimits
+from oneagent.common.http.connections import ConnectionLimits
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ Page = Callable[[], Answer]
 
 def serve(address: str, pages: Mapping[str, Page], limits: ConnectionLimits = connections.DEFAULT) -> str:
     """Answer `pages` (by path) at `address` while the process lives; returns `host:port` as bound."""
-    host, port = connections.split_address(address)
+    host, port = addresses.split(address)
     try:
         listener = connections.listen(host, port, limits.backlog)
     except OSError as error:
@@ -57,7 +58,7 @@ def serve(address: str, pages: Mapping[str, Page], limits: ConnectionLimits = co
     server = _PageServer(listener, pages, limits)
     threading.Thread(target=server.accept_forever, name="http", daemon=True).start()
     bound_host, bound_port = listener.getsockname()[:2]
-    return f"{bound_host}:{bound_port}"
+    return f"[{bound_host}]:{bound_port}" if ":" in bound_host else f"{bound_host}:{bound_port}"
 
 
 class _PageServer:

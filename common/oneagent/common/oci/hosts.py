@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from oneagent.common import flags
+from oneagent.common import addresses, flags
 from oneagent.common.http import client as http_client
 from oneagent.common.oci import reference
 
@@ -144,3 +144,8 @@ def _check_location(location: str) -> None:
     host = location.partition("/")[0]
     if "://" in location or not host or any(letter in location for letter in "@?# "):
         raise ValueError(f"{location!r} is not host[:port][/path], without https:// and credentials")
+    name, port = addresses.split_port(host)
+    if ":" in name and not host.startswith("["):
+        raise ValueError(f"{location!r}: put the address of IPv6 in brackets, as [::1]:5000")
+    if port:
+        addresses.split(host)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from oneagent.common import flags, logs, package_client, prometheus
+from oneagent.common.addresses import AddressError
 from oneagent.common.http import client as http_client
-from oneagent.common.http.connections import AddressError
 from oneagent.common.identifiers import Version
 from oneagent.common.kubernetes import errors
 from oneagent.common.oci import hosts

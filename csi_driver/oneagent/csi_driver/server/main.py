@@ -26,7 +26,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from oneagent.common import flags, logs, prometheus
-from oneagent.common.http.connections import AddressError
+from oneagent.common.addresses import AddressError
 from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import addresses
+from oneagent.common.addresses import AddressError
 from oneagent.common.http import connections, page_server
-from oneagent.common.http.connections import AddressError, ConnectionLimits
+from oneagent.common.http.connections import ConnectionLimits
 from oneagent.common.http.page_server import Answer
 
 
@@ -62,14 +64,14 @@ def test_pages_are_answered(address: str, method: str, path: str, status: int, b
 
 @pytest.mark.parametrize("noise", [b"\r\n\r\n", b"GET /healthz\r\n\r\n", b"\0" * 8192, b"GET / HTTP/2.0\r\n\r\n"])
 def test_noise_is_a_bad_request(address: str, noise: bytes) -> None:
-    host, port = connections.split_address(address)
+    host, port = addresses.split(address)
     with socket.create_connection((host, port), timeout=5) as client:
         client.sendall(noise)
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_silent_client_does_not_keep_others_waiting(address: str) -> None:
-    host, port = connections.split_address(address)
+    host, port = addresses.split(address)
     with socket.create_connection((host, port)):
         assert ask(address, "/healthz") == (200, "ok")
 
@@ -85,7 +87,7 @@ def hurried() -> str:
 
 
 def connect(address: str) -> socket.socket:
-    return socket.create_connection(connections.split_address(address), timeout=5)
+    return socket.create_connection(addresses.split(address), timeout=5)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nX: "])
@@ -185,13 +187,13 @@ def test_slow_pages_are_answered_side_by_side() -> None:
     ],
 )
 def test_addresses_are_gos(address: str, parts: tuple[str, int]) -> None:
-    assert connections.split_address(address) == parts
+    assert addresses.split(address) == parts
 
 
 @pytest.mark.parametrize("address", ["", "9808", "localhost", ":http", ":65536", "::1:80"])
 def test_what_is_no_address_is_refused_by_name(address: str) -> None:
     with pytest.raises(AddressError, match="is not an address such as :9808"):
-        connections.split_address(address)
+        addresses.split(address)
 
 
 def test_an_address_in_use_is_refused_by_name(address: str) -> None:
