@@ -31,9 +31,10 @@ import trustme
 TOKEN = "dt0c01.DOUBLE.SECRET"
 TENANT = "abc12345"
 _AGENT = "/api/v1/deployment/installer/agent"
+_IMAGES = "/api/v2/fleetManagement/components/containerImages"
 _PIECE = 64 * 1024
 
-Endpoint = Literal["latest", "versions", "connection", "config", "package", "scopes"]
+Endpoint = Literal["latest", "versions", "connection", "config", "package", "scopes", "images"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class Tenant:
         self.endpoints = ["https://ag1.example/communication", "https://ag2.example/communication"]
         self.scopes = ["InstallerDownload"]
         self.revision = 1
+        self.images: dict[str, str] = {}
+        """In a public registry, by component."""
         self.properties: list[dict[str, str]] = []
         self.requests: list[Request] = []
         self.bytes_per_second = 0
@@ -229,6 +232,10 @@ def _handler(tenant: Tenant) -> type[BaseHTTPRequestHandler]:
                 answer = {"tenantUUID": tenant.tenant, "tenantToken": tenant.tenant_token}
                 lists = {"communicationEndpoints": tenant.endpoints}
                 self._json({**answer, **lists, "formattedCommunicationEndpoints": joined}, fault)
+            elif endpoint == "images" and tenant.images:
+                images = [{"type": kind, "imageUri": image} for kind, image in tenant.images.items()]
+                host = query.get("registry", [""])[0]
+                self._json({"components": [one for one in images if one["imageUri"].startswith(host)]}, fault)
             elif endpoint == "config" and query.get("revision") == [str(tenant.revision)]:
                 self._answer(304, {}, b"", fault)
             elif endpoint == "config":
@@ -325,6 +332,8 @@ def _endpoint(path: str) -> tuple[str, str]:
         "/connectioninfo": "connection",
         "/processmoduleconfig": "config",
     }
+    if path == _IMAGES:
+        return "images", ""
     rest = path.removeprefix(_AGENT)
     if match := re.fullmatch(r"/unix/paas/version/([^/]+)", rest):
         return "package", urllib.parse.unquote(match[1])

@@ -124,7 +124,7 @@ class TenantPoller:
             dynakube,
             objects,
             self.state,
-            requests=poll.Requests(scopes=True),
+            requests=poll.Requests(scopes=True, public_images=True),
             now=self._clock,
             wait=self._limit.wait,
             resolve_image=partial(self._resolve_image, dynakube, objects),

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from oneagent.common import durations, identifiers
-from oneagent.common.dynakube import secret_names
+from oneagent.common.dynakube import public_registry, secret_names
 from oneagent.common.dynakube.api import feature_flags
 from oneagent.common.dynakube.api.versions import NEWEST, VERSIONS
 from oneagent.common.dynakube.mode import MODES, Mode
@@ -71,7 +71,12 @@ class DynaKube:
     pinned_version: identifiers.Version | None
     """The user's choice; complete, as `1.277.0.20230914-094321`."""
     package: str
-    """`codeModulesImage`: a `file:` URL, an OCI layout or an image reference; empty for the tenant's package."""
+    """`codeModulesImage`, or the operator's decision for a public registry: a `file:` URL, an OCI layout or an image
+    reference; empty for the tenant's package."""
+    uses_public_registry: bool
+    """Where the specification names no image, the tenant names one in a public registry."""
+    public_registry: str
+    """Host of the registry that the tenant has to choose; empty for its own choice."""
     image_id: str
     """The image that the operator decided (`status.codeModules.imageID`)."""
     pull_policy: str
@@ -152,7 +157,10 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         raise DynaKubeError("metadata.name", None, "give the DynaKube a name")
     mode = _mode(obj)
     own = f"spec.oneAgent.{mode}"
+    uses_public_registry = public_registry.is_used(obj, mode)
     package = _package(obj, f"{own}.codeModulesImage") if mode.injects else ""
+    if mode.injects and uses_public_registry and not package:
+        package = str(_reference(public_registry.decided_image(obj, "codeModules")) or "")
     secret_names.check_env(obj, f"{own}.env")
     warnings: list[str] = []
     threshold = _request_threshold(obj, warnings)
@@ -167,6 +175,8 @@ def from_object(obj: Mapping[str, object]) -> DynaKube:
         decided_version=_decided_version(obj),
         pinned_version=_pinned_version(obj, own, warnings) if mode.injects else None,
         package=package,
+        uses_public_registry=uses_public_registry,
+        public_registry=public_registry.host(obj),
         image_id=fields.text(obj, "status.codeModules.imageID"),
         pull_policy=_pull_policy(obj, f"{own}.codeModulesImagePullPolicy", warnings),
         pull_secret=secret_names.read(obj, "spec.customPullSecret"),

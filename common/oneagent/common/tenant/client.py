@@ -24,6 +24,7 @@ from oneagent.common import foreign_json, identifiers, typed_json
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.http import client as http_client
 from oneagent.common.http import download, errors
+from oneagent.common.oci import reference
 
 MAX_RESPONSE_BYTES: Final = 1 << 20
 MAX_CONFIG_BYTES: Final = 2 << 20
@@ -31,8 +32,10 @@ MAX_CONFIG_BYTES: Final = 2 << 20
 MAX_PROPERTIES: Final = 20_000
 _MAX_ENDPOINTS: Final = 1_000
 _MAX_VERSIONS: Final = 10_000
+_MAX_IMAGES: Final = 1_000
 _MAX_TEXT: Final = 4_096
 
+_COMPONENTS: Final = ("oneagent", "codemodules")
 _AGENT: Final = "/v1/deployment/installer/agent"
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
 _DIRECTORY_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -173,6 +176,18 @@ class Tenant:
         answer = _decode(body, _ModuleConfig, path)
         return ModuleConfig(answer.revision, tuple(answer.properties))
 
+    def public_images(self, registry: str = "") -> dict[str, str]:
+        """Return the newest images of agents in a public registry, by component; without a host, the tenant chooses."""
+        path = "/v2/fleetManagement/components/containerImages"
+        _, body = self._request(path, {"registry": registry} if registry else {})
+        components = _decode(body, _Images, path).components
+        images = {image.type: image.imageUri for image in components if image.type in _COMPONENTS}
+        for component, image in images.items():
+            if not reference.IMAGE.fullmatch(image) or (registry and not image.startswith(f"{registry}/")):
+                where = f"of the registry {registry}" if registry else "reference"
+                raise errors.UnexpectedResponseError(f"{path}: {component} is {image[:140]!r}: not an image {where}")
+        return images
+
     def scopes(self) -> frozenset[str] | None:
         """Return the token's scopes; None if the tenant does not report them."""
         for path in ("/v2/apiTokens/lookup", "/v1/tokens/lookup"):
@@ -285,4 +300,13 @@ class _ModuleConfig(msgspec.Struct):
     properties: Annotated[list[ruxitagentproc.Property], msgspec.Meta(max_length=MAX_PROPERTIES)] = []
 
 
-typed_json.prepare(_Latest, _Scopes, _Available, _Connection, _ModuleConfig)
+class _Image(msgspec.Struct):
+    type: _Text
+    imageUri: _Text
+
+
+class _Images(msgspec.Struct):
+    components: Annotated[list[_Image], msgspec.Meta(max_length=_MAX_IMAGES)]
+
+
+typed_json.prepare(_Latest, _Scopes, _Available, _Connection, _ModuleConfig, _Images)

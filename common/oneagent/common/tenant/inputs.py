@@ -85,6 +85,7 @@ def poll_settings(dynakube: DynaKube) -> tuple[object, ...]:
         *(dynakube.api_url, dynakube.tokens_secret, dynakube.network_zone),
         *(dynakube.proxy, dynakube.proxy_secret, dynakube.no_proxy),
         *(dynakube.trusted_cas, dynakube.skip_cert_check, dynakube.host_group),
+        *(dynakube.uses_public_registry, dynakube.public_registry),
         *(dynakube.package, dynakube.pull_policy, dynakube.pull_secret, dynakube.image_key),
     )
 

@@ -7,7 +7,7 @@ place: a tenant that is down changes nothing in the cluster.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -43,6 +43,8 @@ class TenantState:
     no_endpoint: bool = False
     """The tenant has no endpoint for the network zone."""
     latest: Version | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Newest images in a public registry, by component."""
     revision: int = 0
     properties: tuple[ruxitagentproc.Property, ...] = field(default=(), repr=False)
     complete: bool = False
@@ -73,6 +75,8 @@ class Requests:
 
     latest: bool = True
     scopes: bool = False
+    public_images: bool = False
+    """Where the DynaKube uses a public registry."""
 
 
 def poll(
@@ -141,6 +145,9 @@ def _poll_tenant(
             if config := tenant.module_config(state.revision, host_group=dynakube.host_group):
                 state = replace(state, revision=config.revision, properties=config.properties)
                 _warn_of_invalid_names(dynakube, config)
+            # Last: a tenant that does not know this request has answered the others.
+            if requests.public_images and dynakube.uses_public_registry:
+                state = replace(state, images=tenant.public_images(dynakube.public_registry))
     except (errors.HttpError, http_client.InvalidSettingsError, ApiError) as error:
         log.warning("tenant poll failed", extra=logs.fields(dynakube=dynakube.name, reason=error))
         return replace(

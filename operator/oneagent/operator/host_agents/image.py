@@ -29,10 +29,17 @@ class Choice:
     """Addition to the condition's message."""
 
 
-def choose(agent: spec.HostAgent, kube: dynakube.DynaKube, decided: str, running: str) -> Choice | None:
-    """Choose from the decided version and the DaemonSet's, empty if unknown; None if both are."""
+def choose(
+    agent: spec.HostAgent, kube: dynakube.DynaKube, decided: str, running: str, public: str = ""
+) -> Choice | None:
+    """Choose from the decided version and the DaemonSet's, empty if unknown; None if both are.
+
+    `public` is the decided image in a public registry, empty unless the DynaKube uses one.
+    """
     if agent.image:
         return Choice(agent.image, agent.version or _tag(agent.image))
+    if kube.uses_public_registry:
+        return Choice(public, _tag(public)) if public else None
     if agent.version:
         return Choice(registry_image(kube, agent.version), agent.version)
     if _version_key(running) > _version_key(decided):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from oneagent.common import logs
+from oneagent.common.dynakube import public_registry
 from oneagent.common.identifiers import DynaKubeName
 from oneagent.common.kubernetes import fields as kubernetes_fields
 from oneagent.common.kubernetes.errors import InvalidError
@@ -116,8 +117,10 @@ class HostAgentReconciler:
             return _with_status(
                 reconcile_result.pending(TENANT_UNKNOWN, "waiting for the first answer of the tenant"), context
             )
-        decided = str(context.section("oneAgent").get("version") or "")
-        choice = image.choose(agent, kube, decided, _running_version(current))
+        status = context.section("oneAgent")
+        decided = str(status.get("version") or "")
+        public = public_registry.decided_image({"status": {"oneAgent": status}}, "oneAgent")
+        choice = image.choose(agent, kube, decided, _running_version(current), public)
         if choice is None:
             return _with_status(
                 reconcile_result.pending(VERSION_UNKNOWN, "the desired version is not known yet"), context

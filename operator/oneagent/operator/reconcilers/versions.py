@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from oneagent.common.dynakube import desired_version
+from oneagent.common.dynakube import desired_version, public_registry
 from oneagent.common.dynakube.desired_version import Follow, Origin
-from oneagent.common.kubernetes import types
+from oneagent.common.kubernetes import fields, types
+from oneagent.common.oci import reference
+from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.poll import TenantState
 from oneagent.operator import reconcile_result
 from oneagent.operator.host_agents import spec
@@ -27,6 +29,7 @@ NOT_FOLLOWED: Final = "ImageNotFollowed"
 PINNED: Final = "custom-version"
 IMAGE: Final = "custom-image"
 TENANT: Final = "tenant"
+PUBLIC: Final = public_registry.SOURCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,12 @@ class CodeModules:
         if not context.dynakube.mode.injects:
             return None
         known = context.section("codeModules")
+        if context.dynakube.uses_public_registry and not _names_image(context):
+            if context.dynakube.needs_views and context.cache.csi_installed:
+                return _follow_public_image(context, known)
+            # Pods without CSI get the tenant's package, since the package server has no images.
+            choice = choose(context.dynakube.pinned_version or "", "", known, context.tenant_state)
+            return _result(choice, known, context, "codeModules")
         if context.dynakube.image is not None:
             return _follow_image(context, known)
         pinned = "" if context.dynakube.image_layout else context.dynakube.pinned_version or ""
@@ -72,6 +81,9 @@ class HostAgent:
             return None
         pinned, image = spec.named_version(context.obj, mode), spec.named_image(context.obj, mode)
         known = context.section("oneAgent")
+        if context.dynakube.uses_public_registry and not image:
+            choice = _choose_public_image(context, "oneagent", known, follow=spec.has_updates(context.obj))
+            return _result(choice, known, context, "oneAgent")
         choice = choose(pinned, image, known, context.tenant_state, follow=spec.has_updates(context.obj))
         return _result(choice, known, context, "oneAgent")
 
@@ -120,6 +132,54 @@ def _follow_image(context: ReconcileContext, known: Mapping[str, Any]) -> Reconc
         stays = f"{image} stays in use: " if image else "each node resolves the image itself: "
         return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{state.problem}", codeModules=section)
     return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
+
+
+def _names_image(context: ReconcileContext) -> bool:
+    mode = context.dynakube.mode
+    return bool(fields.text(context.obj, f"spec.oneAgent.{mode}.codeModulesImage"))
+
+
+def _choose_public_image(
+    context: ReconcileContext, component: str, known: Mapping[str, Any], *, follow: bool = True
+) -> Choice:
+    """Choose the tenant's image in a public registry; the last one stays while the tenant names none."""
+    state = context.tenant_state
+    current = str(known.get("imageID") or "") if known.get("source") == PUBLIC else ""
+    offered = state.images.get(component, "")
+    if not offered and not current:
+        reason = state.problem or ("the tenant names none" if state.polled_at else "the tenant has not been polled yet")
+        return Choice("", "", PUBLIC, NOT_KNOWN, f"the image in the public registry is not known: {reason}")
+    if not offered or (current and not follow):
+        return Choice(_tag(current), current, PUBLIC, DECIDED, f"the image {current} stays in use")
+    # The digest of the same tag is known from the registry.
+    image = current if offered == current.partition("@")[0] else offered
+    return Choice(_tag(image), image, PUBLIC, DECIDED, f"the image {image} is the tenant's latest")
+
+
+def _follow_public_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
+    """Decide by the image's digest, once the registry has named it for the decided tag."""
+    choice = _choose_public_image(context, "codemodules", known)
+    if not choice.known:
+        return reconcile_result.pending(choice.reason, choice.message)
+    found, image = context.tenant_state.image, reference.parse(choice.image)
+    if found.name != context.dynakube.package:
+        found = ImageState()  # It is about a former image.
+    if not image.digest and found.image is not None and image.at(found.digest) == found.image:
+        image = image.at(found.digest)
+    # The image's content decides the version, whatever its tag is.
+    decided = Choice("", str(image), PUBLIC, choice.reason, choice.message)
+    section = _status_section(decided, known, context)
+    if found.problem:
+        return reconcile_result.failed(NOT_FOLLOWED, f"{image} stays in use: {found.problem}", codeModules=section)
+    return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
+
+
+def _tag(image: str) -> str:
+    """Return an image's tag; empty if it names a digest alone, or cannot be read."""
+    try:
+        return reference.parse(image).tag
+    except reference.InvalidReferenceError:
+        return ""
 
 
 def _result(choice: Choice, known: Mapping[str, Any], context: ReconcileContext, section: str) -> ReconcileResult:

@@ -449,3 +449,46 @@ def test_a_tenants_identity_is_its_address_and_how_its_server_is_checked() -> No
         {"skipCertCheck": True, "trustedCAs": "company"},
     ]
     assert len({identity(), *(identity(**spec) for spec in others)}) == 4
+
+
+PUBLIC = f"public.ecr.aws/dynatrace/dynatrace-codemodules:1.327.30@sha256:{'1' * 64}"
+
+
+def public(mode: str = "applicationMonitoring", source: str = "public-registry", **section: str) -> dict[str, Any]:
+    obj = annotated(use_public_registry="true")
+    obj["spec"]["oneAgent"] = {mode: section}
+    obj["status"] = {"codeModules": {"imageID": PUBLIC, "source": source}}
+    return obj
+
+
+class TestAPublicRegistry:
+    def test_has_the_package_that_the_operator_has_decided(self) -> None:
+        found = dynakube.from_object(public())
+        assert (found.package, str(found.image)) == (PUBLIC, PUBLIC)
+        assert found.uses_public_registry
+
+    @pytest.mark.parametrize("source", ["tenant", "custom-image", ""])
+    def test_is_waited_for_until_the_operator_has_decided(self, source: str) -> None:
+        assert dynakube.from_object(public(source=source)).package == ""
+
+    def test_comes_after_an_image_of_the_user(self) -> None:
+        assert dynakube.from_object(public(codeModulesImage="registry.example/a:1")).package == "registry.example/a:1"
+
+    def test_is_nothing_to_a_dynakube_that_does_not_want_it(self) -> None:
+        obj = public()
+        del obj["metadata"]["annotations"]
+        assert dynakube.from_object(obj).package == ""
+
+    @pytest.mark.parametrize("mode", ["hostMonitoring", "classicFullStack"])
+    def test_has_no_package_where_nothing_is_injected(self, mode: str) -> None:
+        found = dynakube.from_object(public(mode))
+        assert (found.package, found.uses_public_registry) == ("", mode == "hostMonitoring")
+
+    @pytest.mark.parametrize("host", ["public.ecr.aws", "registry-1.docker.io", "registry.example:5000"])
+    def test_may_be_chosen_by_its_host(self, host: str) -> None:
+        assert dynakube.from_object(manifest(publicRegistryOverride=host)).public_registry == host
+
+    @pytest.mark.parametrize("host", ["https://public.ecr.aws", "public.ecr.aws/dynatrace", "-a", "a b", "a:b"])
+    def test_is_refused_if_it_is_no_host(self, host: str) -> None:
+        with pytest.raises(dynakube.DynaKubeError, match=r"spec\.publicRegistryOverride is .*: must be the host"):
+            dynakube.from_object(manifest(publicRegistryOverride=host))

@@ -88,6 +88,31 @@ def test_module_configuration_is_only_given_when_it_changed(
     assert client.module_config() is None
 
 
+def test_images_of_a_public_registry_are_those_of_the_host_that_is_wanted(
+    server: double.Tenant, client: tenant_client.Tenant
+) -> None:
+    server.images = {"oneagent": "public.ecr.aws/dynatrace/oneagent:1", "codemodules": "docker.example/dynatrace/cm:1"}
+    server.images["eec"] = "no image at all"
+    assert client.public_images() == {kind: server.images[kind] for kind in ("oneagent", "codemodules")}
+    assert server.requests[-1].query == {}
+    assert client.public_images("public.ecr.aws") == {"oneagent": "public.ecr.aws/dynatrace/oneagent:1"}
+    assert server.requests[-1].query == {"registry": ["public.ecr.aws"]}
+
+
+@pytest.mark.parametrize(
+    "image", ["", "Not An Image", "public.ecr.awss/dynatrace/oneagent:1", "https://public.ecr.aws/a"]
+)
+def test_an_image_of_another_host_or_none_at_all_is_refused(
+    server: double.Tenant, client: tenant_client.Tenant, image: str
+) -> None:
+    body = json.dumps({"components": [{"type": "oneagent", "imageUri": image}]}).encode()
+    server.images = {"oneagent": "public.ecr.aws/a:1"}
+    server.plan("images", Fault(body=body))
+    message = r"oneagent is .*: not an image of the registry public\.ecr"
+    with pytest.raises(errors.UnexpectedResponseError, match=message):
+        client.public_images("public.ecr.aws")
+
+
 @pytest.mark.parametrize(
     ("machine", "arch"), [("x86_64", "x86"), ("aarch64", "arm"), ("ppc64le", "ppcle"), ("s390x", "s390")]
 )

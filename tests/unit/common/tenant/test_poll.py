@@ -11,8 +11,10 @@ from oneagent.common.http.client import InvalidSettingsError
 from oneagent.common.kubernetes.errors import ApiError, ForbiddenError, UnavailableError
 from oneagent.common.tenant import poll
 from oneagent.common.tenant.image_resolver import ImageState
+from oneagent.common.tenant.inputs import Inputs
 from oneagent.common.tenant.poll import TenantState
 from tests.fakes.provisioner import manifest
+from tests.fakes.tenant import Tenant
 
 INTERVAL = 900.0
 FIRST = 5.0
@@ -55,3 +57,26 @@ def test_after_another_failure_the_pause_grows_to_the_interval(error: Exception)
     state = polled(error, polled(ForbiddenError("403"), TenantState(failures=50)))
     assert not state.is_forbidden
     assert poll.next_poll_seconds(state, INTERVAL, FIRST) >= INTERVAL / 2
+
+
+def test_images_of_a_public_registry_are_requested_where_they_are_used() -> None:
+    images = {"oneagent": "public.ecr.aws/dynatrace/oneagent:1"}
+    with Tenant() as tenant:
+        tenant.images = images
+        objects = Inputs({("Secret", "demo"): {"apiToken": tenant.token}})
+        for flag, wanted in (("use-public-registry", images), ("public-registry", images), ("no-proxy", {})):
+            kube = dynakube.from_object(manifest(api_url=tenant.api_url, annotations={flag: "true"}))
+            requests = poll.Requests(latest=False, public_images=True)
+            state = poll.poll(kube, objects, TenantState(), requests=requests, now=lambda: 1.0)
+            assert (state.images, state.problem) == (wanted, "")
+
+
+def test_a_tenant_without_public_images_has_answered_the_rest() -> None:
+    with Tenant() as tenant:
+        kube = dynakube.from_object(manifest(api_url=tenant.api_url, annotations={"use-public-registry": "true"}))
+        objects = Inputs({("Secret", "demo"): {"apiToken": tenant.token}})
+        before = TenantState(images={"oneagent": "public.ecr.aws/dynatrace/oneagent:1"})
+        requests = poll.Requests(latest=False, public_images=True)
+        state = poll.poll(kube, objects, before, requests=requests, now=lambda: 1.0)
+        assert (state.tenant, state.images) == (tenant.tenant, before.images)
+        assert "containerImages: answered 404" in state.problem

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from oneagent.common import dynakube
 from oneagent.common.kubernetes import fields
-from oneagent.operator.host_agents import image
+from oneagent.operator.host_agents import image, spec
 from tests.unit.operator.host_agents import cases
 
 OLD, NEW = "1.277.0.20230914-094321", "1.301.0.20240101-000000"
@@ -58,3 +59,27 @@ def test_an_image_comes_before_every_version() -> None:
 def test_a_tenant_whose_address_is_no_registrys_needs_an_image() -> None:
     with pytest.raises(fields.FieldError, match=r"spec.apiUrl .*set an image in spec.oneAgent.classicFullStack.image"):
         choose(NEW, "", spec={"apiUrl": "https://dynatrace.example/E/abc/api"})
+
+
+PUBLIC = f"public.ecr.aws/dynatrace/dynatrace-oneagent:{NEW}"
+
+
+def choose_public(mode: str = "hostMonitoring", public: str = PUBLIC, **section: Any) -> image.Choice | None:
+    case = {"mode": mode, "section": section, "features": {"use-public-registry": "true"}, "decided": OLD}
+    kube = dynakube.from_object(cases.obj(case))
+    return image.choose(spec.from_object(cases.obj(case), kube.mode), kube, OLD, OLD, public)
+
+
+def test_an_image_in_a_public_registry_is_taken_as_the_operator_has_decided_it() -> None:
+    assert choose_public() == image.Choice(PUBLIC, NEW)
+    assert choose_public(public="") is None
+
+
+def test_an_image_of_the_user_comes_before_a_public_registry() -> None:
+    assert choose_public(image="registry.example/oneagent:7") == image.Choice("registry.example/oneagent:7", "7")
+
+
+def test_classic_agents_come_from_the_tenants_registry() -> None:
+    choice = choose_public("classicFullStack")
+    assert choice is not None
+    assert choice.image == f"abc12345.live.dynatrace.com/linux/oneagent:{OLD}"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from oneagent.common import dynakube
-from oneagent.common.dynakube.api import conversion
+from oneagent.common.dynakube.api import conversion, version_history
 from oneagent.common.dynakube.api.versions import NEWEST
 from oneagent.common.identifiers import Version
 from oneagent.common.oci import reference
@@ -145,3 +145,114 @@ class TestAnImage:
 def test_a_version_without_the_builds_time_pins_nothing() -> None:
     """Old API versions accept it."""
     assert decided(in_version("v1beta1", auto_update=None, version="1.277.0"), chosen=OLD) == NEW
+
+
+class TestAPublicRegistry:
+    """The tenant names the images; a decision stays while the tenant is away."""
+
+    AGENT, PACKAGE = (
+        "public.ecr.aws/dynatrace/dynatrace-oneagent:1.3",
+        "public.ecr.aws/dynatrace/dynatrace-codemodules:1.3",
+    )
+    DIGEST = f"sha256:{'1' * 64}"
+
+    def reconcile(
+        self,
+        concern: versions.HostAgent | versions.CodeModules,
+        *,
+        offered: bool = True,
+        status: dict[str, Any] | None = None,
+        found: ImageState | None = None,
+        csi: bool = True,
+        problem: str = "",
+        annotations: dict[str, str] | None = None,
+        **section: str,
+    ) -> reconcile_result.ReconcileResult:
+        flags = {"feature.dynatrace.com/use-public-registry": "true", **(annotations or {})}
+        manifest = {
+            "apiVersion": f"dynatrace.com/{NEWEST}",
+            "kind": "DynaKube",
+            "metadata": {"name": "one", "namespace": "dynatrace", "annotations": flags},
+            "spec": {
+                "apiUrl": "https://abc12345.live.dynatrace.com/api",
+                "oneAgent": {"cloudNativeFullStack": section},
+            },
+            "status": status or {},
+        }
+        images = {"oneagent": self.AGENT, "codemodules": self.PACKAGE} if offered else {}
+        state = TenantState(
+            polled_at=1.0, latest=Version(NEW), images=images, image=found or ImageState(), problem=problem
+        )
+        cache = Cache()
+        cache.csi_installed = csi
+        kube = dynakube.from_object(manifest)
+        context = ReconcileContext(manifest, kube, "dynatrace", cast("api.Api", None), cache, state, 0.0, {})
+        result = asyncio.run(concern.reconcile(context))
+        assert result is not None
+        return result
+
+    def decided(self, section: str, image: str) -> dict[str, Any]:
+        return {section: {"imageID": image, "source": versions.PUBLIC}}
+
+    def test_has_the_image_of_host_agents(self) -> None:
+        result = self.reconcile(versions.HostAgent())
+        section = result.fields["oneAgent"]
+        assert (section["imageID"], section["version"], section["source"]) == (self.AGENT, "1.3", "public-registry")
+
+    def test_has_the_image_of_applications(self) -> None:
+        section = self.reconcile(versions.CodeModules()).fields["codeModules"]
+        assert (section["imageID"], section["version"], section["source"]) == (self.PACKAGE, None, "public-registry")
+
+    def test_is_followed_by_digest_once_the_registry_has_named_it(self) -> None:
+        by_digest = f"{self.PACKAGE}@{self.DIGEST}"
+        found = ImageState(self.PACKAGE, reference.parse(by_digest))
+        before = self.decided("codeModules", self.PACKAGE)
+        result = self.reconcile(versions.CodeModules(), status=before, found=found)
+        assert result.fields["codeModules"]["imageID"] == by_digest
+        # The state still is about the tag, and the decision stays.
+        after = self.reconcile(versions.CodeModules(), status=self.decided("codeModules", by_digest), found=found)
+        assert after.fields["codeModules"]["imageID"] == by_digest
+
+    def test_moves_on_when_the_tenant_names_another(self) -> None:
+        before = self.decided("codeModules", f"public.ecr.aws/dynatrace/dynatrace-codemodules:1.2@{self.DIGEST}")
+        assert self.reconcile(versions.CodeModules(), status=before).fields["codeModules"]["imageID"] == self.PACKAGE
+
+    @pytest.mark.parametrize("section", ["oneAgent", "codeModules"])
+    def test_stays_while_the_tenant_is_away(self, section: str) -> None:
+        concern = versions.HostAgent() if section == "oneAgent" else versions.CodeModules()
+        image = f"public.ecr.aws/dynatrace/old:1.2@{self.DIGEST}"
+        result = self.reconcile(concern, offered=False, status=self.decided(section, image), problem="cannot connect")
+        assert result.fields[section]["imageID"] == image
+        assert result.fields[section]["source"] == "public-registry"
+
+    @pytest.mark.parametrize("concern", [versions.HostAgent(), versions.CodeModules()])
+    def test_is_waited_for_with_the_reason(self, concern: versions.HostAgent | versions.CodeModules) -> None:
+        result = self.reconcile(concern, offered=False, problem="answered 404")
+        assert (result.status, dict(result.fields)) == ("Unknown", {})
+        assert result.message == "the image in the public registry is not known: answered 404"
+
+    def test_says_why_an_image_is_not_followed(self) -> None:
+        found = ImageState(self.PACKAGE, problem="cannot connect")
+        before = self.decided("codeModules", self.PACKAGE)
+        result = self.reconcile(versions.CodeModules(), status=before, found=found)
+        assert (result.status, result.reason) == ("False", versions.NOT_FOLLOWED)
+        assert result.fields["codeModules"]["imageID"] == self.PACKAGE
+
+    def test_is_nothing_for_pods_without_csi(self) -> None:
+        before = self.decided("codeModules", self.PACKAGE)
+        section = self.reconcile(versions.CodeModules(), csi=False, status=before).fields["codeModules"]
+        assert (section["version"], section["imageID"], section["source"]) == (NEW, None, versions.TENANT)
+
+    def test_comes_after_images_of_the_user(self) -> None:
+        own = "registry.example/agent:1"
+        section = self.reconcile(versions.HostAgent(), image=own).fields["oneAgent"]
+        assert (section["imageID"], section["source"]) == (own, versions.IMAGE)
+        found = ImageState(own, reference.parse(f"{own}@{self.DIGEST}"))
+        section = self.reconcile(versions.CodeModules(), codeModulesImage=own, found=found).fields["codeModules"]
+        assert (section["imageID"], section["source"]) == (f"{own}@{self.DIGEST}", versions.IMAGE)
+
+    def test_is_not_followed_without_automatic_update(self) -> None:
+        no_update = {version_history.AUTO_UPDATE: "false"}
+        before = self.decided("oneAgent", "public.ecr.aws/dynatrace/dynatrace-oneagent:1.2")
+        section = self.reconcile(versions.HostAgent(), status=before, annotations=no_update).fields["oneAgent"]
+        assert (section["imageID"], section["version"]) == ("public.ecr.aws/dynatrace/dynatrace-oneagent:1.2", "1.2")

@@ -252,3 +252,38 @@ def test_an_image_that_is_never_pulled_needs_its_digest(image: str, policy: str,
     assert [warning.partition(", ")[0] for warning in result.warnings] == (
         ["spec.oneAgent.cloudNativeFullStack.codeModulesImagePullPolicy is Never"] if told else []
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "flags", "named"),
+    [
+        ({}, {"use_public_registry": "true"}, FLAG.format("use-public-registry")),
+        ({}, {"public_registry": "true"}, FLAG.format("public-registry")),
+        ({"publicRegistryOverride": "public.ecr.aws"}, {}, "spec.publicRegistryOverride"),
+        (
+            {"publicRegistryOverride": "public.ecr.aws"},
+            {"use_public_registry": "true"},
+            f"{FLAG.format('use-public-registry')} and spec.publicRegistryOverride",
+        ),
+        ({}, {"use_public_registry": "false"}, ""),
+    ],
+)
+@pytest.mark.parametrize("name", MODES)
+def test_classic_agents_come_from_no_public_registry(
+    name: str, spec: Manifest, flags: dict[str, str], named: str
+) -> None:
+    found = errors(kube({**spec, **mode(name)}, **flags))
+    if named and name == "classicFullStack":
+        assert only(found).startswith(f"{named} cannot be used with classicFullStack")
+    else:
+        assert found == ()
+
+
+def test_a_registry_that_is_not_used_is_told() -> None:
+    spec = {"publicRegistryOverride": "public.ecr.aws", **mode("applicationMonitoring")}
+    assert validation.validate(kube(spec), None, UNKNOWN).warnings == (
+        f"spec.publicRegistryOverride has no effect: {FLAG.format('use-public-registry')} is not true.",
+    )
+    assert validation.validate(kube(spec, use_public_registry="true"), None, UNKNOWN).warnings == ()
+    wrong = kube({**spec, "publicRegistryOverride": "https://public.ecr.aws"}, use_public_registry="true")
+    assert "spec.publicRegistryOverride is 'https://public.ecr.aws'" in only(errors(wrong))

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common import dynakube, identifiers
+from oneagent.common.dynakube import public_registry
 from oneagent.common.dynakube.api import feature_flags, fields, json_path, version_history
+from oneagent.common.dynakube.mode import Mode
 from oneagent.common.kubernetes import quantities
 from oneagent.common.oci import reference
 from oneagent.webhook.validation.context import ValidationContext, quote
 
-_PUBLIC_REGISTRY: Final = ("public-registry", "use-public-registry")
 _POD_SUFFIX: Final = "-oneagent-xxxxx"
 _MAX_NAME_LENGTH: Final = 63 - len(_POD_SUFFIX)
 _NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -161,7 +162,7 @@ def read_only_volume_without_csi(ctx: ValidationContext) -> Iterator[str]:
 def node_pull_without_image(ctx: ValidationContext) -> Iterator[str]:
     """A public registry names the image where the DynaKube does not."""
     flag = "node-image-pull"
-    is_public = any(ctx.flag(name).lower() == "true" for name in _PUBLIC_REGISTRY)
+    is_public = public_registry.is_requested(ctx.new)
     for mode in ctx.modes(fields.INJECTING_MODES):
         path = f"spec.oneAgent.{mode}.codeModulesImage"
         image = ctx.text(path)
@@ -170,6 +171,24 @@ def node_pull_without_image(ctx: ValidationContext) -> Iterator[str]:
                 f"{feature_flags.annotation(flag)} is true, but {path} names no image for nodes to pull. Make sure "
                 "that it does, or leave the flag out."
             )
+
+
+def public_registry_with_classic(ctx: ValidationContext) -> Iterator[str]:
+    if not ctx.modes((Mode.CLASSIC_FULL_STACK,)):
+        return
+    flags = [feature_flags.annotation(name) for name in public_registry.FLAGS if ctx.flag(name).lower() == "true"]
+    if settings := [*flags, *([public_registry.OVERRIDE] if ctx.text(public_registry.OVERRIDE) else [])]:
+        yield (
+            f"{' and '.join(settings)} cannot be used with {Mode.CLASSIC_FULL_STACK}, whose agents come from the "
+            f"tenant's own registry. Make sure that the mode is another one, such as {Mode.CLOUD_NATIVE_FULL_STACK}, "
+            "or leave it out."
+        )
+
+
+def public_registry_not_used(ctx: ValidationContext) -> Iterator[str]:
+    if ctx.text(public_registry.OVERRIDE) and not public_registry.is_requested(ctx.new):
+        flag = feature_flags.annotation(public_registry.FLAGS[0])
+        yield f"{public_registry.OVERRIDE} has no effect: {flag} is not true."
 
 
 def node_pull_without_csi(ctx: ValidationContext) -> Iterator[str]:

@@ -110,6 +110,8 @@ _ALL: Final = (
     Feature("oneagent-privileged", "switch", "false"),
     Feature("oneagent-readonly-host-fs", "switch", "true"),
     Feature("poll-interval", "duration"),
+    Feature("public-registry", "switch", "false"),
+    Feature("use-public-registry", "switch", "false"),
     Feature("webhook-reinvocation-policy", "switch", "true"),
     # Deprecated.
     Feature("dynatrace-api-request-threshold", "number", "15", instead="spec.dynatraceApiRequestThreshold"),
@@ -125,8 +127,6 @@ _ALL: Final = (
     Feature("ignore-unknown-state", "switch", no_effect="the phase of a DynaKube does not decide about injection"),
     Feature("node-image-pull", "switch", no_effect="nodes fetch images by themselves, without a pod"),
     Feature("oneagent-skip-liveness-probe", "switch", no_effect="host agents have no liveness probe"),
-    Feature("public-registry", "switch", no_effect="images are those that the DynaKube or the tenant names"),
-    Feature("use-public-registry", "switch", no_effect="images are those that the DynaKube or the tenant names"),
     *(Feature(name, kind, no_effect=_OTHER_PRODUCT) for name, kind in _OTHER_PRODUCTS.items()),
 )
 

@@ -201,6 +201,10 @@ SPEC: Final = section(
             "Resource attributes that are added to the metadata of all hosts and pods. Keys and values have the "
             "form of labels'."
         ),
+        "publicRegistryOverride": text(
+            "Host of the public registry that images come from, such as public.ecr.aws, where the flag "
+            "use-public-registry is set. The tenant's choice if not set."
+        ),
         "networkZone": text("Network zone of all agents."),
         "proxy": section(
             "The proxy between here and the tenant.",
