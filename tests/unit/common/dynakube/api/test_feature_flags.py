@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -14,6 +15,8 @@ from oneagent.operator.host_agents import spec
 from oneagent.webhook.injection import dynakube_settings
 from tests.unit.common.dynakube.api.manifests import Manifest
 
+ROOT: Final = Path(__file__).parents[5]
+ROOTS: Final = ("common", "csi_driver", "operator", "webhook", "sidecars")
 SWITCHES = [feature.name for feature in feature_flags.FEATURES.values() if feature.kind == "switch" and feature.handled]
 FIRST = "feature.dynatrace.com/"
 NEWEST = f"dynatrace.com/{versions.NEWEST}"
@@ -124,3 +127,24 @@ def test_a_flag_that_became_a_field_is_read_in_every_spelling(
 def test_what_is_no_flag_stays_where_it_is(version: str, name: str) -> None:
     found: dict[str, Any] = newest({FIRST + name: "true"}, version)["metadata"]["annotations"]
     assert found[FIRST + name] == "true"
+
+
+IN_THE_FIELD = (Path(__file__).parent / "flags.txt").read_text().split()
+"""The flags of all releases from 0.3 to 1.10"""
+
+
+@PREFIXES
+@pytest.mark.parametrize("name", IN_THE_FIELD)
+def test_every_flag_of_the_field_is_known(prefix: str, name: str) -> None:
+    (flag,) = feature_flags.given({prefix + name: "true"})
+    assert flag.feature is not None
+
+
+@pytest.mark.parametrize("feature", feature_flags.FEATURES.values(), ids=lambda feature: feature.name)
+def test_a_flag_is_read_by_a_component_or_has_a_reason_why_not(feature: feature_flags.Feature) -> None:
+    """A flag that does nothing must not be taken for one that has an effect."""
+    own = Path(feature_flags.__file__)
+    rules = ROOT / "webhook/oneagent/webhook/validation"
+    modules = [path for root in ROOTS for path in (ROOT / root / "oneagent").rglob("*.py") if path != own]
+    readers = [path for path in modules if not path.is_relative_to(rules) and f'"{feature.name}"' in path.read_text()]
+    assert bool(readers) is feature.handled
