@@ -131,3 +131,21 @@ def written(applications: Applications, pod: Pod) -> str:
     log = f"{contract.INSTALL_PATH}/log/shop.log"
     applications.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", f"id -u > {log}")
     return applications.read(pod, log)
+
+
+def test_a_mount_below_the_directory_of_metadata_does_not_keep_a_container_from_starting(
+    applications: Applications,
+) -> None:
+    """The directory is read-only, so the runtime cannot make a mount point in it."""
+    own = {"name": "own", "namespace": applications.namespace}
+    applications.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": own, "data": {"team": "shop"}})
+    path = f"{contract.ENRICHMENT_PATH}/team.properties"
+    pod = manifests.application("nested-mount", applications.namespace)
+    pod["spec"]["volumes"] = [{"name": "own", "configMap": {"name": "own"}}]
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "own", "mountPath": path, "subPath": "team"}]
+    pod["spec"]["containers"].append(manifests.container("enriched"))
+    found = applications.started(pod)
+    assert [applications.monitored(found, container) for container in ("shop", "enriched")] == [True, True]
+    assert applications.read(found, path) == "shop"
+    assert applications.enrichment(found, "enriched")["k8s.pod.uid"] == found["metadata"]["uid"]
+    assert "team.properties" in applications.events("MountLeftOut")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from oneagent.common.injection import contract
+from oneagent.common.injection import contract, pod_annotations
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.node import Node
 from tests.e2e import manifests
 from tests.e2e.fixture_types import WaitFor
-from tests.e2e.webhook.applications import Applications, Pod, init_containers
+from tests.e2e.webhook.applications import Applications, Pod, init_containers, untouched
 from tests.fakes.admission import Webhook
 
 
@@ -29,14 +30,41 @@ def add_proxy(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
     return proxy, {"op": "add", "path": "/spec/initContainers/0", "value": first}
 
 
+def drop_init_container(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Change a pod like a policy against unknown init containers, in every call."""
+    names = [container["name"] for container in pod["spec"].get("initContainers") or ()]
+    if contract.INIT_CONTAINER not in names:
+        return ()
+    return ({"op": "remove", "path": f"/spec/initContainers/{names.index(contract.INIT_CONTAINER)}"},)
+
+
+def move_sidecar(pod: dict[str, Any]) -> Sequence[dict[str, Any]]:
+    """Change a pod like a service mesh whose native sidecar starts before all others."""
+    containers = pod["spec"].get("initContainers") or []
+    index = next((index for index, container in enumerate(containers) if container["name"] == "proxy"), 0)
+    if not index:
+        return ()
+    moved = {"op": "add", "path": "/spec/initContainers/0", "value": containers[index]}
+    return {"op": "remove", "path": f"/spec/initContainers/{index}"}, moved
+
+
 # Webhooks are called in the order of their configurations' names; ours is oneagent-webhook.
 @pytest.fixture(params=["before-mesh", "then-mesh"])
 def mesh(request: pytest.FixtureRequest, kubectl: Kubectl, monitored: str) -> Iterator[str]:
-    with Webhook(Node.address, add_proxy) as webhook:
+    with serving(request.param, add_proxy, kubectl, monitored):
+        yield request.param
+
+
+@contextmanager
+def serving(
+    name: str, change: Callable[[dict[str, Any]], Sequence[dict[str, Any]]], kubectl: Kubectl, namespace: str
+) -> Iterator[Webhook]:
+    """Another webhook of a namespace's new pods, called again if others have changed them since."""
+    with Webhook(Node.address, change) as webhook:
         configuration = {
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": request.param},
+            "metadata": {"name": name},
             "webhooks": [
                 {
                     "name": "mesh.example.com",
@@ -45,7 +73,7 @@ def mesh(request: pytest.FixtureRequest, kubectl: Kubectl, monitored: str) -> It
                     "rules": [
                         {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"]}
                     ],
-                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": monitored}},
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                     "sideEffects": "None",
                     "failurePolicy": "Fail",
                     "reinvocationPolicy": "IfNeeded",
@@ -53,7 +81,7 @@ def mesh(request: pytest.FixtureRequest, kubectl: Kubectl, monitored: str) -> It
             ],
         }
         kubectl.apply(configuration)
-        yield request.param
+        yield webhook
         kubectl.delete(configuration)
 
 
@@ -81,3 +109,41 @@ def test_what_it_adds_is_monitored_too_and_nothing_comes_twice(
         assert f"containerName {container['name']}" in applications.read(
             found, contract.CONTAINER_CONF_PATH, container["name"]
         )
+
+
+def test_an_injection_whose_init_container_is_dropped_is_taken_out_as_a_whole(
+    applications: Applications, kubectl: Kubectl, monitored: str, wait_for: WaitFor
+) -> None:
+    numbers = itertools.count()
+
+    def dropped() -> Pod:
+        """Create a pod until the API server uses the new configuration, which takes a moment."""
+        pod = manifests.application(f"dropped-{next(numbers)}", monitored)
+        found = applications.started(pod)
+        return {} if contract.INIT_CONTAINER in init_containers(found) else found
+
+    with serving("then-policy", drop_init_container, kubectl, monitored):
+        found = wait_for(dropped, "the policy is asked")
+    annotations = found["metadata"]["annotations"]
+    assert untouched(found)
+    assert contract.SHARE_VOLUME not in str(found["spec"])
+    assert annotations[pod_annotations.AGENT_INJECTED] == "false"
+    assert annotations[pod_annotations.REASON] == "InjectionIncomplete"
+
+
+def test_a_sidecar_that_is_moved_before_ours_waits_for_nothing_of_ours(
+    applications: Applications, kubectl: Kubectl, monitored: str, wait_for: WaitFor
+) -> None:
+    numbers = itertools.count()
+
+    def moved() -> Pod:
+        pod = manifests.application(f"moved-{next(numbers)}", monitored)
+        pod["spec"]["initContainers"] = [manifests.container("proxy", restartPolicy="Always")]
+        found = applications.started(pod)
+        return found if init_containers(found) == ["proxy", contract.INIT_CONTAINER] else {}
+
+    with serving("then-mesh", move_sidecar, kubectl, monitored):
+        found = wait_for(moved, "the mesh is asked")
+    assert applications.monitored(found)
+    assert "LD_PRELOAD" not in str(found["spec"]["initContainers"][0])
+    assert "oneagent-" not in str(found["spec"]["initContainers"][0])

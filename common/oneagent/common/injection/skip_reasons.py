@@ -94,6 +94,12 @@ CONFLICTING_MOUNTS: Final = SkipReason(
     "all of its containers have their own mounts at the agent's paths",
     "set the annotation oneagent.dynatrace.com/install-path to another path",
 )
+INCOMPLETE: Final = SkipReason(
+    "InjectionIncomplete",
+    _WARN,
+    "its init container or a volume was removed or changed after its injection, so the rest was removed, too",
+    "exempt the init container install-oneagent and the volumes oneagent-* from other webhooks",
+)
 TOO_LARGE: Final = SkipReason(
     "PodTooLarge",
     _WARN,

@@ -131,6 +131,8 @@ def patched(document: Object, patch: Sequence[Object]) -> Manifest:
             case "replace", dict():
                 assert last in place
                 place[last] = value
+            case "remove", list():
+                del place[int(last)]
             case "remove", dict():
                 del place[last]
             case _:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,29 +154,141 @@ class TestAPodThatIsDone:
             assert inject(pod, dynakube=dynakube).injected
 
 
+def drop(pod: Manifest) -> None:
+    pod["spec"]["initContainers"] = [c for c in pod["spec"]["initContainers"] if c["name"] != "install-oneagent"]
+
+
+def drop_volume(name: str) -> Callable[[Manifest], object]:
+    def spoil(pod: Manifest) -> None:
+        pod["spec"]["volumes"] = [volume for volume in pod["spec"]["volumes"] if volume["name"] != name]
+
+    return spoil
+
+
+def drop_all_mounts(pod: Manifest) -> None:
+    drop(pod)
+    pod["spec"]["containers"][0]["volumeMounts"] = []
+
+
 SPOILT: dict[str, Callable[[Manifest], object]] = {
+    "no init container": drop,
     "no volumes": lambda pod: pod["spec"].pop("volumes"),
-    "no agent's volume": lambda pod: pod["spec"]["volumes"].pop(0),
-    "nothing mounted": lambda pod: ours(pod).pop("volumeMounts"),
-    "another command": lambda pod: ours(pod).update(command=["sh"]),
+    "no agent's volume": drop_volume("oneagent-bin"),
+    "no volume for files": drop_volume("oneagent-share"),
+    "nothing mounted by ours": lambda pod: ours(pod).pop("volumeMounts"),
+    "another command": lambda pod: ours(pod).update(command=["/wrapper", "install-oneagent"]),
+    "arguments": lambda pod: ours(pod).update(args=["--debug"]),
+    "another name": lambda pod: ours(pod).update(name="wrapped"),
+    "another volume of the name": lambda pod: pod["spec"]["volumes"][0].update(csi={"driver": "csi.example.com"}),
 }
+READ_ONLY = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
+
+
+def is_taken_out(outcome: InjectionResult, pod: Manifest, original: Manifest) -> None:
+    """Assert that the pod has nothing of an injection, and annotations with the reason."""
+    assert (outcome.injected, outcome.reason) == (False, "InjectionIncomplete")
+    assert [notice.reason for notice in outcome.notices] == ["InjectionIncomplete"]
+    after = cases.patched(pod, outcome.patch)
+    annotations = after["metadata"]["annotations"]
+    assert annotations == {
+        **original["metadata"]["annotations"],
+        pod_annotations.AGENT_INJECTED: "false",
+        pod_annotations.DYNAKUBE_INJECTED: "false",
+        pod_annotations.REASON: "InjectionIncomplete",
+    }
+    spec = after["spec"]
+    assert [container for container in spec.pop("initContainers", []) if container["name"] != "wrapped"] == []
+    spec["volumes"] = [v for v in spec.get("volumes", []) if v.get("csi", {}).get("driver") != "csi.example.com"]
+    assert cases.merged(spec, {"volumes": spec["volumes"] or None}) == original["spec"]
+
+
+class TestAnInjectionOfWhichAPartIsGone:
+    @pytest.mark.parametrize("how", SPOILT)
+    def test_is_taken_out(self, how: str) -> None:
+        pod = injected()
+        SPOILT[how](pod)
+        is_taken_out(inject(pod), pod, cases.POD)
+
+    def test_is_recognised_by_its_volumes_if_no_container_mounts_them_any_more(self) -> None:
+        pod = injected()
+        drop_all_mounts(pod)
+        outcome = inject(pod)
+        assert outcome.reason == "InjectionIncomplete"
+        assert "volumes" not in cases.patched(pod, outcome.patch)["spec"]
+
+    @pytest.mark.parametrize("volume", ["oneagent-bin", "oneagent-share", "oneagent-config"])
+    def test_is_taken_out_without_csi_too(self, volume: str) -> None:
+        pod = injected(facts={"csi": False})
+        drop_volume(volume)(pod)
+        is_taken_out(inject(pod, facts={"csi": False}), pod, cases.POD)
+
+    def test_is_taken_out_if_a_read_only_view_has_no_place_for_what_agents_write(self) -> None:
+        pod = injected(dynakube=READ_ONLY)
+        drop_volume("oneagent-data")(pod)
+        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
+        outcome = inject(pod, dynakube=READ_ONLY)
+        assert outcome.reason == "InjectionIncomplete"
+        assert cases.patched(pod, outcome.patch)["spec"]["containers"][0] == cases.POD["spec"]["containers"][0]
+
+    def test_is_taken_out_although_its_dynakube_is_gone(self) -> None:
+        pod = injected()
+        drop(pod)
+        facts = dataclasses.replace(cases.facts({}), dynakube=None)
+        is_taken_out(injection.inject(pod, facts, cases.SETTINGS), pod, cases.POD)
+
+    @pytest.mark.parametrize("path", cases.CASES, ids=lambda path: path.stem)
+    def test_leaves_the_pod_as_its_owner_wrote_it(self, path: Path) -> None:
+        """But for an LD_PRELOAD that was empty, which is the same as none, or had our library before."""
+        original, facts = cases.arguments(cases.load(path))
+        outcome = injection.inject(original, facts, cases.SETTINGS)
+        pod = cases.patched(original, outcome.patch)
+        if not outcome.injected or path.stem in ("ld-preload-empty", "ld-preload-already-extended"):
+            return
+        drop(pod)
+        after = cases.patched(pod, injection.inject(pod, facts, cases.SETTINGS).patch)
+        for spec in (after["spec"], original["spec"]):
+            spec["initContainers"] = spec.get("initContainers", [])
+        assert after["spec"] == original["spec"]
+        evictable = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+        before = original["metadata"].get("annotations", {}).get(evictable)
+        assert after["metadata"]["annotations"].get(evictable) == before
+
+    def test_is_completed_if_only_an_application_s_container_lost_something(self) -> None:
+        pod = whole = injected()
+        pod = copy.deepcopy(pod)
+        pod["spec"]["containers"][0] |= {"env": [], "volumeMounts": []}
+        assert cases.patched(pod, inject(pod).patch) == whole
+
+
+class TestASidecarThatAnotherWebhookMovesBeforeOurs:
+    @pytest.mark.parametrize("csi", [True, False])
+    @pytest.mark.parametrize("off", [True, False])
+    def test_loses_what_it_would_have_to_wait_for(self, csi: bool, off: bool) -> None:
+        sidecar = {**PROXY, "restartPolicy": "Always", "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
+        case: Manifest = {
+            "pod": {"spec": {"initContainers": [sidecar], "volumes": [{"name": "tmp", "emptyDir": {}}]}},
+            "facts": {"csi": csi},
+        }
+        pod = injected(**case)
+        ours, proxy = pod["spec"]["initContainers"]
+        assert values(proxy)["LD_PRELOAD"] == LIBRARY
+        pod["spec"]["initContainers"] = [proxy, ours]
+        flag = {"metadata": {"annotations": {"feature.dynatrace.com/webhook-reinvocation-policy": "false"}}}
+        outcome = inject(pod, facts={"csi": csi}, dynakube=flag if off else {})
+        after = cases.patched(pod, outcome.patch)
+        assert outcome.injected
+        assert after["spec"]["initContainers"] == [sidecar, ours]
+        assert after["spec"]["containers"] == pod["spec"]["containers"]
+        assert list(inject(after, facts={"csi": csi}).patch) == []
 
 
 class TestAPodThatOnlyClaimsToBeDone:
-    @pytest.mark.parametrize("how", SPOILT)
-    def test_is_not_completed(self, how: str) -> None:
-        pod = injected()
-        SPOILT[how](pod)
+    def test_keeps_volumes_of_its_own_that_have_our_names(self) -> None:
+        pod = cases.merged(cases.POD, {"metadata": {"annotations": {pod_annotations.HANDLED: "4b5e57f6eb2f42b9"}}})
+        pod["spec"]["volumes"] = [{"name": "oneagent-share", "emptyDir": {}}]
         outcome = inject(pod)
-        assert (outcome.injected, outcome.reason) == (False, outcome.reason)
-        assert outcome.reason in ("ConflictingContainer", "ConflictingVolume")
-
-    def test_with_a_read_only_view_is_not_completed_without_what_agents_write_to(self) -> None:
-        read_only = {"metadata": {"annotations": {"feature.dynatrace.com/injection-readonly-volume": "true"}}}
-        pod = injected(dynakube=read_only)
-        pod["spec"]["volumes"] = [v for v in pod["spec"]["volumes"] if v["name"] != "oneagent-data"]
-        pod["spec"]["containers"].append(copy.deepcopy(PROXY))
-        assert inject(pod, dynakube=read_only).reason == "ConflictingVolume"
+        assert outcome.reason == "ConflictingVolume"
+        assert cases.patched(pod, outcome.patch)["spec"] == pod["spec"]
 
     def test_is_left_alone_if_its_install_path_was_spoilt(self) -> None:
         pod = injected()

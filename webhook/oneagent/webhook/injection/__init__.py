@@ -6,10 +6,13 @@
     exclusions           rules for pods that are never injected
     operating_system     whether a pod is for Windows nodes
     existing             the injection by an earlier call
+    removal              removal of an incomplete one
     plan                 agent, enrichment, volume and paths of a pod
     ld_preload, env, mounts, volumes,
     init_container, resources
                          the parts of the injection
+    extension            containers that are added to an injected pod
+    skipping             results for pods without injection
     mutation             the patch, with its warnings and Events
 
 The API server accepts the patched pod, kubelet starts it, and everything that its owner wrote is still in it. All

@@ -25,6 +25,9 @@ _RELEASE: Final[Mapping[str, str]] = {
 }
 """Default field by the suffix of the variable and of the annotation that names another field"""
 
+_DEPLOYMENT: Final = "DT_DEPLOYMENT_METADATA"
+_DEPLOYMENT_START: Final = "orchestration_tech=Operator-"
+
 _NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DOMAIN: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?){0,20}/"
 _FIELD: Final = re.compile(
@@ -44,13 +47,18 @@ def field(name: str, path: str) -> Entry:
 
 def agent_variables(context: PodContext, dynakube: DynaKubeSettings, settings: Settings) -> list[Entry]:
     """Return variables with metadata that agents report."""
-    metadata = f"orchestration_tech=Operator-{dynakube.common.mode.orchestration};script_version={settings.version}"
-    entries = [literal("DT_DEPLOYMENT_METADATA", f"{metadata};orchestrator_id={context.cluster_id}")]
+    metadata = f"{_DEPLOYMENT_START}{dynakube.common.mode.orchestration};script_version={settings.version}"
+    entries = [literal(_DEPLOYMENT, f"{metadata};orchestrator_id={context.cluster_id}")]
     if dynakube.common.network_zone:
         entries.append(literal("DT_NETWORK_ZONE", dynakube.common.network_zone))
     if dynakube.is_on("label-version-detection"):
         entries += [field(f"DT_RELEASE_{end.upper().replace('-', '_')}", path) for end, path in _release(context)]
     return entries
+
+
+def is_deployment_metadata(variable: Mapping[str, Any]) -> bool:
+    """Return whether a variable is one of ours, by any DynaKube and any version."""
+    return variable["name"] == _DEPLOYMENT and str(variable.get("value")).startswith(_DEPLOYMENT_START)
 
 
 def release_field_warnings(context: PodContext, dynakube: DynaKubeSettings) -> list[str]:

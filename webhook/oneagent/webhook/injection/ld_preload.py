@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from oneagent.webhook.injection.pod_model import Variable
@@ -20,6 +20,7 @@ NAME: Final = "LD_PRELOAD"
 ORIGINAL: Final = "DT_ORIGINAL_LD_PRELOAD"
 
 _SEPARATORS: Final = re.compile("[: ]+")
+_CHAIN: Final = re.compile(rf"\$\(({ORIGINAL}(?:_[0-9]+)?)\):")
 
 
 def operations(pointer: str, env: Sequence[Variable], library: str) -> list[dict[str, Any]]:
@@ -36,6 +37,27 @@ def operations(pointer: str, env: Sequence[Variable], library: str) -> list[dict
     extended = f"{value}{_separator(value)}{library}"
     change = "add" if last.value is None else "replace"
     return [{"op": change, "path": f"{pointer}/{indexes[-1]}/value", "value": extended}]
+
+
+def without(env: Sequence[Mapping[str, Any]], libraries: Collection[str]) -> list[Mapping[str, Any]]:
+    """Return the variables as they were before `operations`; as they are if none of these libraries was added."""
+    index = max((index for index, variable in enumerate(env) if variable["name"] == NAME), default=-1)
+    value = (env[index].get("value") or "") if index >= 0 else ""
+    *_, last = _SEPARATORS.split(value)
+    if last not in libraries:
+        return list(env)
+    before = value.removesuffix(last)
+    if match := _CHAIN.fullmatch(before):
+        return _unchain([variable for number, variable in enumerate(env) if number != index], match[1])
+    left = [{**env[index], "value": before.rstrip(": ")}] if before else []
+    return [*env[:index], *left, *env[index + 1 :]]
+
+
+def _unchain(env: list[Mapping[str, Any]], original: str) -> list[Mapping[str, Any]]:
+    empty = {"name": original, "value": ""}
+    if empty in env:
+        env.remove(empty)
+    return [{**variable, "name": NAME} if variable["name"] == original else variable for variable in env]
 
 
 def _separator(value: str) -> str:

@@ -4,30 +4,33 @@ The first call injects a pod. A reinvocation, after another webhook has changed 
 Application containers get the agent, and so do sidecars (init containers with `restartPolicy: Always`), which run
 beside them. Other init containers do not, since they end too early to be monitored. Our init container comes first, so
 that it has ended when the others start. If another webhook puts its own before it, the order stays, and a sidecar that
-starts before ours gets nothing that it would have to wait for. Ephemeral containers are added after admission.
+starts before ours gets nothing that it would have to wait for; what it has got already is removed. Ephemeral containers
+are added after admission.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from oneagent.common.injection import contract, pod_annotations, skip_reasons
-from oneagent.common.injection.skip_reasons import SkipReason, Visibility
+from oneagent.common.injection.skip_reasons import SkipReason
 from oneagent.common.kubernetes import fields
 from oneagent.webhook import json_patch
 from oneagent.webhook.injection import (
     dynakube_settings,
     exclusions,
     existing,
+    extension,
     init_container,
     ld_preload,
     mounts,
     plan,
     pod_model,
+    removal,
     resources,
     volumes,
 )
@@ -37,9 +40,12 @@ from oneagent.webhook.injection.existing import ExistingInjection
 from oneagent.webhook.injection.inputs import InjectionResult, Notice, Object, PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, Variable
+from oneagent.webhook.injection.skipping import notify, skip_pod
 
 CONTAINER_SKIPPED = "ContainerNotInjected"
 """Reason of the Event about containers with their own mounts at the agent's paths"""
+MOUNT_LEFT_OUT = "MountLeftOut"
+"""Reason of the Event about containers that have the agent, but not all of its mounts, because of their own"""
 
 Operation = dict[str, Any]
 
@@ -49,17 +55,17 @@ def inject(obj: Object, context: PodContext, settings: Settings) -> InjectionRes
     try:
         pod = pod_model.parse(obj)
     except msgspec.ValidationError as error:
-        return _notify(replace(skip_reasons.INVALID_POD, detail=str(error)), "*", ())
+        return notify(replace(skip_reasons.INVALID_POD, detail=str(error)), "*", ())
     if skip := exclusions.find_out_of_scope(pod, context, settings.own_namespace):
         return InjectionResult(injected=False, reason=skip.reason)
     found = existing.find(pod)
     if skip := exclusions.find_oversize(pod):
-        return InjectionResult(injected=True, reason="") if found is not None else _skipped(obj, pod, skip)
-    if found is not None and existing.is_complete(pod):
-        return InjectionResult(injected=True, reason="")
+        return InjectionResult(injected=True, reason="") if found is not None else skip_pod(obj, pod, skip)
     dynakube = _read_dynakube(context, settings)
     if found is not None:
         return _reinvoke(obj, pod, context, settings, dynakube, found)
+    if existing.has_remains(pod):
+        return removal.take_out(obj, pod, _remains(obj, pod, context, settings, dynakube))
     return _inject_new(obj, pod, context, settings, dynakube)
 
 
@@ -69,9 +75,9 @@ def _inject_new(
     if isinstance(dynakube, DynaKubeSettings) and exclusions.is_ignored(context.namespace, dynakube):
         return InjectionResult(injected=False, reason=skip_reasons.NAMESPACE_IGNORED.reason)
     if skip := exclusions.find_exclusion(pod):
-        return _skipped(obj, pod, skip)
+        return skip_pod(obj, pod, skip)
     if isinstance(dynakube, SkipReason):
-        return _skipped(obj, pod, dynakube)
+        return skip_pod(obj, pod, dynakube)
     return PatchBuilder(obj, pod, context, dynakube, settings).build()
 
 
@@ -83,10 +89,23 @@ def _reinvoke(
     dynakube: DynaKubeSettings | SkipReason,
     found: ExistingInjection,
 ) -> InjectionResult:
+    freed: list[Operation] = []
+    if found.index:
+        remains = _remains(obj, pod, context, settings, dynakube)
+        for index, container in enumerate(obj["spec"]["initContainers"][: found.index]):
+            freed += remains.remove_from_container(f"/spec/initContainers/{index}", container)
     pod_plan = plan.restore(found)
     if pod_plan is None or isinstance(dynakube, SkipReason) or not dynakube.is_on("webhook-reinvocation-policy"):
-        return InjectionResult(injected=True, reason="")
-    return PatchBuilder(obj, pod, context, dynakube, settings).extend(found, pod_plan)
+        return InjectionResult(injected=True, reason="", patch=tuple(freed))
+    return PatchBuilder(obj, pod, context, dynakube, settings, freed).extend(found, pod_plan)
+
+
+def _remains(
+    obj: Object, pod: Pod, context: PodContext, settings: Settings, dynakube: DynaKubeSettings | SkipReason
+) -> removal.Remains:
+    if isinstance(dynakube, SkipReason):
+        return removal.find(obj, pod, ())
+    return removal.find(obj, pod, injection_env.agent_variables(context, dynakube, settings))
 
 
 def _read_dynakube(context: PodContext, settings: Settings) -> DynaKubeSettings | SkipReason:
@@ -96,32 +115,6 @@ def _read_dynakube(context: PodContext, settings: Settings) -> DynaKubeSettings 
         return dynakube_settings.read(context.dynakube, settings.own_namespace)
     except fields.FieldError as error:
         return replace(skip_reasons.DYNAKUBE_UNUSABLE, detail=str(error))
-
-
-def _skipped(obj: Object, pod: Pod, skip: SkipReason) -> InjectionResult:
-    annotations = {
-        pod_annotations.AGENT_INJECTED: "false",
-        pod_annotations.REASON: skip.reason,
-        pod_annotations.DYNAKUBE_INJECTED: "false",
-        pod_annotations.ENRICHMENT_INJECTED: None,
-        pod_annotations.HANDLED: None,
-    }
-    return _notify(
-        skip,
-        pod.name,
-        json_patch.metadata(obj, "annotations", annotations),
-        pod_annotations.invalid_switch_warnings(pod.annotations),
-    )
-
-
-def _notify(skip: SkipReason, name: str, patch: Sequence[Operation], warnings: Sequence[str] = ()) -> InjectionResult:
-    if skip.visibility is not Visibility.WARN:
-        return InjectionResult(injected=False, reason=skip.reason, patch=patch, warnings=warnings)
-    text = f"pod {name} is not injected: {skip}"
-    notice = Notice("Warning", skip.reason, text)
-    return InjectionResult(
-        injected=False, reason=skip.reason, patch=patch, warnings=(text, *warnings), notices=(notice,)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +137,20 @@ class PatchBuilder:
     operations: list[Operation] = field(default_factory=list)
     conflicts: dict[str, str] = field(default_factory=dict)
     """By container, the path of the mount that excludes it."""
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By container, our mounts that it cannot have, and its own mount that conflicts with each."""
 
     def build(self) -> InjectionResult:
         pod_plan = plan.create(self.pod, self.context, self.dynakube)
         if isinstance(pod_plan, SkipReason):
-            return _skipped(self.obj, self.pod, pod_plan)
+            return skip_pod(self.obj, self.pod, pod_plan)
         if skip := self._conflict(pod_plan):
-            return _skipped(self.obj, self.pod, skip)
+            return skip_pod(self.obj, self.pod, skip)
         included = list(self._included(pod_plan, after=-1))
         if not included:
             return self._no_container()
+        if pod_plan.agent and all(contract.ENRICHMENT_PATH in self._left_out(target) for target in included):
+            pod_plan = replace(pod_plan, enrichment=False)
         containers = [target.container for target in included]
         made = volumes.of_pod(self.pod, pod_plan, self.dynakube, [container.name for container in containers])
         self._annotate(pod_plan, [volume["name"] for volume in made if "emptyDir" in volume])
@@ -164,14 +161,17 @@ class PatchBuilder:
         return self._result(self._warnings())
 
     def extend(self, found: ExistingInjection, pod_plan: Plan) -> InjectionResult:
+        included = list(self._included(pod_plan, after=found.index))
+        if existing.is_complete(self.pod):
+            included = [target for target in included if self._lacks_anything(target, pod_plan)]
+            self.conflicts.clear()
+            self.left_out.clear()
         annotations = {pod_annotations.HANDLED: existing.containers_digest(self.pod)}
         self.operations += json_patch.metadata(self.obj, "annotations", annotations)
-        included = list(self._included(pod_plan, after=found.index))
         self._change(included, pod_plan)
         new = [target.container for target in included if target.container.name not in found.container_numbers]
         if pod_plan.agent and new:
-            self._extend_init_container(found, new)
-            self._extend_driver_attributes(found, new)
+            self.operations += extension.operations(self.pod, found, new)
         return self._result([])
 
     def _conflict(self, pod_plan: Plan) -> SkipReason | None:
@@ -187,15 +187,30 @@ class PatchBuilder:
             container = target.container
             if plan.is_excluded(container, self.pod, self.dynakube):
                 continue
-            if pointer := mount_conflicts.find(container):
-                self.conflicts[container.name] = pointer
-            else:
-                yield target
+            if path := mount_conflicts.find(container):
+                self.conflicts[container.name] = path
+                continue
+            if left_out := mount_conflicts.find_optional(container):
+                self.left_out[container.name] = left_out
+            yield target
+
+    def _left_out(self, target: _Target) -> Mapping[str, str]:
+        return self.left_out.get(target.container.name, {})
+
+    def _missing_mounts(self, target: _Target, pod_plan: Plan) -> list[mounts.Mount]:
+        required = mounts.of_container(target.container.name, pod_plan)
+        return mounts.missing(target.container, required, self._left_out(target))
+
+    def _lacks_anything(self, target: _Target, pod_plan: Plan) -> bool:
+        """Return whether another webhook has removed a part of a container's injection."""
+        variables = target.container.env or []
+        lacks_library = not variables or bool(ld_preload.operations(target.pointer, variables, pod_plan.library))
+        return (pod_plan.agent and lacks_library) or bool(self._missing_mounts(target, pod_plan))
 
     def _no_container(self) -> InjectionResult:
         if not self.conflicts:
-            return _skipped(self.obj, self.pod, skip_reasons.CONTAINERS_EXCLUDED)
-        return _skipped(
+            return skip_pod(self.obj, self.pod, skip_reasons.CONTAINERS_EXCLUDED)
+        return skip_pod(
             self.obj, self.pod, replace(skip_reasons.CONFLICTING_MOUNTS, detail=_format_conflicts(self.conflicts))
         )
 
@@ -220,7 +235,7 @@ class PatchBuilder:
             container = target.container
             if pod_plan.agent:
                 self._preload(f"{target.pointer}/env", container.env or [], pod_plan.library, annotations)
-            missing = mounts.missing(container, mounts.of_container(container.name, pod_plan))
+            missing = self._missing_mounts(target, pod_plan)
             self._append(f"{target.pointer}/volumeMounts", container.volume_mounts, missing)
 
     def _preload(self, pointer: str, env: Sequence[Variable], library: str, annotations: Sequence[Operation]) -> None:
@@ -231,31 +246,6 @@ class PatchBuilder:
         else:
             new.insert(0, injection_env.literal(ld_preload.NAME, library))
         self._append(pointer, env, new)
-
-    def _extend_init_container(self, found: ExistingInjection, new: Sequence[Container]) -> None:
-        pointer = f"/spec/initContainers/{found.index}/env"
-        env = found.container.env or []
-        last = max(found.container_numbers.values(), default=0)
-        count = injection_env.literal(contract.Variable.CONTAINERS, str(last + len(new)))
-        annotations = init_container.container_variables(new, first=last + 1)
-        names = [variable.name for variable in env]
-        if contract.Variable.CONTAINERS in names:
-            path = f"{pointer}/{names.index(contract.Variable.CONTAINERS)}"
-            self.operations.append({"op": "replace", "path": path, "value": count})
-        else:
-            annotations.append(count)
-        self._append(pointer, env, annotations)
-
-    def _extend_driver_attributes(self, found: ExistingInjection, new: Sequence[Container]) -> None:
-        if not found.csi:
-            return
-        index = found.volumes[contract.BIN_VOLUME]
-        csi = (self.pod.spec.volumes or [])[index].csi
-        if csi is not None and csi.volume_attributes:
-            known = csi.volume_attributes.get("containers", "")
-            named = ",".join([*filter(None, known.split(",")), *(container.name for container in new)])
-            path = f"/spec/volumes/{index}/csi/volumeAttributes/containers"
-            self.operations.append({"op": "add", "path": path, "value": named})
 
     def _append(self, pointer: str, existing_items: Sequence[object] | None, new: Sequence[object]) -> None:
         if existing_items:
@@ -281,12 +271,20 @@ class PatchBuilder:
         return [*filter(None, found), *pod_annotations.invalid_switch_warnings(self.pod.annotations)]
 
     def _result(self, warnings: Sequence[str]) -> InjectionResult:
-        if not self.conflicts:
-            return InjectionResult(injected=True, reason="", patch=self.operations, warnings=warnings)
-        text = f"pod {self.pod.name}: containers are not injected because of their own mounts at the agent's paths: "
-        text += f"{_format_conflicts(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
-        notice = Notice("Warning", CONTAINER_SKIPPED, text)
-        return InjectionResult(True, "", self.operations, (text, *warnings), (notice,))
+        notices = []
+        if self.conflicts:
+            text = (
+                f"pod {self.pod.name}: containers are not injected because of their own mounts at the agent's paths: "
+            )
+            text += f"{_format_conflicts(self.conflicts)}; {skip_reasons.CONFLICTING_MOUNTS.remedy}"
+            notices.append(Notice("Warning", CONTAINER_SKIPPED, text))
+        if self.left_out:
+            own = {name: ", ".join(found.values()) for name, found in self.left_out.items()}
+            text = f"pod {self.pod.name}: containers lack metadata files or connection options because of their own "
+            text += f"mounts: {_format_conflicts(own)}; mount them elsewhere"
+            notices.append(Notice("Warning", MOUNT_LEFT_OUT, text))
+        found = tuple(notice.message for notice in notices)
+        return InjectionResult(True, "", tuple(self.operations), (*found, *warnings), tuple(notices))
 
 
 def _targets(obj: Pod, after: int) -> Iterator[_Target]:

@@ -31,6 +31,7 @@ class Variable(_KubernetesObject, frozen=True):
 class Mount(_KubernetesObject, frozen=True):
     name: str
     mount_path: str
+    sub_path: str | None = None
     read_only: bool | None = None
 
     @property
@@ -59,6 +60,7 @@ class Container(_KubernetesObject, frozen=True):
     name: str
     image: str | None = None
     command: list[str] | None = None
+    args: list[str] | None = None
     env: list[Variable] | None = None
     volume_mounts: list[Mount] | None = None
     security_context: SecurityContext | None = None
