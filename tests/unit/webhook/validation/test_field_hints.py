@@ -52,6 +52,12 @@ AGENT = "spec.oneAgent."
         ),
         ({"classicFullStack": {}}, "spec.classicFullStack", f"did you mean {AGENT}classicFullStack?"),
         ({"infraMonitoring": {}}, "spec.infraMonitoring", f"did you mean {AGENT}hostMonitoring?"),
+        (mode("codeModules"), f"{AGENT}codeModules", f"did you mean {AGENT}applicationMonitoring?"),
+        (
+            mode("fullStack"),
+            f"{AGENT}fullStack",
+            f"did you mean {AGENT}classicFullStack or {AGENT}cloudNativeFullStack?",
+        ),
         ({"codeModules": {}}, "spec.codeModules", f"did you mean {AGENT}applicationMonitoring?"),
         (
             mode("hostMonitoring", tolerations=[{"efect": "NoSchedule"}]),
@@ -72,6 +78,8 @@ AGENT = "spec.oneAgent."
         ({"..": 1}, "spec...", "it has no effect."),
         ({"a[0": 1}, "spec.a[0", "it has no effect."),
         # These say something else.
+        ({"dontSkipCertCheck": True}, "spec.dontSkipCertCheck", "it has no effect."),
+        (mode("hostMonitoring", disableCsiDriver=True), f"{AGENT}hostMonitoring.disableCsiDriver", "it has no effect."),
         ({"certCheck": True}, "spec.certCheck", "it has no effect."),
         ({"metadataEnrichment": {"disabled": True}}, "spec.metadataEnrichment.disabled", "it has no effect."),
         (mode("hostMonitoring", **{"a" * 200: 1}), f"{AGENT}hostMonitoring.{'a' * 200}", "it has no effect."),

@@ -33,6 +33,7 @@ def hint(ctx: ValidationContext, path: str) -> str:
         _written_alike(names, section, name),
         (place for place in version_history.renamed(path) if others and schema.get_field(described, place)),
         _elsewhere(described, name),
+        (place for place in version_history.renamed(f"spec.{name}") if schema.get_field(described, place)),
         _similar(names, section, name),
     )
     for places in guesses:

@@ -19,8 +19,8 @@ _SHORTEST: Final = 3
 """Letters of a word that may be short for another: `app` for `application`"""
 _NEGATIONS: Final = frozenset(
     (
-        *("deny", "disable", "disabled", "enable", "enabled", "exclude", "excluded", "ignore", "ignored", "never"),
-        *("none", "not", "off", "omit", "prevent", "skip", "skipped", "without"),
+        *("avoid", "cannot", "deny", "disable", "disabled", "dont", "enable", "enabled", "exclude", "excluded"),
+        *("ignore", "ignored", "never", "none", "not", "off", "omit", "prevent", "skip", "skipped", "without"),
     )
 )
 _NEGATING_PREFIXES: Final = frozenset(("anti", "de", "dis", "in", "no", "non", "un"))
