@@ -1,7 +1,8 @@
 """Guesses at misspelt names of feature flags and fields.
 
 A guess never says the contrary: `oneagent-unprivileged` is not taken for `oneagent-privileged`, nor `proxy` for
-`no-proxy`. So names are compared word by word, and a word that only one of them has must not be a negation.
+`no-proxy`. So names are compared word by word. A word that only the misspelt name has may change its sense, so there
+is no guess; one that only the right name has must not be a negation.
 """
 
 from __future__ import annotations
@@ -17,15 +18,8 @@ _ALIKE: Final = 0.66
 """Least ratio of two words that may be one"""
 _SHORTEST: Final = 3
 """Letters of a word that may be short for another: `app` for `application`"""
-_NEGATIONS: Final = frozenset(
-    (
-        *("avoid", "cannot", "deny", "disable", "disabled", "dont", "enable", "enabled", "exclude", "excluded"),
-        *("ignore", "ignored", "never", "none", "not", "off", "omit", "prevent", "skip", "skipped", "without"),
-    )
-)
+_NEGATIONS: Final = frozenset(("disable", "ignore", "ignored", "no", "not", "skip", "without"))
 _NEGATING_PREFIXES: Final = frozenset(("anti", "de", "dis", "in", "no", "non", "un"))
-
-
 _CONTRARIES: Final = (("en", "dis"), ("dis", "en"), ("in", "ex"), ("ex", "in"), ("in", "de"), ("de", "in"))
 """Beginnings of words that say the contrary of each other: `enable` and `disable`"""
 
@@ -47,20 +41,19 @@ def is_same(one: str, other: str) -> bool:
 
 
 def has_same_sense(one: str, other: str) -> bool:
-    """Return True if no word of two names says the contrary of the other name."""
+    """Return True if `one` may be a misspelt `other`: no word of it says something else."""
     ours, theirs = _words(one), _words(other)
     ours, theirs = (
         list((Counter(ours) - Counter(theirs)).elements()),
         list((Counter(theirs) - Counter(ours)).elements()),
     )
-    if ours and theirs and is_same("".join(ours), "".join(theirs)) and len(ours) != len(theirs):
+    if "".join(ours) == "".join(theirs):
         return True
     for word in list(ours):
         if partner := next((other for other in theirs if is_same(word, other)), None):
             ours.remove(word)
             theirs.remove(partner)
-    # Words on both sides are other words: `private` is no misspelling of `public`.
-    return not (ours and theirs) and not (_NEGATIONS | _NEGATING_PREFIXES) & {*ours, *theirs}
+    return not ours and not _NEGATIONS.intersection(theirs)
 
 
 def _words(name: str) -> list[str]:
