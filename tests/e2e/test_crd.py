@@ -163,6 +163,15 @@ def test_it_has_its_short_names_and_category(established: None, kubectl: Kubectl
             {"oneAgent": {"hostMonitoring": {"env": [{"value": "a"}]}}},
             "spec.oneAgent.hostMonitoring.env[0].name: Required value",
         ),
+        (
+            {"oneAgent": {"hostMonitoring": {"imagePullPolicy": "Sometimes"}}},
+            'spec.oneAgent.hostMonitoring.imagePullPolicy: Unsupported value: "Sometimes"',
+        ),
+        (
+            {"oneAgent": {"classicFullStack": {"rollingUpdate": {"maxUnavailable": True}}}},
+            "spec.oneAgent.classicFullStack.rollingUpdate.maxUnavailable",
+        ),
+        ({"resourceAttributes": {f"a{number}": "b" for number in range(65)}}, "spec.resourceAttributes: Too many: 65"),
         ({"tokens": "No_Secret"}, "spec.tokens: Invalid value: "),
         ({"dynatraceApiRequestThreshold": -1}, "spec.dynatraceApiRequestThreshold: Invalid value: -1"),
         (
@@ -175,6 +184,15 @@ def test_what_cannot_be_is_refused_with_its_field(
     established: None, kubectl: Kubectl, spec: Manifest, said: str
 ) -> None:
     assert said in refusal(kubectl, dynakube("refused", spec))
+
+
+@pytest.mark.parametrize("amount", [15, "25%"])
+def test_a_rolling_update_has_numbers_or_percentages(
+    established: None, kubectl: Kubectl, apply: Apply, amount: int | str
+) -> None:
+    apply(dynakube("rolling", {"oneAgent": {"hostMonitoring": {"rollingUpdate": {"maxUnavailable": amount}}}}))
+    found = stored(kubectl, "rolling")["spec"]["oneAgent"]["hostMonitoring"]["rollingUpdate"]
+    assert found == {"maxUnavailable": amount}
 
 
 def test_a_dynakube_stays_with_its_tenant(established: None, kubectl: Kubectl, apply: Apply) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from oneagent.common.dynakube import DynaKube
+from oneagent.common.http import server_url
 from oneagent.common.http.client import HttpSettings, InvalidSettingsError
 from oneagent.common.kubernetes.errors import NotFoundError
 from oneagent.common.oci import public_keys
@@ -127,6 +128,16 @@ def _proxy(dynakube: DynaKube, objects: ObjectReader) -> str:
         raise InvalidSettingsError(f"{where} does not exist: create it with the proxy's URL at the key proxy") from None
     if not proxy:
         raise InvalidSettingsError(f"{where} has nothing at the key proxy: put the proxy's URL there")
+    # The value is never shown: it may hold a password.
+    url = server_url.parse(proxy)
+    if url is None:
+        raise InvalidSettingsError(
+            f"{where} has no URL of a proxy at the key proxy: it must read http://proxy.example:3128, with a password "
+            "only in percent-encoding"
+        )
+    if unusable := server_url.find_unusable(url.password or ""):
+        shown = " ".join(map(repr, unusable))
+        raise InvalidSettingsError(f"{where} has a password that agents cannot read: it must have none of {shown}")
     return proxy
 
 

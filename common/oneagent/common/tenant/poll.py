@@ -53,6 +53,8 @@ class TenantState:
     """None: not requested, or not supported by the tenant."""
     token_invalid: bool = False
     """The Secret or a token in it cannot be used."""
+    uses_paas_token: bool = False
+    """The token for downloads is `paasToken`, which the tenant's makers have deprecated."""
     token_rejected: bool = False
     """The tenant has rejected the token."""
     image: ImageState = field(default_factory=ImageState)
@@ -135,6 +137,7 @@ def _poll_tenant(
         return replace(state, tenant=dynakube.tenant, complete=True)
     try:
         access = inputs.tenant_access(dynakube, objects)
+        state = replace(state, uses_paas_token=bool(access.paas_token))
         wait(dynakube.api_url)
         with client.Tenant(access) as tenant:
             if requests.scopes:

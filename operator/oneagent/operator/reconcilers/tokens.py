@@ -14,6 +14,10 @@ READY: Final = "TokensReady"
 ERROR: Final = "TokensError"
 NOT_POLLED: Final = "TenantNotContacted"
 
+_PAAS_TOKEN_NOTE: Final = (
+    f"paasToken, which is used, is deprecated: give apiToken the scope {poll.REQUIRED_SCOPE} and remove paasToken"
+)
+
 
 class Tokens:
     condition = "Tokens"
@@ -33,11 +37,12 @@ def decide(api_url: str, secret: str, state: TenantState) -> ReconcileResult | N
         return reconcile_result.pending(NOT_POLLED, "the tenant has not been polled yet")
     if problem := _find_problem(f"the Secret {secret}", state):
         return reconcile_result.failed(ERROR, problem)
+    note = f"; {_PAAS_TOKEN_NOTE}" if state.uses_paas_token else ""
     if state.scopes is not None:
-        return reconcile_result.ok(READY, "the tenant accepts the token, and it has the required scopes")
+        return reconcile_result.ok(READY, f"the tenant accepts the token, and it has the required scopes{note}")
     if state.problem:
         return reconcile_result.pending(NOT_POLLED, f"the poll of the tenant failed: {state.problem}")
-    return reconcile_result.ok(READY, "the tenant accepts the token; it does not report the token's scopes")
+    return reconcile_result.ok(READY, f"the tenant accepts the token; it does not report the token's scopes{note}")
 
 
 def _find_problem(where: str, state: TenantState) -> str:

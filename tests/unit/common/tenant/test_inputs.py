@@ -89,3 +89,40 @@ def test_are_all_that_nodes_and_operator_read(image: str, key: str, empty: bool)
             source.open_source(kube, key, objects, Registries())
         assert objects.read <= inputs.named_objects(kube)
         assert inputs.referenced_objects(kube) <= inputs.named_objects(kube)
+
+
+def with_proxy(value: str | None) -> str:
+    """The proxy of a DynaKube whose Secret has this value."""
+    kube = dynakube.from_object(manifest(api_url="https://a.example/api", proxy={"valueFrom": "proxy"}))
+    content = {} if value is None else {"proxy": value}
+    return inputs.http_settings(kube, inputs.Inputs({("Secret", "proxy"): content})).proxy
+
+
+@pytest.mark.parametrize(
+    "url", ["http://proxy:3128", "https://me:pa%24ss@proxy.example:3128", "http://[fd00::1]:3128", "http://10.0.0.1"]
+)
+def test_a_proxy_from_a_secret_is_used_as_it_is(url: str) -> None:
+    assert with_proxy(url) == url
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (None, "has nothing at the key proxy: put the proxy's URL there"),
+        ("", "has nothing at the key proxy: put the proxy's URL there"),
+        ("proxy.example:3128", "has no URL of a proxy at the key proxy: it must read http://proxy.example:3128"),
+        ("ftp://me:secret@proxy.example", "has no URL of a proxy at the key proxy"),
+        ("http://me:secret@proxy.example\n", "has no URL of a proxy at the key proxy"),
+        ("http://me:se cret@proxy.example", "has no URL of a proxy at the key proxy"),
+        (
+            "http://me:secret%2B%26@proxy.example",
+            "has a password that agents cannot read: it must have none of '&' '+'",
+        ),
+        ("http://me:secret=x@proxy.example", "has a password that agents cannot read: it must have none of '='"),
+    ],
+)
+def test_a_proxy_from_a_secret_that_agents_cannot_use_is_refused_and_not_shown(value: str | None, problem: str) -> None:
+    with pytest.raises(InvalidSettingsError) as caught:
+        with_proxy(value)
+    assert str(caught.value).startswith(f"spec.proxy.valueFrom: the Secret proxy {problem}")
+    assert "secret" not in str(caught.value)

@@ -5,25 +5,22 @@ Values that may hold a password are never part of a message.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import urllib.parse
 from collections.abc import Iterator
 from typing import Final
 
 from oneagent.common import dynakube
 from oneagent.common.dynakube.api import fields
+from oneagent.common.http import server_url
 from oneagent.webhook.validation.context import ValidationContext, quote
 
 _EXAMPLE: Final = re.compile(
     r"https?://([^/]+/e/)?(ENVIRONMENT|(?i:<environment>|[<{]?(your[-_])?environment[-_]?id[>}]?))([.:/]|$)"
 )
-_LABEL: Final = re.compile(r"[A-Za-z0-9]([-_A-Za-z0-9]{0,61}[A-Za-z0-9])?")
 _TENANT_HOST: Final = re.compile(r"([^.]+)\..*\b(dynatrace|dynatracelabs)\.com", re.IGNORECASE)
 _BROWSER_HOST: Final = re.compile(r"(.+)\.apps\.(dynatrace|dynatracelabs)\.com\.?", re.IGNORECASE)
 """Hosts of the third generation's web interface"""
 _ENVIRONMENT: Final = re.compile(r"/e/([^/]+)/")
-_UNUSABLE_IN_PASSWORDS: Final = frozenset(" '`,&=+%\\")
 
 # These stay word for word: users of DynaKubes search for them.
 _URL_MISSING: Final = (
@@ -73,7 +70,7 @@ def tenant_changed(ctx: ValidationContext) -> Iterator[str]:
 
 def proxy_invalid(ctx: ValidationContext) -> Iterator[str]:
     proxy = ctx.text("spec.proxy.value")
-    if proxy and _parse_server_url(proxy) is None:
+    if proxy and server_url.parse(proxy) is None:
         yield (
             "spec.proxy.value (not shown) is not the URL of a proxy. Make sure that it reads "
             "http://proxy.example:3128, with a password only in percent-encoding."
@@ -82,10 +79,9 @@ def proxy_invalid(ctx: ValidationContext) -> Iterator[str]:
 
 def proxy_password_invalid(ctx: ValidationContext) -> Iterator[str]:
     """Refuse characters that have a meaning in the settings from which agents read the proxy."""
-    url = _parse_server_url(ctx.text("spec.proxy.value"))
-    unusable = set(urllib.parse.unquote((url and url.password) or "")) & _UNUSABLE_IN_PASSWORDS
-    if unusable:
-        shown = " ".join(repr(character) for character in sorted(unusable))
+    url = server_url.parse(ctx.text("spec.proxy.value"))
+    if unusable := server_url.find_unusable((url and url.password) or ""):
+        shown = " ".join(map(repr, unusable))
         yield (
             f"The password in spec.proxy.value has characters that agents cannot read: {shown}. "
             "Make sure that the password has none of: space ' ` , & = + % \\."
@@ -97,13 +93,13 @@ def has_tls(ctx: ValidationContext) -> bool:
 
 
 def has_proxy_password(ctx: ValidationContext) -> bool:
-    url = _parse_server_url(ctx.text("spec.proxy.value"))
+    url = server_url.parse(ctx.text("spec.proxy.value"))
     return url is not None and bool(url.password)
 
 
 def _api_url_fault(url: str) -> str:
     """Describe what makes an API URL invalid; empty if it is valid."""
-    parsed = _parse_server_url(url)
+    parsed = server_url.parse(url)
     if parsed is None:
         return "which is not a URL such as https://abc12345.live.dynatrace.com/api"
     if parsed.query or parsed.fragment or not parsed.path.rstrip("/").endswith("/api"):
@@ -113,7 +109,7 @@ def _api_url_fault(url: str) -> str:
 
 def _host_for_browsers(url: str) -> str:
     """Return the host of a URL of the third generation; empty if it is none."""
-    parsed = _parse_server_url(url)
+    parsed = server_url.parse(url)
     host = (parsed and parsed.hostname) or ""
     return host if _BROWSER_HOST.fullmatch(host) else ""
 
@@ -125,30 +121,9 @@ def _api_url_beside(host: str) -> str:
     return f"https://{host.replace('.apps.', inner)}/api"
 
 
-def _parse_server_url(text: str) -> urllib.parse.SplitResult | None:
-    """Parse an http or https URL of a server; None if it is not one."""
-    try:
-        url = urllib.parse.urlsplit(text)
-        usable = url.scheme in ("http", "https") and url.port != 0 and text.isprintable() and " " not in text
-    except ValueError:
-        return None
-    host = (url.hostname or "").removesuffix(".")
-    if not usable or not (_is_address(host) or all(_LABEL.fullmatch(label) for label in host.split("."))):
-        return None
-    return url
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def _tenant_in_url(text: str) -> str:
     """Return the tenant in a URL's path or host name; empty if the URL does not name it."""
-    url = _parse_server_url(text)
+    url = server_url.parse(text)
     if url is None:
         return ""
     match = _ENVIRONMENT.search(url.path) or _TENANT_HOST.fullmatch(url.hostname or "")
