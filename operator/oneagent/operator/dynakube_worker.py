@@ -1,8 +1,9 @@
 """One loop per DynaKube: run the reconcilers, write the status, wait for a change or the next requeue.
 
-Each reconciler has its own condition; its error is reported there and does not affect the others. A run starts
-after any change, and at the earliest time that a reconciler has returned. Between runs the worker keeps only what
-a restarted operator can find out again.
+Each reconciler has its own condition; its error is reported there and does not affect the others. An error of the run
+itself is reported in the condition `Reconcile`, which exists only then. A run starts after any change, and at the
+earliest time that a reconciler has returned; after an error it is repeated with back-off. Between runs the worker keeps
+only what a restarted operator can find out again.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from oneagent.common import backoff, dynakube, identifiers, logs
 from oneagent.common.identifiers import DynaKubeName
-from oneagent.common.kubernetes import fields
+from oneagent.common.kubernetes import conditions, fields
 from oneagent.common.kubernetes.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from oneagent.common.oci.hosts import Registries
 from oneagent.common.tenant.slots import Slots
@@ -32,7 +34,12 @@ log = logging.getLogger(__name__)
 
 FINALIZER: Final = f"{identifiers.API_GROUP}/oneagent-operator"
 
+FAILED_RUN: Final = "Reconcile"
+"""Type of the condition that shows why a run failed."""
+
+_INTERNAL_ERROR: Final = "InternalError"
 _DEBOUNCE_SECONDS: Final = 0.05
+_WRITE_TIMEOUT_SECONDS: Final = 5.0
 _RECONCILE_TIMEOUT_SECONDS: Final = 60.0
 _FIRST_RETRY_SECONDS: Final = 1.0
 _LONGEST_RETRY_SECONDS: Final = 300.0
@@ -51,15 +58,19 @@ class DynaKubeWorker:
         slots: Slots,
         record_event: RecordEvent,
         registries: Registries,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
+        """`clock` measures the time between polls; `now` is the time of day."""
         self.name = name
         self._resource, self._namespace, self._api, self._cache = resource, namespace, server, cache
-        self._reconcilers, self._clock = reconcilers, clock
-        self._poller = TenantPoller(server, namespace, limit, slots, registries, self.wake, clock)
-        self._status = StatusWriter(server, resource, namespace, cache, record_event, clock)
+        self._reconcilers, self._now = reconcilers, now
+        self._poller = TenantPoller(server, namespace, limit, slots, registries, self.wake, clock, now)
+        self._status = StatusWriter(server, resource, namespace, cache, record_event, now)
         self._woken = asyncio.Event()
         self._failures = 0
+        self._internal_errors: Counter[str] = Counter()
+        """Runs in a row that ended in an unexpected error, by the reconciler's condition."""
 
     @property
     def inputs(self) -> frozenset[tuple[str, str]]:
@@ -84,7 +95,9 @@ class DynaKubeWorker:
             if obj is None:
                 return
             try:
-                pause = await asyncio.wait_for(self._reconcile(obj), _RECONCILE_TIMEOUT_SECONDS)
+                # Not `wait_for`, which before Python 3.12 loses a cancellation that comes with the result.
+                async with asyncio.timeout(_RECONCILE_TIMEOUT_SECONDS):
+                    pause = await self._reconcile(obj)
                 self._failures = 0
             except ConflictError:
                 # Another client has written the object; the watch delivers its state soon.
@@ -96,6 +109,24 @@ class DynaKubeWorker:
                 details = logs.fields(dynakube=self.name, reason=repr(error), retry_seconds=pause)
                 expected = isinstance(error, ApiError | TimeoutError)
                 log.warning("DynaKube reconcile failed", extra=details, exc_info=None if expected else error)
+                await self._write_failure(obj, error)
+
+    async def _write_failure(self, obj: api.Object, error: Exception) -> None:
+        """Show in the status that a run failed; the other conditions stay as they were."""
+        result = _explain_failure(error)
+        before = (obj.get("status") or {}).get("conditions") or ()
+        results = {
+            str(condition["type"]): ReconcileResult(
+                condition["status"], str(condition.get("reason")), str(condition.get("message"))
+            )
+            for condition in before
+            if condition.get("type") != conditions.READY
+        }
+        try:
+            async with asyncio.timeout(_WRITE_TIMEOUT_SECONDS):
+                await self._status.write(obj, {**results, FAILED_RUN: result})
+        except Exception as unwritten:  # noqa: BLE001 - the run is repeated, and the reason is in the log
+            log.warning("DynaKube status not written", extra=logs.fields(dynakube=self.name, reason=repr(unwritten)))
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait for a wake-up or the time; merge changes that arrive together."""
@@ -137,7 +168,9 @@ class DynaKubeWorker:
 
     async def _run(self, reconciler: Reconciler, context: ReconcileContext) -> ReconcileResult | None:
         try:
-            return await reconciler.reconcile(context)
+            result = await reconciler.reconcile(context)
+            self._internal_errors.pop(reconciler.condition, None)
+            return result
         except fields.FieldError as error:
             return reconcile_result.failed("FieldUnusable", str(error))
         except UnavailableError as error:
@@ -146,12 +179,15 @@ class DynaKubeWorker:
             return reconcile_result.failed("ApiServerRefused", str(error), _LONGEST_RETRY_SECONDS / 10)
         except Exception as error:  # A bug in one reconciler must not stop the others.
             log.exception("reconciler failed", extra=logs.fields(dynakube=self.name, condition=reconciler.condition))
-            return reconcile_result.failed("InternalError", f"{type(error).__name__}: {error}", _LONGEST_RETRY_SECONDS)
+            self._internal_errors[reconciler.condition] += 1
+            failures = self._internal_errors[reconciler.condition]
+            pause = backoff.exponential(failures, _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
+            return reconcile_result.failed(_INTERNAL_ERROR, f"{type(error).__name__}: {error}", pause)
 
     def _context(
         self, obj: api.Object, kube: dynakube.DynaKube, results: Mapping[str, ReconcileResult]
     ) -> ReconcileContext:
-        now = self._clock()
+        now = self._now()
         return ReconcileContext(obj, kube, self._namespace, self._api, self._cache, self._poller.state, now, results)
 
     async def _finalize(self, obj: api.Object) -> None:
@@ -177,6 +213,16 @@ class DynaKubeWorker:
             finalizers=now["metadata"].get("finalizers"), resourceVersion=now["metadata"]["resourceVersion"]
         )
         return True
+
+
+def _explain_failure(error: Exception) -> ReconcileResult:
+    match error:
+        case ApiError():
+            return reconcile_result.failed("ApiServerRefused", str(error))
+        case TimeoutError():
+            return reconcile_result.failed("TimedOut", f"the run took more than {_RECONCILE_TIMEOUT_SECONDS:.0f} s")
+        case _:
+            return reconcile_result.failed(_INTERNAL_ERROR, f"{type(error).__name__}: {error}; see the operator's log")
 
 
 def _minimal_dynakube(obj: api.Object) -> dynakube.DynaKube | None:

@@ -27,5 +27,7 @@ class PeriodicTask:
             self._woken.clear()
             seconds = await self._function()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), seconds)
+                # Not `wait_for`, which before Python 3.12 loses a cancellation that comes with the wake-up.
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
                 await asyncio.sleep(_DEBOUNCE_SECONDS)

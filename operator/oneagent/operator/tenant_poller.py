@@ -62,16 +62,23 @@ class TenantPoller:
         slots: Slots,
         registries: Registries,
         on_state: Callable[[], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """`on_state` is called when a poll has ended; the next `poll_if_due` takes over its result."""
+        """`on_state` is called when a poll has ended; the next `poll_if_due` takes over its result.
+
+        `clock` measures the time between polls; `now` is the time of day, which may be set at any moment.
+        """
         self._api, self._namespace, self._limit = server, namespace, limit
         self._slots, self._registries = slots, registries
-        self._on_state, self._clock = on_state, clock
+        self._on_state, self._clock, self._now = on_state, clock, now
         self._signatures = image_resolver.MemorySignatures()
         self._polled_settings: object = None
         self._polled_tenant: object = None
         self._finished_at = 0.0
+        self._interval = 0.0
+        self._pause = 0.0
+        """Seconds from the end of the last poll to the next one, for the interval that the DynaKube had then."""
         self._task: _Task | None = None
         self.state = TenantState()
         self.inputs: frozenset[ObjectName] = frozenset()
@@ -85,6 +92,7 @@ class TenantPoller:
         if self._task is not None and self._task.state is not None:
             self.state, self._task = self._task.state, None
             self._finished_at = self._clock()
+            self._schedule(dynakube)
         objects = await read_inputs(self._api, self._namespace, dynakube)
         self.inputs = frozenset(objects.contents)
         settings = (inputs.poll_settings(dynakube), objects)
@@ -92,8 +100,10 @@ class TenantPoller:
             if settings == self._polled_settings:
                 return None
             self.stop()
-        # From the current DynaKube: a shorter interval takes effect before the former one has passed.
-        due = self._finished_at + self._pause(dynakube) - self._clock()
+        if dynakube.poll_seconds != self._interval:
+            # A shorter interval takes effect before the former one has passed.
+            self._schedule(dynakube)
+        due = self._finished_at + self._pause - self._clock()
         if settings == self._polled_settings and due > 0:
             return due
         slot = self._slots.acquire(dynakube.api_url or dynakube.package or dynakube.name)
@@ -115,8 +125,12 @@ class TenantPoller:
             self._slots.release(self._task.slot)
             self._task = None
 
-    def _pause(self, dynakube: DynaKube) -> float:
-        return poll.next_poll_seconds(self.state, dynakube.poll_seconds, _FIRST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS)
+    def _schedule(self, dynakube: DynaKube) -> None:
+        """Decide when the next poll is, once: the pause has a random part."""
+        self._interval = dynakube.poll_seconds
+        self._pause = poll.next_poll_seconds(self.state, self._interval, _FIRST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS)
+        left = self._finished_at + self._pause - self._clock()
+        self.state = poll.with_next_poll(self.state, left, self._now())
 
     def _start(self, dynakube: DynaKube, objects: Inputs, slot: Slot) -> None:
         call = partial(
@@ -125,7 +139,7 @@ class TenantPoller:
             objects,
             self.state,
             requests=poll.Requests(scopes=True, public_images=True),
-            now=self._clock,
+            now=self._now,
             wait=self._limit.wait,
             resolve_image=partial(self._resolve_image, dynakube, objects),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -18,13 +19,14 @@ from oneagent.operator import api, tenant_poller
 from oneagent.operator.cache import Cache
 from oneagent.operator.dynakube_worker import FINALIZER, DynaKubeWorker
 from oneagent.operator.rate_limit import RateLimiter
+from oneagent.operator.reconcilers import tenant_connection, versions
 from oneagent.operator.tenant_poller import TenantPoller
 from tests.fakes import packages, raw_server
 from tests.fakes.object_api import Objects
 from tests.fakes.provisioner import eventually
 from tests.fakes.proxy import Proxy
 from tests.fakes.raw_server import RawServer
-from tests.fakes.tenant import Tenant
+from tests.fakes.tenant import Fault, Tenant
 
 NAMESPACE = "dynatrace"
 NAME = DynaKubeName("shop")
@@ -93,6 +95,45 @@ def dynakube(api_url: str, interval: str) -> dict[str, Any]:
     metadata = {**METADATA, "uid": "1", "finalizers": [FINALIZER], "annotations": annotations}
     spec = {"apiUrl": api_url, "oneAgent": {"applicationMonitoring": {}}}
     return {"apiVersion": "dynatrace.com/v1beta6", "kind": "DynaKube", "metadata": metadata, "spec": spec}
+
+
+def test_a_step_of_the_clock_neither_delays_a_poll_nor_brings_it_forward(tenant: Tenant) -> None:
+    asyncio.run(_step(tenant))
+
+
+async def _step(tenant: Tenant) -> None:
+    cluster, ended, now, elapsed = Cluster(), asyncio.Event(), [1_750_000_000.0], [0.0]
+    token = base64.b64encode(tenant.token.encode()).decode()
+    cluster.put("Secret", {"metadata": METADATA, "data": {"apiToken": token}})
+    poller = TenantPoller(
+        cast("api.Api", cluster), NAMESPACE, RateLimiter(), tenant_poller.create_slots(), Registries(), ended.set,
+        clock=lambda: elapsed[0], now=lambda: now[0],
+    )  # fmt: skip
+    kube = dynakubes.from_object(dynakube(tenant.api_url, "15m"))
+    assert await poller.poll_if_due(kube) is None
+    await ended.wait()
+    for step in (-1e9, 0.0, 1e9):
+        now[0] += step
+        assert await poller.poll_if_due(kube) == 900.0
+    elapsed[0] += 900.0
+    assert await poller.poll_if_due(kube) is None
+
+
+@pytest.mark.parametrize("asked", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_decides_for_an_hour_at_most_and_the_condition_tells_until_when(tenant: Tenant, asked: str) -> None:
+    tenant.plan("connection", Fault(status=429, headers={"Retry-After": asked}))
+    state = asyncio.run(_poll_once(tenant, {}, {}))
+    message = tenant_connection.decide("", {}, state).message
+    told = datetime.datetime.fromisoformat(message.rpartition("next try at ")[2])
+    assert 1800 < (told - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
+    assert "answered 429" in message
+    assert versions.choose("", "", {}, state).message.endswith(message.rpartition("; ")[2])
+
+
+def test_a_pause_that_is_soon_over_is_not_told(tenant: Tenant) -> None:
+    tenant.plan("connection", Fault(status=500))
+    state = asyncio.run(_poll_once(tenant, {}, {}))
+    assert "next try" not in tenant_connection.decide("", {}, state).message
 
 
 PROXY = "spec.proxy.valueFrom: the Secret corporate"

@@ -153,7 +153,7 @@ def from_response(
 def parse_retry_after(value: str, now: float | None = None) -> float | None:
     """Seconds to wait by a `Retry-After` header: a number or a date (RFC 9110 section 10.2.3)."""
     value = value.strip()
-    if re.fullmatch(r"\d{1,9}", value, re.ASCII):
+    if re.fullmatch(r"\d{1,30}", value, re.ASCII):
         return min(float(value), _LONGEST_RETRY_AFTER)
     try:
         date = email.utils.parsedate_to_datetime(value)

@@ -7,6 +7,7 @@ place: a tenant that is down changes nothing in the cluster.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -17,6 +18,7 @@ from oneagent.common.dynakube import DynaKube
 from oneagent.common.http import client as http_client
 from oneagent.common.http import errors
 from oneagent.common.identifiers import TenantId, Version
+from oneagent.common.kubernetes import types
 from oneagent.common.kubernetes.errors import ApiError, ForbiddenError
 from oneagent.common.tenant import client, inputs
 from oneagent.common.tenant.image_resolver import ImageState
@@ -25,6 +27,9 @@ from oneagent.common.tenant.inputs import ObjectReader
 log = logging.getLogger(__name__)
 
 REQUIRED_SCOPE: Final = "InstallerDownload"
+
+_TOLD_PAUSE_SECONDS: Final = 60.0
+"""Shortest pause whose end is in the condition: each such time is a write of the status."""
 
 FIRST_FORBIDDEN_PAUSE: Final = 1.0
 LONGEST_FORBIDDEN_PAUSE: Final = 15.0
@@ -65,10 +70,19 @@ class TenantState:
     failures: int = 0
     """Failed polls in a row, of the tenant or of the registry."""
     retry_after: float | None = None
+    next_poll_at: float = 0.0
+    """Seconds since the epoch at which a failed poll is repeated; 0 if that is soon."""
 
     @property
     def any_problem(self) -> str:
-        return self.image.problem or self.problem
+        """Return the problem of the last poll and the time of the next one, for a condition."""
+        return self.explain(self.image.problem or self.problem)
+
+    def explain(self, problem: str) -> str:
+        """Add the time of the next poll to a problem, if it is not soon."""
+        if not problem or not self.next_poll_at:
+            return problem
+        return f"{problem}; next try at {types.timestamp(self.next_poll_at)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +122,8 @@ def with_image(state: TenantState, image: ImageState, failures: int) -> TenantSt
 def after_error(before: TenantState, error: Exception) -> TenantState:
     """Return the state after an error that nobody has expected: it is shown and retried as any other."""
     problem = f"internal error ({type(error).__name__}): see the log"
-    return replace(before, problem=problem, failures=before.failures + 1)
+    # As after any other poll: conditions tell nothing of a tenant that was never polled.
+    return replace(before, problem=problem, failures=before.failures + 1, polled_at=before.polled_at or time.time())
 
 
 def next_poll_seconds(state: TenantState, interval: float, first_pause: float, shortest: float = 0.0) -> float:
@@ -121,6 +136,12 @@ def next_poll_seconds(state: TenantState, interval: float, first_pause: float, s
     pause = backoff.exponential(state.failures, first_pause, interval)
     retry_after = max(state.retry_after or 0.0, state.image.retry_after or 0.0)
     return max(backoff.at_least(pause, retry_after), shortest)
+
+
+def with_next_poll(state: TenantState, pause: float, now: float) -> TenantState:
+    """Return the state with the time of the next poll, after a failure that is not repeated soon."""
+    is_told = state.failures and pause >= _TOLD_PAUSE_SECONDS
+    return replace(state, next_poll_at=now + pause if is_told else 0.0)
 
 
 def _poll_tenant(

@@ -6,11 +6,13 @@ Pure, except for the config layers, which a `LayerWriter` makes.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from oneagent.common import dynakube as dynakubes
+from oneagent.common import logs
 from oneagent.common.agent_config import ruxitagentproc
 from oneagent.common.dynakube import DynaKube, desired_version
 from oneagent.common.dynakube.desired_version import Origin
@@ -25,6 +27,8 @@ from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import package_sources
 from oneagent.csi_driver.provisioner.installer.fetch import InstallRequest
 from oneagent.csi_driver.store import store_key
+
+log = logging.getLogger(__name__)
 
 LayerWriter = Callable[[DynaKube, TenantState, DesiredState, Path], LayerId]
 """Makes the config layer of a DynaKube for a version's tree; `OSError`."""
@@ -49,8 +53,8 @@ class Inputs:
 
 
 def find_desired(dynakubes: Iterable[DynaKube], inputs: Inputs, layer: LayerWriter) -> dict[DynaKubeName, DesiredState]:
-    """Return the row of each DynaKube."""
-    return {dynakube.name: _row(dynakube, inputs, layer) for dynakube in dynakubes}
+    """Return the row of each DynaKube. `OSError` if a tree that arrives cannot get its configuration."""
+    return {dynakube.name: _safe_row(dynakube, inputs, layer) for dynakube in dynakubes}
 
 
 def find_missing(
@@ -83,6 +87,25 @@ def own_settings(dynakube: DynaKube, tenant: TenantState) -> list[ruxitagentproc
 def explain_refusal(dynakube: DynaKube, tenant: TenantState | None) -> str:
     """Return why the image that must be signed is not used; empty if it is."""
     return tenant.image.problem if tenant is not None and dynakube.image_key else ""
+
+
+def _safe_row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState:
+    """Return the row; after an unexpected error the former one, with the reason. Others are not affected."""
+    try:
+        return _row(dynakube, inputs, layer)
+    except OSError:
+        raise
+    except Exception as error:
+        before = inputs.rows.get(dynakube.name) or DesiredState(dynakube.name)
+        condition = explain_internal_error(error)
+        if before.condition != condition:  # Once, and not each second.
+            log.exception("desired state not found", extra=logs.fields(dynakube=dynakube.name))
+        return dataclasses.replace(before, condition=condition)
+
+
+def explain_internal_error(error: Exception) -> str:
+    """Return the condition for an unexpected error, whose text may have anything in it."""
+    return f"internal error ({type(error).__name__}): see the provisioner's log"
 
 
 def _row(dynakube: DynaKube, inputs: Inputs, layer: LayerWriter) -> DesiredState:

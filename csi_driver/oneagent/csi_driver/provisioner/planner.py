@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oneagent.common.dynakube import DynaKube
@@ -86,6 +86,15 @@ class Planner:
         rows = desired_state.find_desired(dynakubes, inputs, self._write_layer)
         self._state.set_desired([*rows.values(), *self._rows_of_invalid(snapshot)])
         return Plan(tuple(dynakubes), rows, tuple(desired_state.find_missing(dynakubes, rows, inputs)))
+
+    def report_failure(self, error: Exception) -> None:
+        """Show in the rows of all DynaKubes that no decision was made; versions stay as they are."""
+        with self.decision_lock:
+            condition = desired_state.explain_internal_error(error)
+            rows = {row.name: row for row in self._state.desired.values()}
+            for name in self.snapshot.dynakubes if self.snapshot else ():
+                rows.setdefault(name, DesiredState(name))
+            self._state.set_desired([replace(row, condition=condition) for row in rows.values()])
 
     def prepare(self, version: Version, tree: Path) -> None:
         """Write rows and config layers for a version whose tree is complete and not visible yet."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from oneagent.common import logs
+from oneagent.common import backoff, logs
 from oneagent.common.identifiers import DynaKubeName, StoreKey, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS: Final = 1.0
 _SOURCE_RETRY_SECONDS: Final = 5.0
+_LONGEST_RETRY_SECONDS: Final = 60.0
 
 
 class Provisioner:
@@ -72,6 +73,8 @@ class Provisioner:
         self._changed = changed
         self._gc_seconds = gc_seconds
         self._failpoint = failpoint
+        self._failures = 0
+        """Runs in a row that failed."""
 
     def wake(self) -> None:
         self._changed.set()
@@ -82,15 +85,12 @@ class Provisioner:
         source.start()
         scrubber = threading.Thread(target=self.scrubber.run, args=(stop,), name="scrubber", daemon=True)
         scrubber.start()
-        collect_at = 0.0
+        collect_at = reconcile_at = 0.0
         while not stop.is_set():
             self._changed.wait(TICK_SECONDS)
             self._changed.clear()
-            try:
-                self.reconcile()
-            except Exception:
-                log.exception("reconcile failed")
-                stop.wait(TICK_SECONDS)
+            if time.monotonic() >= reconcile_at:
+                reconcile_at = time.monotonic() + self._reconcile_safely()
             try:
                 if time.monotonic() >= collect_at and self.planner.dynakube_names() is not None:
                     collect_at = time.monotonic() + self._gc_seconds
@@ -103,6 +103,22 @@ class Provisioner:
         self.installer.stop()
         scrubber.join(5)
         source.join(5)
+
+    def _reconcile_safely(self) -> float:
+        """Reconcile once; return the seconds of back-off after an error, which all DynaKubes' conditions show."""
+        try:
+            self.reconcile()
+        except Exception as error:
+            self._failures += 1
+            pause = backoff.exponential(self._failures, TICK_SECONDS, _LONGEST_RETRY_SECONDS)
+            log.exception("reconcile failed", extra=logs.fields(retry_seconds=round(pause, 1)))
+            try:
+                self.planner.report_failure(error)
+            except Exception:
+                log.exception("failure not written")
+            return pause
+        self._failures = 0
+        return 0.0
 
     def reconcile(self) -> None:
         """Reconcile once. Called from the loop; safe to call from other threads."""

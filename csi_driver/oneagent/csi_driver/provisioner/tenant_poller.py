@@ -136,7 +136,7 @@ class TenantPoller:
             with self._lock:
                 if polled.task is task:
                     if due or before is None or state.failures != before.failures:
-                        self._schedule(dynakube, polled, state)
+                        state = self._schedule(dynakube, polled, state)
                     polled.tenant, polled.task = state, None
         finally:
             self._slots.release(task.slot)
@@ -171,6 +171,9 @@ class TenantPoller:
             return ImageState()
         return image_resolver.resolve(dynakube, image, self._objects, before, self._registries, self._signatures)
 
-    def _schedule(self, dynakube: DynaKube, polled: _PollState, state: TenantState) -> None:
+    def _schedule(self, dynakube: DynaKube, polled: _PollState, state: TenantState) -> TenantState:
+        """Decide when the next poll is; return the state with it."""
         interval = dynakube.poll_seconds if state.failures else backoff.jittered(dynakube.poll_seconds)
-        polled.next_at = time.monotonic() + poll.next_poll_seconds(state, interval, _FIRST_PAUSE_SECONDS)
+        pause = poll.next_poll_seconds(state, interval, _FIRST_PAUSE_SECONDS)
+        polled.next_at = time.monotonic() + pause
+        return poll.with_next_poll(state, pause, self._now())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from oneagent.common import dynakube, logs, package_client
+from oneagent.common import backoff, dynakube, logs, package_client
 from oneagent.common.http import server_tls
 from oneagent.common.http.download import Source
 from oneagent.common.kubernetes import fields
@@ -69,13 +69,22 @@ class PackageServerRunner:
     async def run(self) -> None:
         """Serve until cancelled; then running transfers get some time to end."""
         await self._start()
+        failures = 0
         try:
             while True:
                 self._unknown_requested.clear()
                 try:
                     self._server.set_desired(await self._list_desired())
-                except ApiError as error:
-                    log.warning("cannot refresh the list of requested packages", extra=logs.fields(reason=error))
+                    failures = 0
+                except Exception as error:  # The packages of the last list stay available.
+                    failures += 1
+                    log.warning(
+                        "cannot refresh the list of requested packages",
+                        extra=logs.fields(reason=repr(error)),
+                        exc_info=None if isinstance(error, ApiError) else error,
+                    )
+                    await asyncio.sleep(backoff.exponential(failures, _MIN_LIST_SECONDS, _LIST_SECONDS))
+                    continue
                 await asyncio.sleep(_MIN_LIST_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LIST_SECONDS):
@@ -105,6 +114,9 @@ class PackageServerRunner:
                 kube = dynakube.from_object(obj)
             except fields.FieldError:
                 continue  # Reported by the DynaKube's own condition.
+            except Exception:  # One DynaKube's error must not keep the packages of others away.
+                log.exception("DynaKube not read", extra=logs.fields(dynakube=obj["metadata"]["name"]))
+                continue
             if kube.decided_version and kube.api_url and not kube.package:
                 origin = _Origin(self._api, self._settings.namespace, kube)
                 technologies, tenant = kube.technologies or ("all",), " ".join(kube.tenant_identity)

@@ -49,10 +49,10 @@ def decide(network_zone: str, known: Mapping[str, Any], state: TenantState) -> R
         info["lastRequest"] = last or types.timestamp(state.polled_at)
         if state.problem:
             message = f"{state.problem}; the last known endpoints stay in use"
-            return reconcile_result.failed(UNREACHABLE, message, **_fields(info))
+            return reconcile_result.failed(UNREACHABLE, state.explain(message), **_fields(info))
         return reconcile_result.ok(READY, f"agents report to the tenant {state.tenant}", **_fields(info))
     if state.problem:
-        return reconcile_result.failed(UNREACHABLE, state.problem, **_fields(known))
+        return reconcile_result.failed(UNREACHABLE, state.explain(state.problem), **_fields(known))
     return reconcile_result.pending(NOT_POLLED, "the tenant has not been polled yet", **_fields(known))
 
 

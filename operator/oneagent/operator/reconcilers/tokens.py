@@ -41,7 +41,7 @@ def decide(api_url: str, secret: str, state: TenantState) -> ReconcileResult | N
     if state.scopes is not None:
         return reconcile_result.ok(READY, f"the tenant accepts the token, and it has the required scopes{note}")
     if state.problem:
-        return reconcile_result.pending(NOT_POLLED, f"the poll of the tenant failed: {state.problem}")
+        return reconcile_result.pending(NOT_POLLED, state.explain(f"the poll of the tenant failed: {state.problem}"))
     return reconcile_result.ok(READY, f"the tenant accepts the token; it does not report the token's scopes{note}")
 
 

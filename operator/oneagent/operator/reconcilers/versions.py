@@ -108,7 +108,7 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], state: TenantState
     if chosen.origin is Origin.PACKAGE:
         return Choice("", image, IMAGE, DECIDED, f"the image {image} determines the version")
     if not version:
-        reason = state.problem or "the tenant has not been polled yet"
+        reason = state.explain(state.problem) or "the tenant has not been polled yet"
         return Choice("", "", TENANT, NOT_KNOWN, f"the tenant's latest version is not known: {reason}")
     if chosen.older_offered:
         message = f"the tenant offers {latest}, older than {version}, which stays in use; pin {latest} to use it"
@@ -120,7 +120,8 @@ def choose(pinned: str, image: str, known: Mapping[str, Any], state: TenantState
 
 def _follow_image(context: ReconcileContext, known: Mapping[str, Any]) -> ReconcileResult:
     """Decide by the image's digest; the last digest stays while the registry is unavailable."""
-    kube, state = context.dynakube, context.tenant_state.image
+    kube, tenant = context.dynakube, context.tenant_state
+    state = tenant.image
     if state.name != kube.package:
         return reconcile_result.pending(NOT_KNOWN, f"the image {kube.package} has not been resolved yet")
     # A decision in the status holds for the image name that it was made for.
@@ -130,7 +131,7 @@ def _follow_image(context: ReconcileContext, known: Mapping[str, Any]) -> Reconc
     section = _status_section(choice, known, context)
     if state.problem:
         stays = f"{image} stays in use: " if image else "each node resolves the image itself: "
-        return reconcile_result.failed(NOT_FOLLOWED, f"{stays}{state.problem}", codeModules=section)
+        return reconcile_result.failed(NOT_FOLLOWED, tenant.explain(f"{stays}{state.problem}"), codeModules=section)
     return reconcile_result.ok(choice.reason, choice.message, codeModules=section)
 
 

@@ -38,6 +38,14 @@ def polled(error: Exception, before: TenantState) -> TenantState:
     return poll.poll(kube, Refusing(error), before, requests=poll.Requests(), now=lambda: 1.0)
 
 
+def test_after_an_error_that_nobody_has_expected_the_tenant_counts_as_polled() -> None:
+    """Conditions say of one that was never polled that it is not polled yet."""
+    state = poll.after_error(TenantState(), TypeError("odd"))
+    assert state.polled_at
+    assert "TypeError" in state.problem
+    assert 0 < poll.next_poll_seconds(state, INTERVAL, FIRST) <= FIRST
+
+
 def test_a_refusal_to_read_a_secret_is_repeated_within_seconds() -> None:
     state = TenantState()
     for _ in range(50):

@@ -69,6 +69,21 @@ STORED = DesiredState(
 )
 
 
+def test_an_error_that_nobody_has_expected_is_in_the_condition_of_its_dynakube_alone() -> None:
+    def write(kube: DynaKube, tenant: TenantState, row: DesiredState, tree: Path) -> LayerId:
+        if kube.name == DEMO:
+            raise TypeError("of a secret kind")
+        return write_layer(kube, tenant, row, tree)
+
+    given = inputs(ANSWER, stored=(OLD, NEW), row=STORED)
+    other = dynakube("other")
+    given = dataclasses.replace(given, tenants={**given.tenants, other.name: ANSWER})
+    rows = desired_state.find_desired([dynakube(), other], given, write)
+    condition = "internal error (TypeError): see the provisioner's log"
+    assert rows[DEMO] == dataclasses.replace(STORED, condition=condition)
+    assert (rows[other.name].version, rows[other.name].condition) == (NEW, "")
+
+
 class TestARow:
     def test_before_the_first_poll_stays_as_it_was(self) -> None:
         assert desired(dynakube(), inputs(None, row=STORED)) == STORED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from pathlib import Path
 
@@ -42,6 +43,16 @@ class TestATenant:
             assert server.count("connection") == 1
             p.wait_until(lambda: p.is_ready(packages.VERSION))
             assert time.monotonic() - refused >= 0.9
+
+    def test_that_says_in_a_hundred_years_is_asked_within_an_hour_and_the_condition_tells_when(
+        self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource
+    ) -> None:
+        server.plan("connection", double.Fault(status=429, headers={"Retry-After": "3153600000"}))
+        source.put(manifest("demo", server.api_url))
+        with Provisioning(tmp_path, source) as p:
+            p.wait_until(lambda: "next try at " in p.condition(), what=p.condition)
+            told = datetime.datetime.fromisoformat(p.condition().rpartition("next try at ")[2])
+            assert told.timestamp() <= time.time() + 3600
 
     def test_that_refuses_the_token_is_asked_with_the_new_one(
         self, tmp_path: Path, server: double.Tenant, source: FakeDynaKubeSource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -157,6 +158,42 @@ def test_in_a_rotation_every_bundle_that_namespaces_may_have_verifies_it(world: 
         pass_time(seconds)
     assert len(issuers) == 2
     assert not cluster_state.record(cluster.objects[AUTHORITY]).former
+
+
+def test_an_error_that_nobody_has_expected_ends_neither_the_server_nor_the_packages_of_others(tmp_path: Path) -> None:
+    archive = packages.build(tmp_path / "agent.zip")
+    with double.Tenant() as tenant:
+        tenant.release(packages.VERSION, archive)
+        asyncio.run(_list_with_errors(tenant, tmp_path / "kept"))
+
+
+async def _list_with_errors(tenant: double.Tenant, folder: Path) -> None:
+    cluster, port = Clusters(), ports.free()
+    settings = runner.RunnerSettings(
+        fakes.NAMESPACE, "v1beta6", "here", AUTHORITY[1], folder, 1 << 30, "127.0.0.1", port
+    )
+    cluster.want(tenant, packages.VERSION)
+    cluster.put("DynaKube", {"metadata": {"name": "a", "namespace": fakes.NAMESPACE}, "spec": 7, "status": [7]})
+    errors = [TypeError("of a list"), UnavailableError("of a list")]
+
+    def fail(verb: str, _kind: str, _name: str) -> None:
+        if verb == "list" and errors:
+            raise errors.pop()
+
+    cluster.before = fail
+    served = runner.PackageServerRunner(cast("api.Api", cluster), settings, PackageMetrics(CollectorRegistry()))
+    running = asyncio.create_task(served.run())
+    url = f"https://127.0.0.1:{port}/v1/packages/demo/{packages.VERSION}?arch=x86_64"
+    status = 0
+    async with asyncio.timeout(20), httpx.AsyncClient(verify=False, trust_env=False) as client:
+        while status != 200:
+            assert not running.done()
+            with contextlib.suppress(httpx.TransportError):
+                status = (await client.get(url, headers={"Authorization": f"Bearer {token()}"})).status_code
+            await asyncio.sleep(0.05)
+    assert not errors
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 class Clusters(Objects):

@@ -28,6 +28,7 @@ from oneagent.common.http import client as http_client
 from oneagent.common.http import download, exchange
 from oneagent.common.identifiers import StoreKey, Version
 from oneagent.common.kubernetes import errors as api_errors
+from oneagent.common.kubernetes import types
 from oneagent.common.tenant import poll
 from oneagent.common.tenant.slots import Slot, Slots
 from oneagent.csi_driver import store
@@ -235,6 +236,9 @@ class Installer:
         self._metrics.installs.labels(_result(error)).inc()
         # The text of an error that nobody has expected may have anything in it.
         message = str(error) if expected else f"internal error ({type(error).__name__}): see the provisioner's log"
+        if pause > LONGEST_PAUSE:
+            # Shorter ones are not told, since a new text is a new Event.
+            message += f"; next try at {types.timestamp(time.time() + pause)}"
         self._state.put_version(version, VersionState.FAILED, message=message)
 
     def _install(self, install: _Install) -> None:
