@@ -156,3 +156,21 @@ def wait_for_mounted_row(driver: node.Driver) -> None:
     while driver.rows().get("csi-pod1", {}).get("state") != "mounted":
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+class TestTheUpperLayerOfAPodThatOutlivesAReboot:
+    def test_is_deleted_while_the_pod_runs_on_with_a_new_one(
+        self, driver: node.Driver, kubelet: node.Kubelet, collector: garbage_collector.GarbageCollector
+    ) -> None:
+        view = kubelet.publish("pod1")
+        (view / "agent/log.txt").write_text("x")
+        wait_for_mounted_row(driver)
+        driver.kill()
+        subprocess.run(["umount", view], check=True)
+        kubelet = driver.start()
+        kubelet.publish("pod1")
+        (before,) = driver.data.trash.iterdir()
+        collector.collect()
+        assert not before.exists()
+        assert (view / LIBRARY).read_bytes() == b"library"
+        (view / "agent/log.txt").write_text("y")

@@ -21,7 +21,10 @@ _BACKSLASHED: Final = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the mount table. `root` is the part of the file system that is mounted here (bind mounts)."""
+    """One line of the mount table. `root` is the part of the file system that is mounted here (bind mounts).
+
+    `device` is `major:minor` of the file system, the same for all mounts of one.
+    """
 
     mount_id: int
     root: str
@@ -29,6 +32,7 @@ class Mount:
     fs_type: str
     read_only: bool
     super_options: tuple[str, ...]
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ def parse(lines: Iterable[str]) -> list[Mount]:
                 fs_type=tail[0],
                 read_only="ro" in fields[5].split(",") or "ro" in super_options,
                 super_options=super_options,
+                device=fields[2],
             )
         )
     return mounts

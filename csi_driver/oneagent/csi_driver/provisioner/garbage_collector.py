@@ -326,6 +326,7 @@ class GarbageCollector:
     def _measure(self) -> None:
         with contextlib.suppress(OSError):
             self._metrics.disk_bytes.set(self._usage.total_bytes())
+            self._metrics.trash_bytes.set(self._trash.size_bytes())
         for version, record in self._state.versions.items():
             if record.size_bytes:
                 self._metrics.store_bytes.labels(*store_key.split(version)).set(record.size_bytes)

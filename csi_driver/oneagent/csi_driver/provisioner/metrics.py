@@ -64,6 +64,11 @@ class ProvisionerMetrics:
             "Corrupt versions that are not installed again yet, or are still mounted in a pod.",
             registry=registry,
         )
+        self.trash_bytes = Gauge(
+            "oneagent_csi_trash_bytes",
+            "Size of discarded files that could not be deleted, for example because a mount uses them.",
+            registry=registry,
+        )
         self.log_bytes = Gauge("oneagent_csi_log_bytes", "Size of the kept logs of deleted pods.", registry=registry)
         self.database = Histogram(
             "oneagent_csi_metadata_seconds",

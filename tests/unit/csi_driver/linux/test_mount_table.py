@@ -25,7 +25,7 @@ def overlay(options: str) -> mount_table.Overlay:
 
 def test_the_fields_of_a_line() -> None:
     table = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:2 unbindable - ext3 /dev/root rw,errors=continue\n"
-    assert mount_table.parse([table]) == [Mount(36, "/mnt1", "/mnt2", "ext3", False, ("rw", "errors=continue"))]
+    assert mount_table.parse([table]) == [Mount(36, "/mnt1", "/mnt2", "ext3", False, ("rw", "errors=continue"), "98:0")]
 
 
 def test_a_line_without_optional_fields() -> None:

@@ -422,6 +422,18 @@ class TestSpace:
             env.collector.make_room(1 << 60)
         assert env.left() == []
 
+    def test_is_made_version_by_version_on_a_disk_that_is_full_by_another_limit(self, tmp_path: Path) -> None:
+        env = Collector(tmp_path / "data", keep_unused_seconds=1e9)
+        for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
+            env.install(version, 1, last)
+        env.records.set_desired([desired("3")])
+        assert env.collector.evict()
+        assert env.left() == ["1", "3"]
+        assert env.collector.evict()
+        assert env.left() == ["3"]
+        assert not env.collector.evict()
+        assert list(env.data.trash.iterdir()) == []
+
     def test_that_suffices_removes_nothing(self, env: Collector) -> None:
         env.install("1")
         env.collector.make_room(1)
@@ -540,14 +552,26 @@ class TestTheTrash:
         emptying.empty()
         assert [entry for entry in entries if entry.exists()] == [stubborn]
 
-    def test_is_made_version_by_version_on_a_disk_that_is_full_by_another_limit(self, tmp_path: Path) -> None:
-        env = Collector(tmp_path / "data", keep_unused_seconds=1e9)
-        for version, last in (("1", 30.0), ("2", 10.0), ("3", 20.0)):
-            env.install(version, 1, last)
-        env.records.set_desired([desired("3")])
-        assert env.collector.evict()
-        assert env.left() == ["1", "3"]
-        assert env.collector.evict()
-        assert env.left() == ["3"]
-        assert not env.collector.evict()
-        assert list(env.data.trash.iterdir()) == []
+    def test_lets_go_of_an_upper_layer_whose_volume_has_a_new_one(self, env: Collector) -> None:
+        entry = self.throw(env.data, "v")
+        upper = f"{env.data.volumes}/v/upper"
+        env.mounts = [overlay("/data/agents/1", upper=upper)]
+        Path(upper).mkdir(parents=True)
+        env.collector.collect()
+        assert not entry.exists()
+        assert env.metrics.trash_bytes._value.get() == 0
+
+    def test_retains_an_upper_layer_of_which_a_part_is_mounted_though_its_volume_has_a_new_one(
+        self, env: Collector
+    ) -> None:
+        entry = self.throw(env.data, "v")
+        upper = f"{env.data.volumes}/v/upper"
+        Path(upper).mkdir(parents=True)
+        new = dataclasses.replace(overlay("/data/agents/1", upper=upper), device="0:51")
+        env.mounts = [new, dataclasses.replace(new, root="/agent", device="0:50")]
+        env.collector.collect()
+        assert entry.exists()
+        assert env.metrics.trash_bytes._value.get() > 0
+        env.mounts = [new, dataclasses.replace(new, root="/agent")]
+        env.collector.collect()
+        assert not entry.exists()
