@@ -108,6 +108,52 @@ class TestTheBook:
         assert table(path) == {f"during{number}": "mounted" for number in range(20)}
         assert book.unwritten == 0
 
+    def test_writes_at_once_again_after_an_outage(self, path: Path, book: VolumeRepository) -> None:
+        with locked(path):
+            book.put(record("during"))
+        recover(book)
+        book.put(record("after"))
+        assert table(path) == {"during": "mounted", "after": "mounted"}, "without the background thread"
+        book.drop(VolumeId("during"))
+        assert table(path) == {"after": "mounted"}
+
+    def test_fills_a_replaced_file_again_when_a_read_notices_it(
+        self, path: Path, metadata: Database, book: VolumeRepository
+    ) -> None:
+        book.put(record("a"))
+        book.put(record("b", "waiting"))
+        book.start()
+        for file in path.parent.glob("metadata.db*"):
+            file.unlink()
+        DesiredStateReader(metadata, path.with_name("dynakubes.json")).refresh()
+        deadline = time.monotonic() + 5
+        while table(path) != {"a": "mounted", "b": "waiting"}:
+            assert time.monotonic() < deadline, "nothing but the read comes to the file"
+            time.sleep(0.01)
+        book.close()
+
+    def test_loses_nothing_by_an_error_that_nobody_expected_and_writes_on(
+        self, path: Path, metadata: Database, book: VolumeRepository
+    ) -> None:
+        def fail(_seconds: float) -> None:
+            metadata.on_busy = lambda _seconds: None
+            raise ValueError("unexpected")
+
+        book.start()
+        metadata.on_busy = fail
+        book.put(record("a"), later=True)
+        book.write_soon()
+        deadline = time.monotonic() + 5
+        while table(path) != {"a": "mounted"} or book.unwritten:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        book.put(record("b"), later=True)
+        book.write_soon()
+        while table(path) != {"a": "mounted", "b": "mounted"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        book.close()
+
     def test_makes_one_of_many_callers_wait_and_not_each(self, path: Path, book: VolumeRepository) -> None:
         with locked(path), ThreadPoolExecutor(50) as callers:
             began = time.monotonic()
