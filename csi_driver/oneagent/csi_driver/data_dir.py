@@ -14,6 +14,7 @@
     volume-pool/                  volume directories made in advance
     demand/                       versions that pods wait for: marked by the server, read by the provisioner
     logs/<volume id>@<time>/      upper layers kept for their logs after unpublish
+    clock.json                    anchor of the clock that is used for timeouts and retention; see `linux.clock`
     uninstall.marker              keeps the server running until the last volume is gone; a starting server removes it
     tmp/  trash/                  may be deleted at any start
 
@@ -81,6 +82,7 @@ class DataDir:
         self.database = root / "metadata.db"
         self.database_lock = root / "metadata.lock"
         self.dynakubes = root / "dynakubes.json"
+        self.clock = root / "clock.json"
         self.uninstall_marker = root / "uninstall.marker"
         self.server_lock = root / "server.lock"
         self.agents = root / "agents"

@@ -9,7 +9,6 @@ import argparse
 import json
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from oneagent.csi_driver.cli.why import diagnose
 from oneagent.csi_driver.cli.why import text as why_text
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table
+from oneagent.csi_driver.linux.clock import SteadyClock
 
 _STATUS: Final = """\
 Shows the agent versions, volumes, failures, DynaKubes and disk of this node. Reads only. Run it in the server's
@@ -180,7 +180,8 @@ def _data(args: argparse.Namespace) -> DataDir:
 
 
 def _status(args: argparse.Namespace) -> int:
-    status = problems.add_problems(collect.collect_status(_data(args), args.mount_table, now=time.time()))
+    data = _data(args)
+    status = problems.add_problems(collect.collect_status(data, args.mount_table, now=SteadyClock(data.clock).now()))
     if args.output == "json":
         sys.stdout.write(json.dumps(node_report.status_to_json(status), indent=2) + "\n")
     else:
@@ -191,7 +192,9 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _why(args: argparse.Namespace) -> int:
-    evidence = why_collect.collect_evidence(_data(args), args.mount_table, args.proc, *args.pod, now=time.time())
+    data = _data(args)
+    now = SteadyClock(data.clock).now()
+    evidence = why_collect.collect_evidence(data, args.mount_table, args.proc, *args.pod, now=now)
     diagnosis = diagnose.diagnose(evidence)
     if args.output == "json":
         report = node_report.PodReport(evidence, diagnosis)

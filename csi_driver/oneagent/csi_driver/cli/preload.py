@@ -33,6 +33,7 @@ from oneagent.common.unpack import AgentPackage, agent_layout, zip
 from oneagent.common.unpack import image as unpack_image
 from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.linux.clock import SteadyClock
 from oneagent.csi_driver.store import AgentStore, store_key, usage
 from oneagent.csi_driver.store import preload as store_preload
 from oneagent.csi_driver.store.preload import NotPreloadedError, PreloadOrigin
@@ -117,7 +118,7 @@ def run(
         data.create()
         store = AgentStore(data)
         local = open_package(package, version, dynakube)
-        origin = msgspec.structs.replace(local.origin, keep_until=time.time() + keep_seconds)
+        origin = msgspec.structs.replace(local.origin, keep_until=SteadyClock(data.clock).now() + keep_seconds)
         with _progress_bars(console) as bars:
             preloaded = store_preload.preload(
                 data,

@@ -1,7 +1,7 @@
 """The tables. Each has exactly one writer, which its docstring names; the other process only reads.
 
-Times are seconds since the epoch. Directory names (version, tenant, layer, volume id) are checked by `data_dir`
-first.
+Times are seconds since the epoch by `linux.clock.SteadyClock`. Directory names (version, tenant, layer, volume id) are
+checked by `data_dir` first.
 """
 
 from __future__ import annotations

@@ -125,6 +125,13 @@ class ProvisionerState:
             self._dirty = True
         self.flush()
 
+    def put_installed(self, version: Version, size_bytes: int, **fields: object) -> None:
+        """Mark a version as ready in the store, installed and used now."""
+        now = self._now()
+        self.put_version(
+            version, VersionState.READY, size_bytes=size_bytes, installed_at=now, last_used_at=now, **fields
+        )
+
     def mark_used(self, versions: Iterable[Version]) -> None:
         """Set the time of last use to now; evictions begin with the least recently used version."""
         with self._guard:

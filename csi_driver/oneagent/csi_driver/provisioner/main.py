@@ -21,6 +21,7 @@ from oneagent.common.oci.hosts import Registries
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import process
+from oneagent.csi_driver.linux.clock import SteadyClock
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.provisioner import garbage_collector, startup_cleanup, uninstall
@@ -193,7 +194,9 @@ def build(
     metrics.watch_silence.set_function(source.silent_seconds)
     metadata = Database(data.database, data.database_lock)
     metadata.on_busy = metrics.database.observe
-    state = ProvisionerState(metadata, data.dynakubes)
+    clock = SteadyClock(data.clock)
+    clock.save()
+    state = ProvisionerState(metadata, data.dynakubes, clock.now)
     state.load()
     store = AgentStore(data)
     startup_cleanup.reconcile(data, store, state)
@@ -211,6 +214,7 @@ def build(
         installing=queue.versions,
         dynakube_names=planner.dynakube_names,
         decision_lock=planner.decision_lock,
+        now=clock.now,
         failpoint=failpoint,
     )
     mirror = Mirror(config.mirror, metrics) if config.mirror else None
@@ -245,6 +249,7 @@ def build(
         config.scrub,
         decision_lock=planner.decision_lock,
         on_corrupt=on_corrupt,
+        now=clock.now,
         failpoint=failpoint,
     )
     provisioner = Provisioner(
@@ -259,6 +264,7 @@ def build(
         scrubber,
         reporter,
         metrics,
+        clock,
         changed=changed,
         gc_seconds=config.gc_seconds,
         failpoint=failpoint,

@@ -19,6 +19,7 @@ from oneagent.common.identifiers import DynaKubeName, StoreKey, Version
 from oneagent.common.unpack import file_manifest
 from oneagent.csi_driver import dynakube_sources
 from oneagent.csi_driver.data_dir import DataDir
+from oneagent.csi_driver.linux.clock import SteadyClock
 from oneagent.csi_driver.metadata.provisioner_state import ProvisionerState
 from oneagent.csi_driver.metadata.states import VersionState
 from oneagent.csi_driver.provisioner import desired_state, package_sources
@@ -54,6 +55,7 @@ class Provisioner:
         scrubber: Scrubber,
         reporter: EventReporter,
         metrics: ProvisionerMetrics,
+        clock: SteadyClock,
         *,
         changed: threading.Event,
         gc_seconds: float,
@@ -70,6 +72,7 @@ class Provisioner:
         self.scrubber = scrubber
         self._reporter = reporter
         self._metrics = metrics
+        self._clock = clock
         self._changed = changed
         self._gc_seconds = gc_seconds
         self._failpoint = failpoint
@@ -124,6 +127,7 @@ class Provisioner:
         """Reconcile once. Called from the loop; safe to call from other threads."""
         with contextlib.suppress(OSError):  # A disk that is full or read-only shows where it matters.
             self._data.create()  # The directory may have been emptied under this process.
+        self._clock.save()
         snapshot = self.planner.snapshot
         self._reporter.forward_notices(snapshot.dynakubes if snapshot is not None else {})
         if snapshot is None:
@@ -156,7 +160,7 @@ class Provisioner:
     def _find_preloaded(self, snapshot: dynakube_sources.Snapshot) -> dict[StoreKey, preload.Waiting]:
         """Return the preloaded packages whose key is known: a zip's depends on the source of its DynaKube."""
         found: dict[StoreKey, preload.Waiting] = {}
-        for waiting in preload.list_waiting(self._data, time.time()):
+        for waiting in preload.list_waiting(self._data, self._clock.now()):
             origin = waiting.origin
             dynakube = snapshot.dynakubes.get(DynaKubeName(origin.dynakube))
             if origin.image:
@@ -186,10 +190,7 @@ class Provisioner:
                 self._fail_import(version, f"it was preloaded and can't be put into the store: {error.strerror}")
                 continue
             if size is not None:
-                now = time.time()
-                self.state.put_version(
-                    version, VersionState.READY, size_bytes=size, source="preload", installed_at=now, last_used_at=now
-                )
+                self.state.put_installed(version, size, source="preload")
                 log.info("preloaded version stored", extra=logs.fields(version=version, bytes=size))
             self.wake()
 

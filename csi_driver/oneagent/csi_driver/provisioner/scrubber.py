@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _MAX_DELAY_SECONDS: Final = 60.0
 """Longest delay of a scrub that is due."""
+_TOLERANCE_SECONDS: Final = 3600.0
 _RETRY_SECONDS: Final = 0.1
 _FILE_PROBLEMS: Final = {"content", "size", "mode", "unreadable"}
 """Problems of a file itself, so of all its hard links."""
@@ -120,7 +121,7 @@ class Scrubber:
                 )
             if report.state == integrity.State.OK:
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._data.manifest(version))
+                    os.utime(self._data.manifest(version), (self._now(), self._now()))
                 log.info("version verified", extra=logs.fields(version=version, bytes=report.bytes))
             self._metrics.checks.labels(report.state.value).inc()
             return report
@@ -131,6 +132,8 @@ class Scrubber:
             verified = self._data.manifest(version).stat().st_mtime
         except OSError:
             verified = 0.0
+        if verified > self._now() + _TOLERANCE_SECONDS:
+            verified = 0.0  # The wall clock was wrong when the manifest was written.
         return max(verified, self._unverified.get(version, 0.0))
 
     def _identity(self, version: Version) -> int | None:

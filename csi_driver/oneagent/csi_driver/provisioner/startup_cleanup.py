@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 
 from oneagent.common import logs
 from oneagent.common.identifiers import Version
@@ -51,10 +50,7 @@ def reconcile(data: DataDir, store: AgentStore, state: ProvisionerState) -> None
     for version in stored:
         record = state.versions.get(version)
         if record is None or record.state != VersionState.READY:
-            now = time.time()
-            state.put_version(
-                version, VersionState.READY, size_bytes=_size(data, version), installed_at=now, last_used_at=now
-            )
+            state.put_installed(version, _size(data, version))
             log.info("stored version added to the metadata", extra=logs.fields(version=version))
     state.flush()
 

@@ -31,6 +31,7 @@ from oneagent.common.identifiers import DISTRIBUTION
 from oneagent.common.proto.csi.v1 import csi_pb2_grpc
 from oneagent.csi_driver.data_dir import DataDir, UnsafeNameError
 from oneagent.csi_driver.linux import mount_table, process
+from oneagent.csi_driver.linux.clock import SteadyClock
 from oneagent.csi_driver.metadata.database import Database
 from oneagent.csi_driver.metadata.desired_versions import DesiredStateReader
 from oneagent.csi_driver.metadata.volumes import VolumeRepository
@@ -149,7 +150,9 @@ class Server:
             log.error("data directory not writable", extra=logs.fields(path=error.filename, reason=error.strerror))
         self._database = Database(data.database, data.database_lock)
         self._database.on_busy = self.metrics.database.observe
-        self.volumes = VolumeRepository(self._database)
+        self._clock = SteadyClock(data.clock)
+        self._clock.save()
+        self.volumes = VolumeRepository(self._database, self._clock.now)
         self._database.on_new_file = self.volumes.rewrite
         user_namespace = overlay.in_user_namespace(Path("/proc/self/uid_map").read_text())
         mounts = overlay.OverlayMounter(data, config.target_root, user_namespace=user_namespace)
@@ -166,9 +169,10 @@ class Server:
             mounts,
             self.volumes,
             DesiredStateReader(self._database, data.dynakubes),
+            now=self._clock.now,
             failpoint=failpoint,
         )
-        self._reconciler = Reconciler(data, self.volumes, mounts, self.publisher.calls)
+        self._reconciler = Reconciler(data, self.volumes, mounts, self.publisher.calls, self._clock.now)
         self._node = NodeService(
             config.node_id,
             str(config.target_root),
@@ -257,6 +261,7 @@ class Server:
 
     def _sweep(self) -> None:
         while not self._stopped.wait(SWEEP_SECONDS):
+            self._clock.save()
             try:
                 if dropped := self._reconciler.sweep():
                     log.info("volumes of deleted pods dropped", extra=logs.fields(volumes=dropped))

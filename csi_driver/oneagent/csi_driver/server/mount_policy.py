@@ -35,7 +35,7 @@ from oneagent.csi_driver.store import AgentStore
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Failed mounts of one volume: their number and the first one's time (seconds since the epoch, 0 for none)."""
+    """Failed mounts of one volume: their number and the first one's time (see `linux.clock`; 0 for none)."""
 
     attempts: int = 0
     first_at: float = 0.0

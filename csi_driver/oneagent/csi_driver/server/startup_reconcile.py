@@ -117,11 +117,19 @@ def _adopt(volume: VolumeId, overlay: Overlay, row: VolumeRecord | None, data: D
 class Reconciler:
     """Executes the plans."""
 
-    def __init__(self, data: DataDir, volumes: VolumeRepository, mounts: OverlayMounter, calls: InFlightCalls) -> None:
+    def __init__(
+        self,
+        data: DataDir,
+        volumes: VolumeRepository,
+        mounts: OverlayMounter,
+        calls: InFlightCalls,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._data = data
         self._volumes = volumes
         self._mounts = mounts
         self._calls = calls
+        self._now = now
 
     def reconcile(self) -> None:
         """Reconcile before the first request, while no call uses volumes."""
@@ -130,7 +138,7 @@ class Reconciler:
         directories = self._list_directories()
         changes = plan(self._volumes.all(), overlays, directories, self._is_mounted, self._is_pod_gone, self._data)
         for record in changes.put:
-            self._volumes.put(dataclasses.replace(self._add_pod_name(record), changed_at=time.time()))
+            self._volumes.put(dataclasses.replace(self._add_pod_name(record), changed_at=self._now()))
         for volume in changes.discard:
             self._discard(volume)
         for volume in changes.drop:

@@ -312,9 +312,7 @@ class Installer:
         return unpacked.unpacked_bytes
 
     def _finish(self, version: Version, package: Package, size: int, seconds: float) -> None:
-        self._state.put_version(
-            version, VersionState.READY, size_bytes=size, installed_at=time.time(), last_used_at=time.time()
-        )
+        self._state.put_installed(version, size)
         self._failpoint("row ready")
         self._metrics.installs.labels("ok").inc()
         self._metrics.store_bytes.labels(*store_key.split(version)).set(size)
