@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from oneagent.common.injection import inert_library
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from oneagent.common.proto.csi.v1 import csi_pb2
 from tests.fakes import node
 from tests.fakes.node import Driver, Kubelet
@@ -87,7 +89,7 @@ def assert_pods_start_and_end(driver: Driver, kubelet: Kubelet) -> None:
     with refused(grpc.StatusCode.UNAVAILABLE, "attempt 1 of 1: the view can't be mounted: Read-only file system"):
         kubelet.publish("new")
     target = kubelet.publish("new")
-    assert list(target.iterdir()) == []
+    assert inert_library.is_inert(f"{target}/{PRELOAD_LIBRARY}")
     assert not os.path.ismount(target)
     (target / "file").touch()
     for pod in ("running", "new", "unknown"):

@@ -7,7 +7,8 @@ WAL mode and short transactions let both processes work at once. The remaining f
 * corrupt, no database at all, or of a newer release: the file is moved aside (`metadata.db.aside-…`) and an empty
   one takes its place. Each writer then writes its rows again (see `on_new_file`), the server from its memory
   and, after a start, from the mount table.
-* moved aside by the other process: detected by the file's inode before each transaction.
+* moved aside by the other process, or deleted: detected by the inodes of the file, its write-ahead log and index
+  before each transaction. SQLite itself would go on writing to a deleted log.
 
     DatabaseError
     └── DatabaseUnavailableError     not available now; nothing was written
@@ -86,7 +87,9 @@ class Database:
         self._lock_path = lock
         self._guard = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self._files = (str(path), f"{path}-wal", f"{path}-shm")
+        self._inodes: tuple[int, ...] = ()
+        """Those of `_files` as the connection has them open; none before the first connection."""
         self._data_version = -1
         self._unavailable_until = 0.0
         self.on_new_file: Callable[[], None] = lambda: None
@@ -145,7 +148,7 @@ class Database:
             if self._connection is None or time.monotonic() < self._unavailable_until:
                 return None
             try:
-                if os.stat(self._path).st_ino == self._inode:
+                if self._find_inodes() == self._inodes:
                     return int(self._connection.execute(_DATA_VERSION).fetchone()[0])
             except (OSError, sqlite3.Error):
                 pass
@@ -163,20 +166,28 @@ class Database:
         self._data_version = -1
 
     def _current(self) -> sqlite3.Connection:
-        try:
-            inode = os.stat(self._path).st_ino
-        except FileNotFoundError:
-            inode = 0
-        if self._connection is not None and inode == self._inode:
+        if self._connection is not None and self._find_inodes() == self._inodes:
             return self._connection
         self._disconnect()
         self._prepare()
         self._connection = connect(self._path)
-        previous, self._inode = self._inode, self._path.stat().st_ino
+        # The first read opens the log and its index.
+        self._connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        previous, self._inodes = self._inodes, self._find_inodes()
         if previous:
             log.warning("metadata database was replaced", extra=logs.fields(path=self._path))
             self.on_new_file()
         return self._connection
+
+    def _find_inodes(self) -> tuple[int, ...]:
+        """Return the inodes of the database's files; 0 for one that is missing."""
+        found = []
+        for file in self._files:
+            try:
+                found.append(os.stat(file).st_ino)
+            except FileNotFoundError:
+                found.append(0)
+        return tuple(found)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

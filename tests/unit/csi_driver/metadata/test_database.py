@@ -193,7 +193,9 @@ class TestTheBook:
             written = connection.execute("SELECT message FROM notices ORDER BY id").fetchall()
         assert written == [("first",), ("second",)]
 
-    @pytest.mark.parametrize("suffixes", [("",), ("", "-wal"), ("", "-wal", "-shm")])
+    @pytest.mark.parametrize(
+        "suffixes", [("",), ("", "-wal"), ("", "-wal", "-shm"), ("-wal", "-shm"), ("-wal",), ("-shm",)]
+    )
     def test_writes_everything_again_into_a_new_file(
         self, path: Path, book: VolumeRepository, suffixes: tuple[str, ...]
     ) -> None:
