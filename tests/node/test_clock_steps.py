@@ -118,12 +118,13 @@ class TestRetention:
             server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
             process = self.start(tmp_path, wall, "--gc-keep-unused=1h", "--log-retention=1h")
             try:
-                process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+                policy = {"mount-policy": "wait"}
+                process.set_dynakubes(manifest("demo", server.api_url, version=VERSION, annotations=policy))
                 process.await_ready(VERSION)
                 kubelet = driver.start()
                 kubelet.publish("pod1")
                 kubelet.unpublish("pod1")
-                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
+                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER, annotations=policy))
                 process.await_ready(OTHER)
                 wall.step(YEAR)
                 assert process.stop() == 0
@@ -141,11 +142,12 @@ class TestRetention:
             server.release(VERSION, packages.build(tmp_path / "agent.zip"))
             server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
             process = self.start(tmp_path, wall, "--gc-keep-unused=1s")
+            policy = {"mount-policy": "wait"}
             try:
-                process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+                process.set_dynakubes(manifest("demo", server.api_url, version=VERSION, annotations=policy))
                 process.await_ready(VERSION)
                 wall.step(-YEAR)
-                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
+                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER, annotations=policy))
                 process.await_ready(OTHER)
                 eventually(lambda: process.versions() == [OTHER], what=process.log.read_text)
             finally:

@@ -93,7 +93,7 @@ class TestARefusedMount:
             node.running(tmp_path, "--publish-wait=50ms") as (driver, kubelet),
         ):
             take_all_inodes(driver.data.root, 0)
-            with refused(grpc.StatusCode.UNAVAILABLE, "none of the disk's 600 inodes is free"):
+            with refused(grpc.StatusCode.UNAVAILABLE, "0 of the disk's 600 inodes are free"):
                 for number in range(100):
                     kubelet.publish(f"pod{number}")
             status = subprocess.run(
@@ -111,12 +111,14 @@ class TestADiskWithoutInodes:
             server.release(VERSION, packages.build(tmp_path / "agent.zip"))
             server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
             process = Process(tmp_path, "--gc-keep-unused=1h", "--gc-interval=1h")
-            process.set_dynakubes(manifest("demo", server.api_url, version=VERSION))
+            # The policy keeps no version of before.
+            policy = {"mount-policy": "wait"}
+            process.set_dynakubes(manifest("demo", server.api_url, version=VERSION, annotations=policy))
             process.start()
             try:
                 process.await_ready(VERSION)
                 ballast = take_all_inodes(process.data.root, 8)
-                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER))
+                process.set_dynakubes(manifest("demo", server.api_url, version=OTHER, annotations=policy))
                 process.await_ready(OTHER)
                 assert process.versions() == [OTHER]
                 assert "disk full, unused version removed" in process.log.read_text()
@@ -133,6 +135,9 @@ class TestADiskWithoutInodes:
                 eventually(lambda: "provisioner started" in process.log.read_text())
                 take_all_inodes(process.data.root, 8)
                 process.set_dynakubes(manifest("demo", server.api_url))
-                eventually(lambda: "inodes" in process.row().get("condition", ""), what=process.log.read_text)
+                eventually(
+                    lambda: "of the disk's 1000 inodes are free" in process.row().get("condition", ""),
+                    what=process.log.read_text,
+                )
             finally:
                 process.kill()

@@ -49,20 +49,19 @@ def is_stopped(process: Process) -> bool:
 
 @pytest.fixture
 def stopped(tmp_path: Path, driver: Driver, kubelet: Kubelet) -> Iterator[Process]:
-    """A provisioner that is stopped while it removes the first version; the second one is in the store.
-
-    The pod `running` has a view, and a pod's mount may fail twice.
-    """
+    """A provisioner that is stopped while it removes a version that is not `demo`'s, whose mounts may fail twice."""
     process = Process(tmp_path, module="tests.fakes.crashing_provisioner")
     with double.Tenant() as server:
         server.release(VERSION, packages.build(tmp_path / "agent.zip"))
         server.release(OTHER, packages.build(tmp_path / "other.zip", OTHER))
-        limit = {"max-csi-mount-attempts": "2"}
-        process.set_dynakubes(manifest("demo", server.api_url, version=VERSION, annotations=limit))
+        limit = {"max-csi-mount-attempts": "2", "mount-policy": "wait"}
+        demo = manifest("demo", server.api_url, version=OTHER, annotations=limit)
+        process.set_dynakubes(demo, manifest("former", server.api_url, version=VERSION, annotations=limit))
         process.start(CRASH_AT="version in the trash", CRASH_SIGNAL="SIGSTOP")
         try:
-            process.await_ready(VERSION)
-            process.set_dynakubes(manifest("demo", server.api_url, version=OTHER, annotations=limit))
+            process.await_ready(OTHER)
+            process.await_ready(VERSION, "former")
+            process.set_dynakubes(demo)
             eventually(lambda: is_stopped(process), what=process.log.read_text)
             yield process
         finally:

@@ -16,6 +16,9 @@ _MOUNT_MAX: Final = Path("/proc/sys/fs/mount-max")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _FILE_SYSTEMS: Final = Path("/proc/filesystems")
 
+_FEW_INODES: Final = 1000
+_FEW_MIB: Final = 64
+
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 """Errors that removing files helps against, whichever limit they mean."""
 
@@ -82,11 +85,12 @@ def _explain_full_disk(path: str) -> str:
         status = os.statvfs(path)
     except OSError:
         return ""
-    if status.f_files and not status.f_favail:
-        return f"none of the disk's {status.f_files} inodes is free"
-    if not status.f_bavail:
-        return "no byte of the disk is free"
     free_mib = status.f_bavail * status.f_frsize >> 20
+    # What failed may have been removed again since.
+    if status.f_files and status.f_favail < _FEW_INODES:
+        return f"{status.f_favail} of the disk's {status.f_files} inodes are free"
+    if free_mib < _FEW_MIB:
+        return f"{free_mib} MiB of the disk are free"
     return f"the disk has {free_mib} MiB and {status.f_favail} inodes free: a quota, or a limit of its file system"
 
 

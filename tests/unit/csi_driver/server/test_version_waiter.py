@@ -54,7 +54,12 @@ def test_the_end_of_a_removal_wakes_the_calls_that_await_it(tmp_path: Path) -> N
 
 def test_the_lease_is_looked_at_for_the_calls_that_await_it_only(tmp_path: Path) -> None:
     polls: list[bool] = []
-    waiter = VersionWaiter(str(tmp_path), lambda: False, lambda: bool(polls.append(True)))
+
+    def is_removing() -> bool:
+        polls.append(True)
+        return False
+
+    waiter = VersionWaiter(str(tmp_path), lambda: False, is_removing)
     ended = threading.Event()
     call = WaitingCall(waiter, ended.is_set)
     assert not call.ends(0.1)
