@@ -35,6 +35,7 @@ _MAX_VERSIONS: Final = 10_000
 _MAX_IMAGES: Final = 1_000
 _MAX_TEXT: Final = 4_096
 
+_IMAGES_REMEDY: Final = "use a token that may read container images, or name the images in the DynaKube"
 _COMPONENTS: Final = ("oneagent", "codemodules")
 _AGENT: Final = "/v1/deployment/installer/agent"
 _ARCHITECTURES: Final = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppcle", "s390x": "s390"}
@@ -179,7 +180,7 @@ class Tenant:
     def public_images(self, registry: str = "") -> dict[str, str]:
         """Return the newest images of agents in a public registry, by component; without a host, the tenant chooses."""
         path = "/v2/fleetManagement/components/containerImages"
-        _, body = self._request(path, {"registry": registry} if registry else {})
+        _, body = self._request(path, {"registry": registry} if registry else {}, remedy=_IMAGES_REMEDY)
         components = _decode(body, _Images, path).components
         images = {image.type: image.imageUri for image in components if image.type in _COMPONENTS}
         for component, image in images.items():
@@ -203,6 +204,7 @@ class Tenant:
         tolerated: tuple[int, ...] = (),
         json: dict[str, str] | None = None,
         max_bytes: int = MAX_RESPONSE_BYTES,
+        remedy: str = "",
     ) -> tuple[int, bytes]:
         """Return status and body, for status 200 or a tolerated one. With `json`, the request is a POST."""
         method = "GET" if json is None else "POST"
@@ -210,7 +212,7 @@ class Tenant:
             method, self._access.api_url + path, params=params, json=json, max_bytes=max_bytes
         )
         if response.status_code != 200 and response.status_code not in tolerated:
-            raise errors.from_response(response, body, secret=self._access.token, remedy=self._access.remedy)
+            raise errors.from_response(response, body, secret=self._access.token, remedy=remedy or self._access.remedy)
         return response.status_code, body
 
 

@@ -171,7 +171,7 @@ def _poll_tenant(
                 _warn_of_invalid_names(dynakube, config)
             # Last: a tenant that does not know this request has answered the others.
             if requests.public_images and dynakube.uses_public_registry:
-                state = replace(state, images=tenant.public_images(dynakube.public_registry))
+                state = _with_images(state, tenant, dynakube)
     except (errors.HttpError, http_client.InvalidSettingsError, ApiError) as error:
         log.warning("tenant poll failed", extra=logs.fields(dynakube=dynakube.name, reason=error))
         return replace(
@@ -199,6 +199,16 @@ def _with_connection(state: TenantState, connection: client.Connection | None) -
         tenant_token=connection.tenant_token,
         endpoints=connection.endpoints,
     )
+
+
+def _with_images(state: TenantState, tenant: client.Tenant, dynakube: DynaKube) -> TenantState:
+    """Return the state with the images in a public registry, or with the reason why the tenant names none."""
+    try:
+        return replace(state, images=tenant.public_images(dynakube.public_registry))
+    except errors.HttpStatusError as error:
+        # The token is not rejected: the tenant has answered other requests with it.
+        log.warning("images not named by the tenant", extra=logs.fields(dynakube=dynakube.name, reason=error))
+        return replace(state, problem=str(error), retry_after=error.retry_after)
 
 
 def _warn_of_invalid_names(dynakube: DynaKube, config: client.ModuleConfig) -> None:

@@ -14,7 +14,7 @@ from oneagent.common.tenant.image_resolver import ImageState
 from oneagent.common.tenant.inputs import Inputs
 from oneagent.common.tenant.poll import TenantState
 from tests.fakes.provisioner import manifest
-from tests.fakes.tenant import Tenant
+from tests.fakes.tenant import Fault, Tenant
 
 INTERVAL = 900.0
 FIRST = 5.0
@@ -88,3 +88,15 @@ def test_a_tenant_without_public_images_has_answered_the_rest() -> None:
         state = poll.poll(kube, objects, before, requests=requests, now=lambda: 1.0)
         assert (state.tenant, state.images) == (tenant.tenant, before.images)
         assert "containerImages: answered 404" in state.problem
+
+
+def test_a_token_that_may_not_read_images_is_not_rejected() -> None:
+    with Tenant() as tenant:
+        tenant.plan("images", Fault(status=403))
+        kube = dynakube.from_object(manifest(api_url=tenant.api_url, annotations={"use-public-registry": "true"}))
+        objects = Inputs({("Secret", "demo"): {"apiToken": tenant.token}})
+        requests = poll.Requests(latest=False, public_images=True)
+        state = poll.poll(kube, objects, TenantState(), requests=requests, now=lambda: 1.0)
+        assert (state.token_rejected, state.complete, state.failures) == (False, True, 1)
+        assert "use a token that may read container images" in state.problem
+        assert "InstallerDownload" not in state.problem
