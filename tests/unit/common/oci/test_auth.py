@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -146,6 +147,50 @@ class TestCredentials:
             with RawServer(lambda connection, _: connection.sendall(head), trustme.CA()) as own:
                 self.login(own.url, f"{own.url}/token")
         assert b"authorization" not in foreign.requests[0].lower()
+
+
+class TestAToken:
+    def fetch(self, server: RawServer, more: str = "") -> bool:
+        """React to a 401 of the server itself; return whether a retry is worthwhile."""
+        host = f"127.0.0.1:{server.port}"
+        endpoint = hosts.Endpoint(host, host, "team/agent", plain_http=True)
+        login = auth.Login(endpoint, pull_secret.Credentials("agent", "open sesame"))
+        request = httpx.Request("GET", f"{server.url}/v2/team/agent/manifests/1")
+        challenge = {"WWW-Authenticate": f'Bearer realm="{server.url}/token",service="it"{more}'}
+        with http_client.create(http_client.HttpSettings(timeout_seconds=10)) as http:
+            return login.handle_unauthorized(http, httpx.Response(401, headers=challenge, request=request))
+
+    @pytest.mark.parametrize(
+        ("more", "scope"),
+        [("", "repository:team/agent:pull"), (',scope="repository:other/name:pull"', "repository:other/name:pull")],
+    )
+    def test_is_for_the_scope_that_the_challenge_names(self, more: str, scope: str) -> None:
+        with issuer(tls=False) as server:
+            assert self.fetch(server, more)
+            (asked,) = server.requests
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(asked.split()[1].decode()).query)
+        assert query == {"scope": [scope], "service": ["it"]}
+
+    @pytest.mark.parametrize("status", [201, 204, 400, 401, 403, 404, 500])
+    def test_is_none_unless_the_answer_is_200(self, status: int) -> None:
+        body = b'{"token": "good", "errors": [{"message": "unknown account"}]}' if status != 204 else b""
+        answer = b"HTTP/1.1 %d Odd\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+        with (
+            RawServer(lambda connection, _: connection.sendall(answer)) as server,
+            pytest.raises(errors.HttpError, match=f"answered {status}") as failed,
+        ):
+            self.fetch(server)
+        assert ("unknown account" in str(failed.value)) == (status != 204)
+        assert ("check the credentials" in str(failed.value)) == (status in (401, 403))
+
+    def test_that_is_to_come_later_is_asked_for_later(self) -> None:
+        answer = b"HTTP/1.1 429 Later\r\nRetry-After: 17\r\nContent-Length: 0\r\n\r\n"
+        with (
+            RawServer(lambda connection, _: connection.sendall(answer)) as server,
+            pytest.raises(errors.RateLimitedError) as failed,
+        ):
+            self.fetch(server)
+        assert failed.value.retry_after == 17
 
 
 def issuer(*, tls: bool = True) -> RawServer:

@@ -131,6 +131,31 @@ class TestCosign:
             shelf.find(given)
 
 
+class TestAStatement:
+    """Whoever has the key may sign other documents with it: each part of a statement says what it is."""
+
+    def statement(self, **fields: object) -> bytes:
+        return json.dumps({**json.loads(signing.statement(f"sha256:{'1' * 64}")), **fields}).encode()
+
+    def test_names_what_is_signed(self) -> None:
+        claim = cosign_payload.parse_bundle(signing.bundle(signing.signer(), self.statement()))
+        assert claim.read_digests() == {f"sha256:{'1' * 64}"}
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"_type": "https://in-toto.io/Statement/v0.1"},
+            {"_type": ""},
+            {"predicateType": "https://slsa.dev/provenance/v1"},
+        ],
+        ids=str,
+    )
+    def test_of_another_kind_is_no_signature(self, fields: dict[str, object]) -> None:
+        claim = cosign_payload.parse_bundle(signing.bundle(signing.signer(), self.statement(**fields)))
+        with pytest.raises(cosign_payload.NotASignatureError):
+            claim.read_digests()
+
+
 def blob(name: str) -> bytes:
     """What was signed, in a case with one signature."""
     (found,) = (body for path, body in case(name)["answers"].items() if path.startswith("blobs/"))

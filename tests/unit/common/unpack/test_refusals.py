@@ -182,6 +182,18 @@ def test_members_that_share_data_are_refused_before_a_byte_is_written(tmp_path: 
     assert not (tmp_path / "into").exists()
 
 
+def test_more_entries_than_allowed_are_refused_in_a_directory_of_an_allowed_size(tmp_path: Path) -> None:
+    """Even if they add nothing to the tree: each costs memory when the directory is read."""
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as package:
+        for number in range(21):
+            package.writestr("./" * (number + 1), b"")
+    assert archive.stat().st_size < 20 * 512, "no directory of 20 entries may be larger"
+    assert zip_reader.unpacked_size(archive, UnpackLimits(entries=21)) > 0
+    with pytest.raises(PackageTooLargeError, match="more than 20 entries"):
+        zip_reader.unpacked_size(archive, UnpackLimits(entries=20))
+
+
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
