@@ -30,6 +30,9 @@ class Relay:
         self._silenced: set[threading.Event] = set()
         self.is_silent = False
         """New connections are silent from the start."""
+        self.gate = threading.Event()
+        """New connections wait for it, at most a minute, before they are connected to the server."""
+        self.gate.set()
         self.refused = 0
         """Connections that came while it was closed."""
         self.passed = 0
@@ -84,6 +87,7 @@ class Relay:
 
     def _connect(self, visitor: socket.socket) -> None:
         silenced = threading.Event()
+        self.gate.wait(60)
         with visitor, contextlib.suppress(OSError), socket.create_connection(self._server) as server:
             with self._lock:
                 self._connected |= {visitor, server}

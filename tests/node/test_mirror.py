@@ -19,6 +19,7 @@ from tests.fakes import package_server as fakes
 from tests.fakes import packages, provisioner
 from tests.fakes import tenant as double
 from tests.fakes.provisioner import Process, eventually, list_corrupt, manifest
+from tests.fakes.relay import Relay
 
 VERSION = packages.VERSION
 LARGE = 300 << 20
@@ -86,8 +87,12 @@ class Endpoint:
 
     @property
     def flags(self) -> tuple[str, ...]:
+        return self.flags_by(self.port)
+
+    def flags_by(self, port: int) -> tuple[str, ...]:
+        """Return the flags of a node that reaches it by this port."""
         return (
-            f"--package-mirror=https://127.0.0.1:{self.port}",
+            f"--package-mirror=https://127.0.0.1:{port}",
             f"--package-mirror-ca={self.place / 'ca.crt'}",
             f"--package-mirror-token={self.place / 'token'}",
         )
@@ -148,12 +153,18 @@ def test_a_node_goes_to_the_tenant_after_the_mirror_is_killed(
 
 
 def test_a_node_resumes_when_the_mirror_is_back(tmp_path: Path, server: double.Tenant, endpoint: Endpoint) -> None:
+    """A node waits a few seconds for its mirror, and a process may start for longer: new connections wait meanwhile."""
     package_client.wait_for_package(endpoint.client, fakes.package(VERSION), cancelled=threading.Event())
-    with provisioner.running(tmp_path, *endpoint.flags) as node:
+    with (
+        Relay("127.0.0.1", endpoint.port) as relay,
+        provisioner.running(tmp_path, *endpoint.flags_by(relay.port)) as node,
+    ):
         node.set_dynakubes(manifest("demo", server.api_url))
         eventually(lambda: has_mirror_part(node), 20)
+        relay.gate.clear()
         endpoint.kill()
         endpoint.start()
+        relay.gate.set()
         node.await_ready(VERSION, seconds=60)
         assert "download interrupted, retrying" in node.log.read_text()
         assert list_corrupt(node.data) == []
