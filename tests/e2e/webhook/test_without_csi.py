@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,10 @@ from tests.cluster.kubectl import Kubectl
 from tests.e2e import installation, manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.manifests import NAMESPACE
-from tests.e2e.webhook.applications import Applications
+from tests.e2e.webhook import namespace_limits
+from tests.e2e.webhook.applications import Applications, untouched
 from tests.e2e.webhook.kubectl_plugin import Plugin
+from tests.e2e.webhook.namespace_limits import CASES, SMALL, Bounds
 from tests.fakes import tenant
 
 
@@ -32,7 +35,7 @@ def prepared(kubectl: Kubectl, monitored: str, wait_for: WaitFor) -> str:
     return monitored
 
 
-def application(kubectl: Kubectl, namespace: str, name: str) -> dict[str, object]:
+def application(kubectl: Kubectl, namespace: str, name: str) -> dict[str, Any]:
     """This cluster has no DNS, so the pod is told the one address that it asks for."""
     pod = manifests.application(name, namespace)
     service = kubectl.json("-n", NAMESPACE, "get", "service", "oneagent-operator")
@@ -89,3 +92,24 @@ def test_a_package_that_cannot_be_had_holds_a_pod_up_only_if_it_wants_that(
     assert verdict["reason"] == "InstallFailed"
     assert "do network policies let this pod reach it?" in verdict["sentence"]
     assert ("runs without its agent" if starts else "can't start yet") in verdict["sentence"]
+
+
+@pytest.mark.parametrize("bounds", CASES, ids=lambda bounds: bounds.name)
+def test_a_pod_that_just_keeps_the_bounds_of_its_namespace_has_the_agent(
+    bounds: Bounds, kubectl: Kubectl, applications: Applications, prepared: str, wait_for: WaitFor
+) -> None:
+    pod = application(kubectl, prepared, "bounded")
+    pod["spec"]["containers"][0]["resources"] = bounds.resources
+    namespace_limits.apply(bounds, kubectl, prepared, wait_for)
+    found = applications.started(pod)
+    assert applications.monitored(found)
+    assert namespace_limits.resources_of_ours(found) == found["spec"]["containers"][0]["resources"]
+
+
+def test_a_pod_whose_namespace_has_no_room_for_an_agent_starts_without(
+    kubectl: Kubectl, applications: Applications, prepared: str, wait_for: WaitFor
+) -> None:
+    namespace_limits.apply(SMALL, kubectl, prepared, wait_for)
+    found = applications.started(application(kubectl, prepared, "small"))
+    assert untouched(found)
+    assert "at least cpu 100m and memory 96Mi" in applications.events("LimitsTooLow")

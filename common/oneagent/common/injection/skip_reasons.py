@@ -94,6 +94,12 @@ CONFLICTING_MOUNTS: Final = SkipReason(
     "all of its containers have their own mounts at the agent's paths",
     "set the annotation oneagent.dynatrace.com/install-path to another path",
 )
+LIMITS_TOO_LOW: Final = SkipReason(
+    "LimitsTooLow",
+    _WARN,
+    "none of its containers has limits that are enough for the init container, and its namespace admits no higher ones",
+    "raise the limits of a container, or the maximum in the LimitRange",
+)
 INCOMPLETE: Final = SkipReason(
     "InjectionIncomplete",
     _WARN,

@@ -19,7 +19,7 @@ from oneagent.webhook.injection.inputs import Notice, PodContext, Workload
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
-WATCHES = 7
+WATCHES = 9
 LIMITS = circuit_breaker.Limits(failures=2, window_seconds=300, grace_seconds=30)
 
 

@@ -96,7 +96,7 @@ def _brief(operation: Object) -> Object:
     container = value[0] if isinstance(value, list) else value
     if not isinstance(container, dict) or container.get("name") != usual["name"]:
         return operation
-    differs = {key: there for key, there in container.items() if there != usual[key] and key != "env"}
+    differs = {key: there for key, there in container.items() if there != usual.get(key) and key != "env"}
     names = [variable["name"] for variable in container["env"]]
     added = [variable for variable in container["env"] if variable not in usual["env"]]
     gone = [variable["name"] for variable in usual["env"] if variable["name"] not in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ CPU = [f"{thousandths}m" for thousandths in (100, 200, 500, 1000, 4000)]
 MEMORY = ["64Mi", "100M", "128Mi", "1Gi", "3G"]
 
 
-def answer(*resources: Manifest | None, csi: bool = True, chosen: Manifest | None = None) -> InjectionResult:
+def answer(
+    *resources: Manifest | None, csi: bool = True, chosen: Manifest | None = None, rules: Any = ()
+) -> InjectionResult:
     """For a pod with containers of these resources."""
     containers = [
         {"name": f"web-{number}", "image": "nginx:1", **({"resources": given} if given else {})}
@@ -28,11 +31,12 @@ def answer(*resources: Manifest | None, csi: bool = True, chosen: Manifest | Non
     pod, facts = cases.arguments(
         {"pod": {"spec": {"containers": containers}}, "facts": {"csi": csi}, "dynakube": dynakube}
     )
-    return injection.inject(pod, facts, cases.SETTINGS)
+    return injection.inject(pod, dataclasses.replace(facts, limits=rules), cases.SETTINGS)
 
 
 def given_to_ours(outcome: InjectionResult) -> dict[str, Any]:
-    found: dict[str, Any] = cases.patched(cases.POD, outcome.patch[-1:])["spec"]["initContainers"][0]["resources"]
+    container = cases.patched(cases.POD, outcome.patch[-1:])["spec"]["initContainers"][0]
+    found: dict[str, Any] = container.get("resources", {})
     return found
 
 
@@ -69,8 +73,17 @@ def test_a_limit_range_that_lets_the_application_in_lets_ours_in(resources: Mani
 @given(limited(), st.booleans())
 def test_a_pod_needs_no_more_than_before(resources: Manifest, csi: bool) -> None:
     """Init containers end before the others start, so the scheduler and quotas count the greater of the two."""
-    ours = given_to_ours(answer(resources, {"requests": {"cpu": "1"}}, csi=csi))
-    assert all(amount(ours["requests"][kind]) <= amount(resources["requests"][kind]) for kind in ("cpu", "memory"))
+    other = {"requests": {"cpu": "1", "memory": "64Mi"}}
+    ours = given_to_ours(answer(resources, other, csi=csi))
+    for kind in ("cpu", "memory"):
+        total = sum(amount(given["requests"][kind]) for given in (resources, other))
+        assert amount(ours["requests"][kind]) <= total
+
+
+@pytest.mark.parametrize("csi", [True, False])
+def test_a_pod_without_resources_has_none_afterwards(csi: bool) -> None:
+    assert given_to_ours(answer(None, None, csi=csi)) == {}
+    assert given_to_ours(answer(None, {"requests": {"cpu": "1"}}, csi=csi)) == {}
 
 
 @pytest.mark.parametrize("csi", [True, False])
@@ -89,21 +102,30 @@ def test_an_application_with_hardly_anything_leaves_ours_enough_to_come_to_an_en
     }
 
 
-def test_a_request_without_limit_is_asked_for_too_and_limits_are_no_less() -> None:
+def test_a_request_without_limit_is_asked_for_too_and_no_limit_is_added() -> None:
     """A LimitRange with a least amount gives it to all containers that ask for nothing."""
-    ours = given_to_ours(answer({"requests": {"cpu": "2", "memory": "1Gi"}}))
-    assert ours == {"requests": {"cpu": "2", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "1Gi"}}
+    requests = {"requests": {"cpu": "2", "memory": "1Gi"}}
+    assert given_to_ours(answer(requests)) == requests
+
+
+def test_ours_has_what_a_later_container_has_where_the_first_has_hardly_anything() -> None:
+    tiny = {"requests": {"cpu": "1m", "memory": "4Mi"}, "limits": {"cpu": "5m", "memory": "8Mi"}}
+    usual = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
+    assert given_to_ours(answer(tiny, usual)) == usual
 
 
 def test_an_agent_of_the_pod_s_own_has_room_on_the_disk_where_that_is_limited() -> None:
     """Kubelet evicts a pod whose folders take more than its containers may together; ours counts if it is greater."""
     disk = {"ephemeral-storage": "1Gi"}
     resources = {"requests": disk, "limits": disk}
-    assert "ephemeral-storage" not in given_to_ours(answer(None, csi=False))["requests"]
+    assert given_to_ours(answer(None, csi=False)) == {}
     assert given_to_ours(answer(resources, resources, csi=True))["limits"]["ephemeral-storage"] == "1Gi"
     ours = given_to_ours(answer(resources, resources, csi=False))
     assert ours["requests"]["ephemeral-storage"] == "1Gi"
     assert amount(ours["limits"]["ephemeral-storage"]) == 4 * 1024**3
+    ours = given_to_ours(answer(None, resources, csi=False))
+    assert amount(ours["requests"]["ephemeral-storage"]) == 0
+    assert amount(ours["limits"]["ephemeral-storage"]) == 3 * 1024**3
 
 
 IMPOSSIBLE: list[Manifest] = [

@@ -31,7 +31,7 @@ from oneagent.common.injection import contract
 from oneagent.common.kubernetes import errors, fields, list_watch
 from oneagent.common.kubernetes.watch import Watch
 from oneagent.webhook import api
-from oneagent.webhook.cache import circuit_breaker, fallback_lookups, owners
+from oneagent.webhook.cache import circuit_breaker, fallback_lookups, namespace_limits, owners
 from oneagent.webhook.injection.inputs import Notice, Object, PodContext
 
 log = logging.getLogger(__name__)
@@ -140,12 +140,13 @@ class ClusterCache:
         self._daemonset = Watch(server, daemonset, _read_daemonset, self._driver_changed, retry=retry())
         self._events = Watch(server, failures, self._read_event, retry=retry())
         self._workloads = owners.Workloads(server, first_pause=first_pause, periods=periods)
+        self._limits = namespace_limits.NamespaceLimits(server, first_pause=first_pause, periods=periods)
         self._lookups = fallback_lookups.FallbackLookups(self._fetch_namespace)
 
     @property
     def watches(self) -> Sequence[Watch[Any]]:
         own = (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset, self._events)
-        return (*own, *self._workloads.watches)
+        return (*own, *self._workloads.watches, *self._limits.watches)
 
     @property
     def is_synced(self) -> bool:
@@ -171,6 +172,7 @@ class ClusterCache:
             for watch in (self._namespaces, self._dynakubes, self._csi_drivers, self._daemonset):
                 group.create_task(watch.run())
             group.create_task(self._workloads.run())
+            group.create_task(self._limits.run())
             group.create_task(self._watch_events())
             group.create_task(self._review_periodically())
 
@@ -208,6 +210,7 @@ class ClusterCache:
             workload=await self._workloads.find(namespace, pod),
             cluster_id=self._cluster_id,
             csi=self.has_csi_driver,
+            limits=self._limits.find(namespace),
             driver_problem=self.pause_reason(dynakube),
         )
 

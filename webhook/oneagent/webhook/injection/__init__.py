@@ -6,6 +6,7 @@
     exclusions           rules for pods that are never injected
     operating_system     whether a pod is for Windows nodes
     existing             the injection by an earlier call
+    namespace_limits     LimitRanges and quotas, and what they admit
     removal              removal of an incomplete one
     plan                 agent, enrichment, volume and paths of a pod
     ld_preload, env, mounts, volumes,

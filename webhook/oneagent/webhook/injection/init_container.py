@@ -13,12 +13,13 @@ from typing import Any
 
 from oneagent.common.injection import contract, pod_annotations
 from oneagent.common.injection.contract import Variable
-from oneagent.webhook.injection import env, mounts, plan, resources
+from oneagent.webhook.injection import env, mounts, plan
 from oneagent.webhook.injection.dynakube_settings import DynaKubeSettings
 from oneagent.webhook.injection.env import Entry
 from oneagent.webhook.injection.inputs import PodContext
 from oneagent.webhook.injection.plan import Plan, Settings
 from oneagent.webhook.injection.pod_model import Container, Pod, SecurityContext
+from oneagent.webhook.injection.resources import Resources
 
 
 def build(
@@ -28,6 +29,7 @@ def build(
     settings: Settings,
     pod_plan: Plan,
     containers: Sequence[Container],
+    container_resources: Resources,
 ) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": contract.INIT_CONTAINER,
@@ -45,7 +47,7 @@ def build(
     if pod_plan.agent:
         result["env"].append(env.literal(Variable.CONTAINERS, str(len(containers))))
         result["env"] += container_variables(containers, first=1)
-    if container_resources := resources.of_init_container(pod, dynakube, pod_plan):
+    if container_resources:
         result["resources"] = container_resources
     return result
 

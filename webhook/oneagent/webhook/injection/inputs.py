@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oneagent.common.kubernetes.events import Kind
+from oneagent.webhook.injection.namespace_limits import Rules
 
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON; readers never change it"""
@@ -33,6 +34,8 @@ class PodContext:
     """UID of the namespace kube-system; empty before it is read"""
     csi: bool
     """The cluster has our CSIDriver object"""
+    limits: Sequence[Rules] | None = ()
+    """LimitRanges and quotas of the namespace; None if they are not known"""
     driver_problem: str = ""
     """Reason of the open circuit breaker, for users; empty while it is closed"""
 

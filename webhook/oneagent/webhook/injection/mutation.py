@@ -151,12 +151,17 @@ class PatchBuilder:
             return self._no_container()
         if pod_plan.agent and all(contract.ENRICHMENT_PATH in self._left_out(target) for target in included):
             pod_plan = replace(pod_plan, enrichment=False)
+        allowed = resources.of_init_container(self.pod, self.dynakube, pod_plan, self.context.limits)
+        if allowed is None:
+            return skip_pod(
+                self.obj, self.pod, replace(skip_reasons.LIMITS_TOO_LOW, detail=resources.shortage(pod_plan))
+            )
         containers = [target.container for target in included]
         made = volumes.of_pod(self.pod, pod_plan, self.dynakube, [container.name for container in containers])
         self._annotate(pod_plan, [volume["name"] for volume in made if "emptyDir" in volume])
         self._change(included, pod_plan)
         self._append("/spec/volumes", self.pod.spec.volumes, made)
-        ours = init_container.build(self.pod, self.context, self.dynakube, self.settings, pod_plan, containers)
+        ours = init_container.build(self.pod, self.context, self.dynakube, self.settings, pod_plan, containers, allowed)
         self._prepend("/spec/initContainers", self.pod.spec.init_containers, ours)
         return self._result(self._warnings())
 
