@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oneagent.webhook.cache.namespace_limits import NamespaceLimits
+from oneagent.webhook.injection.namespace_limits import Rules
 from tests.fakes import kube_api
 from tests.unit.webhook.following import FIRST_PAUSE, connected, eventually, running
 
@@ -27,6 +28,12 @@ async def known(kube: kube_api.KubeApi, folder: Path) -> AsyncIterator[Namespace
         found = NamespaceLimits(server, first_pause=FIRST_PAUSE)
         async with running(found):
             yield found
+
+
+def rules_of(found: NamespaceLimits, namespace: str) -> Sequence[Rules]:
+    rules = found.find(namespace)
+    assert rules is not None
+    return rules
 
 
 def limit_range(namespace: str, memory: str) -> dict[str, Any]:
@@ -50,18 +57,31 @@ def test_those_of_one_namespace_follow_the_api_server(kube: kube_api.KubeApi, tm
     async def test() -> None:
         async with known(kube, tmp_path) as found:
             await eventually(lambda: found.find("shop") is not None)
-            (rules,) = found.find("shop") or ()
+            (rules,) = rules_of(found, "shop")
             assert rules.most == {"memory": 1 << 30}
             assert found.find("empty") == ()
             kube.put("resourcequotas", quota("shop", "bounds"))
-            await eventually(lambda: len(found.find("shop") or ()) == 2)
+            await eventually(lambda: len(rules_of(found, "shop")) == 2)
             kube.delete("limitranges", "bounds", "shop")
-            await eventually(lambda: len(found.find("shop") or ()) == 1)
-            (rules,) = found.find("shop") or ()
+            await eventually(lambda: len(rules_of(found, "shop")) == 1)
+            (rules,) = rules_of(found, "shop")
             assert ("limits", "cpu") in rules.demanded
             kube.delete("resourcequotas", "bounds", "shop")
             await eventually(lambda: found.find("shop") == ())
-            assert len(found.find("bank") or ()) == 1
+            assert len(rules_of(found, "bank")) == 1
+
+    asyncio.run(test())
+
+
+def test_equal_limit_ranges_are_one_object(kube: kube_api.KubeApi, tmp_path: Path) -> None:
+    for namespace in ("shop", "bank"):
+        kube.put("limitranges", limit_range(namespace, "1Gi"))
+
+    async def test() -> None:
+        async with known(kube, tmp_path) as found:
+            await eventually(lambda: found.find("shop") is not None)
+            ((shop,), (bank,)) = (rules_of(found, "shop"), rules_of(found, "bank"))
+            assert shop is bank
 
     asyncio.run(test())
 
@@ -74,7 +94,7 @@ def test_quotas_of_the_same_resources_are_one_object(kube: kube_api.KubeApi, tmp
     async def test() -> None:
         async with known(kube, tmp_path) as found:
             await eventually(lambda: found.find("shop") is not None)
-            ((shop,), (bank,)) = (found.find("shop") or (), found.find("bank") or ())
+            ((shop,), (bank,)) = (rules_of(found, "shop"), rules_of(found, "bank"))
             assert shop is bank
 
     asyncio.run(test())

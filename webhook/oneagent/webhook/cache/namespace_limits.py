@@ -1,6 +1,6 @@
 """LimitRanges and quotas of all namespaces, from watches.
 
-Of each only its rules are stored, and equal quotas share them. Admissions do not wait for these watches: without them
+Of each only its rules are stored, and equal ones share them. Admissions do not wait for these watches: without them
 an init container has just what one of its pod's containers has, which is always admitted.
 """
 

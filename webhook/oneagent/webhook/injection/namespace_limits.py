@@ -62,7 +62,7 @@ class _RangeSpec(msgspec.Struct, frozen=True):
 
 
 class _Range(msgspec.Struct, frozen=True):
-    spec: _RangeSpec = _RangeSpec()
+    spec: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class _Scope(msgspec.Struct, frozen=True):
@@ -85,22 +85,7 @@ class _Quota(msgspec.Struct, frozen=True):
 
 def read_limit_range(content: msgspec.Raw) -> Rules:
     """Raises what msgspec raises."""
-    items = typed_json.decode(content, _Range).spec.limits
-    of_containers = [item for item in items if item.type == "Container"]
-    of_pods = [item for item in items if item.type == "Pod"]
-    bounded = {kind for item in of_pods for kind in (*item.min, *item.max, *item.max_limit_request_ratio)}
-    return Rules(
-        least=_merge(item.min for item in of_containers),
-        most=_merge(item.max for item in of_containers),
-        ratio=_merge(item.max_limit_request_ratio for item in of_containers),
-        defaults={
-            **{("requests", kind): value for kind, value in _merge(i.default_request for i in of_containers).items()},
-            **{("limits", kind): value for kind, value in _merge(item.default for item in of_containers).items()},
-        },
-        totals=frozenset((section, kind) for kind in bounded for section in _SECTIONS),
-        demanded=frozenset(),
-        by_class=False,
-    )
+    return _of_limit_range(bytes(typed_json.decode(content, _Range).spec))
 
 
 def read_quota(content: msgspec.Raw) -> Rules:
@@ -167,6 +152,27 @@ def _exceeds(amount: Decimal | None, bound: Decimal | None) -> bool:
 
 
 @functools.lru_cache(256)
+def _of_limit_range(spec: bytes) -> Rules:
+    """One object for LimitRanges of the same text."""
+    items = typed_json.decode(spec, _RangeSpec).limits
+    of_containers = [item for item in items if item.type == "Container"]
+    of_pods = [item for item in items if item.type == "Pod"]
+    bounded = {kind for item in of_pods for kind in (*item.min, *item.max, *item.max_limit_request_ratio)}
+    return Rules(
+        least=_merge(item.min for item in of_containers),
+        most=_merge(item.max for item in of_containers),
+        ratio=_merge(item.max_limit_request_ratio for item in of_containers),
+        defaults={
+            **{("requests", kind): value for kind, value in _merge(i.default_request for i in of_containers).items()},
+            **{("limits", kind): value for kind, value in _merge(item.default for item in of_containers).items()},
+        },
+        totals=frozenset((section, kind) for kind in bounded for section in _SECTIONS),
+        demanded=frozenset(),
+        by_class=False,
+    )
+
+
+@functools.lru_cache(256)
 def _of_quota(keys: frozenset[Key], by_class: bool) -> Rules:
     """One object for quotas of the same resources, whatever their amounts are."""
     return Rules({}, {}, {}, {}, keys, frozenset(key for key in keys if key[1] in _DEMANDED), by_class)
@@ -183,4 +189,4 @@ def _merge(items: Iterator[Mapping[str, Any]]) -> dict[str, Decimal]:
     return {kind: amount for kind, amount in parsed if amount is not None}
 
 
-typed_json.prepare(_Range, _Quota)
+typed_json.prepare(_Range, _RangeSpec, _Quota)
