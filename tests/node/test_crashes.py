@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,3 +177,24 @@ def test_crashes_one_after_the_other_at_each_step_of_the_same_publish(driver: Dr
     assert Path(driver.data.volume(VolumeId("csi-pod1")).upper, "agent/mark").exists()
     kubelet.unpublish("pod1")
     assert_nothing_remains(driver)
+
+
+@pytest.mark.parametrize("database", ["kept", "lost"])
+def test_a_view_below_a_symlink_to_kubelets_root_keeps_its_path_over_a_start(tmp_path: Path, database: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "kubelet").symlink_to(tmp_path / "real")
+    with node.running(tmp_path) as (driver, before):
+        before.publish("pod1")
+        eventually(lambda: driver.state("pod1") == "mounted")
+        driver.kill()
+        if database == "lost":
+            for file in driver.data.root.glob("metadata.db*"):
+                file.unlink()
+        kubelet = driver.start()
+        try:
+            kubelet.publish("pod1")
+            kubelet.unpublish("pod1")
+            assert driver.rows() == {}
+            assert list(driver.data.volumes.iterdir()) == []
+        finally:
+            subprocess.run(["umount", "-q", kubelet.target("pod1")], check=False)

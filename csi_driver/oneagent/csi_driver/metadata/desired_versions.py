@@ -109,8 +109,16 @@ class DesiredStateReader:
     def _read(self) -> Mapping[DynaKubeName, DesiredState]:
         with self._database.reading() as connection:
             rows = connection.execute(statements.SELECT_DYNAKUBES).fetchall()
-        # A lost database is replaced by an empty one, which stays empty until the provisioner writes again.
-        return {DynaKubeName(row["name"]): DesiredState(**row) for row in rows} or read_copy(self._copy)
+        # A lost database is replaced by an empty one, which stays empty until the provisioner writes again. After a
+        # loss of power the table may be some writes behind the copy.
+        newest = {DynaKubeName(row["name"]): DesiredState(**row) for row in rows}
+        copied = read_copy(self._copy)
+        if not newest:
+            return copied
+        for name, row in newest.items():
+            if name in copied and copied[name].changed_at > row.changed_at:
+                newest[name] = copied[name]
+        return newest
 
 
 def read_copy(copy: Path) -> dict[DynaKubeName, DesiredState]:

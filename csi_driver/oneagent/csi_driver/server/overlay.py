@@ -13,6 +13,7 @@ The agent's files are never copied: its directories are world-writable with the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,6 +61,11 @@ class OverlayMounter:
             layers = (f"lowerdir={':'.join(lower)}", f"upperdir={volume.upper}", f"workdir={volume.work}")
         directories = WRITABLE_DIRECTORIES if read_only else ()
         return ViewPlan(volume, ",".join((*layers, *self._always, *options)), flags, files, directories)
+
+    def requested_path(self, mounted: str) -> str:
+        """Return the path by which kubelet names a mounted target: the mount table resolves a symlink to the root."""
+        real = f"{os.path.realpath(self._root)}/"
+        return f"{self._root}/{mounted.removeprefix(real)}" if mounted.startswith(real) else mounted
 
     def open_target(self, target: TargetPath) -> MountTarget:
         """Open a target below the target root, as a context manager; see `mount_target.open_below`."""

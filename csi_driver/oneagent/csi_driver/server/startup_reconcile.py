@@ -134,7 +134,7 @@ class Reconciler:
     def reconcile(self) -> None:
         """Reconcile before the first request, while no call uses volumes."""
         started = time.perf_counter()
-        overlays = mount_table.overlays(mount_table.read())
+        overlays = [self._as_requested(overlay) for overlay in mount_table.overlays(mount_table.read())]
         directories = self._list_directories()
         changes = plan(self._volumes.all(), overlays, directories, self._is_mounted, self._is_pod_gone, self._data)
         for record in changes.put:
@@ -153,6 +153,12 @@ class Reconciler:
                 seconds=round(time.perf_counter() - started, 3),
             ),
         )
+
+    def _as_requested(self, overlay: Overlay) -> Overlay:
+        target = self._mounts.requested_path(overlay.mount.target)
+        if target == overlay.mount.target:
+            return overlay
+        return dataclasses.replace(overlay, mount=dataclasses.replace(overlay.mount, target=target))
 
     def _list_directories(self) -> list[VolumeId]:
         """List the directories of volumes; entries with other names are left alone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,13 @@ def test_a_dynakube_is_known_between_the_writes_of_copy_and_table(metadata: Data
 
 def _killed() -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("copied_at", "expected"), [(2.0, "2.0"), (1.0, "1.0"), (0.5, "1.0")])
+def test_the_newer_of_table_and_copy_counts(metadata: Database, copy: Path, copied_at: float, expected: str) -> None:
+    desired_versions.replace_all(metadata, copy, [dataclasses.replace(DEMO, changed_at=1.0)])
+    newer = dataclasses.replace(DEMO, version=Version("2.0"), changed_at=copied_at)
+    copy.write_text(json.dumps([dataclasses.asdict(newer)]))
+    found = DesiredStateReader(metadata, copy).get(DEMO.name)
+    assert found is not None
+    assert found.version == expected
