@@ -140,8 +140,16 @@ def _fetch_simple(source: ImageSource, layer: _Layer, signature: str) -> cosign_
 
 
 def _by_referrers(source: ImageSource, digest: str) -> Iterator[_FetchClaim]:
-    listed = source.list_referrers(digest, cosign_payload.BUNDLE)
-    for body in source.find_by_tag(_tag_prefix(digest)) if listed is None else [listed]:
+    failure: errors.HttpStatusError | None = None
+    listed: bytes | None = None
+    try:
+        listed = source.list_referrers(digest, cosign_payload.BUNDLE)
+    except errors.HttpStatusError as error:
+        failure = error  # A host without such lists may answer anything; the tag is there nevertheless.
+    bodies = source.find_by_tag(_tag_prefix(digest)) if listed is None else [listed]
+    if failure is not None and not bodies:
+        raise failure
+    for body in bodies:
         for referrer in http.decode(body, _Referrers, f"referrers of {digest}").manifests:
             if referrer.artifactType in _MAYBE_BUNDLES:
                 yield partial(_fetch_bundle, source, referrer.digest)

@@ -5,6 +5,7 @@ The cases in `cosign/` are what it has put into a registry: paths below a reposi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -42,13 +43,15 @@ class Shelf:
 
     def __init__(self) -> None:
         self.answers: Mapping[str, str] = {}
+        self.referrers_status = 404
+        """Answer to a request for a list of referrers that is not there."""
         shelf = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = self.path.removeprefix("/v2/mirrored/agent/").partition("?")[0]
                 body = shelf.answers.get(path, "").encode()
-                self.send_response(200 if body else 404)
+                self.send_response(200 if body else shelf.referrers_status if "referrers/" in path else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -66,13 +69,19 @@ class Shelf:
         return signatures.find_signer(image, oci_image.Access(rules=rules), public_keys.parse(key or given["key"]))
 
 
-@pytest.fixture(scope="module")
-def shelf() -> Iterator[Shelf]:
+@contextlib.contextmanager
+def serving_shelf() -> Iterator[Shelf]:
     shelf = Shelf()
     threading.Thread(target=shelf.server.serve_forever, args=(0.02,), daemon=True).start()
     yield shelf
     shelf.server.shutdown()
     shelf.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def shelf() -> Iterator[Shelf]:
+    with serving_shelf() as shelf:
+        yield shelf
 
 
 class TestCosign:
@@ -105,6 +114,15 @@ class TestCosign:
             entry["artifactType"] = cosign_payload.BUNDLE
         given["answers"][f"referrers/{given['digest']}"] = json.dumps(listed)
         assert shelf.find(given) == public_keys.parse(given["key"])[0]
+
+    @pytest.mark.parametrize("status", [400, 403, 405, 500, 501])
+    def test_has_its_bundles_found_by_tag_where_a_registry_refuses_to_list_referrers(self, status: int) -> None:
+        with serving_shelf() as shelf:
+            shelf.referrers_status = status
+            given = case("p256-bundle")
+            assert shelf.find(given) == public_keys.parse(given["key"])[0]
+            with pytest.raises(errors.HttpStatusError, match=f"answered {status}"):
+                shelf.find({**given, "answers": {}})
 
     def test_has_one_image_s_signature_not_taken_for_another_s(self, shelf: Shelf) -> None:
         given = case("p256-beside")
