@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from oneagent.common.identifiers import Version
+from oneagent.common.injection import inert_library
+from oneagent.common.injection.contract import PRELOAD_LIBRARY
 from tests.fakes import node, provisioner
 from tests.fakes.kube_api import KubeApi
 from tests.fakes.node import Driver, Kubelet
@@ -63,7 +65,7 @@ class TestAfterAnUninstallTheServer:
 
     def test_stays_for_a_pod_that_runs_without_its_agent(self, driver: Driver, kubelet: Kubelet) -> None:
         node.want(driver.data, node.demo(version=Version("9.9.9"), mount_attempts=0))
-        assert list(kubelet.publish("pod1").iterdir()) == []
+        assert inert_library.is_inert(str(kubelet.publish("pod1") / PRELOAD_LIBRARY))
         process = uninstall(driver)
         kubelet.unpublish("pod1")
         assert process.wait(5) == 0

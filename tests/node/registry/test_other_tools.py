@@ -20,7 +20,7 @@ from oneagent.common.oci import reference
 from tests.fakes import images, registry
 from tests.fakes import tenant as double
 from tests.fakes.images import Entry, directory, hard_link
-from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, manifest
+from tests.fakes.provisioner import FakeDynaKubeSource, Provisioning, eventually, manifest
 from tests.fakes.registry import Front, Registry
 from tests.node.registry.test_pulling import PATH, agent, image, installed, version
 from tests.unit.common.unpack.test_machines import MACHINES, OTHER, elf
@@ -129,7 +129,9 @@ class TestAFront:
         refusing = f"location / {{ if ($request_method = HEAD) {{ return {status}; }} {proxy_to(plain.url)} }}"
         with Front(tmp_path / "front", refusing) as front:
             assert resolve(front.host) == digest
-            assert [(method, status) for method, _, status in front.requests()] == [("HEAD", status), ("GET", 200)]
+            # nginx writes its log after its answer.
+            expected = [("HEAD", status), ("GET", 200)]
+            eventually(lambda: [(method, code) for method, _, code in front.requests()] == expected)
 
     def test_that_breaks_the_connection_after_head_is_asked_by_get(self, tmp_path: Path, plain: Registry) -> None:
         digest = plain.push(PATH, image(agent()))

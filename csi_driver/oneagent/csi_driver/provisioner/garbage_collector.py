@@ -59,6 +59,9 @@ class RetentionPolicy:
     keep_logs_bytes: int = 1 << 30
 
 
+_NO_RETENTION: Final = RetentionPolicy(keep_unused_seconds=float("-inf"))
+
+
 @dataclass(frozen=True, slots=True)
 class References:
     """Everything that is in use or may be used: the four conditions."""
@@ -197,12 +200,10 @@ class GarbageCollector:
         """Remove unused versions until `needed_bytes` fit; `NoSpaceError` if they do not."""
         if self._fits(needed_bytes):
             return
-        # Without retention, until the bytes fit.
-        strict = RetentionPolicy(keep_unused_seconds=float("-inf"))
         with contextlib.suppress(*_UNREADABLE):
             # The version before is worth less than the wanted one, which would not come without its room.
             for keep_fallbacks in (True, False):
-                while not self._fits(needed_bytes) and self._collect(strict, 1, keep_fallbacks=keep_fallbacks):
+                while not self._fits(needed_bytes) and self._collect(_NO_RETENTION, 1, keep_fallbacks=keep_fallbacks):
                     self.empty_trash()
         if not self._fits(needed_bytes):
             free = self.free_bytes(self._data.root)
@@ -217,11 +218,11 @@ class GarbageCollector:
 
         For a disk that is full by another limit than its bytes: inodes, or a quota.
         """
+        removed: list[Version] = []
         with contextlib.suppress(*_UNREADABLE):
-            removed = self._collect(RetentionPolicy(keep_unused_seconds=float("-inf")), at_most=1)
+            removed = self._collect(_NO_RETENTION, 1) or self._collect(_NO_RETENTION, 1, keep_fallbacks=False)
             self.empty_trash()
-            return bool(removed)
-        return False
+        return bool(removed)
 
     def free_bytes(self, directory: Path) -> int:
         """Return the bytes that may still be used: of the disk, and of the budget."""
