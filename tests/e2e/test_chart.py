@@ -15,9 +15,10 @@ from deploy import generate
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.e2e import installation
+from tests.e2e import installation, manifests
 from tests.e2e.fixture_types import WaitFor
 from tests.e2e.helm import IMAGE, Helm
+from tests.fakes.packages import VERSION
 
 _DRY: Final = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "-f")
 _FOREIGN: Final = ("Certificate", "Issuer", "PodMonitor", "ServiceMonitor")
@@ -75,6 +76,14 @@ def test_the_api_server_takes_what_the_chart_is_with_everything_turned_over(kube
         text = generate.template(values=json.dumps({**values, **more}))
         ours = [manifest for manifest in yaml.safe_load_all(text) if manifest and manifest["kind"] not in _FOREIGN]
         assert kubectl(*_DRY, "-", stdin=yaml.safe_dump_all(ours)).count("(server dry run)") == len(ours)
+
+
+def test_a_dynakube_is_taken_as_soon_as_the_install_has_returned(helm: Helm, kubectl: Kubectl) -> None:
+    kube, _ = manifests.dynakube("first", "https://abc12345.live.dynatrace.com/api", VERSION)
+    for version in ("v1beta6", "v1beta5", "v1beta3"):
+        written = yaml.safe_dump({**kube, "apiVersion": f"dynatrace.com/{version}"})
+        # Once, without a second try: the call of the webhook is refused for as long as its Service is not programmed.
+        kubectl("create", "--dry-run=server", "-f", "-", stdin=written)
 
 
 def test_an_upgrade_keeps_what_the_operator_wrote_and_an_uninstall_keeps_dynakubes_only(

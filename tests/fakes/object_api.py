@@ -61,7 +61,7 @@ class Objects:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, parameters: Mapping[str, str], *, accept: str, seconds: float
+        self, path: str, parameters: Mapping[str, str], *, accept: str, silence_seconds: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A watch without events."""
         yield _nothing()

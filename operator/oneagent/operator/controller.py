@@ -20,6 +20,7 @@ from oneagent.operator.certificates import ca_bundle
 from oneagent.operator.certificates import settings as certificates_settings
 from oneagent.operator.certificates.controller import CertificateController, Metrics
 from oneagent.operator.certificates.probe import EndpointProbe
+from oneagent.operator.certificates.reachability import WebhookReachability
 from oneagent.operator.dynakube_worker import DynaKubeWorker
 from oneagent.operator.host_agents.reconciler import HostAgentReconciler
 from oneagent.operator.namespace_mapper import NamespaceMapper
@@ -93,6 +94,7 @@ class Controller:
         )
         self._workers: dict[DynaKubeName, DynaKubeWorker] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._reachability: WebhookReachability | None = None
         self._certificates = self._certificate_task()
         self._startup_taint = self._startup_taint_controller()
         self._nodes = PeriodicTask(self._startup_taint.reconcile) if self._startup_taint else None
@@ -103,7 +105,7 @@ class Controller:
     @property
     def problem(self) -> str:
         """Reason why the controller is not ready; empty if it is."""
-        return self._watches.problem
+        return self._watches.problem or (self._reachability.problem if self._reachability is not None else "")
 
     @property
     def watches(self) -> Sequence[Watch[Any]]:
@@ -116,6 +118,8 @@ class Controller:
             # webhook needs its certificate.
             if self._certificates is not None:
                 group.create_task(self._certificates.run())
+            if self._reachability is not None:
+                group.create_task(self._reachability.run())
             group.create_task(self._watches.run())
             group.create_task(self._events.run())
             # No decision before everything has been listed once.
@@ -181,9 +185,9 @@ class Controller:
         if (settings := self._settings.certificates) is None:
             return None
         probe = EndpointProbe(self._api, settings)
-        return PeriodicTask(
-            CertificateController(self._api, settings, probe, metrics=self._certificate_metrics).reconcile
-        )
+        controller = CertificateController(self._api, settings, probe, metrics=self._certificate_metrics)
+        self._reachability = WebhookReachability(self._api, settings, lambda: controller.is_settled)
+        return PeriodicTask(controller.reconcile)
 
     def _startup_taint_controller(self) -> StartupTaintController | None:
         if (taint := self._settings.startup_taint) is None:

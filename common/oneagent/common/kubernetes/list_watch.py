@@ -245,7 +245,7 @@ class ListWatch(Generic[_T]):
         """Seconds to wait before the next request, after an error or the end of a stream."""
         stood = self._opened_at is not None and self._clock() - self._opened_at >= _STOOD_SECONDS
         is_silent = isinstance(error, errors.SilentError)
-        if stood and not is_silent:
+        if stood:
             self._backoff.reset()
         if error is None and not stood and not self._was_useful:
             error = errors.UnavailableError(f"watch of {self.collection.path}: ended at once")

@@ -94,6 +94,8 @@ class CertificateController:
         self._failed: set[str] = set()
         self._unavailable = False
         self._failures = 0
+        self.is_settled = False
+        """A run has found the webhook's certificate, and the CRD converted by it."""
 
     async def reconcile(self) -> float:
         """Execute all due steps; return the seconds until the next run."""
@@ -105,6 +107,8 @@ class CertificateController:
                 state = await self._read_state()
                 step = rotation.next_step(state, self._settings, self._clock(), all_served)
                 if isinstance(step, rotation.Wait):
+                    converts = all(target.converts for target in state.targets)
+                    self.is_settled = state.served.certificate is not None and converts and not self._failed
                     return self._next_run(step)
                 if isinstance(step, rotation.ProbeEndpoints):
                     all_served = await self._probe_endpoints(step.certificate)

@@ -61,9 +61,12 @@ class World(RuleBasedStateMachine):
         self.cluster.before_write = self._before_write
         self.cluster.after_write = self._after_write
         self._start_keeper()
+        self._pass(0)
+        assert not self.controller.is_settled, "no replica serves yet, so nothing may be converted"
         self._pass(400)
         assert all(self.cluster.bundles(target) for target in TARGETS)
         assert all(replica.pair for replica in self.replicas)
+        assert self.controller.is_settled
         self.up = True
 
     # What happens to the operator.
@@ -314,4 +317,18 @@ def test_what_is_trusted_is_looked_up_before_a_lost_authority_is_made_anew() -> 
     world.something_is_noticed()
     world.some_time_passes(30)
     world.everything_is_in_reach_again()
+    world.teardown()
+
+
+def test_the_former_authority_stays_trusted_for_the_grace_time_after_the_last_endpoint_and_no_longer() -> None:
+    world = World()
+    world.install()
+    world.time_passes(11_500)
+    while not (served := holding.record(world.cluster.objects[AUTHORITY]).served):
+        world.some_time_passes(1)
+    while holding.record(world.cluster.objects[AUTHORITY]).former:
+        # Nothing else wakes the controller: it has to know by itself when the time is over.
+        world.some_time_passes(1)
+    stayed = world.cluster.now - served.since
+    assert SETTINGS.grace_seconds <= stayed <= SETTINGS.grace_seconds + 2
     world.teardown()

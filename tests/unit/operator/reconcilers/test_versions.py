@@ -256,3 +256,24 @@ class TestAPublicRegistry:
         before = self.decided("oneAgent", "public.ecr.aws/dynatrace/dynatrace-oneagent:1.2")
         section = self.reconcile(versions.HostAgent(), status=before, annotations=no_update).fields["oneAgent"]
         assert (section["imageID"], section["version"]) == ("public.ecr.aws/dynatrace/dynatrace-oneagent:1.2", "1.2")
+
+
+class TestAPinThatIsRemoved:
+    """What a pin or an image decided is no reason to stay: only the tenant's latest is followed upwards."""
+
+    @pytest.mark.parametrize("source", [versions.PINNED, versions.IMAGE])
+    @pytest.mark.parametrize("follow", [True, False])
+    def test_leaves_nothing_that_a_lower_latest_version_would_be_held_against(self, source: str, follow: bool) -> None:
+        known = {"version": NEW, "source": source}
+        choice = versions.choose("", "", known, TenantState(latest=Version(OLD)), follow=follow)
+        assert (choice.version, choice.source, choice.reason) == (OLD, versions.TENANT, versions.DECIDED)
+
+    @pytest.mark.parametrize("source", [versions.PINNED, versions.IMAGE])
+    def test_leaves_no_version_while_the_tenant_is_not_polled(self, source: str) -> None:
+        choice = versions.choose("", "", {"version": NEW, "source": source}, TenantState())
+        assert (choice.known, choice.reason) == (False, versions.NOT_KNOWN)
+
+    def test_is_not_a_version_of_the_tenants_which_stays(self) -> None:
+        known = {"version": NEW, "source": versions.TENANT}
+        choice = versions.choose("", "", known, TenantState(latest=Version(OLD)))
+        assert (choice.version, choice.reason) == (NEW, versions.OLDER_OFFERED)
