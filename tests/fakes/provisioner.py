@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -24,7 +25,7 @@ from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.provisioner import main
 from oneagent.csi_driver.store import AgentStore
-from tests.fakes import tenant
+from tests.fakes import ports, tenant
 
 OTHER = Version("1.279.0.20231001-000000")
 """A second version; newer than `packages.VERSION`."""
@@ -245,7 +246,9 @@ class Process:
         self.process: subprocess.Popen[bytes] | None = None
         self._command = [sys.executable, "-m", module, f"--data-dir={self.data.root}", "--log-format=text"]
         source = ("--dynakube-source=directory", f"--dynakubes={self.dynakubes}")
-        self._flags = (*source, "--gc-interval=500ms", "--disk-reserve=0", "--download-jitter=0", *flags)
+        self._metrics = ports.free()
+        more = (f"--metrics-address=127.0.0.1:{self._metrics}", "--disk-reserve=0", "--download-jitter=0")
+        self._flags = (*source, "--gc-interval=500ms", *more, *flags)
 
     def set_dynakubes(self, *objects: dict[str, Any], token: str = tenant.TOKEN) -> None:
         """Replace all DynaKubes, by one rename."""
@@ -263,6 +266,16 @@ class Process:
             self.process = subprocess.Popen(
                 [*self._command, *self._flags], stdout=log, stderr=log, env={**os.environ, **environment}
             )
+
+    def collections(self) -> float:
+        """Runs of the garbage collector since the start."""
+        _, page = ports.get(self._metrics, "/metrics")
+        return sum(float(count) for count in re.findall(r"^oneagent_csi_gc_runs_total\{.*\} (\S+)", page, re.MULTILINE))
+
+    def await_collection(self) -> None:
+        """Wait until the garbage collector has run once from beginning to end; one run may be under way now."""
+        before = self.collections()
+        eventually(lambda: self.collections() >= before + 2, what="the garbage collector has run")
 
     def kill(self) -> None:
         """Send SIGKILL: no cleanup runs."""

@@ -76,7 +76,7 @@ class TestAPublish:
             kubelet.publish("pod2")
             process.start()
             eventually(lambda: server.count("connection") > 1)
-            time.sleep(1.0)
+            process.await_collection()
             process.await_ready(VERSION)
             for pod in ("pod1", "pod2", "pod3"):
                 assert "fromTenant yes" in (kubelet.publish(pod) / CONFIG).read_text()
@@ -98,7 +98,7 @@ class TestANewRevision:
             eventually(lambda: process.row()["layer"] != first)
             new = kubelet.publish("new")
             assert "fresh yes" in (new / CONFIG).read_text()
-            time.sleep(1.2)
+            process.await_collection()
             assert (old / CONFIG).read_text() == before
             assert len(list(layers.iterdir())) == 2
             kubelet.unpublish("old")
@@ -119,7 +119,7 @@ class TestANewVersion:
             process.await_ready(OTHER)
             new = kubelet.publish("new")
             assert (new / "agent/installer.version").read_text() == OTHER
-            time.sleep(1.2)
+            process.await_collection()
             assert (old / "agent/installer.version").read_text() == VERSION
             assert process.versions() == [VERSION, OTHER]
             kubelet.unpublish("old")
@@ -138,7 +138,7 @@ class TestANewVersion:
             (host / "state").write_text("kept")
             process.set_dynakubes()
             eventually(lambda: process.versions() == [])
-            time.sleep(0.7)
+            process.await_collection()
             assert (host / "state").read_text() == "kept"
             kubelet.unpublish("agent")
             eventually(lambda: not list(process.data.host_agents.iterdir()))

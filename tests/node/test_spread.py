@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from oneagent.common.injection.contract import PRELOAD_LIBRARY
@@ -22,9 +21,11 @@ def test_a_version_that_nobody_waits_for_is_not_downloaded_before_its_time_and_a
         server.release(packages.VERSION, packages.build(tmp_path / "agent.zip"))
         process.set_dynakubes(manifest("demo", server.api_url))
         provisioner.eventually(lambda: process.row().get("version"), what="the version is wanted")
-        time.sleep(1.5)  # Longer than the provisioner's turn takes
+        pending = f"version {packages.VERSION} is not in the store yet (pending)"
+        provisioner.eventually(lambda: process.row()["condition"] == pending, what="the version is pending")
+        process.await_collection()
         assert server.count("package") == 0
-        assert process.row()["condition"] == f"version {packages.VERSION} is not in the store yet (pending)"
+        assert process.row()["condition"] == pending
         try:
             kubelet = driver.start()
             assert (kubelet.publish("pod1") / PRELOAD_LIBRARY).exists()

@@ -24,7 +24,8 @@ WAIT_SECONDS = 3
 
 @pytest.fixture
 def driver(tmp_path: Path) -> Iterator[Driver]:
-    with node.running(tmp_path, "--publish-wait=2s", f"--uninstall-wait={WAIT_SECONDS}s") as (driver, _):
+    flags = ("--publish-wait=2s", f"--uninstall-wait={WAIT_SECONDS}s", "--log-level=debug")
+    with node.running(tmp_path, *flags) as (driver, _):
         yield driver
 
 
@@ -44,6 +45,12 @@ def uninstall(driver: Driver) -> subprocess.Popen[bytes]:
     return process
 
 
+def await_look(driver: Driver) -> None:
+    """Wait until the server has counted its volumes once more, and stays."""
+    looks = driver.log.read_text().count("waiting for the last volume")
+    eventually(lambda: driver.log.read_text().count("waiting for the last volume") > looks)
+
+
 class TestAfterAnUninstallTheServer:
     def test_answers_all_calls_until_the_last_volume_is_unpublished_and_then_ends(
         self, driver: Driver, kubelet: Kubelet
@@ -56,7 +63,7 @@ class TestAfterAnUninstallTheServer:
         assert (view / "agent").is_dir()
         for pod in ("pod1", "agent"):
             kubelet.unpublish(pod)
-            time.sleep(1.2)
+            await_look(driver)
             assert process.poll() is None
         kubelet.unpublish("pod2")
         assert process.wait(5) == 0
@@ -76,7 +83,7 @@ class TestAfterAnUninstallTheServer:
         time.sleep(0.3)
         process = uninstall(driver)
         assert "attempt 1 of 10" in str(waiting.exception(5))
-        time.sleep(1.2)
+        await_look(driver)
         assert process.poll() is None
         kubelet.unpublish("pod1")
         assert process.wait(5) == 0
@@ -178,7 +185,7 @@ class TestTheProvisioner:
             process.kill()
         assert "driver uninstalled  daemonset=oneagent-csi-driver" in process.log.read_text()
         eventually(lambda: STAYS in driver.log.read_text())
-        time.sleep(WAIT_SECONDS)
+        await_look(driver)
         assert server.poll() is None
         kubelet.unpublish("pod1")
         assert server.wait(5) == 0

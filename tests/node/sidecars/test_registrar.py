@@ -278,7 +278,9 @@ class TestToldToStayWhileTheDriverServes:
         return program
 
     def test_sigterm_ends_it_after_the_driver(self, driver: IdentityDriver, kubelet: Kubelet, program: Program) -> None:
-        time.sleep(1.5)
+        # It looks whether the driver is there before it makes the socket again.
+        kubelet.path.unlink()
+        programs.until(kubelet.sees_socket)
         assert program.process.poll() is None
         assert kubelet.get_info().name == driver.name
         driver.stop()

@@ -46,7 +46,7 @@ class World:
         self.show(name)
 
     def show(self, name: str) -> None:
-        """What the watch does: the cache has the object as it is, and the mapper is told."""
+        """Put an object into the cache as it is, and report it to the mapper, as the watch does."""
         found = self.cluster.stored.get(("Namespace", "", name))
         if found is None:
             self.cache.namespaces.pop(name)

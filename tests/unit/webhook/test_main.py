@@ -145,7 +145,8 @@ class TestClients:
                 assert not self._is_answered(webhook, authority, others)
                 assert not self._is_answered(webhook, authority, None)
                 file.write_bytes(b"no certificate")
-                time.sleep(1.5)
+                rejected = "CA certificates of clients rejected"
+                until(lambda: (tmp_path / "log").read_text().count(rejected) == 2)
                 assert self._is_answered(webhook, authority, ours)
                 file.write_bytes(others.cert_pem.bytes())
                 until(lambda: self._is_answered(webhook, authority, others))

@@ -43,6 +43,7 @@ def _wait_for_last_volume(
     count_volumes: Callable[[], int], uninstall_marker: Path, signals: Iterable[signal.Signals]
 ) -> None:
     log.info("driver uninstalled, staying until the last volume is gone", extra=logs.fields(volumes=count_volumes()))
-    while count_volumes() and uninstall_marker.exists():
+    while (volumes := count_volumes()) and uninstall_marker.exists():
+        log.debug("waiting for the last volume", extra=logs.fields(volumes=volumes))
         if signal.sigtimedwait(signals, _VOLUME_POLL_SECONDS):
             return
