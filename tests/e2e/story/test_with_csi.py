@@ -42,6 +42,7 @@ def test_from_an_empty_cluster_to_an_empty_cluster(
     payment = shop.starts("payment")
     shop.has_agent(payment, SECOND)
     user.changes("annotate", "feature.dynatrace.com/max-csi-mount-attempts=2")
+    user.changes("annotate", "feature.dynatrace.com/mount-policy=wait")
     user.wants(NEVER, decided=NEVER)
     tell_why_a_pod_has_no_agent(user, shop, wait_for)
     user.wants(None, decided=SECOND)
