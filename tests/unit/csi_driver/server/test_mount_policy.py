@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneagent.common.identifiers import DynaKubeName
+from oneagent.common.identifiers import DynaKubeName, Version
 from oneagent.common.proto.csi.v1 import csi_pb2
+from oneagent.csi_driver.data_dir import DataDir
 from oneagent.csi_driver.metadata.desired_versions import DesiredState
 from oneagent.csi_driver.server import mount_policy, request_validation
 from oneagent.csi_driver.server.mount_policy import Failures, RetryLimits
+from oneagent.csi_driver.server.request_validation import PublishRequest
+from oneagent.csi_driver.store import AgentStore, store_key
 
 FOR_EVER = 1e12
 gaps = st.lists(st.floats(min_value=0, max_value=1000), min_size=1, max_size=40)
@@ -73,19 +82,72 @@ def test_the_reason_names_the_limit_that_was_reached() -> None:
     assert RetryLimits(3, 600.0).exhausted_reason(Failures(1, 1.0), 600.9) == ""
 
 
+def asked(retry_timeout: str = "") -> PublishRequest:
+    """Return the request of a pod."""
+    request = csi_pb2.NodePublishVolumeRequest(volume_id="v", target_path="/pods/v")
+    request.volume_capability.mount.SetInParent()
+    request.volume_context.update(
+        {
+            request_validation.POD_NAME: "a",
+            request_validation.POD_NAMESPACE: "b",
+            "mode": "app",
+            "dynakube": "demo",
+            "retryTimeout": retry_timeout,
+        }
+    )
+    return request_validation.publish(request, "/pods")
+
+
+def desired(**fields: Any) -> DesiredState:
+    return DesiredState(DynaKubeName("demo"), **fields)
+
+
 def test_a_pod_with_a_shorter_timeout_of_its_own_is_no_evidence_against_its_dynakube() -> None:
-    context = {
-        request_validation.POD_NAME: "a",
-        request_validation.POD_NAMESPACE: "b",
-        "mode": "app",
-        "dynakube": "demo",
-    }
+    row = desired(mount_timeout_seconds=60.0)
+    found = [mount_policy.is_impatient(asked(timeout), row) for timeout in ("1ms", "59s", "60s", "1h", "")]
+    assert found == [True, True, False, False, False]
 
-    def is_impatient(retry_timeout: str) -> bool:
-        asked = csi_pb2.NodePublishVolumeRequest(volume_id="v", target_path="/pods/v")
-        asked.volume_capability.mount.SetInParent()
-        asked.volume_context.update(context | {"retryTimeout": retry_timeout})
-        desired = DesiredState(DynaKubeName("demo"), mount_timeout_seconds=60.0)
-        return mount_policy.is_impatient(request_validation.publish(asked, "/pods"), desired)
 
-    assert [is_impatient(timeout) for timeout in ("1ms", "59s", "60s", "1h", "")] == [True, True, False, False, False]
+def test_the_limits_are_the_dynakubes_and_the_timeout_the_pods_if_it_has_one() -> None:
+    row = desired(mount_attempts=3, mount_timeout_seconds=60.0)
+    assert mount_policy.retry_limits(asked(), row) == RetryLimits(3, 60.0)
+    assert mount_policy.retry_limits(asked("5s"), row) == RetryLimits(3, 5.0)
+
+
+def test_of_a_dynakube_that_is_not_known_the_limits_are_the_usual_ones() -> None:
+    assert mount_policy.retry_limits(asked(), None) == RetryLimits(10, 600.0)
+
+
+def test_with_fail_there_are_no_limits_whatever_the_pod_says() -> None:
+    row = desired(mount_policy="fail", mount_attempts=3)
+    assert mount_policy.retry_limits(asked("5s"), row) == RetryLimits(math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("policy", "at_once", "after_waiting"),
+    [
+        ("wait-then-last-good", False, True),
+        ("last-good", True, True),
+        ("wait", False, False),
+        ("fail", False, False),
+    ],
+)
+def test_the_last_good_version_is_for_two_of_the_policies(
+    tmp_path: Path, policy: str, at_once: bool, after_waiting: bool
+) -> None:
+    data = DataDir(tmp_path)
+    data.create()
+    store = AgentStore(data)
+    good, wanted = (store_key.of_version(Version(version), "tests") for version in ("1.0", "2.0"))
+    row = desired(mount_policy=policy, version=wanted, good_version=good)
+    assert mount_policy.fallback_version(row, store, waited=True) is None, "it is not in the store"
+    (data.agents / good).mkdir()
+    found = [mount_policy.fallback_version(row, store, waited=waited) for waited in (False, True)]
+    assert [each is not None and each.version == good for each in found] == [at_once, after_waiting]
+    same = dataclasses.replace(row, version=good)
+    assert mount_policy.fallback_version(same, store, waited=True) is None
+
+
+def test_failures_have_lasted_since_the_first() -> None:
+    assert not Failures().have_lasted(0.0, 1e9)
+    assert [Failures(1, 10.0).have_lasted(60.0, now) for now in (69.0, 70.0)] == [False, True]

@@ -96,3 +96,21 @@ def test_a_store_that_is_gone_wakes_no_call_again_and_again(tmp_path: Path) -> N
     assert waiter.generation <= 2
     store.mkdir()
     assert call.ends()
+
+
+def test_a_poll_that_cannot_be_started_is_started_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(version_waiter, "RESTART_SECONDS", 0.05)
+    refusals = iter([True])
+
+    class LimitedThread(threading.Thread):
+        def start(self) -> None:
+            if self.name == "version-waiter" and next(refusals, False):
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", LimitedThread)
+    changed = threading.Event()
+    call = WaitingCall(VersionWaiter(str(tmp_path), changed.is_set), changed.is_set)
+    changed.set()
+    assert call.ends()
+    assert next(refusals, None) is None
