@@ -25,7 +25,7 @@ _BUILD: Final = Path("tests/tools/build.sh")
 _HELM: Final = Path("tests/helm")
 _PROGRAMS: Final = {**sandbox.PROGRAMS, **cluster.PROGRAMS, **images.PROGRAMS}
 # A cluster starts without these; tests that want them, some of them in the node ring, are skipped then.
-_OTHERS: Final = ("docker-registry", "nginx-light", "prometheus")
+_OTHERS: Final = ("docker-registry", "musl", "nginx-light", "prometheus")
 
 
 def prepare() -> None:
