@@ -51,13 +51,13 @@ class Applications:
         return Path(f"/proc/{self._cluster.node.first_process(pod, container)}/maps").read_text()
 
     def monitored(self, pod: Pod, container: str = "shop") -> bool:
-        """Whether the first process of a container has the agent's library, and not the inert one, mapped."""
+        """Return True if the first process of a container has mapped the agent's library, not the inert one."""
         process = f"/proc/{self._cluster.node.first_process(pod, container)}"
         is_mapped = LIBRARY in Path(f"{process}/maps").read_text()
         return is_mapped and not inert_library.is_inert(f"{process}/root{LIBRARY}")
 
     def is_quiet(self, pod: Pod, container: str = "shop") -> bool:
-        """Whether the loader has printed nothing of a library that it could not preload."""
+        """Return True if the container's log has no error of the loader about `LD_PRELOAD`."""
         return "preloaded" not in self.kubectl("logs", pod["metadata"]["name"], "-c", container)
 
     def read(self, pod: Pod, path: str, container: str = "shop") -> str:

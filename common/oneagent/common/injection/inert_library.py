@@ -28,7 +28,7 @@ _DT_NULL, _DT_HASH, _DT_STRTAB, _DT_SYMTAB, _DT_STRSZ, _DT_SYMENT, _DT_SONAME = 
 _LARGEST_PAGE: Final = 0x10000
 """Of a kernel for aarch64: loaders refuse a segment that is aligned to less than a page"""
 _NAME: Final = b"oneagent-inert.so"
-"""The library's own name, by which it is told from an agent's"""
+"""The library's own name (`DT_SONAME`), which no agent's library has"""
 _MAX_BYTES: Final = 1024
 
 

@@ -4,7 +4,7 @@ Docker's media types (version 2) and those of OCI mean the same. A document is c
 its header's media type alone: one that is an image and an index at once is refused, because two programs could
 read it differently.
 
-What a document leaves out contradicts nothing: tools that append layers or join images write no platform. The agent's
+An absent platform excludes nothing: tools that append layers or join images write none. The agent's
 own library then shows the machine that it is for, when it is unpacked.
 """
 

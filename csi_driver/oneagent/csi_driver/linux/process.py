@@ -83,7 +83,7 @@ def is_locked(lock: Path) -> bool | None:
 
 @contextlib.contextmanager
 def ending_on_thread_errors() -> Iterator[None]:
-    """End the process with exit code 1 when a thread dies of an unexpected error: half a process helps nobody.
+    """End the process with exit code 1 when a thread dies of an unexpected error: its work would stay undone.
 
     Kubelet restarts the container. Nothing is cleaned up, as after a crash, which the next start expects.
     """
